@@ -1,0 +1,77 @@
+# Every target but help sets .venv up first when it is missing or older than requirements.txt or
+# pyproject.toml.
+# Plain make 3.81 and POSIX sh, so that nothing needs installing before this file works.
+
+# Names or paths to try, best first; `make install PYTHON=python3.13` insists on one.
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+BIN = .venv/bin
+# Written last: a set-up that was interrupted has none and is done again by the next make.
+STAMP = .venv/.bort-installed
+# There while packages are being copied: who finds it starts from an empty .venv. A pip that fails
+# by itself (no network) leaves none, so that a working .venv survives it.
+BUSY = .venv/.bort-installing
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install demo test lint bench
+
+help:
+	@echo "make install   set up .venv with the versions of requirements.txt"
+	@echo "make demo      train a teacher, distil a student, train it without teacher, compare"
+	@echo "make test      run the tests"
+	@echo "make lint      check style and format"
+	@echo "make bench     run the benchmarks behind the README's figures"
+
+install: $(STAMP)
+	@echo "bort is installed in .venv; next: make demo"
+
+demo: $(STAMP)
+	$(BIN)/python train.py experiment=kd_vs_mlm name=demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/pretrain.py
+	$(BIN)/python benchmarks/recipe.py
+
+# A .venv that works is brought up to date in place; any other is made anew. The check for a usable
+# Python runs the candidate: a pyenv shim exists for versions that then fail to start, and Debian's
+# python3 has no ensurepip without python3-venv.
+# torch goes first, by its exact version: a looser request may bring gigabytes of CUDA packages.
+$(STAMP): requirements.txt pyproject.toml
+	@set -e; \
+	check='import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+	if test -e $(BUSY) || ! $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || ! $(BIN)/python -c "$$check" >/dev/null 2>&1; then \
+	  python=; found=; IFS=:; \
+	  for name in $$(echo "$(PYTHON)" | tr ' ' ':'); do \
+	    case $$name in */*) folders=$${name%/*};; *) folders=$$PATH;; esac; \
+	    for folder in $$folders; do \
+	      candidate=$$folder/$${name##*/}; \
+	      test -f "$$candidate" && test -x "$$candidate" || continue; \
+	      if "$$candidate" -c "$$check" >/dev/null 2>&1; then python=$$candidate; break 2; fi; \
+	      version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) \
+	        || continue; \
+	      case $$version in 3.11|3.12|3.13) version="$$version without venv";; esac; \
+	      found="$$found, $$candidate ($$version)"; \
+	    done; \
+	  done; unset IFS; \
+	  if test -z "$$python"; then \
+	    found=$${found#, }; \
+	    echo "bort needs Python 3.11, 3.12 or 3.13 on PATH; found: $${found:-none}" >&2; exit 1; \
+	  fi; \
+	  echo "setting up .venv with $$python (a minute or two) ..."; \
+	  "$$python" -m venv --clear .venv; \
+	else \
+	  echo "bringing .venv up to date (a minute or two) ..."; \
+	fi; \
+	touch $(BUSY); \
+	pip="$(BIN)/python -m pip install -q"; \
+	{ $$pip -c requirements.txt "$$(grep '^torch==' requirements.txt)" && $$pip -r requirements.txt \
+	  && $$pip --no-deps --no-build-isolation -e .; } || { rm $(BUSY); exit 1; }; \
+	mv $(BUSY) $(STAMP)

@@ -1,0 +1,251 @@
+"""Speed of pre-training: our steps against Hugging Face's, our data path against its collator.
+
+    python benchmarks/pretrain.py            # about ten minutes on 2 cores
+    python benchmarks/pretrain.py mlm data   # some of: mlm, kd, data
+
+One process; contenders take turns in alternating order; medians. Same shapes, batches, precision
+(float32), mask rate (0.15) and optimizer (AdamW); the Hugging Face side is what its Trainer runs:
+`BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. Writes
+benchmarks/results/pretrain.md.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
+
+from bort import corpus, cost, optim
+from bort.cli import say
+from bort.config import Arch, Data, Optim, cache_folder
+from bort.data import mask_tokens
+from bort.distill import kd_loss, mlm_loss
+from bort.doctor import SIZE, gflops, machine_line
+from bort.model import MaskedLM, ModelConfig, build
+
+RATE, LENGTH = 0.15, 128
+SHAPES = [  # architecture, vocabulary, batch, rounds, ratio to reach
+    (Arch(4, 8, 1024, 768), 50_265, 8, 5, 1.8),
+    (Arch(4, 4, 256, 512), 8_192, 32, 7, 1.6),
+    (Arch(2, 4, 128, 256), 8_192, 32, 11, 2.4),
+]
+KD = [  # teacher, student, vocabulary, batch, rounds, ratio to reach
+    (Arch(2, 4, 128, 512), Arch(2, 2, 64, 256), 8_192, 32, 9, 1.6),
+    (Arch(4, 4, 256, 1024), Arch(2, 4, 128, 256), 8_192, 32, 7, 1.6),
+    (Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265, 4, 3, 1.3),
+]
+
+
+def interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, one warm-up, then in turns whose order alternates."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for function in contenders.values():
+        function()
+    for number in range(rounds):
+        names = list(contenders)
+        for name in names if number % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            contenders[name]()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def ours(arch: Arch, vocab: int) -> MaskedLM:
+    return build(ModelConfig(**vars(arch), vocab_size=vocab), "paper")
+
+
+def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=vocab,
+            hidden_size=arch.hidden,
+            num_hidden_layers=arch.depth,
+            num_attention_heads=arch.heads,
+            intermediate_size=arch.intermediate,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=1,
+        )
+    )
+
+
+def tokenizer_of(vocab: int):
+    """A tokenizer of this size for the collator; what its words are does not matter."""
+    words = [" ".join(f"w{i}" for i in range(k, k + 50)) for k in range(0, 2000, 50)]
+    small = corpus.train_tokenizer(words, 300)
+    small.add_tokens([f"<{i}>" for i in range(vocab - len(small))])
+    return small
+
+
+class Texts:
+    """Fresh random sequences `<s> … </s>`, the same for both sides."""
+
+    def __init__(self, vocab: int, batch: int, length: int = LENGTH):
+        self.rng = np.random.default_rng(0)
+        self.vocab, self.shape = vocab, (batch, length)
+        self.special = np.zeros(vocab, dtype=bool)
+        self.special[:5] = True
+
+    def __call__(self) -> np.ndarray:
+        ids = self.rng.integers(5, self.vocab, self.shape)
+        ids[:, 0], ids[:, -1] = 0, 2
+        return ids
+
+    def masked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.rng)
+        return tuple(torch.from_numpy(a) for a in arrays)
+
+
+def our_step(student: MaskedLM, texts: Texts, teacher: MaskedLM | None = None):
+    optimizer = optim.build(student, Optim(name="adamw", lr=1e-4))
+
+    def step() -> None:
+        inputs, positions, labels = texts.masked()
+        logits = student(inputs, positions=positions)
+        if teacher is None:
+            loss = mlm_loss(logits, labels)
+        else:
+            with torch.no_grad():
+                target = teacher(inputs, positions=positions)
+            loss = kd_loss(logits, target, 2.0)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def their_step(student: BertForMaskedLM, texts: Texts, teacher: BertForMaskedLM | None = None):
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    collate = DataCollatorForLanguageModeling(tokenizer_of(texts.vocab), mlm_probability=RATE)
+
+    def step() -> None:
+        batch = collate([{"input_ids": row} for row in texts().tolist()])
+        if teacher is None:
+            loss = student(**batch).loss
+        else:  # full-vocabulary logits of both models everywhere
+            chosen = batch.pop("labels") != -100
+            logits = student(**batch).logits
+            with torch.no_grad():
+                target = teacher(**batch).logits
+            p = F.log_softmax(target[chosen] / 2.0, -1)
+            q = F.log_softmax(logits[chosen] / 2.0, -1)
+            loss = 4.0 * F.kl_div(q, p, log_target=True, reduction="batchmean")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def matmul_gflops() -> float:
+    a, b = torch.randn(2, SIZE, SIZE)
+    return gflops(lambda: a @ b)
+
+
+def mlm() -> list[str]:
+    lines = [
+        "| MLM step, 128 tokens | batch | Hugging Face tokens/s | ours | ratio | to reach | "
+        "ceiling by operations | share of matrix-product speed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arch, vocab, batch, rounds, reach in SHAPES:
+        texts, tokens = Texts(vocab, batch), batch * LENGTH
+        contenders = {
+            "hf": their_step(theirs(arch, vocab), texts),
+            "ours": our_step(ours(arch, vocab), texts),
+        }
+        speed = matmul_gflops()
+        times = interleaved(contenders, rounds)
+        speed = (speed + matmul_gflops()) / 2
+        flops = cost.training_flops(arch, vocab, LENGTH, RATE)
+        ceiling = cost.training_flops(arch, vocab, LENGTH, 1.0) / flops
+        share = flops * tokens / times["ours"] / (1e9 * speed)
+        lines.append(
+            f"| {arch}, V = {vocab:,} | {batch} | {tokens / times['hf']:,.0f} | "
+            f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
+            f"{ceiling:.2f} | {share:.0%} of {speed:.0f} GFLOP/s |"
+        )
+        say(lines[-1])
+    return lines
+
+
+def kd() -> list[str]:
+    lines = [
+        "| KD step, 128 tokens | batch | straightforward tokens/s | ours | ratio | to reach | "
+        "ceiling by operations |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for teacher, arch, vocab, batch, rounds, reach in KD:
+        texts, tokens = Texts(vocab, batch), batch * LENGTH
+        contenders = {
+            "hf": their_step(theirs(arch, vocab), texts, theirs(teacher, vocab).eval()),
+            "ours": our_step(ours(arch, vocab), texts, ours(teacher, vocab).eval()),
+        }
+        times = interleaved(contenders, rounds)
+        both = [
+            cost.training_flops(arch, vocab, LENGTH, rate)
+            + cost.forward_flops(teacher, vocab, LENGTH, rate)
+            for rate in (1.0, RATE)
+        ]
+        lines.append(
+            f"| {teacher} → {arch}, V = {vocab:,} | {batch} | {tokens / times['hf']:,.0f} | "
+            f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
+            f"{both[0] / both[1]:.2f} |"
+        )
+        say(lines[-1])
+    return lines
+
+
+def data() -> list[str]:
+    texts = Texts(8_192, 32, 512)
+    collate = DataCollatorForLanguageModeling(tokenizer_of(8_192), mlm_probability=RATE)
+    ids = texts()
+    rows = ids.tolist()
+    times = interleaved(
+        {
+            "ours": lambda: mask_tokens(ids, RATE, texts.special, 4, 8_192, texts.rng),
+            "hf": lambda: collate([{"input_ids": row} for row in rows]),
+        },
+        101,
+    )
+    built = corpus.build(Data(), cache_folder(), say=say)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.txt"
+        sample = built.tokenizer.decode(built.train[:2_000_000].tolist())
+        path.write_text(sample.replace("</s>", "\n"))
+        start = time.perf_counter()
+        again = corpus.build(
+            Data(source="text", path=str(path)), Path(folder), built.tokenizer, say=lambda _: None
+        )
+        seconds = time.perf_counter() - start
+    tokens = again.info["train_tokens"] + again.info["val_tokens"]
+    return [
+        "| data | |",
+        "|---|---|",
+        f"| masking 32 × 512 tokens, ours | {1e3 * times['ours']:.2f} ms |",
+        f"| Hugging Face's collator | {1e3 * times['hf']:.2f} ms |",
+        f"| ratio (to reach: 10) | {times['hf'] / times['ours']:.0f} |",
+        f"| corpus building, de-duplicated and split | {tokens / seconds:,.0f} tokens/s |",
+    ]
+
+
+PARTS = {"mlm": mlm, "kd": kd, "data": data}
+
+if __name__ == "__main__":
+    report = [machine_line()]
+    for part in sys.argv[1:] or PARTS:
+        report += ["", *PARTS[part]()]
+    folder = Path(__file__).resolve().parent / "results"
+    folder.mkdir(exist_ok=True)
+    if len(sys.argv) == 1:
+        (folder / "pretrain.md").write_text("\n".join(report) + "\n")
+    say("\n".join(report))

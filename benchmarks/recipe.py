@@ -1,0 +1,148 @@
+"""Where the pre-training defaults come from: the recipe's steps, loss weights, KD against MLM.
+
+    python benchmarks/recipe.py                    # all parts, about half an hour on 2 cores
+    python benchmarks/recipe.py recipe weights kd  # some of them
+
+Every training is a run folder under runs/benchmarks, so a second call goes on where the first was
+stopped. Tables go to benchmarks/results/recipe_<part>.md.
+"""
+
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from bort import config, model, pretrain
+from bort.cli import say
+from bort.compare import ARMS, compare
+from bort.doctor import machine_line
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
+LRS = [2e-3, 4e-3, 8e-3]
+SEEDS = [0, 1, 2]
+
+# Cumulative: each row adds its change to the row above.
+RECIPE = {
+    "std 0.02, AdamW 2e-3": {},
+    "std 0.06": {"std": 0.06},
+    "+ attention output and second feed-forward matrix start at zero": {"zero": True},
+    "+ position rows start as sinusoids": {"sinusoids": True},
+    "+ key matrix starts equal to the query matrix": {"key": True},
+    "+ Muon for the encoder's matrices (AdamW 4e-3, Muon 1e-2)": {"muon": True},
+    "+ half the batch, twice the steps": {"half": True},
+}
+WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
+
+
+def settings(*overrides: str) -> config.Train:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return config.parse(compose("train", ["name=x", "output_dir=x", *overrides]))
+
+
+def start(run: config.Train, parts: dict):
+    """A student builder with only these parts of the default initialisation."""
+
+    def build(run, corpus, teacher):
+        sizes = model.ModelConfig(
+            **vars(run.arch), vocab_size=corpus.info["vocab_size"], positions=512
+        )
+        student = model.build(sizes, "paper", run.seed)
+        with torch.no_grad():
+            std = parts.get("std", 0.02)
+            for name, weight in student.named_parameters():
+                if weight.ndim == 2:
+                    weight.mul_(std / 0.02)
+                if parts.get("zero") and name.endswith(("attention.output.weight", "down.weight")):
+                    weight.zero_()
+                if parts.get("sinusoids") and name.endswith("positions.weight"):
+                    weight.copy_(1.4 * std * model._sinusoids(*weight.shape))
+            for layer in student.encoder.layers if parts.get("key") else ():
+                layer.attention.key.weight.copy_(layer.attention.query.weight)
+        return student
+
+    return build
+
+
+def recipe() -> list[str]:
+    lines = ["| change, cumulative | val CE (nats) | MLM accuracy |", "|---|---|---|"]
+    default, parts = pretrain._student, {}
+    base = settings("experiment=mlm_pretrain", "arch=tiny_teacher")
+    for number, (name, change) in enumerate(RECIPE.items()):
+        parts |= change
+        run = base
+        if not parts.get("muon"):
+            run = replace(run, optim=replace(run.optim, name="adamw", lr=2e-3))
+        if parts.get("half"):
+            trainer = {**run.trainer, "max_steps": 2400, "val_check_interval": 400}
+            run = replace(run, data=replace(run.data, batch_size=4), trainer=trainer)
+        corpus, _ = pretrain.prepare(run, say)
+        pretrain._student = start(run, dict(parts))
+        row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, say, label=name)
+        pretrain._student = default
+        lines.append(f"| {name} | {row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} |")
+        say(lines[-1])
+    unigram = f"{row['unigram_ce']:.3f} | {row['unigram_accuracy']:.1%}"
+    return [*lines, f"| unigram frequencies | {unigram} |"]
+
+
+def weights() -> list[str]:
+    lines = ["| w_kd | w_mlm | τ | val CE (nats) | MLM accuracy |", "|---|---|---|---|---|"]
+    for w_kd, w_mlm, tau in WEIGHTS:
+        run = settings(
+            f"distill.w_kd={w_kd}", f"distill.w_mlm={w_mlm}", f"distill.temperature={tau}"
+        )
+        corpus, teacher = pretrain.prepare(run, say)
+        label = f"kd {w_kd:g}, mlm {w_mlm:g}, τ {tau:g}"
+        folder = RUNS / "weights" / f"{w_kd:g}-{w_mlm:g}-{tau:g}"
+        row = pretrain.train(run, folder, corpus, teacher, say, label=label)
+        lines.append(
+            f"| {w_kd:g} | {w_mlm:g} | {tau:g} | {row['val/loss']:.3f} | "
+            f"{row['val/mlm_accuracy']:.1%} |"
+        )
+        say(lines[-1])
+    return lines
+
+
+def kd() -> list[str]:
+    """Three seeds of each arm, each with its best rate of the same list (chosen on the first)."""
+    rows: dict[str, list[dict]] = {arm: [] for arm in ARMS}
+    best = {}
+    for seed in SEEDS:
+        run = settings("experiment=kd_vs_mlm", f"seed={seed}")
+        run = replace(run, compare=config.Compare(lrs=LRS if seed == SEEDS[0] else [4e-3]))
+        if seed != SEEDS[0]:
+            run = replace(run, compare=config.Compare(lrs=sorted(set(best.values()))))
+        summary = compare(run, RUNS / "kd" / f"seed_{seed}", say)
+        for arm in ARMS:
+            rows[arm].append({k.removeprefix(f"{arm}/"): v for k, v in summary.items()})
+            best.setdefault(arm, summary[f"{arm}/lr"])
+    lines = [
+        "| arm | lr | steps | seconds | MLM accuracy by seed | mean | val CE (mean) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, found in rows.items():
+        accuracy = [row["val/mlm_accuracy"] for row in found]
+        lines.append(
+            f"| {ARMS[arm]} | {best[arm]:g} | {statistics.median(r['steps'] for r in found):,.0f}"
+            " | "
+            f"{statistics.median(r['seconds'] for r in found):.0f} | "
+            f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
+            f"{statistics.mean(row['val/loss'] for row in found):.3f} |"
+        )
+    lines.append(f"\nThe teacher's own training: {summary['teacher_seconds']:.0f} s, once.")
+    return lines
+
+
+PARTS = {"recipe": recipe, "weights": weights, "kd": kd}
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or PARTS:
+        lines = [machine_line(), "", *PARTS[part]()]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"recipe_{part}.md").write_text("\n".join(lines) + "\n")
+        say("\n".join(lines))

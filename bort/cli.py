@@ -1,0 +1,132 @@
+"""The border to the shell: first line, exit codes, and one line for a user's mistake.
+
+Nothing heavy is imported here: `--help`, `--cfg job` and completion pass through.
+"""
+
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+from bort.errors import BortError
+
+HYDRA_FLAGS = (
+    "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
+    "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp",
+    "--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+
+
+def say(line: str) -> None:
+    """A line for the user, at once."""
+    print(line, flush=True)
+
+
+def run(main: Callable[[], object], name: str) -> None:
+    """Run a Hydra main function; a user's mistake prints one line and exits with 1.
+
+    SIGTERM ends with 143 and Ctrl-C with 130. Any other exception is a bug: its trace shows.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
+    signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
+    try:
+        _check_flags(sys.argv[1:])
+        main()
+    except KeyboardInterrupt:
+        stop(130, f"\n{name}: stopped; the same command with the same name= starts or goes on")
+    except BrokenPipeError:
+        os._exit(0)  # `| head` has seen enough
+    except Exception as error:
+        if (line := mistake(error)) is None:
+            raise
+        stop(1, f"{name}: {line}")
+
+
+def stop(code: int, line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def _check_flags(arguments: list[str]) -> None:
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if argument.startswith("-") and flag not in HYDRA_FLAGS and not argument.startswith("-p"):
+            plain = argument.lstrip("-").replace("--", "")
+            raise BortError(
+                f"{argument} is not an option; settings are written without dashes: {plain}"
+            )
+
+
+def mistake(error: BaseException) -> str | None:
+    """One line for a user's mistake, Hydra's and OmegaConf's own included; None for a bug."""
+    if (own := _user_error(error)) is not None:
+        return str(own)
+    if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
+        return None
+    text = "\n".join(str(e) for e in _chain(error))
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"{match.group(1)} is not a setting{_near(error, match.group(1))}"
+    if match := re.search(r"Could not find '([^']+)'", text):
+        return _unknown_choice(match.group(1), text)
+    if match := re.search(r"Key '([^']+)' not in '(\w+)'", text):
+        key = next((e.full_key for e in _chain(error) if getattr(e, "full_key", None)), match[1])
+        return f"{key} is not a setting{_near(error, key)}"
+    if match := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{match.group(1)} has no value; give {match.group(1)}=…"
+    if match := re.search(r"Error merging override (\S+)", text):
+        reason = next((line for line in text.splitlines() if "could not be converted" in line), "")
+        return f"{match.group(1)}: {reason or text.splitlines()[-1]}".rstrip(": ")
+    if "Lexer" in text or "Parse" in type(error).__name__:
+        return f"an argument cannot be read ({text.splitlines()[0]}); write key=value, quote spaces"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    key = getattr(error, "full_key", None)
+    return (f"{key}: " if key and key not in lines[0] else "") + lines[0]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _user_error(error: BaseException) -> BortError | None:
+    return next((e for e in _chain(error) if isinstance(e, BortError)), None)
+
+
+def _near(error: BaseException, key: str) -> str:
+    """The nearest known key beside the unknown one, then anywhere in the schema."""
+    from dataclasses import fields, is_dataclass
+
+    from bort.config import Train
+
+    name, prefix = key.split(".")[-1], key.rpartition(".")[0]
+    parent = next((e.parent_node for e in _chain(error) if _has_keys(e)), {})
+    beside = [str(k) for k in parent if k != "hydra"]
+    everywhere = {}
+    for field in fields(Train):
+        everywhere.setdefault(field.name, field.name)
+        for inner in fields(field.type) if is_dataclass(field.type) else ():
+            everywhere.setdefault(inner.name, f"{field.name}.{inner.name}")
+    if name in everywhere:
+        return f"; did you mean '{everywhere[name]}'?"
+    if close := difflib.get_close_matches(name, beside, 1, 0.5):
+        return f"; did you mean '{f'{prefix}.' if prefix else ''}{close[0]}'?"
+    if close := difflib.get_close_matches(name, everywhere, 1, 0.6):
+        return f"; did you mean '{everywhere[close[0]]}'?"
+    return f"; known here: {', '.join(beside)}" if beside else ""
+
+
+def _has_keys(error: BaseException) -> bool:
+    return hasattr(getattr(error, "parent_node", None), "keys")
+
+
+def _unknown_choice(choice: str, text: str) -> str:
+    """`experiment/kd_pretain` → its group, and the nearest of the options that Hydra lists."""
+    group, _, name = choice.rpartition("/")
+    options = re.findall(r"^\t(\S+)$", text.split("Available options", 1)[-1], re.MULTILINE)
+    close = difflib.get_close_matches(name, options, 1, 0.4)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    listed = f" (known: {', '.join(options)})" if options else ""
+    return f"{group}={name} is unknown{hint}{listed}"

@@ -1,0 +1,292 @@
+"""Typed settings of a run. The defaults of a key live here and nowhere else; `conf/` composes them.
+
+Nothing heavy is imported: `--cfg job`, `--help` and tab completion load this module.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from bort.errors import BortError, nearest
+
+INITS = ("default", "paper", "teacher")
+JOBS = ("pretrain", "compare")
+
+
+def cache_folder() -> Path:
+    """Where corpora and trained teachers are kept: $BORT_CACHE, or ~/.cache/bort."""
+    return Path(os.environ.get("BORT_CACHE") or Path.home() / ".cache" / "bort")
+
+
+def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BortError(f"{key}={value} is unknown; use {', '.join(known)}{nearest(value, known)}")
+
+
+def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
+    if not (value >= least and (below is None or value < below)):
+        limit = "" if below is None else f" and below {below:g}"
+        raise BortError(f"{key}={value:g} must be at least {least:g}{limit}")
+
+
+@dataclass
+class Arch:
+    """⟨D, A, H, I⟩: the four numbers of an architecture."""
+
+    depth: int = MISSING
+    heads: int = MISSING
+    hidden: int = MISSING
+    intermediate: int = MISSING
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            at_least(f"arch.{key}", value, 1)
+        if self.hidden % self.heads:
+            near = sorted(
+                (n for n in range(1, self.hidden + 1) if self.hidden % n == 0),
+                key=lambda n: abs(n - self.heads),
+            )[:3]
+            raise BortError(
+                f"arch.heads={self.heads} does not divide arch.hidden={self.hidden}; "
+                f"use {' or '.join(map(str, sorted(near)))}"
+            )
+
+    def __str__(self) -> str:
+        return f"⟨{self.depth},{self.heads},{self.hidden},{self.intermediate}⟩"
+
+
+@dataclass
+class Data:
+    """Text and how it becomes batches."""
+
+    source: str = "docstrings"  # docstrings (embedded) or text (data.path)
+    path: str | None = None  # file, folder or hub name with the user's text
+    text: str = "text"  # key or column that holds the text
+    sample_by: str = "line"  # a document of a .txt or .md file: line, paragraph or file
+    length: int = 128  # tokens in a sequence, first and last special token included
+    batch_size: int = 8  # sequences in a batch
+    mask_rate: float = 0.3  # share of tokens masked in training; evaluation always uses 0.15
+    tokenizer: str = "auto"  # auto (the teacher's, else bpe), bpe, or a folder or hub name
+    vocab_size: int = 8192  # of a tokenizer trained on the text
+    val_fraction: float = 0.03  # share of documents held out, chosen by their own hash
+    val_sequences: int = 512  # sequences that one evaluation reads
+    workers: int = 0  # loader processes; masking takes well under a millisecond without any
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, ("docstrings", "text"))
+        one_of("data.sample_by", self.sample_by, ("line", "paragraph", "file"))
+        if self.source == "text" and not self.path:
+            raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
+        at_least("data.length", self.length, 4)
+        at_least("data.batch_size", self.batch_size, 1)
+        at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes and 5 special tokens
+        at_least("data.val_sequences", self.val_sequences, 1)
+        at_least("data.workers", self.workers, 0)
+        at_least("data.val_fraction", self.val_fraction, 0, below=1)
+        if not 0 < self.mask_rate < 1:
+            raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
+
+
+@dataclass
+class Optim:
+    """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
+
+    name: str = "muon"  # muon or adamw
+    lr: float = 4e-3  # peak rate of AdamW
+    muon_ratio: float = 2.5  # peak rate of Muon = lr × muon_ratio
+    weight_decay: float = 0.01  # not on LayerNorm, biases and embeddings
+    warmup: float = 0.05  # share of the budget; linear up, then linear down to 0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        one_of("optim.name", self.name, ("muon", "adamw"))
+        for key in ("lr", "muon_ratio", "eps"):
+            if not getattr(self, key) > 0:
+                raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup", self.warmup, 0, below=1)
+        at_least("optim.beta1", self.beta1, 0, below=1)
+        at_least("optim.beta2", self.beta2, 0, below=1)
+
+
+@dataclass
+class Distill:
+    """Loss weights: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy; w_kd = 0 is MLM."""
+
+    w_kd: float = 1.0
+    w_mlm: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("distill.w_kd", self.w_kd, 0)
+        at_least("distill.w_mlm", self.w_mlm, 0)
+        if self.w_kd == self.w_mlm == 0:
+            raise BortError("distill.w_kd and distill.w_mlm are both 0; nothing would be learnt")
+        if not self.temperature > 0:
+            raise BortError(f"distill.temperature={self.temperature:g} must be above 0")
+
+
+@dataclass
+class Teacher:
+    """A masked LM by name or folder; without a name one is trained on the same text first."""
+
+    name: str | None = None
+    arch: Arch = field(default_factory=lambda: Arch(2, 4, 128, 512))
+    max_steps: int = 4000
+    batch_size: int = 8
+    lr: float = 4e-3
+
+    def __post_init__(self) -> None:
+        at_least("teacher.max_steps", self.max_steps, 1)
+        at_least("teacher.batch_size", self.batch_size, 1)
+        if not self.lr > 0:
+            raise BortError(f"teacher.lr={self.lr:g} must be above 0")
+
+
+@dataclass
+class Compare:
+    """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
+
+    lrs: list[float] = field(default_factory=lambda: [4e-3])  # each arm takes its best of these
+
+    def __post_init__(self) -> None:
+        if not self.lrs or min(self.lrs) <= 0:
+            raise BortError(f"compare.lrs={self.lrs} needs at least one rate, all above 0")
+
+
+@dataclass
+class Logger:
+    """Where metrics go besides the run folder's metrics.csv, which is always written."""
+
+    name: str = "csv"  # csv, wandb, tensorboard, none
+    mode: str = "auto"  # of wandb: auto (offline without a key), online, offline
+    project: str = "bort"
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        one_of("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
+        one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+
+
+@dataclass
+class Train:
+    """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
+
+    job: str = "pretrain"
+    arch: Arch = MISSING
+    arch_file: str | None = (
+        None  # a YAML with depth, heads, hidden, intermediate (a search's result)
+    )
+    data: Data = field(default_factory=Data)
+    optim: Optim = field(default_factory=Optim)
+    distill: Distill = field(default_factory=Distill)
+    teacher: Teacher = field(default_factory=Teacher)
+    compare: Compare = field(default_factory=Compare)
+    init: str = "default"  # default (for small models), paper, teacher
+    dropout: float = 0.0
+    checkpoint_every: int = 500  # optimizer steps between checkpoints
+    compile: bool = False  # torch.compile the model
+    trainer: Any = None
+    logger: Logger = field(default_factory=Logger)
+    callbacks: Any = None
+    seed: int = 0
+    name: str = MISSING
+    resume: bool = True  # false: start again and replace what the folder holds
+    dry_run: bool = False
+    output_dir: str = MISSING
+
+    def __post_init__(self) -> None:
+        one_of("job", self.job, JOBS)
+        one_of("init", self.init, INITS)
+        at_least("dropout", self.dropout, 0, below=1)
+        at_least("checkpoint_every", self.checkpoint_every, 1)
+        at_least("seed", self.seed, 0)
+        if self.init == "teacher" and not self.needs_teacher:
+            raise BortError("init=teacher needs a teacher; set distill.w_kd above 0")
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.distill.w_kd > 0 or self.job == "compare"
+
+
+ConfigStore.instance().store(name="train_schema", node=Train)
+
+
+def parse(cfg: DictConfig) -> Train:
+    """The composed configuration as dataclasses; every wrong combination is raised here."""
+    cfg = cfg.copy()
+    if cfg.arch_file:
+        cfg.arch = _arch_from_file(Path(cfg.arch_file))
+    OmegaConf.resolve(cfg)
+    # Once more through the schema: a key that was added by `+` is a mistake too.
+    plain = OmegaConf.to_container(cfg)
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Train), plain))
+
+
+def _arch_from_file(path: Path) -> dict:
+    """The architecture in a YAML such as a search's optimum.yaml (bare, or under `arch`)."""
+    if not path.is_file():
+        known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise BortError(f"arch_file={path} does not exist{nearest(str(path), known)}")
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+        found = found.get("arch", found)
+        return {key: int(found[key]) for key in ("depth", "heads", "hidden", "intermediate")}
+    except Exception:
+        raise BortError(
+            f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "
+            "and intermediate"
+        ) from None
+
+
+# What may differ between a run and its continuation: none of these changes a weight.
+FREE_KEYS = {"resume", "dry_run", "logger", "callbacks", "output_dir", "name", "checkpoint_every"}
+FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
+
+
+def settings(run: Train) -> dict[str, Any]:
+    """Flat `key: value` of all that decides a run's result, to compare it with its continuation."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            flat[prefix] = value
+
+    walk("", {k: v for k, v in asdict(run).items() if k not in FREE_KEYS})
+    return {
+        k: v
+        for k, v in flat.items()
+        if k not in {f"trainer.{free}" for free in FREE_TRAINER_KEYS} | {"data.workers"}
+    }
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits that name these values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(run: Train) -> str:
+    """One line: what will be trained, from what, on what, for how long."""
+    trainer, data = run.trainer or {}, run.data
+    teacher = run.teacher.name or f"{run.teacher.arch} (trained first unless cached)"
+    how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
+    if run.job == "compare":
+        how = f"with and without teacher {teacher}"
+    text = data.path if data.source == "text" else "embedded docstrings"
+    batch = data.batch_size * (trainer.get("accumulate_grad_batches") or 1)
+    budget = f"{trainer.get('max_steps', -1):,} steps of {batch} × {data.length} tokens"
+    if trainer.get("max_time"):
+        budget = f"{trainer['max_time']} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
+    return f"{run.arch} {how} on {text}, {budget}"

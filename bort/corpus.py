@@ -1,0 +1,712 @@
+"""The embedded corpus and the user's text: documents in, memory-mapped token streams out.
+
+Letters: V vocabulary, B sequences, L tokens of a sequence with its first and last special token.
+Everything streams: memory holds one chunk, the longest document, 8 bytes per distinct document.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import sysconfig
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bort.config import Data
+from bort.errors import BortError, nearest
+
+VERSION = 1  # part of every fingerprint: raise it when the same text would give other streams
+
+# Dependencies by the name that is both their distribution's and their import's. Left out: plotly
+# (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
+PACKAGES = (
+    "datasets",
+    "huggingface_hub",
+    "lightning",
+    "mpmath",
+    "networkx",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sympy",
+    "torch",
+    "torchmetrics",
+    "transformers",
+)
+SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
+SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
+SAMPLE = 40_000_000  # characters that a tokenizer is trained on
+CHUNK = 4_000_000  # characters encoded at once; the tokenizer needs about 150 MB for it
+PIECE = 100_000  # characters; longer documents are encoded in pieces, on all cores
+RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
+CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or of WordPiece crosses this
+
+
+@dataclass
+class Corpus:
+    """A tokenized corpus: `train` and `val` are one-dimensional streams of ids, memory-mapped.
+
+    A stream is the documents of the split with one separator (`</s>`, `[SEP]`) between two of them.
+    """
+
+    folder: Path
+    tokenizer: Any  # a fast transformers tokenizer
+    train: np.ndarray
+    val: np.ndarray
+    info: dict
+
+
+@dataclass
+class Source:
+    """Where documents come from: `read()` gives each with the bytes that it takes in the source."""
+
+    name: str
+    identity: dict  # all that decides the text, for the fingerprint
+    size: int  # bytes, 0 when unknown
+    read: Callable[[], Iterable[tuple[str, int]]]
+
+
+def build(
+    data: Data, cache: Path, tokenizer=None, say: Callable = print, interval: float = 10.0
+) -> Corpus:
+    """Open the corpus of `data` from the folder `cache`, after building it when it is not there.
+
+    tokenizer: a fast transformers tokenizer (a teacher's), or None to train a byte-level BPE of
+    `data.vocab_size`. say: receives one line per stage, and one per `interval` seconds.
+    Raises BortError for text that is missing, unreadable or too short for one training sequence.
+    """
+    tick = _paced(say, interval)
+    try:
+        source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
+        identity = {
+            "version": VERSION,
+            "source": source.identity,
+            "val_fraction": data.val_fraction,
+            "tokenizer": tokenizer_digest(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
+        }
+        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        folder = Path(cache) / "corpora" / fingerprint
+        corpus = _open(folder, tokenizer)
+        if corpus is None:
+            _build(source, data, folder, tokenizer, tick)
+            corpus = _open(folder, tokenizer)
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename or cache}"
+        raise BortError(f"corpus: {reason}; mend that or use another folder") from error
+    _check_length(corpus.info, source.name, data)
+    for line in _summary(corpus, data):
+        tick(line, now=True)
+    return corpus
+
+
+def sequences(stream: np.ndarray, length: int) -> int:
+    """How many whole sequences of `length` tokens, two of them special, a stream holds."""
+    return len(stream) // (length - 2)
+
+
+def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) -> np.ndarray:
+    """Sequences `rows` of a stream as int64 ids (B, L): bos, L − 2 tokens of the stream, sep."""
+    body = length - 2
+    table = stream[: sequences(stream, length) * body].reshape(-1, body)
+    ids = np.empty((len(rows), length), dtype=np.int64)
+    ids[:, 0], ids[:, -1] = bos, sep
+    ids[:, 1:-1] = table[rows]
+    return ids
+
+
+# ------------------------------------------------------------------------------------ docstrings
+
+
+def docstring_source(tick: Callable) -> Source:
+    """The docstrings of the standard library and of those PACKAGES that are installed."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the fingerprint tells an installation without it from one with it
+    identity = {"python": platform.python_version(), "packages": packages}
+
+    @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
+    def read() -> list[tuple[str, int]]:
+        return [(text, len(text)) for text in _extract(["python", *packages], tick)]
+
+    return Source("docstrings", identity, 0, read)
+
+
+def _extract(packages: list[str], tick: Callable) -> list[str]:
+    """All docstrings of the packages in a fixed order, parsed by one process per core."""
+    files = [(name, file) for name in packages for file in _python_files(name)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    documents: list[str] = []
+    tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
+    # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
+    with ProcessPoolExecutor(min(cores, 32), mp_context=get_context("spawn")) as pool:
+        parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
+        for (name, _), found in zip(files, parsed, strict=True):
+            tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
+            documents += found
+    return documents
+
+
+def _python_files(package: str) -> list[str]:
+    """The package's source files in order, tests left out; found without importing it."""
+    if package == "python":
+        roots = [sysconfig.get_path("stdlib")]
+    else:
+        spec = importlib.util.find_spec(package)
+        roots = list(spec.submodule_search_locations or []) if spec else []
+    skipped = {"test", "tests", "testing", "site-packages", "dist-packages", "__pycache__"}
+    files = []
+    for root in roots:
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(set(folders) - skipped)
+            files += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
+    return files
+
+
+def docstrings(file: str) -> list[str]:
+    """Cleaned docstrings over 200 characters of one Python file, which is parsed and never run.
+
+    Of `pydoc_data/topics.py` the help texts too. A file that does not parse gives none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            tree = ast.parse(Path(file).read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, holders)]
+    if Path(file).parts[-2:] == ("pydoc_data", "topics.py"):
+        values = [v for node in ast.walk(tree) if isinstance(node, ast.Dict) for v in node.values]
+        texts += [value.value for value in values if isinstance(value, ast.Constant)]
+    return [text for text in texts if text and len(text) > SHORTEST]
+
+
+# ------------------------------------------------------------------------------------ user's text
+
+
+def text_source(data: Data) -> Source:
+    """The documents of `data.path`: a file, a folder or a data set of the Hugging Face hub."""
+    path = Path(data.path).expanduser()
+    if not path.exists():
+        return _hub_source(data)
+    files = _text_files(path)
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    identity = {"files": stats, "sample_by": data.sample_by, "key": data.text}
+    readers = {".jsonl": _jsonl, ".parquet": _parquet}
+
+    def read() -> Iterator[tuple[str, int]]:
+        for file in files:
+            yield from readers.get(file.suffix.lower(), _plain)(file, data)
+
+    return Source(str(path), identity, sum(size for _, size, _ in stats), read)
+
+
+def _text_files(path: Path) -> list[Path]:
+    def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
+        raise error
+
+    kinds = ", ".join(SUFFIXES)
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise BortError(f"data.path={path}: not a kind of file that is read here; use {kinds}")
+        return [path]
+    files = []
+    for folder, folders, names in os.walk(path, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+    if not files:
+        raise BortError(f"data.path={path}: no text in it; put {kinds} files there")
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _lines(file: Path) -> Iterator[tuple[str, int]]:
+    """Lines and their bytes. Only \\n and \\r\\n end one; str.splitlines cuts at eight more."""
+    offset = 0
+    with file.open("rb") as stream:
+        for raw in stream:
+            try:
+                line = raw.decode()
+            except UnicodeDecodeError as error:
+                where = offset + error.start
+                raise BortError(f"{file}: not UTF-8 at byte {where}; convert the file") from error
+            if not offset:
+                line = line.removeprefix("\ufeff")  # a byte-order mark belongs to no text
+            offset += len(raw)
+            yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n"), len(raw)
+
+
+def _plain(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+    if data.sample_by == "line":
+        yield from _lines(file)
+        return
+    lines, size = [], 0
+    for line, raw in _lines(file):
+        size += raw
+        if data.sample_by == "file" or line.strip(" \t"):
+            lines.append(line)
+        else:  # a blank line ends a paragraph
+            yield "\n".join(lines), size
+            lines, size = [], 0
+    yield "\n".join(lines), size
+
+
+def _jsonl(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+    for number, (line, size) in enumerate(_lines(file), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BortError(f"{where}: not JSON ({error}); mend or drop the line") from error
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise BortError(f"{where}: a {kind}, not an object {{…}}; mend or drop the line")
+        yield _text(row, where, data), size
+
+
+def _parquet(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowException as error:
+        raise BortError(f"{file}: not a whole parquet file; make it again") from error
+    _check_key(table.schema_arrow.names, str(file), data)
+    size = file.stat().st_size / max(1, table.metadata.num_rows)
+    number = 0
+    for batch in table.iter_batches(batch_size=1024, columns=[data.text]):
+        for row in batch.to_pylist():
+            number += 1
+            yield _text(row, f"{file}, row {number}", data), size
+
+
+def _check_key(known: Iterable[str], where: str, data: Data) -> None:
+    known = list(known)
+    if data.text not in known:
+        has = ", ".join(known) or "none"
+        hint = nearest(data.text, known)
+        raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
+
+
+def _text(row: dict, where: str, data: Data) -> str:
+    _check_key(row, where, data)
+    text = row[data.text]
+    if not isinstance(text, str):
+        kind = "null" if text is None else f"a {type(text).__name__}"
+        raise BortError(f"{where}: '{data.text}' is {kind}, not text; mend or drop the row")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise BortError(f"{where}: '{data.text}' has half a character; mend it") from error
+    return text
+
+
+def _hub_source(data: Data) -> Source:
+    name, _, subset = data.path.partition(":")
+    path = Path(data.path).expanduser()
+    hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)
+    if not hub_name or path.parent.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
+        raise BortError(f"data.path={data.path}: no such file or folder{hint}")
+
+    def read() -> Iterator[tuple[str, int]]:
+        if not hub_reachable():
+            raise BortError(
+                f"data.path={data.path}: no such file or folder here, and the Hugging Face hub "
+                "cannot be reached; check the path or the network"
+            )
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(name, subset or None, split="train", streaming=True)
+        except Exception as error:  # the hub's client has no common class for its refusals
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
+        for number, row in enumerate(rows, start=1):
+            yield _text(row, f"{data.path}, row {number}", data), 0
+
+    return Source(data.path, {"hub": data.path, "key": data.text}, 0, read)
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the hub answers within 3 s; its own client retries for 23 s per file."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answers = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(endpoint, timeout=3).close()
+        except urllib.error.HTTPError:
+            pass  # a refusal is an answer
+        except OSError:
+            return
+        answers.set()
+
+    # in a thread: no time-out ends the wait for a name server that is silent
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(3)
+    return answers.is_set()
+
+
+# ------------------------------------------------------------------------------------ tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int):
+    """Train a byte-level BPE: lossless, RoBERTa's specials at ids 0 … 3 and `<mask>` at 4.
+
+    The same texts give the same ids. Adds `<s> x </s>` and `<s> a </s></s> b </s>` like RoBERTa.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    # "a <mask>": the space belongs to the hidden word, as in RoBERTa
+    mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", mask],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token=mask,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def text_encoder(tokenizer):
+    """A copy of a tokenizer's backend to which `<mask>` or `[SEP]` in a text are ordinary words.
+
+    Raises BortError for a slow tokenizer, and for one without the specials of a masked LM.
+    """
+    from tokenizers import Tokenizer
+
+    name = tokenizer.name_or_path or type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise BortError(f"tokenizer {name} has no tokenizer.json; use a fast one")
+    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id):
+        raise BortError(f"tokenizer {name} lacks a cls, sep or mask token; use that of a masked LM")
+    # unless this is set, each loader worker that is forked later prints a warning
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.no_padding()
+    encoder.no_truncation()
+    encoder.encode_special_tokens = True
+    return encoder
+
+
+def encode(encoder, texts: list[str]) -> list[np.ndarray]:
+    """Ids (int64) of each text, no special token added, on all cores."""
+    pieces = [(row, piece) for row, text in enumerate(texts) for piece in _pieces(text)]
+    encodings = encoder.encode_batch_fast([p for _, p in pieces], add_special_tokens=False)
+    parts: list[list] = [[] for _ in texts]
+    for (row, _), encoding in zip(pieces, encodings, strict=True):
+        parts[row].append(np.array(encoding.ids, dtype=np.int64))
+    return [np.concatenate(part) for part in parts]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > 2 * PIECE:
+        space = CUT.search(text, start + PIECE, start + 2 * PIECE)
+        end = space.start() if space else start + 2 * PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def tokenizer_digest(tokenizer) -> str:
+    """A digest of all that decides a tokenizer's ids."""
+    specials = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
+    return hashlib.sha256(f"{text_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()
+
+
+def special_ids(tokenizer) -> np.ndarray:
+    """(V,) bool: which ids stand for no text. V counts ids up to the largest one."""
+    special = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
+    special[tokenizer.all_special_ids] = True
+    return special
+
+
+# ------------------------------------------------------------------------------------ documents
+
+
+class Seen:
+    """A set of 64-bit hashes that holds hundreds of millions in memory."""
+
+    def __init__(self):
+        self.recent: set[int] = set()
+        self.sorted = np.empty(0, dtype=np.uint64)
+
+    def add(self, key: int) -> bool:
+        """Add a hash; True when it is new."""
+        place = self.sorted.searchsorted(np.uint64(key))
+        if key in self.recent or (place < len(self.sorted) and self.sorted[place] == key):
+            return False
+        self.recent.add(key)
+        if len(self.recent) >= RECENT:
+            recent = np.sort(np.fromiter(self.recent, dtype=np.uint64))
+            self.sorted = np.sort(np.concatenate([self.sorted, recent]), kind="stable")
+            self.recent.clear()
+        return True
+
+
+def document_key(text: str) -> int:
+    """64-bit hash of the stripped text: decides what is a duplicate and in which split it is."""
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+def held_out(key: int, val_fraction: float) -> bool:
+    """Whether a document is for validation: a function of its own text alone."""
+    return key / 2**64 < val_fraction
+
+
+def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
+    """Distinct training documents, about SAMPLE characters, chosen by hash over all the source."""
+    share = min(1.0, SAMPLE / source.size) if source.size else 1.0
+    seen, taken = Seen(), 0
+    for text, _ in source.read():
+        key = document_key(text)
+        chosen = (key & 0xFFFFFFFF) / 2**32 < share  # low bits: the split uses the high ones
+        if chosen and not held_out(key, data.val_fraction) and seen.add(key):
+            taken += len(text)
+            yield text
+        if taken >= SAMPLE:
+            break
+        tick(f"corpus: {taken / 1e6:.1f} MB of text read for the tokenizer…")
+    tick(f"corpus: training a tokenizer on {taken / 1e6:.1f} MB of text…", now=True)
+
+
+def _chunks(source: Source, counts: dict) -> Iterator[tuple[list[tuple[int, str]], int]]:
+    """Lists of distinct documents with their hashes, and the bytes of the source read for each."""
+    seen, chunk, held, size = Seen(), [], 0, 0
+    for text, taken in source.read():
+        size += taken
+        if not text.strip():
+            continue
+        key = document_key(text)
+        if not seen.add(key):
+            counts["duplicates"] += 1
+            continue
+        chunk.append((key, text))
+        held += len(text)
+        if held >= CHUNK:
+            yield chunk, size
+            chunk, held, size = [], 0, 0
+    if chunk:
+        yield chunk, size
+
+
+# ------------------------------------------------------------------------------------ the folder
+
+
+def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> None:
+    """Build under a temporary name; the whole folder appears by one rename."""
+    temporary = folder.parent / f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir(parents=True)
+    try:
+        if tokenizer is None:
+            tokenizer = train_tokenizer(_sample(source, data, tick), data.vocab_size)
+        tokenizer.save_pretrained(temporary)
+        info = _write_streams(source, data, temporary, tokenizer, tick)
+        _check_length(info, source.name, data)
+        if "files" in source.identity and text_source(data).identity != source.identity:
+            raise BortError(f"{source.name}: the text changed while it was read; run it again")
+        info["fingerprint"], info["source"] = folder.name, source.name
+        info["packages"] = source.identity.get("packages", {})
+        info["files"] = {f.name: f.stat().st_size for f in temporary.iterdir() if f.is_file()}
+        (temporary / "info.json").write_text(json.dumps(info, indent=1))
+        for path in [*temporary.iterdir(), temporary]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        if folder.exists() and _open(folder, tokenizer) is None:  # a file is missing or cut
+            broken = temporary.with_name(f"{temporary.name}-broken")
+            folder.rename(broken)
+            shutil.rmtree(broken)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process may have built the same corpus meanwhile: use that
+            if _open(folder, tokenizer) is None:
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> dict:
+    """Write train.bin and val.bin; returns counts and the unigram baseline."""
+    encoder, special = text_encoder(tokenizer), special_ids(tokenizer)
+    V, unk, sep = len(special), tokenizer.unk_token_id, np.array([tokenizer.sep_token_id])
+    dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
+    info = {"documents": 0, "train_documents": 0, "val_documents": 0, "duplicates": 0}
+    tokens = {split: np.zeros(V, dtype=np.int64) for split in ("train", "val")}
+    progress = _encoding_progress(source.size, tick)
+    with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
+        for chunk, size in _chunks(source, info):
+            parts: dict[str, list] = {"train": [], "val": []}
+            for (key, _), ids in zip(chunk, encode(encoder, [t for _, t in chunk]), strict=True):
+                if not len(ids):
+                    continue  # nothing but characters that the tokenizer drops
+                if unk is not None:  # some vocabularies (SentencePiece) hold "<s>" as a word too
+                    ids[special[ids]] = unk
+                split = "val" if held_out(key, data.val_fraction) else "train"
+                parts[split] += [sep, ids] if info[f"{split}_documents"] else [ids]
+                info[f"{split}_documents"] += 1
+            for split, file in (("train", train), ("val", val)):
+                stream = np.concatenate([np.empty(0, dtype=np.int64), *parts[split]])
+                tokens[split] += np.bincount(stream, minlength=V)
+                file.write(stream.astype(dtype).tobytes())
+            progress(int(tokens["train"].sum() + tokens["val"].sum()), size)
+    info["documents"] = info["train_documents"] + info["val_documents"]
+    if not info["documents"]:
+        raise BortError(f"{source.name}: no text in it; nothing but blank documents")
+    info |= {f"{split}_tokens": int(count.sum()) for split, count in tokens.items()}
+    unknown = 0 if unk is None else int(tokens["train"][unk])
+    info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
+    return info | unigram_baseline(tokens["train"], tokens["val"], special)
+
+
+def unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) -> dict:
+    """What word frequencies alone score: the plateau that training has to leave.
+
+    train, val: token counts (V,); special: (V,) bool, left out. Cross-entropy in nats per token of
+    validation (of training without one) under add-one smoothed training frequencies, and the share
+    of the most frequent training token. None where every token is special.
+    """
+    train, val = train[~special], val[~special]
+    scored = val if val.sum() else train
+    if not scored.sum():
+        return {"unigram_ce": None, "unigram_accuracy": None}
+    logp = np.log((train + 1) / (train.sum() + len(train)))
+    share = scored / scored.sum()
+    return {
+        "unigram_ce": float(-(share * logp).sum()),
+        "unigram_accuracy": float(share[train.argmax()]),
+    }
+
+
+def _open(folder: Path, tokenizer) -> Corpus | None:
+    """Open a corpus folder; None when it is absent, or not whole by the sizes in its info.json."""
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        info = json.loads((folder / "info.json").read_text())
+        if any((folder / name).stat().st_size != size for name, size in info["files"].items()):
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    streams = [
+        np.memmap(folder / f"{split}.bin", dtype=info["dtype"], mode="r")
+        if info[f"{split}_tokens"]
+        else np.empty(0, dtype=info["dtype"])  # an empty file cannot be mapped
+        for split in ("train", "val")
+    ]
+    if tokenizer is None:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return Corpus(folder, tokenizer, *streams, info)
+
+
+def _check_length(info: dict, name: str, data: Data) -> None:
+    found, needed, held = info["train_tokens"], data.length - 2, info["val_tokens"]
+    if found < needed:
+        more = f" ({held} more are held out: data.val_fraction=0 trains on all)" if held else ""
+        raise BortError(
+            f"{name}: {found} tokens for training{more}, one sequence of data.length={data.length} "
+            f"needs {needed}; give more text or a smaller data.length"
+        )
+    if info["unigram_ce"] is None:
+        raise BortError(f"{name}: every token is unknown to the tokenizer; use another one")
+
+
+# ------------------------------------------------------------------------------------ progress
+
+
+def _summary(corpus: Corpus, data: Data) -> Iterator[str]:
+    info = corpus.info
+    yield (
+        f"corpus: {info['documents']:,} documents ({info['duplicates']:,} duplicates dropped), "
+        f"{info['train_tokens']:,} tokens for training and {info['val_tokens']:,} for validation, "
+        f"vocabulary {info['vocab_size']:,}, in {corpus.folder}"
+    )
+    unknown = info["unknown_tokens"] / info["train_tokens"]
+    if unknown > 0.01:
+        yield f"corpus: {unknown:.0%} of the tokens are unknown to the tokenizer"
+    if not sequences(corpus.val, data.length):
+        yield (
+            f"corpus: no validation: {info['val_tokens']:,} tokens are held out, one sequence "
+            f"needs {data.length - 2}; a larger data.val_fraction holds out more"
+        )
+
+
+def _paced(say: Callable[[str], None], interval: float) -> Callable:
+    """`tick(line, now=False)` says lines that open a stage, others once in `interval` seconds."""
+    last = time.monotonic()
+
+    def tick(line: str, now: bool = False) -> None:
+        nonlocal last
+        if now or time.monotonic() - last >= interval:
+            last = time.monotonic()
+            say(line)
+
+    return tick
+
+
+def _encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
+    """`progress(tokens so far, further bytes of the source)`; total: its bytes, 0 when unknown."""
+    start, done = time.monotonic(), 0
+    tick("corpus: encoding…", now=True)
+
+    def progress(tokens: int, size: int) -> None:
+        nonlocal done
+        done += size
+        seconds = max(1e-9, time.monotonic() - start)
+        whole = f" of {tokens * total / done / 1e6:.1f}" if total else ""
+        left = f", {seconds * (total - done) / done:.0f} s left" if total else ""
+        speed = f"{tokens / seconds / 1e6:.1f} M tokens/s"
+        tick(f"corpus: encoded {tokens / 1e6:.1f}{whole} M tokens, {speed}{left}")
+
+    return progress

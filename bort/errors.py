@@ -1,0 +1,14 @@
+"""A user's mistake is one line: what was wrong, where, and what to do instead."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BortError(Exception):
+    """A mistake of the user; the message is ready to print. Any other exception is a bug."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

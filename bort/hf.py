@@ -1,0 +1,538 @@
+"""Hugging Face folders, both directions: names of weights, config.json, tokenizers.
+
+Nothing here imports code from a folder or unpickles more than plain tensors.
+"""
+
+import functools
+import json
+import os
+import pickle
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import huggingface_hub
+import safetensors.torch
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaTokenizer,
+)
+
+from bort.errors import BortError, nearest
+from bort.files import sync_folder, write_json
+from bort.model import MaskedLM, ModelConfig, draw, empty, init_std
+
+FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+EMBEDDING_NAMES = {
+    "words": "word_embeddings",
+    "positions": "position_embeddings",
+    "types": "token_type_embeddings",
+    "norm": "LayerNorm",
+}
+LAYER_NAMES = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm": "output.LayerNorm",
+}
+HEAD_NAMES = {  # the key "" is the head itself, which holds the decoder's bias
+    "bert": {
+        "": "cls.predictions",
+        "dense": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+    },
+    "roberta": {"": "lm_head", "dense": "lm_head.dense", "norm": "lm_head.layer_norm"},
+}
+
+
+def find(name: str | os.PathLike) -> Path | str:
+    """What `name` stands for: the model folder of a run, a Hugging Face folder, or a hub name.
+
+    Raises BortError if it is a file, an unfinished run, a folder without a model, a local path that
+    does not exist (never looked up on the hub), or a hub name that is not cached while there is no
+    hub.
+    """
+    return _find(str(name), ("config.json",))
+
+
+def _find(name: str, marks: tuple[str, ...]) -> Path | str:
+    """`find` for a folder that holds one of the files `marks`."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if any((folder / mark).is_file() for mark in marks):
+                return folder
+        if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
+            raise BortError(
+                f"{name} is an unfinished run without a model yet; the train.py command that "
+                f"started it, with the same name={path.resolve().name}, continues it"
+            )
+        if not any(path.iterdir()):
+            raise BortError(f"{name} is an empty folder; give one that holds {marks[0]}")
+        raise BortError(f"{name} is not a model folder: it holds no {' or '.join(marks)}")
+    if path.exists():
+        raise BortError(f"{name} is a file; give the folder of a model, which holds {marks[0]}")
+    if _looks_local(name):
+        hint = _nearest_folder(path) or "; give a run folder, a model folder or a hub name"
+        raise BortError(f"{name} does not exist{hint}")
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except HFValidationError:
+        raise BortError(f"'{name}' is neither a folder nor a possible hub name") from None
+    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+        _require_hub(name)
+    return name
+
+
+def _looks_local(name: str) -> bool:
+    first = name.split("/")[0]
+    return (
+        name.startswith((".", "/", "~", "runs/"))
+        or name.count("/") > 1
+        or ("/" in name and Path(first).is_dir())
+    )
+
+
+def _nearest_folder(path: Path) -> str:
+    """A hint for the first part of the path that does not exist."""
+    while not path.parent.exists():
+        path = path.parent
+    if not path.parent.is_dir():
+        return f"; {path.parent} is a file"
+    return nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()])
+
+
+def _require_hub(name: str) -> None:
+    hint = _nearest_folder(Path(name))
+    if huggingface_hub.is_offline_mode():
+        raise BortError(
+            f"'{name}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
+            f"is set; give a folder, or unset it{hint}"
+        )
+    if not _hub_answers():
+        raise BortError(
+            f"'{name}' is neither a folder nor in the local Hugging Face cache, and the hub does "
+            f"not answer; give a folder, or try again with a network{hint}"
+        )
+
+
+@functools.cache
+def _hub_answers(seconds: float = 3.0) -> bool:
+    """One short look, where the hub's own client would retry for half a minute per file."""
+    answered = threading.Event()
+
+    def look():
+        try:
+            urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass  # it answers, if only to complain
+        except OSError:
+            return
+        answered.set()
+
+    # A thread, because a missing name server blocks for longer than the time-out of a connection.
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+def _folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
+    """The local folder, for a hub name that of its snapshot, with one of the files `needed`."""
+    if isinstance(found, Path):
+        return found
+    try:
+        folder = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
+        if any((folder / file).is_file() for file in needed):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    _require_hub(found)
+    try:
+        return Path(huggingface_hub.snapshot_download(found, allow_patterns=patterns))
+    except (
+        OSError,
+        ValueError,
+    ) as e:  # the hub's errors (no such model, gated, cut off) are OSErrors
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
+
+
+def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> MaskedLM:
+    """The masked language model of a run folder, a Hugging Face folder or a hub name, in float32.
+
+    With head_required=False, a folder that holds an encoder only gets a fresh head.
+    Raises BortError if there is no such model, if it is neither BERT nor RoBERTa, if a weight is
+    missing or has another shape, or if the file is damaged or wants to run code.
+    """
+    random_head = str(name).lower() == "amazon/bort"
+    if random_head and head_required:
+        raise BortError(
+            "amazon/bort is usable as an encoder, not as a teacher: no masked-LM head "
+            "(the published one is random)"
+        )
+    found = find(name)
+    folder = _folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        folder = _folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
+    settings = _read_json(folder / "config.json")
+    config = _config(settings, folder)
+    family = _family(config)
+    weights = _full_names(_read_weights(folder), family)
+    types = f"{family}.embeddings.token_type_embeddings.weight"
+    if settings.get("no_token_types") and types in weights and not weights[types].any():
+        config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
+        del weights[types]
+    model = empty(config)
+    names = hf_names(model)
+    head = HEAD_NAMES[family][""] + "."
+    if not random_head and any(key.startswith(head) for key in weights):
+        _drop_tied(weights, family, settings, folder)
+    elif head_required:
+        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
+    else:
+        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
+        names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
+    _fill(model, names, weights, folder)
+    return model
+
+
+def _family(config: ModelConfig) -> str:
+    return "roberta" if config.position_offset else "bert"
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BortError(f"{path} does not exist; give the folder of a model") from None
+    except ValueError as e:
+        raise BortError(f"{path} is not valid JSON ({e}); fetch the model again") from None
+    if not isinstance(content, dict):
+        raise BortError(f"{path} does not hold a JSON object; fetch the model again")
+    return content
+
+
+def _config(settings: dict, folder: Path) -> ModelConfig:
+    """The ModelConfig that config.json describes; what it leaves out has Hugging Face's default."""
+    where, kind = folder / "config.json", settings.get("model_type")
+    if kind not in FAMILIES:
+        raise BortError(f"{where} says model_type={kind}; supported are bert and roberta")
+    if settings.get("position_embedding_type", "absolute") != "absolute":
+        raise BortError(f"{where} asks for relative positions; only absolute ones are supported")
+    if settings.get("is_decoder"):
+        raise BortError(f"{where} says is_decoder; only bidirectional encoders are supported")
+    defaults = FAMILIES[kind]()
+
+    def value(key: str, kinds: type | tuple):
+        found = settings.get(key)
+        found = getattr(defaults, key) if found is None else found
+        if not isinstance(found, kinds):
+            raise BortError(f"{where} has {key}={found!r}, which is not a number")
+        return found
+
+    pad_id = value("pad_token_id", int)
+    offset = pad_id + 1 if kind == "roberta" else 0
+    try:
+        return ModelConfig(
+            depth=value("num_hidden_layers", int),
+            heads=value("num_attention_heads", int),
+            hidden=value("hidden_size", int),
+            intermediate=value("intermediate_size", int),
+            vocab_size=value("vocab_size", int),
+            positions=value("max_position_embeddings", int) - offset,
+            position_offset=offset,
+            type_vocab=value("type_vocab_size", int),
+            pad_id=pad_id,
+            dropout=value("hidden_dropout_prob", (int, float)),
+            attention_dropout=value("attention_probs_dropout_prob", (int, float)),
+            layer_norm_eps=value("layer_norm_eps", (int, float)),
+            activation=str(settings.get("hidden_act", defaults.hidden_act)),
+        )
+    except BortError as e:
+        raise BortError(f"{where}: {e}") from None
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by the names in its files."""
+    whole, index, plain = (folder / file for file in WEIGHT_FILES)
+    if whole.is_file():
+        return _read_safetensors(whole)
+    if index.is_file():
+        # Only the last part of each name: an index must not lead out of its folder.
+        files = sorted(
+            {Path(str(f)).name for f in _read_json(index).get("weight_map", {}).values()}
+        )
+        weights = {}
+        for file in files:
+            if not (folder / file).is_file():
+                raise BortError(f"{folder / file} is missing, which {index.name} names")
+            weights |= _read_safetensors(folder / file)
+        return weights
+    if plain.is_file():
+        return _read_plain(plain)
+    raise BortError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise BortError(f"{path} is damaged or cut off ({e}); fetch it again") from None
+
+
+def _read_plain(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BortError(
+            f"{path} holds more than plain tensors, and nothing in it was run; "
+            "weights must be safetensors, or a plain tensor file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        raise BortError(
+            f"{path} is damaged or cut off ({type(e).__name__}); fetch it again"
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise BortError(f"{path} is not a plain dictionary of tensors; convert it to safetensors")
+    return weights
+
+
+def _full_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Today's names for those of an encoder saved alone, and of 2018 (gamma, beta)."""
+    full = {}
+    for name, tensor in weights.items():
+        name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
+        name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
+        if name.startswith(("embeddings.", "encoder.")):
+            name = f"{family}.{name}"
+        full[name] = tensor
+    return full
+
+
+def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: Path) -> None:
+    """Drops the decoder's copies of tied weights; raises BortError if they are no copies."""
+    head = HEAD_NAMES[family][""]
+    originals = {
+        f"{head}.decoder.weight": f"{family}.embeddings.word_embeddings.weight",
+        f"{head}.decoder.bias": f"{head}.bias",
+    }
+    decoder = f"{head}.decoder.weight"
+    untied = settings.get("tie_word_embeddings") is False and decoder not in weights
+    for copy, original in originals.items():
+        if copy in weights:
+            tensor = weights.pop(copy)
+            untied |= not torch.equal(tensor, weights.setdefault(original, tensor))
+    if untied:
+        raise BortError(
+            f"{folder} has a decoder of its own ({decoder}); only decoders tied to the word "
+            "embedding are supported"
+        )
+
+
+def hf_names(model: MaskedLM) -> dict[str, str]:
+    """Hugging Face's name of each of our weights."""
+    family, names = _family(model.config), {}
+    for ours in model.state_dict():
+        module, leaf = ours.rsplit(".", 1)
+        if module.startswith("encoder.layers."):
+            index, part = module.removeprefix("encoder.layers.").split(".", 1)
+            theirs = f"{family}.encoder.layer.{index}.{LAYER_NAMES[part]}"
+        elif module.startswith("encoder.embeddings."):
+            part = module.removeprefix("encoder.embeddings.")
+            theirs = f"{family}.embeddings.{EMBEDDING_NAMES[part]}"
+        else:
+            theirs = HEAD_NAMES[family][module.removeprefix("head").removeprefix(".")]
+        names[ours] = f"{theirs}.{leaf}"
+    return names
+
+
+def _fill(model: MaskedLM, names: dict[str, str], weights: dict[str, Tensor], folder: Path) -> None:
+    """Copies weights into the model, where each one of the encoder must have its place."""
+    state = model.state_dict()
+    for ours, theirs in names.items():
+        if theirs not in weights:
+            raise BortError(f"{folder} lacks the weight {theirs}; fetch the model again")
+        found, asked = list(weights[theirs].shape), list(state[ours].shape)
+        if found != asked:
+            raise BortError(
+                f"{folder}: {theirs} has shape {found}, but config.json asks for {asked}"
+            )
+        state[ours].copy_(weights.pop(theirs))
+    encoder = tuple(f"{_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
+    for extra in weights:
+        if extra.startswith(encoder) and not extra.endswith(("position_ids", "token_type_ids")):
+            raise BortError(f"{folder} has the weight {extra}, which config.json has no place for")
+
+
+def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a run folder, model or tokenizer folder, or hub name.
+
+    Where the folder also has a config.json, `model_max_length` is at most the model's true limit.
+    Raises BortError if there is no tokenizer, if it has more tokens than the model, or lacks one of
+    the tokens that start, end, mask and pad a sequence.
+    """
+    found = _find(str(name), ("config.json", *TOKENIZER_FILES))
+    folder = _folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        # transformers would answer with a tokenizer of five tokens.
+        raise BortError(f"{folder} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
+    try:
+        tokenizer = _open_tokenizer(folder)
+    except Exception as e:  # whatever a foreign file makes the library raise is the file's fault
+        reason = " ".join(str(e).split())[:200]
+        raise BortError(f"cannot read the tokenizer in {folder}: {reason}") from None
+    special = {"cls": "bos", "sep": "eos", "mask": "mask", "pad": "pad"}
+    for kind, other in special.items():
+        if getattr(tokenizer, f"{kind}_token_id") is None:
+            if getattr(tokenizer, f"{other}_token_id") is None:
+                raise BortError(f"the tokenizer in {folder} has no {kind} token, which is needed")
+    if (folder / "config.json").is_file():
+        _fit(tokenizer, folder)
+    return tokenizer
+
+
+def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    stated = folder / "tokenizer_config.json"
+    stated = _read_json(stated) if stated.is_file() else {}
+    plain = not (folder / "tokenizer.json").is_file()
+    options = {}
+    if plain and (folder / "vocab.txt").is_file() and "do_lower_case" not in stated:
+        # transformers lower-cases by default, whatever the vocabulary holds.
+        words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        options["do_lower_case"] = not any(w != w.lower() for w in words if not w.startswith("["))
+    if plain and "tokenizer_class" not in stated:  # AutoTokenizer would need a config.json
+        kind = BertTokenizer if (folder / "vocab.txt").is_file() else RobertaTokenizer
+        return kind.from_pretrained(folder, **options)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    config = _config(_read_json(folder / "config.json"), folder)
+    most = max(tokenizer.get_vocab().values()) + 1
+    if most > config.vocab_size:
+        raise BortError(
+            f"the tokenizer in {folder} has {most} tokens, its model only {config.vocab_size}; "
+            "they do not belong together"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.positions)
+
+
+def save(
+    model: MaskedLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: str | os.PathLike,
+    extra: dict | None = None,
+) -> None:
+    """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
+
+    extra: further keys of config.json. An existing folder is replaced only when the new one is
+    complete. Raises BortError if it cannot be written, or holds anything but a model.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "config.json").is_file():
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise BortError(f"{folder} exists and is not a model folder; give another place")
+    fresh, old = (folder.with_name(f".{folder.name}.{part}") for part in ("new", "old"))
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        settings = _settings(model.config, tokenizer) | (extra or {})
+        write_json(fresh / "config.json", settings)
+        safetensors.torch.save_file(
+            _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
+        )
+        _save_tokenizer(tokenizer, model.config, fresh)
+        for path in fresh.iterdir():
+            _fsync(path)
+        sync_folder(fresh)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise BortError(f"cannot write the model folder {folder}: {e}") from None
+
+
+def _hf_weights(model: MaskedLM) -> dict[str, Tensor]:
+    state, config = model.state_dict(), model.config
+    weights = {
+        theirs: state[ours].detach().float().cpu().contiguous()
+        for ours, theirs in hf_names(model).items()
+    }
+    if not config.type_vocab:  # Hugging Face always adds a token type: one that changes nothing
+        types = f"{_family(config)}.embeddings.token_type_embeddings.weight"
+        weights[types] = torch.zeros(1, config.hidden)
+    return weights
+
+
+def _settings(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> dict:
+    """config.json of this model."""
+    family = _family(config)
+    settings = {
+        "architectures": [f"{family.capitalize()}ForMaskedLM"],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.intermediate,
+        "hidden_act": config.activation,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "max_position_embeddings": config.positions + config.position_offset,
+        "type_vocab_size": config.type_vocab or 1,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": config.pad_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    for kind in ("bos", "eos", "cls", "sep"):
+        settings[f"{kind}_token_id"] = getattr(tokenizer, f"{kind}_token_id")
+    if not config.type_vocab:
+        settings["no_token_types"] = True  # read back by load_masked_lm
+    return settings
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = _read_json(path)
+    for key in ("backend", "is_local", "local_files_only", "name_or_path"):
+        settings.pop(key, None)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if config.type_vocab < 2:
+        inputs.remove("token_type_ids")
+    settings |= {
+        # A named class would rebuild tokenizer.json its own way; this one takes it as it is, and
+        # transformers 4 knows it, unlike the TokenizersBackend that transformers 5 writes.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.positions,
+        "model_input_names": inputs,
+    }
+    write_json(path, settings)
+
+
+def _fsync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

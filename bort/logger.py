@@ -1,0 +1,181 @@
+"""metrics.csv: one row per step, appended at once, exact across resumes.
+
+Lightning's CSVLogger deletes the file when a run is resumed.
+"""
+
+import csv
+import importlib.util
+import io
+import math
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from bort.config import Logger as LoggerConfig
+from bort.errors import BortError
+from bort.files import replacing
+
+COLUMNS = [
+    "step",
+    "train/epoch",
+    "train/loss",
+    "train/kd_loss",
+    "train/mlm_loss",
+    "train/grad_norm",
+    "train/lr",
+    "val/loss",
+    "val/mlm_accuracy",
+    "val/kd_loss",
+]
+
+
+class MetricsCsv(Logger):
+    """Appends rows to `metrics.csv`, and those of wall clock (`perf/…`) to `perf.csv`.
+
+    Apart, so that two runs of the same settings have equal metrics.csv byte for byte. Values that
+    arrive for the step of the last row complete that row.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.tables = {
+            "metrics": Table(folder / "metrics.csv", COLUMNS),
+            "perf": Table(folder / "perf.csv", ["step"]),
+        }
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args, **kwargs) -> None:
+        """The run folder holds the configuration already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        rows: dict[str, dict] = {"metrics": {}, "perf": {}}
+        for name, value in metrics.items():
+            rows["perf" if name.startswith("perf/") else "metrics"][name] = value
+        for table, row in rows.items():
+            if row:
+                self.tables[table].write(step or 0, row)
+
+    def resume(self, step: int) -> None:
+        """Drop the rows after `step`, which a run that goes on from there writes again."""
+        for table in self.tables.values():
+            table.cut(step)
+
+
+class Table:
+    """A CSV file whose last row can still be completed."""
+
+    def __init__(self, path: Path, columns: list[str]):
+        self.path, self.columns = path, list(columns)
+        self.last: dict[str, Any] = {}
+        self.offset = 0  # where the last row starts
+        if path.exists():
+            self.cut(math.inf)
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        if not self.path.exists():
+            self._rewrite([])
+        if unknown := [name for name in row if name not in self.columns]:
+            self.columns += unknown
+            self._rewrite(self.rows())
+        if self.last.get("step") == str(step):
+            row = {**self.last, **_text(row)}
+        else:
+            row = {"step": str(step), **_text(row)}
+            self.offset = self.path.stat().st_size
+        with self.path.open("r+b") as file:
+            file.truncate(self.offset)
+            file.seek(self.offset)
+            file.write(self._line(row))
+        self.last = row
+
+    def rows(self) -> list[dict[str, str]]:
+        """All whole rows; what a kill left half-written at the end is not one."""
+        with self.path.open(newline="") as file:
+            text = file.read()
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def cut(self, step: float) -> None:
+        if self.path.exists():
+            rows = self.rows()
+            self.columns += [name for name in (rows[0] if rows else {}) if name not in self.columns]
+            self._rewrite([row for row in rows if int(row["step"]) <= step])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        lines = [self._line(row) for row in rows]
+        header = self._line({name: name for name in self.columns})
+        with replacing(self.path) as file:
+            file.write(header + b"".join(lines))
+        self.offset = len(header) + sum(map(len, lines[:-1]))
+        self.last = rows[-1] if rows else {}
+
+    def _line(self, row: dict[str, Any]) -> bytes:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerow([row.get(name, "") for name in self.columns])
+        return out.getvalue().encode()
+
+
+def _text(row: dict[str, float]) -> dict[str, str]:
+    return {
+        name: repr(value) if isinstance(value, float) else str(value) for name, value in row.items()
+    }
+
+
+def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
+    """The loggers besides metrics.csv. wandb is offline where there is no key: it never asks."""
+    if config.name == "tensorboard":
+        if importlib.util.find_spec("tensorboard") is None:
+            raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(folder, name="tensorboard")]
+    if config.name != "wandb":
+        return []
+    from lightning.pytorch.loggers import WandbLogger
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    offline = config.mode == "offline" or (config.mode == "auto" and not _wandb_key())
+    if config.mode == "online" and not _wandb_key():
+        raise BortError(
+            "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or leave "
+            "logger.mode=auto for a local log that `wandb sync` uploads later"
+        )
+    return [
+        WandbLogger(
+            project=config.project,
+            name="-".join(folder.parts[-2:]),
+            group=folder.parent.name,
+            save_dir=folder,
+            mode="offline" if offline else "online",
+            config=settings,
+            tags=config.tags,
+        )
+    ]
+
+
+def _wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish_loggers(loggers: list[Logger]) -> None:
+    """End the wandb run, so that the next job of this process does not write into it."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            logger.experiment.finish()

@@ -1,0 +1,68 @@
+"""What a run will cost, before it starts; where its results are, when it has ended."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bort import cost
+from bort.config import Train, cache_folder
+from bort.doctor import SIZE, gflops
+from bort.pretrain import results
+from bort.progress import clock
+
+
+def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
+    """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours."""
+    trainer, data = run.trainer or {}, run.data
+    V, steps = data.vocab_size, max(trainer.get("max_steps") or 0, 0)
+    tokens = steps * data.batch_size * data.length * (trainer.get("accumulate_grad_batches") or 1)
+    train = cost.training_flops(run.arch, V, data.length, data.mask_rate) * tokens
+    parts = [("student", train)]
+    if run.needs_teacher and not run.teacher.name:
+        seen = run.teacher.max_steps * run.teacher.batch_size * data.length
+        per_token = cost.training_flops(run.teacher.arch, V, data.length, data.mask_rate)
+        parts.append(("teacher's training, once", per_token * seen))
+        passes = cost.forward_flops(run.teacher.arch, V, data.length, data.mask_rate)
+        parts.append(("teacher's passes", passes * tokens))
+    total = sum(flops for _, flops in parts)
+    # Half of the matrix-product speed is what training of large shapes reaches; small ones less.
+    a = torch.randn(SIZE, SIZE)
+    hours = total / (0.5e9 * gflops(lambda: a @ a)) / 3600
+    size = cost.parameters(run.arch, V, max(data.length, 512))
+    activations = data.batch_size * data.length * run.arch.depth * 4
+    activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
+    logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
+    say(f"  parameters  {size:,} (vocabulary {V:,})")
+    say(f"  tokens      {tokens:,} in {steps:,} steps")
+    say(f"  FLOPs       {total:.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")")
+    say(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
+    say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}, corpus in {cache_folder()}")
+    free = shutil.disk_usage(Path.cwd()).free
+    say(f"              {free / 1e9:.0f} GB are free here")
+    cores = os.cpu_count()
+    say(f"  hours       about {hours:.2f} on this machine's {cores} cores, without a GPU")
+    if run.teacher.name:
+        say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
+    say("dry_run=true: nothing was started")
+
+
+NEXT = {
+    "teacher_pretrain": "python train.py experiment=kd_pretrain teacher.name={folder}",
+    "mlm_pretrain": "python train.py experiment=kd_pretrain",
+    "kd_pretrain": "python train.py experiment=kd_vs_mlm",
+    "kd_vs_mlm": "python train.py experiment=kd_vs_mlm data=text data.path=YOUR_TEXT",
+}
+
+
+def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> None:
+    """The last lines of a run: the result, where everything is, and what to try next."""
+    if run.job == "pretrain":
+        say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
+        say(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
+        say(f"  metrics   {folder}/metrics.csv, summary.json")
+        if (folder / "samples.txt").exists():
+            say(f"  samples   {folder}/samples.txt")
+    say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))

@@ -1,0 +1,352 @@
+"""One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from hydra.utils import instantiate
+
+from bort import corpus as corpora
+from bort import hf
+from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
+from bort.config import Distill, Teacher, Train, cache_folder, fingerprint, settings
+from bort.corpus import Corpus
+from bort.data import PackedData
+from bort.distill import Pretraining
+from bort.errors import BortError
+from bort.files import replacing, write_json
+from bort.logger import MetricsCsv, extra_loggers, finish_loggers
+from bort.model import MaskedLM, ModelConfig, build
+from bort.progress import ProgressLine, Throughput, clock
+
+Say = Callable[[str], None]
+
+
+def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+    """Train what `run` describes and leave it in `folder`; returns the content of summary.json.
+
+    The same settings on the same folder continue where the last whole checkpoint stands, or
+    return at once when the run is finished. record: file name → text for the folder's `.hydra`.
+    """
+    check_folder(folder, run)
+    if (done := finished(folder)) is not None and run.resume:
+        say(f"{folder} is finished; name= starts another run, resume=false this one again")
+        return done
+    corpus, teacher = prepare(run, say)
+    return train(run, folder, corpus, teacher, say, record=record)
+
+
+def prepare(run: Train, say: Say) -> tuple[Corpus, MaskedLM | None]:
+    """The corpus of a run and the teacher that it needs, trained first if it has no name."""
+    teacher = tokenizer = None
+    if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
+        tokenizer = _teacher_tokenizer(run)
+        if run.needs_teacher:
+            teacher = hf.load_masked_lm(run.teacher.name)
+            _check_length(run, teacher.config.positions)
+    if run.data.tokenizer not in ("auto", "bpe"):
+        tokenizer = hf.load_tokenizer(run.data.tokenizer)
+    corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
+    if teacher is not None:
+        _check_vocabulary(run, corpus, teacher)
+    elif run.needs_teacher:
+        teacher = trained_teacher(run, corpus, say)
+    return corpus, teacher
+
+
+def _teacher_tokenizer(run: Train):
+    """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
+    found = hf.load_tokenizer(run.teacher.name)
+    if run.data.tokenizer == "auto":
+        return found
+    if run.data.tokenizer == "bpe" and len(found) != run.data.vocab_size:
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {len(found):,}, the student's is "
+            f"{run.data.vocab_size:,}; KD needs one vocabulary: data.tokenizer=auto takes the teacher's"
+        )
+    return None
+
+
+def _check_length(run: Train, positions: int) -> None:
+    if run.data.length > positions:
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {positions} tokens of the teacher "
+            f"{run.teacher.name}; use data.length={positions} or less"
+        )
+
+
+def _check_vocabulary(run: Train, corpus: Corpus, teacher: MaskedLM) -> None:
+    """The same word behind each id, or KD would teach noise."""
+    ours = corpus.tokenizer.get_vocab()
+    theirs = hf.load_tokenizer(run.teacher.name).get_vocab()
+    other = [word for word, number in ours.items() if theirs.get(word) != number]
+    if other or teacher.config.vocab_size < len(ours):
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
+            f"the student's is {len(ours):,}, and {len(other):,} words differ; "
+            "data.tokenizer=auto takes the teacher's"
+        )
+
+
+def teacher_run(run: Train) -> Train:
+    """The settings that train the teacher of `run`: plain MLM on the same text."""
+    trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
+    trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
+    trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
+    return replace(
+        run,
+        job="pretrain",
+        arch=run.teacher.arch,
+        data=replace(run.data, batch_size=run.teacher.batch_size),
+        optim=replace(run.optim, lr=run.teacher.lr),
+        distill=Distill(w_kd=0.0, w_mlm=1.0),
+        teacher=Teacher(),
+        trainer=trainer,
+        init="default",
+        dropout=0.0,
+        seed=0,
+        resume=True,
+    )
+
+
+def teacher_folder(run: Train, corpus: Corpus) -> Path:
+    """Where the trained teacher of these settings is cached."""
+    name = fingerprint({**settings(teacher_run(run)), "corpus": corpus.info["fingerprint"]})
+    return cache_folder() / "teachers" / name
+
+
+def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
+    """The teacher T, trained by MLM on this corpus the first time that it is needed."""
+    folder = teacher_folder(run, corpus)
+    if finished(folder) is None:
+        say(
+            f"teacher: training {run.teacher.arch} for {run.teacher.max_steps:,} steps first; "
+            f"it is kept in {folder}"
+        )
+        train(teacher_run(run), folder, corpus, None, say, label="teacher", wait=True)
+    summary = finished(folder)
+    say(f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}")
+    return hf.load_masked_lm(folder)
+
+
+# -------------------------------------------------------------------------------- one training
+
+
+def train(
+    run: Train,
+    folder: Path,
+    corpus: Corpus,
+    teacher: MaskedLM | None,
+    say: Say,
+    label: str = "train",
+    record: dict | None = None,
+    wait: bool = False,
+) -> dict:
+    """Train one model on a corpus; see `pretrain`. wait: for a process busy in the same folder."""
+    _quiet()
+    with _locked(folder, wait, say):
+        if (done := finished(folder)) is not None and run.resume:
+            return done
+        _open_folder(folder, run, record)
+        start = newest_whole(folder / "checkpoints", say)
+        # `deterministic` is not forced: on the CPU, all that we use is.
+        pl.seed_everything(run.seed, verbose=False)
+        model = _student(run, corpus, teacher)
+        data = PackedData(corpus, run.data, run.seed)
+        csv = MetricsCsv(folder)
+        loggers = [csv, *extra_loggers(run.logger, folder, settings(run))]
+        module = Pretraining(
+            model,
+            teacher if run.distill.w_kd else None,
+            run.optim,
+            run.distill,
+            compile=run.compile,
+            samples=_samples(corpus.tokenizer, folder, loggers),
+        )
+        throughput = Throughput()
+        trainer = _trainer(run, folder, label, loggers, throughput)
+        if start is not None:
+            step = int(start.stem.split("_")[1].split("-")[0])
+            csv.resume(step)
+            say(f"resume: {label} goes on after step {step:,} ({start})")
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+            if len(data.val):
+                trainer.validate(module, datamodule=data, verbose=False)
+        finally:
+            finish_loggers(loggers)
+        summary = _summary(run, trainer, module, throughput, corpus)
+        if trainer.is_global_zero:
+            hf.save(model, corpus.tokenizer, folder / "model")
+            write_json(folder / "summary.json", summary)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return summary
+
+
+def _student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+    config = ModelConfig(
+        **asdict(run.arch),
+        vocab_size=corpus.info["vocab_size"],
+        positions=max(run.data.length, 512),
+        pad_id=corpus.tokenizer.pad_token_id,
+        dropout=run.dropout,
+        attention_dropout=run.dropout,
+    )
+    return build(config, run.init, run.seed, teacher)
+
+
+def _trainer(run: Train, folder: Path, label: str, loggers: list, throughput) -> pl.Trainer:
+    own = [throughput, ProgressLine(label, throughput)]
+    extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
+    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
+    return instantiate(
+        run.trainer,
+        logger=loggers,
+        callbacks=[*own, *extra, saves],  # the last: it saves what the others did
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+    )
+
+
+def _summary(run: Train, trainer, module, throughput: Throughput, corpus: Corpus) -> dict:
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {
+        **found,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "tokens": module.tokens,
+        "steps": trainer.global_step,
+        "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
+        "seconds": throughput.seconds,
+        "seed": run.seed,
+        "unigram_ce": corpus.info["unigram_ce"],
+        "unigram_accuracy": corpus.info["unigram_accuracy"],
+        "corpus": corpus.info["fingerprint"],
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def results(summary: dict) -> str:
+    """`val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
+    if summary.get("val/loss") is None:
+        return "no validation"
+    return (
+        f"val {summary['val/loss']:.2f} nats ({summary['val/mlm_accuracy']:.1%} of masked words; "
+        f"unigram {summary['unigram_ce']:.2f}, {summary['unigram_accuracy']:.1%})"
+    )
+
+
+def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
+    """Keeps a few readable predictions of each validation in samples.txt and in wandb."""
+
+    def keep(inputs, positions, labels, predictions, count: int = 5) -> None:
+        length, lines = inputs.shape[1], []
+        for place in range(0, len(labels), max(1, len(labels) // count)):
+            row, column = divmod(int(positions[place]), length)
+            around = inputs[row, max(0, column - 12) : column + 8].tolist()
+            text = tokenizer.decode(around).replace("\n", " ")
+            lines.append(
+                [text, *(tokenizer.decode([int(x[place])]) for x in (labels, predictions))]
+            )
+        with replacing(folder / "samples.txt") as file:
+            for text, true, guess in lines[:count]:
+                file.write(f"…{text}…\n  true {true!r}, predicted {guess!r}\n".encode())
+        for logger in loggers:
+            if hasattr(logger, "log_table"):
+                columns = ["text", "true", "predicted"]
+                logger.log_table("samples/predictions", columns=columns, data=lines[:count])
+
+    return keep
+
+
+# -------------------------------------------------------------------------------- the run folder
+
+
+def finished(folder: Path) -> dict | None:
+    """The summary of a finished run, or None."""
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check_folder(folder: Path, run: Train) -> None:
+    """Raises BortError when `folder` holds a run with other settings, naming up to three."""
+    path = folder / "settings.json"
+    if not run.resume or not path.is_file():
+        if run.resume and folder.is_dir() and any(folder.iterdir()):
+            raise BortError(f"{folder} holds files but no run of bort; use another name=")
+        return
+    # through JSON, so that what is compared went the same way as what was stored
+    now = json.loads(json.dumps(settings(run), default=str))
+    then = json.loads(path.read_text())
+    other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+    if other:
+        changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise BortError(
+            f"{folder} holds a run with other settings ({changes}{more}); use the same settings, "
+            "another name=, or resume=false to start it again"
+        )
+
+
+def _open_folder(folder: Path, run: Train, record: dict | None) -> None:
+    if not run.resume and folder.is_dir():
+        for item in folder.iterdir():
+            if item.name != ".lock":
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+    if not (folder / "settings.json").exists():
+        for name, text in (record or {}).items():
+            with replacing(folder / ".hydra" / name) as file:
+                file.write(text.encode())
+        write_json(folder / "settings.json", settings(run))
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool, say: Say) -> Iterator[None]:
+    """One process trains in a folder; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise BortError(f"{folder} cannot be written: {error.strerror}") from error
+    with file:
+        rank = int(os.environ.get("LOCAL_RANK", 0))  # the other ranks of DDP share the first's
+        try:
+            if rank == 0:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                raise BortError(
+                    f"another process is training in {folder}; use another name= or wait for it"
+                ) from None
+            say(f"waiting for the process that trains in {folder}…")
+            start = time.monotonic()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            say(f"waited {clock(time.monotonic() - start)}")
+        yield
+        (folder / ".lock").unlink(missing_ok=True)
+
+
+def _quiet() -> None:
+    """Lightning's tips and the warnings that do not apply here."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
+        r".*lr_scheduler.step\(\)` before `optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

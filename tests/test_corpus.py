@@ -1,0 +1,634 @@
+"""The embedded corpus and the user's text, down to bytes on disk."""
+
+import importlib
+import inspect
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from bort import corpus as module
+from bort.config import Data
+from bort.corpus import Corpus, build, pack, sequences, train_tokenizer
+from bort.errors import BortError
+
+
+@pytest.fixture
+def make(tmp_path):
+    """build() of a text with small defaults; what it says is in make.said."""
+
+    def run(path, tokenizer=None, **settings) -> Corpus:
+        defaults = {"length": 6, "vocab_size": 300, "val_fraction": 0.0}
+        data = Data(source="text", path=str(path), **(defaults | settings))
+        run.said.clear()
+        return build(data, tmp_path / "cache", tokenizer, say=run.said.append)
+
+    run.said = []
+    return run
+
+
+def documents(corpus: Corpus, split: str = "train") -> list[str]:
+    """The texts of a split, by cutting its stream at separators."""
+    stream = getattr(corpus, split)
+    if not len(stream):
+        return []
+    sep = corpus.tokenizer.sep_token_id
+    parts = np.split(stream, np.flatnonzero(stream == sep))
+    return [corpus.tokenizer.decode(part[part != sep]) for part in parts]
+
+
+def left_behind(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "cache" / "corpora"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def words(folder: Path) -> Path:
+    """A small text: 200 lines, each another sentence."""
+    path = folder / "words.txt"
+    path.write_text("".join(f"Line {k} says {k * k} words about {k % 7}.\n" for k in range(200)))
+    return path
+
+
+def teacher(shared: Path, name: str):
+    return AutoTokenizer.from_pretrained(shared / "cases" / "models" / name)
+
+
+# ------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("name", ["docs.txt", "docs.jsonl"])
+def test_only_line_feeds_end_a_record(shared, make, name):
+    """Case D3."""
+    path = shared / "cases" / "D3-line-separators" / name
+    rows = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    texts = [json.loads(r)["text"] if name.endswith("l") else r.decode() for r in rows]
+    corpus = make(path, length=16)
+    assert len(texts) == corpus.info["documents"] == 4
+    assert documents(corpus) == texts
+    assert {"\u2028", "\u2029", "\x85", "\x0c", "\x1f"} <= set("".join(documents(corpus)))
+
+
+def test_windows_line_ends_and_byte_order_mark_belong_to_no_text(tmp_path, make):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffFirst line of it.\r\n\r\nSecond\rline, with return.\r\n".encode())
+    assert documents(make(path)) == ["First line of it.", "Second\rline, with return."]
+
+
+@pytest.mark.parametrize(
+    ("sample_by", "expected"),
+    [
+        ("line", ["One one one.", "two two two", "  three three"]),
+        ("paragraph", ["One one one.\ntwo two two", "  three three"]),
+        ("file", ["One one one.\ntwo two two\n\n \t\n  three three\n"]),
+    ],
+)
+def test_documents_of_a_plain_file(tmp_path, make, sample_by, expected):
+    path = tmp_path / "a.md"
+    path.write_text("One one one.\ntwo two two\n\n \t\n  three three\n")
+    found = documents(make(path, sample_by=sample_by))
+    assert [text.rstrip("\n") for text in found] == [text.rstrip("\n") for text in expected]
+
+
+def test_parquet_is_read_by_row_groups(tmp_path, make):
+    texts = [f"Row number {k} of the table." for k in range(50)]
+    table = pa.table({"body": texts, "n": list(range(50))})
+    pa.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    assert documents(make(tmp_path / "a.parquet", text="body")) == texts
+
+
+def test_parquet_mistakes_are_one_line(tmp_path, make):
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table({"texts": ["first", None]}), path)
+    with pytest.raises(BortError, match=r"a.parquet: no key 'text' .*did you mean 'texts'"):
+        make(path)
+    with pytest.raises(BortError, match="a.parquet, row 2: 'texts' is null"):
+        make(path, text="texts")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(BortError, match="not a whole parquet file"):
+        make(path)
+    assert not left_behind(tmp_path)
+
+
+def test_folder_is_read_whole_and_blank_files_are_skipped(shared, make):
+    """Case D5, good."""
+    folder = shared / "cases" / "D5-file-folder" / "good"
+    corpus = make(folder)
+    expected = [*folder.glob("a.txt"), *folder.glob("sub/b.txt")]
+    lines = [line for file in expected for line in file.read_text().split("\n") if line.strip()]
+    assert len(expected) == 2
+    assert documents(corpus) == list(dict.fromkeys(lines))
+
+
+def test_hidden_and_other_files_are_left_alone(tmp_path, make):
+    words(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "a.txt").write_text("hidden words")
+    (tmp_path / ".b.txt").write_text("hidden words")
+    (tmp_path / "image.png").write_bytes(b"\xff\xfe")
+    assert make(tmp_path).info["documents"] == 200
+
+
+def test_mistakes_in_a_folder_are_one_line(shared, make, tmp_path):
+    """Case D5, the others."""
+    cases = shared / "cases" / "D5-file-folder"
+    with pytest.raises(BortError, match=r"cafe\.txt: not UTF-8 at byte 6"):
+        make(cases / "latin")
+    with pytest.raises(BortError, match=r"no text in it"):
+        make(cases / "nothing")
+    with pytest.raises(BortError, match=r"no text in it"):
+        make(tmp_path)  # holds no file at all
+    with pytest.raises(BortError, match=r"short: (\d+) tokens for training, .*=128 needs 126"):
+        make(cases / "short", length=128)
+    assert not left_behind(tmp_path)
+
+
+def test_each_bad_row_is_named(shared, make, tmp_path):
+    """Case D5, badrows: line 2, then what was line 3, then what was line 4."""
+    path = shared / "cases" / "D5-file-folder" / "badrows" / "docs.jsonl"
+    with pytest.raises(BortError, match=r"docs\.jsonl, line 2: not JSON"):
+        make(path)
+    lines = path.read_text().split("\n")
+    path = tmp_path / "docs.jsonl"
+    path.write_text("\n".join([lines[0], "", *lines[2:]]))
+    with pytest.raises(BortError, match=r"docs\.jsonl, line 3: no key 'text' \(it has body\)"):
+        make(path)
+    path.write_text("\n".join([lines[0], "", "", *lines[3:]]))
+    with pytest.raises(BortError, match=r"docs\.jsonl, line 4: 'text' is null"):
+        make(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (b'["text"]', "line 1: a list, not an object"),
+        (b'{"text": 3}', "line 1: 'text' is a int"),
+        (b'{"text": "\\ud83d"}', "line 1: 'text' has half a character"),
+        (b"[" * 100_000, "line 1: not JSON"),
+        (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13"),
+    ],
+)
+def test_rows_that_are_not_text(tmp_path, make, row, message):
+    (tmp_path / "a.jsonl").write_bytes(row + b"\n")
+    with pytest.raises(BortError, match=message) as caught:
+        make(tmp_path / "a.jsonl")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(module, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    path = words(tmp_path)
+    with pytest.raises(BortError, match=r"no such file or folder; did you mean 'words\.txt'"):
+        make(tmp_path / "wrds.txt")
+    with pytest.raises(BortError, match="no such file or folder"):
+        make("nowhere/else/text")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in ("wikitext", "docs/mine", "owner/name.jsonl", "../owner", "./a"):
+        with pytest.raises(BortError, match="no such file or folder"):
+            make(name)
+    with pytest.raises(BortError, match="not a kind of file"):
+        make(path.rename(path.with_suffix(".doc")))
+
+
+def test_hub_name(make, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(module, "hub_reachable", lambda: False)
+    with pytest.raises(BortError, match="owner/name: .*hub cannot be reached"):
+        make("owner/name")
+    asked = []
+
+    def load(name, subset, split, streaming):
+        asked.append((name, subset, split, streaming))
+        return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
+
+    monkeypatch.setattr(module, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
+    assert set(asked) == {("owner/name", "part", "train", True)}
+
+
+def test_hub_is_asked_once_and_briefly(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # refused at once
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert not module.hub_reachable.__wrapped__()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(module.urllib.request, "urlopen", lambda *a, **k: pytest.fail("asked"))
+    assert not module.hub_reachable.__wrapped__()
+
+
+# ------------------------------------------------------------------------------------ splits
+
+
+def test_duplicates_are_dropped_and_no_text_is_in_both_splits(shared, make, tmp_path):
+    """Case D4."""
+    path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
+    texts = {json.loads(line)["text"].strip() for line in path.read_text().splitlines()}
+    corpus = make(path, val_fraction=0.3, length=16)
+    assert corpus.info["documents"] == len(texts) == 60
+    assert corpus.info["duplicates"] == 40 and "40 duplicates dropped" in " ".join(make.said)
+    train, val = ({t.strip() for t in documents(corpus, split)} for split in ("train", "val"))
+    assert train | val == texts and not train & val
+    # 60 draws at 0.3: 18 ± 5 × 3.5
+    assert 1 <= len(val) <= 36
+
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"text": "A new one comes first."}\n' + path.read_text())
+    other = make(more, val_fraction=0.3)
+    added = {"A new one comes first."}
+    assert {t.strip() for t in documents(other)} - added == train
+    assert {t.strip() for t in documents(other, "val")} - added == val
+
+
+def test_share_held_out(tmp_path, make):
+    """Binomial: 4,000 documents at 0.1 are 400 ± 5 × 19."""
+    (tmp_path / "a.txt").write_text("\n".join(f"document number {k}" for k in range(4000)))
+    corpus = make(tmp_path / "a.txt", val_fraction=0.1)
+    assert abs(corpus.info["val_documents"] - 400) < 95
+    assert corpus.info["train_documents"] + corpus.info["val_documents"] == 4000
+
+
+def test_without_enough_validation_training_goes_on(tmp_path, make):
+    path = words(tmp_path)
+    corpus = make(path, val_fraction=0.0)
+    assert sequences(corpus.val, 16) == 0 and sequences(corpus.train, 16) > 100
+    assert [line for line in make.said if "no validation" in line]
+    assert make(path, val_fraction=0.5) and "no validation" not in " ".join(make.said)
+
+
+def test_too_short_names_what_validation_took(tmp_path, make):
+    path = tmp_path / "a.txt"
+    path.write_text("Only one document in it, and it is held out.")
+    with pytest.raises(BortError, match=r"0 tokens for training \(\d+ more are held out"):
+        make(path, val_fraction=0.999999)
+    assert make(path, length=10).info["train_documents"] == 1
+    with pytest.raises(BortError, match="tokens for training, one sequence"):
+        make(path, length=500)  # the cached corpus is checked again
+
+
+def test_set_of_hashes_forgets_nothing(monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 10)
+    rng, seen, reference = np.random.default_rng(0), module.Seen(), set()
+    for key in [0, 2**64 - 1, *rng.integers(0, 60, 200).tolist(), 0, 2**64 - 1]:
+        assert seen.add(key) == (key not in reference)
+        reference.add(key)
+
+
+# ------------------------------------------------------------------------------------ tokens
+
+
+def test_packing_edges(shared, make):
+    """Case M2: one token per byte, byte b is id 4 + b."""
+    path = shared / "cases" / "M2-packing-edges" / "text.txt"
+    corpus = make(path, teacher(shared, "roberta-tiny"), length=16)
+    text = path.read_bytes().removesuffix(b"\n")
+    assert len(text) == 98 and sequences(corpus.train, 16) == 7
+    rows = pack(corpus.train, np.arange(7), 16, bos=0, sep=2)
+    expected = [[0, *(4 + b for b in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
+    assert rows.tolist() == expected
+
+
+def test_documents_are_joined_by_one_separator(shared, tmp_path, make):
+    (tmp_path / "a.txt").write_text("ab\n\ncde\nab\nf")
+    corpus = make(tmp_path / "a.txt", teacher(shared, "roberta-tiny"), length=4)
+    a = 4 + ord("a")
+    assert corpus.train.tolist() == [a, a + 1, 2, a + 2, a + 3, a + 4, 2, a + 5]
+    # the rest after the last whole sequence waits for more text
+    assert pack(corpus.train, np.array([3, 0]), 4, 0, 2).tolist() == [
+        [0, 2, a + 5, 2],
+        [0, a, a + 1, 2],
+    ]
+
+
+@pytest.mark.parametrize("name", [None, "roberta-tiny", "bert-tiny"])
+def test_special_words_are_ordinary_text(shared, make, name):
+    """Case T1: special ids only where packing puts them; unknown words at worst [UNK]."""
+    path = shared / "cases" / "T1-special-words" / "text.txt"
+    corpus = make(path, teacher(shared, name) if name else None, length=32)
+    tokenizer = corpus.tokenizer
+    assert corpus.info["documents"] == 1
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    assert not special & set(corpus.train.tolist())
+    if name != "bert-tiny":
+        assert tokenizer.unk_token_id not in corpus.train
+        assert tokenizer.decode(corpus.train) == path.read_text().removesuffix("\n")
+    # the tokenizer that is saved with a model still knows its special words
+    assert tokenizer.encode(tokenizer.mask_token, add_special_tokens=False) == [
+        tokenizer.mask_token_id
+    ]
+
+
+def test_a_special_word_of_the_vocabulary_itself_becomes_unknown(tmp_path, make):
+    """A word list (or SentencePiece) can hold "</s>" as a word, which no setting turns off."""
+    vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2, "<mask>": 3, "end": 4}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    (tmp_path / "a.txt").write_text("end </s> end end\nend <s> <mask>")
+    corpus = make(tmp_path / "a.txt", tokenizer, length=4)
+    assert corpus.train.tolist() == [4, 2, 4, 4, 1, 4, 2, 2]
+
+
+def test_large_vocabulary_takes_four_bytes(tmp_path, make):
+    names = ["<s>", "</s>", "<unk>", "<mask>", *(f"w{k}" for k in range(70_000))]
+    backend = Tokenizer(models.WordLevel({w: k for k, w in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+    (tmp_path / "a.txt").write_text("w69999 w0 w65532 w65533")
+    corpus = make(tmp_path / "a.txt", tokenizer, length=4)
+    assert corpus.train.tolist() == [70_003, 4, 65_536, 65_537]
+    assert (corpus.folder / "train.bin").stat().st_size == 16
+
+
+def test_tokenizers_that_cannot_serve(tmp_path, make):
+    backend = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(BortError, match="lacks a cls, sep or mask token"):
+        make(words(tmp_path), PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def test_all_unknown_is_refused(shared, tmp_path, make):
+    (tmp_path / "a.txt").write_text("日本語のテキスト " * 20)
+    with pytest.raises(BortError, match="every token is unknown"):
+        make(tmp_path / "a.txt", teacher(shared, "bert-tiny"))
+    (tmp_path / "a.txt").write_text("日 the 日 the 日 the 日 the 日 the 日 the 日 the 日 the")
+    make(tmp_path / "a.txt", teacher(shared, "bert-tiny"), length=4)
+    assert [line for line in make.said if "50% of the tokens are unknown" in line]
+
+
+def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
+    """Case T2, as far as the corpus goes."""
+    strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
+    assert len(strings) == 24
+    tokenizer = make(words(tmp_path)).tokenizer
+    reloaded = AutoTokenizer.from_pretrained(make(words(tmp_path)).folder)
+    trained = module.encode(module.text_encoder(tokenizer), strings)
+    for text, ids in zip(strings, trained, strict=True):
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+        assert reloaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+        if "<mask>" not in text:
+            assert tokenizer(text)["input_ids"] == [0, *ids, 2]
+    assert set(tokenizer("a")) == {"input_ids", "attention_mask"}
+
+
+def test_trained_tokenizer_has_robertas_layout(tmp_path):
+    texts = words(tmp_path).read_text().splitlines()
+    tokenizer = train_tokenizer(texts, 320)
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    assert tokenizer.convert_ids_to_tokens(range(5)) == specials
+    assert sorted(tokenizer.get_vocab().values()) == list(range(320))
+    assert set(tokenizer.all_special_ids) == set(range(5))
+    a, b = (tokenizer.encode(w, add_special_tokens=False) for w in ("Line", "words"))
+    assert tokenizer("Line", "words")["input_ids"] == [0, *a, 2, 2, *b, 2]
+    assert tokenizer("Line <mask>")["input_ids"] == [0, *a, 4, 2]
+    assert tokenizer("Line", "words", return_offsets_mapping=True)["offset_mapping"][-1] == (0, 0)
+    same = train_tokenizer(iter(texts), 320).backend_tokenizer.to_str()
+    assert same == tokenizer.backend_tokenizer.to_str()
+    assert train_tokenizer(texts[:90], 320).backend_tokenizer.to_str() != same
+
+
+def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 2000)
+    data = Data(source="text", path=str(words(tmp_path)), val_fraction=0.2)
+    source = module.text_source(data)
+    sample = list(module._sample(source, data, lambda *a, **k: None))
+    assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
+    held = [module.held_out(module.document_key(text), 0.2) for text in sample]
+    assert not any(held)
+    numbers = [int(text.split()[1]) for text in sample]
+    assert numbers == sorted(numbers) and numbers[-1] > 100  # from all over the file
+
+
+def test_long_documents_are_cut_without_a_trace(shared, make, tmp_path, monkeypatch):
+    text = (
+        (shared / "data" / "wikitext-2" / "valid.txt").read_text()[:60_000].replace("the ", "the  ")
+    )
+    tokenizers = [teacher(shared, n) for n in ("roberta-tiny", "bert-tiny")]
+    tokenizers.append(train_tokenizer([text], 500))
+    whole = [module.encode(module.text_encoder(t), [text, "", "end"]) for t in tokenizers]
+    monkeypatch.setattr(module, "PIECE", 50)
+    assert len(list(module._pieces(text))) > 500 and "".join(module._pieces(text)) == text
+    assert "".join(module._pieces("x" * 1001)) == "x" * 1001
+    for tokenizer, expected in zip(tokenizers, whole, strict=True):
+        cut = module.encode(module.text_encoder(tokenizer), [text, "", "end"])
+        assert [ids.tolist() for ids in cut] == [ids.tolist() for ids in expected]
+
+
+def test_unigram_baseline_by_hand():
+    """Words 2 and 3; training counts 5 and 1 (+1 each: 6/8 and 2/8), validation 1 and 3."""
+    special = np.array([True, True, False, False])
+    train, val = np.array([90, 9, 5, 1]), np.array([70, 7, 1, 3])
+    found = module.unigram_baseline(train, val, special)
+    assert found["unigram_ce"] == pytest.approx(-(math.log(6 / 8) + 3 * math.log(2 / 8)) / 4)
+    assert found["unigram_accuracy"] == 0.25
+    alone = module.unigram_baseline(train, 0 * val, special)
+    assert alone["unigram_ce"] == pytest.approx(-(5 * math.log(6 / 8) + math.log(2 / 8)) / 6)
+
+
+# ------------------------------------------------------------------------------------ the cache
+
+
+def test_built_once(tmp_path, make, monkeypatch):
+    path = words(tmp_path)
+    first = make(path)
+    before = [(f.name, f.stat().st_mtime_ns) for f in left_behind(tmp_path)]
+    monkeypatch.setattr(module, "_build", lambda *a: pytest.fail("built again"))
+    again = make(path, length=32, batch_size=4, mask_rate=0.15)  # of no concern to the corpus
+    assert [(f.name, f.stat().st_mtime_ns) for f in left_behind(tmp_path)] == before
+    assert np.array_equal(first.train, again.train) and isinstance(again.train, np.memmap)
+    assert again.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+
+
+def test_what_changes_the_text_changes_the_fingerprint(shared, tmp_path, make):
+    path = words(tmp_path)
+    prints = [make(path).info["fingerprint"]]
+    for settings in (
+        {"vocab_size": 310},
+        {"val_fraction": 0.5},
+        {"sample_by": "file"},
+        {"tokenizer": teacher(shared, "roberta-tiny")},
+        {"tokenizer": teacher(shared, "bert-tiny")},
+    ):
+        tokenizer = settings.pop("tokenizer", None)
+        prints.append(make(path, tokenizer, **settings).info["fingerprint"])
+    os.utime(path, ns=(1, 1))
+    prints.append(make(path).info["fingerprint"])
+    assert len(set(prints)) == 7
+
+
+@pytest.mark.parametrize("harm", ["cut", "no info", "bad info", "no stream"])
+def test_broken_folder_is_built_again(tmp_path, make, harm):
+    path = words(tmp_path)
+    corpus = make(path)
+    expected = corpus.train.tolist()
+    stream, info = corpus.folder / "train.bin", corpus.folder / "info.json"
+    if harm == "cut":
+        stream.write_bytes(stream.read_bytes()[:-2])
+    elif harm == "no stream":
+        stream.unlink()
+    elif harm == "no info":
+        info.unlink()
+    else:
+        info.write_text(info.read_text()[:-20])
+    assert make(path).train.tolist() == expected
+    assert left_behind(tmp_path) == [corpus.folder]
+
+
+def test_two_at_once_do_not_clash(tmp_path, make, monkeypatch):
+    path, write, inner = words(tmp_path), module._write_streams, []
+
+    def interrupted(*arguments):
+        info = write(*arguments)
+        if not inner:  # another process builds the same corpus and is done first
+            inner.append(True)
+            inner.append(make(path))
+        return info
+
+    monkeypatch.setattr(module, "_write_streams", interrupted)
+    corpus = make(path)
+    assert corpus.folder == inner[1].folder and np.array_equal(corpus.train, inner[1].train)
+    assert left_behind(tmp_path) == [corpus.folder]
+
+
+def test_text_that_changes_while_it_is_read(tmp_path, make, monkeypatch):
+    path, write = words(tmp_path), module._write_streams
+
+    def slow(*arguments):
+        os.utime(path, ns=(5, 5))
+        return write(*arguments)
+
+    monkeypatch.setattr(module, "_write_streams", slow)
+    with pytest.raises(BortError, match="changed while it was read"):
+        make(path)
+    assert not left_behind(tmp_path)
+
+
+def test_a_full_or_forbidden_disk_is_one_line(tmp_path, make, monkeypatch):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(BortError, match="corpus: .*cache.*use another folder"):
+        make(words(tmp_path))
+    (tmp_path / "cache").unlink()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write_streams", full)
+    with pytest.raises(BortError, match="No space left on device.*cache"):
+        make(words(tmp_path))
+    assert not left_behind(tmp_path)
+
+
+# ------------------------------------------------------------------------------------ progress
+
+
+def test_progress_lines(tmp_path, monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    tick = module._paced(said.append, 10)
+    progress = module._encoding_progress(1000, tick)
+    for second, tokens in ((4, 100_000), (9, 200_000), (10, 250_000), (12, 300_000)):
+        now[0] = second
+        progress(tokens, 100)
+    # 300 of 1,000 bytes gave 250,000 tokens in 10 s
+    assert said == [
+        "corpus: encoding…",
+        "corpus: encoded 0.2 of 0.8 M tokens, 0.0 M tokens/s, 23 s left",
+    ]
+
+
+def test_every_stage_is_announced(tmp_path, make):
+    make(words(tmp_path))
+    assert ["training a tokenizer" in make.said[0], "encoding" in make.said[1]] == [True, True]
+    assert "200 documents" in make.said[2] and all("\n" not in line for line in make.said)
+
+
+# ------------------------------------------------------------------------------------ docstrings
+
+
+def test_docstrings_are_those_that_python_sees():
+    """Against inspect on the imported modules, an independent reading of the same source."""
+    for name in ("json", "textwrap", "json.decoder"):
+        imported = importlib.import_module(name)
+        holders = [imported]
+        for _, item in inspect.getmembers(imported):
+            if getattr(item, "__module__", None) == name:
+                holders.append(item)
+                holders += [m for _, m in inspect.getmembers(item, inspect.isfunction)]
+        texts = {inspect.cleandoc(h.__doc__) for h in holders if h.__doc__}
+        expected = {text for text in texts if len(text) > 200}
+        assert expected and expected <= set(module.docstrings(imported.__file__))
+    topics = importlib.import_module("pydoc_data.topics")
+    found = module.docstrings(topics.__file__)
+    assert {t for t in topics.topics.values() if len(t) > 200} == set(found) and len(found) > 50
+
+
+@pytest.fixture
+def installation(tmp_path, monkeypatch):
+    """A standard library of two modules and a package that must never be imported."""
+    library, site = tmp_path / "library", tmp_path / "site"
+    library.mkdir()
+    for name in ("textwrap", "difflib"):
+        shutil.copy(importlib.import_module(name).__file__, library)
+    package = site / "bortfake"
+    (package / "tests").mkdir(parents=True)
+    (site / "bortfake-1.5.dist-info").mkdir()
+    (site / "bortfake-1.5.dist-info" / "METADATA").write_text("Name: bortfake\nVersion: 1.5\n")
+    long = "A docstring of the fake package that is long enough to be taken. " * 5
+    other = "Another docstring with \\d an escape that Python warns about. " * 5
+    (package / "__init__.py").write_text(f'"""{long}"""\nraise SystemExit("was imported")\n')
+    (package / "b.py").write_text(f'class A:\n    "{other}"\n    def f(self):\n        "Short."\n')
+    (package / "copy.py").write_text(f'"""{long}"""\n')
+    (package / "broken.py").write_text(f'"""{long}""" is not Python\n')
+    (package / "tests" / "c.py").write_text(f'"""Of a test: {long}"""\n')
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(library))
+    monkeypatch.setattr(module, "PACKAGES", ("bortabsent", "bortfake"))
+    return long.strip(), other.strip().replace("\\\\", "\\")
+
+
+def test_docstring_corpus(installation, tmp_path):
+    said, data = [], Data(length=16, vocab_size=300, val_fraction=0.0)
+    corpus = build(data, tmp_path / "cache", say=said.append)
+    texts = [text.strip() for text in documents(corpus)]
+    assert set(installation) <= set(texts) and corpus.info["duplicates"] == 1
+    import difflib
+
+    assert inspect.getdoc(difflib.SequenceMatcher) in texts
+    assert not any("Of a test" in text for text in texts)
+    assert corpus.info["packages"] == {"bortfake": "1.5"}
+    assert "docstrings of 2 packages" in said[0]
+
+
+def test_a_new_version_is_a_new_corpus(installation, tmp_path):
+    data = Data(length=16, vocab_size=300, val_fraction=0.0)
+    first = build(data, tmp_path / "cache", say=lambda line: None)
+    old = tmp_path / "site" / "bortfake-1.5.dist-info"
+    (old / "METADATA").write_text("Name: bortfake\nVersion: 1.6\n")
+    second = build(data, tmp_path / "cache", say=lambda line: None)
+    assert second.info["packages"] == {"bortfake": "1.6"}
+    assert first.folder != second.folder
+
+
+def test_reading_workers_import_nothing_heavy():
+    code = "import sys, bort.corpus; print(*sys.modules)"
+    root = Path(module.__file__).parents[1]
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    heavy = {"torch", "transformers", "tokenizers", "lightning", "datasets", "pandas", "pyarrow"}
+    assert "bort.corpus" in loaded.stdout.split() and not heavy & set(loaded.stdout.split())

@@ -1,0 +1,161 @@
+"""The report comes at once, on any machine, and never waits long for a network."""
+
+import http.server
+import importlib.metadata
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bort import config, doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+
+def command(*arguments: str, python: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, *python, "-m", "bort.doctor", *arguments]
+
+
+def run(*arguments: str, python: tuple[str, ...] = (), **settings: str):
+    outer = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "BORT_CACHE")}
+    return subprocess.run(
+        command(*arguments, python=python),
+        cwd=ROOT,
+        env=outer | OFFLINE | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def sections(report: str) -> dict[str, dict[str, str]]:
+    """{section: {name: value}} of a report."""
+    found: dict[str, dict[str, str]] = {}
+    section: dict[str, str] = {}
+    for line in report.splitlines()[1:]:
+        if line.startswith("  "):
+            section[line[2:16].strip()] = line[16:]
+        else:
+            section = found[line] = {}
+    return found
+
+
+def test_report(tmp_path):
+    key = "0123456789" * 4
+    cache = tmp_path / "not" / "there"
+    start = time.monotonic()
+    result = run(BORT_CACHE=str(cache), WANDB_API_KEY=key)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert time.monotonic() - start < 30  # of which no more than 10 s are the network's
+    report = sections(result.stdout)
+    assert list(report) == ["software", "hardware", "network", "disk", "speed"]
+    for package in ("torch", "lightning", "hydra-core", "transformers", "datasets", "wandb"):
+        assert report["software"][package] == importlib.metadata.version(package)
+    assert f"BORT_CACHE={cache}" in report["software"]["environment"]
+    assert report["hardware"]["cores"].startswith(f"{os.cpu_count()}, ")
+    assert "GiB" in report["hardware"]["memory"]
+    assert {"cpu", "cpu flags", "torch threads", "cuda", "mps"} <= report["hardware"].keys()
+    assert report["network"]["hub"].endswith("HF_HUB_OFFLINE is set")
+    assert report["network"]["wandb"].endswith("WANDB_MODE is offline")
+    assert report["network"]["wandb key"] == "in WANDB_API_KEY"
+    assert key not in result.stdout
+    assert report["disk"]["cache"].endswith(f"GiB free at {cache}")
+    assert not cache.parent.exists()
+    for dtype in ("float32", "bfloat16"):
+        assert float(report["speed"][dtype].split()[0]) > 0
+
+
+def test_report_without_any_package(monkeypatch):
+    monkeypatch.delenv("BORT_CACHE", raising=False)
+    result = run(python=("-S",))  # no site-packages
+    assert (result.returncode, result.stderr) == (0, "")
+    report = sections(result.stdout)
+    assert {report["software"][package] for package in doctor.PACKAGES} == {"missing"}
+    assert "No module named 'torch'" in report["hardware"]["torch"]
+    assert "GiB" in report["hardware"]["memory"]
+    # The doctor cannot import config, which needs Hydra; both must name the same folder.
+    assert report["disk"]["cache"].endswith(f" at {config.cache_folder()}")
+    assert report["speed"] == {"matmul": "not measured: torch is not usable"}
+
+
+def test_first_line_comes_before_the_work():
+    env = os.environ | OFFLINE
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(), cwd=ROOT, env=env, stdout=pipe, text=True) as process:
+        first = process.stdout.readline()
+        at_work = process.poll() is None
+        process.stdout.read()
+    assert first.startswith("bort doctor: ") and at_work and process.returncode == 0
+
+
+def test_arguments_are_refused_in_one_line():
+    result = run("foo")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "bort.doctor: takes no arguments, got 'foo'; leave it out\n"
+
+
+class NotFound(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_reachable_is_any_answer():
+    with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert doctor.reachable(f"http://127.0.0.1:{server.server_port}") == "reachable"
+
+
+def test_closed_port_is_not_reachable():
+    with socket.socket() as taken:  # bound and not listening: refused
+        taken.bind(("127.0.0.1", 0))
+        answer = doctor.reachable(f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert answer.startswith("not reachable: ") and "efused" in answer
+
+
+@pytest.mark.parametrize("part", ["name", "server"])
+def test_silence_ends_after_the_limit(part, monkeypatch):
+    looked_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, never answers
+        if part == "name":  # a resolver that hangs knows no time limit
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: looked_up.wait(20) and [])
+        start = time.monotonic()
+        answer = doctor.reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        seconds = time.monotonic() - start
+        looked_up.set()
+    assert answer.startswith("not reachable: ") and seconds < 2
+
+
+def test_wandb_key_is_found_by_host(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "keys"
+    monkeypatch.setenv("NETRC", str(file))
+    assert doctor.wandb_key("api.wandb.ai").startswith("none")
+    file.write_text("machine api.wandb.ai login user password secret\n")
+    file.chmod(0o600)
+    assert doctor.wandb_key("api.wandb.ai") == f"in {file}"
+    assert doctor.wandb_key("wandb.example.org").startswith("none")
+
+
+def test_gflops_is_the_median_product_after_warm_up():
+    now = 0.0
+    durations = itertools.chain([9.0, 0.1, 0.4, 0.2], itertools.repeat(1.0))  # warm-up first
+
+    def product():
+        nonlocal now
+        now += next(durations)
+
+    # 0.1, 0.4 and 0.2 s fill the 0.6 s; 0.2 is their median.
+    assert doctor.gflops(product, lambda: now, seconds=0.6) == pytest.approx(
+        2 * 1024**3 / 0.2 / 1e9
+    )

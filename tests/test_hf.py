@@ -1,0 +1,632 @@
+"""Folders of Hugging Face in and out, and what a user reads when one does not fit."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from bort import hf
+from bort.errors import BortError
+from bort.model import ModelConfig, build, empty
+
+SIZES = dict(
+    vocab_size=300,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=20,
+    layer_norm_eps=1e-6,
+    hidden_dropout_prob=0.2,
+    attention_probs_dropout_prob=0.1,
+    hidden_act="gelu_new",
+)
+OWN = ModelConfig(depth=2, heads=2, hidden=8, intermediate=12, vocab_size=300, positions=18)
+STYLES = {
+    "own": OWN,
+    "bert": dataclasses.replace(OWN, pad_id=0, type_vocab=2, activation="relu", dropout=0.1),
+    "roberta": dataclasses.replace(OWN, position_offset=2, type_vocab=1, layer_norm_eps=1e-7),
+}
+INPUT = dict(
+    input_ids=torch.tensor([[0, 5, 6, 7, 2], [0, 9, 2, 1, 1]]),
+    attention_mask=torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+)
+
+
+def randomise(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.5, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer like the default one of pre-training."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True, special=True)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["words and more words of plain text"] * 3, trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token=special[-1],
+    )
+
+
+@pytest.fixture
+def hub_folder(tmp_path, tokenizer) -> Path:
+    """A BERT folder as Hugging Face writes it."""
+    model = randomise(BertForMaskedLM(BertConfig(**SIZES, pad_token_id=1)))
+    model.save_pretrained(tmp_path / "hub")
+    tokenizer.save_pretrained(tmp_path / "hub")
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Fails the test if anything asks the hub."""
+
+    def asked(*args, **kwargs):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(hf, "_hub_answers", asked)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", asked)
+
+
+def edit_weights(folder: Path, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_json(path: Path, **change) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+def reopen(folder: Path):
+    model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+# Weights and config, both directions
+
+
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        (BertForMaskedLM, BertConfig(**SIZES, type_vocab_size=2)),
+        (RobertaForMaskedLM, RobertaConfig(**SIZES, type_vocab_size=1)),
+    ],
+)
+def test_round_trip_is_bit_equal(tmp_path, tokenizer, kind, settings):
+    theirs = randomise(kind(settings))
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = hf.load_masked_lm(tmp_path / "theirs").eval()
+    torch.testing.assert_close(model(**INPUT), theirs(**INPUT).logits, rtol=1e-5, atol=1e-5)
+    hf.save(model, tokenizer, tmp_path / "ours")
+    before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("theirs", "ours"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    old, new = (json.loads((tmp_path / f / "config.json").read_text()) for f in ("theirs", "ours"))
+    for key in (*SIZES, "type_vocab_size", "pad_token_id", "model_type", "architectures"):
+        assert old[key] == new[key], key
+    assert torch.equal(reopen(tmp_path / "ours")(**INPUT).logits, theirs(**INPUT).logits)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_saved_folders_open_everywhere(tmp_path, tokenizer, style):
+    model = randomise(empty(STYLES[style]))
+    hf.save(model, tokenizer, tmp_path / "model")
+    with safe_open(tmp_path / "model/model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    with torch.no_grad():
+        theirs, expected = reopen(tmp_path / "model"), model(**INPUT)
+        torch.testing.assert_close(theirs(**INPUT).logits, expected, rtol=1e-5, atol=1e-5)
+        again = hf.load_masked_lm(tmp_path / "model").eval()
+        assert torch.equal(again(**INPUT), expected)
+    assert again.config == model.config
+    settings = json.loads((tmp_path / "model/config.json").read_text())
+    assert settings["cls_token_id"] == 0 and settings["sep_token_id"] == 2
+    assert settings["tie_word_embeddings"] is True and settings["dtype"] == "float32"
+    assert settings.get("no_token_types", False) is (style == "own")
+
+
+def test_a_token_type_trained_since_is_kept(tmp_path, tokenizer):
+    hf.save(build(OWN), tokenizer, tmp_path / "model")
+    name = "bert.embeddings.token_type_embeddings.weight"
+    edit_weights(tmp_path / "model", lambda weights: weights[name].fill_(0.5))
+    model = hf.load_masked_lm(tmp_path / "model").eval()
+    assert model.config.type_vocab == 1
+    expected = reopen(tmp_path / "model")(**INPUT).logits
+    torch.testing.assert_close(model(**INPUT), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_extra_keys_of_config(tmp_path, tokenizer):
+    hf.save(build(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}})
+    assert json.loads((tmp_path / "model/config.json").read_text())["bort"] == {"steps": 3}
+
+
+def test_defaults_of_config_are_those_of_hugging_face(hub_folder):
+    left_out = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    path = hub_folder / "config.json"
+    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in left_out}
+    path.write_text(json.dumps(settings | {"pad_token_id": None}))
+    config = hf.load_masked_lm(hub_folder).config
+    assert (config.activation, config.dropout, config.attention_dropout) == ("gelu", 0.1, 0.1)
+    assert config.pad_id == 0
+
+
+def test_old_and_odd_names(shared, hub_folder):  # case P3
+    plain, old = (
+        hf.load_masked_lm(shared / "cases/models" / name).state_dict()
+        for name in ("bert-tiny", "bert-tiny-oldnames")
+    )
+    assert all(torch.equal(plain[name], old[name]) for name in plain)
+
+    expected = hf.load_masked_lm(hub_folder).state_dict()
+
+    def rename(weights):
+        for name in list(weights):
+            weights[name.removeprefix("bert.")] = weights.pop(name)
+        weights["cls.predictions.decoder.weight"] = weights["embeddings.word_embeddings.weight"] + 0
+        weights["cls.predictions.decoder.bias"] = weights.pop("cls.predictions.bias")
+        weights["embeddings.position_ids"] = torch.arange(20)
+        weights["pooler.dense.weight"] = torch.ones(8, 8)
+        weights["cls.seq_relationship.weight"] = torch.ones(2, 8)
+
+    edit_weights(hub_folder, rename)
+    found = hf.load_masked_lm(hub_folder).state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("form", ["sharded", "bin", "half"])
+def test_other_files_of_weights(tmp_path, hub_folder, form):
+    expected = hf.load_masked_lm(hub_folder).state_dict()
+    whole = hub_folder / "model.safetensors"
+    if form == "sharded":
+        BertForMaskedLM.from_pretrained(hub_folder).save_pretrained(
+            tmp_path / "other", max_shard_size="4KB"
+        )
+        assert len(list((tmp_path / "other").glob("model-*.safetensors"))) > 1
+        hub_folder = tmp_path / "other"
+    elif form == "bin":
+        torch.save(load_file(whole), hub_folder / "pytorch_model.bin")
+        whole.unlink()
+    else:
+        edit_weights(hub_folder, lambda w: w.update({k: t.half() for k, t in w.items()}))
+        expected = {name: weight.half().float() for name, weight in expected.items()}
+    found = hf.load_masked_lm(hub_folder).state_dict()
+    assert all(weight.dtype == torch.float32 for weight in found.values())
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_encoder_alone(tmp_path, hub_folder):
+    encoder = BertModel.from_pretrained(hub_folder, add_pooling_layer=True)
+    encoder.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(BortError) as error:
+        hf.load_masked_lm(tmp_path / "encoder")
+    assert "usable as an encoder, not as a teacher: no masked-LM head" in one_line(error)
+    before = torch.get_rng_state()
+    one, two = (hf.load_masked_lm(tmp_path / "encoder", head_required=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = encoder.eval()(**INPUT).last_hidden_state
+    torch.testing.assert_close(one.eval().encode(**INPUT), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(one.head.dense.weight, two.head.dense.weight)
+    assert 0.03 < one.head.dense.weight.std() < 0.09
+    assert (one.head.norm.weight == 1).all() and not one.head.bias.any()
+
+
+@pytest.mark.parametrize("name", ["amazon/bort", "Amazon/Bort"])
+def test_amazon_bort_is_refused_by_name(name, no_hub):
+    with pytest.raises(BortError, match="usable as an encoder, not as a teacher"):
+        hf.load_masked_lm(name)
+
+
+def test_the_random_head_of_amazon_bort_is_not_read(hub_folder, monkeypatch):
+    expected = hf.load_masked_lm(hub_folder).state_dict()
+    monkeypatch.setattr(hf, "find", lambda name: hub_folder)
+    found = hf.load_masked_lm("amazon/bort", head_required=False).state_dict()
+    for name in expected:
+        assert torch.equal(expected[name], found[name]) is not name.startswith("head."), name
+
+
+# Weights that do not fit
+
+
+def test_missing_weight_is_named(shared, hub_folder):  # case P3
+    name = "bert.encoder.layer.1.attention.self.key.weight"
+    edit_weights(hub_folder, lambda weights: weights.pop(name))
+    for folder in (hub_folder, shared / "cases/models/bert-tiny-hole"):
+        for head_required in (True, False):
+            with pytest.raises(BortError) as error:
+                hf.load_masked_lm(folder, head_required)
+            assert name in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda w: w.update({"cls.predictions.decoder.weight": torch.ones(300, 8)}),
+            "decoder of its own .cls.predictions.decoder.weight.",
+        ),
+        (lambda w: w.update({"cls.predictions.decoder.bias": torch.ones(300)}), "of its own"),
+        (lambda w: w.pop("cls.predictions.transform.dense.bias"), "lacks the weight cls.*bias"),
+        (
+            lambda w: w.update({"bert.embeddings.LayerNorm.weight": torch.ones(9)}),
+            r"bert.embeddings.LayerNorm.weight has shape \[9\], but config.json asks for \[8\]",
+        ),
+        (
+            lambda w: w.update({"bert.encoder.layer.2.output.dense.bias": torch.ones(8)}),
+            "has the weight bert.encoder.layer.2.output.dense.bias, which .* no place",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(hub_folder, change, message):
+    edit_weights(hub_folder, change)
+    with pytest.raises(BortError, match=message) as error:
+        hf.load_masked_lm(hub_folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "gpt2"}, "model_type=gpt2; supported are bert and roberta"),
+        ({"model_type": None}, "supported are bert and roberta"),
+        ({"position_embedding_type": "relative_key"}, "only absolute"),
+        ({"is_decoder": True}, "only bidirectional"),
+        ({"hidden_act": "silu"}, "config.json: activation 'silu' is not supported"),
+        ({"hidden_size": "8"}, "hidden_size='8', which is not a number"),
+        ({"num_attention_heads": 3}, "config.json: arch.heads=3 does not divide"),
+        ({"tie_word_embeddings": False}, "decoder of its own"),
+    ],
+)
+def test_configs_that_do_not_fit(hub_folder, change, message):
+    edit_json(hub_folder / "config.json", **change)
+    with pytest.raises(BortError, match=message) as error:
+        hf.load_masked_lm(hub_folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize("content, message", [("{", "is not valid JSON"), ("[]", "JSON object")])
+def test_config_that_is_no_config(hub_folder, content, message):
+    (hub_folder / "config.json").write_text(content)
+    with pytest.raises(BortError, match=message) as error:
+        hf.load_masked_lm(hub_folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.01, 0.0])
+@pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
+def test_cut_files(hub_folder, form, keep):
+    path, whole = hub_folder / form, hub_folder / "model.safetensors"
+    if path != whole:
+        torch.save(load_file(whole), path)
+        whole.unlink()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(BortError, match="damaged or cut off|more than plain tensors") as error:
+        hf.load_masked_lm(hub_folder)
+    assert form in one_line(error)
+
+
+def test_missing_files(hub_folder):
+    (hub_folder / "model.safetensors").rename(hub_folder / "somewhere")
+    with pytest.raises(BortError, match="holds no weights; looked for model.safetensors"):
+        hf.load_masked_lm(hub_folder)
+    index = {"weight_map": {"bert.embeddings.LayerNorm.bias": "../model-1.safetensors"}}
+    (hub_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(hub_folder / "somewhere", hub_folder.parent / "model-1.safetensors")
+    with pytest.raises(BortError, match="model-1.safetensors is missing"):
+        hf.load_masked_lm(hub_folder)
+
+
+def test_pickles_are_not_run(shared, tmp_path, monkeypatch):  # case R4
+    monkeypatch.chdir(tmp_path)
+    folder = shared / "cases/R4-pickled-weights/model"
+    for head_required in (True, False):
+        with pytest.raises(BortError, match="weights must be safetensors") as error:
+            hf.load_masked_lm(folder, head_required)
+        assert "pytorch_model.bin" in one_line(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_file_must_be_plain(hub_folder):
+    weights = load_file(hub_folder / "model.safetensors")
+    (hub_folder / "model.safetensors").unlink()
+    torch.save({"model": weights}, hub_folder / "pytorch_model.bin")
+    with pytest.raises(BortError, match="not a plain dictionary of tensors"):
+        hf.load_masked_lm(hub_folder)
+
+
+def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
+    code = f"open({str(tmp_path / 'code-ran.txt')!r}, 'w')\nclass Tok: pass\nclass Config: pass\n"
+    (hub_folder / "evil.py").write_text(code)
+    auto = {"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.Tok", "evil.Tok"]}
+    edit_json(hub_folder / "config.json", auto_map=auto)
+    edit_json(hub_folder / "tokenizer_config.json", auto_map=auto)
+    hf.load_masked_lm(hub_folder)
+    try:
+        hf.load_tokenizer(hub_folder)
+    except BortError as error:
+        assert "\n" not in str(error)
+    assert not (tmp_path / "code-ran.txt").exists()
+    assert not any("evil" in module for module in sys.modules)
+
+
+# Where a name leads
+
+
+def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):
+    monkeypatch.chdir(tmp_path)
+    hf.save(build(OWN), tokenizer, "runs/kd/a/model")
+    assert hf.find("runs/kd/a") == Path("runs/kd/a/model")
+    assert hf.find(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
+    assert hf.find(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
+
+
+def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
+    monkeypatch.chdir(tmp_path)
+    for folder in (
+        "runs/finetune/missing",
+        "runs/pre/cut/checkpoints",
+        "runs/pre/new/.hydra",
+        "void",
+    ):
+        Path(folder).mkdir(parents=True)
+    Path("other").mkdir()
+    Path("other/a.txt").write_text("text")
+    expected = {
+        "runs/finetune/mising": "does not exist; did you mean 'missing'",
+        "runs/finetun/missing": "does not exist; did you mean 'finetune'",
+        "runs/xyz": "runs/xyz does not exist; give a run folder, a model folder or a hub name",
+        "./nothing": "does not exist",
+        "/nowhere/at/all": "does not exist",
+        "~/nowhere/at/all": "does not exist",
+        "one/two/three": "does not exist",
+        "other/model": "does not exist",
+        "other/a.txt/model": "other/a.txt is a file",
+        "other/a.txt": "is a file; give the folder of a model",
+        "void": "is an empty folder",
+        "other": "holds no config.json",
+        "runs/pre/cut": "unfinished run .* train.py .* same name=cut, continues it",
+        "runs/pre/new": "unfinished run .* same name=new",
+        "bad name!": "neither a folder nor a possible hub name",
+    }
+    for name, message in expected.items():
+        for load in (hf.find, hf.load_masked_lm, hf.load_tokenizer):
+            with pytest.raises(BortError, match=message) as error:
+                load(name)
+            assert name in one_line(error)
+
+
+def test_hub_names_without_a_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bert-tiny").mkdir()
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hf, "_hub_answers", lambda: False)
+    with pytest.raises(BortError, match="hub does not answer.*did you mean 'bert-tiny'") as error:
+        hf.load_masked_lm("bert-tny")
+    one_line(error)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
+    with pytest.raises(BortError, match="HF_HUB_OFFLINE is set") as error:
+        hf.load_tokenizer("someone/some-model")
+    one_line(error)
+
+
+def test_hub_names_from_the_cache(hub_folder, monkeypatch):
+    """The cache answers alone; what it lacks is fetched, and an error of the hub is one line."""
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(hub_folder))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kw: str(hub_folder))
+    assert hf.find("someone/model") == "someone/model"
+    assert hf.load_masked_lm("someone/model").config.vocab_size == 300
+    assert len(hf.load_tokenizer("someone/model")) <= 300
+
+    def gated(name, local_files_only=False, **kwargs):
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+        raise OSError("403 Forbidden\n\nask for access")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
+    monkeypatch.setattr(hf, "_require_hub", lambda name: None)
+    with pytest.raises(BortError, match="cannot fetch 'someone/model' .* 403 Forbidden") as error:
+        hf.load_masked_lm("someone/model")
+    one_line(error)
+
+
+def test_the_hub_is_asked_for_three_seconds_at_most(monkeypatch):
+    """A name server that does not answer must not hold the user for longer."""
+    waited = []
+
+    class Stuck:
+        def __init__(self, target, daemon):
+            assert daemon  # or the process would wait for it at its end
+
+        def start(self):
+            pass
+
+        def join(self, seconds):
+            waited.append(seconds)
+
+    monkeypatch.setattr(hf.threading, "Thread", Stuck)
+    hf._hub_answers.cache_clear()
+    assert hf._hub_answers() is False and hf._hub_answers() is False
+    assert waited == [3.0]
+    hf._hub_answers.cache_clear()
+
+
+# Tokenizers
+
+
+@pytest.mark.parametrize("source", ["bert-tiny", "roberta-tiny", "own"])
+def test_tokenizers_come_back_the_same(shared, tmp_path, tokenizer, source):  # case T2
+    strings = json.loads((shared / "cases/T2-tokenizer-reload/strings.json").read_text())
+    assert len(strings) == 24
+    if source != "own":
+        tokenizer = hf.load_tokenizer(shared / "cases/models" / source)
+    pad_id = tokenizer.pad_token_id
+    model = build(dataclasses.replace(OWN, pad_id=pad_id, type_vocab=2 * (source == "bert-tiny")))
+    hf.save(model, tokenizer, tmp_path / "one")
+    hf.save(model, hf.load_tokenizer(tmp_path / "one"), tmp_path / "two")
+    for folder in ("one", "two"):
+        again = AutoTokenizer.from_pretrained(tmp_path / folder)
+        assert again.model_max_length == 18
+        assert len(again("plain words " * 30, truncation=True).input_ids) == 18
+        assert again.mask_token_id == tokenizer.mask_token_id
+        for text in strings:
+            ids = tokenizer(text).input_ids
+            assert again(text).input_ids == ids
+            assert hf.load_tokenizer(tmp_path / folder)(text).input_ids == ids
+            if source == "own":
+                body = again(text, add_special_tokens=False).input_ids
+                assert again.decode(body, clean_up_tokenization_spaces=False) == text
+        pair = again("the cat", "a dog")
+        assert pair.input_ids == tokenizer("the cat", "a dog").input_ids
+        separators = [i for i in pair.input_ids if i == again.sep_token_id]
+        assert len(separators) == (2 if source == "bert-tiny" else 3)
+        assert ("token_type_ids" in pair) is (source == "bert-tiny")
+        settings = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.parametrize(
+    "name, size, pieces",
+    [
+        ("bert-base-cased", 28996, ["Hello", "the", "World"]),
+        ("bert-base-uncased", 30522, ["hello", "the", "world"]),
+        ("roberta-base", 50265, ["Hello", "Ġthe", "ĠWorld"]),
+    ],
+)
+@pytest.mark.parametrize("with_config", [False, True])
+def test_bare_vocabularies(shared, tmp_path, tokenizer, name, size, pieces, with_config):
+    folder = tmp_path / name
+    shutil.copytree(shared / "data/vocab" / name, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    if with_config:
+        kind = name.split("-")[0]
+        settings = {"model_type": kind, "vocab_size": size, "max_position_embeddings": 100}
+        (folder / "config.json").write_text(json.dumps(settings))
+    found = hf.load_tokenizer(folder)
+    assert len(found) == size
+    assert found.tokenize("Hello the World") == pieces
+    if with_config:
+        assert found.model_max_length == (98 if name == "roberta-base" else 100)
+
+
+def test_a_stated_case_is_obeyed(shared, tmp_path):
+    shutil.copyfile(shared / "data/vocab/bert-base-cased/vocab.txt", tmp_path / "vocab.txt")
+    stated = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    assert hf.load_tokenizer(tmp_path).tokenize("Hello") == ["hello"]
+
+
+def test_a_tokenizer_larger_than_the_model(hub_folder):
+    edit_json(hub_folder / "config.json", vocab_size=100)
+    with pytest.raises(BortError, match=r"has \d+ tokens, its model only 100") as error:
+        hf.load_tokenizer(hub_folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize("kind", ["mask", "pad", "sep", "cls"])
+def test_a_tokenizer_without_a_needed_token(hub_folder, kind):
+    path = hub_folder / "tokenizer_config.json"
+    other = {"sep": "eos", "cls": "bos"}.get(kind, kind)
+    dropped = (f"{kind}_token", f"{other}_token")
+    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in dropped}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(BortError, match=f"has no {kind} token, which is needed") as error:
+        hf.load_tokenizer(hub_folder)
+    one_line(error)
+
+
+def test_tokenizers_that_are_not_there(hub_folder):
+    (hub_folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(BortError, match="cannot read the tokenizer in") as error:
+        hf.load_tokenizer(hub_folder)
+    one_line(error)
+    (hub_folder / "tokenizer.json").unlink()
+    with pytest.raises(BortError, match="holds no tokenizer; looked for tokenizer.json"):
+        hf.load_tokenizer(hub_folder)
+
+
+# Writing
+
+
+def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
+    folder, first = tmp_path / "model", build(OWN, seed=1)
+    hf.save(first, tokenizer, folder)
+    (folder / "stale.txt").write_text("of the old model")
+    hf.save(build(OWN, seed=2), tokenizer, folder)
+    assert os.listdir(tmp_path) == ["model"] and not (folder / "stale.txt").exists()
+    second = hf.load_masked_lm(folder).encoder.embeddings.words.weight
+    assert not torch.equal(second, first.encoder.embeddings.words.weight)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf, "_save_tokenizer", full)
+    with pytest.raises(BortError, match="cannot write .*model: .*No space left on device") as error:
+        hf.save(first, tokenizer, folder)
+    one_line(error)
+    assert os.listdir(tmp_path) == ["model"]
+    assert torch.equal(hf.load_masked_lm(folder).encoder.embeddings.words.weight, second)
+
+
+@pytest.mark.parametrize("content", ["a file", "a folder"])
+def test_what_is_not_a_model_is_not_replaced(tmp_path, tokenizer, content):
+    place = tmp_path / "mine"
+    if content == "a folder":
+        place.mkdir()
+        (place / "thesis.tex").write_text("years of work")
+    else:
+        place.write_text("years of work")
+    with pytest.raises(BortError, match="mine exists and is not a model folder") as error:
+        hf.save(build(OWN), tokenizer, place)
+    one_line(error)
+    assert "years of work" in (place / "thesis.tex" if place.is_dir() else place).read_text()

@@ -1,0 +1,108 @@
+"""The structure of the code: who may import whom, what starts light, what no file may mention."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A module imports only from modules named before it; __init__ may import any. The doctor is early
+# because it must run where no package is installed: it imports none of ours.
+ORDER = (
+    "errors files doctor config cli tasks corpus data model hf cost optim checkpoint logger progress "
+    "distill pretrain compare plan finetune agora fptas export search report predict benchmark "
+    "__init__"
+).split()
+HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
+MODULES = sorted((ROOT / "bort").rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Modules of bort that a source file in bort/ imports, at the top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = ("bort." if node.level else "") + (node.module or "")
+            paths = [f"{parent.rstrip('.')}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        # The second part is the module; in `from bort import x` it may also be a name of __init__.
+        names |= {path.split(".")[1] for path in paths if path.startswith("bort.")}
+    return names
+
+
+def against_order(module: str, source: str) -> list[str]:
+    """Imports of `module` that do not lie before it."""
+    return sorted(x for x in imported(source) if x not in ORDER[: ORDER.index(module)])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import bort.model",
+        "import os, bort.model as m",
+        "from bort import model",
+        "from bort.model import MaskedLM",
+        "from . import model",
+        "from .model import MaskedLM",
+        "def f():\n    from bort.model import MaskedLM",
+    ],
+)
+def test_every_form_of_import_is_seen(source):
+    assert imported(source) == {"model"}
+    assert against_order("data", source) == ["model"]
+    assert against_order("model", source) == ["model"]
+    assert against_order("hf", source) == []
+
+
+def test_other_imports_are_not_ours():
+    assert imported("import os\nfrom torch import nn\nimport bortlike.model") == set()
+
+
+def test_modules_import_only_from_rows_above():
+    assert len(MODULES) > 5
+    unknown = [path.name for path in MODULES if path.stem not in ORDER]
+    assert not unknown, f"give {unknown} a place in ORDER"
+    wrong = {path.stem: against_order(path.stem, path.read_text("utf-8")) for path in MODULES}
+    assert not {module: names for module, names in wrong.items() if names}
+
+
+@pytest.mark.parametrize("module", ["bort", "bort.errors", "bort.config", "bort.cli"])
+def test_start_is_light(module):
+    """`--help`, `--cfg job` and completion load these, and answer in well under a second."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split())
+    assert module in loaded
+    assert not loaded & HEAVY
+
+
+def repository_files() -> list[Path]:
+    """What is or would be committed."""
+    git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_depends_on_the_place_it_was_written_in():
+    """Joined here, so that this file does not find itself."""
+    place, neighbour = b"/wor" + b"k/", b"shar" + b"ed/"
+    files = repository_files()
+    assert ROOT / "bort" / "errors.py" in files
+    found = []
+    for path in files:
+        text, folder = path.read_bytes(), path.relative_to(ROOT).parts[0]
+        # Tests may name files below the folder of the `shared` fixture.
+        if place in text or (neighbour in text and folder not in ("tests", ".ci")):
+            found.append(str(path.relative_to(ROOT)))
+    assert not found

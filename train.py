@@ -1,0 +1,54 @@
+"""Pre-train a BERT: `python train.py experiment=kd_pretrain`; `--help` lists what can be set."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bort import cli, config
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode is RunMode.MULTIRUN
+    folder = Path(hydra_config.runtime.output_dir if sweep else cfg.output_dir)
+    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    try:
+        return start(cfg, folder)
+    except Exception as error:
+        line = cli.mistake(error)
+        if line is None:
+            raise
+        if not sweep:
+            cli.stop(1, f"train.py: {line}")  # here: Hydra would add a line of its own
+        cli.say(f"train.py: {folder}: {line}")  # a result of the sweep, not its end
+        return float("nan")
+
+
+def start(cfg: DictConfig, folder: Path) -> float | None:
+    """Run one job; returns val/loss, which external sweepers minimise."""
+    run = config.parse(cfg)
+    choices = HydraConfig.get().runtime.choices
+    cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
+    from bort import compare, plan, pretrain  # torch is loaded only now
+
+    if run.dry_run:
+        plan.show(run, folder, cli.say)
+        return None
+    record = {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
+        "hydra.yaml": OmegaConf.to_yaml(HydraConfig.get()),
+    }
+    job = compare.compare if run.job == "compare" else pretrain.pretrain
+    summary = job(run, folder, cli.say, record)
+    plan.finish(run, folder, summary, choices.experiment, cli.say)
+    return summary.get("val/loss")
+
+
+if __name__ == "__main__":
+    cli.run(main, "train.py")
