@@ -111,12 +111,21 @@ class Checkpoints(pl.Callback):
             self._due = False
             self.save(trainer)
 
+    def on_train_end(self, trainer, module) -> None:
+        self.save(trainer)
+
     def save(self, trainer) -> None:
+        """Save where training stands, drop what is too old, and end the process if asked to."""
+        if list(self.folder.glob(f"step_{trainer.global_step:08d}-*.ckpt")):
+            return self._end()  # a resumed run that had nothing left to do
         old = sorted(self.folder.glob("step_*.ckpt"))
         trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
         if trainer.is_global_zero:  # the old ones go only now that the new one is complete
             new = set(self.folder.glob("step_*.ckpt")) - set(old)
             for path in old[: max(0, len(old) + len(new) - self.keep)] if new else []:
                 path.unlink(missing_ok=True)
+        self._end()
+
+    def _end(self) -> None:
         if self.signal is not None:
             raise SystemExit(EXIT_CODES[self.signal])

@@ -4,6 +4,7 @@ Nothing heavy is imported here: `--help`, `--cfg job` and completion pass throug
 """
 
 import difflib
+import errno
 import os
 import re
 import signal
@@ -63,6 +64,11 @@ def mistake(error: BaseException) -> str | None:
     """One line for a user's mistake, Hydra's and OmegaConf's own included; None for a bug."""
     if (own := _user_error(error)) is not None:
         return str(own)
+    for inner in _chain(error):
+        if isinstance(inner, OSError) and inner.errno == errno.ENOSPC:
+            return f"no space left on the disk ({inner.filename or 'while writing'}); free some"
+        if type(inner).__name__ == "OutOfMemoryError":
+            return "out of memory; lower data.batch_size and raise trainer.accumulate_grad_batches"
     if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
         return None
     text = "\n".join(str(e) for e in _chain(error))

@@ -86,7 +86,6 @@ def _arm(run: Train, arm: str, lr: float, results: dict) -> Train:
         distill=distill,
         trainer=trainer,
         optim=replace(run.optim, lr=lr),
-        init=run.init if arm == "kd" or run.init != "teacher" else "default",
     )
 
 

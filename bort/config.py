@@ -6,6 +6,7 @@ Nothing heavy is imported: `--cfg job`, `--help` and tab completion load this mo
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,15 +207,17 @@ class Train:
     def __post_init__(self) -> None:
         one_of("job", self.job, JOBS)
         one_of("init", self.init, INITS)
+        if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
+            raise BortError(
+                f"name={self.name!r} cannot name a run folder; use letters, digits and _ - . : +"
+            )
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0)
-        if self.init == "teacher" and not self.needs_teacher:
-            raise BortError("init=teacher needs a teacher; set distill.w_kd above 0")
 
     @property
     def needs_teacher(self) -> bool:
-        return self.distill.w_kd > 0 or self.job == "compare"
+        return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
 
 
 ConfigStore.instance().store(name="train_schema", node=Train)

@@ -193,6 +193,11 @@ class Pretraining(pl.LightningModule):
         step = self.trainer.global_step + 1  # Lightning counts this step after the hook
         if step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps:
             row = {f"train/{k}": float(v) / max(self._masked, 1) for k, v in self._sums.items()}
+            if not math.isfinite(row["train/loss"]):
+                raise BortError(
+                    f"the loss became {row['train/loss']} at step {step}; lower optim.lr (now "
+                    f"{self.optim.lr:g}) or lengthen optim.warmup"
+                )
             if self._grad_norm is not None:
                 row["train/grad_norm"] = float(self._grad_norm)
             row["train/lr"] = optimizer.param_groups[-1]["lr"]

@@ -73,7 +73,7 @@ def _teacher_tokenizer(run: Train):
     if run.data.tokenizer == "bpe" and len(found) != run.data.vocab_size:
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {len(found):,}, the student's is "
-            f"{run.data.vocab_size:,}; KD needs one vocabulary: data.tokenizer=auto takes the teacher's"
+            f"{run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
         )
     return None
 
@@ -175,7 +175,7 @@ def train(
             samples=_samples(corpus.tokenizer, folder, loggers),
         )
         throughput = Throughput()
-        trainer = _trainer(run, folder, label, loggers, throughput)
+        trainer = _trainer(run, folder, label, loggers, throughput, validate=len(data.val) > 0)
         if start is not None:
             step = int(start.stem.split("_")[1].split("-")[0])
             csv.resume(step)
@@ -190,7 +190,6 @@ def train(
         if trainer.is_global_zero:
             hf.save(model, corpus.tokenizer, folder / "model")
             write_json(folder / "summary.json", summary)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return summary
 
 
@@ -206,12 +205,14 @@ def _student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
     return build(config, run.init, run.seed, teacher)
 
 
-def _trainer(run: Train, folder: Path, label: str, loggers: list, throughput) -> pl.Trainer:
+def _trainer(
+    run: Train, folder: Path, label: str, loggers: list, throughput, validate: bool
+) -> pl.Trainer:
     own = [throughput, ProgressLine(label, throughput)]
     extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
     saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
     return instantiate(
-        run.trainer,
+        run.trainer if validate else {**run.trainer, "limit_val_batches": 0},
         logger=loggers,
         callbacks=[*own, *extra, saves],  # the last: it saves what the others did
         plugins=[AtomicCheckpointIO()],
@@ -336,8 +337,23 @@ def _locked(folder: Path, wait: bool, say: Say) -> Iterator[None]:
             start = time.monotonic()
             fcntl.flock(file, fcntl.LOCK_EX)
             say(f"waited {clock(time.monotonic() - start)}")
-        yield
-        (folder / ".lock").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+            _remove_unstarted(folder)
+
+
+def _remove_unstarted(folder: Path) -> None:
+    """Leave nothing behind of a run that failed before its first step."""
+    started = ("metrics.csv", "checkpoints", "summary.json")
+    if not any((folder / name).exists() for name in started):
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in list(folder.parents)[:2]:
+            try:
+                parent.rmdir()  # only when it is empty
+            except OSError:
+                break
 
 
 def _quiet() -> None:
