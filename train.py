@@ -1,5 +1,6 @@
 """Pre-train a BERT: `python train.py experiment=kd_pretrain`; `--help` lists what can be set."""
 
+import os
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,10 @@ def main(cfg: DictConfig) -> float | None:
     folder = Path(hydra_config.runtime.output_dir if sweep else cfg.output_dir)
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
+    if "LOCAL_RANK" in os.environ:  # a further process of DDP: its time stamp would be another
+        folder = Path(os.environ.get("BORT_RUN_FOLDER", folder))
+    else:
+        os.environ["BORT_RUN_FOLDER"] = str(folder)
     try:
         return start(cfg, folder)
     except Exception as error:

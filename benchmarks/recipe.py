@@ -34,7 +34,7 @@ RECIPE = {
     "+ position rows start as sinusoids": {"sinusoids": True},
     "+ key matrix starts equal to the query matrix": {"key": True},
     "+ Muon for the encoder's matrices (AdamW 4e-3, Muon 1e-2)": {"muon": True},
-    "+ half the batch, twice the steps": {"half": True},
+    "+ half the batch, twice the steps (AdamW 3e-3, Muon 4e-3)": {"half": True},
 }
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
 
@@ -80,6 +80,7 @@ def recipe() -> list[str]:
         if parts.get("half"):
             trainer = {**run.trainer, "max_steps": 2400, "val_check_interval": 400}
             run = replace(run, data=replace(run.data, batch_size=4), trainer=trainer)
+            run = replace(run, optim=replace(run.optim, lr=3e-3, muon_ratio=4 / 3))
         corpus, _ = pretrain.prepare(run, say)
         pretrain._student = start(run, dict(parts))
         row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, say, label=name)

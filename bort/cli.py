@@ -21,8 +21,9 @@ HYDRA_FLAGS = (
 
 
 def say(line: str) -> None:
-    """A line for the user, at once."""
-    print(line, flush=True)
+    """A line for the user, at once; of several processes only the first speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, flush=True)
 
 
 def run(main: Callable[[], object], name: str) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from bort.config import Distill, Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.pretrain import check_folder, finished, prepare, teacher_folder, train
+from bort.pretrain import check_folder, check_trainer, finished, prepare, teacher_folder, train
 from bort.progress import clock
 
 ARMS = {
@@ -30,6 +30,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
 
     Returns the flat summary. Arms that are finished are not trained again.
     """
+    check_trainer(run)
     check_folder(folder, run)
     if run.distill.w_kd == 0:
         raise BortError(

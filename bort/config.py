@@ -214,6 +214,9 @@ class Train:
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0)
+        for key in ("max_steps", "accumulate_grad_batches"):
+            if not isinstance((self.trainer or {}).get(key, 1), int):
+                raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
 
     @property
     def needs_teacher(self) -> bool:

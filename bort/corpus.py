@@ -546,6 +546,7 @@ def _chunks(source: Source, counts: dict) -> Iterator[tuple[list[tuple[int, str]
 
 def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
+    _remove_abandoned(folder)
     temporary = folder.parent / f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary.mkdir(parents=True)
     try:
@@ -575,6 +576,17 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Drop what processes that were killed while they built this corpus have left."""
+    for old in folder.parent.glob(f".{folder.name}-*"):
+        try:
+            os.kill(int(old.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError:
+            continue  # alive, of another user
 
 
 def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> dict:

@@ -167,10 +167,7 @@ def _folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> 
     _require_hub(found)
     try:
         return Path(huggingface_hub.snapshot_download(found, allow_patterns=patterns))
-    except (
-        OSError,
-        ValueError,
-    ) as e:  # the hub's errors (no such model, gated, cut off) are OSErrors
+    except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
 
@@ -453,9 +450,9 @@ def save(
     fresh, old = (folder.with_name(f".{folder.name}.{part}") for part in ("new", "old"))
     try:
         shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         fresh.mkdir(parents=True)
-        settings = _settings(model.config, tokenizer) | (extra or {})
-        write_json(fresh / "config.json", settings)
+        write_json(fresh / "config.json", _settings(model.config, tokenizer) | (extra or {}))
         safetensors.torch.save_file(
             _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
         )
@@ -463,15 +460,17 @@ def save(
         for path in fresh.iterdir():
             _fsync(path)
         sync_folder(fresh)
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
         sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as e:
-        shutil.rmtree(fresh, ignore_errors=True)
         raise BortError(f"cannot write the model folder {folder}: {e}") from None
+    finally:  # Ctrl-C included
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _hf_weights(model: MaskedLM) -> dict[str, Tensor]:

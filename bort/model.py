@@ -312,7 +312,7 @@ def draw(model: nn.Module, std: float, generator: torch.Generator) -> None:
 
 
 def _shape_start(model: MaskedLM) -> None:
-    """Start values that get a small model off the unigram plateau sooner (measured, README)."""
+    """Start values that get a small model off the unigram plateau sooner (measured)."""
     positions = model.encoder.embeddings.positions.weight
     # 0.084 at std 0.06; twice as much hurts.
     positions.copy_(1.4 * init_std(model.config.hidden) * _sinusoids(*positions.shape))

@@ -1,6 +1,7 @@
 """One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
 
 import fcntl
+import inspect
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from bort import corpus as corpora
@@ -24,7 +26,7 @@ from bort.config import Distill, Teacher, Train, cache_folder, fingerprint, sett
 from bort.corpus import Corpus
 from bort.data import PackedData
 from bort.distill import Pretraining
-from bort.errors import BortError
+from bort.errors import BortError, nearest
 from bort.files import replacing, write_json
 from bort.logger import MetricsCsv, extra_loggers, finish_loggers
 from bort.model import MaskedLM, ModelConfig, build
@@ -39,6 +41,7 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
     The same settings on the same folder continue where the last whole checkpoint stands, or
     return at once when the run is finished. record: file name → text for the folder's `.hydra`.
     """
+    check_trainer(run)
     check_folder(folder, run)
     if (done := finished(folder)) is not None and run.resume:
         say(f"{folder} is finished; name= starts another run, resume=false this one again")
@@ -283,11 +286,25 @@ def finished(folder: Path) -> dict | None:
         return None
 
 
+def check_trainer(run: Train) -> None:
+    """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
+    known = inspect.signature(pl.Trainer).parameters
+    for key in run.trainer:
+        if key not in known and key != "_target_":
+            raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
+    try:
+        instantiate(run.trainer, logger=False)
+    except InstantiationException as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise BortError(f"trainer: {reason}") from None
+
+
 def check_folder(folder: Path, run: Train) -> None:
     """Raises BortError when `folder` holds a run with other settings, naming up to three."""
     path = folder / "settings.json"
     if not run.resume or not path.is_file():
-        if run.resume and folder.is_dir() and any(folder.iterdir()):
+        # hidden ones are ours: a kill may come before settings.json is written
+        if folder.is_dir() and not path.is_file() and any(folder.glob("[!.]*")):
             raise BortError(f"{folder} holds files but no run of bort; use another name=")
         return
     # through JSON, so that what is compared went the same way as what was stored
@@ -304,6 +321,8 @@ def check_folder(folder: Path, run: Train) -> None:
 
 
 def _open_folder(folder: Path, run: Train, record: dict | None) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     if not run.resume and folder.is_dir():
         for item in folder.iterdir():
             if item.name != ".lock":
@@ -324,10 +343,11 @@ def _locked(folder: Path, wait: bool, say: Say) -> Iterator[None]:
     except OSError as error:
         raise BortError(f"{folder} cannot be written: {error.strerror}") from error
     with file:
-        rank = int(os.environ.get("LOCAL_RANK", 0))  # the other ranks of DDP share the first's
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            yield  # the other processes of DDP work under the first one's lock
+            return
         try:
-            if rank == 0:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             if not wait:
                 raise BortError(
@@ -364,5 +384,6 @@ def _quiet() -> None:
         r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
         r".*lr_scheduler.step\(\)` before `optimizer.step.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,8 +1,14 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from bort import config
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +18,46 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Corpora and teachers of all tests; nobody's own cache is read or written."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BORT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """A text of 60 distinct lines that gives a few dozen sequences of 16 tokens."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(f"Line {k}: the cube of {k} is {k**3}" for k in range(60)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings_of(text) -> Callable[..., config.Train]:
+    """Settings from `conf/` as the command line would give them, made tiny, with these overrides."""
+
+    def make(*overrides: str, experiment: str = "mlm_pretrain") -> config.Train:
+        tiny = [
+            f"experiment={experiment}",
+            "name=test",
+            "output_dir=unused",  # the real one is known only inside a job of Hydra
+            "arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}",
+            "teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}",
+            "teacher.max_steps=5",
+            "data=text",
+            f"data.path={text}",
+            "data.length=16",
+            "data.vocab_size=280",
+            "data.val_fraction=0.2",
+            "trainer=cpu",
+            "trainer.max_steps=5",
+        ]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return config.parse(compose("train", [*tiny, *overrides]))
+
+    return make

@@ -1,0 +1,614 @@
+"""Whole runs on a tiny text, in this process: exact resume, what a run leaves, its mistakes."""
+
+import csv
+import fcntl
+import json
+import math
+import signal
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from bort import corpus as corpora
+from bort import pretrain as pretraining
+from bort.config import Train, settings
+from bort.data import PackedData, TrainBatches
+from bort.errors import BortError
+from bort.pretrain import finished, prepare, pretrain, train
+
+SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def validated(folder: Path) -> list[int]:
+    """Steps whose row has a validation."""
+    return [int(row["step"]) for row in rows(folder) if row["val/loss"]]
+
+
+# ------------------------------------------------------------------------------------ resume (R1)
+
+
+class StopAfter(pl.Callback):
+    """Sends this process a signal during optimizer step `step`."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM):
+        self.step, self.number, self.sent = step, number, False
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step - 1 and not self.sent:
+            self.sent = True  # the second of two micro-batches would end the process at once
+            signal.raise_signal(self.number)
+
+
+def stopping(run: Train, step: int, number: int = signal.SIGTERM) -> Train:
+    stop = {"_target_": f"{__name__}.StopAfter", "step": step, "number": int(number)}
+    return replace(run, callbacks={"stop": stop})
+
+
+def last_checkpoint(folder: Path) -> dict:
+    path = sorted((folder / "checkpoints").glob("step_*.ckpt"))[-1]
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Equal bit by bit, tensors and all that holds them."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def differences(folder: Path, reference: Path) -> list[str]:
+    """What is not bit by bit the same in two finished runs."""
+    found = [
+        name
+        for name in ("metrics.csv", "model/model.safetensors", "samples.txt")
+        if (folder / name).read_bytes() != (reference / name).read_bytes()
+    ]
+    ours, theirs = last_checkpoint(folder), last_checkpoint(reference)
+    state = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "bort")
+    return found + [name for name in state if not same(ours[name], theirs[name])]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings_of, tmp_path_factory):
+    """`undisturbed(dropout, workers, accumulation, kd)`: settings, inputs and folder of 30 steps."""
+    made = {}
+
+    def make(dropout=0.1, workers=0, accumulation=1, kd=False):
+        key = (dropout, workers, accumulation, kd)
+        if key not in made:
+            run = settings_of(
+                f"dropout={dropout}",
+                f"data.workers={workers}",
+                f"trainer.accumulate_grad_batches={accumulation}",
+                "trainer.max_steps=30",
+                "trainer.val_check_interval=5",
+                "checkpoint_every=1000",
+                experiment="kd_pretrain" if kd else "mlm_pretrain",
+            )
+            corpus, teacher = prepare(run, quiet)
+            assert len(PackedData(corpus, run.data, run.seed).train) == 7  # batches per epoch
+            folder = tmp_path_factory.mktemp("undisturbed")
+            train(run, folder, corpus, teacher, quiet)
+            made[key] = run, corpus, teacher, folder
+        return made[key]
+
+    return make
+
+
+def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
+    """A run in `folder` that was stopped in step `step` and continued by the same call."""
+    run, corpus, teacher, reference = undisturbed(**variant)
+    with pytest.raises(SystemExit) as stopped:
+        train(stopping(run, step), folder, corpus, teacher, quiet)
+    assert stopped.value.code == 143
+    assert last_checkpoint(folder)["global_step"] == step
+    assert finished(folder) is None and not (folder / "model").exists()
+    assert len(rows(folder)) == step
+    if run.trainer["accumulate_grad_batches"] == 1:  # else it is due between two steps
+        # validation that is due with the step is done before the stop
+        assert validated(folder) == [s for s in validated(reference) if s <= step]
+    lines = []
+    train(run, folder, corpus, teacher, lines.append)
+    assert [line for line in lines if f"goes on after step {step} " in line]
+    return reference
+
+
+def test_undisturbed_run(undisturbed):
+    *_, folder = undisturbed()
+    table = rows(folder)
+    assert [int(row["step"]) for row in table] == list(range(1, 31))
+    assert [int(row["train/epoch"]) for row in table] == [k // 7 for k in range(30)]
+    assert validated(folder) == [5, 10, 15, 20, 25, 30]
+    rates = [float(row["train/lr"]) for row in table]
+    # 30 of 31 parts of the budget; warm-up over 5%, then down: (1 − k/31) / 0.95 of 4e-3
+    assert rates[0] == pytest.approx(4e-3 * (1 / 31) / 0.05)
+    assert rates[-1] == pytest.approx(4e-3 * (1 - 30 / 31) / 0.95)
+    losses = [float(row["train/loss"]) for row in table]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+
+
+@pytest.mark.parametrize("step", range(1, 30))
+def test_stopped_after_any_step(undisturbed, tmp_path, step):
+    """Case R1: 7 batches per epoch, so 7, 14, 21 and 28 are borders; dropout, dynamic masks."""
+    reference = stop_and_resume(undisturbed, step, tmp_path / "run")
+    assert not differences(tmp_path / "run", reference)
+
+
+# All pairs of dropout, loader workers, accumulation and loss; three steps an epoch when accumulating.
+@pytest.mark.parametrize("step", [1, 3, 7, 15, 29])
+@pytest.mark.parametrize(
+    ("dropout", "workers", "accumulation", "kd"),
+    [(0, 0, 1, False), (0, 2, 3, True), (0.1, 0, 3, True), (0.1, 2, 1, True), (0.1, 2, 3, False)],
+)
+def test_stopped_variants(undisturbed, tmp_path, step, dropout, workers, accumulation, kd):
+    variant = {"dropout": dropout, "workers": workers, "accumulation": accumulation, "kd": kd}
+    reference = stop_and_resume(undisturbed, step, tmp_path / "run", **variant)
+    assert not differences(tmp_path / "run", reference)
+
+
+def test_a_difference_would_be_seen(undisturbed):
+    """The comparison of the tests above can fail: each of its parts differs for another dropout."""
+    names = differences(undisturbed(dropout=0.1)[-1], undisturbed(dropout=0, kd=False)[-1])
+    assert {"metrics.csv", "model/model.safetensors", "state_dict", "optimizer_states"} <= {*names}
+
+
+def test_stopped_twice_and_by_another_signal(undisturbed, tmp_path):
+    run, corpus, teacher, reference = undisturbed()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for step, number, code in ((4, signal.SIGINT, 130), (19, signal.SIGTERM, 143)):
+        with pytest.raises(SystemExit) as stopped:
+            train(stopping(run, step, number), tmp_path, corpus, teacher, quiet)
+        assert stopped.value.code == code
+        assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+def test_killed_between_checkpoints(undisturbed, tmp_path):
+    """A crash leaves rows after the last checkpoint; they are written again, once."""
+    run, corpus, teacher, reference = undisturbed()
+    crash = {"crash": {"_target_": f"{__name__}.Crash", "step": 18}}
+    with pytest.raises(RuntimeError, match="crash"):
+        train(
+            replace(run, callbacks=crash, checkpoint_every=4),
+            tmp_path,
+            corpus,
+            teacher,
+            quiet,
+        )
+    assert len(rows(tmp_path)) == 18 and last_checkpoint(tmp_path)["global_step"] == 16
+    kept = sorted(path.name[:13] for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step_00000012", "step_00000016"]
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+class Crash(pl.Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
+    stop_and_resume(undisturbed, 11, tmp_path / "run")
+    summary, reference = finished(tmp_path / "run"), finished(undisturbed()[-1])
+    assert summary["tokens"] == reference["tokens"] and summary["steps"] == 30
+    assert summary["seconds"] > last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"][
+        "seconds"
+    ] * (11 / 30)
+
+
+# ------------------------------------------------------------------------------------ a run's folder
+
+
+@pytest.fixture(scope="module")
+def done(settings_of, tmp_path_factory):
+    """A finished run: its settings, folder and lines."""
+    run, folder, lines = settings_of(), tmp_path_factory.mktemp("runs") / "done", []
+    pretrain(run, folder, lines.append, {"config.yaml": "x: 1\n"})
+    return run, folder, lines
+
+
+def test_what_a_run_leaves(done):
+    run, folder, _ = done
+    assert {path.name for path in folder.iterdir()} == {
+        *(".hydra", "checkpoints", "metrics.csv", "model", "perf.csv", "samples.txt"),
+        *("settings.json", "summary.json"),
+    }
+    text = (folder / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in summary.json"))
+    assert {"val/loss", "val/mlm_accuracy", *SUMMARY} <= summary.keys()
+    assert not [value for value in summary.values() if isinstance(value, dict | list)]
+    assert (summary["steps"], summary["seed"]) == (5, 0)
+    assert summary["tokens"] == 5 * 8 * 16
+    assert rows(folder)[-1]["val/loss"] == repr(summary["val/loss"])
+    assert (folder / ".hydra" / "config.yaml").read_text() == "x: 1\n"
+    weights = load_file(folder / "model" / "model.safetensors")
+    token_type = 16  # Hugging Face's format has one token type; ours is without
+    assert sum(w.numel() for w in weights.values()) == summary["parameters"] + token_type
+
+
+def test_validation_is_the_sum_over_masked_places(done):
+    """`val/loss` by Hugging Face: −log p summed over all masked places, divided by their number."""
+    run, folder, _ = done
+    corpus, _ = prepare(run, quiet)
+    data = PackedData(corpus, replace(run.data, batch_size=1), run.seed)  # four rows a batch
+    assert len(data.val) > 1
+    reference = AutoModelForMaskedLM.from_pretrained(folder / "model").double().eval()
+    total = correct = count = 0.0
+    with torch.no_grad():
+        for batch in data.val:
+            logits = reference(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]]
+            places = torch.arange(len(logits))
+            total -= logits.log_softmax(-1)[places, batch["labels"]].sum().item()
+            correct += (logits.argmax(-1) == batch["labels"]).sum().item()
+            count += len(places)
+    summary = finished(folder)
+    assert summary["val/loss"] == pytest.approx(total / count, abs=1e-5)
+    assert summary["val/mlm_accuracy"] == pytest.approx(correct / count, abs=1e-6)
+
+
+def test_a_finished_run_returns_at_once(done, monkeypatch):
+    run, folder, _ = done
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
+    lines = []
+    assert pretrain(run, folder, lines.append) == finished(folder)
+    assert len(lines) == 1 and "is finished" in lines[0] and "resume=false" in lines[0]
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
+    run, folder, _ = done
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    changed = replace(run, seed=3, optim=replace(run.optim, lr=1e-3))
+    with pytest.raises(BortError) as error:
+        pretrain(changed, folder, quiet)
+    message = str(error.value)
+    assert "(optim.lr=0.004, now 0.001, seed=0, now 3)" in message
+    assert str(folder) in message and "resume=false" in message and "\n" not in message
+    many = replace(changed, dropout=0.5, compile=True, data=replace(run.data, length=12))
+    with pytest.raises(BortError, match="and 2 more"):
+        pretrain(many, folder, quiet)
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("mine")
+    for resume in (True, False):  # nor is a folder of the user emptied
+        with pytest.raises(BortError, match="holds files but no run"):
+            pretrain(replace(run, resume=resume), other, quiet)
+    assert (other / "chapter.txt").read_text() == "mine"
+
+
+def test_settings_that_change_no_weight_may_change(done):
+    run, folder, _ = done
+    free = replace(run, name="x", checkpoint_every=7, data=replace(run.data, workers=1))
+    assert pretrain(free, folder, quiet) == finished(folder)
+
+
+def test_start_again(settings_of, tmp_path):
+    run = settings_of("trainer.max_steps=2")
+    pretrain(run, tmp_path / "run", quiet)
+    (tmp_path / "run" / "junk").write_text("left by someone")
+    again = replace(run, seed=1, resume=False)
+    pretrain(again, tmp_path / "run", quiet)
+    assert finished(tmp_path / "run")["seed"] == 1
+    assert len(rows(tmp_path / "run")) == 2
+    assert not (tmp_path / "run" / "junk").exists()
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["seed"] == 1
+
+
+def test_one_process_in_a_folder(settings_of, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "settings.json").write_text(json.dumps(settings(settings_of()), default=str))
+        with pytest.raises(BortError, match="another process is training in"):
+            pretrain(settings_of(), folder, quiet)
+    pretrain(settings_of(), folder, quiet)  # the lock went with its owner
+    assert not (folder / ".lock").exists()
+
+
+def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run = settings_of("logger=wandb", "logger.mode=online")
+    with pytest.raises(BortError, match="needs a wandb key"):
+        pretrain(run, tmp_path / "runs" / "mlm" / "x", quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
+        ("trainer.precision=33", "trainer: "),
+        ("trainer.accelerator=tpuu", "trainer: "),
+        ("trainer.max_steps=-5", "trainer: "),
+    ],
+)
+def test_mistakes_in_the_trainer_come_before_any_work(
+    settings_of, tmp_path, monkeypatch, override, message
+):
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(override), tmp_path / "runs" / "x", quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_diverging_run_is_one_line(settings_of, tmp_path):
+    run = settings_of("optim.lr=1e30", "trainer.max_steps=30")
+    with pytest.raises(BortError, match=r"the loss became .* at step \d+; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    for row in rows(tmp_path / "run"):
+        assert all(math.isfinite(float(value)) for value in row.values() if value)
+
+
+# ------------------------------------------------------------------------------------ teachers
+
+
+def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tmp_path):
+    run = settings_of("teacher.max_steps=3", "seed=4", experiment="kd_pretrain")
+    first, second = [], []
+    corpus, teacher = prepare(run, first.append)
+    assert [line for line in first if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
+    folder = pretraining.teacher_folder(run, corpus)
+    assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
+    _, again = prepare(replace(run, seed=5), second.append)
+    assert not [line for line in second if "training" in line and line.startswith("teacher")]
+    assert same(dict(teacher.state_dict()), dict(again.state_dict()))
+    named = replace(run, teacher=replace(run.teacher, name=str(folder)))
+    _, by_name = prepare(named, quiet)
+    assert same(dict(teacher.state_dict()), dict(by_name.state_dict()))
+    assert prepare(settings_of(), quiet)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["teacher.name={models}/bert-tiny", "data.tokenizer=bpe", "data.vocab_size=8192"],
+            "has a vocabulary of 48, the student's is 8,192",
+        ),
+        (
+            ["teacher.name={models}/bert-tiny", "data.length=33"],
+            "data.length=33 is longer than the 32 tokens of the teacher",
+        ),
+        (["teacher.name={models}/bert-tinny"], "did you mean 'bert-tiny'?"),
+        (["teacher.name={models}/bert-tiny-hole"], "attention.self.key.weight"),
+        (["teacher.name={models}/expected.json"], "is a file"),
+        (["teacher.name={models}/../R4-pickled-weights/model"], "safetensors"),
+    ],
+)
+def test_wrong_teachers_are_refused_before_any_work(
+    shared, settings_of, tmp_path, monkeypatch, overrides, message
+):
+    """Cases C2, P3 and R4."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpora, "build", lambda *_: pytest.fail("work before the refusal"))
+    models = shared / "cases" / "models"
+    overrides = [line.format(models=models) for line in overrides]
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(*overrides, experiment="kd_pretrain"), Path("runs/x"), quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())  # neither a folder nor pickle-ran.txt
+
+
+def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
+    """As many words, but not the same ones: ids would not mean the same."""
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(f"Quite unlike wording, piece {k} of {k * 7}" for k in range(60)))
+    run = settings_of(f"data.path={other}", experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    wrong = settings_of(
+        f"teacher.name={pretraining.teacher_folder(run, corpus)}",
+        "data.tokenizer=bpe",
+        experiment="kd_pretrain",
+    )
+    with pytest.raises(BortError, match=r"vocabulary of 280, the student's is 280, and \d+ words"):
+        prepare(wrong, quiet)
+
+
+def test_student_may_start_from_the_teacher(settings_of, tmp_path):
+    run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
+    corpus, teacher = prepare(run, quiet)
+    student = pretraining._student(run, corpus, teacher)
+    words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
+    assert torch.equal(*words)
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
+
+
+# ------------------------------------------------------------------------------------ cases
+
+
+def test_no_masked_place_is_no_nan(shared, settings_of, tmp_path):
+    """Case M1: 6 maskable places a batch, rate 0.15."""
+    run = settings_of(
+        f"data.path={shared}/cases/M1-nothing-masked/text.txt",
+        *("data.length=8", "data.batch_size=1", "data.mask_rate=0.15", "data.val_fraction=0"),
+        *("data.vocab_size=261", "trainer.max_steps=200"),
+    )
+    summary = pretrain(run, tmp_path / "run", quiet)
+    numbers = [float(value) for row in rows(tmp_path / "run") for value in row.values() if value]
+    assert len(rows(tmp_path / "run")) == 200
+    assert np.isfinite(numbers).all()
+    assert not [value for value in summary.values() if isinstance(value, float) and value != value]
+
+
+@pytest.mark.parametrize("teacher", [None, "roberta-tiny", "bert-tiny"])
+def test_special_words_in_the_text(shared, settings_of, tmp_path, teacher):
+    """Case T1: special ids stand first and last in a sequence and nowhere else (one document)."""
+    overrides = [
+        f"data.path={shared}/cases/T1-special-words/text.txt",
+        *("data.length=32", "data.val_fraction=0", "data.mask_rate=0.3"),
+    ]
+    if teacher:
+        overrides.append(f"teacher.name={shared}/cases/models/{teacher}")
+    run = settings_of(*overrides, experiment="kd_pretrain" if teacher else "mlm_pretrain")
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
+    corpus, _ = prepare(run, quiet)
+    batches = TrainBatches(corpus, run.data, run.seed)
+    ids = torch.cat([unmasked(batches[k]) for k in range(len(batches))])
+    tokenizer = corpus.tokenizer
+    special = torch.isin(ids, torch.tensor(sorted({*tokenizer.all_special_ids})))
+    if teacher == "bert-tiny":  # its 48 words do not spell this text
+        special &= ids != tokenizer.unk_token_id
+    assert special[:, 0].all() and special[:, -1].all() and not special[:, 1:-1].any()
+    if teacher != "bert-tiny":
+        whole = (shared / "cases" / "T1-special-words" / "text.txt").read_text()
+        assert tokenizer.decode(corpus.train).strip() == whole.strip()
+
+
+def unmasked(batch: dict) -> torch.Tensor:
+    ids = batch["input_ids"].clone()
+    ids.view(-1)[batch["positions"]] = batch["labels"]
+    return ids
+
+
+def test_tokenizer_of_the_model_folder(shared, done):
+    """Case T2: the ids of training are those of AutoTokenizer on the folder a run leaves."""
+    run, folder, _ = done
+    corpus, _ = prepare(run, quiet)
+    strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
+    assert len(strings) == 24
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    trained = corpora.encode(corpora.text_encoder(corpus.tokenizer), strings)
+    for string, ids in zip(strings, trained, strict=True):
+        if "<mask>" not in string:  # a mask to be filled in use, a word in a training text
+            assert tokenizer(string).input_ids == [0, *ids.tolist(), 2]
+            assert tokenizer.decode(tokenizer(string).input_ids, skip_special_tokens=True) == string
+        assert tokenizer.decode(ids) == string
+    a, b = (tokenizer(word, add_special_tokens=False).input_ids for word in ("one", "two"))
+    assert tokenizer("one", "two").input_ids == [0, *a, 2, 2, *b, 2]
+    assert tokenizer.model_max_length == 512
+
+
+def test_packing_edges(shared, settings_of, tmp_path):
+    """Case M2: 98 bytes of one token each in sequences of 14."""
+    path = shared / "cases" / "M2-packing-edges" / "text.txt"
+    run = settings_of(
+        *(f"teacher.name={shared}/cases/models/roberta-tiny", f"data.path={path}"),
+        *("data.val_fraction=0", "data.batch_size=3", "trainer.max_steps=1"),
+        experiment="kd_pretrain",
+    )
+    lines = []
+    summary = pretrain(run, tmp_path / "run", lines.append)
+    assert "val/loss" not in summary and summary["steps"] == 1
+    assert [line for line in lines if "no validation" in line]
+    batches = TrainBatches(prepare(run, quiet)[0], run.data, run.seed)
+    found = sorted(row.tolist() for k in range(len(batches)) for row in unmasked(batches[k]))
+    text = path.read_bytes()
+    expected = [[0, *(4 + byte for byte in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
+    assert found == sorted(expected)
+
+
+def test_repeated_documents(shared, settings_of, tmp_path):
+    """Case D4 through a run: 40 of 100 records are dropped and the run says so."""
+    path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
+    run = settings_of(f"data.path={path}", "trainer.max_steps=2")
+    lines = []
+    pretrain(run, tmp_path / "run", lines.append)
+    assert [line for line in lines if "60 documents (40 duplicates dropped)" in line]
+    corpus, _ = prepare(run, quiet)
+    split = [set(corpus.tokenizer.decode(s).split("</s>")) for s in (corpus.train, corpus.val)]
+    assert not split[0] & split[1]
+    assert len({text.strip() for text in split[0] | split[1]}) == 60
+
+
+# ------------------------------------------------------------------------------------ wandb (G1)
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No account, no key, no network, standard input closed."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("sys.stdin", None)
+
+
+def records(content: bytes) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format, behind wandb's header of 7 bytes."""
+    place, record = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768  # of the block; a head of 7 bytes is never cut
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+def offline_log(folder: Path) -> tuple[list[dict], dict]:
+    """History rows and settings in the one offline log below a run folder."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.rglob("*.wandb")
+    history, config = [], {}
+    for content in records(path.read_bytes()):
+        record = Record.FromString(content)
+        if items := record.history.item:
+            history.append(
+                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            )
+        for item in [*record.run.config.update, *record.config.update]:
+            config[item.key or "/".join(item.nested_key)] = item.value_json
+    return history, config
+
+
+@pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
+def test_wandb_offline(settings_of, tmp_path, offline):
+    """Case G1: two jobs of one process are two runs; each panel's key is in the log."""
+    for seed in (1, 2):
+        run = settings_of(
+            *("logger=wandb", f"seed={seed}", "trainer.val_check_interval=2"),
+            *("trainer.max_steps=3", "logger.tags=[a,b]"),
+        )
+        pretrain(run, tmp_path / "runs" / f"s{seed}", quiet)
+    panels = {
+        *("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_s"),
+        *("val/loss", "val/mlm_accuracy", "samples/predictions"),
+    }
+    for seed in (1, 2):
+        history, config = offline_log(tmp_path / "runs" / f"s{seed}")
+        assert config["seed"] == str(seed) and config["arch.hidden"] == "16"
+        assert panels <= {key for row in history for key in row}
+        table = rows(tmp_path / "runs" / f"s{seed}")
+        steps = [row["trainer/global_step"] for row in history if "train/loss" in row]
+        assert steps == [1, 2, 3]
+        losses = [row["train/loss"] for row in history if "train/loss" in row]
+        assert losses == pytest.approx([float(row["train/loss"]) for row in table])
