@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bort.config import Distill, Train, settings
+from bort.config import Compare, Distill, Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.pretrain import check_folder, check_trainer, finished, prepare, teacher_folder, train
@@ -84,6 +84,7 @@ def _arm(run: Train, arm: str, lr: float, results: dict) -> Train:
     return replace(
         run,
         job="pretrain",
+        compare=Compare(),
         distill=distill,
         trainer=trainer,
         optim=replace(run.optim, lr=lr),

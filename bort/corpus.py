@@ -15,10 +15,7 @@ import re
 import secrets
 import shutil
 import sysconfig
-import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from bort.config import Data
+from bort.doctor import reachable
 from bort.errors import BortError, nearest
 
 VERSION = 1  # part of every fingerprint: raise it when the same text would give other streams
@@ -358,23 +356,7 @@ def hub_reachable() -> bool:
     """Whether the hub answers within 3 s; its own client retries for 23 s per file."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answers = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(endpoint, timeout=3).close()
-        except urllib.error.HTTPError:
-            pass  # a refusal is an answer
-        except OSError:
-            return
-        answers.set()
-
-    # in a thread: no time-out ends the wait for a name server that is silent
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(3)
-    return answers.is_set()
+    return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")) == "reachable"
 
 
 # ------------------------------------------------------------------------------------ tokenizer

@@ -3,14 +3,10 @@
 Nothing here imports code from a folder or unpickles more than plain tensors.
 """
 
-import functools
 import json
 import os
 import pickle
 import shutil
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import huggingface_hub
@@ -28,6 +24,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from bort.corpus import hub_reachable
 from bort.errors import BortError, nearest
 from bort.files import sync_folder, write_json
 from bort.model import MaskedLM, ModelConfig, draw, empty, init_std
@@ -126,32 +123,11 @@ def _require_hub(name: str) -> None:
             f"'{name}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
             f"is set; give a folder, or unset it{hint}"
         )
-    if not _hub_answers():
+    if not hub_reachable():
         raise BortError(
             f"'{name}' is neither a folder nor in the local Hugging Face cache, and the hub does "
             f"not answer; give a folder, or try again with a network{hint}"
         )
-
-
-@functools.cache
-def _hub_answers(seconds: float = 3.0) -> bool:
-    """One short look, where the hub's own client would retry for half a minute per file."""
-    answered = threading.Event()
-
-    def look():
-        try:
-            urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass  # it answers, if only to complain
-        except OSError:
-            return
-        answered.set()
-
-    # A thread, because a missing name server blocks for longer than the time-out of a connection.
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()
 
 
 def _folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:

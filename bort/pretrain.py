@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from bort import corpus as corpora
 from bort import hf
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
-from bort.config import Distill, Teacher, Train, cache_folder, fingerprint, settings
+from bort.config import Compare, Distill, Teacher, Train, cache_folder, fingerprint, settings
 from bort.corpus import Corpus
 from bort.data import PackedData
 from bort.distill import Pretraining
@@ -110,6 +110,8 @@ def teacher_run(run: Train) -> Train:
     return replace(
         run,
         job="pretrain",
+        compare=Compare(),
+        arch_file=None,
         arch=run.teacher.arch,
         data=replace(run.data, batch_size=run.teacher.batch_size),
         optim=replace(run.optim, lr=run.teacher.lr),
