@@ -158,7 +158,8 @@ def picture(results: dict[str, dict], path: Path) -> None:
             )
     unigram = 100 * results["kd"]["unigram_accuracy"]
     figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
-    figure.update_yaxes(title_text="validation MLM accuracy (%)", rangemode="tozero", col=1)
+    figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
+    figure.update_yaxes(rangemode="tozero")
     figure.update_layout(title="KD against plain MLM, from the same start", template="plotly_white")
     with replacing(path) as file:
         file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())

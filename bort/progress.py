@@ -21,7 +21,7 @@ class Throughput(pl.Callback):
         self.clock, self.every_s = clock, every_s
         self.seconds = 0.0  # of training in all sessions of the run
         self.tokens_per_s = 0.0  # over the last few seconds
-        self._mark = self._since = 0.0
+        self._mark = 0.0
         self._window_tokens = self._window_s = 0.0
 
     def state_dict(self) -> dict:
@@ -31,7 +31,7 @@ class Throughput(pl.Callback):
         self.seconds = state["seconds"]
 
     def on_train_start(self, trainer, module) -> None:
-        self._mark = self._since = self.clock()
+        self._mark = self.clock()
         self._tokens = module.tokens
 
     def on_validation_start(self, trainer, module) -> None:

@@ -39,7 +39,7 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings_of(text) -> Callable[..., config.Train]:
-    """Settings from `conf/` as the command line would give them, made tiny, with these overrides."""
+    """Settings from `conf/` as the command line gives them, made tiny, with these overrides."""
 
     def make(*overrides: str, experiment: str = "mlm_pretrain") -> config.Train:
         tiny = [

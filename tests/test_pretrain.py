@@ -91,7 +91,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(settings_of, tmp_path_factory):
-    """`undisturbed(dropout, workers, accumulation, kd)`: settings, inputs and folder of 30 steps."""
+    """`make(dropout, workers, accumulation, kd)`: settings, inputs and folder of 30 steps."""
     made = {}
 
     def make(dropout=0.1, workers=0, accumulation=1, kd=False):
@@ -155,8 +155,8 @@ def test_stopped_after_any_step(undisturbed, tmp_path, step):
     assert not differences(tmp_path / "run", reference)
 
 
-# All pairs of dropout, loader workers, accumulation and loss; three steps an epoch when accumulating.
-@pytest.mark.parametrize("step", [1, 3, 7, 15, 29])
+# All pairs of dropout, loader workers, accumulation (three steps an epoch) and loss.
+@pytest.mark.parametrize("step", [3, 7, 20])
 @pytest.mark.parametrize(
     ("dropout", "workers", "accumulation", "kd"),
     [(0, 0, 1, False), (0, 2, 3, True), (0.1, 0, 3, True), (0.1, 2, 1, True), (0.1, 2, 3, False)],
@@ -222,7 +222,7 @@ def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
     ] * (11 / 30)
 
 
-# ------------------------------------------------------------------------------------ a run's folder
+# ------------------------------------------------------------------------------------ run folders
 
 
 @pytest.fixture(scope="module")
@@ -582,11 +582,9 @@ def offline_log(folder: Path) -> tuple[list[dict], dict]:
     for content in records(path.read_bytes()):
         record = Record.FromString(content)
         if items := record.history.item:
-            history.append(
-                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
-            )
+            history.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
         for item in [*record.run.config.update, *record.config.update]:
-            config[item.key or "/".join(item.nested_key)] = item.value_json
+            config[item.key or item.nested_key[0]] = item.value_json
     return history, config
 
 
