@@ -24,6 +24,8 @@ def main(cfg: DictConfig) -> float | None:
         os.environ["BORT_RUN_FOLDER"] = str(folder)
     try:
         return start(cfg, folder)
+    except SystemExit as stopped:  # by a signal, after a checkpoint
+        cli.stop(stopped.code, f"train.py: stopped; the same command with name={cfg.name} goes on")
     except Exception as error:
         line = cli.mistake(error)
         if line is None:

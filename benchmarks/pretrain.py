@@ -123,7 +123,7 @@ def our_step(student: MaskedLM, texts: Texts, teacher: MaskedLM | None = None):
 
 
 def their_step(student: BertForMaskedLM, texts: Texts, teacher: BertForMaskedLM | None = None):
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
     collate = DataCollatorForLanguageModeling(tokenizer_of(texts.vocab), mlm_probability=RATE)
 
     def step() -> None:

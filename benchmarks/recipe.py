@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from bort import config, model, pretrain
 from bort.cli import say
-from bort.compare import ARMS, compare
+from bort.compare import ARMS, arm_settings
 from bort.doctor import machine_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ RECIPE = {
     "+ Muon for the encoder's matrices (AdamW 4e-3, Muon 1e-2)": {"muon": True},
     "+ half the batch, twice the steps (AdamW 3e-3, Muon 4e-3)": {"half": True},
 }
+MASK_RATES = [0.15, 0.3, 0.5]
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
 
 
@@ -112,16 +113,21 @@ def weights() -> list[str]:
 def kd() -> list[str]:
     """Three seeds of each arm, each with its best rate of the same list (chosen on the first)."""
     rows: dict[str, list[dict]] = {arm: [] for arm in ARMS}
-    best = {}
     for seed in SEEDS:
         run = settings("experiment=kd_vs_mlm", f"seed={seed}")
-        run = replace(run, compare=config.Compare(lrs=LRS if seed == SEEDS[0] else [4e-3]))
-        if seed != SEEDS[0]:
-            run = replace(run, compare=config.Compare(lrs=sorted(set(best.values()))))
-        summary = compare(run, RUNS / "kd" / f"seed_{seed}", say)
+        corpus, teacher = pretrain.prepare(run, say)
+        results: dict[str, dict] = {}
         for arm in ARMS:
-            rows[arm].append({k.removeprefix(f"{arm}/"): v for k, v in summary.items()})
-            best.setdefault(arm, summary[f"{arm}/lr"])
+            tries = []
+            for lr in [rows[arm][0]["lr"]] if rows[arm] else LRS:
+                folder = RUNS / "kd" / f"seed_{seed}" / arm / f"lr_{lr:g}"
+                job = arm_settings(run, arm, lr, results)
+                label = f"seed {seed}, {ARMS[arm]}, lr {lr:g}"
+                summary = pretrain.train(job, folder, corpus, teacher, say, label=label)
+                tries.append({**summary, "lr": lr})
+            results[arm] = max(tries, key=lambda row: row["val/mlm_accuracy"])
+            rows[arm].append(results[arm])
+            say(f"seed {seed}, {ARMS[arm]}: {results[arm]['val/mlm_accuracy']:.1%}")
     lines = [
         "| arm | lr | steps | seconds | MLM accuracy by seed | mean | val CE (mean) |",
         "|---|---|---|---|---|---|---|",
@@ -129,17 +135,36 @@ def kd() -> list[str]:
     for arm, found in rows.items():
         accuracy = [row["val/mlm_accuracy"] for row in found]
         lines.append(
-            f"| {ARMS[arm]} | {best[arm]:g} | {statistics.median(r['steps'] for r in found):,.0f}"
-            " | "
-            f"{statistics.median(r['seconds'] for r in found):.0f} | "
+            f"| {ARMS[arm]} | {found[0]['lr']:g} | "
+            f"{statistics.median(row['steps'] for row in found):,.0f} | "
+            f"{statistics.median(row['seconds'] for row in found):.0f} | "
             f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
             f"{statistics.mean(row['val/loss'] for row in found):.3f} |"
         )
-    lines.append(f"\nThe teacher's own training: {summary['teacher_seconds']:.0f} s, once.")
+    seconds = pretrain.finished(pretrain.teacher_folder(run, corpus))["seconds"]
+    return [*lines, "", f"The teacher's own training: {seconds:.0f} s, once."]
+
+
+def mask() -> list[str]:
+    lines = [
+        "| mask rate in training | seconds | val CE (nats) | MLM accuracy |",
+        "|---|---|---|---|",
+    ]
+    for rate in MASK_RATES:
+        run = settings(f"data.mask_rate={rate}")
+        # the teacher of every row is the default one
+        corpus, teacher = pretrain.prepare(settings(), say)
+        folder = RUNS / "mask" / f"{rate:g}"
+        row = pretrain.train(run, folder, corpus, teacher, say, label=f"mask rate {rate:g}")
+        lines.append(
+            f"| {rate:g} | {row['seconds']:.0f} | {row['val/loss']:.3f} | "
+            f"{row['val/mlm_accuracy']:.1%} |"
+        )
+        say(lines[-1])
     return lines
 
 
-PARTS = {"recipe": recipe, "weights": weights, "kd": kd}
+PARTS = {"recipe": recipe, "weights": weights, "mask": mask, "kd": kd}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

@@ -52,7 +52,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
         tries = {}
         for lr in run.compare.lrs:
             place = folder / arm / f"lr_{lr:g}"
-            job = _arm(run, arm, lr, results)
+            job = arm_settings(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
             if finished(place) is None:
                 say(f"{label} → {place}")
@@ -68,8 +68,11 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
     return summary
 
 
-def _arm(run: Train, arm: str, lr: float, results: dict) -> Train:
-    """The settings of one arm: they differ in loss weights, learning rate and budget only."""
+def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
+    """The settings of one arm: they differ in loss weights, learning rate and budget only.
+
+    results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
+    """
     trainer = dict(run.trainer)
     distill = run.distill
     if arm != "kd":

@@ -96,9 +96,9 @@ class Table:
             row = {"step": str(step), **_text(row)}
             self.offset = self.path.stat().st_size
         with self.path.open("r+b") as file:
-            file.truncate(self.offset)
             file.seek(self.offset)
-            file.write(self._line(row))
+            file.write(self._line(row))  # over the row that it completes: a kill loses neither
+            file.truncate()
         self.last = row
 
     def rows(self) -> list[dict[str, str]]:

@@ -290,6 +290,7 @@ def finished(folder: Path) -> dict | None:
 
 def check_trainer(run: Train) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
+    _quiet()
     known = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
         if key not in known and key != "_target_":

@@ -1,7 +1,7 @@
 """The KD loss by hand, the quiet teacher, and steps that are made of several batches."""
 
 import math
-from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -162,9 +162,9 @@ def fit(module: Pretraining, batches: list[dict], **trainer) -> list[dict[str, f
     module.log_row = lambda row, step: logged.append({**row, "step": step})
     settings = {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "logger": False}
     settings |= {"enable_checkpointing": False, "enable_progress_bar": False}
-    settings |= {"enable_model_summary": False, "gradient_clip_val": 1.0}
+    settings |= {"enable_model_summary": False, "gradient_clip_val": 1.0, "limit_val_batches": 0}
     loader = DataLoader(batches, batch_size=None)
-    pl.Trainer(**(settings | trainer)).fit(module, loader)
+    pl.Trainer(**(settings | trainer)).fit(module, loader, loader)
     return logged
 
 
@@ -189,7 +189,7 @@ def hand_logits() -> torch.Tensor:
 
 @pytest.mark.parametrize(("accumulate", "losses"), [(1, [4.0, 0.0]), (2, [1.0]), (5, [1.0])])
 def test_loss_of_a_step_by_hand(accumulate, losses):
-    """(4 + 0 + 0 + 0) / 4 = 1, where the mean of the two means is 2; also in a last, short group."""
+    """(4 + 0 + 0 + 0) / 4 = 1, where the mean of means is 2; in a last, short group too."""
     module = Pretraining(
         Fixed(hand_logits()), None, Optim(name="adamw", warmup=0.0), Distill(w_kd=0, w_mlm=1)
     )
@@ -200,7 +200,7 @@ def test_loss_of_a_step_by_hand(accumulate, losses):
 
 @pytest.mark.parametrize("accumulate", [2, 5])
 def test_gradient_of_a_step_by_hand(accumulate):
-    """The step of SGD with rate 1 is the gradient of the mean over four tokens: (p − onehot) / 4."""
+    """A step of SGD with rate 1 is the gradient of the mean over tokens: (p − onehot) / 4."""
     start, model = hand_logits(), Fixed(hand_logits())
     module = Pretraining(model, None, Optim(), Distill(w_kd=0, w_mlm=1))
     module.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=1.0)
@@ -209,9 +209,10 @@ def test_gradient_of_a_step_by_hand(accumulate):
     torch.testing.assert_close(start - model.logits.detach(), expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+# torch's Muon works in bfloat16: the last bit of a gradient can move a weight by 1% of a step
+@pytest.mark.parametrize(("name", "tolerance"), [("adamw", 1e-6), ("muon", 2.5e-5)])
 @pytest.mark.parametrize("w_kd", [0.0, 0.7])
-def test_four_small_batches_are_one_large(name, w_kd):
+def test_four_small_batches_are_one_large(name, tolerance, w_kd):
     """Case L1: equal weights after 3 steps, though the small batches have 2, 9, 1 and 4 targets."""
     large = [example(8, [1, 1, 4, 5, 0, 1, 2, 2], seed) for seed in range(3)]
     small = [part for batch in large for part in split(batch, 4)]
@@ -230,8 +231,8 @@ def test_four_small_batches_are_one_large(name, w_kd):
         assert len(rows) == 3
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     for key, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][key], atol=1e-6, rtol=0)
-        assert not torch.equal(value, tiny().state_dict()[key]) or "types" in key
+        torch.testing.assert_close(value, weights[1][key], atol=tolerance, rtol=0)
+        assert not torch.equal(value, tiny().state_dict()[key])
 
 
 def test_a_short_last_group_is_divided_by_what_it_holds():
@@ -383,17 +384,18 @@ def tensors(value) -> list[torch.Tensor]:
 
 def test_progress_by_steps_and_by_the_clock():
     module = Pretraining(tiny(), None, Optim(), Distill(w_kd=0, w_mlm=1))
-    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    module.trainer = pl.Trainer(max_steps=9, **options)
-    module.trainer.strategy._lightning_module = module
-    assert [module.progress(k) for k in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    module.trainer = pl.Trainer(max_time="00:00:01:00", max_epochs=-1, **options)
-    (timer,) = (c for c in module.trainer.callbacks if isinstance(c, pl.callbacks.Timer))
-    timer.time_elapsed, timer.time_remaining = lambda stage=None: 15.0, lambda stage=None: 45.0
-    assert module.progress(1000) == pytest.approx(0.25)
+    elapsed = {"time_elapsed": lambda: 15.0, "time_remaining": lambda: 45.0}
+    clock = type("Clock", (pl.callbacks.Timer,), {k: staticmethod(v) for k, v in elapsed.items()})
+    for total, callbacks, expected in (
+        (9, [], [0.1, 0.5, 1.0]),  # never 0 in the first step and at the end
+        (math.inf, [clock()], [0.25, 0.25, 0.25]),
+        (9, [clock()], [0.25, 0.5, 1.0]),  # whichever is nearest its end
+    ):
+        module._trainer = SimpleNamespace(estimated_stepping_batches=total, callbacks=callbacks)
+        assert [module.progress(k) for k in (0, 4, 9)] == pytest.approx(expected)
 
 
-def test_checkpoint_restores_tokens_and_generator(tmp_path: Path):
+def test_checkpoint_restores_tokens_and_generator():
     module = Pretraining(tiny(), None, Optim(), Distill(w_kd=0, w_mlm=1))
     module.tokens = 77
     checkpoint = {}

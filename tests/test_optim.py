@@ -1,103 +1,161 @@
-"""The composite optimizer against torch's own two, its state, the schedule."""
+"""The composite optimizer against torch's own two, run apart; the schedule in closed form."""
 
 import copy
 
 import pytest
 import torch
 
-from bort import optim
-from bort.config import Optim
-from bort.model import ModelConfig, build
+from bort.config import Arch, Optim
+from bort.model import MaskedLM, ModelConfig, build
+from bort.optim import MuonAdamW, schedule
+from bort.optim import build as build_optimizer
+
+CONFIG = Optim(lr=3e-3, muon_ratio=2.0, weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)
+MATRICES = ("query", "key", "value", "output", "up", "down")
 
 
-def tiny():
-    return build(ModelConfig(2, 2, 8, 16, vocab_size=20, positions=8), seed=3)
+def model() -> MaskedLM:
+    arch = vars(Arch(2, 2, 16, 32))
+    return build(ModelConfig(**arch, vocab_size=40, positions=16, type_vocab=2), "paper", 0)
 
 
-def gradients(model, step: int) -> None:
+def gradients(network: MaskedLM, step: int) -> None:
     generator = torch.Generator().manual_seed(step)
-    for parameter in model.parameters():
+    for parameter in network.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def equal(a, b) -> bool:
-    return all(
-        torch.equal(x, y)
-        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
-
-
-def test_each_weight_moves_as_torchs_own_optimizers_move_it():
-    config, ours, theirs = Optim(lr=1e-2, muon_ratio=2.0, weight_decay=0.1), tiny(), tiny()
-    optimizer = optim.build(ours, config, fused=False)
-    named = dict(theirs.named_parameters())
-    matrices = [p for n, p in named.items() if "layers" in n and p.ndim == 2]
-    head = [named["head.dense.weight"]]
-    rest = [p for n, p in named.items() if p.ndim == 1 or "embeddings" in n]
-    assert len(matrices) == 12 and len(matrices) + len(head) + len({id(p) for p in rest}) == len(
-        named
-    )
-    separate = [
-        torch.optim.Muon(matrices, lr=2e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(head, lr=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
-        torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.0),
-    ]
-    for step in range(3):
-        gradients(ours, step)
-        gradients(theirs, step)
-        optimizer.step()
-        for one in separate:
-            one.step()
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-7), name
-    assert not equal(ours, tiny())
-
-
-def test_state_survives_saving_bit_by_bit():
-    straight, stopped = tiny(), tiny()
-    a, b = optim.build(straight, Optim()), optim.build(stopped, Optim())
-    for step in range(4):
-        for model, optimizer in ((straight, a), (stopped, b)):
-            gradients(model, step)
+def train(network: MaskedLM, optimizers: list, steps: range) -> dict[str, torch.Tensor]:
+    for step in steps:
+        gradients(network, step)
+        for optimizer in optimizers:
             optimizer.step()
-        if step == 1:  # the second goes on from what was saved
-            saved = copy.deepcopy(b.state_dict())
-            resumed = tiny()
-            resumed.load_state_dict(stopped.state_dict())
-            stopped, b = resumed, optim.build(resumed, Optim())
-            b.load_state_dict(saved)
-    assert equal(straight, stopped)
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 
-def test_a_loaded_learning_rate_is_used():
-    model = tiny()
-    optimizer = optim.build(model, Optim())
-    state = optimizer.state_dict()
-    for group in state["param_groups"]:
-        group["lr"] = 0.0
-        group["weight_decay"] = 0.0
-    optimizer.load_state_dict(state)
-    before = copy.deepcopy(model)
-    gradients(model, 0)
-    optimizer.step()
-    assert equal(model, before)
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_papers_optimizer_decays_embeddings_but_no_vector():
-    optimizer = optim.build(tiny(), Optim(name="adamw"))
+def kinds(network: MaskedLM) -> tuple[list, list, list]:
+    """By name: Muon's matrices, decayed ones of AdamW, the rest."""
+    muon, decayed, rest = [], [], []
+    for name, parameter in network.named_parameters():
+        parts = name.split(".")
+        if "layers" in parts and parts[-2] in MATRICES and parts[-1] == "weight":
+            muon.append(parameter)
+        elif name == "head.dense.weight":
+            decayed.append(parameter)
+        else:
+            rest.append(parameter)
+    assert (len(muon), len(decayed)) == (12, 1)
+    return muon, decayed, rest
+
+
+def test_equals_the_two_run_apart():
+    """Weights bit by bit after 5 steps, from our own split of the parameters by name."""
+    one, two = model(), model()
+    ours = train(one, [build_optimizer(one, CONFIG)], range(5))
+    muon, decayed, rest = kinds(two)
+    apart = [
+        torch.optim.Muon(muon, lr=6e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+            lr=3e-3,
+            betas=(0.8, 0.95),
+            eps=1e-6,
+            fused=True,
+        ),
+    ]
+    assert equal(ours, train(two, apart, range(5)))
+    start = {name: p.detach() for name, p in model().named_parameters()}
+    assert not any(torch.equal(ours[name], start[name]) for name in ours)
+
+
+def test_paper_is_plain_adamw():
+    """arXiv 2010.10499: decay on all matrices, embeddings too; not on LayerNorms and biases."""
+    config = Optim(name="adamw", lr=1e-3, weight_decay=0.1)
+    one, two = model(), model()
+    optimizer = build_optimizer(one, config)
     assert type(optimizer) is torch.optim.AdamW
-    decayed, plain = optimizer.param_groups
-    assert decayed["weight_decay"] == 0.01 and all(p.ndim == 2 for p in decayed["params"])
-    assert plain["weight_decay"] == 0 and all(p.ndim == 1 for p in plain["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(list(tiny().parameters()))
+    groups = [
+        {"params": [p for p in two.parameters() if p.ndim == 2], "weight_decay": 0.1},
+        {"params": [p for p in two.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    apart = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    assert equal(train(one, [optimizer], range(4)), train(two, [apart], range(4)))
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_each_parameter_once(name):
+    network = model()
+    optimizer = build_optimizer(network, Optim(name=name))
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_survives_a_checkpoint(tmp_path, fused):
+    """Through a file that the safe loader reads, then bit-equal with the run that never stopped."""
+    one, two = model(), model()
+    optimizer = build_optimizer(one, CONFIG, fused)
+    train(one, [optimizer], range(3))
+    torch.save({"model": one.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x")
+    undisturbed = train(one, [optimizer], range(3, 6))
+
+    saved = torch.load(tmp_path / "x", weights_only=True)
+    two.load_state_dict(saved["model"])
+    fresh = build_optimizer(two, CONFIG, fused)
+    train(copy.deepcopy(two), [fresh], range(1))  # its inner state exists before it is replaced
+    fresh.load_state_dict(saved["optimizer"])
+    resumed = train(two, [fresh], range(3, 6))
+    assert equal(undisturbed, resumed)
+    three = model()
+    three.load_state_dict(saved["model"])
+    forgetful = train(three, [build_optimizer(three, CONFIG, fused)], range(3, 6))
+    assert not any(torch.equal(undisturbed[n], forgetful[n]) for n in ("head.bias",))
+    assert not torch.equal(
+        undisturbed["encoder.layers.0.up.weight"], forgetful["encoder.layers.0.up.weight"]
+    )
+
+
+def test_rates_set_from_outside_reach_both():
+    """A scheduler writes into the composite's groups; nothing may move at rate 0."""
+    network = model()
+    optimizer = build_optimizer(network, CONFIG)
+    for reload in (False, True):
+        if reload:
+            optimizer.load_state_dict(optimizer.state_dict())
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        assert equal(before, train(network, [optimizer], range(2)))
+        factor.lr_lambdas = [lambda step: 1.0] * 3
+        factor.step()
+        assert [group["lr"] for group in optimizer.param_groups] == [6e-3, 3e-3, 3e-3]
+        after = train(network, [optimizer], range(1))
+        assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_closure_is_called_with_gradients_on():
+    network = model()
+    optimizer = build_optimizer(network, CONFIG)
+    assert isinstance(optimizer, MuonAdamW)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        gradients(network, 0)
+        return torch.tensor(3.5)
+
+    assert optimizer.step(closure) == 3.5
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"), [(0, 0), (0.025, 0.5), (0.05, 1), (0.525, 0.5), (1, 0), (2, 0)]
+    ("progress", "warmup", "factor"),
+    [
+        *((0.0, 0.05, 0.0), (0.025, 0.05, 0.5), (0.05, 0.05, 1.0), (0.525, 0.05, 0.5)),
+        *((1.0, 0.05, 0.0), (0.0, 0.0, 1.0), (0.25, 0.0, 0.75), (1.0, 0.0, 0.0)),
+        *((-1.0, 0.1, 0.0), (1.5, 0.1, 0.0), (0.45, 0.9, 0.5)),
+    ],
 )
-def test_schedule_is_linear_up_then_down(progress, factor):
-    assert optim.schedule(progress, 0.05) == pytest.approx(factor)
-
-
-def test_schedule_without_warmup_starts_at_the_peak():
-    assert optim.schedule(0.0, 0.0) == 1
+def test_schedule(progress, warmup, factor):
+    assert schedule(progress, warmup) == pytest.approx(factor, abs=1e-12)
