@@ -70,24 +70,36 @@ def mistake(error: BaseException) -> str | None:
             return f"no space left on the disk ({inner.filename or 'while writing'}); free some"
         if type(inner).__name__ == "OutOfMemoryError":
             return "out of memory; lower data.batch_size and raise trainer.accumulate_grad_batches"
+    if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra's
+        return "a group takes the name of one of its files, as in arch=tiny or trainer=cpu"
     if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):
         return None
     text = "\n".join(str(e) for e in _chain(error))
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match.group(1)} is not a setting{_near(error, match.group(1))}"
     if match := re.search(r"Could not find '([^']+)'", text):
         return _unknown_choice(match.group(1), text)
     if match := re.search(r"Key '([^']+)' not in '(\w+)'", text):
         key = next((e.full_key for e in _chain(error) if getattr(e, "full_key", None)), match[1])
+        key = key if key.split(".")[-1] == match[1] else f"{key}.{match[1]}"
         return f"{key} is not a setting{_near(error, key)}"
-    if match := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{match.group(1)} has no value; give {match.group(1)}=…"
-    if match := re.search(r"Error merging override (\S+)", text):
-        reason = next((line for line in text.splitlines() if "could not be converted" in line), "")
-        return f"{match.group(1)}: {reason or text.splitlines()[-1]}".rstrip(": ")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return f"{match.group(1)} is not a setting{_near(error, match.group(1))}"
+    if match := re.search(r"missing mandatory value: (\S+)", text, re.IGNORECASE):
+        key = getattr(error, "full_key", None) or match[1]
+        return f"{key} has no value; give {key}=…"
+    # What is indented names keys and types for the authors of a schema.
+    lines = [line for line in text.splitlines() if line.strip() and line[0] != " "]
+    if match := re.search(r"Error merging override (.+)", text):
+        if "is not Optional" in text:
+            return f"{match[1]}: a value is needed here"
+        reason = next((line for line in lines if "could not be converted" in line), lines[-1])
+        return f"{match[1]}: {reason}"
+    if lines[0].startswith("Ambiguous value"):
+        return f"{lines[0]}; quote the value, or add -m to run one job for each"
     if "Lexer" in text or "Parse" in type(error).__name__:
-        return f"an argument cannot be read ({text.splitlines()[0]}); write key=value, quote spaces"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        quoted = """'key="value"'"""
+        return (
+            f"an argument cannot be read ({lines[0]}); write key=value, or {quoted} to quote signs"
+        )
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key and key not in lines[0] else "") + lines[0]
 
@@ -111,7 +123,8 @@ def _near(error: BaseException, key: str) -> str:
     name, prefix = key.split(".")[-1], key.rpartition(".")[0]
     parent = next((e.parent_node for e in _chain(error) if _has_keys(e)), {})
     beside = [str(k) for k in parent if k != "hydra"]
-    everywhere = {}
+    trainer = parent.get("trainer") if "trainer" in beside else None
+    everywhere = {str(k): f"trainer.{k}" for k in trainer or ()}
     for field in fields(Train):
         everywhere.setdefault(field.name, field.name)
         for inner in fields(field.type) if is_dataclass(field.type) else ():

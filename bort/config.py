@@ -213,7 +213,7 @@ class Train:
             )
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)
-        at_least("seed", self.seed, 0)
+        at_least("seed", self.seed, 0, below=2**32)
         for key in ("max_steps", "accumulate_grad_batches"):
             if not isinstance((self.trainer or {}).get(key, 1), int):
                 raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
@@ -230,7 +230,7 @@ def parse(cfg: DictConfig) -> Train:
     """The composed configuration as dataclasses; every wrong combination is raised here."""
     cfg = cfg.copy()
     if cfg.arch_file:
-        cfg.arch = _arch_from_file(Path(cfg.arch_file))
+        OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)
@@ -245,7 +245,7 @@ def _arch_from_file(path: Path) -> dict:
     try:
         found = OmegaConf.to_container(OmegaConf.load(path))
         found = found.get("arch", found)
-        return {key: int(found[key]) for key in ("depth", "heads", "hidden", "intermediate")}
+        return {key: found[key] for key in ("depth", "heads", "hidden", "intermediate")}
     except Exception:
         raise BortError(
             f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "

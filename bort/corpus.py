@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ import numpy as np
 from bort.config import Data
 from bort.doctor import reachable
 from bort.errors import BortError, nearest
+from bort.files import sync_folder
 
 VERSION = 1  # part of every fingerprint: raise it when the same text would give other streams
 
@@ -424,10 +426,14 @@ def text_encoder(tokenizer):
 def encode(encoder, texts: list[str]) -> list[np.ndarray]:
     """Ids (int64) of each text, no special token added, on all cores."""
     pieces = [(row, piece) for row, text in enumerate(texts) for piece in _pieces(text)]
-    encodings = encoder.encode_batch_fast([p for _, p in pieces], add_special_tokens=False)
+    ends = accumulate(len(piece) for _, piece in pieces)
+    grouped = groupby(zip(pieces, ends, strict=True), key=lambda item: item[1] // (2 * CHUNK))
     parts: list[list] = [[] for _ in texts]
-    for (row, _), encoding in zip(pieces, encodings, strict=True):
-        parts[row].append(np.array(encoding.ids, dtype=np.int64))
+    for _, group in grouped:  # one group, unless a document is longer than a chunk
+        rows, batch = zip(*(piece for piece, _ in group), strict=True)
+        encodings = encoder.encode_batch_fast(batch, add_special_tokens=False)
+        for row, encoding in zip(rows, encodings, strict=True):
+            parts[row].append(np.array(encoding.ids, dtype=np.int64))
     return [np.concatenate(part) for part in parts]
 
 
@@ -488,15 +494,18 @@ def held_out(key: int, val_fraction: float) -> bool:
 
 
 def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
-    """Distinct training documents, about SAMPLE characters, chosen by hash over all the source."""
+    """About SAMPLE characters of distinct training documents, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
-    seen, taken = Seen(), 0
+    seen, taken, passed = Seen(), 0, 0
     for text, _ in source.read():
         key = document_key(text)
-        chosen = (key & 0xFFFFFFFF) / 2**32 < share  # low bits: the split uses the high ones
-        if chosen and not held_out(key, data.val_fraction) and seen.add(key):
-            taken += len(text)
-            yield text
+        if held_out(key, data.val_fraction) or not seen.add(key):
+            continue
+        for piece in _pieces(text):  # pieces: the source may be one document, a book
+            if taken <= share * passed:
+                taken += len(piece)
+                yield piece
+            passed += len(piece)
         if taken >= SAMPLE:
             break
         tick(f"corpus: {taken / 1e6:.1f} MB of text read for the tokenizer…")
@@ -529,7 +538,8 @@ def _chunks(source: Source, counts: dict) -> Iterator[tuple[list[tuple[int, str]
 def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
     _remove_abandoned(folder)
-    temporary = folder.parent / f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}"
+    temporary = folder.parent / name
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
@@ -544,9 +554,7 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
         info["files"] = {f.name: f.stat().st_size for f in temporary.iterdir() if f.is_file()}
         (temporary / "info.json").write_text(json.dumps(info, indent=1))
         for path in [*temporary.iterdir(), temporary]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync_folder(path)
         if folder.exists() and _open(folder, tokenizer) is None:  # a file is missing or cut
             broken = temporary.with_name(f"{temporary.name}-broken")
             folder.rename(broken)
@@ -556,13 +564,15 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
         except OSError:  # another process may have built the same corpus meanwhile: use that
             if _open(folder, tokenizer) is None:
                 raise
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Drop what processes that were killed while they built this corpus have left."""
-    for old in folder.parent.glob(f".{folder.name}-*"):
+    # of this machine: on a shared disk, process numbers of another say nothing
+    for old in folder.parent.glob(f".{folder.name}-*@{platform.node()}*"):
         try:
             os.kill(int(old.name.split("-")[1]), 0)
         except ProcessLookupError:

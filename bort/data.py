@@ -3,6 +3,7 @@
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 
 import lightning.pytorch as pl
@@ -172,6 +173,12 @@ class ResumableLoader(DataLoader):
         pass
 
 
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach every process; training answers, after its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class PackedData(pl.LightningDataModule):
     """Training and validation batches of a corpus.
 
@@ -205,6 +212,7 @@ class PackedData(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.data.workers,
             persistent_workers=self.data.workers > 0,
+            worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
             # a generator of its own: else each epoch would draw from torch's, and dropout after a
             # resume would differ from that of an undisturbed run

@@ -80,8 +80,8 @@ def test_only_line_feeds_end_a_record(shared, make, name):
 
 def test_windows_line_ends_and_byte_order_mark_belong_to_no_text(tmp_path, make):
     path = tmp_path / "a.txt"
-    path.write_bytes("\ufeffFirst line of it.\r\n\r\nSecond\rline, with return.\r\n".encode())
-    assert documents(make(path)) == ["First line of it.", "Second\rline, with return."]
+    path.write_bytes("\ufeffFirst line of it.\r\n\r\nSecond\rline, with return.\r\r\n".encode())
+    assert documents(make(path)) == ["First line of it.", "Second\rline, with return.\r"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,12 @@ def test_mistakes_in_a_folder_are_one_line(shared, make, tmp_path):
     with pytest.raises(BortError, match=r"short: (\d+) tokens for training, .*=128 needs 126"):
         make(cases / "short", length=128)
     assert not left_behind(tmp_path)
+
+
+def test_byte_offset_counts_from_the_start_of_the_file(tmp_path, make):
+    (tmp_path / "a.txt").write_bytes(b"first line\r\nsecond\ncaf\xe9\n")
+    with pytest.raises(BortError, match="not UTF-8 at byte 22"):
+        make(tmp_path)
 
 
 def test_each_bad_row_is_named(shared, make, tmp_path):
@@ -328,6 +334,17 @@ def test_special_words_are_ordinary_text(shared, make, name):
     ]
 
 
+def test_a_tokenizer_that_cuts_or_pads_is_left_as_it_is(shared, tmp_path, make):
+    tokenizer = teacher(shared, "roberta-tiny")
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=40)
+    settings = tokenizer.backend_tokenizer.to_str()
+    (tmp_path / "a.txt").write_text("longer than three")
+    corpus = make(tmp_path / "a.txt", tokenizer)
+    assert corpus.tokenizer.decode(corpus.train) == "longer than three"
+    assert tokenizer.backend_tokenizer.to_str() == settings
+
+
 def test_a_special_word_of_the_vocabulary_itself_becomes_unknown(tmp_path, make):
     """A word list (or SentencePiece) can hold "</s>" as a word, which no setting turns off."""
     vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2, "<mask>": 3, "end": 4}
@@ -398,7 +415,8 @@ def test_trained_tokenizer_has_robertas_layout(tmp_path):
     a, b = (tokenizer.encode(w, add_special_tokens=False) for w in ("Line", "words"))
     assert tokenizer("Line", "words")["input_ids"] == [0, *a, 2, 2, *b, 2]
     assert tokenizer("Line <mask>")["input_ids"] == [0, *a, 4, 2]
-    assert tokenizer("Line", "words", return_offsets_mapping=True)["offset_mapping"][-1] == (0, 0)
+    offsets = tokenizer("Line words", return_offsets_mapping=True)["offset_mapping"]
+    assert (5, 10) in offsets and (4, 10) not in offsets  # a word's span is without its space
     same = train_tokenizer(iter(texts), 320).backend_tokenizer.to_str()
     assert same == tokenizer.backend_tokenizer.to_str()
     assert train_tokenizer(texts[:90], 320).backend_tokenizer.to_str() != same
@@ -416,6 +434,18 @@ def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
     assert numbers == sorted(numbers) and numbers[-1] > 100  # from all over the file
 
 
+def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 2000)
+    monkeypatch.setattr(module, "PIECE", 100)
+    data = Data(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
+    sample = list(module._sample(module.text_source(data), data, lambda *a, **k: None))
+    text = words(tmp_path).read_text()
+    places = [text.index(piece) for piece in sample]
+    assert 1900 < sum(map(len, sample)) < 2300
+    assert places[0] == 0 and places[-1] > 0.8 * len(text)
+    assert max(np.diff(places)) < 0.3 * len(text)
+
+
 def test_long_documents_are_cut_without_a_trace(shared, make, tmp_path, monkeypatch):
     text = (
         (shared / "data" / "wikitext-2" / "valid.txt").read_text()[:60_000].replace("the ", "the  ")
@@ -424,6 +454,7 @@ def test_long_documents_are_cut_without_a_trace(shared, make, tmp_path, monkeypa
     tokenizers.append(train_tokenizer([text], 500))
     whole = [module.encode(module.text_encoder(t), [text, "", "end"]) for t in tokenizers]
     monkeypatch.setattr(module, "PIECE", 50)
+    monkeypatch.setattr(module, "CHUNK", 1000)
     assert len(list(module._pieces(text))) > 500 and "".join(module._pieces(text)) == text
     assert "".join(module._pieces("x" * 1001)) == "x" * 1001
     for tokenizer, expected in zip(tokenizers, whole, strict=True):
@@ -505,6 +536,21 @@ def test_two_at_once_do_not_clash(tmp_path, make, monkeypatch):
     corpus = make(path)
     assert corpus.folder == inner[1].folder and np.array_equal(corpus.train, inner[1].train)
     assert left_behind(tmp_path) == [corpus.folder]
+
+
+def test_builds_of_dead_processes_are_removed(tmp_path, make):
+    path = words(tmp_path)
+    folder = make(path).folder
+    shutil.rmtree(folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = module.platform.node()
+    names = [f"{dead.pid}-a@{host}", f"{os.getpid()}-b@{host}", f"{dead.pid}-c@another.node"]
+    for name in names:
+        (folder.parent / f".{folder.name}-{name}").mkdir()
+    make(path)
+    kept = [f".{folder.name}-{name}" for name in names[1:]]
+    assert {f.name for f in left_behind(tmp_path)} == {folder.name, *kept}
 
 
 def test_text_that_changes_while_it_is_read(tmp_path, make, monkeypatch):

@@ -183,6 +183,8 @@ def test_batches_are_a_function_of_seed_epoch_and_number(packed):
     assert all(equal(batches[k], again[k]) for k in (3 * n + 2, 1, 5 * n, 0, n - 1))
     other = TrainBatches(corpus, data, seed=1)
     assert not equal(batches[0], other[0])
+    places = {tuple(batches[k]["positions"].tolist()) for k in range(n)}
+    assert len(places) == n  # no two batches of an epoch draw the same masks
 
     def masks(batches, epoch):  # sequence → masked places
         found = {}

@@ -1,0 +1,303 @@
+"""The border to the shell: one line for each mistake, exit codes, a light start, paths to paste."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from bort import cli, config
+from bort.errors import BortError
+
+ROOT = Path(__file__).resolve().parents[1]
+PASTED = re.compile(r"[A-Za-z0-9_.:/+-]+")  # case C1: needs no quotes in any shell, nor in Hydra
+
+
+def train_py(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | settings,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(text) -> list[str]:
+    """A run of two steps on a tiny text."""
+    return [
+        *("experiment=mlm_pretrain", "data=text", f"data.path={text}", "data.length=16"),
+        *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2"),
+        "arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}",
+    ]
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+def mistake(*overrides: str) -> str | None:
+    with (
+        pytest.raises(Exception) as error,
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+    ):
+        config.parse(compose("train", ["name=test", "output_dir=x", *overrides]))
+    return cli.mistake(error.value)
+
+
+MISTAKES = [
+    ("experiment=kd_pretain", "experiment=kd_pretain is unknown; did you mean 'kd_pretrain'? (kno"),
+    ("arch=boort", "arch=boort is unknown; did you mean 'bort'? (known: bert_base, "),
+    ("logger=wanb", "logger=wanb is unknown; did you mean 'wandb'? (known: csv, none, te"),
+    ("debug=zzz", "debug=zzz is unknown (known: default, overfit, profiler)"),
+    ("optim=", "optim= is unknown (known: adamw, muon)"),
+    ("archh=tiny", "archh is not a setting; did you mean 'arch'?"),
+    ("optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
+    ("lr=3", "lr is not a setting; did you mean 'optim.lr'?"),
+    ("max_steps=3", "max_steps is not a setting; did you mean 'trainer.max_steps'?"),
+    ("data.lenght=3", "data.lenght is not a setting; did you mean 'data.length'?"),
+    ("trainer.max_stps=3", "trainer.max_stps is not a setting; did you mean 'trainer.max_steps'?"),
+    ("teacher.nme=x", "teacher.nme is not a setting; did you mean 'teacher.name'?"),
+    ("data@x=text", "data@x is not a setting; did you mean 'data'?"),
+    ("+foo=3", "foo is not a setting; known here: job, arch, arch_file, data, "),
+    ("+data.foo=3", "data.foo is not a setting; known here: source, path, text, "),
+    ("+optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
+    ("arch={depth: 2, hiden: 3}", "arch.hiden is not a setting; did you mean 'arch.hidden'?"),
+    ("optim.lr=abc", "optim.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
+    ("seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
+    ("compare.lrs=[a]", "compare.lrs=[a]: Value 'a' of type 'str' could not be converted to Fl"),
+    ("compare.lrs=3", "compare.lrs=3: Invalid value assigned: int is not a ListConfig, list or"),
+    ("dry_run=maybe", "dry_run=maybe: "),
+    ("arch.depth=null", "arch.depth=null: a value is needed here"),
+    ("arch.depth=???", "arch.depth has no value; give arch.depth=…"),
+    ("~arch", "arch has no value; give arch=…"),
+    ("data=3", "a group takes the name of one of its files, as in arch=tiny or trainer=cpu"),
+    ("name=a,b", "Ambiguous value for argument 'name=a,b'; quote the value, or add -m to run one"),
+    ("optim.lr=[1", "an argument cannot be read ("),
+    ("data.path", "an argument cannot be read (Error parsing override 'data.path'); write key=val"),
+    ("optim.lr=${x}", "Interpolation key 'x' not found"),
+    ("arch.heads=3", "arch.heads=3 does not divide arch.hidden=64; use 1 or 2 or 4"),
+    ("data=text", "data=text needs data.path=FILE, FOLDER or the name of a hub data set"),
+    ("arch_file=no.yaml", "arch_file=no.yaml does not exist"),
+    ("trainer.max_steps=abc", "trainer.max_steps=abc must be a whole number"),
+    ("distill.w_kd=0", "distill.w_kd and distill.w_mlm are both 0"),
+]
+
+
+@pytest.mark.parametrize(("override", "line"), MISTAKES, ids=[o for o, _ in MISTAKES])
+def test_each_mistake_is_one_line(override, line):
+    found = mistake(override)
+    assert found.startswith(line)
+    assert "\n" not in found and "use +" not in found and found == found.strip()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("experiment=kd_pretain", "did you mean 'kd_pretrain'?"),
+        ("optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
+        ("+data.foo=3", "data.foo is not a setting; known here: "),
+        ("optim.lr=abc", "could not be converted to Float"),
+        ("arch.heads=3", "arch.heads=3 does not divide arch.hidden=64"),
+        ("data=text", "data=text needs data.path="),
+        ("name=a b", "cannot name a run folder; use letters, digits and _ - . : +"),
+        ("trainer=3", "a group takes the name of one of its files"),
+        ("--lr=0.1", "--lr=0.1 is not an option; settings are written without dashes: lr=0.1"),
+        ("~arch", "arch has no value; give arch=…"),
+        ("trainer.max_steps=abc", "trainer.max_steps=abc must be a whole number"),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path, override, line):
+    """Exit code 1, one line on standard error, nothing left behind, no heavy import."""
+    result = train_py(override, cwd=tmp_path, PYTHONPATH=str(blocked(tmp_path / "heavy")))
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.startswith("train.py: ") and line in result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["heavy"]
+
+
+def test_a_bug_keeps_its_trace():
+    assert cli.mistake(KeyError("x")) is None
+    assert cli.mistake(ValueError("x")) is None
+    assert cli.mistake(OSError(errno.EIO, "broken disk")) is None
+    assert cli.mistake(BortError("x=1 is wrong")) == "x=1 is wrong"
+
+
+def test_machines_that_are_full():
+    """The disk may fill up outside our own writes, memory anywhere."""
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/x")
+    assert cli.mistake(full) == "no space left on the disk (runs/x); free some"
+    wrapped = RuntimeError("worker died")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert "no space left on the disk (while writing)" in cli.mistake(wrapped)
+    memory = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
+    assert cli.mistake(memory).startswith("out of memory; lower data.batch_size")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "\nt.py: stopped; the same command with the same name="),
+        (BortError("x=1 is wrong; use 2"), 1, "t.py: x=1 is wrong; use 2\n"),
+    ],
+)
+def test_exit_codes(monkeypatch, capsys, raised, code, line):
+    def main():
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["t.py"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, "t.py")
+    assert stopped.value.code == code and capsys.readouterr().err.startswith(line)
+
+
+def test_bugs_are_raised(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["t.py"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 / 0, "t.py")
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    """`python train.py --help | head -1`"""
+    line = f"{sys.executable} {ROOT / 'train.py'} --help | head -1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.splitlines()[1:] == ["0"] and result.stderr == ""
+
+
+# ------------------------------------------------------------------------------------ light start
+
+
+def blocked(folder: Path) -> Path:
+    """A folder for PYTHONPATH in which each heavy package fails as soon as it is imported."""
+    folder.mkdir(exist_ok=True)
+    for name in ("torch", "lightning", "transformers", "datasets", "numpy", "pandas"):
+        (folder / f"{name}.py").write_text(f"raise ImportError('{name} was imported')\n")
+    return folder
+
+
+COMPLETION = {"COMP_LINE": "python train.py arch=bert_l2_h1", "COMP_POINT": "31", "COMP_CWORD": "2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["--cfg", "job"], {}, "max_steps: 1200"),
+        (["--help"], {}, "experiment: kd_pretrain, kd_vs_mlm, mlm_pretrain, paper, teacher_pret"),
+        (["-sc", "query=bash"], COMPLETION, "arch=bert_l2_h128"),
+        (["--cfg", "job", "experiment=paper", "data.path=x"], {}, "max_steps: 100000"),
+    ],
+)
+def test_start_is_light(tmp_path, arguments, environment, expected):
+    """Without any heavy package, within 1.5 s (best of three: other work may go on here)."""
+    heavy, seconds = blocked(tmp_path / "heavy"), []
+    while not seconds or (min(seconds) >= 1.5 and len(seconds) < 3):
+        start = time.monotonic()
+        result = train_py(*arguments, cwd=tmp_path, PYTHONPATH=str(heavy), **environment)
+        seconds.append(time.monotonic() - start)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout and result.stderr == ""
+    assert min(seconds) < 1.5
+    assert [path.name for path in tmp_path.iterdir()] == ["heavy"]
+
+
+def test_the_block_works(tmp_path, tiny):
+    """Else the test above would prove nothing."""
+    result = train_py(*tiny, cwd=tmp_path, PYTHONPATH=str(blocked(tmp_path / "heavy")))
+    assert result.returncode != 0 and "was imported" in result.stderr
+
+
+# ------------------------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A run by the command line: its folder's parent and what it printed."""
+    cwd = tmp_path_factory.mktemp("cwd")
+    result = train_py(*tiny, "name=first", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return cwd, result
+
+
+def test_what_a_user_sees(run):
+    cwd, result = run
+    first, *_, model, metrics, samples, following = result.stdout.splitlines()
+    assert first.startswith("mlm_pretrain: ⟨1,2,16,32⟩ learns by plain MLM on ")
+    assert first.endswith("2 steps of 8 × 16 tokens → runs/mlm_pretrain/first")
+    for line, path in ((model, "model"), (metrics, "metrics.csv"), (samples, "samples.txt")):
+        assert f"runs/mlm_pretrain/first/{path}" in line
+        assert (cwd / "runs/mlm_pretrain/first" / path).exists()
+    assert following.split("next")[1].strip().startswith("python train.py experiment=")
+    assert result.stderr == ""
+
+
+def test_the_next_command_exists(run, tmp_path):
+    """What the last line tells the user to try is understood."""
+    command = run[1].stdout.splitlines()[-1].split("python train.py")[1].split()
+    result = train_py(*command, "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_paths_can_be_pasted(run):
+    """Case C1: every path that was printed or left behind."""
+    cwd, result = run
+    left = [str(path.relative_to(cwd)) for path in cwd.rglob("*")]
+    assert len(left) > 15 and "runs/mlm_pretrain/first/model/config.json" in left
+    assert {path.split("/")[0] for path in left} == {"runs"}
+    printed = re.findall(r"\S*/\S*", result.stdout)
+    printed = [word.strip("().,") for word in printed if "model   (" not in word]
+    assert len(printed) >= 5
+    assert not [path for path in [*left, *printed] if not PASTED.fullmatch(path)]
+
+
+def test_the_folder_of_a_run_is_a_model(run, tmp_path):
+    """`runs/mlm_pretrain/first`, as printed, after teacher.name=; nothing but the plan is made."""
+    cwd, _ = run
+    line = ["teacher.name=runs/mlm_pretrain/first", "data.length=16", "dry_run=true"]
+    before = sorted(cwd.rglob("*"))
+    result = train_py(*line, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    assert "parameters" in result.stdout and "dry_run=true: nothing was started" in result.stdout
+    assert sorted(cwd.rglob("*")) == before
+
+
+def test_the_same_command_again(run, tiny):
+    cwd, _ = run
+    before = {path: path.stat().st_mtime_ns for path in cwd.rglob("*")}
+    again = train_py(*tiny, "name=first", cwd=cwd)
+    assert again.returncode == 0 and "is finished" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in cwd.rglob("*")}
+
+
+def test_wrong_folder(run, tmp_path):
+    """Case C2: the nearest name that exists, at once, nothing left behind."""
+    cwd, _ = run
+    start = time.monotonic()
+    result = train_py("teacher.name=runs/mlm_pretrain/frist", "name=c2", cwd=cwd)
+    seconds = time.monotonic() - start
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "runs/mlm_pretrain/frist does not exist; did you mean 'first'?" in result.stderr
+    assert seconds < 30 and not (cwd / "runs" / "kd_pretrain").exists()
+
+
+def test_sweep(tiny, tmp_path):
+    """Two jobs of one process; the one that cannot run says why and the other finishes."""
+    result = train_py("-m", *tiny[:-1], "arch=tiny", "arch.heads=2,3", "name=sweep", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    line = "train.py: runs/mlm_pretrain/sweep/1: arch.heads=3 does not divide arch.hidden=64"
+    assert line in result.stdout
+    assert (tmp_path / "runs/mlm_pretrain/sweep/0/model/config.json").exists()
+    assert not (tmp_path / "runs/mlm_pretrain/sweep/1/settings.json").exists()
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert not [path for path in left if not PASTED.fullmatch(path)]

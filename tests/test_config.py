@@ -1,0 +1,393 @@
+"""Every file of conf/ composes; every wrong value is one line that names its key."""
+
+import re
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, ValidationError
+
+from bort import config
+from bort.config import Arch, Compare, Data, Distill, Logger, Optim, Teacher, Train
+from bort.errors import BortError, nearest
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NEEDED = ["name=test", "output_dir=runs/test"]  # what only a job of Hydra has
+
+
+def composed(*overrides: str) -> Train:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.parse(compose("train", [*NEEDED, *overrides]))
+
+
+# ------------------------------------------------------------------------------------ conf/
+
+
+def test_how_many_there_are():
+    assert len(FILES) == 41
+    assert EXPERIMENTS == [
+        *("kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_file_composes(path):
+    run = composed(f"{path.parent.name}={path.stem}", "data.path=text.txt")
+    assert isinstance(run, Train)
+    plain = OmegaConf.to_container(OmegaConf.load(path))
+    if path.parent.name in ("arch", "data", "optim", "logger"):
+        group = asdict(getattr(run, path.parent.name))
+        assert plain and {**group, **plain} == group
+
+
+@pytest.mark.parametrize("debug", ["default", "overfit", "profiler"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_can_be_debugged(experiment, debug):
+    run = composed(f"experiment={experiment}", f"debug={debug}", "data.path=text.txt")
+    assert run.trainer["max_steps"] == {"default": 1, "overfit": 300, "profiler": 50}[debug]
+    assert (run.teacher.max_steps == 1) == (debug == "default")
+
+
+def test_later_beats_earlier():
+    assert composed().trainer["max_steps"] == 1200
+    assert composed("experiment=teacher_pretrain").trainer["max_steps"] == 4000
+    assert composed("experiment=teacher_pretrain", "debug=default").trainer["max_steps"] == 1
+    own = composed("experiment=teacher_pretrain", "debug=default", "trainer.max_steps=9")
+    assert own.trainer["max_steps"] == 9
+
+
+def test_what_the_experiments_are():
+    """The paper's numbers from arXiv 2010.10499, §4; plain MLM differs from KD in its loss only."""
+    paper = composed("experiment=paper", "data.path=text.txt")
+    assert str(paper.arch) == "⟨4,8,1024,768⟩" and paper.teacher.name == "roberta-large"
+    assert asdict(paper.distill) == {"w_kd": 0.5, "w_mlm": 0.1, "temperature": 2.0}
+    assert (paper.init, paper.dropout, paper.data.length) == ("paper", 0.1, 512)
+    optim = paper.optim
+    assert (optim.name, optim.lr, optim.eps, optim.weight_decay) == ("adamw", 1e-4, 1e-6, 0.01)
+    assert (paper.data.mask_rate, paper.trainer["gradient_clip_val"]) == (0.15, 1.0)
+    kd, mlm = composed("experiment=kd_pretrain"), composed("experiment=mlm_pretrain")
+    assert asdict(replace(kd, distill=mlm.distill)) == asdict(mlm)
+    assert (mlm.distill.w_kd, mlm.distill.w_mlm) == (0.0, 1.0)
+    assert kd.needs_teacher and not mlm.needs_teacher
+    assert composed("experiment=kd_vs_mlm").job == "compare"
+    teacher = composed("experiment=teacher_pretrain")
+    assert teacher.arch == kd.teacher.arch and not teacher.needs_teacher
+    assert teacher.trainer["max_steps"] == kd.teacher.max_steps
+
+
+def test_gpu_compiles_in_bfloat16():
+    run = composed("trainer=gpu")
+    assert run.compile and run.trainer["precision"] == "bf16-mixed"
+    assert run.trainer["accelerator"] == "gpu" and run.trainer["max_steps"] == 1200
+
+
+def test_each_default_is_written_once():
+    """The YAML of a group repeats no default of its dataclass, apart from its own name."""
+    for group, kind in (("data", Data), ("optim", Optim), ("logger", Logger)):
+        for path in (CONF / group).glob("*.yaml"):
+            plain = OmegaConf.to_container(OmegaConf.load(path))
+            repeated = {k for k, v in plain.items() if getattr(kind(), k) == v}
+            assert repeated <= {"name", "source"}, path
+
+
+# ------------------------------------------------------------------------------------ parse
+
+
+def test_parse_gives_typed_values():
+    run = composed("optim.lr=3", "compare.lrs=[1,2e-3]", "data.path=null", "logger.tags=[a]")
+    assert run.optim.lr == 3.0 and isinstance(run.optim.lr, float)
+    assert run.compare.lrs == [1.0, 2e-3] and run.logger.tags == ["a"] and run.data.path is None
+    for field in fields(Train):
+        value = getattr(run, field.name)
+        assert type(value) is field.type if is_dataclass(field.type) else True
+    assert type(run.trainer) is dict and run.callbacks == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("optim.lrr=1", ConfigCompositionException, "Could not override 'optim.lrr'"),
+        ("+optim.lrr=1", ConfigCompositionException, "Key 'lrr' not in 'Optim'"),
+        ("+data.foo=1", ConfigCompositionException, "Key 'foo' not in 'Data'"),
+        ("+foo=1", ConfigKeyError, "Key 'foo' not in 'Train'"),
+        ("optim.lr=fast", ConfigCompositionException, "could not be converted to Float"),
+        ("arch.depth=2.5", ConfigCompositionException, "could not be converted to Integer"),
+    ],
+)
+def test_unknown_keys_and_wrong_types(override, error, message):
+    with pytest.raises((error, ConfigKeyError)) as raised:
+        composed(override)
+    causes = [raised.value, raised.value.__cause__]
+    assert any(message in str(cause) for cause in causes)
+
+
+def test_the_command_line_is_left_as_it_was():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*NEEDED, f"arch_file={CONF}/arch/bort.yaml"])
+    before = OmegaConf.to_yaml(cfg)
+    config.parse(cfg)
+    assert OmegaConf.to_yaml(cfg) == before
+
+
+# ------------------------------------------------------------------------------------ arch_file
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "depth: 3\nheads: 2\nhidden: 8\nintermediate: 5\n",
+        "arch:\n  depth: 3\n  heads: 2\n  hidden: 8\n  intermediate: 5\nw: 0.7\n",
+    ],
+)
+def test_architecture_of_a_search(tmp_path, content):
+    (tmp_path / "optimum.yaml").write_text(content)
+    assert composed(f"arch_file={tmp_path}/optimum.yaml").arch == Arch(3, 2, 8, 5)
+
+
+@pytest.mark.parametrize("content", ["depth: 3\nheads: 2\nhidden: 8\n", "[1, 2]", "{", "", "7"])
+def test_a_file_that_is_no_architecture(tmp_path, content):
+    path = tmp_path / "optimum.yaml"
+    path.write_text(content)
+    with pytest.raises(BortError) as error:
+        composed(f"arch_file={path}")
+    assert str(error.value).startswith(
+        f"arch_file={path} is not an architecture; it needs the four"
+    )
+
+
+def test_numbers_of_a_file_are_checked_like_others(tmp_path):
+    path = tmp_path / "optimum.yaml"
+    path.write_text("depth: 2.5\nheads: 2\nhidden: 8\nintermediate: 5\n")
+    with pytest.raises(ValidationError, match=r"'2\.5' of type 'float' could not be converted"):
+        composed(f"arch_file={path}")
+    path.write_text("depth: 2\nheads: 3\nhidden: 8\nintermediate: 5\n")
+    with pytest.raises(BortError, match="arch.heads=3 does not divide arch.hidden=8"):
+        composed(f"arch_file={path}")
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    (tmp_path / "optimum.yaml").write_text("")
+    with pytest.raises(BortError) as error:
+        composed(f"arch_file={tmp_path}/optimun.yaml")
+    text = (
+        f"arch_file={tmp_path}/optimun.yaml does not exist; did you mean '{tmp_path}/optimum.yaml'?"
+    )
+    assert str(error.value) == text
+    with pytest.raises(BortError, match="does not exist$"):
+        composed(f"arch_file={tmp_path}/no/folder.yaml")
+
+
+# ------------------------------------------------------------------------------------ messages
+
+
+def complete(**changes) -> Train:
+    return Train(**{"arch": Arch(1, 1, 4, 4), "name": "x", "output_dir": "runs/x"} | changes)
+
+
+MESSAGES = [
+    (lambda: Arch(0, 1, 4, 4), "arch.depth=0 must be at least 1"),
+    (lambda: Arch(1, -1, 4, 4), "arch.heads=-1 must be at least 1"),
+    (lambda: Arch(1, 1, 0, 4), "arch.hidden=0 must be at least 1"),
+    (lambda: Arch(1, 1, 4, 0), "arch.intermediate=0 must be at least 1"),
+    (
+        lambda: Arch(4, 12, 1024, 768),
+        "arch.heads=12 does not divide arch.hidden=1024; use 4 or 8 or 16",
+    ),
+    (
+        lambda: Data(source="txt"),
+        "data.source=txt is unknown; use docstrings, text; did you mean 'text'?",
+    ),
+    (
+        lambda: Data(sample_by="lines"),
+        "data.sample_by=lines is unknown; use line, paragraph, file; did you mean 'line'?",
+    ),
+    (
+        lambda: Data(source="text"),
+        "data=text needs data.path=FILE, FOLDER or the name of a hub data set",
+    ),
+    (lambda: Data(length=3), "data.length=3 must be at least 4"),
+    (lambda: Data(batch_size=0), "data.batch_size=0 must be at least 1"),
+    (lambda: Data(vocab_size=260), "data.vocab_size=260 must be at least 261"),
+    (lambda: Data(val_sequences=0), "data.val_sequences=0 must be at least 1"),
+    (lambda: Data(workers=-1), "data.workers=-1 must be at least 0"),
+    (lambda: Data(val_fraction=1.0), "data.val_fraction=1 must be at least 0 and below 1"),
+    (lambda: Data(val_fraction=-0.1), "data.val_fraction=-0.1 must be at least 0 and below 1"),
+    (lambda: Data(mask_rate=0.0), "data.mask_rate=0 must be above 0 and below 1"),
+    (lambda: Data(mask_rate=1.0), "data.mask_rate=1 must be above 0 and below 1"),
+    (
+        lambda: Optim(name="adam"),
+        "optim.name=adam is unknown; use muon, adamw; did you mean 'adamw'?",
+    ),
+    (lambda: Optim(lr=0), "optim.lr=0 must be above 0"),
+    (lambda: Optim(lr=float("nan")), "optim.lr=nan must be above 0"),
+    (lambda: Optim(muon_ratio=-1), "optim.muon_ratio=-1 must be above 0"),
+    (lambda: Optim(eps=0), "optim.eps=0 must be above 0"),
+    (lambda: Optim(weight_decay=-1), "optim.weight_decay=-1 must be at least 0"),
+    (lambda: Optim(warmup=1.0), "optim.warmup=1 must be at least 0 and below 1"),
+    (lambda: Optim(beta1=1.0), "optim.beta1=1 must be at least 0 and below 1"),
+    (lambda: Optim(beta2=-0.5), "optim.beta2=-0.5 must be at least 0 and below 1"),
+    (lambda: Distill(w_kd=-1), "distill.w_kd=-1 must be at least 0"),
+    (lambda: Distill(w_mlm=-1), "distill.w_mlm=-1 must be at least 0"),
+    (
+        lambda: Distill(w_kd=0, w_mlm=0),
+        "distill.w_kd and distill.w_mlm are both 0; nothing would be learnt",
+    ),
+    (lambda: Distill(temperature=0), "distill.temperature=0 must be above 0"),
+    (lambda: Teacher(max_steps=0), "teacher.max_steps=0 must be at least 1"),
+    (lambda: Teacher(batch_size=0), "teacher.batch_size=0 must be at least 1"),
+    (lambda: Teacher(lr=0), "teacher.lr=0 must be above 0"),
+    (lambda: Compare(lrs=[]), "compare.lrs=[] needs at least one rate, all above 0"),
+    (lambda: Compare(lrs=[0.1, 0]), "compare.lrs=[0.1, 0] needs at least one rate, all above 0"),
+    (
+        lambda: Logger(name="wandbb"),
+        "logger.name=wandbb is unknown; use csv, wandb, tensorboard, none; did you mean 'wandb'?",
+    ),
+    (
+        lambda: Logger(mode="ofline"),
+        "logger.mode=ofline is unknown; use auto, online, offline; did you mean 'offline'?",
+    ),
+    (
+        lambda: complete(job="pretrian"),
+        "job=pretrian is unknown; use pretrain, compare; did you mean 'pretrain'?",
+    ),
+    (
+        lambda: complete(init="techer"),
+        "init=techer is unknown; use default, paper, teacher; did you mean 'teacher'?",
+    ),
+    *(
+        (
+            lambda name=name: complete(name=name),
+            f"name={name!r} cannot name a run folder; use letters, digits and _ - . : +",
+        )
+        for name in ("", ".", "..", "a b", "a/b", "lr=1", "a,b", "[x]", "naïve", "'")  # case C1
+    ),
+    (lambda: complete(dropout=1.0), "dropout=1 must be at least 0 and below 1"),
+    (lambda: complete(checkpoint_every=0), "checkpoint_every=0 must be at least 1"),
+    (lambda: complete(seed=-1), "seed=-1 must be at least 0 and below 4.29497e+09"),
+    (lambda: complete(seed=2**32), "seed=4.29497e+09 must be at least 0 and below 4.29497e+09"),
+    (
+        lambda: complete(trainer={"max_steps": "many"}),
+        "trainer.max_steps=many must be a whole number",
+    ),
+    (
+        lambda: complete(trainer={"accumulate_grad_batches": 1.5}),
+        "trainer.accumulate_grad_batches=1.5 must be a whole number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), MESSAGES, ids=[m for _, m in MESSAGES])
+def test_messages(wrong, message):
+    with pytest.raises(BortError) as error:
+        wrong()
+    assert str(error.value) == message
+
+
+def test_no_check_is_without_a_test():
+    """Each key that a `__post_init__` checks by itself is named by a message above."""
+    checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
+    assert len(checked) == 24
+    assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
+
+
+def test_limits_are_allowed():
+    Arch(1, 1, 1, 1)
+    Data(length=4, batch_size=1, vocab_size=261, val_fraction=0, mask_rate=1e-9)
+    Optim(weight_decay=0, warmup=0, beta1=0, beta2=0)
+    complete(name="2026-11-25_06:30:00+b.1", dropout=0, seed=2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("bort", ["bert", "port", "tiny"], "; did you mean 'port'?"),
+        ("tiny_teachr", ["tiny", "tiny_teacher"], "; did you mean 'tiny_teacher'?"),
+        ("zebra", ["bort"], ""),
+        ("x", [], ""),
+    ],
+)
+def test_nearest(name, known, hint):
+    assert nearest(name, known) == hint
+
+
+# ------------------------------------------------------------------------------------ settings
+
+
+def test_settings_are_flat_and_leave_out_what_changes_no_weight():
+    run = composed()
+    flat = config.settings(run)
+    assert flat["optim.lr"] == 4e-3 and flat["arch.hidden"] == 64 and flat["seed"] == 0
+    assert not [value for value in flat.values() if isinstance(value, dict)]
+    free = replace(
+        run,
+        **{"name": "y", "output_dir": "z", "resume": False, "dry_run": True, "callbacks": {"a": 1}},
+        logger=Logger(name="wandb"),
+        checkpoint_every=3,
+        data=replace(run.data, workers=4),
+        trainer={**run.trainer, "profiler": "simple", "log_every_n_steps": 7},
+    )
+    assert config.settings(free) == flat
+    for change in (
+        {"seed": 1},
+        {"dropout": 0.1},
+        {"compile": True},
+        {"data": replace(run.data, length=64)},
+        {"optim": replace(run.optim, beta1=0.8)},
+        {"trainer": {**run.trainer, "max_steps": 3}},
+        {"trainer": {**run.trainer, "precision": "bf16-mixed"}},
+    ):
+        other = config.settings(replace(run, **change))
+        assert len([k for k in {**flat, **other} if flat.get(k) != other.get(k)]) == 1
+
+
+def test_fingerprint():
+    a = {"x": 1, "y": [1, 2], "z": None}
+    assert config.fingerprint(a) == config.fingerprint(dict(reversed(a.items())))
+    assert config.fingerprint(a) != config.fingerprint(a | {"x": 2})
+    assert len(config.fingerprint(a)) == 16 and int(config.fingerprint(a), 16) >= 0
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("BORT_CACHE", str(tmp_path))
+    assert config.cache_folder() == tmp_path
+    for unset in (
+        lambda: monkeypatch.setenv("BORT_CACHE", ""),
+        lambda: monkeypatch.delenv("BORT_CACHE"),
+    ):
+        unset()
+        assert config.cache_folder() == Path.home() / ".cache" / "bort"
+
+
+# ------------------------------------------------------------------------------------ describe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["experiment=mlm_pretrain", "arch=bort", "trainer.max_steps=9"],
+            "⟨4,8,1024,768⟩ learns by plain MLM on embedded docstrings, 9 steps of 8 × 128 tokens",
+        ),
+        (
+            ["teacher.name=x/y", "data=text", "data.path=my.txt", "data.length=16"],
+            "⟨2,2,64,256⟩ learns from teacher x/y on my.txt, 1,200 steps of 8 × 16 tokens",
+        ),
+        (
+            ["experiment=kd_vs_mlm", "trainer.accumulate_grad_batches=4"],
+            "⟨2,2,64,256⟩ with and without teacher ⟨2,4,128,512⟩ (trained first unless cached) on "
+            "embedded docstrings, 1,200 steps of 32 × 128 tokens",
+        ),
+        (
+            ["experiment=mlm_pretrain", "trainer.max_time='00:01:00:00'"],
+            "⟨2,2,64,256⟩ learns by plain MLM on embedded docstrings, 00:01:00:00 (DD:HH:MM:SS) of "
+            "8 × 128 tokens a step",
+        ),
+    ],
+)
+def test_describe(overrides, line):
+    assert config.describe(composed(*overrides)) == line
