@@ -80,7 +80,7 @@ class Source:
 
     name: str
     identity: dict  # all that decides the text, for the fingerprint
-    size: int  # bytes, 0 when unknown
+    size: int  # bytes, 0 while unknown
     read: Callable[[], Iterable[tuple[str, int]]]
 
 
@@ -147,9 +147,12 @@ def docstring_source(tick: Callable) -> Source:
 
     @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
     def read() -> list[tuple[str, int]]:
-        return [(text, len(text)) for text in _extract(["python", *packages], tick)]
+        texts = [(text, len(text)) for text in _extract(["python", *packages], tick)]
+        source.size = sum(size for _, size in texts)
+        return texts
 
-    return Source("docstrings", identity, 0, read)
+    source = Source("docstrings", identity, 0, read)
+    return source
 
 
 def _extract(packages: list[str], tick: Callable) -> list[str]:
@@ -512,10 +515,10 @@ def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
     tick(f"corpus: training a tokenizer on {taken / 1e6:.1f} MB of text…", now=True)
 
 
-def _chunks(source: Source, counts: dict) -> Iterator[tuple[list[tuple[int, str]], int]]:
+def _chunks(texts: Iterable, counts: dict) -> Iterator[tuple[list[tuple[int, str]], int]]:
     """Lists of distinct documents with their hashes, and the bytes of the source read for each."""
     seen, chunk, held, size = Seen(), [], 0, 0
-    for text, taken in source.read():
+    for text, taken in texts:
         size += taken
         if not text.strip():
             continue
@@ -588,9 +591,10 @@ def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Ca
     dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
     info = {"documents": 0, "train_documents": 0, "val_documents": 0, "duplicates": 0}
     tokens = {split: np.zeros(V, dtype=np.int64) for split in ("train", "val")}
-    progress = _encoding_progress(source.size, tick)
+    texts = source.read()
+    progress = _encoding_progress(source.size, tick)  # after docstrings have been read
     with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
-        for chunk, size in _chunks(source, info):
+        for chunk, size in _chunks(texts, info):
             parts: dict[str, list] = {"train": [], "val": []}
             for (key, _), ids in zip(chunk, encode(encoder, [t for _, t in chunk]), strict=True):
                 if not len(ids):

@@ -660,6 +660,9 @@ def test_docstring_corpus(installation, tmp_path):
     assert not any("Of a test" in text for text in texts)
     assert corpus.info["packages"] == {"bortfake": "1.5"}
     assert "docstrings of 2 packages" in said[0]
+    source = module.docstring_source(lambda *a, **k: None)
+    assert source.size == 0 and source.read() is source.read()  # parsed once
+    assert source.size == sum(len(text) for text, _ in source.read()) > 1000
 
 
 def test_a_new_version_is_a_new_corpus(installation, tmp_path):
