@@ -133,7 +133,8 @@ def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) 
             f"The teacher's own training took {clock(teacher_seconds)}: "
             "paid once, for every student on this text",
         )
-    console.print(f"  table     {folder}/summary.json\n  curves    {folder}/curves.html")
+    for label, file in (("table ", "summary.json"), ("curves", "curves.html")):
+        console.print(f"  {label}    {folder}/{file}", soft_wrap=True)
     console.print(f"  model     {kd['folder']}/model", soft_wrap=True)
 
 

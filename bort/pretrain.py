@@ -191,6 +191,8 @@ def train(
                 trainer.validate(module, datamodule=data, verbose=False)
         finally:
             finish_loggers(loggers)
+        if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
+            say(profile)
         summary = _summary(run, trainer, module, throughput, corpus)
         if trainer.is_global_zero:
             hf.save(model, corpus.tokenizer, folder / "model")
@@ -386,6 +388,7 @@ def _quiet() -> None:
     for message in (
         r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
+        r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit: that is the purpose
         r".*lr_scheduler.step\(\)` before `optimizer.step.*",
         r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
     ):

@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort import corpus as corpora
 from bort import pretrain as pretraining
+from bort.compare import compare
 from bort.config import Train, settings
 from bort.data import PackedData, TrainBatches
 from bort.errors import BortError
@@ -368,6 +369,36 @@ def test_a_diverging_run_is_one_line(settings_of, tmp_path):
         pretrain(run, tmp_path / "run", quiet)
     for row in rows(tmp_path / "run"):
         assert all(math.isfinite(float(value)) for value in row.values() if value)
+
+
+# ------------------------------------------------------------------------------------ experiments
+
+
+@pytest.mark.parametrize(
+    "experiment", ["kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain"]
+)
+def test_every_experiment_runs_one_step(settings_of, tmp_path, experiment):
+    """With debug=default; tiny, and with a trained teacher in the paper's too."""
+    tiny = ["trainer.max_steps=1", "teacher.max_steps=1", "teacher.name=null"]
+    run = settings_of("debug=default", *tiny, experiment=experiment)
+    assert run.trainer["limit_val_batches"] == 1  # of debug=default
+    summary = (compare if run.job == "compare" else pretrain)(run, tmp_path / "run", quiet)
+    assert summary["steps"] == 1 and math.isfinite(summary["val/loss"])
+
+
+def test_one_batch_by_heart(settings_of, tmp_path):
+    """debug=overfit: the same batch again and again, so that the loss goes to the ground."""
+    run = settings_of("debug=overfit", "trainer.max_steps=120", "arch.hidden=32", "optim.lr=0.02")
+    pretrain(run, tmp_path / "run", quiet)
+    losses = [float(row["train/loss"]) for row in rows(tmp_path / "run")]
+    assert len(losses) == 120 and losses[0] > 5 and np.mean(losses[-10:]) < 1
+
+
+def test_profile(settings_of, tmp_path):
+    lines = []
+    run = settings_of("debug=profiler", "trainer.max_steps=2")
+    pretrain(run, tmp_path / "run", lines.append)
+    assert [line for line in lines if "run_training_batch" in line]
 
 
 # ------------------------------------------------------------------------------------ teachers
