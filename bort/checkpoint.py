@@ -53,8 +53,10 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
     for cut in folder.glob(".step_*"):  # a kill in the middle of a write
         cut.unlink()
     found = sorted(folder.glob("step_*.ckpt"), reverse=True)
-    for path in found:
+    for number, path in enumerate(found):
         if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):
+            for damaged in found[:number]:  # or its step would pass for saved
+                damaged.unlink()
             return path
         say(f"resume: {path} is damaged (its content does not match its name); trying an older one")
     if found:

@@ -141,7 +141,7 @@ class Teacher:
 
     name: str | None = None
     arch: Arch = field(default_factory=lambda: Arch(2, 4, 128, 512))
-    max_steps: int = 4000
+    max_steps: int = 3000
     batch_size: int = 8
     lr: float = 4e-3
 

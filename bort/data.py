@@ -3,6 +3,7 @@
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -173,10 +174,13 @@ class ResumableLoader(DataLoader):
         pass
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach every process; training answers, after its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach every process; training answers, after its step.
+
+    A second SIGTERM ends the worker: that is how a process that exits ends its children.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
 
 
 class PackedData(pl.LightningDataModule):
@@ -212,7 +216,7 @@ class PackedData(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.data.workers,
             persistent_workers=self.data.workers > 0,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_signals,
             pin_memory=torch.cuda.is_available(),
             # a generator of its own: else each epoch would draw from torch's, and dropout after a
             # resume would differ from that of an undisturbed run

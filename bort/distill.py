@@ -192,7 +192,12 @@ class Pretraining(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         step = self.trainer.global_step + 1  # Lightning counts this step after the hook
         if step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps:
-            row = {f"train/{k}": float(v) / max(self._masked, 1) for k, v in self._sums.items()}
+            masked = torch.tensor(float(self._masked), device=self.device)
+            if self.trainer.world_size > 1:
+                for value in (masked, *self._sums.values()):
+                    torch.distributed.all_reduce(value)
+            count = max(float(masked), 1.0)
+            row = {f"train/{k}": float(v) / count for k, v in self._sums.items()}
             if not math.isfinite(row["train/loss"]):
                 raise BortError(
                     f"the loss became {row['train/loss']} at step {step}; lower optim.lr (now "

@@ -189,6 +189,10 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
             if len(data.val):
                 trainer.validate(module, datamodule=data, verbose=False)
+        except SystemExit as stopped:
+            if isinstance(stopped.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # Lightning makes it exit code 1
+            raise
         finally:
             finish_loggers(loggers)
         if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced

@@ -165,9 +165,12 @@ def test_newest_whole_one(tmp_path, kind):
     harm(paths[2], kind)
     assert newest_whole(tmp_path, lines.append) == paths[1]
     assert len(lines) == 1 and str(paths[2]) in lines[0] and "damaged" in lines[0]
+    assert not paths[2].exists()  # else its step would pass for saved
     harm(paths[1], kind)
     assert newest_whole(tmp_path, lines.append) == paths[0]
-    harm(paths[0], kind)
+    fill(tmp_path, 20, 100)
+    for path in tmp_path.iterdir():
+        harm(path, kind)
     with pytest.raises(BortError) as error:
         newest_whole(tmp_path, quiet)
     text = str(error.value)

@@ -1,5 +1,6 @@
 """The border to the shell: one line for each mistake, exit codes, a light start, paths to paste."""
 
+import csv
 import errno
 import os
 import re
@@ -9,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
 
 from bort import cli, config
 from bort.errors import BortError
+from bort.pretrain import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 PASTED = re.compile(r"[A-Za-z0-9_.:/+-]+")  # case C1: needs no quotes in any shell, nor in Hydra
@@ -301,3 +305,23 @@ def test_sweep(tiny, tmp_path):
     assert not (tmp_path / "runs/mlm_pretrain/sweep/1/settings.json").exists()
     left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
     assert not [path for path in left if not PASTED.fullmatch(path)]
+
+
+def test_two_processes_are_one(tiny, settings_of, text, tmp_path):
+    """DDP on two processes: losses, gradients and weights of a step of both batches."""
+    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ddp"]
+    result = train_py(*tiny, *ddp, "data.batch_size=4", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    one = settings_of(
+        *("data.batch_size=4", "trainer.accumulate_grad_batches=2", "trainer.max_steps=2")
+    )
+    pretrain(one, tmp_path / "one", lambda line: None)
+    folders = [tmp_path / "runs" / "mlm_pretrain" / "ddp", tmp_path / "one"]
+    tables = [list(csv.DictReader((f / "metrics.csv").read_text().splitlines())) for f in folders]
+    for key in ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss"):
+        values = [[float(row[key] or 0) for row in table] for table in tables]
+        assert len(values[0]) == 2 and values[0] == pytest.approx(values[1], rel=1e-5)
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
+    for name in weights[0]:
+        # of Muon's bfloat16: see test_distill.py
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-4, rtol=0)

@@ -55,7 +55,7 @@ def test_every_experiment_can_be_debugged(experiment, debug):
 
 def test_later_beats_earlier():
     assert composed().trainer["max_steps"] == 1200
-    assert composed("experiment=teacher_pretrain").trainer["max_steps"] == 4000
+    assert composed("experiment=teacher_pretrain").trainer["max_steps"] == 3000
     assert composed("experiment=teacher_pretrain", "debug=default").trainer["max_steps"] == 1
     own = composed("experiment=teacher_pretrain", "debug=default", "trainer.max_steps=9")
     assert own.trainer["max_steps"] == 9

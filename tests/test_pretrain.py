@@ -4,8 +4,12 @@ import csv
 import fcntl
 import json
 import math
+import os
+import shutil
 import signal
 import struct
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +218,46 @@ class Crash(pl.Callback):
             raise RuntimeError("crash")
 
 
+@pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
+def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
+    run, corpus, teacher, reference = undisturbed()
+    folder = shutil.copytree(reference, tmp_path / "run")
+    for name in lost:
+        (shutil.rmtree if name == "model" else os.remove)(folder / name)
+    train(run, folder, corpus, teacher, quiet)
+    assert not differences(folder, reference)
+    ours, theirs = finished(folder), finished(reference)
+    assert ours.keys() == theirs.keys() and ours["val/loss"] == theirs["val/loss"]
+    assert (ours["steps"], ours["tokens"]) == (theirs["steps"], theirs["tokens"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_last_validation(undisturbed, tmp_path, number):
+    """After the last step there is nothing to save: Ctrl-C is Python's own, SIGTERM the shell's."""
+    run, corpus, teacher, reference = undisturbed()
+    stop = {"stop": {"_target_": f"{__name__}.StopInLastValidation", "number": int(number)}}
+    before = [signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))]
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+            train(replace(run, callbacks=stop), tmp_path, corpus, teacher, quiet)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    expected = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+    assert type(stopped.value) is expected[number]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+class StopInLastValidation(pl.Callback):
+    def __init__(self, number: int):
+        self.number = number
+
+    def on_validation_start(self, trainer, module) -> None:
+        if trainer.state.fn == "validate":
+            signal.raise_signal(self.number)
+
+
 def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
     stop_and_resume(undisturbed, 11, tmp_path / "run")
     summary, reference = finished(tmp_path / "run"), finished(undisturbed()[-1])
@@ -253,22 +297,22 @@ def test_what_a_run_leaves(done):
     assert sum(w.numel() for w in weights.values()) == summary["parameters"] + token_type
 
 
-def test_validation_is_the_sum_over_masked_places(done):
+def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
     """`val/loss` by Hugging Face: −log p summed over all masked places, divided by their number."""
-    run, folder, _ = done
+    run = settings_of("data.batch_size=1")  # four rows in a batch of validation
+    summary = pretrain(run, tmp_path / "run", quiet)
     corpus, _ = prepare(run, quiet)
-    data = PackedData(corpus, replace(run.data, batch_size=1), run.seed)  # four rows a batch
-    assert len(data.val) > 1
-    reference = AutoModelForMaskedLM.from_pretrained(folder / "model").double().eval()
+    batches = list(PackedData(corpus, run.data, run.seed).val)
+    assert len(batches) == 3 and len({len(batch["labels"]) for batch in batches}) > 1
+    reference = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").double().eval()
     total = correct = count = 0.0
     with torch.no_grad():
-        for batch in data.val:
+        for batch in batches:
             logits = reference(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]]
             places = torch.arange(len(logits))
             total -= logits.log_softmax(-1)[places, batch["labels"]].sum().item()
             correct += (logits.argmax(-1) == batch["labels"]).sum().item()
             count += len(places)
-    summary = finished(folder)
     assert summary["val/loss"] == pytest.approx(total / count, abs=1e-5)
     assert summary["val/mlm_accuracy"] == pytest.approx(correct / count, abs=1e-6)
 
@@ -369,6 +413,66 @@ def test_a_diverging_run_is_one_line(settings_of, tmp_path):
         pretrain(run, tmp_path / "run", quiet)
     for row in rows(tmp_path / "run"):
         assert all(math.isfinite(float(value)) for value in row.values() if value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("short", "one sequence of data.length=128 needs 126"),
+        ("nothing", "no text in it"),
+        ("latin", "cafe.txt: not UTF-8 at byte 6"),
+        ("badrows", "docs.jsonl, line 2: not JSON"),
+        ("goood", "did you mean 'good'?"),
+    ],
+)
+def test_nothing_is_left_of_a_text_that_cannot_be_used(
+    shared, settings_of, cache, tmp_path, path, message
+):
+    """Case D5 through a run."""
+    folder = shared / "cases" / "D5-file-folder" / path
+    before = sorted((cache / "corpora").glob("*"))
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(f"data.path={folder}", "data.length=128"), tmp_path / "r" / "x", quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    assert sorted((cache / "corpora").glob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(BortError, match="runs/x cannot be written: "):
+        pretrain(settings_of(), tmp_path / "runs" / "x", quiet)
+
+
+# ------------------------------------------------------------------------------------ budgets
+
+
+def test_budget_in_epochs(settings_of, tmp_path):
+    run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2")
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 14
+    rate = float(rows(tmp_path / "run")[-1]["train/lr"])
+    assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
+
+
+def test_budget_by_the_clock(settings_of, tmp_path):
+    """The rate falls to 0 as the time runs out, whatever the steps take."""
+    run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:02'")
+    start = time.monotonic()
+    summary = pretrain(run, tmp_path / "run", quiet)
+    assert 2 <= time.monotonic() - start < 20 and summary["steps"] > 5
+    rates = [float(row["train/lr"]) for row in rows(tmp_path / "run")]
+    assert rates[-1] < 0.1 * max(rates) and max(rates) > 3e-3
+
+
+def test_mixed_precision(settings_of, tmp_path):
+    """Clipped bfloat16 with float32 weights, as `trainer=gpu` has it."""
+    run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
+    exact = pretrain(settings_of(experiment="kd_pretrain"), tmp_path / "exact", quiet)
+    mixed = pretrain(run, tmp_path / "mixed", quiet)
+    assert mixed["val/loss"] == pytest.approx(exact["val/loss"], rel=1e-2)
+    assert mixed["val/loss"] != exact["val/loss"]
+    weights = load_file(tmp_path / "mixed" / "model" / "model.safetensors").values()
+    assert {w.dtype for w in weights} == {torch.float32}
 
 
 # ------------------------------------------------------------------------------------ experiments
