@@ -218,6 +218,24 @@ class Crash(pl.Callback):
             raise RuntimeError("crash")
 
 
+def test_loader_workers_leave_signals_to_training(settings_of):
+    """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
+    run = settings_of("data.workers=2")
+    corpus, _ = prepare(run, quiet)
+    batches = iter(PackedData(corpus, run.data, run.seed).train_dataloader())
+    next(batches)
+    workers = batches._workers
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        for worker in workers:
+            os.kill(worker.pid, number)
+        time.sleep(0.1)
+    assert all(worker.is_alive() for worker in workers) and len(list(batches)) == 6
+    for worker in workers:
+        worker.terminate()
+        worker.join(10)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
 @pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
 def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
     run, corpus, teacher, reference = undisturbed()
