@@ -195,6 +195,8 @@ def train(
             raise
         finally:
             finish_loggers(loggers)
+            # Lightning leaves the loader's processes alive when it is stopped in a validation.
+            trainer.fit_loop.teardown()
         if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
             say(profile)
         summary = _summary(run, trainer, module, throughput, corpus)
