@@ -36,6 +36,7 @@ RECIPE = {
     "+ Muon for the encoder's matrices (AdamW 4e-3, Muon 1e-2)": {"muon": True},
     "+ half the batch, twice the steps (AdamW 3e-3, Muon 4e-3)": {"half": True},
 }
+VOCABULARIES = [8_192, 4_096, 16_384]
 MASK_RATES = [0.15, 0.3, 0.5]
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
 
@@ -165,7 +166,30 @@ def mask() -> list[str]:
     return lines
 
 
-PARTS = {"recipe": recipe, "weights": weights, "mask": mask, "kd": kd}
+def vocabulary() -> list[str]:
+    """Cross-entropies per token are not comparable between vocabularies; per text they are."""
+    lines = [
+        "| vocabulary | tokens of the text | val CE (nats per token) | relative to the same text | "
+        "seconds |",
+        "|---|---|---|---|---|",
+    ]
+    base = None
+    for size in VOCABULARIES:
+        run = settings("experiment=mlm_pretrain", f"data.vocab_size={size}")
+        corpus, _ = pretrain.prepare(run, say)
+        folder = RUNS / "vocabulary" / str(size)
+        row = pretrain.train(run, folder, corpus, None, say, label=f"vocabulary {size:,}")
+        tokens = corpus.info["val_tokens"]
+        base = base or row["val/loss"] * tokens
+        lines.append(
+            f"| {size:,} | {tokens:,} | {row['val/loss']:.3f} | "
+            f"{row['val/loss'] * tokens / base:.3f} | {row['seconds']:.0f} |"
+        )
+        say(lines[-1])
+    return lines
+
+
+PARTS = {"vocabulary": vocabulary, "recipe": recipe, "weights": weights, "mask": mask, "kd": kd}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:
