@@ -207,9 +207,11 @@ def train(
 
 
 def _student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+    # A teacher may have more rows than its tokenizer has words: both models need equal logits.
+    V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
     config = ModelConfig(
         **asdict(run.arch),
-        vocab_size=corpus.info["vocab_size"],
+        vocab_size=V,
         positions=max(run.data.length, 512),
         pad_id=corpus.tokenizer.pad_token_id,
         dropout=run.dropout,
