@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from hydra import compose, initialize_config_dir
 from bort import config
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Two threads that share a busy core with anything else are several times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

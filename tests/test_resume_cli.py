@@ -84,10 +84,10 @@ def start():
 
 @pytest.fixture(scope="module")
 def command(text) -> list[str]:
-    """120 steps, two loader workers, dropout, dynamic masks, validation and checkpoints between."""
+    """240 steps, two loader workers, dropout, dynamic masks, validation and checkpoints between."""
     return [
         *("experiment=mlm_pretrain", "data=text", f"data.path={text}", "data.length=16"),
-        *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=120"),
+        *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=240"),
         *("arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}", "dropout=0.1"),
         *("data.workers=2", "trainer.val_check_interval=25", "checkpoint_every=15", "name=run"),
     ]
@@ -103,7 +103,7 @@ def stopped(result: tuple[int, str, str], code: int, step: int, folder: Path) ->
         "train.py: stopped; the same command with name=run goes on",
     ]
     found = whole(folder)["global_step"]
-    assert found == steps(folder)[-1] and step <= found < 120
+    assert found == steps(folder)[-1] and step <= found < 240
     assert not (folder / "summary.json").exists() and not (folder / "model").exists()
 
 
@@ -113,32 +113,32 @@ def test_five_stops(start, command, tmp_path):
     folder = cwd / RUN
 
     run = start(cwd, command)
-    run.after(7)
+    run.after(20)
     run.send(signal.SIGTERM, group=False)
-    stopped(run.end(), 143, 7, folder)
-
-    run = start(cwd, command)
-    run.after(30)
-    run.send(signal.SIGINT)  # as Ctrl-C: the loader workers get it too
-    stopped(run.end(), 130, 30, folder)
+    stopped(run.end(), 143, 20, folder)
 
     run = start(cwd, command)
     run.after(50)
+    run.send(signal.SIGINT)  # as Ctrl-C: the loader workers get it too
+    stopped(run.end(), 130, 50, folder)
+
+    run = start(cwd, command)
+    run.after(90)
     run.send(signal.SIGKILL)
     assert run.end()[0] == -signal.SIGKILL
     assert whole(folder)["global_step"] % 15 == 0
 
     run = start(cwd, command)
-    run.after(70)
+    run.after(130)
     run.send(signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT)  # two at once
     code, _, err = run.end()
     assert code == 143 and "stopped at once; the last whole checkpoint stays" in err
     assert whole(folder)["global_step"] % 15 == 0
 
     run = start(cwd, command)
-    run.after(90)
+    run.after(170)
     run.send(signal.SIGTERM)  # of a batch system: to all processes
-    stopped(run.end(), 143, 90, folder)
+    stopped(run.end(), 143, 170, folder)
     step = whole(folder)["global_step"]
 
     code, out, err = start(cwd, command).end()
@@ -146,7 +146,7 @@ def test_five_stops(start, command, tmp_path):
     assert f"goes on after step {step} (" in out
     code, _, err = undisturbed.end()
     assert code == 0, err
-    assert steps(folder) == list(range(1, 121))
+    assert steps(folder) == list(range(1, 241))
     for name in ("metrics.csv", "model/model.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "a" / RUN / name).read_bytes()
     optimizers = [whole(tmp_path / name / RUN)["optimizer_states"] for name in "ab"]
