@@ -591,6 +591,7 @@ def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Ca
     dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
     info = {"documents": 0, "train_documents": 0, "val_documents": 0, "duplicates": 0}
     tokens = {split: np.zeros(V, dtype=np.int64) for split in ("train", "val")}
+    digest = {split: hashlib.sha256() for split in tokens}
     texts = source.read()
     progress = _encoding_progress(source.size, tick)  # after docstrings have been read
     with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
@@ -607,7 +608,9 @@ def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Ca
             for split, file in (("train", train), ("val", val)):
                 stream = np.concatenate([np.empty(0, dtype=np.int64), *parts[split]])
                 tokens[split] += np.bincount(stream, minlength=V)
-                file.write(stream.astype(dtype).tobytes())
+                content = stream.astype(dtype).tobytes()
+                digest[split].update(content)
+                file.write(content)
             progress(int(tokens["train"].sum() + tokens["val"].sum()), size)
     info["documents"] = info["train_documents"] + info["val_documents"]
     if not info["documents"]:
@@ -615,6 +618,9 @@ def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Ca
     info |= {f"{split}_tokens": int(count.sum()) for split, count in tokens.items()}
     unknown = 0 if unk is None else int(tokens["train"][unk])
     info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
+    # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
+    both = "".join(part.hexdigest() for part in digest.values()) + tokenizer_digest(tokenizer)
+    info["digest"] = hashlib.sha256(both.encode()).hexdigest()[:16]
     return info | unigram_baseline(tokens["train"], tokens["val"], special)
 
 
@@ -643,7 +649,8 @@ def _open(folder: Path, tokenizer) -> Corpus | None:
 
     try:
         info = json.loads((folder / "info.json").read_text())
-        if any((folder / name).stat().st_size != size for name, size in info["files"].items()):
+        sizes = info["files"].items()
+        if not info["digest"] or any((folder / f).stat().st_size != size for f, size in sizes):
             return None
     except (OSError, ValueError, KeyError):
         return None

@@ -81,6 +81,7 @@ class Pretraining(pl.LightningModule):
         self._masked = 0  # masked tokens in the current optimizer step
         self._sums: dict[str, Tensor] = {}
         self._grad_norm: Tensor | None = None
+        self._last_loss: Tensor | None = None
         self._rng: Tensor | None = None
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -191,6 +192,7 @@ class Pretraining(pl.LightningModule):
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         step = self.trainer.global_step + 1  # Lightning counts this step after the hook
+        self._last_loss = self._sums["loss"]
         if step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps:
             masked = torch.tensor(float(self._masked), device=self.device)
             if self.trainer.world_size > 1:
@@ -198,17 +200,20 @@ class Pretraining(pl.LightningModule):
                     torch.distributed.all_reduce(value)
             count = max(float(masked), 1.0)
             row = {f"train/{k}": float(v) / count for k, v in self._sums.items()}
-            if not math.isfinite(row["train/loss"]):
-                raise BortError(
-                    f"the loss became {row['train/loss']} at step {step}; lower optim.lr (now "
-                    f"{self.optim.lr:g}) or lengthen optim.warmup"
-                )
+            self._check_finite(row["train/loss"], step)
             if self._grad_norm is not None:
                 row["train/grad_norm"] = float(self._grad_norm)
             row["train/lr"] = optimizer.param_groups[-1]["lr"]
             row["train/epoch"] = self.trainer.current_epoch
             self.log_row(row, step)
         self._masked, self._sums = 0, {}
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise BortError(
+                f"the loss became {loss} at step {step}; lower optim.lr (now {self.optim.lr:g}) "
+                "or lengthen optim.warmup"
+            )
 
     def log_row(self, row: dict[str, float], step: int) -> None:
         """Hand one row to every logger; also what the progress line shows."""
@@ -226,6 +231,9 @@ class Pretraining(pl.LightningModule):
             self.teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # Steps between two logged ones are not looked at, and nobody can go on from NaN.
+        if self._last_loss is not None:
+            self._check_finite(float(self._last_loss), self.trainer.global_step)
         checkpoint["bort"] = {"tokens": self.tokens, "rng": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["bort"]["cuda_rng"] = torch.cuda.get_rng_state()

@@ -164,6 +164,7 @@ def train(
         if (done := finished(folder)) is not None and run.resume:
             return done
         _open_folder(folder, run, record)
+        _check_corpus(folder, corpus)
         start = newest_whole(folder / "checkpoints", say)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
@@ -345,6 +346,19 @@ def _open_folder(folder: Path, run: Train, record: dict | None) -> None:
             with replacing(folder / ".hydra" / name) as file:
                 file.write(text.encode())
         write_json(folder / "settings.json", settings(run))
+
+
+def _check_corpus(folder: Path, corpus: Corpus) -> None:
+    """Raises BortError when a run would go on with other text or another tokenizer."""
+    path, now = folder / "corpus.json", corpus.info["digest"]
+    if not path.exists():
+        keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
+        write_json(path, {key: corpus.info[key] for key in keys})
+    elif (then := json.loads(path.read_text())["digest"]) != now:
+        raise BortError(
+            f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
+            "another name=, or resume=false to start it again"
+        )
 
 
 @contextmanager

@@ -237,6 +237,33 @@ def test_loader_workers_leave_signals_to_training(settings_of):
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
+def test_a_loss_that_is_not_a_number_is_never_saved(settings_of, tmp_path):
+    """Between two logged steps nothing looks at the loss until a checkpoint is due."""
+    run = settings_of(
+        "optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=6",
+        "trainer.log_every_n_steps=7", "trainer.gradient_clip_val=null",
+        "trainer.val_check_interval=100", "checkpoint_every=3",
+    )  # fmt: skip
+    with pytest.raises(BortError, match="the loss became .* at step 3; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert not list(tmp_path.glob("run/checkpoints/*.ckpt"))
+
+
+def test_text_that_changed_between_stop_and_resume(settings_of, text, tmp_path):
+    source = tmp_path / "text.txt"
+    source.write_text(text.read_text())
+    run = settings_of(f"data.path={source}", "trainer.max_steps=4")
+    with pytest.raises(SystemExit):
+        pretrain(stopping(run, 2), tmp_path / "run", quiet)
+    weights = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    source.write_text(text.read_text() + "One more document, which nobody has seen before.\n")
+    with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert weights and sorted((tmp_path / "run" / "checkpoints").iterdir()) == weights
+    source.write_text(text.read_text())
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 4
+
+
 @pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
 def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
     run, corpus, teacher, reference = undisturbed()
@@ -301,7 +328,7 @@ def test_what_a_run_leaves(done):
     run, folder, _ = done
     assert {path.name for path in folder.iterdir()} == {
         *(".hydra", "checkpoints", "metrics.csv", "model", "perf.csv", "samples.txt"),
-        *("settings.json", "summary.json"),
+        *("corpus.json", "settings.json", "summary.json"),
     }
     text = (folder / "summary.json").read_text()
     summary = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in summary.json"))
