@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort import cli, config
+from bort import cli, config, runs
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -41,6 +41,10 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     run = config.parse(cfg)
     choices = HydraConfig.get().runtime.choices
     cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
+    if run.job == "pretrain" and not run.dry_run:
+        if (summary := runs.done(run, folder, cli.say)) is not None:
+            runs.finish(run, folder, summary, choices.experiment, cli.say)
+            return summary.get("val/loss")
     from bort import compare, plan, pretrain  # torch is loaded only now
 
     if run.dry_run:
@@ -53,7 +57,7 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     }
     job = compare.compare if run.job == "compare" else pretrain.pretrain
     summary = job(run, folder, cli.say, record)
-    plan.finish(run, folder, summary, choices.experiment, cli.say)
+    runs.finish(run, folder, summary, choices.experiment, cli.say)
     return summary.get("val/loss")
 
 

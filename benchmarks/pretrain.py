@@ -28,6 +28,7 @@ from bort.data import mask_tokens
 from bort.distill import kd_loss, mlm_loss
 from bort.doctor import SIZE, gflops, machine_line
 from bort.model import MaskedLM, ModelConfig, build
+from bort.tokenizer import train_tokenizer
 
 RATE, LENGTH = 0.15, 128
 SHAPES = [  # architecture, vocabulary, batch, rounds, ratio to reach
@@ -78,7 +79,7 @@ def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
 def tokenizer_of(vocab: int):
     """A tokenizer of this size for the collator; what its words are does not matter."""
     words = [" ".join(f"w{i}" for i in range(k, k + 50)) for k in range(0, 2000, 50)]
-    small = corpus.train_tokenizer(words, 300)
+    small = train_tokenizer(words, 300)
     small.add_tokens([f"<{i}>" for i in range(vocab - len(small))])
     return small
 

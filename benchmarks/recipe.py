@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from bort import config, model, pretrain
+from bort import config, model, pretrain, runs
 from bort.cli import say
 from bort.compare import ARMS, arm_settings
 from bort.doctor import machine_line
@@ -143,7 +143,7 @@ def kd() -> list[str]:
             f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
             f"{statistics.mean(row['val/loss'] for row in found):.3f} |"
         )
-    seconds = pretrain.finished(pretrain.teacher_folder(run, corpus))["seconds"]
+    seconds = runs.finished(pretrain.teacher_folder(run, corpus))["seconds"]
     return [*lines, "", f"The teacher's own training: {seconds:.0f} s, once."]
 
 

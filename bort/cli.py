@@ -26,6 +26,13 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def clock(seconds: float) -> str:
+    """`0:42`, `12:05`, `3:07:12`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def run(main: Callable[[], object], name: str) -> None:
     """Run a Hydra main function; a user's mistake prints one line and exits with 1.
 

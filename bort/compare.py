@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bort.cli import clock
 from bort.config import Compare, Distill, Train, settings
-from bort.errors import BortError
+from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
-from bort.pretrain import check_folder, check_trainer, finished, prepare, teacher_folder, train
-from bort.progress import clock
+from bort.pretrain import check_trainer, prepare, teacher_folder, train
+from bort.runs import check_folder, finished
 
 ARMS = {
     "kd": "KD",
@@ -54,9 +55,17 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
             place = folder / arm / f"lr_{lr:g}"
             job = arm_settings(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
+            if run.resume and (place / "failed.json").exists():
+                continue
             if finished(place) is None:
                 say(f"{label} → {place}")
-            tries[place] = train(job, place, corpus, teacher, say, label=label)
+            try:
+                tries[place] = train(job, place, corpus, teacher, say, label=label)
+            except Diverged as error:  # a result: the arm has its other rates
+                say(f"{label} drops out: {error}")
+                write_json(place / "failed.json", {"reason": str(error)})
+        if not tries:
+            raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
         best = max(tries, key=lambda p: tries[p]["val/mlm_accuracy"])
         results[arm] = {**tries[best], "folder": str(best), "lr": float(best.name[3:])}
     own = run.teacher.name is None

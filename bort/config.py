@@ -49,13 +49,11 @@ class Arch:
         for key, value in asdict(self).items():
             at_least(f"arch.{key}", value, 1)
         if self.hidden % self.heads:
-            near = sorted(
-                (n for n in range(1, self.hidden + 1) if self.hidden % n == 0),
-                key=lambda n: abs(n - self.heads),
-            )[:3]
+            divisors = [n for n in range(1, self.hidden + 1) if self.hidden % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - self.heads))[:3])
+            use = " or ".join(", ".join(map(str, near)).rsplit(", ", 1))
             raise BortError(
-                f"arch.heads={self.heads} does not divide arch.hidden={self.hidden}; "
-                f"use {' or '.join(map(str, sorted(near)))}"
+                f"arch.heads={self.heads} does not divide arch.hidden={self.hidden}; use {use}"
             )
 
     def __str__(self) -> str:
@@ -210,6 +208,10 @@ class Train:
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
             raise BortError(
                 f"name={self.name!r} cannot name a run folder; use letters, digits and _ - . : +"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_.:/+-]+", self.output_dir):  # goes after model= unquoted
+            raise BortError(
+                f"output_dir={self.output_dir!r} must consist of letters, digits and _ - . / : +"
             )
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)

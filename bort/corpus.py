@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate, groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,15 @@ from bort.config import Data
 from bort.doctor import reachable
 from bort.errors import BortError, nearest
 from bort.files import sync_folder
+from bort.tokenizer import (
+    CHUNK,
+    encode,
+    pieces,
+    special_ids,
+    text_encoder,
+    tokenizer_digest,
+    train_tokenizer,
+)
 
 VERSION = 1  # part of every fingerprint: raise it when the same text would give other streams
 
@@ -54,10 +62,7 @@ PACKAGES = (
 SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
 SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
 SAMPLE = 40_000_000  # characters that a tokenizer is trained on
-CHUNK = 4_000_000  # characters encoded at once; the tokenizer needs about 150 MB for it
-PIECE = 100_000  # characters; longer documents are encoded in pieces, on all cores
 RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
-CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or of WordPiece crosses this
 
 
 @dataclass
@@ -364,105 +369,6 @@ def hub_reachable() -> bool:
     return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")) == "reachable"
 
 
-# ------------------------------------------------------------------------------------ tokenizer
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int):
-    """Train a byte-level BPE: lossless, RoBERTa's specials at ids 0 … 3 and `<mask>` at 4.
-
-    The same texts give the same ids. Adds `<s> x </s>` and `<s> a </s></s> b </s>` like RoBERTa.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-    from tokenizers.trainers import BpeTrainer
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    # "a <mask>": the space belongs to the hidden word, as in RoBERTa
-    mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", mask],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    backend.post_processor = processors.RobertaProcessing(
-        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token=mask,
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
-def text_encoder(tokenizer):
-    """A copy of a tokenizer's backend to which `<mask>` or `[SEP]` in a text are ordinary words.
-
-    Raises BortError for a slow tokenizer, and for one without the specials of a masked LM.
-    """
-    from tokenizers import Tokenizer
-
-    name = tokenizer.name_or_path or type(tokenizer).__name__
-    if not tokenizer.is_fast:
-        raise BortError(f"tokenizer {name} has no tokenizer.json; use a fast one")
-    if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id):
-        raise BortError(f"tokenizer {name} lacks a cls, sep or mask token; use that of a masked LM")
-    # unless this is set, each loader worker that is forked later prints a warning
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    encoder.no_padding()
-    encoder.no_truncation()
-    encoder.encode_special_tokens = True
-    return encoder
-
-
-def encode(encoder, texts: list[str]) -> list[np.ndarray]:
-    """Ids (int64) of each text, no special token added, on all cores."""
-    pieces = [(row, piece) for row, text in enumerate(texts) for piece in _pieces(text)]
-    ends = accumulate(len(piece) for _, piece in pieces)
-    grouped = groupby(zip(pieces, ends, strict=True), key=lambda item: item[1] // (2 * CHUNK))
-    parts: list[list] = [[] for _ in texts]
-    for _, group in grouped:  # one group, unless a document is longer than a chunk
-        rows, batch = zip(*(piece for piece, _ in group), strict=True)
-        encodings = encoder.encode_batch_fast(batch, add_special_tokens=False)
-        for row, encoding in zip(rows, encodings, strict=True):
-            parts[row].append(np.array(encoding.ids, dtype=np.int64))
-    return [np.concatenate(part) for part in parts]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while len(text) - start > 2 * PIECE:
-        space = CUT.search(text, start + PIECE, start + 2 * PIECE)
-        end = space.start() if space else start + 2 * PIECE
-        yield text[start:end]
-        start = end
-    yield text[start:]
-
-
-def tokenizer_digest(tokenizer) -> str:
-    """A digest of all that decides a tokenizer's ids."""
-    specials = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
-    return hashlib.sha256(f"{text_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()
-
-
-def special_ids(tokenizer) -> np.ndarray:
-    """(V,) bool: which ids stand for no text. V counts ids up to the largest one."""
-    special = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
-    special[tokenizer.all_special_ids] = True
-    return special
-
-
 # ------------------------------------------------------------------------------------ documents
 
 
@@ -504,7 +410,7 @@ def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
         key = document_key(text)
         if held_out(key, data.val_fraction) or not seen.add(key):
             continue
-        for piece in _pieces(text):  # pieces: the source may be one document, a book
+        for piece in pieces(text):  # pieces: the source may be one document, a book
             if taken <= share * passed:
                 taken += len(piece)
                 yield piece

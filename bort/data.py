@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bort.config import Data
-from bort.corpus import Corpus, pack, sequences, special_ids
+from bort.corpus import Corpus, pack, sequences
+from bort.tokenizer import special_ids
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
 VAL_KEY = (0x626F7274, 0)  # not the run's seed: all runs are scored on the same masked positions

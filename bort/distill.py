@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from bort import optim
 from bort.config import Distill, Optim
-from bort.errors import BortError
+from bort.errors import BortError, Diverged
 from bort.model import MaskedLM
 
 
@@ -210,7 +210,7 @@ class Pretraining(pl.LightningModule):
 
     def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
-            raise BortError(
+            raise Diverged(
                 f"the loss became {loss} at step {step}; lower optim.lr (now {self.optim.lr:g}) "
                 "or lengthen optim.warmup"
             )

@@ -8,6 +8,10 @@ class BortError(Exception):
     """A mistake of the user; the message is ready to print. Any other exception is a bug."""
 
 
+class Diverged(BortError):
+    """The loss is no number any more: of one run the end, of several a result."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -152,17 +152,17 @@ def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
             "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or leave "
             "logger.mode=auto for a local log that `wandb sync` uploads later"
         )
-    return [
-        WandbLogger(
-            project=config.project,
-            name="-".join(folder.parts[-2:]),
-            group=folder.parent.name,
-            save_dir=folder,
-            mode="offline" if offline else "online",
-            config=settings,
-            tags=config.tags,
-        )
-    ]
+    logger = WandbLogger(
+        project=config.project,
+        name="-".join(folder.parts[-2:]),
+        group=folder.parent.name,
+        save_dir=folder,
+        mode="offline" if offline else "online",
+        config=settings,
+        tags=config.tags,
+    )
+    logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
+    return [logger]
 
 
 def _wandb_key() -> bool:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bort.config import INITS, Arch, one_of
 from bort.errors import BortError, nearest
 
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
-INITS = ("default", "paper", "teacher")
 
 
 @dataclass
@@ -40,9 +40,7 @@ class ModelConfig:
     activation: str = "gelu"
 
     def __post_init__(self):
-        for name in ("depth", "heads", "hidden", "intermediate"):
-            if getattr(self, name) < 1:
-                raise BortError(f"arch.{name}={getattr(self, name)} must be at least 1")
+        Arch(self.depth, self.heads, self.hidden, self.intermediate)  # raises for wrong numbers
         for name, least in (("vocab_size", 1), ("positions", 1), ("type_vocab", 0), ("pad_id", 0)):
             if getattr(self, name) < least:
                 raise BortError(f"{name}={getattr(self, name)} must be at least {least}")
@@ -61,17 +59,6 @@ class ModelConfig:
                 f"activation '{self.activation}' is not supported; use one of "
                 f"{', '.join(ACTIVATIONS)}{nearest(self.activation, ACTIVATIONS)}"
             )
-        if self.hidden % self.heads:
-            raise BortError(
-                f"arch.heads={self.heads} does not divide arch.hidden={self.hidden}; "
-                f"use {_divisors_near(self.heads, self.hidden)}"
-            )
-
-
-def _divisors_near(heads: int, hidden: int) -> str:
-    divisors = [d for d in range(1, hidden + 1) if hidden % d == 0]
-    close = sorted(sorted(divisors, key=lambda d: abs(d - heads))[:3])
-    return " or ".join(", ".join(map(str, close)).rsplit(", ", 1))
 
 
 def _activate(x: Tensor, name: str) -> Tensor:
@@ -285,8 +272,7 @@ def build(
     then what fits is taken from `teacher`). Raises BortError if init is unknown, or if the teacher
     is missing, narrower, or has another vocabulary.
     """
-    if init not in INITS:
-        raise BortError(f"init={init} is unknown; use {', '.join(INITS)}{nearest(init, INITS)}")
+    one_of("init", init, INITS)
     if init == "teacher" and teacher is None:
         raise BortError("init=teacher needs a teacher; set teacher.name, or use init=default")
     model = empty(config)

@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts; where its results are, when it has ended."""
+"""What a run will cost, before it starts."""
 
 import json
 import os
@@ -11,8 +11,6 @@ import torch
 from bort import cost, hf
 from bort.config import Arch, Train, cache_folder
 from bort.doctor import SIZE, gflops
-from bort.pretrain import results
-from bort.progress import clock
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -74,22 +72,3 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     if run.needs_teacher and not teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
     say("dry_run=true: nothing was started")
-
-
-NEXT = {
-    "teacher_pretrain": "python train.py experiment=kd_pretrain teacher.name={folder}",
-    "mlm_pretrain": "python train.py experiment=kd_pretrain",
-    "kd_pretrain": "python train.py experiment=kd_vs_mlm",
-    "kd_vs_mlm": "python train.py experiment=kd_vs_mlm data=text data.path=YOUR_TEXT",
-}
-
-
-def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> None:
-    """The last lines of a run: the result, where everything is, and what to try next."""
-    if run.job == "pretrain":
-        say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
-        say(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
-        say(f"  metrics   {folder}/metrics.csv, summary.json")
-        if (folder / "samples.txt").exists():
-            say(f"  samples   {folder}/samples.txt")
-    say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))

@@ -1,16 +1,10 @@
 """One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
 
-import fcntl
 import inspect
-import json
 import logging
 import math
-import os
-import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +16,7 @@ from hydra.utils import instantiate
 from bort import corpus as corpora
 from bort import hf
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
+from bort.cli import clock
 from bort.config import Compare, Distill, Teacher, Train, cache_folder, fingerprint, settings
 from bort.corpus import Corpus
 from bort.data import PackedData
@@ -30,7 +25,8 @@ from bort.errors import BortError, nearest
 from bort.files import replacing, write_json
 from bort.logger import MetricsCsv, extra_loggers, finish_loggers
 from bort.model import MaskedLM, ModelConfig, build
-from bort.progress import ProgressLine, Throughput, clock
+from bort.progress import ProgressLine, Throughput
+from bort.runs import check_corpus, done, finished, locked, open_folder, results
 
 Say = Callable[[str], None]
 
@@ -42,10 +38,8 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
     return at once when the run is finished. record: file name → text for the folder's `.hydra`.
     """
     check_trainer(run)
-    check_folder(folder, run)
-    if (done := finished(folder)) is not None and run.resume:
-        say(f"{folder} is finished; name= starts another run, resume=false this one again")
-        return done
+    if (summary := done(run, folder, say)) is not None:
+        return summary
     corpus, teacher = prepare(run, say)
     return train(run, folder, corpus, teacher, say, record=record)
 
@@ -160,11 +154,11 @@ def train(
 ) -> dict:
     """Train one model on a corpus; see `pretrain`. wait: for a process busy in the same folder."""
     _quiet()
-    with _locked(folder, wait, say):
-        if (done := finished(folder)) is not None and run.resume:
-            return done
-        _open_folder(folder, run, record)
-        _check_corpus(folder, corpus)
+    with locked(folder, wait, say):
+        if run.resume and (summary := finished(folder)) is not None:
+            return summary
+        open_folder(folder, run, record)
+        check_corpus(folder, corpus.info)
         start = newest_whole(folder / "checkpoints", say)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
@@ -255,16 +249,6 @@ def _summary(run: Train, trainer, module, throughput: Throughput, corpus: Corpus
     }
 
 
-def results(summary: dict) -> str:
-    """`val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
-    if summary.get("val/loss") is None:
-        return "no validation"
-    return (
-        f"val {summary['val/loss']:.2f} nats ({summary['val/mlm_accuracy']:.1%} of masked words; "
-        f"unigram {summary['unigram_ce']:.2f}, {summary['unigram_accuracy']:.1%})"
-    )
-
-
 def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
     """Keeps a few readable predictions of each validation in samples.txt and in wandb."""
 
@@ -288,17 +272,6 @@ def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
     return keep
 
 
-# -------------------------------------------------------------------------------- the run folder
-
-
-def finished(folder: Path) -> dict | None:
-    """The summary of a finished run, or None."""
-    try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def check_trainer(run: Train) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
     _quiet()
@@ -306,101 +279,13 @@ def check_trainer(run: Train) -> None:
     for key in run.trainer:
         if key not in known and key != "_target_":
             raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
+    if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
+        raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
     try:
         instantiate(run.trainer, logger=False)
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise BortError(f"trainer: {reason}") from None
-
-
-def check_folder(folder: Path, run: Train) -> None:
-    """Raises BortError when `folder` holds a run with other settings, naming up to three."""
-    path = folder / "settings.json"
-    if not run.resume or not path.is_file():
-        # hidden ones are ours: a kill may come before settings.json is written
-        if folder.is_dir() and not path.is_file() and any(folder.glob("[!.]*")):
-            raise BortError(f"{folder} holds files but no run of bort; use another name=")
-        return
-    # through JSON, so that what is compared went the same way as what was stored
-    now = json.loads(json.dumps(settings(run), default=str))
-    then = json.loads(path.read_text())
-    other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
-    if other:
-        changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
-        raise BortError(
-            f"{folder} holds a run with other settings ({changes}{more}); use the same settings, "
-            "another name=, or resume=false to start it again"
-        )
-
-
-def _open_folder(folder: Path, run: Train, record: dict | None) -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return
-    if not run.resume and folder.is_dir():
-        for item in folder.iterdir():
-            if item.name != ".lock":
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-    if not (folder / "settings.json").exists():
-        for name, text in (record or {}).items():
-            with replacing(folder / ".hydra" / name) as file:
-                file.write(text.encode())
-        write_json(folder / "settings.json", settings(run))
-
-
-def _check_corpus(folder: Path, corpus: Corpus) -> None:
-    """Raises BortError when a run would go on with other text or another tokenizer."""
-    path, now = folder / "corpus.json", corpus.info["digest"]
-    if not path.exists():
-        keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
-        write_json(path, {key: corpus.info[key] for key in keys})
-    elif (then := json.loads(path.read_text())["digest"]) != now:
-        raise BortError(
-            f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
-            "another name=, or resume=false to start it again"
-        )
-
-
-@contextmanager
-def _locked(folder: Path, wait: bool, say: Say) -> Iterator[None]:
-    """One process trains in a folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise BortError(f"{folder} cannot be written: {error.strerror}") from error
-    with file:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            yield  # the other processes of DDP work under the first one's lock
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if not wait:
-                raise BortError(
-                    f"another process is training in {folder}; use another name= or wait for it"
-                ) from None
-            say(f"waiting for the process that trains in {folder}…")
-            start = time.monotonic()
-            fcntl.flock(file, fcntl.LOCK_EX)
-            say(f"waited {clock(time.monotonic() - start)}")
-        try:
-            yield
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
-            _remove_unstarted(folder)
-
-
-def _remove_unstarted(folder: Path) -> None:
-    """Leave nothing behind of a run that failed before its first step."""
-    started = ("metrics.csv", "checkpoints", "summary.json")
-    if not any((folder / name).exists() for name in started):
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in list(folder.parents)[:2]:
-            try:
-                parent.rmdir()  # only when it is empty
-            except OSError:
-                break
 
 
 def _quiet() -> None:

@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from bort.cli import clock
+
 EVERY_S = 30.0  # between two lines when the output is not a terminal
 
 
@@ -119,10 +121,3 @@ class ProgressLine(pl.Callback):
 
     def on_exception(self, trainer, module, exception) -> None:
         self._stop()
-
-
-def clock(seconds: float) -> str:
-    """`0:42`, `12:05`, `3:07:12`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

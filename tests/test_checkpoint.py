@@ -17,7 +17,8 @@ from bort import files
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.pretrain import finished, prepare, train
+from bort.pretrain import prepare, train
+from bort.runs import finished
 
 IO = AtomicCheckpointIO()
 

@@ -12,10 +12,11 @@ from test_pretrain import stopping
 from bort import compare as comparing
 from bort import pretrain as pretraining
 from bort.compare import ARMS, compare
-from bort.config import settings
+from bort.config import Compare, settings
 from bort.data import PackedData
 from bort.errors import BortError
-from bort.pretrain import finished, prepare
+from bort.pretrain import prepare
+from bort.runs import finished
 
 STEPS = 8
 
@@ -207,6 +208,26 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
                 for place in (tmp_path / "run", done[0])
             )
             assert ours == reference
+
+
+def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
+    """It is a result, on a second call too; the arms are those of the rate that is left."""
+    both = replace(run, compare=Compare(lrs=[1e30, 0.004]))
+    lines = []
+    summary = compare(both, tmp_path / "run", lines.append)
+    assert [summary[f"{arm}/lr"] for arm in comparing.ARMS] == [0.004] * 3
+    for arm in ("kd", "mlm"):
+        assert summary[f"{arm}/val/loss"] == done[1][f"{arm}/val/loss"]
+    dropped = [line for line in lines if "drops out: the loss became" in line]
+    assert [line.split(",")[0] for line in dropped] == ["KD", "MLM", "MLM"]
+    lines.clear()
+    assert compare(both, tmp_path / "run", lines.append) == summary
+    assert not [line for line in lines if "→" in line or "drops out" in line]
+
+
+def test_every_rate_diverges(run, tmp_path):
+    with pytest.raises(BortError, match="KD: every rate of compare.lrs diverged; add lower ones"):
+        compare(replace(run, compare=Compare(lrs=[1e30])), tmp_path / "run", quiet)
 
 
 def test_other_settings_are_refused(run, done):

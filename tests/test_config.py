@@ -196,7 +196,7 @@ MESSAGES = [
     (lambda: Arch(1, 1, 4, 0), "arch.intermediate=0 must be at least 1"),
     (
         lambda: Arch(4, 12, 1024, 768),
-        "arch.heads=12 does not divide arch.hidden=1024; use 4 or 8 or 16",
+        "arch.heads=12 does not divide arch.hidden=1024; use 4, 8 or 16",
     ),
     (
         lambda: Data(source="txt"),
@@ -225,6 +225,10 @@ MESSAGES = [
     ),
     (lambda: Optim(lr=0), "optim.lr=0 must be above 0"),
     (lambda: Optim(lr=float("nan")), "optim.lr=nan must be above 0"),
+    (
+        lambda: complete(output_dir="runs/a=b"),
+        "output_dir='runs/a=b' must consist of letters, digits and _ - . / : +",
+    ),
     (lambda: Optim(muon_ratio=-1), "optim.muon_ratio=-1 must be above 0"),
     (lambda: Optim(eps=0), "optim.eps=0 must be above 0"),
     (lambda: Optim(weight_decay=-1), "optim.weight_decay=-1 must be at least 0"),

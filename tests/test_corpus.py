@@ -19,8 +19,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bort import corpus as module
 from bort.config import Data
-from bort.corpus import Corpus, build, pack, sequences, train_tokenizer
+from bort.corpus import Corpus, build, pack, sequences
 from bort.errors import BortError
+from bort.tokenizer import encode, text_encoder
 
 
 @pytest.fixture
@@ -395,7 +396,7 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
     assert len(strings) == 24
     tokenizer = make(words(tmp_path)).tokenizer
     reloaded = AutoTokenizer.from_pretrained(make(words(tmp_path)).folder)
-    trained = module.encode(module.text_encoder(tokenizer), strings)
+    trained = encode(text_encoder(tokenizer), strings)
     for text, ids in zip(strings, trained, strict=True):
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -403,23 +404,6 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
         if "<mask>" not in text:
             assert tokenizer(text)["input_ids"] == [0, *ids, 2]
     assert set(tokenizer("a")) == {"input_ids", "attention_mask"}
-
-
-def test_trained_tokenizer_has_robertas_layout(tmp_path):
-    texts = words(tmp_path).read_text().splitlines()
-    tokenizer = train_tokenizer(texts, 320)
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    assert tokenizer.convert_ids_to_tokens(range(5)) == specials
-    assert sorted(tokenizer.get_vocab().values()) == list(range(320))
-    assert set(tokenizer.all_special_ids) == set(range(5))
-    a, b = (tokenizer.encode(w, add_special_tokens=False) for w in ("Line", "words"))
-    assert tokenizer("Line", "words")["input_ids"] == [0, *a, 2, 2, *b, 2]
-    assert tokenizer("Line <mask>")["input_ids"] == [0, *a, 4, 2]
-    offsets = tokenizer("Line words", return_offsets_mapping=True)["offset_mapping"]
-    assert (5, 10) in offsets and (4, 10) not in offsets  # a word's span is without its space
-    same = train_tokenizer(iter(texts), 320).backend_tokenizer.to_str()
-    assert same == tokenizer.backend_tokenizer.to_str()
-    assert train_tokenizer(texts[:90], 320).backend_tokenizer.to_str() != same
 
 
 def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
@@ -436,7 +420,7 @@ def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
 
 def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr("bort.tokenizer.PIECE", 100)
     data = Data(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
     sample = list(module._sample(module.text_source(data), data, lambda *a, **k: None))
     text = words(tmp_path).read_text()
@@ -444,22 +428,6 @@ def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     assert 1900 < sum(map(len, sample)) < 2300
     assert places[0] == 0 and places[-1] > 0.8 * len(text)
     assert max(np.diff(places)) < 0.3 * len(text)
-
-
-def test_long_documents_are_cut_without_a_trace(shared, make, tmp_path, monkeypatch):
-    text = (
-        (shared / "data" / "wikitext-2" / "valid.txt").read_text()[:60_000].replace("the ", "the  ")
-    )
-    tokenizers = [teacher(shared, n) for n in ("roberta-tiny", "bert-tiny")]
-    tokenizers.append(train_tokenizer([text], 500))
-    whole = [module.encode(module.text_encoder(t), [text, "", "end"]) for t in tokenizers]
-    monkeypatch.setattr(module, "PIECE", 50)
-    monkeypatch.setattr(module, "CHUNK", 1000)
-    assert len(list(module._pieces(text))) > 500 and "".join(module._pieces(text)) == text
-    assert "".join(module._pieces("x" * 1001)) == "x" * 1001
-    for tokenizer, expected in zip(tokenizers, whole, strict=True):
-        cut = module.encode(module.text_encoder(tokenizer), [text, "", "end"])
-        assert [ids.tolist() for ids in cut] == [ids.tolist() for ids in expected]
 
 
 def test_unigram_baseline_by_hand():

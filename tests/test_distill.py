@@ -209,10 +209,9 @@ def test_gradient_of_a_step_by_hand(accumulate):
     torch.testing.assert_close(start - model.logits.detach(), expected, atol=1e-6, rtol=0)
 
 
-# torch's Muon works in bfloat16: the last bit of a gradient can move a weight by 1% of a step
-@pytest.mark.parametrize(("name", "tolerance"), [("adamw", 1e-6), ("muon", 2.5e-5)])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 @pytest.mark.parametrize("w_kd", [0.0, 0.7])
-def test_four_small_batches_are_one_large(name, tolerance, w_kd):
+def test_four_small_batches_are_one_large(name, w_kd):
     """Case L1: equal weights after 3 steps, though the small batches have 2, 9, 1 and 4 targets."""
     large = [example(8, [1, 1, 4, 5, 0, 1, 2, 2], seed) for seed in range(3)]
     small = [part for batch in large for part in split(batch, 4)]
@@ -231,7 +230,7 @@ def test_four_small_batches_are_one_large(name, tolerance, w_kd):
         assert len(rows) == 3
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
     for key, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][key], atol=tolerance, rtol=0)
+        torch.testing.assert_close(value, weights[1][key], atol=1e-6, rtol=0)
         assert not torch.equal(value, tiny().state_dict()[key])
 
 

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -160,7 +161,8 @@ def test_wandb_is_online_only_with_a_key(tmp_path, monkeypatch, no_key, key, mod
         (tmp_path / key).chmod(0o600)
     made = []
     monkeypatch.setattr(
-        "lightning.pytorch.loggers.WandbLogger", lambda **options: made.append(options) or options
+        "lightning.pytorch.loggers.WandbLogger",
+        lambda **options: made.append(options) or SimpleNamespace(_wandb_init=options),
     )
     folder = tmp_path / "runs" / "kd_pretrain" / "first"
     config = Logger(name="wandb", mode=mode, tags=["a"])

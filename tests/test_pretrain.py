@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,9 @@ from bort.compare import compare
 from bort.config import Train, settings
 from bort.data import PackedData, TrainBatches
 from bort.errors import BortError
-from bort.pretrain import finished, prepare, pretrain, train
+from bort.pretrain import prepare, pretrain, train
+from bort.runs import finished, locked
+from bort.tokenizer import encode, text_encoder
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 
@@ -424,6 +427,33 @@ def test_one_process_in_a_folder(settings_of, tmp_path):
     assert not (folder / ".lock").exists()
 
 
+def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path):
+    """Two wait for a third; it removes the lock file, and they must not work at once."""
+    inside, most = [], []
+
+    def work():
+        with locked(tmp_path / "run", True, quiet):
+            inside.append(1)
+            most.append(len(inside))
+            (tmp_path / "run" / "summary.json").write_text("{}")  # or the folder would be removed
+            time.sleep(0.05)
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
+    run = settings_of("trainer.strategy=fsdp")
+    with pytest.raises(BortError, match="Muon needs them whole; use optim=adamw"):
+        pretrain(run, tmp_path / "run", quiet)
+
+
 def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -679,7 +709,7 @@ def test_tokenizer_of_the_model_folder(shared, done):
     strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
     assert len(strings) == 24
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    trained = corpora.encode(corpora.text_encoder(corpus.tokenizer), strings)
+    trained = encode(text_encoder(corpus.tokenizer), strings)
     for string, ids in zip(strings, trained, strict=True):
         if "<mask>" not in string:  # a mask to be filled in use, a word in a training text
             assert tokenizer(string).input_ids == [0, *ids.tolist(), 2]

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from bort import progress
-from bort.progress import EVERY_S, ProgressLine, Throughput, clock
+from bort.cli import clock
+from bort.progress import EVERY_S, ProgressLine, Throughput
 
 
 class Clock:

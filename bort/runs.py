@@ -1,0 +1,175 @@
+"""A run folder: whose it is, whether it is finished, and that one process at a time works in it.
+
+Nothing heavy is imported, so that a finished run says so at once.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bort.cli import clock
+from bort.config import Train, settings
+from bort.errors import BortError
+from bort.files import replacing, write_json
+
+
+def finished(folder: Path) -> dict | None:
+    """The summary of a finished run, or None."""
+    try:
+        return json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
+    """The summary when `folder` holds this run, finished; None when there is something to do.
+
+    Raises BortError when `folder` holds something else.
+    """
+    check_folder(folder, run)
+    if not run.resume or (summary := finished(folder)) is None:
+        return None
+    say(f"{folder} is finished; name= starts another run, resume=false this one again")
+    return summary
+
+
+def check_folder(folder: Path, run: Train) -> None:
+    """Raises BortError when `folder` holds a run with other settings, naming up to three."""
+    path = folder / "settings.json"
+    if not run.resume or not path.is_file():
+        # hidden ones are ours: a kill may come before settings.json is written
+        if folder.is_dir() and not path.is_file() and any(folder.glob("[!.]*")):
+            raise BortError(f"{folder} holds files but no run of bort; use another name=")
+        return
+    # through JSON, so that what is compared went the same way as what was stored
+    now = json.loads(json.dumps(settings(run), default=str))
+    then = json.loads(path.read_text())
+    other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
+    if other:
+        changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise BortError(
+            f"{folder} holds a run with other settings ({changes}{more}); use the same settings, "
+            "another name=, or resume=false to start it again"
+        )
+
+
+def open_folder(folder: Path, run: Train, record: dict | None) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if not run.resume and folder.is_dir():
+        for item in folder.iterdir():
+            if item.name != ".lock":
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+    if not (folder / "settings.json").exists():
+        for name, text in (record or {}).items():
+            with replacing(folder / ".hydra" / name) as file:
+                file.write(text.encode())
+        write_json(folder / "settings.json", settings(run))
+
+
+def check_corpus(folder: Path, info: dict) -> None:
+    """Raises BortError when a run would go on with other text or another tokenizer."""
+    path, now = folder / "corpus.json", info["digest"]
+    if not path.exists():
+        keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
+        write_json(path, {key: info[key] for key in keys})
+    elif (then := json.loads(path.read_text())["digest"]) != now:
+        raise BortError(
+            f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
+            "another name=, or resume=false to start it again"
+        )
+
+
+@contextmanager
+def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """One process works in a folder; the lock goes with the process, however it ends.
+
+    wait: for another process's end. Raises BortError when there is one and wait is false, or when
+    the folder cannot be written.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield  # the other processes of DDP work under the first one's lock
+        return
+    path, start = folder / ".lock", time.monotonic()
+    waited = False
+    while True:
+        file = _open_lock(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not wait:
+                file.close()
+                raise BortError(
+                    f"another process is training in {folder}; use another name= or wait for it"
+                ) from None
+            if not waited:
+                say(f"waiting for the process that trains in {folder}…")
+            waited = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever had the lock removed the file with it: a lock on that one keeps nobody out.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()
+    if waited:
+        say(f"waited {clock(time.monotonic() - start)}")
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            _remove_unstarted(folder)
+
+
+def _open_lock(path: Path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise BortError(f"{path.parent} cannot be written: {error.strerror}") from error
+
+
+def _remove_unstarted(folder: Path) -> None:
+    """Leave nothing behind of a run that failed before its first step."""
+    started = ("metrics.csv", "checkpoints", "summary.json")
+    if not any((folder / name).exists() for name in started):
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in list(folder.parents)[:2]:
+            try:
+                parent.rmdir()  # only when it is empty
+            except OSError:
+                break
+
+
+def results(summary: dict) -> str:
+    """`val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
+    if summary.get("val/loss") is None:
+        return "no validation"
+    return (
+        f"val {summary['val/loss']:.2f} nats ({summary['val/mlm_accuracy']:.1%} of masked words; "
+        f"unigram {summary['unigram_ce']:.2f}, {summary['unigram_accuracy']:.1%})"
+    )
+
+
+NEXT = {
+    "teacher_pretrain": "python train.py experiment=kd_pretrain teacher.name={folder}",
+    "mlm_pretrain": "python train.py experiment=kd_pretrain",
+    "kd_pretrain": "python train.py experiment=kd_vs_mlm",
+    "kd_vs_mlm": "python train.py experiment=kd_vs_mlm data=text data.path=YOUR_TEXT",
+}
+
+
+def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> None:
+    """The last lines of a run: the result, where everything is, and what to try next."""
+    if run.job == "pretrain":
+        say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
+        say(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
+        say(f"  metrics   {folder}/metrics.csv, summary.json")
+        if (folder / "samples.txt").exists():
+            say(f"  samples   {folder}/samples.txt")
+    say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))
