@@ -43,7 +43,7 @@ WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (
 
 def settings(*overrides: str) -> config.Train:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        fixed = ["name=x", "output_dir=x", "teacher.max_steps=4000"]
+        fixed = ["name=x", "output_dir=x"]
         return config.parse(compose("train", [*fixed, *overrides]))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bort.cli import clock
-from bort.config import Compare, Distill, Train, settings
+from bort.config import Distill, Train, settings
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
 from bort.pretrain import check_trainer, prepare, teacher_folder, train
@@ -93,14 +93,7 @@ def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
         steps = round(trainer["max_steps"] * kd["seconds"] / mlm["seconds"])
         trainer["val_check_interval"] = round(trainer["val_check_interval"] * steps / kd["steps"])
         trainer["max_steps"] = max(1, steps)
-    return replace(
-        run,
-        job="pretrain",
-        compare=Compare(),
-        distill=distill,
-        trainer=trainer,
-        optim=replace(run.optim, lr=lr),
-    )
+    return run.training(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
 
 
 def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:

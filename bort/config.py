@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from bort.errors import BortError, nearest
 
 INITS = ("default", "paper", "teacher")
-JOBS = ("pretrain", "compare")
+JOBS = ("pretrain", "compare", "search")
 
 
 def cache_folder() -> Path:
@@ -36,7 +36,7 @@ def at_least(key: str, value: float, least: float, below: float | None = None) -
         raise BortError(f"{key}={value:g} must be at least {least:g}{limit}")
 
 
-@dataclass
+@dataclass(unsafe_hash=True)  # a key of tables; frozen, no command line could override it
 class Arch:
     """⟨D, A, H, I⟩: the four numbers of an architecture."""
 
@@ -220,15 +220,159 @@ class Train:
             if not isinstance((self.trainer or {}).get(key, 1), int):
                 raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
 
+    def training(self, **changes: Any) -> "Train":
+        """The settings of one training with these changes, also out of a search's."""
+        own = {each.name: getattr(self, each.name) for each in fields(Train)}
+        return Train(**own | {"job": "pretrain", "compare": Compare()} | changes)
+
     @property
     def needs_teacher(self) -> bool:
         return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
 
 
+@dataclass
+class Grid:
+    """Ξ, the candidates: every combination of these in which A divides H."""
+
+    depth: list[int] = MISSING
+    hidden: list[int] = MISSING
+    heads: list[int] | None = None
+    head_size: int | None = None  # instead of heads: A = H / head_size
+    intermediate: list[int] | None = None
+    ratio: list[float] | None = None  # instead of intermediate: I = ratio · H
+
+    def __post_init__(self) -> None:
+        for key in ("depth", "hidden"):
+            if not getattr(self, key):
+                raise BortError(f"grid.{key} is empty; give it values or use grid=tiny")
+        for one, other in (("heads", "head_size"), ("intermediate", "ratio")):
+            if bool(getattr(self, one)) == bool(getattr(self, other)):
+                raise BortError(
+                    f"grid.{one} or grid.{other} needs values, and not both: set the other to null"
+                )
+        others = (self.heads, self.intermediate, self.ratio, [self.head_size or 1])
+        sizes = [*self.depth, *self.hidden, *(x for some in others for x in some or ())]
+        if min(sizes) <= 0:
+            raise BortError("grid: every size must be above 0")
+        if not self.points()[0]:
+            raise BortError("grid: no number of heads divides any hidden size; mend grid.heads")
+
+    def points(self) -> tuple[list[Arch], list[tuple[int, int, int, int]]]:
+        """The valid architectures, each once, and the numbers of those with A not dividing H."""
+        valid, invalid = {}, {}
+        for depth in self.depth:
+            for hidden in self.hidden:
+                for heads in self.heads or [max(1, hidden // self.head_size)]:
+                    for size in self.intermediate or [round(r * hidden) for r in self.ratio]:
+                        numbers = (depth, heads, hidden, size)
+                        if hidden % heads:
+                            invalid[numbers] = None
+                        else:
+                            valid[numbers] = Arch(*numbers)
+        return list(valid.values()), list(invalid)
+
+
+SOURCES = ("analytic", "measured", "fitted", "onnx", "onnx_int8", "table")
+
+
+@dataclass
+class Latency:
+    """î, the inference latency of a candidate's embeddings and layers."""
+
+    source: str = "analytic"  # operations in closed form (the paper), or milliseconds: see SOURCES
+    batch: int = 1
+    length: int = 128
+    threads: int | None = None  # of a measurement; null: one per core
+    rounds: int = 7  # of a measurement, in each of which every shape is timed
+    shapes: int = 12  # measured for `fitted`
+    device: str = "cpu"
+    path: str | None = None  # of `table`: a CSV that python -m bort.benchmark wrote
+
+    def __post_init__(self) -> None:
+        one_of("latency", self.source, SOURCES)
+        for key in ("batch", "rounds"):
+            at_least(f"latency.{key}", getattr(self, key), 1)
+        at_least("latency.length", self.length, 4)
+        at_least("latency.shapes", self.shapes, 6)
+        if self.threads is not None:
+            at_least("latency.threads", self.threads, 1)
+        if self.source == "table" and not self.path:
+            raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
+        one_of("latency.device", self.device, ("cpu", "cuda"))
+
+
+@dataclass
+class Search:
+    """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
+
+    n: int = 300  # training steps of a candidate
+    epsilon: int = 1  # every ε-th candidate of the order by (p, i); 1 is all of them
+    refine: bool = True  # then what can still win between the neighbours of the best
+    assume: str = "none"  # monotone: also leave out what cannot win if errors are monotone
+    objective: str = "w"  # or error: the lowest error within the budgets
+    error: str = "ratio"  # or perplexity: exp(-KL) in place of e(T) / e
+    exponents: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # α, β, γ
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    finalists: int = 3  # the best ones, trained again with other seeds and rates
+    seeds: int = 3
+    lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
+    kappa: float = 0.0  # rate of a candidate = optim.lr · (H / 64)^-kappa
+    parallel: int = 1  # candidates that a launcher gets at once
+
+    def __post_init__(self) -> None:
+        for key in ("n", "epsilon", "finalists", "seeds", "parallel"):
+            at_least(f"search.{key}", getattr(self, key), 1)
+        if self.n < 4:
+            raise BortError(f"search.n={self.n} must be at least 4: its quarters are compared")
+        one_of("search.assume", self.assume, ("none", "monotone"))
+        one_of("search.objective", self.objective, ("w", "error"))
+        one_of("search.error", self.error, ("ratio", "perplexity"))
+        if len(self.exponents) != 3 or min(self.exponents) < 0 or not any(self.exponents):
+            raise BortError(
+                f"search.exponents={self.exponents} must be three numbers, at least 0, not all 0"
+            )
+        for key in ("max_params", "max_latency_ms"):
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
+                raise BortError(f"search.{key}={getattr(self, key)} must be above 0")
+        if any(not lr > 0 for lr in self.lrs):
+            raise BortError(f"search.lrs={self.lrs} must be above 0")
+
+
+@dataclass
+class SearchRun(Train):
+    """All settings of `search.py`: those of a candidate's training, and how to choose."""
+
+    grid: Grid = MISSING
+    latency: Latency = field(default_factory=Latency)
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distill.w_kd == 0:
+            raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        points, _ = self.grid.points()
+        if self.search.epsilon > len(points):
+            raise BortError(
+                f"search.epsilon={self.search.epsilon} must be at most the {len(points)} "
+                "candidates of the grid"
+            )
+        if self.search.max_latency_ms is not None and self.latency.source == "analytic":
+            raise BortError(
+                "search.max_latency_ms needs milliseconds; use latency=measured, onnx_int8, …"
+            )
+        if str((self.trainer or {}).get("devices", 1)) != "1":
+            raise BortError(
+                "search.py trains a candidate on one device (trainer.devices=1); several at once: "
+                "hydra/launcher=joblib search.parallel=4"
+            )
+
+
 ConfigStore.instance().store(name="train_schema", node=Train)
+ConfigStore.instance().store(name="search_schema", node=SearchRun)
 
 
-def parse(cfg: DictConfig) -> Train:
+def parse(cfg: DictConfig, schema: type[Train] = Train) -> Train:
     """The composed configuration as dataclasses; every wrong combination is raised here."""
     cfg = cfg.copy()
     if cfg.arch_file:
@@ -236,7 +380,7 @@ def parse(cfg: DictConfig) -> Train:
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Train), plain))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
 
 
 def _arch_from_file(path: Path) -> dict:

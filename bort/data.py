@@ -6,6 +6,7 @@ Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bort.config import Data
 from bort.corpus import Corpus, pack, sequences
+from bort.files import replacing
 from bort.tokenizer import special_ids
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
@@ -138,6 +140,87 @@ class ValBatches(Dataset):
         offsets = [k * self.stream.length + places for k, places in enumerate(positions)]
         return _batch(np.concatenate(inputs), np.concatenate(offsets), np.concatenate(labels))
 
+    def documents(self) -> np.ndarray:
+        """The document of each masked position (N,), in the order of the batches.
+
+        A sequence may hold parts of several documents; a separator belongs to the one it ends.
+        """
+        body = self.stream.length - 2
+        if self.stream.tokens is None:
+            self.stream.rows(self.chosen[:0])
+        ends = np.flatnonzero(np.asarray(self.stream.tokens) == self.stream.sep)
+        places = []
+        for number in range(len(self)):
+            rows = self.chosen[number * self.batch_size : (number + 1) * self.batch_size]
+            row, column = np.divmod(self[number]["positions"].numpy(), self.stream.length)
+            places.append(rows[row] * body + column - 1)
+        return np.searchsorted(ends, np.concatenate(places))
+
+
+class TeacherStates:
+    """A teacher's head states at the masked positions of batches 0, 1, …, on disk.
+
+    Half precision: 2 H_T bytes a position, where logits would be 4 V. The teacher's decoder makes
+    logits of them at any temperature. Written in order, and gone on with after a kill.
+    """
+
+    EVERY = 64  # batches between two records of how far it got
+
+    def __init__(self, path: Path, hidden: int):
+        self.states, self.index = path.with_suffix(".f16"), path.with_suffix(".npy")
+        self.hidden = hidden
+        self.ends = np.load(self.index) if self.index.exists() else np.zeros(1, dtype=np.int64)
+        self.rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, batch: int) -> np.ndarray:
+        """(M, H_T) float16."""
+        if self.rows is None:  # opened in the worker: a memory map is pickled as a copy
+            self.rows = np.memmap(self.states, dtype=np.float16, mode="r").reshape(-1, self.hidden)
+        return np.array(self.rows[self.ends[batch] : self.ends[batch + 1]])
+
+    @torch.no_grad()
+    def build(self, teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]) -> int:
+        """Run the teacher over batches 0 … count - 1 that are not there yet; returns how many."""
+        done = len(self)
+        if done >= count:
+            return 0
+        teacher.eval()  # its dropout would be in every candidate's target
+        device = next(teacher.parameters()).device
+        self.states.parent.mkdir(parents=True, exist_ok=True)
+        ends = self.ends.tolist()
+        with self.states.open("ab") as file:
+            file.truncate(ends[-1] * self.hidden * 2)
+            for number in range(done, count):
+                batch = batches[number]
+                ids, positions = (batch[k].to(device) for k in ("input_ids", "positions"))
+                rows = teacher.head_states(ids, positions=positions)
+                file.write(rows.half().cpu().numpy().tobytes())
+                ends.append(ends[-1] + len(rows))
+                tick(number + 1, count)
+                if (number + 1) % self.EVERY == 0 or number + 1 == count:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    with replacing(self.index) as index:
+                        np.save(index, np.array(ends, dtype=np.int64))
+        self.ends, self.rows = np.array(ends, dtype=np.int64), None
+        return count - done
+
+
+class WithTeacher(Dataset):
+    """Batches that carry the teacher's head states (M, H_T) beside input, positions and labels."""
+
+    def __init__(self, batches: Dataset, states: TeacherStates):
+        self.batches, self.states = batches, states
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.batches[index] | {"teacher_states": torch.from_numpy(self.states[index])}
+
 
 class ResumeSampler(Sampler):
     """The next epoch's worth of batch numbers from wherever training stands.
@@ -189,12 +272,25 @@ class PackedData(pl.LightningDataModule):
 
     A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. Batches
     depend on (seed, epoch, batch number) alone, not on workers or on where training was resumed.
+
+    states: a teacher's output for the training and the validation batches, to go with them.
     """
 
-    def __init__(self, corpus: Corpus, data: Data, seed: int):
+    def __init__(
+        self,
+        corpus: Corpus,
+        data: Data,
+        seed: int,
+        states: tuple[TeacherStates, TeacherStates] | None = None,
+    ):
         super().__init__()
         self.data = data
         self.train, self.val = TrainBatches(corpus, data, seed), ValBatches(corpus, data)
+        if states is not None:
+            self.train, self.val = (
+                WithTeacher(batches, kept)
+                for batches, kept in zip((self.train, self.val), states, strict=True)
+            )
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer

@@ -44,6 +44,12 @@ def mlm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     return _reduce(total, len(labels), reduction)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of softmax(logits) over rows (M, V); nats per token."""
+    logp = logits.float().log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1).mean()
+
+
 def _reduce(total: Tensor, count: int, reduction: str) -> Tensor:
     return total / max(count, 1) if reduction == "mean" else total
 
@@ -76,7 +82,9 @@ class Pretraining(pl.LightningModule):
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.__dict__["student"] = torch.compile(model) if compile else model
         self.optim, self.distill, self.samples = optim, distill, samples
-        self.val_loss, self.val_accuracy, self.val_kd = MeanMetric(), MeanMetric(), MeanMetric()
+        self.val_loss, self.val_accuracy = MeanMetric(), MeanMetric()
+        self.val_kd, self.val_entropy = MeanMetric(), MeanMetric()
+        self.validated: int | None = None  # the step of the last validation
         self.tokens = 0  # input tokens seen in training
         self._masked = 0  # masked tokens in the current optimizer step
         self._sums: dict[str, Tensor] = {}
@@ -106,7 +114,9 @@ class Pretraining(pl.LightningModule):
 
     @torch.no_grad()
     def teacher_logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The teacher's logits (M, V), once per batch."""
+        """The teacher's logits (M, V), once per batch; from its kept head states if there are."""
+        if (states := batch.get("teacher_states")) is not None:
+            return self.teacher.decode(states.float())
         return self.teacher(batch["input_ids"], positions=batch["positions"])
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -117,7 +127,9 @@ class Pretraining(pl.LightningModule):
         self.val_loss.update(mlm_loss(logits, labels), count)
         self.val_accuracy.update((predictions == labels).float().mean(), count)
         if self.teacher is not None:
-            self.val_kd.update(kd_loss(logits, self.teacher_logits(batch), 1.0), count)
+            teacher = self.teacher_logits(batch)
+            self.val_kd.update(kd_loss(logits, teacher, 1.0), count)
+            self.val_entropy.update(entropy(teacher), count)
         if batch_idx == 0 and self.samples:
             self.samples(batch["input_ids"], batch["positions"], labels, predictions)
 
@@ -125,6 +137,7 @@ class Pretraining(pl.LightningModule):
         values = {"val/loss": self.val_loss, "val/mlm_accuracy": self.val_accuracy}
         if self.teacher is not None:
             values["val/kd_loss"] = self.val_kd
+            values["val/teacher_entropy"] = self.val_entropy
         # In training, a row of step k; `trainer.validate` after it leaves the same row.
         self.log_dict({name: metric.compute() for name, metric in values.items()}, logger=False)
         for metric in values.values():
@@ -132,6 +145,7 @@ class Pretraining(pl.LightningModule):
         if not self.trainer.sanity_checking:
             found = {name: self.trainer.callback_metrics[name].item() for name in values}
             self.log_row(found, self.trainer.global_step)
+            self.validated = self.trainer.global_step
 
     def configure_optimizers(self):
         mixed = "mixed" in str(self.trainer.precision)

@@ -1,6 +1,8 @@
 """Files that are either whole or absent: temporary name beside the target, fsync, rename."""
 
+import csv
 import errno
+import io
 import json
 import os
 import tempfile
@@ -57,3 +59,15 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=2, allow_nan=False, default=str)
     with replacing(path) as file:
         file.write(text.encode() + b"\n")
+
+
+def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """A table that is whole or absent; None and what a row lacks are empty cells."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = (row.get(column) for column in columns)
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())

@@ -30,6 +30,7 @@ COLUMNS = [
     "val/loss",
     "val/mlm_accuracy",
     "val/kd_loss",
+    "val/teacher_entropy",
 ]
 
 

@@ -1,6 +1,7 @@
 """What a run will cost, before it starts."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 
 from bort import cost, hf
-from bort.config import Arch, Train, cache_folder
+from bort.config import Arch, SearchRun, Train, cache_folder
 from bort.doctor import SIZE, gflops
+from bort.errors import BortError
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -36,6 +38,12 @@ def _teacher(run: Train) -> tuple[Arch | None, int | None]:
     return Arch(*(found[key] for key in keys)), found["vocab_size"]
 
 
+def _hours(flops: float) -> float:
+    """On this machine: half of its matrix-product speed is what large shapes reach; small less."""
+    a = torch.randn(SIZE, SIZE)
+    return flops / (0.5e9 * gflops(lambda: a @ a)) / 3600
+
+
 def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours."""
     trainer, data = run.trainer or {}, run.data
@@ -53,9 +61,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
         passes = cost.forward_flops(teacher, V, data.length, data.mask_rate)
         parts.append(("teacher's passes", passes * tokens))
     total = sum(flops for _, flops in parts)
-    # Half of the matrix-product speed is what training of large shapes reaches; small ones less.
-    a = torch.randn(SIZE, SIZE)
-    hours = total / (0.5e9 * gflops(lambda: a @ a)) / 3600
+    hours = _hours(total)
     size = cost.parameters(run.arch, V, max(data.length, 512))
     activations = data.batch_size * data.length * run.arch.depth * 4
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
@@ -71,4 +77,55 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  hours       about {hours:,.2f} on this machine's {cores} cores, without a GPU")
     if run.needs_teacher and not teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
+    say("dry_run=true: nothing was started")
+
+
+def show_search(run: SearchRun, folder: Path, say: Callable[[str], None]) -> None:
+    """Print the plan of a search: candidates, their bounds, and at most how much it all costs."""
+    search, data = run.search, run.data
+    teacher, vocab = _teacher(run)
+    if teacher is None:
+        raise BortError(
+            f"dry_run=true: the size of teacher.name={run.teacher.name} is not known without a "
+            f"download; known are {', '.join(HUB_TEACHERS)} and local folders"
+        )
+    V = vocab if data.tokenizer == "auto" and vocab else data.vocab_size
+    valid, invalid = run.grid.points()
+    positions = max(data.length, 512)
+    p, i = cost.parameters(teacher, V, positions), cost.encoder_operations(teacher, 1, data.length)
+    numbers = {
+        a: (cost.parameters(a, V, positions), cost.encoder_operations(a, 1, data.length))
+        for a in valid
+    }
+    most = search.max_params or math.inf
+    kept = {a: x for a, x in numbers.items() if x[0] < p and x[1] < i and x[0] <= most}
+    if not kept:
+        raise BortError(f"none of {len(valid)} candidates is smaller than T = {teacher}")
+    bounds = sorted((1 - x / p) * (1 - y / i) for x, y in kept.values())
+    accumulate = (run.trainer or {}).get("accumulate_grad_batches") or 1
+    tokens = search.n * data.batch_size * data.length * accumulate
+    training = [cost.training_flops(a, V, data.length, data.mask_rate) * tokens for a in kept]
+    rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
+    passes = cost.forward_flops(teacher, V, data.length, data.mask_rate) * tokens * search.seeds
+    parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
+    if run.teacher.name is None:
+        seen = run.teacher.max_steps * run.teacher.batch_size * data.length
+        per_token = cost.training_flops(run.teacher.arch, V, data.length, data.mask_rate)
+        parts.append(("teacher's training, once", per_token * seen))
+    total = sum(flops for _, flops in parts)
+    hours, cache = _hours(total), tokens * data.mask_rate * search.seeds * 2 * teacher.hidden
+    say(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
+    say(
+        f"  candidates  {len(kept)} of {len(valid) + len(invalid)} points: {len(invalid)} without "
+        f"a whole head size, {len(valid) - len(kept)} over the budget or not smaller than T"
+    )
+    say(f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped")
+    say(f"  n           {search.n:,} steps, {tokens:,} tokens a candidate")
+    say(f"  FLOPs       at most {total:.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")")
+    say(f"  cache       {cache / 1e9:.2f} GB of teacher states in {folder}")
+    say(f"  disk        at most {sum(4e-9 * x for x, _ in kept.values()):.1f} GB of models")
+    if run.latency.source not in ("analytic", "table"):
+        count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
+        say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
+    say(f"  hours       at most {hours:,.2f} on the {os.cpu_count()} cores here, without a GPU")
     say("dry_run=true: nothing was started")

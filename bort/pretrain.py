@@ -17,9 +17,9 @@ from bort import corpus as corpora
 from bort import hf
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 from bort.cli import clock
-from bort.config import Compare, Distill, Teacher, Train, cache_folder, fingerprint, settings
+from bort.config import Arch, Distill, Teacher, Train, cache_folder, fingerprint, settings
 from bort.corpus import Corpus
-from bort.data import PackedData
+from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
 from bort.errors import BortError, nearest
 from bort.files import replacing, write_json
@@ -101,10 +101,7 @@ def teacher_run(run: Train) -> Train:
     trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
     trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
-    return replace(
-        run,
-        job="pretrain",
-        compare=Compare(),
+    return run.training(
         arch_file=None,
         arch=run.teacher.arch,
         data=replace(run.data, batch_size=run.teacher.batch_size),
@@ -151,8 +148,13 @@ def train(
     label: str = "train",
     record: dict | None = None,
     wait: bool = False,
+    states: tuple[TeacherStates, TeacherStates] | None = None,
 ) -> dict:
-    """Train one model on a corpus; see `pretrain`. wait: for a process busy in the same folder."""
+    """Train one model on a corpus; see `pretrain`.
+
+    wait: for a process busy in the same folder. states: the teacher's output for the training and
+    the validation batches, which is then not computed again.
+    """
     _quiet()
     with locked(folder, wait, say):
         if run.resume and (summary := finished(folder)) is not None:
@@ -163,7 +165,7 @@ def train(
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = _student(run, corpus, teacher)
-        data = PackedData(corpus, run.data, run.seed)
+        data = PackedData(corpus, run.data, run.seed, states)
         csv = MetricsCsv(folder)
         loggers = [csv, *extra_loggers(run.logger, folder, settings(run))]
         module = Pretraining(
@@ -182,7 +184,7 @@ def train(
             say(f"resume: {label} goes on after step {step:,} ({start})")
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-            if len(data.val):
+            if len(data.val) and module.validated != trainer.global_step:
                 trainer.validate(module, datamodule=data, verbose=False)
         except SystemExit as stopped:
             if isinstance(stopped.__context__, KeyboardInterrupt):
@@ -194,7 +196,7 @@ def train(
             trainer.fit_loop.teardown()
         if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
             say(profile)
-        summary = _summary(run, trainer, module, throughput, corpus)
+        summary = _summary(run, trainer, module, throughput, corpus, teacher)
         if trainer.is_global_zero:
             hf.save(model, corpus.tokenizer, folder / "model")
             write_json(folder / "summary.json", summary)
@@ -230,7 +232,9 @@ def _trainer(
     )
 
 
-def _summary(run: Train, trainer, module, throughput: Throughput, corpus: Corpus) -> dict:
+def _summary(
+    run: Train, trainer, module, throughput: Throughput, corpus: Corpus, teacher: MaskedLM | None
+) -> dict:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     found = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return {
@@ -246,7 +250,15 @@ def _summary(run: Train, trainer, module, throughput: Throughput, corpus: Corpus
         "corpus": corpus.info["fingerprint"],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **({} if teacher is None else _teacher_numbers(teacher)),
     }
+
+
+def _teacher_numbers(teacher: MaskedLM) -> dict:
+    """What a sweep needs to weigh a student against its teacher."""
+    sizes = {key: getattr(teacher.config, key) for key in vars(Arch(1, 1, 1, 1))}
+    numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
+    return {f"teacher_{key}": value for key, value in numbers.items()}
 
 
 def _samples(tokenizer, folder: Path, loggers: list) -> Callable:

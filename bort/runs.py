@@ -136,7 +136,7 @@ def _open_lock(path: Path):
 
 def _remove_unstarted(folder: Path) -> None:
     """Leave nothing behind of a run that failed before its first step."""
-    started = ("metrics.csv", "checkpoints", "summary.json")
+    started = ("metrics.csv", "checkpoints", "summary.json", "teacher")
     if not any((folder / name).exists() for name in started):
         shutil.rmtree(folder, ignore_errors=True)
         for parent in list(folder.parents)[:2]:

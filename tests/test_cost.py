@@ -1,5 +1,7 @@
 """Closed forms against the module itself: counted parameters, and torch's own FLOP counter."""
 
+import random
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bort import cost
 from bort.config import Arch
+from bort.errors import BortError
 from bort.model import MaskedLM, ModelConfig, build
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "conf" / "arch").glob("*.yaml"))
@@ -69,3 +72,93 @@ def test_training_flops(arch):
     """Exactly three forward passes."""
     expected = cost.training_flops(arch, 50, 16, 0.25) * 32
     assert counted(arch, 50, 2, 16, 8, True) == pytest.approx(expected, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------ latency
+
+
+def test_encoder_operations_leave_the_vocabulary_out():
+    arch = Arch(2, 2, 16, 32)
+    ids = torch.randint(5, 50, (3, 10))
+    encoder = build(config(arch, 50, 10), "paper").encoder
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder(ids)
+    assert cost.encoder_operations(arch, 3, 10) == counter.get_total_flops()
+
+
+def test_interleaved_times_every_one_in_every_round():
+    made, called = [], []
+
+    def make(key, seconds):
+        def build_it():
+            made.append(key)
+            return lambda: (called.append(key), time.sleep(seconds))
+
+        return build_it
+
+    ticks = []
+    found = cost.interleaved(
+        {"fast": make("fast", 0.001), "slow": make("slow", 0.01)},
+        rounds=3,
+        seconds=0.0,
+        tick=lambda done, total: ticks.append((done, total)),
+    )
+    assert made == ["fast", "slow", "slow", "fast", "fast", "slow"]  # turned order
+    assert called.count("slow") == 3 * 5  # two to warm up, three that count
+    assert ticks[-1] == (6, 6)
+    assert 1 <= found["fast"].low <= found["fast"].ms <= found["fast"].high < 10
+    assert 10 <= found["slow"].ms < 40
+
+
+def test_a_larger_encoder_is_slower():
+    archs = [Arch(1, 1, 32, 32), Arch(4, 4, 256, 1024)]
+    make = {a: lambda a=a: cost.encoder_call(a, 100, 1, 32) for a in archs}
+    found = cost.interleaved(make, rounds=3, seconds=0.01)
+    assert 2 * found[archs[0]].ms < found[archs[1]].ms
+
+
+def test_fitted_latency_recovers_what_was_planted():
+    """ms = D (2 H² + 3 H I + 5 H s + 7 D A s²) 1e-6 + 0.5, from 12 shapes."""
+    rng = random.Random(0)
+
+    def planted(a: Arch, s: int = 32) -> float:
+        H = a.hidden
+        inner = 2 * H * H + 3 * H * a.intermediate + 5 * H * s + 7 * a.heads * s * s
+        return 1e-6 * a.depth * inner + 0.5
+
+    def shape() -> Arch:
+        heads = rng.choice([1, 2, 4, 8])
+        return Arch(rng.randint(1, 12), heads, 64 * rng.randint(1, 8), rng.choice([64, 512, 2048]))
+
+    archs = [shape() for _ in range(12)]
+    function, error = cost.fit_latency({a: planted(a) for a in archs}, 32)
+    assert error < 1e-6
+    for arch in (shape() for _ in range(20)):
+        assert function(arch) == pytest.approx(planted(arch), rel=1e-6)
+    noisy = {a: planted(a) * rng.uniform(0.9, 1.1) for a in archs}
+    assert 0.02 < cost.fit_latency(noisy, 32)[1] < 0.8
+
+
+def test_spread_out():
+    archs = [Arch(d, 1, 8, 8) for d in range(1, 21)]
+    random.Random(0).shuffle(archs)
+    assert [a.depth for a in cost.spread_out(archs, 5, 16)] == [1, 6, 11, 15, 20]
+    assert len(cost.spread_out(archs, 99, 16)) == 20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "table.csv does not exist; python -m bort.benchmark writes one"),
+        ("depth,heads,hidden\n1,1,8\n", "has no column intermediate"),
+        ("depth,heads,hidden,intermediate,latency_ms\n1,1,8,8,fast\n", "line 2: could not convert"),
+        ("depth,heads,hidden,intermediate,latency_ms\n1,1,8,8,0\n", "latency_ms=0 must be above 0"),
+        ("depth,heads,hidden,intermediate,latency_ms\n1,1,8,9,1\n", "lacks 1 of the points: ⟨1,1"),
+    ],
+)
+def test_wrong_tables(tmp_path, content, message):
+    path = tmp_path / "table.csv"
+    if content:
+        path.write_text(content)
+    with pytest.raises(BortError, match=message):
+        cost.read_table(path, [Arch(1, 1, 8, 8)])

@@ -1,0 +1,48 @@
+"""The thin Hydra sweeper of search.py: asks bort.search for jobs and hands them to the launcher.
+
+Hydra finds sweepers only under `hydra_plugins`, and imports them at each start: nothing heavy here.
+"""
+
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class FptasSweeper(Sweeper):
+    """Candidates of the grid, best bound first, until the rest is proven worse."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from bort import sweep
+
+        parsed = OverridesParser.create().parse_overrides(overrides=arguments)
+        several = [each.input_line for each in parsed if each.is_sweep_override()]
+        with sweep.started(self.config, arguments, several) as search:
+            done = 0
+            while search and (batch := search.ask()):
+                overrides = [[*search.arguments, *job.overrides] for job in batch]
+                self.validate_batch_is_legal(overrides)
+                sweep.launch(self.launcher, overrides, done, search, batch)
+                done += len(batch)
+
+
+@dataclass
+class FptasSweeperConf:
+    _target_: str = "hydra_plugins.bort_fptas.FptasSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="fptas", node=FptasSweeperConf, provider="bort"
+)

@@ -1,0 +1,817 @@
+"""Evaluate candidates on shared batches, masks and teacher outputs; choose; say what is proven.
+
+The maximum point T runs once per batch for the whole sweep: its head states at the masked positions
+are kept on disk, and one product with its decoder rebuilds its logits. A candidate is one run
+folder with a `point.json`; `conclude` turns these records into the optimum and needs nothing else.
+"""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from scipy.stats import kendalltau
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from bort import cost, hf, report
+from bort import export as onnx
+from bort.cli import clock
+from bort.config import Arch, Latency, SearchRun, Train, parse
+from bort.corpus import Corpus
+from bort.data import TeacherStates, TrainBatches, ValBatches
+from bort.errors import BortError, Diverged
+from bort.files import replacing, write_csv, write_json
+from bort.fptas import Certificate, Scale, Selection, Xi, name, w_map
+from bort.model import MaskedLM
+from bort.pretrain import check_trainer, prepare, train
+from bort.runs import check_corpus, check_folder, locked, open_folder
+
+Say = Callable[[str], None]
+POSITIONS = 8192  # at least so many masked positions decide an error
+
+
+def xi_of(arch: Arch) -> Xi:
+    return (arch.depth, arch.heads, arch.hidden, arch.intermediate)
+
+
+# ------------------------------------------------------------------------------ before the sweep
+
+
+@contextmanager
+def opened(run: SearchRun, folder: Path, say: Say, record: dict) -> Iterator["Sweep"]:
+    """The sweep of these settings in `folder`, prepared; one process at a time works there.
+
+    record: file name → text for the folder's `.hydra`.
+    """
+    check_trainer(run)
+    check_folder(folder, run)
+    with locked(folder, wait=False, say=say):
+        open_folder(folder, run, record)
+        yield Sweep(run, folder, say)
+
+
+def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
+    """î of T and of every candidate, by `latency.source`, recorded once in `latency.json`."""
+    path = folder / "latency.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
+    found = latencies(run.latency, archs, teacher, vocab_size, folder, say)
+    write_json(path, found)
+    return found
+
+
+def latencies(
+    latency: Latency, archs: list[Arch], teacher: Arch | None, vocab: int, folder: Path, say: Say
+) -> dict:
+    """Flat-keyed record: `unit`, `note`, and `points`: name → [latency, low, high].
+
+    teacher: measured for `fitted` too, whatever the rank of its size.
+    """
+    size = f"batch {latency.batch} × {latency.length} tokens"
+    if latency.source == "analytic":
+        points = {a: cost.encoder_operations(a, latency.batch, latency.length) for a in archs}
+        return _latency_record({a: [x, x, x] for a, x in points.items()}, "operations", size)
+    if latency.source == "table":
+        points = cost.read_table(Path(latency.path), archs)
+        return _latency_record({a: [x, x, x] for a, x in points.items()}, "ms", latency.path)
+    chosen = archs
+    if latency.source == "fitted":
+        chosen = cost.spread_out(archs, latency.shapes, latency.length)
+        chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
+    threads = latency.threads or torch.get_num_threads()
+    note = f"{latency.source}, {size}, {threads} threads"
+    timed = _timed(latency, chosen, vocab, threads, folder, say)
+    if latency.source != "fitted":
+        points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
+        return _latency_record(points, "ms", note)
+    function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
+    say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {error:.0%}")
+    points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
+    return _latency_record(points, "ms", f"{note}, missed by up to {error:.0%}")
+
+
+def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> dict:
+    return {"unit": unit, "note": note, "points": {str(a): row for a, row in points.items()}}
+
+
+def _timed(
+    latency: Latency, archs: list[Arch], vocab: int, threads: int, folder: Path, say: Say
+) -> dict[Arch, cost.Timing]:
+    """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
+    before = torch.get_num_threads()
+    size = (vocab, latency.batch, latency.length)
+    files, make = [], {}
+    for number, arch in enumerate(archs):
+        if latency.source.startswith("onnx"):
+            files.append(folder / f".latency_{number}.onnx")
+            int8 = latency.source == "onnx_int8"
+            make[arch] = onnx.onnx_encoder_call(arch, *size, threads, files[-1], int8)
+        else:
+            make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
+
+    try:
+        torch.set_num_threads(threads)
+        return cost.interleaved(make, latency.rounds, tick=_paced("latency: timing", say))
+    finally:
+        torch.set_num_threads(before)
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------- the sweep
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: ξ, the seed of its start and its batches, and the rate before `kappa`."""
+
+    xi: Xi
+    seed: int
+    lr: float
+
+    @property
+    def folder(self) -> str:
+        """As conf/search.yaml names it."""
+        return "D{}-A{}-H{}-I{}".format(*self.xi) + f"-s{self.seed}-lr{self.lr}"
+
+    @property
+    def overrides(self) -> list[str]:
+        sizes = [f"arch.{key}={value}" for key, value in zip(cost.COLUMNS, self.xi, strict=True)]
+        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
+
+
+class Sweep:
+    """What the sweeper asks and tells; everything that it knows is in the run folder."""
+
+    def __init__(self, run: SearchRun, folder: Path, say: Say):
+        self.run, self.folder, self.say = run, folder, say
+        _OPEN.clear()  # the cache may be another one by now
+        corpus, teacher = _opened(run, folder, say)
+        self.plan = self._plan(corpus, teacher)
+        self.selection = selection(self.plan, run, folder)
+        self.known = len(records(folder))
+        self._announce()
+
+    def _plan(self, corpus: Corpus, teacher: MaskedLM) -> dict:
+        """T's numbers, every candidate's p and i, and the shared teacher pass, on disk."""
+        run, folder = self.run, self.folder
+        shape = Arch(*(getattr(teacher.config, key) for key in cost.COLUMNS))
+        vocab = teacher.config.vocab_size
+        if (path := folder / "search.json").exists():  # written last: all else is there, too
+            return json.loads(path.read_text())
+        val = _val_batches(corpus, run)
+        if not len(val):
+            raise BortError("search.py needs validation text; raise data.val_fraction")
+        latency = measure(run, shape, vocab, folder, self.say)
+        plan = self._candidates(teacher, shape, latency)
+        selection(plan, run, folder)  # raises, before T runs, when the budgets leave none
+        start = time.monotonic()
+        states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
+        states.build(teacher, val, len(val), _paced("teacher: validation batch", self.say))
+        _teacher_pass(run, corpus, teacher, folder, run.seed, self._batches, self.say)
+        entropy, unigram = teacher_entropy(teacher, val, states, corpus)
+        np.save(folder / "teacher" / "entropy.npy", entropy)
+        np.save(folder / "teacher" / "documents.npy", val.documents())
+        plan["teacher"] |= {
+            "error": float(entropy.mean(dtype=np.float64)),
+            "unigram_error": unigram,
+        }
+        plan |= {
+            "positions": len(entropy),
+            "documents": int(len(np.unique(val.documents()))),
+            "teacher_flops": cost.forward_flops(shape, vocab, run.data.length, run.data.mask_rate)
+            * self._tokens,
+            "teacher_pass_seconds": time.monotonic() - start,
+        }
+        write_json(path, plan)
+        return plan
+
+    def _candidates(self, teacher: MaskedLM, shape: Arch, latency: dict) -> dict:
+        """p and î of T and of every point; T's error is not known yet."""
+        run, vocab = self.run, teacher.config.vocab_size
+        valid, invalid = run.grid.points()
+        data, positions = run.data, max(run.data.length, 512)
+        return {
+            "teacher": {
+                "xi": xi_of(shape),
+                "name": run.teacher.name,
+                "parameters": sum(p.numel() for p in teacher.parameters()),
+                "latency": latency["points"][str(shape)],
+                "error": 1.0,
+            },
+            "points": [
+                {
+                    "xi": xi_of(arch),
+                    "parameters": cost.parameters(arch, vocab, positions),
+                    "body": cost.parameters(arch, 0, 0),
+                    "latency": latency["points"][str(arch)],
+                    "flops": cost.training_flops(arch, vocab, data.length, data.mask_rate)
+                    * self._tokens,
+                }
+                for arch in valid
+            ],
+            "invalid": invalid,
+            "exponents": run.search.exponents,
+            "latency": {"unit": latency["unit"], "note": latency["note"]},
+        }
+
+    @property
+    def _tokens(self) -> int:
+        """That one candidate is trained on."""
+        return self._batches * self.run.data.batch_size * self.run.data.length
+
+    @property
+    def _batches(self) -> int:
+        return self.run.search.n * (self.run.trainer.get("accumulate_grad_batches") or 1)
+
+    def _announce(self) -> None:
+        chosen, teacher = self.selection, self.plan["teacher"]
+        self.say(
+            f"search: {len(chosen.order)} of {len(chosen.points)} candidates below "
+            f"T = {name(tuple(teacher['xi']))} and within the budgets; T's entropy "
+            f"{teacher['error']:.3f} nats at {self.plan['positions']:,} positions, unigram "
+            f"{teacher['unigram_error']:.3f}"
+        )
+        if self.known:
+            self.say(f"search: {self.known} trainings are recorded already")
+
+    def ask(self) -> list["Job"]:
+        """The next jobs, at most `search.parallel` of them; none when the search is over."""
+        if batch := self.selection.ask(self.run.search.parallel):
+            self._progress(batch)
+            return [Job(xi, self.run.seed, self.run.optim.lr) for xi in batch]
+        due = self._due_finalists()[: self.run.search.parallel]
+        for job in due:
+            self.say(f"search: finalist {name(job.xi)} again with seed {job.seed}, lr {job.lr:g}")
+        return due
+
+    def _due_finalists(self) -> list["Job"]:
+        """Trainings still to do of the best ones: with further rates, then with further seeds."""
+        run, chosen, found = self.run, self.selection, records(self.folder)
+        if chosen.best is None:
+            return []
+        best = sorted(chosen.errors, key=chosen.rank)[: run.search.finalists]
+        have = {(record["xi"], record["seed"], record["base_lr"]) for record in found}
+        rates = [Job(xi, run.seed, lr) for xi in best for lr in run.search.lrs]
+        further = range(run.seed + 1, run.seed + run.search.seeds)
+        rate = {xi: best_record(found, xi, run)["base_lr"] for xi in best}
+        seeds = [Job(xi, seed, rate[xi]) for seed in further for xi in best]
+        for stage in (rates, seeds):
+            due = [job for job in stage if (job.xi, job.seed, job.lr) not in have]
+            if due:
+                self._further_passes({job.seed for job in due})
+                return due
+        return []
+
+    def _further_passes(self, seeds: set[int]) -> None:
+        """Other seeds are other batches: T runs over them once, too, for all finalists."""
+        if seeds <= {self.run.seed}:
+            return
+        corpus, teacher = _opened(self.run, self.folder, self.say)
+        for seed in sorted(seeds):
+            _teacher_pass(self.run, corpus, teacher, self.folder, seed, self._batches, self.say)
+
+    def collect(self, batch: list["Job"], died: str | None = None) -> None:
+        """Take what the jobs of `batch` have recorded.
+
+        died: why a process ended without a record: a result of its candidate, like any other.
+        """
+        for job in batch:
+            place = self.folder / job.folder
+            if died and not (place / "point.json").exists():
+                write_json(place / "point.json", failed_record(job.xi, job.seed, job.lr, died))
+        self.selection = selection(self.plan, self.run, self.folder)
+        for record in records(self.folder):
+            if record["status"] == "failed" and record["xi"] in {job.xi for job in batch}:
+                self.say(f"search: {name(record['xi'])} failed: {record['reason']}")
+
+    def _progress(self, batch: list[Xi]) -> None:
+        chosen = self.selection
+        done = len(chosen.errors) + len(chosen.failed)
+        able = [xi for xi in chosen.order if xi not in chosen.errors and xi not in chosen.failed]
+        proven = sum(not chosen.can_win(chosen.gibbs)(xi) for xi in able)
+        flops = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
+        past = [r for r in records(self.folder) if r["status"] == "trained"]
+        eta = ""
+        if spent := sum(flops[tuple(r["xi"])] for r in past):
+            rate = sum(r["wall"] for r in past) / spent
+            rest = sum(flops[xi] for xi in able if chosen.can_win(chosen.gibbs)(xi))
+            eta = f" · at most {clock(rest * rate)} left"
+        best = f" · best W {chosen.w(chosen.best):.4f} {name(chosen.best)}" if chosen.best else ""
+        names = ", ".join(map(name, batch))
+        total = done + len(able) - proven
+        self.say(
+            f"search: candidate {done + 1} of at most {total}: {names}{best} · "
+            f"{proven} proven away{eta}"
+        )
+
+
+def _paced(what: str, say: Say, every_s: float = 10.0) -> Callable[[int, int], None]:
+    """A line with the time left, at most once in `every_s`."""
+    start = last = time.monotonic()
+
+    def tick(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > every_s:
+            last = now
+            left = (total - done) * (now - start) / done
+            say(f"{what} {done:,} of {total:,} · {clock(left)} left")
+
+    return tick
+
+
+def _val_batches(corpus: Corpus, run: Train) -> ValBatches:
+    """Held-out batches with at least POSITIONS masked positions, if the text has them."""
+    needed = math.ceil(POSITIONS / (0.14 * run.data.length))
+    data = replace(run.data, val_sequences=max(run.data.val_sequences, needed))
+    return ValBatches(corpus, data)
+
+
+def _teacher_pass(
+    run: Train, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int, say: Say
+) -> None:
+    states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
+    data = TrainBatches(corpus, run.data, seed)
+    states.build(teacher, data, batches, _paced("teacher: training batch", say))
+
+
+@torch.no_grad()
+def teacher_entropy(
+    teacher: MaskedLM, val: Dataset, states: TeacherStates, corpus: Corpus
+) -> tuple[np.ndarray, float]:
+    """T's entropy at each position, and the mean cross-entropy of word frequencies against T."""
+    counts = np.bincount(corpus.train, minlength=teacher.config.vocab_size) + 1.0
+    unigram = torch.from_numpy(np.log(counts / counts.sum())).float()
+    entropies, total = [], 0.0
+    for batch in range(len(val)):
+        logp = _logp(teacher, states, batch)
+        p = logp.exp()
+        entropies.append(-(p * logp).sum(-1))
+        total += float(-(p @ unigram).sum())
+    entropy = torch.cat(entropies).numpy()
+    return entropy, total / len(entropy)
+
+
+def _logp(teacher: MaskedLM, states: TeacherStates, batch: int) -> torch.Tensor:
+    rows = torch.from_numpy(states[batch]).float()
+    return F.log_softmax(teacher.decode(rows).float(), -1)  # (M, V)
+
+
+# ---------------------------------------------------------------------------------- one candidate
+
+
+_OPEN: dict[Path, tuple[Corpus, MaskedLM]] = {}  # of this process: not opened per candidate
+
+
+def _opened(run: SearchRun, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
+    """Corpus and T of the sweep in `folder`."""
+    key = folder.resolve()
+    if key not in _OPEN:
+        _OPEN.clear()
+        corpus, teacher = prepare(run, say)
+        check_corpus(folder, corpus.info)
+        _OPEN[key] = corpus, teacher
+    return _OPEN[key]
+
+
+def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
+    """Train one candidate for n steps and record its error; what is recorded is returned at once.
+
+    folder: the sweep's; place: the candidate's own folder in it. A failure that is the candidate's
+    own (no memory, a loss that is no number) is a record with its reason.
+    """
+    if (path := place / "point.json").exists():
+        return json.loads(path.read_text())
+    corpus, teacher = _opened(run, folder, lambda line: None)
+    xi, start = xi_of(run.arch), time.monotonic()
+    val = _val_batches(corpus, run)
+    kept = {
+        split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
+        for split in (f"train-s{run.seed}", "val")
+    }
+    job = candidate_settings(run, val)
+    try:
+        label = f"candidate {run.arch}"
+        summary = train(job, place, corpus, teacher, say, label, states=tuple(kept.values()))
+        losses = candidate_losses(hf.load_masked_lm(place / "model"), teacher, val, kept["val"])
+        error = float(losses.mean(dtype=np.float64))
+        if not math.isfinite(error):
+            raise BortError("its error is no number")
+    except Exception as error:
+        if (reason := failure(error)) is None:
+            raise
+        found = failed_record(xi, run.seed, run.optim.lr, reason)
+        write_json(path, found)
+        return found
+    np.save(place / "losses.npy", losses)
+    found = {
+        "xi": xi,
+        "seed": run.seed,
+        "base_lr": run.optim.lr,
+        "lr": job.optim.lr,
+        "status": "trained",
+        "error": error,
+        "kl_by_step": _kl_by_step(place / "metrics.csv"),
+        "mlm_accuracy": summary["val/mlm_accuracy"],
+        "seconds": summary["seconds"],
+        "wall": time.monotonic() - start,
+    }
+    write_json(path, found)
+    return found
+
+
+def candidate_settings(run: SearchRun, val: ValBatches) -> Train:
+    """The training of a candidate: n steps, its error also at a quarter and at half of them."""
+    n = run.search.n
+    accumulate = run.trainer.get("accumulate_grad_batches") or 1
+    trainer = {**run.trainer, "max_steps": n, "max_epochs": -1, "max_time": None}
+    trainer["val_check_interval"] = max(1, n // 4) * accumulate
+    lr = run.optim.lr * (run.arch.hidden / 64) ** -run.search.kappa
+    data = replace(run.data, val_sequences=len(val.chosen))
+    return run.training(data=data, optim=replace(run.optim, lr=lr), trainer=trainer)
+
+
+def failure(error: Exception) -> str | None:
+    """The reason when it is the candidate's own; None for anything that would hit them all."""
+    if isinstance(error, Diverged) or str(error) == "its error is no number":
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory"
+    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+        return "out of memory"
+    return None
+
+
+def failed_record(xi: Xi, seed: int, lr: float, reason: str) -> dict:
+    return {"xi": xi, "seed": seed, "base_lr": lr, "status": "failed", "reason": reason}
+
+
+@torch.no_grad()
+def candidate_losses(
+    model: MaskedLM, teacher: MaskedLM, val: ValBatches, states: TeacherStates
+) -> np.ndarray:
+    """Cross-entropy against T's output at each held-out position, τ = 1, in nats."""
+    model.eval()
+    losses = []
+    for number in range(len(val)):
+        batch = val[number]
+        logits = model(batch["input_ids"], positions=batch["positions"]).float()
+        p = _logp(teacher, states, number).exp()
+        losses.append(-(p * F.log_softmax(logits, -1)).sum(-1))
+    return torch.cat(losses).numpy()
+
+
+def _kl_by_step(path: Path) -> dict[str, float]:
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/kd_loss")]
+    return {row["step"]: float(row["val/kd_loss"]) for row in rows}
+
+
+# ------------------------------------------------------------------------------------ the records
+
+
+def records(folder: Path) -> list[dict]:
+    """Every candidate training that has ended, in a fixed order."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("D*/point.json"))]
+    return [{**record, "xi": tuple(record["xi"])} for record in found]
+
+
+def best_record(found: list[dict], xi: Xi, run: SearchRun) -> dict:
+    """The training of ξ that counts: of the sweep's own seed, the rate with the lowest error."""
+    own = [r for r in found if r["xi"] == xi and r["seed"] == run.seed and r["status"] == "trained"]
+    return min(own, key=lambda r: (r["error"], r["base_lr"]))
+
+
+def scale_of(plan: dict, run: SearchRun) -> Scale:
+    teacher, search = plan["teacher"], run.search
+    exponents = tuple(search.exponents) if search.objective == "w" else (0.0, 0.0, 1.0)
+    return Scale(
+        teacher["parameters"], teacher["latency"][0], teacher["error"], exponents, search.error
+    )
+
+
+def selection(plan: dict, run: SearchRun, folder: Path) -> Selection:
+    """The selection with all that is recorded in `folder`."""
+    found = records(folder)
+    paired = Paired(folder, found, run)
+    chosen = Selection(
+        {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]},
+        scale_of(plan, run),
+        epsilon=run.search.epsilon,
+        refine=run.search.refine,
+        monotone=run.search.assume == "monotone",
+        max_params=run.search.max_params,
+        max_latency=run.search.max_latency_ms,
+        significant=paired.worse,
+    )
+    for record in found:
+        if record["seed"] != run.seed or record["xi"] not in chosen.points:
+            continue
+        if record["status"] == "trained":
+            chosen.tell(record["xi"], record["error"])
+        else:
+            chosen.fail(record["xi"], record["reason"])
+    return chosen
+
+
+class Paired:
+    """Paired bootstrap over documents: all candidates are scored at the same positions."""
+
+    def __init__(self, folder: Path, found: list[dict], run: SearchRun, count: int = 1000):
+        self.folder, self.run, self.count = folder, run, count
+        self.found = found
+        self._weights: np.ndarray | None = None
+        self._errors: dict[Xi, np.ndarray] = {}
+
+    def _resampled(self, losses: np.ndarray) -> np.ndarray:
+        """Means (count,) of resampled documents."""
+        if self._weights is None:
+            documents = np.load(self.folder / "teacher" / "documents.npy")
+            _, self.inverse = np.unique(documents, return_inverse=True)
+            self.sizes = np.bincount(self.inverse)
+            rng = np.random.default_rng(0)
+            n = len(self.sizes)
+            self._weights = rng.multinomial(n, np.full(n, 1 / n), self.count).astype(float)
+        sums = np.bincount(self.inverse, weights=losses.astype(float))
+        return (self._weights @ sums) / (self._weights @ self.sizes)
+
+    def teacher(self) -> np.ndarray:
+        return self._resampled(np.load(self.folder / "teacher" / "entropy.npy"))
+
+    def error(self, xi: Xi) -> np.ndarray:
+        """Resampled errors (count,) of the training of ξ that counts."""
+        if xi not in self._errors:
+            lr = best_record(self.found, xi, self.run)["base_lr"]
+            path = self.folder / Job(xi, self.run.seed, lr).folder / "losses.npy"
+            self._errors[xi] = self._resampled(np.load(path))
+        return self._errors[xi]
+
+    def worse(self, small: Xi, large: Xi) -> bool:
+        """Whether the larger one's error is higher beyond the 95% interval of their difference."""
+        return float(np.quantile(self.error(large) - self.error(small), 0.025)) > 0
+
+
+# ------------------------------------------------------------------------------------ the outcome
+
+
+def conclude(folder: Path, say: Say) -> dict:
+    """Choose from the records of a sweep; write candidates.csv, optimum.yaml, summary.json, report.
+
+    Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
+    then.
+    """
+    run = parse(OmegaConf.load(folder / ".hydra" / "config.yaml"), SearchRun)
+    plan = json.loads((folder / "search.json").read_text())
+    chosen = selection(plan, run, folder)
+    certificate = chosen.certificate()
+    rows = candidate_rows(plan, run, folder, chosen, certificate)
+    summary = summarize(plan, run, folder, chosen, certificate, rows)
+    write_csv(folder / "candidates.csv", list(rows[0]), rows)
+    best = dict(zip(cost.COLUMNS, chosen.best, strict=True))
+    with replacing(folder / "optimum.yaml") as file:
+        file.write(OmegaConf.to_yaml(best).encode())
+    write_json(folder / "summary.json", summary)
+    report.search_page(folder, run, plan, rows, summary, w_choices(plan, chosen))
+    for line in outcome(folder, summary, rows):
+        say(line)
+    return summary
+
+
+def candidate_rows(
+    plan: dict, run: SearchRun, folder: Path, chosen: Selection, certificate: Certificate
+) -> list[dict]:
+    """One row per point of the grid and one for T, the best first; intervals are of 95%."""
+    found = records(folder)
+    paired = Paired(folder, found, run)
+    entropy = paired.teacher()
+    rows = []
+    for point in plan["points"]:
+        xi = tuple(point["xi"])
+        row = dict(zip(cost.COLUMNS, xi, strict=True))
+        row |= {"parameters": point["parameters"], "latency": point["latency"][0]}
+        row |= {"error": None, "status": certificate.status[xi], "w": None, "w_low": None}
+        row |= {"w_high": None, "w_bound": None, "lr": None, "seconds": None, "reason": ""}
+        if xi in chosen.excluded:
+            row["reason"] = chosen.excluded[xi]
+        else:
+            row["w_bound"] = chosen.gibbs(xi)
+        if xi in chosen.failed:
+            row["reason"] = chosen.failed[xi]
+        if xi in chosen.errors:
+            w = resampled_w(chosen, xi, paired.error(xi), entropy)
+            best = best_record(found, xi, run)
+            row |= {"error": chosen.errors[xi], "w": chosen.w(xi), "lr": best["lr"]}
+            row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
+            row["seconds"] = best["seconds"]
+        rows.append(row)
+    rows.sort(key=lambda r: (-(r["w"] or -1), -(r["w_bound"] or -1), r["parameters"]))
+    empty = dict.fromkeys(rows[0])
+    teacher = plan["teacher"]
+    numbers = {"parameters": teacher["parameters"], "latency": teacher["latency"][0]}
+    numbers |= {"error": teacher["error"], "status": "teacher", "w": 0.0}
+    rows.append(empty | dict(zip(cost.COLUMNS, teacher["xi"], strict=True)) | numbers)
+    for xi in plan["invalid"]:
+        sizes = dict(zip(cost.COLUMNS, xi, strict=True))
+        reason = f"heads={xi[1]} does not divide hidden={xi[2]}"
+        rows.append(empty | sizes | {"status": "invalid", "reason": reason})
+    return rows
+
+
+def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
+    """W of ξ in each resample of the documents, ê and ê(T) from the same ones."""
+    scale = chosen.scale
+    quality = entropy / errors if scale.error == "ratio" else np.exp(entropy - errors)
+    return chosen.gibbs(xi) * quality ** scale.exponents[2]
+
+
+def summarize(
+    plan: dict,
+    run: SearchRun,
+    folder: Path,
+    chosen: Selection,
+    certificate: Certificate,
+    rows: list[dict],
+) -> dict:
+    """The flat summary of a search."""
+    found = records(folder)
+    flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
+    trained = [r for r in found if r["status"] == "trained"]
+    own = [r for r in trained if r["seed"] == run.seed]
+    passes = sorted((folder / "teacher").glob("train-s*.npy"))
+    batches = sum(len(np.load(path)) - 1 for path in passes)
+    spent = sum(flops[r["xi"]] for r in trained)
+    best, teacher = chosen.best, plan["teacher"]
+    top = next(row for row in rows if row["status"] == "trained")
+    seeds = seed_spread(found, chosen, run)
+    return {
+        "optimum": Job(best, run.seed, 0).folder.split("-s")[0],
+        "optimum_name": name(best),
+        "w": chosen.w(best),
+        "w_interval": [top["w_low"], top["w_high"]],
+        "candidates": len(chosen.points),
+        "invalid": len(plan["invalid"]),
+        **{s: certificate.count(s) for s in ("trained", "pruned", "assumed", "skipped")},
+        **{s: certificate.count(s) for s in ("failed", "excluded")},
+        "regret_bound": certificate.regret_proven,
+        "regret_bound_monotone": certificate.regret_monotone,
+        "contradictions": len(chosen.violations),
+        "error": chosen.errors[best],
+        "teacher_error": teacher["error"],
+        "unigram_error": teacher["unigram_error"],
+        "below_unigram": teacher["unigram_error"] - chosen.errors[best],
+        "on_border": border(chosen),
+        "smallest": best == chosen.order[0],
+        "ties": [name(xi) for xi in ties(plan, folder, run, chosen, seeds)],
+        "seed_spread": seeds,
+        **controls(plan, chosen),
+        **horizon(found, chosen, run, teacher["error"]),
+        "parameters": top["parameters"],
+        "latency": top["latency"],
+        "latency_unit": plan["latency"]["unit"],
+        "latency_note": plan["latency"]["note"],
+        "positions": plan["positions"],
+        "documents": plan["documents"],
+        "trainings": len(trained),
+        "teacher_batches": batches,
+        "train_flops": spent + plan["teacher_flops"] * len(passes),
+        "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan["teacher_flops"],
+        "finalist_flops": sum(flops[r["xi"]] for r in trained) - sum(flops[r["xi"]] for r in own),
+        "seconds": sum(r["wall"] for r in trained) + plan["teacher_pass_seconds"],
+        "seed": run.seed,
+    }
+
+
+def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float | None:
+    """Standard deviation of W over seeds, pooled over the finalists; None without their runs."""
+    variances, degrees = 0.0, 0
+    for xi in chosen.errors:
+        rate = best_record(found, xi, run)["base_lr"]
+        own = [r for r in found if r["xi"] == xi and r["base_lr"] == rate]
+        values = [
+            chosen.gibbs(xi) * chosen.scale.quality(r["error"]) ** chosen.scale.exponents[2]
+            for r in own
+            if r["status"] == "trained"
+        ]
+        if len(values) > 1:
+            variances += float(np.var(values, ddof=1)) * (len(values) - 1)
+            degrees += len(values) - 1
+    return math.sqrt(variances / degrees) if degrees else None
+
+
+def ties(
+    plan: dict, folder: Path, run: SearchRun, chosen: Selection, seeds: float | None
+) -> list[Xi]:
+    """Candidates that another sample of text, other seeds or noise in î could put first."""
+    paired = Paired(folder, records(folder), run)
+    entropy, best = paired.teacher(), chosen.best
+    latency = {tuple(p["xi"]): p["latency"] for p in plan["points"]}
+    middle = plan["teacher"]["latency"][0]
+
+    def from_latency(xi: Xi) -> float:
+        value, low, high = latency[xi]
+        # quartiles to a standard deviation, then through 1 - î/î(T)
+        return chosen.w(xi) * (high - low) / 1.35 / max(middle - value, 1e-12)
+
+    top = resampled_w(chosen, best, paired.error(best), entropy)
+    found = []
+    for xi in sorted(chosen.errors, key=chosen.rank)[1:]:
+        other = resampled_w(chosen, xi, paired.error(xi), entropy)
+        variance = float(np.var(top - other)) + 2 * (seeds or 0.0) ** 2
+        variance += from_latency(best) ** 2 + from_latency(xi) ** 2
+        if chosen.w(best) - chosen.w(xi) < 1.96 * math.sqrt(variance):
+            found.append(xi)
+    return found
+
+
+def border(chosen: Selection) -> list[str]:
+    """Dimensions in which the optimum is the smallest or largest of the candidates."""
+    found = []
+    for place, key in enumerate(cost.COLUMNS):
+        values = {xi[place] for xi in chosen.order}
+        if len(values) > 1 and key != "heads":
+            side = {min(values): "smallest", max(values): "largest"}.get(chosen.best[place])
+            found += [f"{side} {key}"] if side else []
+    return found
+
+
+def controls(plan: dict, chosen: Selection) -> dict:
+    """What would have been chosen without training most of them, or by another objective."""
+    body = {tuple(p["xi"]): p["body"] for p in plan["points"]}
+    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
+    choices = {
+        "control_bound": max(chosen.order, key=lambda xi: (chosen.gibbs(xi), xi)),
+        "by_error": min(numbers, key=lambda xi: (numbers[xi][2], xi)),
+    }
+    for kind in ("ratio", "perplexity"):
+        scale = replace(chosen.scale, exponents=tuple(plan["exponents"]), error=kind)
+        choices[f"by_{kind}"] = max(numbers, key=lambda xi, s=scale: (s.w(*numbers[xi]), xi))
+    if len(numbers) > 2:
+        size = np.array([[1.0, math.log(body[xi])] for xi in numbers])
+        fit = np.linalg.lstsq(size, np.array([e for *_, e in numbers.values()]), rcond=None)[0]
+        guess = {
+            xi: max(chosen.scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order
+        }
+        scale = chosen.scale
+        choices["control_size"] = max(
+            chosen.order, key=lambda xi: (scale.w(*chosen.points[xi], guess[xi]), xi)
+        )
+    return {key: name(xi) for key, xi in choices.items()}
+
+
+def horizon(found: list[dict], chosen: Selection, run: SearchRun, entropy: float) -> dict:
+    """Does a shorter n choose the same? Errors at n/4 and n/2 of the same trainings, against n.
+
+    Kendall's τ between the rankings by error, and the winner by W at each; the schedule is that of
+    n steps, so these are not the errors that a search with n/4 steps would find.
+    """
+    curves = {xi: best_record(found, xi, run)["kl_by_step"] for xi in chosen.errors}
+    shown = {}
+    for part in (4, 2):
+        step = str(max(1, run.search.n // 4) * (4 // part))
+        at = {xi: entropy + kl[step] for xi, kl in curves.items() if step in kl}
+        if len(at) != len(curves):
+            continue
+        label = "quarter" if part == 4 else "half"
+        winner = max(at, key=lambda xi: (chosen.scale.w(*chosen.points[xi], at[xi]), xi))
+        shown[f"winner_at_{label}"] = name(winner)
+        if len(at) > 1:
+            tau = kendalltau([at[xi] for xi in at], [chosen.errors[xi] for xi in at]).statistic
+            shown[f"tau_at_{label}"] = None if math.isnan(tau) else float(tau)
+    return shown
+
+
+def w_choices(plan: dict, chosen: Selection) -> dict[tuple[float, float], Xi]:
+    """The W map: which of the trained ones wins for exponents (α, β, 1)."""
+    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
+    return w_map(numbers, chosen.scale, [k / 4 for k in range(13)])
+
+
+def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
+    """The last lines of a search: the best ones, what is proven, what to doubt, where it all is."""
+    yield "search: the best candidates"
+    for row in [row for row in rows if row["status"] == "trained"][:5]:
+        xi = tuple(row[key] for key in cost.COLUMNS)
+        yield (
+            f"  {name(xi):>18}  W {row['w']:.4f} [{row['w_low']:.4f}, {row['w_high']:.4f}]  "
+            f"{row['parameters']:,} parameters  {latency_text(row['latency'], summary)}  "
+            f"e {row['error']:.3f}"
+        )
+    yield from report.certificate_lines(summary)
+    yield f"  optimum   {folder}/optimum.yaml"
+    yield f"  report    {folder}/report.html"
+    yield f"  table     {folder}/candidates.csv, summary.json"
+    yield f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml"
+
+
+def latency_text(value: float, summary: dict) -> str:
+    return f"{value:.2f} ms" if summary["latency_unit"] == "ms" else f"{value / 1e6:,.1f} MFLOP"

@@ -1,0 +1,191 @@
+"""Between Hydra and bort: what the sweeper of search.py starts, and the callback that gathers.
+
+`Gather` ends every sweep, also `python train.py -m …`: it reads what the jobs left on the disk, so
+it works with any launcher. Nothing heavy is imported before it is needed.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bort import cli
+from bort.config import Arch, SearchRun, parse
+from bort.errors import BortError
+from bort.files import replacing, write_csv, write_json
+from bort.fptas import Scale, Selection, name
+
+# Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
+DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
+
+
+@contextmanager
+def started(config: DictConfig, arguments: list[str], several: list[str]) -> Iterator[Any]:
+    """The prepared search of a composed configuration; None for dry_run=true.
+
+    arguments: the user's overrides; several: those of them that would be sweeps of their own.
+    """
+    if several:
+        raise BortError(
+            f"search.py chooses the points itself: instead of {several[0]} set grid=, as in "
+            "grid.depth=[2,4]"
+        )
+    for argument in arguments:
+        if argument.split("=")[0].lstrip("+~").split(".")[0] in ("arch", "arch_file"):
+            raise BortError(f"{argument}: search.py chooses the architecture; set grid= instead")
+    cfg = config.copy()
+    with open_dict(cfg):
+        hydra = cfg.pop("hydra")
+    run = parse(cfg, SearchRun)
+    folder = Path(run.output_dir)
+    count = len(run.grid.points()[0])
+    cli.say(f"search: {count} candidates, n = {run.search.n:,} steps each → {folder}")
+    from bort import plan, search  # torch is loaded only now
+
+    if run.dry_run:
+        plan.show_search(run, folder, cli.say)
+        yield None
+        return
+    record = {
+        "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+    }
+    with search.opened(run, folder, cli.say, record) as sweep:
+        # the name may hold the time of day, which is another one in another process
+        sweep.arguments = [*arguments, f"name={run.name}"]
+        yield sweep
+
+
+def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, batch: list) -> None:
+    """Run jobs and take their records; a worker that dies is its candidate's failure, not ours."""
+    try:
+        returned = launcher.launch(overrides, initial_job_idx=first)
+    except Exception as error:
+        if type(error).__name__ not in DEAD:
+            raise
+        if len(batch) == 1:
+            search.collect(batch, died="its process died; out of memory?")
+            return
+        for job, own in zip(batch, overrides, strict=True):  # which one it was shows alone
+            if not (search.folder / job.folder / "point.json").exists():
+                launch(launcher, [own], first, search, [job])
+        return
+    for job in returned:
+        if job.status is JobStatus.FAILED:
+            raise job._return_value  # what a candidate can be blamed for is a record, not this
+    search.collect(batch)
+
+
+class Gather(Callback):
+    """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        # Hydra makes a warning and exit code 0 of whatever is raised here, but for SystemExit.
+        try:
+            if config.get("dry_run"):
+                return
+            if config.job == "search":
+                from bort import search
+
+                search.conclude(Path(config.output_dir), cli.say)
+            else:
+                gather(Path(config.hydra.sweep.dir), cli.say)
+        except BortError as error:
+            cli.stop(1, str(error))
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+
+COLUMNS = ("depth", "heads", "hidden", "intermediate")
+
+
+def gather(folder: Path, say: Callable[[str], None]) -> None:
+    """Sort the runs of a sweep by W, or by validation loss where there was no teacher.
+
+    Leaves summary.csv, and with a teacher candidates.csv and optimum.yaml, as a search does.
+    """
+    rows = [_row(path.parent) for path in sorted(folder.glob("*/summary.json"), key=_number)]
+    rows = [row for row in rows if row.get("val/loss") is not None]
+    if not rows:
+        return
+    chosen = _weigh(rows)
+    if chosen is not None:
+        for row in rows:
+            row["w"] = chosen.w(row["xi"]) if row["xi"] in chosen.errors else None
+    rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"], r["job"]))
+    columns = ["job", *COLUMNS, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
+    columns += ["operations", "seconds", "overrides"]
+    write_csv(folder / "summary.csv", columns, rows)
+    say(f"sweep: {len(rows)} runs, the best first")
+    for row in rows[:10]:
+        w = f"W {row['w']:.4f}  " if row.get("w") is not None else ""
+        say(
+            f"  {row['job']:>4}  {name(row['xi']):>18}  {w}val {row['val/loss']:.3f} nats  "
+            f"{row['parameters']:,} parameters  {row['overrides']}"
+        )
+    say(f"  table     {folder}/summary.csv")
+    if chosen is None or chosen.best is None:
+        return
+    best = dict(zip(COLUMNS, chosen.best, strict=True))
+    with replacing(folder / "optimum.yaml") as file:
+        file.write(OmegaConf.to_yaml(best).encode())
+    write_json(
+        folder / "optimum.json",
+        {**best, "w": chosen.w(chosen.best), "runs": len(rows), "folder": str(folder)},
+    )
+    say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
+    say(f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml")
+
+
+def _number(path: Path) -> tuple:
+    job = path.parent.name
+    return (0, int(job), job) if job.isdigit() else (1, 0, job)
+
+
+def _row(folder: Path) -> dict:
+    """What one run of the sweep left, flat."""
+    from bort.cost import encoder_operations
+
+    summary = json.loads((folder / "summary.json").read_text())
+    settings = json.loads((folder / "settings.json").read_text())
+    sizes = {key: settings[f"arch.{key}"] for key in COLUMNS}
+    length = settings["data.length"]
+    overrides = folder / ".hydra" / "overrides.yaml"
+    given = OmegaConf.to_container(OmegaConf.load(overrides)) if overrides.is_file() else []
+    operations = encoder_operations(Arch(**sizes), 1, length)
+    row = summary | sizes | {"job": folder.name, "xi": tuple(sizes.values()), "length": length}
+    return row | {"operations": operations, "overrides": " ".join(map(str, given))}
+
+
+def _weigh(rows: list[dict]) -> Selection | None:
+    """The runs as a selection, when they learnt from one teacher; the best training of a ξ counts.
+
+    Latency is the operations of the encoder; p and i are as in a search with latency=analytic.
+    """
+    from bort.cost import encoder_operations
+
+    keys = ("teacher_parameters", *(f"teacher_{key}" for key in COLUMNS), "length")
+    teachers = {tuple(row.get(key) for key in keys) for row in rows}
+    if len(teachers) != 1 or None in (numbers := teachers.pop()):
+        return None
+    entropies = [row["val/teacher_entropy"] for row in rows if row.get("val/teacher_entropy")]
+    if len(entropies) != len(rows) or max(entropies) - min(entropies) > 1e-4:
+        return None
+    parameters, *sizes, length = numbers
+    scale = Scale(parameters, encoder_operations(Arch(*sizes), 1, length), max(entropies))
+    try:
+        found = Selection({r["xi"]: (r["parameters"], r["operations"]) for r in rows}, scale)
+    except BortError:  # none is smaller than the teacher
+        return None
+    for row in rows:
+        if row["xi"] not in found.excluded:
+            found.tell(row["xi"], row["val/teacher_entropy"] + row["val/kd_loss"])
+    return found

@@ -1,0 +1,23 @@
+"""Find the optimal BERT: `python search.py`; `--help` lists what can be set."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bort import cli, config
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="search")
+def main(cfg: DictConfig) -> float:
+    """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
+    run = config.parse(cfg, config.SearchRun)
+    from bort import search  # torch is loaded only now
+
+    place = Path(HydraConfig.get().runtime.output_dir)
+    return search.evaluate(run, Path(run.output_dir), place, cli.say).get("error", float("nan"))
+
+
+if __name__ == "__main__":
+    cli.run(main, "search.py")

@@ -1,0 +1,598 @@
+"""Whole searches in process and by the command line; errors against Hugging Face's own models."""
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transformers import AutoModelForMaskedLM
+
+from bort import config, search
+from bort.config import Arch, SearchRun
+from bort.data import TeacherStates, TrainBatches, ValBatches
+from bort.errors import BortError, Diverged
+from bort.fptas import Selection
+from bort.model import MaskedLM
+from bort.pretrain import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = (
+    "optimum w w_interval candidates trained pruned skipped failed regret_bound teacher_batches "
+    "train_flops exhaustive_flops seed"
+).split()
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def tiny_search(text) -> list[str]:
+    """Overrides of a search of 8 candidates with 6 steps each."""
+    return [
+        *("data=text", f"data.path={text}", "data.length=16", "data.vocab_size=280"),
+        *("data.val_fraction=0.2", "trainer=cpu", "teacher.max_steps=5", "search.n=6"),
+        "teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}",
+        "grid={depth: [1, 2], hidden: [16, 32], head_size: 16, intermediate: [16, 32]}",
+        *("search.finalists=2", "search.seeds=2"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def search_of(tiny_search):
+    """Settings of `search.py` as the command line gives them, with these overrides."""
+
+    def make(*overrides: str) -> SearchRun:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
+            return config.parse(compose("search", given), SearchRun)
+
+    return make
+
+
+def sweep(run: SearchRun, folder: Path, say=quiet) -> dict:
+    """What search.py does, without Hydra between."""
+    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
+    with search.opened(run, folder, say, record) as opened:
+        while batch := opened.ask():
+            for job in batch:
+                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
+                own = replace(own, optim=replace(run.optim, lr=job.lr))
+                search.evaluate(own, folder, folder / job.folder, quiet)
+            opened.collect(batch)
+    return search.conclude(folder, say)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "candidates.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def done(search_of, tmp_path_factory):
+    """A search that trained every candidate: its settings, folder, summary, lines, T's passes."""
+    folder, lines, passes = tmp_path_factory.mktemp("search") / "run", [], []
+    run = search_of("search.exponents=[0,0,1]")  # by error alone: the bound proves nothing away
+    with pytest.MonkeyPatch.context() as patch:
+        states = MaskedLM.head_states
+
+        def counted(self, *args, **options):
+            if self.config.intermediate == 64 and not self.training:  # T
+                passes.append(self.config)
+            return states(self, *args, **options)
+
+        prepare(run, quiet)  # trains T, which is not counted
+        patch.setattr(MaskedLM, "head_states", counted)
+        summary = sweep(run, folder, lines.append)
+    return run, folder, summary, lines, passes
+
+
+def test_what_a_search_leaves(done):
+    run, folder, summary, lines, _ = done
+    assert set(KEYS) <= summary.keys()
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert summary["trained"] == 8 and summary["excluded"] == 0
+    assert summary["regret_bound"] == 0 and summary["candidates"] == 8
+    for name in ("candidates.csv", "optimum.yaml", "report.html", "search.json"):
+        assert (folder / name).stat().st_size > 0
+    rows = table(folder)
+    assert [row["status"] for row in rows].count("trained") == 8
+    assert rows[-1]["status"] == "teacher" and len(rows) == 9
+    best = OmegaConf.load(folder / "optimum.yaml")
+    assert {key: str(value) for key, value in best.items()} == {
+        key: rows[0][key] for key in ("depth", "heads", "hidden", "intermediate")
+    }
+    errors = [float(row["error"]) for row in rows if row["status"] == "trained"]
+    assert errors == sorted(errors)
+    assert [line for line in lines if "candidate 3 of at most 8" in line and "best W" in line]
+    assert summary["trainings"] == 8 + 2  # two finalists with a second seed
+
+
+def test_errors_are_those_of_hugging_face(done):
+    """Cross-entropy against T's output at the same positions, by other code from the files."""
+    run, folder, _, _, _ = done
+    corpus, _ = prepare(run, quiet)
+    plan = json.loads((folder / "search.json").read_text())
+    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
+    teacher_folder = next(Path(os.environ["BORT_CACHE"]).glob("teachers/*/model"))
+    models = [AutoModelForMaskedLM.from_pretrained(teacher_folder).double().eval()]
+    records = [r for r in search.records(folder) if r["seed"] == run.seed]
+    models += [
+        AutoModelForMaskedLM.from_pretrained(folder / place / "model").double().eval()
+        for place in (search.Job(r["xi"], r["seed"], r["base_lr"]).folder for r in records)
+    ]
+    sums, count = torch.zeros(len(models), dtype=torch.float64), 0
+    for batch in val:
+        with torch.no_grad():
+            logps = [
+                m(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]].log_softmax(-1)
+                for m in models
+            ]
+        p = logps[0].exp()
+        sums += torch.stack([-(p * logp).sum() for logp in logps])
+        count += len(p)
+    expected = (sums / count).tolist()
+    assert plan["positions"] == count
+    # T's states are kept in half precision
+    assert plan["teacher"]["error"] == pytest.approx(expected[0], abs=1e-3)
+    assert [r["error"] for r in records] == pytest.approx(expected[1:], abs=1e-3)
+
+
+def test_errors_never_fall_below_the_entropy(done):
+    """Gibbs, position by position: what the proof rests on."""
+    run, folder, _, _, _ = done
+    entropy = np.load(folder / "teacher" / "entropy.npy")
+    losses = [np.load(path) for path in folder.glob("D*/losses.npy")]
+    assert len(losses) == 10
+    for each in losses:
+        assert (each - entropy > -1e-5).all()
+
+
+def test_w_is_the_formula(done):
+    """W = (1 - p/p(T))^α (1 - i/i(T))^β (e(T)/e)^γ from the printed table."""
+    _, folder, summary, _, _ = done
+    *rows, teacher = table(folder)
+    for row in rows:
+        if row["status"] == "trained":
+            expected = float(teacher["error"]) / float(row["error"])
+            assert float(row["w"]) == pytest.approx(expected, rel=1e-9)
+            assert float(row["w_low"]) < float(row["w"]) < float(row["w_high"])
+    assert summary["w"] == float(rows[0]["w"])
+
+
+def test_one_teacher_pass_for_the_sweep(done):
+    """6 training batches and those of validation once, and 6 for the finalists' second seed."""
+    run, folder, summary, _, passes = done
+    corpus, _ = prepare(run, quiet)
+    val = len(ValBatches(corpus, replace(run.data, val_sequences=10**6)))
+    assert len(passes) == 6 + val + 6
+    assert summary["teacher_batches"] == 12
+
+
+def test_a_second_call_trains_nothing(done):
+    run, folder, summary, _, _ = done
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("D*/**/*") if p.is_file()}
+    lines = []
+    assert sweep(run, folder, lines.append) == summary
+    assert len(before) > 50
+    assert before == {p: p.stat().st_mtime_ns for p in folder.glob("D*/**/*") if p.is_file()}
+    assert "search: 10 trainings are recorded already" in lines
+
+
+def test_all_candidates_see_the_same_batches(done):
+    """The kept states of T are those of the batch that a candidate trains on."""
+    run, folder, _, _, _ = done
+    corpus, teacher = prepare(run, quiet)
+    states = TeacherStates(folder / "teacher" / f"train-s{run.seed}", 32)
+    batches = TrainBatches(corpus, run.data, run.seed)
+    assert len(states) == 6
+    for k in range(6):
+        with torch.no_grad():
+            live = teacher.head_states(batches[k]["input_ids"], positions=batches[k]["positions"])
+        kept = torch.from_numpy(states[k]).float()
+        torch.testing.assert_close(kept, live, atol=2e-3, rtol=2e-3)
+
+
+def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
+    """By the paper's W: fewer trainings, and the optimum of the exhaustive records."""
+    folder = done[1]
+    run = search_of("search.finalists=1", "search.seeds=1")
+    summary = sweep(run, tmp_path / "run")
+    assert summary["pruned"] > 0 and summary["regret_bound"] == 0
+    plan = json.loads((tmp_path / "run" / "search.json").read_text())
+    scale = search.scale_of(plan, run)
+    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == run.seed}
+    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    w = {xi: scale.w(*points[xi], e) for xi, e in errors.items()}
+    assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
+    for record in search.records(tmp_path / "run"):
+        assert record["error"] == errors[record["xi"]]  # pruning changes no training
+    assert summary["train_flops"] < summary["exhaustive_flops"]
+
+
+def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
+    """Trainings of candidates with this intermediate size raise."""
+    train = search.train
+
+    def broken(job, *inputs, **options):
+        if job.arch.intermediate in reasons and options.get("states"):
+            raise reasons[job.arch.intermediate]
+        return train(job, *inputs, **options)
+
+    monkeypatch.setattr(search, "train", broken)
+
+
+def test_failures_are_results(search_of, tmp_path, monkeypatch):
+    """Case S1: one diverges, one finds no memory, one has no whole heads; the others finish."""
+    failing(monkeypatch, {32: Diverged("the loss became nan at step 3"), 48: MemoryError()})
+    run = search_of(
+        "grid={depth: [1], hidden: [16], heads: [1, 3], intermediate: [16, 24, 32, 48]}",
+        "grid.head_size=null",
+        *("search.exponents=[0,0,1]", "search.seeds=1"),
+    )
+    lines = []
+    summary = sweep(run, tmp_path / "run", lines.append)
+    assert (summary["trained"], summary["failed"], summary["invalid"]) == (2, 2, 4)
+    assert "search: ⟨1,1,16,32⟩ failed: the loss became nan at step 3" in lines
+    reasons = {row["reason"] for row in table(tmp_path / "run")}
+    assert {"out of memory", "heads=3 does not divide hidden=16"} <= reasons
+    errors = {tuple(r["xi"]): r.get("error") for r in search.records(tmp_path / "run")}
+    best = min((xi for xi in errors if errors[xi]), key=errors.get)
+    assert summary["optimum"] == "D{}-A{}-H{}-I{}".format(*best)
+
+
+def test_all_fail(search_of, tmp_path, monkeypatch):
+    failing(monkeypatch, {16: Diverged("the loss became inf"), 32: Diverged("the loss became inf")})
+    with pytest.raises(BortError, match="all 8 candidates failed; the first one: the loss became"):
+        sweep(search_of(), tmp_path / "run")
+    assert not (tmp_path / "run" / "optimum.yaml").exists()
+
+
+def test_a_bug_ends_the_search(search_of, tmp_path, monkeypatch):
+    failing(monkeypatch, {16: RuntimeError("mat1 and mat2 shapes cannot be multiplied")})
+    with pytest.raises(RuntimeError, match="mat1"):
+        sweep(search_of(), tmp_path / "run")
+
+
+def test_sigkill_at_random_moments(done, search_of, tmp_path):
+    """Case S2: nothing that was recorded is trained again; the optimum is that of `done`."""
+    run, folder = done[0], tmp_path / "run"
+    rng = random.Random(0)
+    context = multiprocessing.get_context("fork")
+    before, kills = {}, 0
+    for attempt in range(100):
+        process = context.Process(target=sweep, args=(run, folder))
+        process.start()
+        process.join(rng.uniform(0.05, 0.7) if attempt < 8 else 120)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        now = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("D*/point.json")}
+        assert all(now.get(path) == value for path, value in before.items())
+        before = now
+        if process.exitcode == 0:
+            break
+    assert kills >= 3 and len(before) == 10
+    summary = json.loads((folder / "summary.json").read_text())
+    same = ("optimum", "w", "w_interval", "trained", "teacher_batches", "train_flops")
+    assert {key: summary[key] for key in same} == {key: done[2][key] for key in same}
+
+
+def test_further_rates_count_by_their_best(search_of, tmp_path):
+    run = search_of("search.lrs=[1e-3,1e-2]", "search.seeds=1", "search.finalists=1")
+    summary = sweep(run, tmp_path / "run")
+    found = search.records(tmp_path / "run")
+    tried = {r["base_lr"] for r in found if r["seed"] == 0 and r["xi"] == found[0]["xi"]}
+    assert {1e-3, 1e-2, 4e-3} <= {r["base_lr"] for r in found} and tried
+    best = min(
+        r["error"] for r in found if "D{}-A{}-H{}-I{}".format(*r["xi"]) == summary["optimum"]
+    )
+    assert summary["error"] == best
+
+
+def test_rate_by_width(search_of):
+    run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
+    corpus, _ = prepare(run, quiet)
+    job = search.candidate_settings(run, ValBatches(corpus, run.data))
+    assert job.optim.lr == pytest.approx(run.optim.lr * 2)  # (16 / 64) ** -0.5
+    assert job.trainer["max_steps"] == 6 and type(job) is config.Train
+
+
+# ------------------------------------------------------------------------------------ statistics
+
+
+def test_bootstrap_of_the_mean(tmp_path, search_of):
+    """Documents of one position each: the standard error is σ / √n."""
+    (tmp_path / "teacher").mkdir()
+    rng = np.random.default_rng(1)
+    losses = rng.exponential(size=400)
+    np.save(tmp_path / "teacher" / "documents.npy", np.arange(400))
+    paired = search.Paired(tmp_path, [], search_of(), count=4000)
+    means = paired._resampled(losses)
+    assert means.mean() == pytest.approx(losses.mean(), abs=0.01)
+    assert means.std() == pytest.approx(losses.std() / 20, rel=0.06)
+    # of whole documents: what is equal within each varies as 40 values, not as 400
+    np.save(tmp_path / "teacher" / "documents.npy", np.repeat(np.arange(40), 10) * 3)
+    paired = search.Paired(tmp_path, [], search_of(), count=4000)
+    each = np.repeat(losses[:40], 10)
+    assert paired._resampled(each).std() == pytest.approx(losses[:40].std() / 40**0.5, rel=0.06)
+
+
+def test_documents_of_the_masked_positions(done):
+    """By decoding: the text before each separator is one document."""
+    run = done[0]
+    corpus, _ = prepare(run, quiet)
+    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
+    sep, documents = corpus.tokenizer.sep_token_id, val.documents()
+    ends = np.asarray(corpus.val) == sep
+    owner = np.cumsum(ends) - ends  # each token's document: the separators before it
+    expected, row = [], 0
+    for batch in val:
+        for place in batch["positions"].tolist():
+            at, column = divmod(place, run.data.length)
+            expected.append(owner[(row + at) * (run.data.length - 2) + column - 1])
+        row += len(batch["input_ids"])
+    assert documents.tolist() == expected
+    assert len(set(expected)) > 5
+
+
+def test_teacher_states_go_on_after_a_stop(done, tmp_path, monkeypatch):
+    run, folder, _, _, _ = done
+    corpus, teacher = prepare(run, quiet)
+    monkeypatch.setattr(TeacherStates, "EVERY", 4)
+    batches, whole = TrainBatches(corpus, run.data, 5), TeacherStates(tmp_path / "a", 32)
+    assert whole.build(teacher, batches, 11, lambda *_: None) == 11
+
+    def stop(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    cut = TeacherStates(tmp_path / "b", 32)
+    with pytest.raises(KeyboardInterrupt):
+        cut.build(teacher, batches, 11, stop)
+    again = TeacherStates(tmp_path / "b", 32)
+    assert len(again) == 4
+    assert again.build(teacher, batches, 11, lambda *_: None) == 7
+    assert (tmp_path / "a.f16").read_bytes() == (tmp_path / "b.f16").read_bytes()
+    assert again.build(teacher, batches, 9, lambda *_: None) == 0
+    assert all(np.array_equal(whole[k], again[k]) for k in range(11))
+
+
+def test_noise_in_latency_makes_ties(done):
+    run, folder, _, _, _ = done
+    plan = json.loads((folder / "search.json").read_text())
+    chosen = search.selection(plan, run, folder)
+    calm = search.ties(plan, folder, run, chosen, seeds=0.0)
+    for point in plan["points"]:
+        value = point["latency"][0]
+        point["latency"] = [value, 0.2 * value, 3 * value]
+    assert set(search.ties(plan, folder, run, chosen, seeds=0.0)) > set(calm)
+    assert len(search.ties(plan, folder, run, chosen, seeds=10.0)) == 7
+
+
+def test_border_and_horizon(done):
+    run, folder, summary, _, _ = done
+    chosen = search.selection(json.loads((folder / "search.json").read_text()), run, folder)
+    assert isinstance(chosen, Selection)
+    named = search.border(chosen)
+    for place, key in ((0, "depth"), (2, "hidden"), (3, "intermediate")):
+        values = {xi[place] for xi in chosen.order}
+        word = "smallest" if chosen.best[place] == min(values) else "largest"
+        assert f"{word} {key}" in named  # of two values each is a border
+    assert -1 <= summary["tau_at_half"] <= 1 and summary["winner_at_quarter"].startswith("⟨")
+
+
+# ------------------------------------------------------------------------------------ latency
+
+
+@pytest.mark.parametrize("source", ["measured", "fitted", "onnx_int8"])
+def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, source, monkeypatch):
+    run = search_of(f"latency={source}", "latency.rounds=2", "latency.threads=1")
+    corpus, teacher = prepare(run, quiet)
+    shape = Arch(2, 2, 32, 64)
+    found = search.measure(run, shape, 280, tmp_path, quiet)
+    assert found["unit"] == "ms" and len(found["points"]) == 9
+    for value, low, high in found["points"].values():
+        assert 0 < low <= value <= high < 1000
+    assert found["points"][str(shape)][0] > found["points"][str(Arch(1, 1, 16, 16))][0]
+    monkeypatch.setattr(search, "latencies", lambda *_: pytest.fail("measured again"))
+    assert search.measure(run, shape, 280, tmp_path, quiet) == found
+    assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
+
+
+def test_latency_table(search_of, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("depth,heads,hidden,intermediate,latency_ms\n1,1,16,16,2.5\n")
+    run = search_of("latency=table", f"latency.path={path}")
+    with pytest.raises(BortError, match=r"lacks 8 of the points: ⟨2,2,32,64⟩, ⟨1,1,16,32⟩, .*…"):
+        search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path, quiet)
+    lines = ["depth,heads,hidden,intermediate,latency_ms", "2,2,32,64,9"]
+    lines += [f"{a.depth},{a.heads},{a.hidden},{a.intermediate},5" for a in run.grid.points()[0]]
+    path.write_text("\n".join(lines))
+    run = replace(run, search=replace(run.search, max_latency_ms=4.0))
+    with pytest.raises(BortError, match="no candidate is left of 8; the nearest miss is"):
+        sweep(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------ by hand
+
+
+def by_hand(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        **dict(cwd=cwd, env=environment, stdin=subprocess.DEVNULL, timeout=200),
+        **dict(capture_output=True, text=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def printed(tiny_search, tmp_path_factory):
+    """`python search.py`: where, and what it printed."""
+    cwd = tmp_path_factory.mktemp("by_hand")
+    result = by_hand("search.py", *tiny_search, "name=first", cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return cwd, result
+
+
+def test_search_by_hand(printed, done):
+    """The same as in process, and its optimum is a setting of train.py."""
+    cwd, result = printed
+    assert result.stderr == ""
+    folder = cwd / "runs" / "search" / "first"
+    command = result.stdout.splitlines()[-1].split("next")[1].split()
+    assert command[:2] == ["python", "train.py"]
+    summary = json.loads((folder / "summary.json").read_text())
+    errors = {r["xi"]: r["error"] for r in search.records(done[1]) if r["seed"] == 0}
+    for record in search.records(folder):
+        if record["seed"] == 0:
+            assert record["error"] == errors[record["xi"]]
+    assert summary["pruned"] > 0
+    line = next(x for x in result.stdout.splitlines() if x.startswith("search: of 8 points"))
+    assert f"{summary['trained']} trained, {summary['pruned']} pruned by proof" in line
+
+
+def test_the_optimum_is_trained_by_the_printed_command(printed, text):
+    cwd, result = printed
+    command = result.stdout.splitlines()[-1].split("train.py")[1].split()
+    tiny = [f"data.path={text}", "data=text", "data.length=16", "data.vocab_size=280"]
+    tiny += ["data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2", "teacher.max_steps=5"]
+    tiny += ["teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}", "name=found"]
+    trained = by_hand("train.py", *command, *tiny, cwd=cwd)
+    assert trained.returncode == 0, trained.stderr
+    made = json.loads((cwd / "runs/kd_pretrain/found/model/config.json").read_text())
+    best = OmegaConf.load(cwd / "runs" / "search" / "first" / "optimum.yaml")
+    assert (made["num_hidden_layers"], made["hidden_size"]) == (best.depth, best.hidden)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+        ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+    ],
+)
+def test_other_launchers_find_the_same(printed, tiny_search, launcher, tmp_path):
+    plugin = "hydra_joblib_launcher" if "joblib" in launcher[0] else "hydra_submitit_launcher"
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    result = by_hand(
+        *("search.py", *tiny_search, *launcher, "name=far", "search.parallel=2"),
+        *("search.seeds=1",),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (
+        {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == 0}
+        for folder in (tmp_path / "runs/search/far", printed[0] / "runs/search/first")
+    )
+    assert theirs.items() <= ours.items()
+    summaries = [
+        json.loads((folder / "summary.json").read_text())
+        for folder in (tmp_path / "runs/search/far", printed[0] / "runs/search/first")
+    ]
+    assert summaries[0]["optimum"] == summaries[1]["optimum"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["search.epsilon=9"], "search.epsilon=9 must be at most the 8 candidates of the grid"),
+        (["search.epsilon=0"], "search.epsilon=0 must be at least 1"),
+        (["search.n=0"], "search.n=0 must be at least 1"),
+        (
+            ["search.max_params=5"],
+            "no candidate is left of 8; the nearest miss is ⟨1,1,16,16⟩ with",
+        ),
+        (["grid.head_size=5"], "grid: no number of heads divides any hidden size"),
+        (["grid.depth=[]"], "grid.depth is empty"),
+        (["latency=table", "latency.path=no.csv"], "latency.path=no.csv does not exist"),
+        (["latency=table"], "latency=table needs latency.path=FILE"),
+        (["search.max_latency_ms=3"], "search.max_latency_ms needs milliseconds; use latency=mea"),
+        (["arch.depth=1,2"], "search.py chooses the points itself: instead of arch.depth=1,2 set"),
+        (["arch=bort"], "arch=bort: search.py chooses the architecture; set grid= instead"),
+        (["search.nn=3"], "search.nn is not a setting; did you mean 'search.n'?"),
+        (["grid=tinny"], "grid=tinny is unknown; did you mean 'tiny'?"),
+        (["distill.w_kd=0", "distill.w_mlm=1"], "search.py needs distill.w_kd above 0"),
+        (["trainer.devices=2"], "search.py trains a candidate on one device"),
+    ],
+)
+def test_mistakes(tiny_search, tmp_path, arguments, line):
+    result = by_hand("search.py", *tiny_search, *arguments, "name=wrong", cwd=tmp_path)
+    assert result.returncode == 1, result.stdout
+    assert result.stderr.startswith(f"search.py: {line}") and result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_search_in_the_same_folder(printed, tiny_search):
+    result = by_hand("search.py", *tiny_search, "name=first", "search.n=7", cwd=printed[0])
+    assert result.returncode == 1
+    assert "runs/search/first holds a run with other settings (search.n=6, now 7)" in result.stderr
+
+
+def test_plan_without_a_download(tmp_path):
+    """350 points of the paper's grid, RoBERTa-large as T: sizes, bounds, hours, cache."""
+    result = by_hand(
+        *("search.py", "grid=paper", "teacher.name=roberta-large", "dry_run=true"), cwd=tmp_path
+    )
+    assert result.returncode == 0 and result.stderr == ""
+    out = result.stdout
+    assert "T           ⟨24,16,1024,4096⟩" in out and "of 420 points: 70 without" in out
+    for word in ("bounds      W⁺ from", "GB of teacher states", "hours       at most"):
+        assert word in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_sweep_is_gathered(text, tmp_path):
+    """`train.py -m` over two sizes: a sorted table, summary.csv, the W-optimum."""
+    tiny = [f"data.path={text}", "data=text", "data.length=16", "data.vocab_size=280"]
+    tiny += ["data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=4", "teacher.max_steps=5"]
+    tiny += ["teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}", "name=sweep"]
+    sizes = ["arch.depth=1,2", "arch.heads=1", "arch.hidden=16,32", "arch.intermediate=16"]
+    result = by_hand("train.py", "-m", "experiment=kd_pretrain", *sizes, *tiny, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    folder = tmp_path / "runs" / "kd_pretrain" / "sweep"
+    with (folder / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    weights = [float(row["w"]) for row in rows]
+    assert weights == sorted(weights, reverse=True)
+    summary = json.loads((folder / rows[0]["job"] / "summary.json").read_text())
+    p = 1 - summary["parameters"] / summary["teacher_parameters"]
+    teacher = 2 * (2 * (4 * 32 * 32 + 2 * 32 * 64) + 4 * 16 * 32) * 16  # operations, two layers
+    i = 1 - float(rows[0]["operations"]) / teacher
+    e = summary["val/teacher_entropy"]
+    expected = p * i * e / (e + summary["val/kd_loss"])
+    assert weights[0] == pytest.approx(expected, rel=1e-4)
+    best = OmegaConf.load(folder / "optimum.yaml")
+    assert (str(best.depth), str(best.hidden)) == (rows[0]["depth"], rows[0]["hidden"])
+    assert math.isfinite(float(rows[0]["val/loss"])) and "sweep: 4 runs" in result.stdout
+
+
+def test_start_is_light(tmp_path):
+    """`--cfg job` in about a second: neither torch nor lightning."""
+    code = "import sys; sys.modules.update(torch=None, lightning=None, transformers=None)\n"
+    code += (
+        f"import runpy; sys.argv = ['search.py', '--cfg', 'job']; sys.path.insert(0, '{ROOT}')\n"
+    )
+    code += f"runpy.run_path('{ROOT / 'search.py'}', run_name='__main__')"
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "head_size: 32" in result.stdout and time.monotonic() - start < 10
