@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -17,7 +17,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from bort.errors import BortError, nearest
 
 INITS = ("default", "paper", "teacher")
-JOBS = ("pretrain", "compare", "search")
 
 
 def cache_folder() -> Path:
@@ -179,6 +178,7 @@ class Logger:
 class Train:
     """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
 
+    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare")
     job: str = "pretrain"
     arch: Arch = MISSING
     arch_file: str | None = (
@@ -203,7 +203,7 @@ class Train:
     output_dir: str = MISSING
 
     def __post_init__(self) -> None:
-        one_of("job", self.job, JOBS)
+        one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
             raise BortError(
@@ -242,6 +242,8 @@ class Grid:
     ratio: list[float] | None = None  # instead of intermediate: I = ratio · H
 
     def __post_init__(self) -> None:
+        if not self.depth and not self.hidden:
+            return  # grid=none
         for key in ("depth", "hidden"):
             if not getattr(self, key):
                 raise BortError(f"grid.{key} is empty; give it values or use grid=tiny")
@@ -263,7 +265,8 @@ class Grid:
         for depth in self.depth:
             for hidden in self.hidden:
                 for heads in self.heads or [max(1, hidden // self.head_size)]:
-                    for size in self.intermediate or [round(r * hidden) for r in self.ratio]:
+                    sizes = self.intermediate or [round(r * hidden) for r in self.ratio]
+                    for size in sizes:
                         numbers = (depth, heads, hidden, size)
                         if hidden % heads:
                             invalid[numbers] = None
@@ -343,6 +346,8 @@ class Search:
 class SearchRun(Train):
     """All settings of `search.py`: those of a candidate's training, and how to choose."""
 
+    JOBS: ClassVar[tuple[str, ...]] = ("search",)
+    job: str = "search"
     grid: Grid = MISSING
     latency: Latency = field(default_factory=Latency)
     search: Search = field(default_factory=Search)
@@ -352,6 +357,8 @@ class SearchRun(Train):
         if self.distill.w_kd == 0:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
         points, _ = self.grid.points()
+        if not points:
+            raise BortError("search.py needs candidates; use grid=tiny, grid=paper or grid.depth=…")
         if self.search.epsilon > len(points):
             raise BortError(
                 f"search.epsilon={self.search.epsilon} must be at most the {len(points)} "
@@ -368,14 +375,40 @@ class SearchRun(Train):
             )
 
 
+@dataclass
+class Benchmark:
+    """All settings of `python -m bort.benchmark`."""
+
+    archs: list[str] = field(
+        default_factory=lambda: ["bert_large", "bert_base", "distilbert", "bort", "tinybert4"]
+    )  # names in conf/arch; the first one is what the others are compared with
+    grid: Grid = MISSING  # instead, unless it is `none`: every point of it
+    latency: Latency = field(default_factory=Latency)
+    vocab_size: int = 30522
+    out: str | None = None  # a CSV that latency=table reads
+
+    def __post_init__(self) -> None:
+        at_least("vocab_size", self.vocab_size, 8)
+        if self.latency.source == "table":
+            raise BortError("latency=table is what this writes; use latency=measured or onnx_int8")
+        if not self.archs and not self.grid.points()[0]:
+            raise BortError("archs=[] leaves nothing to measure; name some, or set grid=")
+
+
+ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
 ConfigStore.instance().store(name="train_schema", node=Train)
 ConfigStore.instance().store(name="search_schema", node=SearchRun)
 
 
-def parse(cfg: DictConfig, schema: type[Train] = Train) -> Train:
+CONF = Path(__file__).parent / "conf"  # in a wheel
+if not CONF.is_dir():
+    CONF = Path(__file__).parent.parent / "conf"
+
+
+def parse(cfg: DictConfig, schema: type = Train) -> Any:
     """The composed configuration as dataclasses; every wrong combination is raised here."""
     cfg = cfg.copy()
-    if cfg.arch_file:
+    if cfg.get("arch_file"):
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.

@@ -120,7 +120,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     if chosen is not None:
         for row in rows:
             row["w"] = chosen.w(row["xi"]) if row["xi"] in chosen.errors else None
-    rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"], r["job"]))
+    rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"]))
     columns = ["job", *COLUMNS, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)

@@ -11,7 +11,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
 from bort import config
-from bort.config import Arch, Compare, Data, Distill, Logger, Optim, Teacher, Train
+from bort.config import (
+    SOURCES,
+    Arch,
+    Benchmark,
+    Compare,
+    Data,
+    Distill,
+    Grid,
+    Latency,
+    Logger,
+    Optim,
+    Search,
+    SearchRun,
+    Teacher,
+    Train,
+)
 from bort.errors import BortError, nearest
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -20,16 +35,17 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NEEDED = ["name=test", "output_dir=runs/test"]  # what only a job of Hydra has
 
 
-def composed(*overrides: str) -> Train:
+def composed(*overrides: str, of: type[Train] = Train) -> Train:
+    name = {Train: "train", SearchRun: "search"}[of]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.parse(compose("train", [*NEEDED, *overrides]))
+        return config.parse(compose(name, [*NEEDED, *overrides]), of)
 
 
 # ------------------------------------------------------------------------------------ conf/
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 41
+    assert len(FILES) == 50
     assert EXPERIMENTS == [
         *("kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
     ]
@@ -37,10 +53,17 @@ def test_how_many_there_are():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_file_composes(path):
-    run = composed(f"{path.parent.name}={path.stem}", "data.path=text.txt")
-    assert isinstance(run, Train)
+    of = SearchRun if path.parent.name in ("grid", "latency") else Train
+    given = [f"{path.parent.name}={path.stem}", "data.path=text.txt"]
+    given += ["latency.path=x.csv"] if path.stem == "table" else []
+    if path.stem == "none" and of is SearchRun:
+        with pytest.raises(BortError, match="search.py needs candidates; use grid=tiny"):
+            composed(*given, of=of)
+        return
+    run = composed(*given, of=of)
+    assert isinstance(run, of)
     plain = OmegaConf.to_container(OmegaConf.load(path))
-    if path.parent.name in ("arch", "data", "optim", "logger"):
+    if path.parent.name in ("arch", "data", "optim", "logger", "grid", "latency"):
         group = asdict(getattr(run, path.parent.name))
         assert plain and {**group, **plain} == group
 
@@ -190,6 +213,51 @@ def complete(**changes) -> Train:
 
 
 MESSAGES = [
+    (lambda: Latency(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
+    (lambda: Latency(length=3), "latency.length=3 must be at least 4"),
+    (lambda: Latency(shapes=5), "latency.shapes=5 must be at least 6"),
+    (lambda: Latency(threads=0), "latency.threads=0 must be at least 1"),
+    (lambda: Latency(rounds=0), "latency.rounds=0 must be at least 1"),
+    (
+        lambda: Latency(device="tpu"),
+        "latency.device=tpu is unknown; use cpu, cuda; did you mean 'cpu'?",
+    ),
+    (
+        lambda: Latency(source="table"),
+        "latency=table needs latency.path=FILE, which bort.benchmark writes",
+    ),
+    (lambda: Search(n=3), "search.n=3 must be at least 4: its quarters are compared"),
+    (lambda: Search(epsilon=0), "search.epsilon=0 must be at least 1"),
+    (
+        lambda: Search(assume="mono"),
+        "search.assume=mono is unknown; use none, monotone; did you mean 'monotone'?",
+    ),
+    (lambda: Search(objective="W"), "search.objective=W is unknown; use w, error"),
+    (lambda: Search(error="kl"), "search.error=kl is unknown; use ratio, perplexity"),
+    (
+        lambda: Search(exponents=[1, 1]),
+        "search.exponents=[1, 1] must be three numbers, at least 0, not all 0",
+    ),
+    (lambda: Search(max_params=0), "search.max_params=0 must be above 0"),
+    (lambda: Search(lrs=[0.0]), "search.lrs=[0.0] must be above 0"),
+    (
+        lambda: Grid([1], [], [1], None, [4]),
+        "grid.hidden is empty; give it values or use grid=tiny",
+    ),
+    (
+        lambda: Grid([1], [4], [1], 2, [4]),
+        "grid.heads or grid.head_size needs values, and not both: set the other to null",
+    ),
+    (
+        lambda: Grid([1], [4], [1], None, None, None),
+        "grid.intermediate or grid.ratio needs values, and not both: set the other to null",
+    ),
+    (lambda: Grid([1], [4], [0], None, [4]), "grid: every size must be above 0"),
+    (
+        lambda: Grid([1], [4], [3], None, [4]),
+        "grid: no number of heads divides any hidden size; mend grid.heads",
+    ),
+    (lambda: Benchmark(vocab_size=7, grid=Grid([], [])), "vocab_size=7 must be at least 8"),
     (lambda: Arch(0, 1, 4, 4), "arch.depth=0 must be at least 1"),
     (lambda: Arch(1, -1, 4, 4), "arch.heads=-1 must be at least 1"),
     (lambda: Arch(1, 1, 0, 4), "arch.hidden=0 must be at least 1"),
@@ -295,8 +363,20 @@ def test_messages(wrong, message):
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
-    assert len(checked) == 24
+    assert len(checked) == 33
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
+
+
+def test_points_of_a_grid():
+    """350 valid ones in the paper's; heads by size, intermediate by ratio; each point once."""
+    valid, invalid = composed("grid=paper", of=SearchRun).grid.points()
+    assert (len(valid), len(invalid)) == (350, 70)
+    assert Arch(4, 8, 1024, 768) in valid and (4, 12, 1024, 768) in invalid
+    valid, invalid = composed(of=SearchRun).grid.points()
+    assert (len(valid), len(invalid)) == (24, 0)
+    assert {a.hidden // a.heads for a in valid} == {32} and Arch(2, 4, 128, 512) in valid
+    valid, _ = Grid([1, 1], [8], [2], None, None, [1, 1.5]).points()
+    assert valid == [Arch(1, 2, 8, 8), Arch(1, 2, 8, 12)]
 
 
 def test_limits_are_allowed():

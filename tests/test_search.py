@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM
 
@@ -37,30 +36,6 @@ KEYS = (
 
 def quiet(line: str) -> None:
     pass
-
-
-@pytest.fixture(scope="session")
-def tiny_search(text) -> list[str]:
-    """Overrides of a search of 8 candidates with 6 steps each."""
-    return [
-        *("data=text", f"data.path={text}", "data.length=16", "data.vocab_size=280"),
-        *("data.val_fraction=0.2", "trainer=cpu", "teacher.max_steps=5", "search.n=6"),
-        "teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}",
-        "grid={depth: [1, 2], hidden: [16, 32], head_size: 16, intermediate: [16, 32]}",
-        *("search.finalists=2", "search.seeds=2"),
-    ]
-
-
-@pytest.fixture(scope="session")
-def search_of(tiny_search):
-    """Settings of `search.py` as the command line gives them, with these overrides."""
-
-    def make(*overrides: str) -> SearchRun:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
-            return config.parse(compose("search", given), SearchRun)
-
-    return make
 
 
 def sweep(run: SearchRun, folder: Path, say=quiet) -> dict:
