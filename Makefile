@@ -13,11 +13,12 @@ BUSY = .venv/.bort-installing
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test lint bench
+.PHONY: help install demo search test lint bench
 
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
 	@echo "make demo      train a teacher, distil a student, train it without teacher, compare"
+	@echo "make search    choose the optimal architecture of a small grid, and prove it"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and format"
 	@echo "make bench     run the benchmarks behind the README's figures"
@@ -27,6 +28,9 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python train.py experiment=kd_vs_mlm name=demo
+
+search: $(STAMP)
+	$(BIN)/python search.py name=search
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
@@ -38,6 +42,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/pretrain.py
 	$(BIN)/python benchmarks/recipe.py
+	$(BIN)/python benchmarks/search.py
 
 # A .venv that works is brought up to date in place; any other is made anew. The check for a usable
 # Python runs the candidate: a pyenv shim exists for versions that then fail to start, and Debian's

@@ -7,6 +7,7 @@ Every training is a run folder under runs/benchmarks, so a second call goes on w
 stopped. Tables go to benchmarks/results/recipe_<part>.md.
 """
 
+import csv
 import statistics
 import sys
 from dataclasses import replace
@@ -36,6 +37,7 @@ RECIPE = {
     "+ Muon for the encoder's matrices (AdamW 4e-3, Muon 1e-2)": {"muon": True},
     "+ half the batch, twice the steps (AdamW 3e-3, Muon 4e-3)": {"half": True},
 }
+BATCHES = [(8, 3000), (16, 1500), (32, 750)]
 VOCABULARIES = [8_192, 4_096, 16_384]
 MASK_RATES = [0.15, 0.3, 0.5]
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
@@ -166,6 +168,28 @@ def mask() -> list[str]:
     return lines
 
 
+def batch() -> list[str]:
+    """The teacher's own training at equal tokens and equal rates: when does it leave the plateau?"""
+    lines = [
+        "| batch | steps | val CE at ¼, ½, ¾ of the steps | val CE | MLM accuracy | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, steps in BATCHES:
+        trainer = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps // 4}"]
+        run = settings("experiment=teacher_pretrain", f"data.batch_size={size}", *trainer)
+        corpus, _ = pretrain.prepare(run, say)
+        folder = RUNS / "batch" / str(size)
+        row = pretrain.train(run, folder, corpus, None, say, label=f"batch {size}")
+        with (folder / "metrics.csv").open(newline="") as file:
+            curve = [float(r["val/loss"]) for r in csv.DictReader(file) if r["val/loss"]]
+        lines.append(
+            f"| {size} | {steps:,} | {', '.join(f'{ce:.2f}' for ce in curve[:3])} | "
+            f"{row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} | {row['seconds']:.0f} |"
+        )
+        say(lines[-1])
+    return lines
+
+
 def vocabulary() -> list[str]:
     """Cross-entropies per token are not comparable between vocabularies; per text they are."""
     lines = [
@@ -189,7 +213,10 @@ def vocabulary() -> list[str]:
     return lines
 
 
-PARTS = {"vocabulary": vocabulary, "recipe": recipe, "weights": weights, "mask": mask, "kd": kd}
+PARTS = {
+    **{"kd": kd, "weights": weights, "mask": mask, "batch": batch},
+    **{"recipe": recipe, "vocabulary": vocabulary},
+}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

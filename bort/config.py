@@ -138,8 +138,8 @@ class Teacher:
 
     name: str | None = None
     arch: Arch = field(default_factory=lambda: Arch(2, 4, 128, 512))
-    max_steps: int = 3000
-    batch_size: int = 8
+    max_steps: int = 1500
+    batch_size: int = 16  # at 8 the same tokens may leave it on a plateau
     lr: float = 4e-3
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ def test_every_experiment_can_be_debugged(experiment, debug):
 
 def test_later_beats_earlier():
     assert composed().trainer["max_steps"] == 1200
-    assert composed("experiment=teacher_pretrain").trainer["max_steps"] == 3000
+    assert composed("experiment=teacher_pretrain").trainer["max_steps"] == 1500
     assert composed("experiment=teacher_pretrain", "debug=default").trainer["max_steps"] == 1
     own = composed("experiment=teacher_pretrain", "debug=default", "trainer.max_steps=9")
     assert own.trainer["max_steps"] == 9
@@ -101,6 +101,7 @@ def test_what_the_experiments_are():
     teacher = composed("experiment=teacher_pretrain")
     assert teacher.arch == kd.teacher.arch and not teacher.needs_teacher
     assert teacher.trainer["max_steps"] == kd.teacher.max_steps
+    assert teacher.data.batch_size == kd.teacher.batch_size
 
 
 def test_gpu_compiles_in_bfloat16():

@@ -1,0 +1,255 @@
+"""What the search saves and what it finds: every variant replayed from exhaustive records.
+
+    python benchmarks/search.py tiny       # grid=tiny, as `make search` has it; 15 minutes
+    python benchmarks/search.py fixed      # D {1,2,3,4,6} × H {64,…,256} × I {H,2H,4H}; hours
+    python benchmarks/search.py horizon    # does n predict 4 n? twelve points of grid=tiny
+    python benchmarks/search.py kappa      # the best rate at three widths
+    python benchmarks/search.py latency    # do measured latencies choose otherwise?
+
+Every candidate is trained once, into runs/benchmarks; a second call goes on where the first was
+stopped. Tables go to benchmarks/results/search_<part>.md.
+"""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from scipy.stats import kendalltau
+
+from bort import config, cost, search
+from bort.cli import say
+from bort.config import Arch
+from bort.doctor import machine_line
+from bort.fptas import Scale, Selection, name
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "benchmarks"
+RESULTS = ROOT / "benchmarks" / "results"
+# By error alone the bound proves nothing away: every candidate is trained.
+EXHAUSTIVE = ["search.exponents=[0,0,1]", "search.seeds=1", "search.finalists=1"]
+FIXED = [
+    "grid={depth: [1,2,3,4,6], hidden: [64,128,192,256], head_size: 32, intermediate: null}",
+    *("grid.ratio=[1,2,4]", "teacher.arch={depth: 6, heads: 8, hidden: 256, intermediate: 1024}"),
+]
+
+
+def settings(*overrides: str) -> config.SearchRun:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        given = ["name=benchmark", "output_dir=unused", *overrides]
+        return config.parse(compose("search", given), config.SearchRun)
+
+
+def trained(run: config.SearchRun, folder: Path) -> dict:
+    """Train every candidate of `run` in `folder`; returns the plan."""
+    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
+    with search.opened(run, folder, say, record) as sweep:
+        while batch := sweep.ask():
+            for job in batch:
+                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
+                own = replace(own, optim=replace(run.optim, lr=job.lr))
+                search.evaluate(own, folder, folder / job.folder, say)
+            sweep.collect(batch)
+        return sweep.plan
+
+
+VARIANTS = {
+    "exhaustive, W": {"exhaustive": True},
+    "pruned by proof": {},
+    "+ monotone errors assumed": {"monotone": True},
+    **{
+        f"ε = {epsilon}, {'refined' if refine else 'the paper alone'}": {
+            "epsilon": epsilon,
+            "refine": refine,
+        }
+        for epsilon in (2, 4, 8, 16)
+        for refine in (True, False)
+    },
+    "error=perplexity": {"error": "perplexity"},
+    "error=perplexity, monotone": {"error": "perplexity", "monotone": True},
+    "objective=error": {"exponents": (0.0, 0.0, 1.0)},
+    "objective=error, monotone": {"exponents": (0.0, 0.0, 1.0), "monotone": True},
+}
+
+
+def replays(plan: dict, folder: Path, run: config.SearchRun) -> list[str]:
+    """Each variant on the recorded errors: optimum, true and stated regret, share of the FLOPs."""
+    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
+    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
+    teacher = plan["teacher"]
+    worse = search.Paired(folder, search.records(folder), run).worse
+    lines = [
+        "| variant | optimum | e | true regret | stated: proven | monotone | trained | FLOPs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    everything = sum(flops[xi] for xi in errors)
+    for label, options in VARIANTS.items():
+        options = dict(options)
+        scale = Scale(
+            *(teacher["parameters"], teacher["latency"][0], teacher["error"]),
+            exponents=options.pop("exponents", (1.0, 1.0, 1.0)),
+            error=options.pop("error", "ratio"),
+        )
+        everyone = options.pop("exhaustive", False)
+        selection = Selection(points, scale, significant=worse, **options)
+        while batch := selection.ask():
+            selection.tell(batch[0], errors[batch[0]])
+        if everyone:
+            for xi in selection.order:
+                selection.tell(xi, errors[xi])
+        certificate = selection.certificate()
+        best = max(scale.w(*points[xi], errors[xi]) for xi in selection.order)
+        regret = best - selection.w(selection.best)
+        share = sum(flops[xi] for xi in selection.errors) / everything
+        weaker = certificate.regret_monotone
+        lines.append(
+            f"| {label} | {name(selection.best)} | {errors[selection.best]:.3f} | {regret:.4f} | "
+            f"{certificate.regret_proven:.4f} | {'–' if weaker is None else f'{weaker:.4f}'} | "
+            f"{len(selection.errors)} | {share:.0%} |"
+        )
+    return lines
+
+
+def facts(plan: dict, run: config.SearchRun, folder: Path) -> list[str]:
+    teacher = plan["teacher"]
+    passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
+    count = len(search.records(folder))
+    return [
+        machine_line(),
+        "",
+        f"T = {name(tuple(teacher['xi']))}, entropy {teacher['error']:.3f} nats, word frequencies "
+        f"against T {teacher['unigram_error']:.3f}; n = {run.search.n} steps of "
+        f"{run.data.batch_size} × {run.data.length} tokens; {plan['positions']:,} positions of "
+        f"{plan['documents']:,} documents. T ran over {passes} training batches; one pass per "
+        f"candidate would be {passes * count:,}.",
+        "",
+    ]
+
+
+def grid_part(part: str) -> None:
+    run = settings(*EXHAUSTIVE, *(FIXED if part == "fixed" else ["grid=tiny"]))
+    folder = RUNS / f"search_{part}"
+    plan = trained(run, folder)
+    write(part, facts(plan, run, folder) + replays(plan, folder, run))
+
+
+def horizon_part() -> None:
+    """Errors after n steps against those after 4 n, at several n: what a certificate is worth."""
+    rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
+    archs = settings("grid=tiny").grid.points()[0]
+    shown = cost.spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
+    found: dict[int, dict] = {}
+    plans = {}
+    for n in (75, 300, 1200):
+        run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
+        folder = RUNS / f"search_n{n}"
+        record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run))}
+        with search.opened(run, folder, say, record | {"overrides.yaml": "[]"}) as sweep:
+            plans[n] = sweep.plan
+            for arch in shown:
+                place = folder / search.Job(search.xi_of(arch), run.seed, run.optim.lr).folder
+                search.evaluate(replace(run, arch=arch), folder, place, say)
+        found[n] = {r["xi"]: r["error"] for r in search.records(folder)}
+    for n in (75, 300):
+        tau = kendalltau(list(found[n].values()), list(found[4 * n].values())).statistic
+        winners = [best_by_w(plans[m], found[m]) for m in (n, 4 * n)]
+        rows.append(f"| {n} | {tau:.2f} | {name(winners[0])} | {name(winners[1])} |")
+    names = [name(search.xi_of(arch)) for arch in shown]
+    write("horizon", [machine_line(), "", "Points: " + ", ".join(names), "", *rows])
+
+
+def best_by_w(plan: dict, errors: dict) -> tuple:
+    teacher = plan["teacher"]
+    scale = Scale(teacher["parameters"], teacher["latency"][0], teacher["error"])
+    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    return max(errors, key=lambda xi: (scale.w(*points[xi], errors[xi]), xi))
+
+
+def kappa_part() -> None:
+    """The rate with the lowest error at three widths, and the slope between them."""
+    lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
+    grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
+    run, folder = settings(*EXHAUSTIVE, grid), RUNS / "search_kappa"
+    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
+    with search.opened(run, folder, say, record):
+        for lr in lrs:
+            for arch in run.grid.points()[0]:
+                own = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
+                place = folder / search.Job(search.xi_of(arch), run.seed, lr).folder
+                search.evaluate(own, folder, place, say)
+    error = {(r["xi"][2], r["base_lr"]): r.get("error") for r in search.records(folder)}
+    rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
+    best = {}
+    for width in widths:
+        values = [error[width, lr] or math.inf for lr in lrs]
+        # the vertex of a parabola through the best rate and its neighbours, on a logarithmic scale
+        at = min(max(int(np.argmin(values)), 1), len(lrs) - 2)
+        a, b, _ = np.polyfit(np.log(lrs[at - 1 : at + 2]), values[at - 1 : at + 2], 2)
+        best[width] = math.exp(-b / (2 * a)) if a > 0 else lrs[int(np.argmin(values))]
+        rows.append(f"| {width} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
+    slope = np.polyfit(np.log(widths), np.log([best[w] for w in widths]), 1)[0]
+    found = ", ".join(f"{w}: {lr:.2g}" for w, lr in best.items())
+    text = f"Best rate by width (parabola): {found}; κ = {-slope:.2f} in lr ∝ H^-κ."
+    write("kappa", [machine_line(), "", *rows, "", text])
+
+
+def latency_part() -> None:
+    """The optimum of the exhaustive tiny records under other latencies, without a new training."""
+    run = settings(*EXHAUSTIVE, "grid=tiny")
+    folder = RUNS / "search_tiny"
+    plan = trained(run, folder)
+    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
+    shape = Arch(*plan["teacher"]["xi"])
+    rows = [
+        "| latency | T | optimum by W | its latency | lowest e within half of T's |",
+        "|---" * 5 + "|",
+    ]
+    place = RUNS / "search_latency"
+    place.mkdir(parents=True, exist_ok=True)
+    for source in ("analytic", "measured", "fitted", "onnx", "onnx_int8"):
+        own = settings("grid=tiny", f"latency={source}", "latency.threads=2")
+        path = place / f"{source}.json"
+        if not path.exists():
+            archs = list(dict.fromkeys([shape, *own.grid.points()[0]]))
+            found = search.latencies(own.latency, archs, shape, 8192, place, say)
+            path.write_text(json.dumps(found))
+        latency = json.loads(path.read_text())["points"]
+        teacher = plan["teacher"]
+        limit = latency[str(shape)][0]
+        scale = Scale(teacher["parameters"], limit, teacher["error"])
+        size = {tuple(p["xi"]): p["parameters"] for p in plan["points"]}
+        i = {xi: latency[str(Arch(*xi))][0] for xi in errors}
+        able = [xi for xi in errors if i[xi] < limit]
+        best = max(able, key=lambda xi: scale.w(size[xi], i[xi], errors[xi]))
+        within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)
+        rows.append(
+            f"| {source} | {limit:.4g} | {name(best)} | {i[best] / limit:.1%} of T's "
+            f"| {name(within)} |"
+        )
+    write("latency", [machine_line(), "", *rows])
+
+
+def write(part: str, lines: list[str]) -> None:
+    path = RESULTS / f"search_{part}.md"
+    path.write_text("\n".join(lines) + "\n")
+    say("\n".join(lines))
+    say(f"→ {path}")
+
+
+PARTS = {
+    "kappa": kappa_part,
+    "tiny": lambda: grid_part("tiny"),
+    "latency": latency_part,
+    "horizon": horizon_part,
+    "fixed": lambda: grid_part("fixed"),
+}
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or PARTS:
+        PARTS[chosen]()
