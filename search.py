@@ -16,7 +16,11 @@ def main(cfg: DictConfig) -> float:
     from bort import search  # torch is loaded only now
 
     place = Path(HydraConfig.get().runtime.output_dir)
-    return search.evaluate(run, Path(run.output_dir), place, cli.say).get("error", float("nan"))
+    try:
+        found = search.evaluate(run, Path(run.output_dir), place, cli.say)
+    except SystemExit as stopped:  # by a signal, after a checkpoint
+        cli.stop(stopped.code, f"search.py: stopped; the same command with name={cfg.name} goes on")
+    return found.get("error", float("nan"))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def mask() -> list[str]:
 
 
 def batch() -> list[str]:
-    """The teacher's own training at equal tokens and equal rates: when does it leave the plateau?"""
+    """The teacher's own training at equal tokens and rates: when does it leave the plateau?"""
     lines = [
         "| batch | steps | val CE at ¼, ½, ¾ of the steps | val CE | MLM accuracy | seconds |",
         "|---|---|---|---|---|---|",

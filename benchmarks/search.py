@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
-from bort import config, cost, search
+from bort import config, cost, latency, search
 from bort.cli import say
 from bort.config import Arch
 from bort.doctor import machine_line
@@ -216,14 +216,14 @@ def latency_part() -> None:
         path = place / f"{source}.json"
         if not path.exists():
             archs = list(dict.fromkeys([shape, *own.grid.points()[0]]))
-            found = search.latencies(own.latency, archs, shape, 8192, place, say)
+            found = latency.latencies(own.latency, archs, shape, 8192, place, say)
             path.write_text(json.dumps(found))
-        latency = json.loads(path.read_text())["points"]
+        known = json.loads(path.read_text())["points"]
         teacher = plan["teacher"]
-        limit = latency[str(shape)][0]
+        limit = known[str(shape)][0]
         scale = Scale(teacher["parameters"], limit, teacher["error"])
         size = {tuple(p["xi"]): p["parameters"] for p in plan["points"]}
-        i = {xi: latency[str(Arch(*xi))][0] for xi in errors}
+        i = {xi: known[str(Arch(*xi))][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: scale.w(size[xi], i[xi], errors[xi]))
         within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)

@@ -30,14 +30,14 @@ def named(names: list[str]) -> dict[Arch, str]:
 
 def run(settings: Benchmark) -> list[dict]:
     """Measure, print the table, write `out`; returns its rows."""
-    from bort import cost, search  # torch is loaded only now
+    from bort import cost, latency  # torch is loaded only now
     from bort.doctor import machine_line
 
     points = settings.grid.points()[0]
     archs = {arch: "" for arch in points} if points else named(settings.archs)
     cli.say(machine_line())
     with tempfile.TemporaryDirectory() as folder:
-        found = search.latencies(
+        found = latency.latencies(
             settings.latency, list(archs), None, settings.vocab_size, Path(folder), cli.say
         )
     rows, first = [], next(iter(found["points"].values()))[0]

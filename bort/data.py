@@ -219,6 +219,8 @@ class WithTeacher(Dataset):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index >= len(self.states):  # a worker reads ahead of the last step
+            return self.batches[index]
         return self.batches[index] | {"teacher_states": torch.from_numpy(self.states[index])}
 
 

@@ -223,12 +223,13 @@ class Selection:
         self.scale.quality(e)  # raises for an impossible one
         self.errors[xi] = min(e, self.errors.get(xi, math.inf))
         self.failed.pop(xi, None)
-        self.violations = [
-            (small, large)
-            for small, e_small in self.errors.items()
-            for large, e_large in self.errors.items()
-            if shrinks(small, large) and e_small < e_large and self.significant(small, large)
-        ]
+        others = [pair for pair in self.violations if xi not in pair]
+        pairs = [pair for zeta in self.errors for pair in ((xi, zeta), (zeta, xi))]
+        self.violations = others + [pair for pair in pairs if self._contradicts(*pair)]
+
+    def _contradicts(self, small: Xi, large: Xi) -> bool:
+        lower = self.errors[small] < self.errors[large]
+        return lower and shrinks(small, large) and self.significant(small, large)
 
     def fail(self, xi: Xi, reason: str) -> None:
         if xi not in self.errors:

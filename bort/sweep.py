@@ -92,13 +92,13 @@ class Gather(Callback):
             if config.get("dry_run"):
                 return
             if config.job == "search":
-                from bort import search
+                from bort import optimum
 
-                search.conclude(Path(config.output_dir), cli.say)
+                optimum.conclude(Path(config.output_dir), cli.say)
             else:
                 gather(Path(config.hydra.sweep.dir), cli.say)
         except BortError as error:
-            cli.stop(1, str(error))
+            cli.stop(1, f"{Path(sys.argv[0]).name}: {error}")
         except Exception:
             traceback.print_exc()
             sys.exit(1)

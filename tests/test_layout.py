@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # because it must run where no package is installed: it imports none of ours.
 ORDER = (
     "errors files doctor config cli runs tokenizer tasks corpus data model hf cost optim "
-    "checkpoint logger progress distill pretrain compare finetune agora fptas export report "
-    "search plan sweep predict benchmark bort_fptas __init__"
+    "checkpoint logger progress distill pretrain compare finetune agora fptas export latency "
+    "report search optimum plan sweep predict benchmark bort_fptas __init__"
 ).split()
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))

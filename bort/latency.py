@@ -1,0 +1,86 @@
+"""î of many architectures: operations, wall clock, a regression on it, or a table."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bort import cost, export
+from bort.cli import clock
+from bort.config import Arch, Latency
+
+Say = Callable[[str], None]
+
+
+def latencies(
+    latency: Latency, archs: list[Arch], teacher: Arch | None, vocab: int, folder: Path, say: Say
+) -> dict:
+    """Flat-keyed record: `unit`, `note`, and `points`: name → [latency, low, high].
+
+    teacher: measured for `fitted` too, whatever the rank of its size.
+    """
+    size = f"batch {latency.batch} × {latency.length} tokens"
+    if latency.source == "analytic":
+        points = {a: cost.encoder_operations(a, latency.batch, latency.length) for a in archs}
+        return _latency_record({a: [x, x, x] for a, x in points.items()}, "operations", size)
+    if latency.source == "table":
+        points = cost.read_table(Path(latency.path), archs)
+        return _latency_record({a: [x, x, x] for a, x in points.items()}, "ms", latency.path)
+    chosen = archs
+    if latency.source == "fitted":
+        chosen = cost.spread_out(archs, latency.shapes, latency.length)
+        chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
+    threads = latency.threads or torch.get_num_threads()
+    note = f"{latency.source}, {size}, {threads} threads"
+    timed = _timed(latency, chosen, vocab, threads, folder, say)
+    if latency.source != "fitted":
+        points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
+        return _latency_record(points, "ms", note)
+    function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
+    say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {error:.0%}")
+    points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
+    return _latency_record(points, "ms", f"{note}, missed by up to {error:.0%}")
+
+
+def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> dict:
+    return {"unit": unit, "note": note, "points": {str(a): row for a, row in points.items()}}
+
+
+def _timed(
+    latency: Latency, archs: list[Arch], vocab: int, threads: int, folder: Path, say: Say
+) -> dict[Arch, cost.Timing]:
+    """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
+    before = torch.get_num_threads()
+    size = (vocab, latency.batch, latency.length)
+    files, make = [], {}
+    for number, arch in enumerate(archs):
+        if latency.source.startswith("onnx"):
+            files.append(folder / f".latency_{number}.onnx")
+            int8 = latency.source == "onnx_int8"
+            make[arch] = export.onnx_encoder_call(arch, *size, threads, files[-1], int8)
+        else:
+            make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
+
+    try:
+        torch.set_num_threads(threads)
+        return cost.interleaved(make, latency.rounds, tick=paced("latency: timing", say))
+    finally:
+        torch.set_num_threads(before)
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def paced(what: str, say: Say, every_s: float = 10.0) -> Callable[[int, int], None]:
+    """A line with the time left, at most once in `every_s`."""
+    start = last = time.monotonic()
+
+    def tick(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > every_s:
+            last = now
+            left = (total - done) * (now - start) / done
+            say(f"{what} {done:,} of {total:,} · {clock(left)} left")
+
+    return tick

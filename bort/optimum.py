@@ -1,0 +1,272 @@
+"""From the records of a sweep to the optimum: what is proven, how sure it is, what to doubt."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+from scipy.stats import kendalltau
+
+from bort import cost, report
+from bort.config import SearchRun, parse
+from bort.files import replacing, write_csv, write_json
+from bort.fptas import Certificate, Selection, Xi, name, w_map
+from bort.search import Paired, best_record, records, selection
+
+Say = Callable[[str], None]
+
+
+def conclude(folder: Path, say: Say) -> dict:
+    """Choose from the records of a sweep; write candidates.csv, optimum.yaml, summary.json, report.
+
+    Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
+    then.
+    """
+    run = parse(OmegaConf.load(folder / ".hydra" / "config.yaml"), SearchRun)
+    plan = json.loads((folder / "search.json").read_text())
+    chosen = selection(plan, run, folder)
+    certificate = chosen.certificate()
+    rows = candidate_rows(plan, run, folder, chosen, certificate)
+    summary = summarize(plan, run, folder, chosen, certificate, rows)
+    write_csv(folder / "candidates.csv", list(rows[0]), rows)
+    best = dict(zip(cost.COLUMNS, chosen.best, strict=True))
+    with replacing(folder / "optimum.yaml") as file:
+        file.write(OmegaConf.to_yaml(best).encode())
+    write_json(folder / "summary.json", summary)
+    report.search_page(folder, run, plan, rows, summary, w_choices(plan, chosen))
+    for line in outcome(folder, summary, rows):
+        say(line)
+    return summary
+
+
+def candidate_rows(
+    plan: dict, run: SearchRun, folder: Path, chosen: Selection, certificate: Certificate
+) -> list[dict]:
+    """One row per point of the grid and one for T, the best first; intervals are of 95%."""
+    found = records(folder)
+    paired = Paired(folder, found, run)
+    entropy = paired.teacher()
+    rows = []
+    for point in plan["points"]:
+        xi = tuple(point["xi"])
+        row = dict(zip(cost.COLUMNS, xi, strict=True))
+        row |= {"parameters": point["parameters"], "latency": point["latency"][0]}
+        row |= {"error": None, "status": certificate.status[xi], "w": None, "w_low": None}
+        row |= {"w_high": None, "w_bound": None, "lr": None, "seconds": None, "reason": ""}
+        if xi in chosen.excluded:
+            row["reason"] = chosen.excluded[xi]
+        else:
+            row["w_bound"] = chosen.gibbs(xi)
+        if xi in chosen.failed:
+            row["reason"] = chosen.failed[xi]
+        if xi in chosen.errors:
+            w = resampled_w(chosen, xi, paired.error(xi), entropy)
+            best = best_record(found, xi, run)
+            row |= {"error": chosen.errors[xi], "w": chosen.w(xi), "lr": best["lr"]}
+            row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
+            row["seconds"] = best["seconds"]
+        rows.append(row)
+    rows.sort(key=lambda r: (-(r["w"] or -1), -(r["w_bound"] or -1), r["parameters"]))
+    empty = dict.fromkeys(rows[0])
+    teacher = plan["teacher"]
+    numbers = {"parameters": teacher["parameters"], "latency": teacher["latency"][0]}
+    numbers |= {"error": teacher["error"], "status": "teacher", "w": 0.0}
+    rows.append(empty | dict(zip(cost.COLUMNS, teacher["xi"], strict=True)) | numbers)
+    for xi in plan["invalid"]:
+        sizes = dict(zip(cost.COLUMNS, xi, strict=True))
+        reason = f"heads={xi[1]} does not divide hidden={xi[2]}"
+        rows.append(empty | sizes | {"status": "invalid", "reason": reason})
+    return rows
+
+
+def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
+    """W of ξ in each resample of the documents, ê and ê(T) from the same ones."""
+    scale = chosen.scale
+    quality = entropy / errors if scale.error == "ratio" else np.exp(entropy - errors)
+    return chosen.gibbs(xi) * quality ** scale.exponents[2]
+
+
+def summarize(
+    plan: dict,
+    run: SearchRun,
+    folder: Path,
+    chosen: Selection,
+    certificate: Certificate,
+    rows: list[dict],
+) -> dict:
+    """The flat summary of a search."""
+    found = records(folder)
+    flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
+    trained = [r for r in found if r["status"] == "trained"]
+    own = [r for r in trained if r["seed"] == run.seed]
+    passes = sorted((folder / "teacher").glob("train-s*.npy"))
+    batches = sum(len(np.load(path)) - 1 for path in passes)
+    spent = sum(flops[r["xi"]] for r in trained)
+    best, teacher = chosen.best, plan["teacher"]
+    top = next(row for row in rows if row["status"] == "trained")
+    seeds = seed_spread(found, chosen, run)
+    return {
+        "optimum": list(best),
+        "optimum_name": name(best),
+        "w": chosen.w(best),
+        "w_interval": [top["w_low"], top["w_high"]],
+        "candidates": len(chosen.points),
+        "invalid": len(plan["invalid"]),
+        **{s: certificate.count(s) for s in ("trained", "pruned", "assumed", "skipped")},
+        **{s: certificate.count(s) for s in ("failed", "excluded")},
+        "regret_bound": certificate.regret_proven,
+        "regret_bound_monotone": certificate.regret_monotone,
+        "contradictions": len(chosen.violations),
+        "error": chosen.errors[best],
+        "teacher_error": teacher["error"],
+        "unigram_error": teacher["unigram_error"],
+        "below_unigram": teacher["unigram_error"] - chosen.errors[best],
+        "on_border": border(chosen),
+        "smallest": best == chosen.order[0],
+        "ties": [name(xi) for xi in ties(plan, folder, run, chosen, seeds)],
+        "seed_spread": seeds,
+        **controls(plan, chosen),
+        **horizon(found, chosen, run, teacher["error"]),
+        "parameters": top["parameters"],
+        "latency": top["latency"],
+        "latency_unit": plan["latency"]["unit"],
+        "latency_note": plan["latency"]["note"],
+        "positions": plan["positions"],
+        "documents": plan["documents"],
+        "trainings": len(trained),
+        "teacher_batches": batches,
+        "train_flops": spent + plan["teacher_flops"] * len(passes),
+        "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan["teacher_flops"],
+        "finalist_flops": sum(flops[r["xi"]] for r in trained) - sum(flops[r["xi"]] for r in own),
+        "seconds": sum(r["wall"] for r in trained) + plan["teacher_pass_seconds"],
+        "seed": run.seed,
+    }
+
+
+def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float | None:
+    """Standard deviation of W over seeds, pooled over the finalists; None without their runs."""
+    variances, degrees = 0.0, 0
+    for xi in chosen.errors:
+        rate = best_record(found, xi, run)["base_lr"]
+        own = [r for r in found if r["xi"] == xi and r["base_lr"] == rate]
+        values = [
+            chosen.gibbs(xi) * chosen.scale.quality(r["error"]) ** chosen.scale.exponents[2]
+            for r in own
+            if r["status"] == "trained"
+        ]
+        if len(values) > 1:
+            variances += float(np.var(values, ddof=1)) * (len(values) - 1)
+            degrees += len(values) - 1
+    return math.sqrt(variances / degrees) if degrees else None
+
+
+def ties(
+    plan: dict, folder: Path, run: SearchRun, chosen: Selection, seeds: float | None
+) -> list[Xi]:
+    """Candidates that another sample of text, other seeds or noise in î could put first."""
+    paired = Paired(folder, records(folder), run)
+    entropy, best = paired.teacher(), chosen.best
+    latency = {tuple(p["xi"]): p["latency"] for p in plan["points"]}
+    middle = plan["teacher"]["latency"][0]
+
+    def from_latency(xi: Xi) -> float:
+        value, low, high = latency[xi]
+        # quartiles to a standard deviation, then through 1 - î/î(T)
+        return chosen.w(xi) * (high - low) / 1.35 / max(middle - value, 1e-12)
+
+    top = resampled_w(chosen, best, paired.error(best), entropy)
+    found = []
+    for xi in sorted(chosen.errors, key=chosen.rank)[1:]:
+        other = resampled_w(chosen, xi, paired.error(xi), entropy)
+        variance = float(np.var(top - other)) + 2 * (seeds or 0.0) ** 2
+        variance += from_latency(best) ** 2 + from_latency(xi) ** 2
+        if chosen.w(best) - chosen.w(xi) < 1.96 * math.sqrt(variance):
+            found.append(xi)
+    return found
+
+
+def border(chosen: Selection) -> list[str]:
+    """Dimensions in which the optimum is the smallest or largest of the candidates."""
+    found = []
+    for place, key in enumerate(cost.COLUMNS):
+        values = {xi[place] for xi in chosen.order}
+        if len(values) > 1 and key != "heads":
+            side = {min(values): "smallest", max(values): "largest"}.get(chosen.best[place])
+            found += [f"{side} {key}"] if side else []
+    return found
+
+
+def controls(plan: dict, chosen: Selection) -> dict:
+    """What would have been chosen without training most of them, or by another objective."""
+    body = {tuple(p["xi"]): p["body"] for p in plan["points"]}
+    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
+    choices = {
+        "control_bound": max(chosen.order, key=lambda xi: (chosen.gibbs(xi), xi)),
+        "by_error": min(numbers, key=lambda xi: (numbers[xi][2], xi)),
+    }
+    for kind in ("ratio", "perplexity"):
+        scale = replace(chosen.scale, exponents=tuple(plan["exponents"]), error=kind)
+        choices[f"by_{kind}"] = max(numbers, key=lambda xi, s=scale: (s.w(*numbers[xi]), xi))
+    if len(numbers) > 2:
+        size = np.array([[1.0, math.log(body[xi])] for xi in numbers])
+        fit = np.linalg.lstsq(size, np.array([e for *_, e in numbers.values()]), rcond=None)[0]
+        guess = {
+            xi: max(chosen.scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order
+        }
+        scale = chosen.scale
+        choices["control_size"] = max(
+            chosen.order, key=lambda xi: (scale.w(*chosen.points[xi], guess[xi]), xi)
+        )
+    return {key: name(xi) for key, xi in choices.items()}
+
+
+def horizon(found: list[dict], chosen: Selection, run: SearchRun, entropy: float) -> dict:
+    """Does a shorter n choose the same? Errors at n/4 and n/2 of the same trainings, against n.
+
+    Kendall's τ between the rankings by error, and the winner by W at each; the schedule is that of
+    n steps, so these are not the errors that a search with n/4 steps would find.
+    """
+    curves = {xi: best_record(found, xi, run)["kl_by_step"] for xi in chosen.errors}
+    shown = {}
+    for part in (4, 2):
+        step = str(max(1, run.search.n // 4) * (4 // part))
+        at = {xi: entropy + kl[step] for xi, kl in curves.items() if step in kl}
+        if len(at) != len(curves):
+            continue
+        label = "quarter" if part == 4 else "half"
+        winner = max(at, key=lambda xi: (chosen.scale.w(*chosen.points[xi], at[xi]), xi))
+        shown[f"winner_at_{label}"] = name(winner)
+        if len(at) > 1:
+            tau = kendalltau([at[xi] for xi in at], [chosen.errors[xi] for xi in at]).statistic
+            shown[f"tau_at_{label}"] = None if math.isnan(tau) else float(tau)
+    return shown
+
+
+def w_choices(plan: dict, chosen: Selection) -> dict[tuple[float, float], Xi]:
+    """The W map: which of the trained ones wins for exponents (α, β, 1)."""
+    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
+    return w_map(numbers, chosen.scale, [k / 4 for k in range(13)])
+
+
+def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
+    """The last lines of a search: the best ones, what is proven, what to doubt, where it all is."""
+    yield "search: the best candidates"
+    for row in [row for row in rows if row["status"] == "trained"][:5]:
+        xi = tuple(row[key] for key in cost.COLUMNS)
+        yield (
+            f"  {name(xi):>18}  W {row['w']:.4f} [{row['w_low']:.4f}, {row['w_high']:.4f}]  "
+            f"{row['parameters']:,} parameters  {latency_text(row['latency'], summary)}  "
+            f"e {row['error']:.3f}"
+        )
+    yield from report.certificate_lines(summary)
+    yield f"  optimum   {folder}/optimum.yaml"
+    yield f"  report    {folder}/report.html"
+    yield f"  table     {folder}/candidates.csv, summary.json"
+    yield f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml"
+
+
+def latency_text(value: float, summary: dict) -> str:
+    return f"{value:.2f} ms" if summary["latency_unit"] == "ms" else f"{value / 1e6:,.1f} MFLOP"
