@@ -288,11 +288,13 @@ class Latency:
     threads: int | None = None  # of a measurement; null: one per core
     rounds: int = 7  # of a measurement, in each of which every shape is timed
     shapes: int = 12  # measured for `fitted`
+    engine: str = "measured"  # how `fitted` measures them: measured, onnx or onnx_int8
     device: str = "cpu"
     path: str | None = None  # of `table`: a CSV that python -m bort.benchmark wrote
 
     def __post_init__(self) -> None:
         one_of("latency", self.source, SOURCES)
+        one_of("latency.engine", self.engine, ("measured", "onnx", "onnx_int8"))
         for key in ("batch", "rounds"):
             at_least(f"latency.{key}", getattr(self, key), 1)
         at_least("latency.length", self.length, 4)

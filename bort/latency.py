@@ -1,5 +1,6 @@
 """î of many architectures: operations, wall clock, a regression on it, or a table."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from bort import cost, export
 from bort.cli import clock
 from bort.config import Arch, Latency
+from bort.errors import BortError
 
 Say = Callable[[str], None]
 
@@ -31,16 +33,17 @@ def latencies(
     if latency.source == "fitted":
         chosen = cost.spread_out(archs, latency.shapes, latency.length)
         chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
+    engine = latency.engine if latency.source == "fitted" else latency.source
     threads = latency.threads or torch.get_num_threads()
-    note = f"{latency.source}, {size}, {threads} threads"
-    timed = _timed(latency, chosen, vocab, threads, folder, say)
+    note = f"{engine}, {size}, {threads} threads"
+    timed = _timed(latency, engine, chosen, vocab, threads, folder, say)
     if latency.source != "fitted":
         points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
         return _latency_record(points, "ms", note)
     function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
     say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {error:.0%}")
     points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
-    return _latency_record(points, "ms", f"{note}, missed by up to {error:.0%}")
+    return _latency_record(points, "ms", f"fitted: {note}, missed by up to {error:.0%}")
 
 
 def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> dict:
@@ -48,20 +51,29 @@ def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> di
 
 
 def _timed(
-    latency: Latency, archs: list[Arch], vocab: int, threads: int, folder: Path, say: Say
+    latency: Latency,
+    engine: str,
+    archs: list[Arch],
+    vocab: int,
+    threads: int,
+    folder: Path,
+    say: Say,
 ) -> dict[Arch, cost.Timing]:
     """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
     before = torch.get_num_threads()
     size = (vocab, latency.batch, latency.length)
     files, make = [], {}
+    if engine != "measured":
+        _check_room(archs, vocab, folder)
+    tick = paced("latency: ONNX export", say)
     for number, arch in enumerate(archs):
-        if latency.source.startswith("onnx"):
-            files.append(folder / f".latency_{number}.onnx")
-            int8 = latency.source == "onnx_int8"
-            make[arch] = export.onnx_encoder_call(arch, *size, threads, files[-1], int8)
-        else:
+        if engine == "measured":
             make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
-
+        else:
+            files.append(folder / f".latency_{number}.onnx")
+            int8 = engine == "onnx_int8"
+            make[arch] = export.onnx_encoder_call(arch, *size, threads, files[-1], int8)
+            tick(number + 1, len(archs))
     try:
         torch.set_num_threads(threads)
         return cost.interleaved(make, latency.rounds, tick=paced("latency: timing", say))
@@ -69,6 +81,15 @@ def _timed(
         torch.set_num_threads(before)
         for file in files:
             file.unlink(missing_ok=True)
+
+
+def _check_room(archs: list[Arch], vocab: int, folder: Path) -> None:
+    needed = sum(4 * cost.parameters(arch, vocab, 512) for arch in archs)
+    if needed > (free := shutil.disk_usage(folder).free) / 2:
+        raise BortError(
+            f"ONNX files of {len(archs)} shapes need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB "
+            f"are free in {folder}; latency=fitted latency.engine=onnx_int8 needs a few of them"
+        )
 
 
 def paced(what: str, say: Say, every_s: float = 10.0) -> Callable[[int, int], None]:

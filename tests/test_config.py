@@ -215,6 +215,10 @@ def complete(**changes) -> Train:
 
 MESSAGES = [
     (lambda: Latency(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
+    (
+        lambda: Latency(engine="onyx"),
+        "latency.engine=onyx is unknown; use measured, onnx, onnx_int8; did you mean 'onnx'?",
+    ),
     (lambda: Latency(length=3), "latency.length=3 must be at least 4"),
     (lambda: Latency(shapes=5), "latency.shapes=5 must be at least 6"),
     (lambda: Latency(threads=0), "latency.threads=0 must be at least 1"),
@@ -364,7 +368,7 @@ def test_messages(wrong, message):
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
-    assert len(checked) == 33
+    assert len(checked) == 34
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
 
 

@@ -540,6 +540,35 @@ def test_budget_by_the_clock(settings_of, tmp_path):
     assert rates[-1] < 0.1 * max(rates) and max(rates) > 3e-3
 
 
+def test_a_clock_goes_on_where_it_was_stopped(settings_of, tmp_path):
+    """Time that was used before the stop is not given again."""
+    run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:03'")
+    with pytest.raises(SystemExit):
+        pretrain(stopping(run, 20), tmp_path / "run", quiet)
+    used = last_checkpoint(tmp_path / "run")["callbacks"]["Timer"]["time_elapsed"]["train"]
+    start = time.monotonic()
+    summary = pretrain(run, tmp_path / "run", quiet)
+    assert summary["steps"] > 20
+    assert 0 < used < 3 and time.monotonic() - start < 3 - used + 2.5
+
+
+def test_early_stopping_ends_and_resumes_alike(settings_of, tmp_path):
+    """Stopped in between or not: the same last step, and a finished run."""
+    early = {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        **{"monitor": "val/loss", "patience": 2, "min_delta": 0.5},
+    }
+    run = settings_of("trainer.max_steps=60", "trainer.val_check_interval=4")
+    run = replace(run, callbacks={"early": early})
+    whole = pretrain(run, tmp_path / "whole", quiet)
+    assert whole["steps"] < 60
+    stop = stopping(run, 7).callbacks
+    with pytest.raises(SystemExit):
+        pretrain(replace(run, callbacks={**run.callbacks, **stop}), tmp_path / "run", quiet)
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == whole["steps"]
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+
+
 def test_mixed_precision(settings_of, tmp_path):
     """Clipped bfloat16 with float32 weights, as `trainer=gpu` has it."""
     run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")

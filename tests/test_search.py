@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM
 
-from bort import config, optimum, search
+from bort import config, latency, optimum, search
 from bort.config import Arch, SearchRun
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
@@ -394,6 +394,28 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
     monkeypatch.setattr(search, "latencies", lambda *_: pytest.fail("measured again"))
     assert search.measure(run, shape, 280, tmp_path, quiet) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
+
+
+def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
+    run = search_of("latency=fitted", "latency.engine=onnx_int8", "latency.rounds=1")
+    exported = []
+    call = latency.export.onnx_encoder_call
+    monkeypatch.setattr(
+        latency.export, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
+    )
+    run = replace(run, latency=replace(run.latency, shapes=6))
+    found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path, quiet)
+    assert exported and all(exported) and len(exported) < len(found["points"]) == 9
+    assert found["note"].startswith("fitted: onnx_int8, batch 1 × 128 tokens")
+
+
+def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1e6})()
+    monkeypatch.setattr(latency.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(BortError, match="latency=fitted latency.engine=onnx_int8 needs a few"):
+        latency.latencies(
+            *(config.Latency(source="onnx"), [Arch(1, 1, 256, 256)], None, 8192, tmp_path, quiet)
+        )
 
 
 def test_latency_table(search_of, tmp_path):
