@@ -27,7 +27,7 @@ from transformers import (
 from bort.corpus import hub_reachable
 from bort.errors import BortError, nearest
 from bort.files import sync_folder, write_json
-from bort.model import MaskedLM, ModelConfig, draw, empty, init_std
+from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std
 
 FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -56,6 +56,20 @@ HEAD_NAMES = {  # the key "" is the head itself, which holds the decoder's bias
         "norm": "cls.predictions.transform.LayerNorm",
     },
     "roberta": {"": "lm_head", "dense": "lm_head.dense", "norm": "lm_head.layer_norm"},
+}
+CLASSIFIER_NAMES = {  # dense and output; a span model has no counterpart in Hugging Face
+    "ForSequenceClassification": {
+        "bert": ("bert.pooler.dense", "classifier"),
+        "roberta": ("classifier.dense", "classifier.out_proj"),
+    },
+    "ForMultipleChoice": {
+        "bert": ("bert.pooler.dense", "classifier"),
+        "roberta": ("roberta.pooler.dense", "classifier"),
+    },
+    "Model": {
+        "bert": ("span_head.dense", "span_head.out"),
+        "roberta": ("span_head.dense", "span_head.out"),
+    },
 }
 
 
@@ -161,6 +175,48 @@ def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> Maske
             "amazon/bort is usable as an encoder, not as a teacher: no masked-LM head "
             "(the published one is random)"
         )
+    folder, settings, config, weights = _open(name)
+    family, model = _family(config), empty(config)
+    names = hf_names(model)
+    head = HEAD_NAMES[family][""] + "."
+    if not random_head and any(key.startswith(head) for key in weights):
+        _drop_tied(weights, family, settings, folder)
+    elif head_required:
+        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
+    else:
+        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
+        names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
+    _fill(model, names, weights, folder)
+    return model
+
+
+def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]]:
+    """A fine-tuned folder, also of Hugging Face's own classes, and the names of its outputs.
+
+    Raises BortError if it holds no classifier, and as `load_masked_lm` does.
+    """
+    folder, settings, config, weights = _open(name)
+    family = _family(config)
+    kind = str((settings.get("architectures") or [""])[0]).removeprefix(family.capitalize())
+    names = CLASSIFIER_NAMES.get(kind, {}).get(family)
+    if names is None or f"{names[1]}.weight" not in weights:
+        raise BortError(
+            f"{folder} is not a fine-tuned model; train.py experiment=finetune makes one"
+        )
+    outputs, width = weights[f"{names[1]}.weight"].shape
+    spans = width // config.hidden - 1
+    with torch.device("meta"):
+        model = Classifier(config, outputs, "bort", spans, kind == "ForMultipleChoice")
+    model = model.to_empty(device="cpu")
+    layers = {"dense": names[0], "out": names[1]}
+    head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
+    _fill(model, hf_names(model) | head, weights, folder)
+    labels = settings.get("id2label") or {}
+    return model.eval(), {int(number): label for number, label in labels.items()}
+
+
+def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
+    """Folder, config.json as it is and as ours, and weights by today's names."""
     found = find(name)
     folder = _folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
@@ -173,18 +229,7 @@ def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> Maske
     if settings.get("no_token_types") and types in weights and not weights[types].any():
         config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
         del weights[types]
-    model = empty(config)
-    names = hf_names(model)
-    head = HEAD_NAMES[family][""] + "."
-    if not random_head and any(key.startswith(head) for key in weights):
-        _drop_tied(weights, family, settings, folder)
-    elif head_required:
-        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
-    else:
-        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
-        names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
-    _fill(model, names, weights, folder)
-    return model
+    return folder, settings, config, weights
 
 
 def _family(config: ModelConfig) -> str:
@@ -320,8 +365,8 @@ def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: 
         )
 
 
-def hf_names(model: MaskedLM) -> dict[str, str]:
-    """Hugging Face's name of each of our weights."""
+def hf_names(model: MaskedLM | Classifier) -> dict[str, str]:
+    """Hugging Face's name of each of our weights; of a classifier, of those of its encoder."""
     family, names = _family(model.config), {}
     for ours in model.state_dict():
         module, leaf = ours.rsplit(".", 1)
@@ -331,13 +376,17 @@ def hf_names(model: MaskedLM) -> dict[str, str]:
         elif module.startswith("encoder.embeddings."):
             part = module.removeprefix("encoder.embeddings.")
             theirs = f"{family}.embeddings.{EMBEDDING_NAMES[part]}"
+        elif isinstance(model, Classifier):
+            continue
         else:
             theirs = HEAD_NAMES[family][module.removeprefix("head").removeprefix(".")]
         names[ours] = f"{theirs}.{leaf}"
     return names
 
 
-def _fill(model: MaskedLM, names: dict[str, str], weights: dict[str, Tensor], folder: Path) -> None:
+def _fill(
+    model: MaskedLM | Classifier, names: dict[str, str], weights: dict[str, Tensor], folder: Path
+) -> None:
     """Copies weights into the model, where each one of the encoder must have its place."""
     state = model.state_dict()
     for ours, theirs in names.items():
@@ -409,7 +458,7 @@ def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def save(
-    model: MaskedLM,
+    model: MaskedLM | Classifier,
     tokenizer: PreTrainedTokenizerFast,
     folder: str | os.PathLike,
     extra: dict | None = None,
@@ -428,7 +477,7 @@ def save(
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         fresh.mkdir(parents=True)
-        write_json(fresh / "config.json", _settings(model.config, tokenizer) | (extra or {}))
+        write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
         safetensors.torch.save_file(
             _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
         )
@@ -449,7 +498,7 @@ def save(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _hf_weights(model: MaskedLM) -> dict[str, Tensor]:
+def _hf_weights(model: MaskedLM | Classifier) -> dict[str, Tensor]:
     state, config = model.state_dict(), model.config
     weights = {
         theirs: state[ours].detach().float().cpu().contiguous()
@@ -458,14 +507,46 @@ def _hf_weights(model: MaskedLM) -> dict[str, Tensor]:
     if not config.type_vocab:  # Hugging Face always adds a token type: one that changes nothing
         types = f"{_family(config)}.embeddings.token_type_embeddings.weight"
         weights[types] = torch.zeros(1, config.hidden)
+    if isinstance(model, Classifier):
+        weights |= _classifier_weights(model)
     return weights
 
 
-def _settings(config: ModelConfig, tokenizer: PreTrainedTokenizerFast) -> dict:
+EPSILON = 1e-4  # tanh(εx) / ε differs from x by ε² x³ / 3
+
+
+@torch.no_grad()
+def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
+    """The head as Hugging Face's dense, tanh, dense, so that no code of ours is needed.
+
+    One linear layer is dense = ε I and W / ε; two are ε W₁ and W₂ / ε.
+    """
+    out, kind = model.out, model.head
+    scale = 1.0 if kind == "bort" else EPSILON
+    width = out.in_features
+    dense, bias = torch.eye(width), torch.zeros(width)
+    if model.dense is not None:
+        dense, bias = model.dense.weight, model.dense.bias
+    tensors = (scale * dense, scale * bias, out.weight / scale, out.bias)
+    names = CLASSIFIER_NAMES[classifier_kind(model)][_family(model.config)]
+    keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
+    return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
+
+
+def classifier_kind(model: Classifier) -> str:
+    """The suffix of Hugging Face's class for it."""
+    if model.spans:
+        return "Model"
+    return "ForMultipleChoice" if model.choices else "ForSequenceClassification"
+
+
+def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) -> dict:
     """config.json of this model."""
+    config = model.config
     family = _family(config)
+    kind = classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
     settings = {
-        "architectures": [f"{family.capitalize()}ForMaskedLM"],
+        "architectures": [f"{family.capitalize()}{kind}"],
         "model_type": family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden,

@@ -251,6 +251,86 @@ class MaskedLM(nn.Module):
         return F.linear(states, self.encoder.embeddings.words.weight, self.head.bias)
 
 
+HEADS = ("linear", "linear2", "bort")
+
+
+class Classifier(nn.Module):
+    """Encoder with an answer per input: classes, a number, or the score of one of several choices.
+
+    head: `linear`, one linear layer on the first token's state (arXiv 2010.10499, §5); `linear2`,
+    two of them (CoLA there); `bort`, the released code's dropout, dense, tanh, dropout, dense.
+    spans: so many marked spans of the input stand beside the first token, each as its mean state.
+    choices: whether its one output is the score of a choice, to be compared with other inputs'.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        outputs: int,
+        head: str = "linear",
+        spans: int = 0,
+        choices: bool = False,
+    ):
+        super().__init__()
+        one_of("head", head, HEADS)
+        self.config, self.head, self.spans, self.choices = config, head, spans, choices
+        self.encoder = Encoder(config)
+        width = config.hidden * (1 + spans)
+        self.dense = nn.Linear(width, width) if head != "linear" else None
+        self.out = nn.Linear(width, outputs)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+        spans: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, outputs). spans (B, spans, 2): first token of each and the one after its last.
+
+        The other inputs as in `Encoder.forward`.
+        """
+        states = self.encoder(input_ids, attention_mask, token_types)  # (B, S, H)
+        x = states[:, 0]
+        if self.spans:
+            x = torch.cat([x, _span_means(states, spans).flatten(1)], dim=1)
+        dropout = self.config.dropout
+        x = F.dropout(x, dropout, self.training)
+        if self.head == "linear2":
+            x = self.dense(x)
+        elif self.head == "bort":
+            x = F.dropout(torch.tanh(self.dense(x)), dropout, self.training)
+        return self.out(x)
+
+
+def _span_means(states: Tensor, spans: Tensor) -> Tensor:
+    """(B, spans, H) from states (B, S, H) and borders (B, spans, 2); no span is empty."""
+    places = torch.arange(states.shape[1], device=states.device)
+    inside = (places >= spans[..., :1]) & (places < spans[..., 1:])  # (B, spans, S)
+    weights = inside.to(states.dtype)
+    return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1.0)
+
+
+def classifier(
+    body: MaskedLM,
+    outputs: int,
+    head: str = "linear",
+    spans: int = 0,
+    choices: bool = False,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier with the encoder of `body` (shared, not copied) and a fresh head."""
+    with torch.device("meta"):
+        model = Classifier(body.config, outputs, head, spans, choices)
+    model = model.to_empty(device="cpu")
+    model.encoder = body.encoder
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (model.dense, model.out):
+        if layer is not None:
+            draw(layer, 0.02, generator)
+    return model
+
+
 def empty(config: ModelConfig) -> MaskedLM:
     """A model whose weights are yet to be written; draws nothing from the global generator."""
     with torch.device("meta"):
