@@ -16,8 +16,9 @@ from bort.cli import clock
 from bort.config import Distill, Train, settings
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
-from bort.pretrain import check_trainer, prepare, teacher_folder, train
+from bort.pretrain import prepare, teacher_folder, train
 from bort.runs import check_folder, finished
+from bort.training import check_trainer
 
 ARMS = {
     "kd": "KD",

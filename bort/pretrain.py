@@ -1,32 +1,27 @@
 """One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
 
-import inspect
-import logging
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from bort import corpus as corpora
 from bort import hf
-from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 from bort.cli import clock
 from bort.config import Arch, Distill, Teacher, Train, cache_folder, fingerprint, settings
 from bort.corpus import Corpus
 from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
-from bort.errors import BortError, nearest
+from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.logger import MetricsCsv, extra_loggers, finish_loggers
+from bort.logger import MetricsCsv, extra_loggers
 from bort.model import MaskedLM, ModelConfig, build
-from bort.progress import ProgressLine, Throughput
+from bort.progress import Throughput
 from bort.runs import check_corpus, done, finished, locked, open_folder, results
+from bort.training import check_trainer, fit, quiet
 
 Say = Callable[[str], None]
 
@@ -155,19 +150,17 @@ def train(
     wait: for a process busy in the same folder. states: the teacher's output for the training and
     the validation batches, which is then not computed again.
     """
-    _quiet()
+    quiet()
     with locked(folder, wait, say):
         if run.resume and (summary := finished(folder)) is not None:
             return summary
         open_folder(folder, run, record)
         check_corpus(folder, corpus.info)
-        start = newest_whole(folder / "checkpoints", say)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = _student(run, corpus, teacher)
         data = PackedData(corpus, run.data, run.seed, states)
-        csv = MetricsCsv(folder)
-        loggers = [csv, *extra_loggers(run.logger, folder, settings(run))]
+        loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
         module = Pretraining(
             model,
             teacher if run.distill.w_kd else None,
@@ -176,26 +169,7 @@ def train(
             compile=run.compile,
             samples=_samples(corpus.tokenizer, folder, loggers),
         )
-        throughput = Throughput()
-        trainer = _trainer(run, folder, label, loggers, throughput, validate=len(data.val) > 0)
-        if start is not None:
-            step = int(start.stem.split("_")[1].split("-")[0])
-            csv.resume(step)
-            say(f"resume: {label} goes on after step {step:,} ({start})")
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-            if len(data.val) and module.validated != trainer.global_step:
-                trainer.validate(module, datamodule=data, verbose=False)
-        except SystemExit as stopped:
-            if isinstance(stopped.__context__, KeyboardInterrupt):
-                raise KeyboardInterrupt from None  # Lightning makes it exit code 1
-            raise
-        finally:
-            finish_loggers(loggers)
-            # Lightning leaves the loader's processes alive when it is stopped in a validation.
-            trainer.fit_loop.teardown()
-        if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
-            say(profile)
+        trainer, throughput = fit(run, folder, module, data, loggers, label, say)
         summary = _summary(run, trainer, module, throughput, corpus, teacher)
         if trainer.is_global_zero:
             hf.save(model, corpus.tokenizer, folder / "model")
@@ -215,21 +189,6 @@ def _student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
         attention_dropout=run.dropout,
     )
     return build(config, run.init, run.seed, teacher)
-
-
-def _trainer(
-    run: Train, folder: Path, label: str, loggers: list, throughput, validate: bool
-) -> pl.Trainer:
-    own = [throughput, ProgressLine(label, throughput)]
-    extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
-    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
-    return instantiate(
-        run.trainer if validate else {**run.trainer, "limit_val_batches": 0},
-        logger=loggers,
-        callbacks=[*own, *extra, saves],  # the last: it saves what the others did
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(folder),
-    )
 
 
 def _summary(
@@ -282,33 +241,3 @@ def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
                 logger.log_table("samples/predictions", columns=columns, data=lines[:count])
 
     return keep
-
-
-def check_trainer(run: Train) -> None:
-    """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
-    _quiet()
-    known = inspect.signature(pl.Trainer).parameters
-    for key in run.trainer:
-        if key not in known and key != "_target_":
-            raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
-    if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
-        raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
-    try:
-        instantiate(run.trainer, logger=False)
-    except InstantiationException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise BortError(f"trainer: {reason}") from None
-
-
-def _quiet() -> None:
-    """Lightning's tips and the warnings that do not apply here."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (
-        r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
-        r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit: that is the purpose
-        r".*lr_scheduler.step\(\)` before `optimizer.step.*",
-        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -30,8 +30,9 @@ from bort.files import write_json
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import latencies, paced
 from bort.model import MaskedLM
-from bort.pretrain import check_trainer, prepare, train
+from bort.pretrain import prepare, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
+from bort.training import check_trainer
 
 Say = Callable[[str], None]
 POSITIONS = 8192  # at least so many masked positions decide an error

@@ -174,7 +174,7 @@ def test_curves(done):
 def test_a_second_call_trains_nothing(run, done, monkeypatch):
     folder, summary = done
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/**/*.*")}
-    monkeypatch.setattr(pretraining, "_trainer", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(pretraining, "fit", lambda *_, **__: pytest.fail("trained again"))
     lines = []
     assert compare(run, folder, lines.append) == summary
     assert not [line for line in lines if "→" in line or "training" in line.split(",")[0]]
