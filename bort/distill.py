@@ -3,19 +3,17 @@
 Shape letters: B batch, S sequence, M masked positions, V vocabulary.
 """
 
-import math
 from collections.abc import Callable
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from bort import optim
 from bort.config import Distill, Optim
-from bort.errors import BortError, Diverged
+from bort.errors import BortError
 from bort.model import MaskedLM
+from bort.training import StepModule
 
 
 def kd_loss(
@@ -54,11 +52,8 @@ def _reduce(total: Tensor, count: int, reduction: str) -> Tensor:
     return total / max(count, 1) if reduction == "mean" else total
 
 
-class Pretraining(pl.LightningModule):
+class Pretraining(StepModule):
     """A student that learns masked words from a teacher, from the text, or from both.
-
-    Losses are means over the masked tokens of the whole optimizer step, however many batches and
-    devices it is made of. A logged row belongs to one optimizer step, counted from 1.
 
     teacher: frozen `MaskedLM`, or None for plain MLM; never part of `state_dict`.
     samples: decodes a few predictions for the loggers; called with (inputs, labels, predictions).
@@ -73,24 +68,16 @@ class Pretraining(pl.LightningModule):
         compile: bool = False,
         samples: Callable | None = None,
     ):
-        super().__init__()
+        super().__init__(model, optim)
         if distill.w_kd > 0 and teacher is None:
             raise BortError("distill.w_kd is above 0 but there is no teacher; set teacher.name")
-        self.model = model
         # Outside the module tree: no checkpoint, no optimizer and no count sees the teacher.
         self.__dict__["teacher"] = teacher.eval().requires_grad_(False) if teacher else None
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.__dict__["student"] = torch.compile(model) if compile else model
-        self.optim, self.distill, self.samples = optim, distill, samples
+        self.distill, self.samples = distill, samples
         self.val_loss, self.val_accuracy = MeanMetric(), MeanMetric()
         self.val_kd, self.val_entropy = MeanMetric(), MeanMetric()
-        self.validated: int | None = None  # the step of the last validation
-        self.tokens = 0  # input tokens seen in training
-        self._masked = 0  # masked tokens in the current optimizer step
-        self._sums: dict[str, Tensor] = {}
-        self._grad_norm: Tensor | None = None
-        self._last_loss: Tensor | None = None
-        self._rng: Tensor | None = None
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Logits (M, V) at the flat positions (M,)."""
@@ -98,9 +85,7 @@ class Pretraining(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["input_ids"], batch["positions"])  # (M, V)
-        # Sums, made means by the whole step's count in `on_before_optimizer_step`: batches hold
-        # unequal numbers of masked tokens, so a mean of means would weigh them wrongly.
-        reduction = "mean" if self._one_batch_per_step else "sum"
+        reduction = self.reduction
         parts = {}
         if self.distill.w_kd:
             teacher = self.teacher_logits(batch)
@@ -109,7 +94,7 @@ class Pretraining(pl.LightningModule):
             parts["mlm_loss"] = mlm_loss(logits, batch["labels"], reduction)
         weights = {"kd_loss": self.distill.w_kd, "mlm_loss": self.distill.w_mlm}
         loss = sum(weights[name] * part for name, part in parts.items())
-        self._count(batch, {"loss": loss, **parts})
+        self.count(batch, {"loss": loss, **parts})
         return loss
 
     @torch.no_grad()
@@ -142,100 +127,7 @@ class Pretraining(pl.LightningModule):
         self.log_dict({name: metric.compute() for name, metric in values.items()}, logger=False)
         for metric in values.values():
             metric.reset()
-        if not self.trainer.sanity_checking:
-            found = {name: self.trainer.callback_metrics[name].item() for name in values}
-            self.log_row(found, self.trainer.global_step)
-            self.validated = self.trainer.global_step
-
-    def configure_optimizers(self):
-        mixed = "mixed" in str(self.trainer.precision)
-        optimizer = optim.build(self.model, self.optim, fused=not mixed)
-        rate = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: optim.schedule(self.progress(step), self.optim.warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
-
-    def progress(self, step: int) -> float:
-        """Share of the budget at `step`: of steps, epochs or wall clock, the nearest its end."""
-        total = self.trainer.estimated_stepping_batches
-        done = (step + 1) / (total + 1) if math.isfinite(total) and total > 0 else 0.0
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, pl.callbacks.Timer) and callback.time_remaining() is not None:
-                elapsed = callback.time_elapsed()
-                done = max(done, elapsed / (elapsed + max(callback.time_remaining(), 1e-9)))
-        return done
-
-    # ---- one optimizer step of several batches
-
-    @property
-    def _one_batch_per_step(self) -> bool:
-        return self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
-
-    def _count(self, batch: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
-        masked = len(batch["labels"])
-        self.tokens += batch["input_ids"].numel() * self.trainer.world_size
-        self._masked += masked
-        weight = masked if self._one_batch_per_step else 1  # means become sums
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * weight
-
-    def on_before_optimizer_step(self, optimizer) -> None:
-        if self._one_batch_per_step:
-            return
-        masked = torch.tensor(float(self._masked), device=self.device)
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(masked)
-        # Lightning divided by the number of batches, the strategy by the number of devices.
-        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        factor = scale / masked.clamp(min=1.0)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-
-    def configure_gradient_clipping(
-        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
-    ) -> None:
-        sharded = type(self.trainer.strategy).__name__ == "FSDPStrategy"
-        if sharded or gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
-        # Clips as Lightning does and keeps the norm, which Lightning computes and throws away.
-        limit = gradient_clip_val or math.inf
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-
-    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        step = self.trainer.global_step + 1  # Lightning counts this step after the hook
-        self._last_loss = self._sums["loss"]
-        if step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps:
-            masked = torch.tensor(float(self._masked), device=self.device)
-            if self.trainer.world_size > 1:
-                for value in (masked, *self._sums.values()):
-                    torch.distributed.all_reduce(value)
-            count = max(float(masked), 1.0)
-            row = {f"train/{k}": float(v) / count for k, v in self._sums.items()}
-            self._check_finite(row["train/loss"], step)
-            if self._grad_norm is not None:
-                row["train/grad_norm"] = float(self._grad_norm)
-            row["train/lr"] = optimizer.param_groups[-1]["lr"]
-            row["train/epoch"] = self.trainer.current_epoch
-            self.log_row(row, step)
-        self._masked, self._sums = 0, {}
-
-    def _check_finite(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss} at step {step}; lower optim.lr (now {self.optim.lr:g}) "
-                "or lengthen optim.warmup"
-            )
-
-    def log_row(self, row: dict[str, float], step: int) -> None:
-        """Hand one row to every logger; also what the progress line shows."""
-        self.last_row = {**getattr(self, "last_row", {}), **row}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(row, step)
-
-    # ---- teacher's device, and exact resume
+        self.log_validation({n: self.trainer.callback_metrics[n].item() for n in values})
 
     def on_fit_start(self) -> None:
         self.on_validation_start()
@@ -243,21 +135,3 @@ class Pretraining(pl.LightningModule):
     def on_validation_start(self) -> None:
         if self.teacher is not None:
             self.teacher.to(self.device)
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # Steps between two logged ones are not looked at, and nobody can go on from NaN.
-        if self._last_loss is not None:
-            self._check_finite(float(self._last_loss), self.trainer.global_step)
-        checkpoint["bort"] = {"tokens": self.tokens, "rng": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            checkpoint["bort"]["cuda_rng"] = torch.cuda.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.tokens, self._rng = checkpoint["bort"]["tokens"], checkpoint["bort"]
-
-    def on_train_start(self) -> None:
-        # Only now: building the model and the loaders drew from the generators too.
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["rng"].cpu())
-            if "cuda_rng" in self._rng and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._rng["cuda_rng"].cpu())
