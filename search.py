@@ -8,6 +8,8 @@ from omegaconf import DictConfig
 
 from bort import cli, config
 
+config.register(config.SearchRun)
+
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="search")
 def main(cfg: DictConfig) -> float:

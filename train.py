@@ -41,11 +41,11 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     run = config.parse(cfg)
     choices = HydraConfig.get().runtime.choices
     cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
-    if run.job == "pretrain" and not run.dry_run:
+    if run.job != "compare" and not run.dry_run:
         if (summary := runs.done(run, folder, cli.say)) is not None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
             return summary.get("val/loss")
-    from bort import compare, plan, pretrain  # torch is loaded only now
+    from bort import compare, finetune, plan, pretrain  # torch is loaded only now
 
     if run.dry_run:
         plan.show(run, folder, cli.say)
@@ -55,8 +55,8 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
         "hydra.yaml": OmegaConf.to_yaml(HydraConfig.get()),
     }
-    job = compare.compare if run.job == "compare" else pretrain.pretrain
-    summary = job(run, folder, cli.say, record)
+    jobs = {"compare": compare.compare, "finetune": finetune.finetune}
+    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record)
     runs.finish(run, folder, summary, choices.experiment, cli.say)
     return summary.get("val/loss")
 

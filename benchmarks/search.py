@@ -28,6 +28,7 @@ from bort.doctor import machine_line
 from bort.fptas import Scale, Selection, name
 
 ROOT = Path(__file__).resolve().parent.parent
+config.register(config.SearchRun)
 RUNS = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 # By error alone the bound proves nothing away: every candidate is trained.

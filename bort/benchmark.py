@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bort import cli
-from bort.config import CONF, Arch, Benchmark, parse
+from bort.config import CONF, Arch, Benchmark, parse, register
 from bort.errors import BortError, nearest
 from bort.files import write_csv
 
@@ -71,6 +71,7 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
+    register(Benchmark)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("benchmark", sys.argv[1:])
     run(parse(cfg, Benchmark))

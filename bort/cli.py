@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from bort.errors import BortError
+from bort.errors import BortError, nearest
 
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
@@ -109,6 +109,19 @@ def mistake(error: BaseException) -> str | None:
         )
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key and key not in lines[0] else "") + lines[0]
+
+
+def keys(arguments: list[str], known: dict[str, str | None]) -> dict[str, str | None]:
+    """`key=value` arguments over their defaults; raises BortError for one that is not known."""
+    found = dict(known)
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if not sign or key not in known:
+            raise BortError(
+                f"{argument} is not a setting{nearest(key, known)}; use {', '.join(known)}"
+            )
+        found[key] = value
+    return found
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -75,6 +75,7 @@ class Data:
     val_fraction: float = 0.03  # share of documents held out, chosen by their own hash
     val_sequences: int = 512  # sequences that one evaluation reads
     workers: int = 0  # loader processes; masking takes well under a millisecond without any
+    root: str | None = None  # folder of a suite's official files (task=); null: from the hub
 
     def __post_init__(self) -> None:
         one_of("data.source", self.source, ("docstrings", "text"))
@@ -178,7 +179,7 @@ class Logger:
 class Train:
     """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
 
-    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare")
+    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune")
     job: str = "pretrain"
     arch: Arch = MISSING
     arch_file: str | None = (
@@ -189,6 +190,10 @@ class Train:
     distill: Distill = field(default_factory=Distill)
     teacher: Teacher = field(default_factory=Teacher)
     compare: Compare = field(default_factory=Compare)
+    task: str | None = None  # of fine-tuning: suite/name, as in glue/rte
+    model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
+    head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
+    patience: int | None = None  # validations without a better score after which it stops
     init: str = "default"  # default (for small models), paper, teacher
     dropout: float = 0.0
     checkpoint_every: int = 500  # optimizer steps between checkpoints
@@ -205,6 +210,14 @@ class Train:
     def __post_init__(self) -> None:
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
+        one_of("head", self.head, ("linear", "bort"))
+        if self.job == "finetune" and not (self.task and self.model):
+            raise BortError(
+                "experiment=finetune needs task=suite/name and model=FOLDER, as in task=glue/rte "
+                "model=runs/kd_pretrain/first data.root=glue_data"
+            )
+        if self.patience is not None:
+            at_least("patience", self.patience, 1)
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
             raise BortError(
                 f"name={self.name!r} cannot name a run folder; use letters, digits and _ - . : +"
@@ -227,6 +240,8 @@ class Train:
 
     @property
     def needs_teacher(self) -> bool:
+        if self.job == "finetune":
+            return False
         return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
 
 
@@ -397,9 +412,17 @@ class Benchmark:
             raise BortError("archs=[] leaves nothing to measure; name some, or set grid=")
 
 
-ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
 ConfigStore.instance().store(name="train_schema", node=Train)
-ConfigStore.instance().store(name="search_schema", node=SearchRun)
+
+
+def register(*schemas: type) -> None:
+    """Let conf/search.yaml and conf/benchmark.yaml find their schemas.
+
+    By the commands that need them: `--help` copies all that is stored for each group it lists.
+    """
+    for schema in schemas:
+        name = {SearchRun: "search_schema", Benchmark: "benchmark_schema"}[schema]
+        ConfigStore.instance().store(name=name, node=schema)
 
 
 CONF = Path(__file__).parent / "conf"  # in a wheel
@@ -467,6 +490,11 @@ def fingerprint(values: dict[str, Any]) -> str:
 def describe(run: Train) -> str:
     """One line: what will be trained, from what, on what, for how long."""
     trainer, data = run.trainer or {}, run.data
+    if run.job == "finetune":
+        budget = f"{trainer.get('max_epochs')} epochs"
+        if (trainer.get("max_steps") or -1) > 0:
+            budget = f"{trainer['max_steps']:,} steps"
+        return f"{run.model} on {run.task}, {budget} of {data.batch_size} rows"
     teacher = run.teacher.name or f"{run.teacher.arch} (trained first unless cached)"
     how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
     if run.job == "compare":

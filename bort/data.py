@@ -76,7 +76,7 @@ class _Stream:
         return mask_tokens(ids, rate, self.special, self.mask, len(self.special), rng)
 
 
-def _generator(key: tuple[int, int], stream: int) -> np.random.Generator:
+def generator(key: tuple[int, int], stream: int) -> np.random.Generator:
     """Independent streams of one key: Philox counts in the first of the four words."""
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, stream)))
 
@@ -106,10 +106,10 @@ class TrainBatches(Dataset):
         epoch, batch = divmod(index, len(self))
         key = (self.seed, epoch)
         if self.order is None or self.order[0] != epoch:
-            self.order = epoch, _generator(key, 0).permutation(self.stream.count)
+            self.order = epoch, generator(key, 0).permutation(self.stream.count)
         rows = self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
         ids = self.stream.rows(rows)
-        return _batch(*self.stream.masked(ids, self.rate, _generator(key, batch + 1)))
+        return _batch(*self.stream.masked(ids, self.rate, generator(key, batch + 1)))
 
 
 class ValBatches(Dataset):
@@ -133,7 +133,7 @@ class ValBatches(Dataset):
         rows = self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
         ids = self.stream.rows(rows)
         masked = [
-            self.stream.masked(ids[k : k + 1], VAL_RATE, _generator(VAL_KEY, int(row)))
+            self.stream.masked(ids[k : k + 1], VAL_RATE, generator(VAL_KEY, int(row)))
             for k, row in enumerate(rows)
         ]
         inputs, positions, labels = zip(*masked, strict=True)
@@ -269,6 +269,22 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
 
 
+def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
+    """A loader of whole batches that Lightning can resume."""
+    return ResumableLoader(
+        dataset,
+        batch_size=None,  # an item is a whole batch
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals,
+        pin_memory=torch.cuda.is_available(),
+        # a generator of its own: else each epoch would draw from torch's, and dropout after a
+        # resume would differ from that of an undisturbed run
+        generator=torch.Generator(),
+    )
+
+
 class PackedData(pl.LightningDataModule):
     """Training and validation batches of a corpus.
 
@@ -303,21 +319,7 @@ class PackedData(pl.LightningDataModule):
         sampler = ResumeSampler(
             len(self.train), lambda: progress.processed if progress else 0, *place
         )
-        return self._loader(self.train, sampler)
+        return loader(self.train, sampler, self.data.workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        return self._loader(self.val, None) if len(self.val) else []
-
-    def _loader(self, dataset: Dataset, sampler: Sampler | None) -> DataLoader:
-        return ResumableLoader(
-            dataset,
-            batch_size=None,  # an item is a whole batch
-            sampler=sampler,
-            num_workers=self.data.workers,
-            persistent_workers=self.data.workers > 0,
-            worker_init_fn=_leave_signals,
-            pin_memory=torch.cuda.is_available(),
-            # a generator of its own: else each epoch would draw from torch's, and dropout after a
-            # resume would differ from that of an undisturbed run
-            generator=torch.Generator(),
-        )
+        return loader(self.val, None, self.data.workers) if len(self.val) else []

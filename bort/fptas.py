@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bort.errors import BortError, nearest
+from bort.cli import keys
+from bort.errors import BortError
 
 Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
 
@@ -333,14 +334,10 @@ def read(path: Path) -> tuple[dict[Xi, tuple[float, float]], dict[Xi, float], Sc
 
 def main(arguments: list[str]) -> None:
     """Print the optimum of a CSV by other exponents, another ε or another error."""
-    known = {"exponents": "1,1,1", "epsilon": "1", "error": "ratio", "objective": "w"}
-    given = dict(a.split("=", 1) for a in arguments[1:] if "=" in a)
-    for key in given:
-        if key not in known:
-            raise BortError(f"{key}= is not a setting{nearest(key, known)}; use {', '.join(known)}")
-    if not arguments or len(given) < len(arguments) - 1:
+    if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
-    settings = known | given
+    known = {"exponents": "1,1,1", "epsilon": "1", "error": "ratio", "objective": "w"}
+    settings = keys(arguments[1:], known)
     try:
         exponents = tuple(float(x) for x in settings["exponents"].split(","))
         epsilon = int(settings["epsilon"])

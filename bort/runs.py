@@ -74,11 +74,14 @@ def open_folder(folder: Path, run: Train, record: dict | None) -> None:
 
 
 def check_corpus(folder: Path, info: dict) -> None:
-    """Raises BortError when a run would go on with other text or another tokenizer."""
+    """Raises BortError when a run would go on with other text or another tokenizer.
+
+    info: its `digest`, and more that is worth a note.
+    """
     path, now = folder / "corpus.json", info["digest"]
     if not path.exists():
         keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
-        write_json(path, {key: info[key] for key in keys})
+        write_json(path, {key: info[key] for key in keys if key in info})
     elif (then := json.loads(path.read_text())["digest"]) != now:
         raise BortError(
             f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
@@ -172,4 +175,9 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         say(f"  metrics   {folder}/metrics.csv, summary.json")
         if (folder / "samples.txt").exists():
             say(f"  samples   {folder}/samples.txt")
+    if run.job == "finetune":
+        scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k]
+        say(f"{choice}: {run.task}: {', '.join(scores)}")
+        say(f"  model     {folder}/model   (AutoModelForSequenceClassification opens it)")
+        say(f"  answers   {folder}/predictions/")
     say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))

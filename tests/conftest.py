@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from bort import config
 
 ROOT = Path(__file__).resolve().parents[1]
+config.register(config.SearchRun)
 
 # Two threads that share a busy core with anything else are several times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

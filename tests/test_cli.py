@@ -72,7 +72,7 @@ MISTAKES = [
     ("teacher.nme=x", "teacher.nme is not a setting; did you mean 'teacher.name'?"),
     ("data@x=text", "data@x is not a setting; did you mean 'data'?"),
     ("+foo=3", "foo is not a setting; known here: job, arch, arch_file, data, "),
-    ("+data.foo=3", "data.foo is not a setting; known here: source, path, text, "),
+    ("+data.xyz=3", "data.xyz is not a setting; known here: source, path, text, "),
     ("+optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
     ("arch={depth: 2, hiden: 3}", "arch.hiden is not a setting; did you mean 'arch.hidden'?"),
     ("optim.lr=abc", "optim.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
@@ -108,7 +108,7 @@ def test_each_mistake_is_one_line(override, line):
     [
         ("experiment=kd_pretain", "did you mean 'kd_pretrain'?"),
         ("optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
-        ("+data.foo=3", "data.foo is not a setting; known here: "),
+        ("+data.xyz=3", "data.xyz is not a setting; known here: "),
         ("optim.lr=abc", "could not be converted to Float"),
         ("arch.heads=3", "arch.heads=3 does not divide arch.hidden=64"),
         ("data=text", "data=text needs data.path="),
@@ -198,7 +198,7 @@ COMPLETION = {"COMP_LINE": "python train.py arch=bert_l2_h1", "COMP_POINT": "31"
     ("arguments", "environment", "expected"),
     [
         (["--cfg", "job"], {}, "max_steps: 1200"),
-        (["--help"], {}, "experiment: kd_pretrain, kd_vs_mlm, mlm_pretrain, paper, teacher_pret"),
+        (["--help"], {}, "experiment: finetune, kd_pretrain, kd_vs_mlm, mlm_pretrain, paper, tea"),
         (["-sc", "query=bash"], COMPLETION, "arch=bert_l2_h128"),
         (["--cfg", "job", "experiment=paper", "data.path=x"], {}, "max_steps: 100000"),
     ],

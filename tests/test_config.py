@@ -33,6 +33,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NEEDED = ["name=test", "output_dir=runs/test"]  # what only a job of Hydra has
+OF_TASKS = ["task=glue/rte", "model=folder"]  # what only fine-tuning needs
 
 
 def composed(*overrides: str, of: type[Train] = Train) -> Train:
@@ -45,16 +46,16 @@ def composed(*overrides: str, of: type[Train] = Train) -> Train:
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 50
+    assert len(FILES) == 51
     assert EXPERIMENTS == [
-        *("kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
+        *("finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
     ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_file_composes(path):
     of = SearchRun if path.parent.name in ("grid", "latency") else Train
-    given = [f"{path.parent.name}={path.stem}", "data.path=text.txt"]
+    given = [f"{path.parent.name}={path.stem}", "data.path=text.txt", *OF_TASKS]
     given += ["latency.path=x.csv"] if path.stem == "table" else []
     if path.stem == "none" and of is SearchRun:
         with pytest.raises(BortError, match="search.py needs candidates; use grid=tiny"):
@@ -71,7 +72,7 @@ def test_every_file_composes(path):
 @pytest.mark.parametrize("debug", ["default", "overfit", "profiler"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_debugged(experiment, debug):
-    run = composed(f"experiment={experiment}", f"debug={debug}", "data.path=text.txt")
+    run = composed(f"experiment={experiment}", f"debug={debug}", "data.path=text.txt", *OF_TASKS)
     assert run.trainer["max_steps"] == {"default": 1, "overfit": 300, "profiler": 50}[debug]
     assert (run.teacher.max_steps == 1) == (debug == "default")
 
@@ -214,6 +215,13 @@ def complete(**changes) -> Train:
 
 
 MESSAGES = [
+    (lambda: complete(head="cls"), "head=cls is unknown; use linear, bort"),
+    (lambda: complete(patience=0), "patience=0 must be at least 1"),
+    (
+        lambda: complete(job="finetune", task="glue/rte"),
+        "experiment=finetune needs task=suite/name and model=FOLDER, as in task=glue/rte "
+        "model=runs/kd_pretrain/first data.root=glue_data",
+    ),
     (lambda: Latency(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
     (
         lambda: Latency(engine="onyx"),
@@ -330,7 +338,7 @@ MESSAGES = [
     ),
     (
         lambda: complete(job="pretrian"),
-        "job=pretrian is unknown; use pretrain, compare; did you mean 'pretrain'?",
+        "job=pretrian is unknown; use pretrain, compare, finetune; did you mean 'pretrain'?",
     ),
     (
         lambda: complete(init="techer"),
@@ -368,7 +376,7 @@ def test_messages(wrong, message):
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
-    assert len(checked) == 34
+    assert len(checked) == 36
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
 
 

@@ -258,7 +258,7 @@ def test_numbers_of_ones_own(tmp_path, capsys):
         (None, ["epsilon=0"], "search.epsilon=0 must"),
         (None, ["epsilon=x"], "epsilon= take numbers"),
         (None, ["exponents=1,1"], r"exponents=\[1.0, 1.0\] must be three numbers"),
-        (None, ["exponent=1,1,1"], "exponent= is not a setting; did you mean 'exponents'"),
+        (None, ["exponent=1,1,1"], "exponent=1,1,1 is not a setting; did you mean 'exponents'"),
         (None, ["error=kl"], "error=kl is unknown; use ratio or perplexity"),
     ],
 )

@@ -1,0 +1,399 @@
+"""Fine-tuning on a task: a classifier on a pre-trained encoder (arXiv 2010.10499, §5).
+
+Letters: N rows of a split, B rows of a batch, C choices of a row (else 1), S tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from bort import hf, tasks
+from bort.casting import Cast, cast
+from bort.config import Optim, Train, settings
+from bort.data import ResumeSampler, generator, loader
+from bort.errors import BortError
+from bort.files import write_json
+from bort.logger import MetricsCsv, extra_loggers
+from bort.model import Classifier, classifier
+from bort.runs import check_corpus, done, locked, open_folder
+from bort.scoring import constant, score, write_submission
+from bort.tasks import Row, Task
+from bort.training import StepModule, check_trainer, fit, quiet
+
+Say = Callable[[str], None]
+POOL = 50  # batches of random rows that are sorted by length together
+
+
+class RowBatches(Dataset):
+    """Rows of similar length as batches, padded to their own longest input.
+
+    Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,), rows (B,),
+    the rows' numbers in the split, and, where there are any, token_types and spans (B, 2, 2).
+    seed: of the order, new in every epoch; None puts all rows in order of length, for evaluation.
+    """
+
+    def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
+        self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
+        number = np.float32 if any(isinstance(row.label, float) for row in rows) else np.int64
+        self.labels = np.array([0 if row.label is None else row.label for row in rows], number)
+        self.lengths = np.array([max(map(len, choices)) for choices in inputs.input_ids])
+        self.order: tuple[int, list[np.ndarray]] | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, batch = divmod(index, len(self))
+        if self.seed is None and epoch:
+            raise IndexError(index)  # which also ends `for batch in RowBatches(…)`
+        if self.order is None or self.order[0] != epoch:
+            self.order = epoch, self._batches(epoch)
+        return self._collate(self.order[1][batch])
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        count = len(self.lengths)
+        if self.seed is None:
+            return self._cut(np.argsort(self.lengths, kind="stable"))
+        random = generator((self.seed, epoch), 0)
+        shuffled = random.permutation(count)
+        pools = self._cut(shuffled, POOL * self.batch_size)
+        by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        batches = [batch for pool in by_length for batch in self._cut(pool)]
+        return [batches[k] for k in random.permutation(len(batches))]
+
+    def _cut(self, rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:
+        size = size or self.batch_size
+        return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+    def _collate(self, rows: np.ndarray) -> dict[str, Tensor]:
+        chosen = [ids for row in rows for ids in self.inputs.input_ids[row]]  # B · C
+        length = max(map(len, chosen))
+        batch = {
+            "input_ids": _padded(chosen, length, self.pad),
+            "attention_mask": _padded([np.ones_like(ids) for ids in chosen], length, 0),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "rows": torch.from_numpy(rows),
+        }
+        if self.inputs.token_types is not None:
+            types = [part for row in rows for part in self.inputs.token_types[row]]
+            batch["token_types"] = _padded(types, length, 0)
+        if self.inputs.spans is not None:
+            batch["spans"] = torch.from_numpy(self.inputs.spans[rows])
+        return batch
+
+
+def _padded(rows: list[np.ndarray], length: int, value: int) -> Tensor:
+    table = np.full((len(rows), length), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return torch.from_numpy(table)
+
+
+class TaskData(pl.LightningDataModule):
+    """Training batches and those of each validation set, in this order of `val_names`."""
+
+    def __init__(self, train: RowBatches, vals: dict[str, RowBatches], workers: int):
+        super().__init__()
+        self.train, self.vals, self.workers = train, vals, workers
+        self.val_names = list(vals)
+        self.val = vals[self.val_names[0]]
+
+    def train_dataloader(self):
+        trainer = self.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress.total
+        place = (trainer.global_rank, trainer.world_size)
+        sampler = ResumeSampler(len(self.train), lambda: progress.processed, *place)
+        return loader(self.train, sampler, self.workers)
+
+    def val_dataloader(self):
+        return [loader(batches, None, self.workers) for batches in self.vals.values()]
+
+
+def task_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of outputs (B, classes), or squared error of (B, 1) and numbers (B,)."""
+    if kind == "regression":
+        return F.mse_loss(outputs.squeeze(-1).float(), labels.float(), reduction=reduction)
+    return F.cross_entropy(outputs.float(), labels, reduction=reduction)
+
+
+class FineTuning(StepModule):
+    """A classifier on one task; every validation is scored over the whole set.
+
+    rows: validation set → its rows. keep: called with the module when the task's first metric on
+    the first validation set is better than ever; only then.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        optim: Optim,
+        task: Task,
+        rows: dict[str, list[Row]],
+        keep: Callable[["FineTuning"], None],
+    ):
+        super().__init__(model, optim)
+        self.task, self.rows, self.keep = task, rows, keep
+        self.best: float | None = None
+        self._answers: dict[str, np.ndarray] = {}
+        self._loss: dict[str, float] = {}
+
+    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, classes): of a task with choices, their scores side by side."""
+        names = ("input_ids", "attention_mask", "token_types", "spans")
+        found = self.model(**{name: batch[name] for name in names if name in batch})
+        return found.view(len(batch["labels"]), -1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        outputs = self.outputs(batch)
+        loss = task_loss(self.task.kind, outputs, batch["labels"], self.reduction)
+        self.count(batch, {"loss": loss})
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._answers = {name: np.zeros(len(rows)) for name, rows in self.rows.items()}
+        self._loss = dict.fromkeys(self.rows, 0.0)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0):
+        name = list(self.rows)[dataloader_idx]
+        outputs = self.outputs(batch)
+        loss = task_loss(self.task.kind, outputs, batch["labels"], "sum")
+        self._loss[name] += float(loss)
+        self._answers[name][batch["rows"].cpu().numpy()] = answers(self.task, outputs)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {}
+        for name, rows in self.rows.items():
+            values[f"{name}/loss"] = self._loss[name] / len(rows)
+            found = score(self.task, rows, self._answers[name])
+            values |= {f"{name}/{metric}": value for metric, value in found.items()}
+        self.log_dict(values, logger=False, add_dataloader_idx=False)
+        self.log_validation(values)
+        first = values[f"val/{self.task.metrics[0]}"]
+        if not self.trainer.sanity_checking and (self.best is None or first > self.best):
+            self.best = first
+            if self.trainer.is_global_zero:
+                self.keep(self)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["bort"]["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.best = checkpoint["bort"]["best"]
+
+
+def answers(task: Task, outputs: Tensor) -> np.ndarray:
+    """Of outputs (B, classes): class numbers, or numbers; for ReCoRD how likely each entity is."""
+    if task.kind == "regression":
+        return outputs.squeeze(-1).double().cpu().numpy()
+    if task.form == "record":
+        return (outputs[:, 1] - outputs[:, 0]).double().cpu().numpy()
+    return outputs.argmax(-1).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------------ a whole run
+
+
+def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+    """Fine-tune `run.model` on `run.task` into `folder`; returns the content of summary.json.
+
+    The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
+    of. Raises BortError for wrong data or a wrong model before anything is written.
+    """
+    check_trainer(run)
+    if (summary := done(run, folder, say)) is not None:
+        return summary
+    quiet()
+    task = tasks.find(run.task)
+    rows = tasks.read(task, Path(run.data.root) if run.data.root else None)
+    if task.parent:
+        return diagnose(run, task, rows, folder, say, record)
+    body = hf.load_masked_lm(run.model, head_required=False)
+    tokenizer = hf.load_tokenizer(run.model)
+    _check_length(run, body.config.positions)
+    inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
+    for line in data_report(task, rows, inputs):
+        say(line)
+    with locked(folder, False, say):
+        open_folder(folder, run, record)
+        check_corpus(folder, {"digest": digest(rows), "source": task.name})
+        pl.seed_everything(run.seed, verbose=False)
+        body.config.dropout = body.config.attention_dropout = run.dropout
+        model = fresh_classifier(task, body, run)
+        return _train(run, folder, task, model, tokenizer, rows, inputs, say)
+
+
+def _train(run, folder, task, model, tokenizer, rows, inputs, say) -> dict:
+    pad, size = tokenizer.pad_token_id, run.data.batch_size
+    vals = {name: split for name, split in rows.items() if name.startswith("val")}
+    data = TaskData(
+        RowBatches(inputs["train"], rows["train"], size, pad, run.seed),
+        {name: RowBatches(inputs[name], vals[name], 4 * size, pad, None) for name in vals},
+        run.data.workers,
+    )
+    loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
+
+    def keep(module: FineTuning) -> None:
+        hf.save(module.model, tokenizer, folder / "model", label_names(task))
+
+    module = FineTuning(model, run.optim, task, vals, keep)
+    trainer, throughput = fit(run, folder, module, data, loggers, "fine-tuning", say)
+    best, _ = hf.load_classifier(folder / "model")
+    asked = [name for name in rows if name != "train"]
+    predictions = {name: predict(task, best, rows[name], inputs[name], pad) for name in asked}
+    scores = outcome(task, rows, predictions, folder, say)
+    summary = {
+        **scores,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": module.tokens,
+        "steps": trainer.global_step,
+        "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
+        "seconds": throughput.seconds,
+        "seed": run.seed,
+        "task": task.name,
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def outcome(
+    task: Task,
+    rows: dict[str, list[Row]],
+    predictions: dict[str, np.ndarray],
+    folder: Path,
+    say: Say,
+) -> dict[str, float]:
+    """Scores of the splits with labels; writes the submission files of the test sets."""
+    scores = {}
+    for name, values in predictions.items():
+        if all(row.label is not None for row in rows[name]):
+            found = score(task, rows[name], values)
+            scores |= {f"{name}/{metric}": value for metric, value in found.items()}
+        if warning := constant(task, rows[name], values):
+            say(f"warning: {name}: {warning}")
+    tests = {name: values for name, values in predictions.items() if name.startswith("test")}
+    write_submission(task, rows, tests, folder / "predictions")
+    return scores
+
+
+def diagnose(
+    run: Train, task: Task, rows: dict, folder: Path, say: Say, record: dict | None
+) -> dict:
+    """Answer a diagnostic set by the model of its parent task; nothing is trained."""
+    model, labels = hf.load_classifier(run.model)
+    tokenizer = hf.load_tokenizer(run.model)
+    _check_length(run, model.config.positions)
+    if set(labels.values()) != set(task.labels):
+        known = ", ".join(labels.values()) or "none"
+        raise BortError(
+            f"model={run.model} has the labels {known}, {task.name} needs "
+            f"{', '.join(task.labels)}; fine-tune it on task={task.parent} first"
+        )
+    place = {label: number for number, label in labels.items()}
+    order = [place[label] for label in task.labels]
+    with locked(folder, False, say):
+        open_folder(folder, run, record)
+        inputs = {name: cast(task, rows[name], tokenizer, run.data.length) for name in rows}
+        pad = tokenizer.pad_token_id
+        predictions = {
+            name: predict(task, model, rows[name], inputs[name], pad, order) for name in rows
+        }
+        scores = outcome(task, rows, predictions, folder, say)
+        summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
+        write_json(folder / "summary.json", summary)
+        return summary
+
+
+@torch.no_grad()
+def predict(
+    task: Task,
+    model: Classifier,
+    rows: list[Row],
+    inputs: Cast,
+    pad: int,
+    order: list[int] | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """The answers (N,) of a model to rows, in their order.
+
+    order: which output of the model is the first label of the task, which the second, …
+    """
+    model.eval()
+    found = np.zeros(len(rows))
+    for batch in RowBatches(inputs, rows, batch_size, pad, None):
+        names = ("input_ids", "attention_mask", "token_types", "spans")
+        outputs = model(**{name: batch[name] for name in names if name in batch})
+        outputs = outputs.view(len(batch["labels"]), -1)
+        found[batch["rows"].numpy()] = answers(
+            task, outputs if order is None else outputs[:, order]
+        )
+    return found
+
+
+def fresh_classifier(task: Task, body, run: Train) -> Classifier:
+    """The task's head on a pre-trained encoder. CoLA has two linear layers (the paper)."""
+    head = "linear2" if run.head == "linear" and task.name == "glue/cola" else run.head
+    choices = task.kind == "choices"
+    outputs = 1 if choices or task.kind == "regression" else len(task.labels)
+    spans = 2 if task.kind == "spans" else 0
+    return classifier(body, outputs, head, spans, choices, run.seed)
+
+
+def label_names(task: Task) -> dict:
+    """What config.json says about the outputs."""
+    if task.kind == "regression":
+        return {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
+    if task.kind == "choices":
+        return {}
+    names = {str(number): label for number, label in enumerate(task.labels)}
+    return {
+        "id2label": names,
+        "label2id": {label: int(number) for number, label in names.items()},
+        "problem_type": "single_label_classification",
+    }
+
+
+def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast]):
+    """Rows, labels, lengths, the share that was cut, and texts that are in two splits."""
+    for name, split in rows.items():
+        lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
+        middle, top = np.quantile(lengths, (0.5, 0.95)).astype(int)
+        line = f"data: {name} {len(split):,} rows, {middle} tokens (95% up to {top})"
+        if cut := inputs[name].cut:
+            line += f", {cut:,} cut at the limit ({cut / len(split):.1%})"
+        yield line
+    seen = {row.texts for row in rows.get("train", ())}
+    for name, split in rows.items():
+        if name != "train" and (twice := sum(row.texts in seen for row in split)):
+            yield f"data: {twice:,} rows of {name} are in train, too"
+
+
+def digest(rows: dict[str, list[Row]]) -> str:
+    """Names the content of all rows."""
+    content = {
+        name: [[row.texts, row.label, row.spans, str(row.index)] for row in split]
+        for name, split in rows.items()
+    }
+    text = json.dumps(content)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def vars_of(row: Row) -> list:
+    return [row.texts, row.label, row.spans, str(row.index)]
+
+
+def _check_length(run: Train, positions: int) -> None:
+    if run.data.length > positions:
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {positions} tokens of "
+            f"model={run.model}; use data.length={positions} or less"
+        )

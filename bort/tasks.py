@@ -1,0 +1,806 @@
+"""The tasks of GLUE, SuperGLUE and RACE: one table, and their files or hub rows to typed rows.
+
+Everything that distinguishes a task is in TASKS, and nowhere else. Labels are in the official
+order, which is that of the hub's data sets: a label's number is its place there, whatever order the
+rows of a file have.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bort.errors import BortError, nearest
+
+SHOWN = 60  # characters of a wrong value that an error line shows
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input of a task: a sentence, a pair, a question with its choices, one of its answers."""
+
+    index: int | str | tuple  # what a submission names it by; nested ones (passage, question, …)
+    texts: tuple[str, ...]  # in the order of Task.columns
+    label: int | float | None = None  # place in Task.labels, or the number of a regression
+    group: Any = None  # equal for the rows that are scored together
+    spans: tuple[tuple[int, int], ...] = ()  # characters; WiC: one per text, WSC: both in text 0
+    answers: tuple[str, ...] = ()  # ReCoRD: all right answers of the query
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the rows of one split are, and the file that their answers are submitted in."""
+
+    files: tuple[str, ...]  # accepted names below the task's folder
+    hub: str  # name of the split on the hub
+    submission: str = ""
+    header: tuple[str, ...] = ()  # of a file without a header line
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table."""
+
+    name: str  # suite/name
+    folders: tuple[str, ...]  # accepted names of its folder below the suite's
+    splits: dict[str, Split]
+    kind: str  # classes, regression, choices or spans
+    columns: tuple[str, ...]  # of the texts; choices: passage, question, then one per option
+    labels: tuple[str, ...]  # names in official order; of a regression the ends of its scale
+    metrics: tuple[str, ...]  # in the order of print; the first chooses the checkpoint
+    hub: str
+    config: str
+    written: tuple = ()  # labels as the official files spell them; empty: the names
+    answers: tuple = ()  # labels as a submission spells them; empty: as the files do
+    label: str = "label"  # column
+    index: str = "idx"  # column of what a submission names a row by; GLUE has it in test files only
+    hub_columns: tuple[str, ...] = ()  # of the texts on the hub, where they differ
+    cut: int | None = None  # which text is shortened when a row is too long; None: the longer one
+    placeholder: str = ""  # word of the second text that the third stands for
+    form: str = "jsonl"  # layout of files and submission: tsv, jsonl, multirc, record, race
+    flatten: Callable[[dict, str], Iterator[dict]] | None = None  # nested object to flat records
+    shape: Callable[["Task", dict, str], Iterator[Row]] | None = None  # flat record to rows
+    parent: str | None = None  # the task whose model answers this one
+
+    @property
+    def spelled(self) -> tuple:
+        """Labels as the official files spell them."""
+        return self.written or self.labels
+
+    @property
+    def submitted(self) -> tuple:
+        """Labels as a submission spells them."""
+        return self.answers or self.spelled
+
+    def required(self, split: str) -> bool:
+        """Whether a folder without this split is a mistake; a test set may be absent."""
+        return not split.startswith("test") or "train" not in self.splits
+
+
+def find(name: str) -> Task:
+    """The task of this name; raises BortError with the nearest one."""
+    if name not in TASKS:
+        hint = nearest(name, TASKS) or f"; known are {', '.join(TASKS)}"
+        raise BortError(f"task={name} is no known task{hint}")
+    return TASKS[name]
+
+
+def read(task: Task, root: Path | None) -> dict[str, list[Row]]:
+    """All splits of a task in file order, from the folder of its suite or (None) from the hub.
+
+    Keys: train, val, test (MNLI also val_mm and test_mm; the diagnostic sets only test). A test set
+    that is not there is not a key; any other split that is not there is a mistake.
+    Raises BortError for what is missing, damaged or not in the official layout.
+    """
+    try:
+        splits = _from_hub(task) if root is None else _from_folder(task, Path(root).expanduser())
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename or task.hub}"
+        raise BortError(f"{task.name}: {reason}; mend that or set data.root") from error
+    return {name: _checked(task, name, rows, place) for name, (rows, place) in splits.items()}
+
+
+def _checked(task: Task, split: str, rows: list[Row], place: str) -> list[Row]:
+    """The rows of a whole split, with what only their number or order tells."""
+    if not rows:
+        raise BortError(f"{place}: no rows in it; get the file again")
+    if split.startswith("test"):
+        twice = [index for index, count in Counter(r.index for r in rows).items() if count > 1]
+        if twice:
+            raise BortError(
+                f"{place}: {task.index} {_show(twice[0])} occurs twice; "
+                "a submission needs each once"
+            )
+    if "parity" not in task.metrics:
+        return rows
+    if len(rows) % 2:  # a pair is two neighbours: nothing in the rows says so
+        raise BortError(f"{place}: {len(rows)} rows, not pairs of rows; get the file again")
+    return [replace(row, group=number // 2) for number, row in enumerate(rows)]
+
+
+# ------------------------------------------------------------------------------------ folders
+
+
+def _from_folder(task: Task, root: Path) -> dict[str, tuple[list[Row], str]]:
+    """Rows of each split and the file or folder that they come from."""
+    paths = {name: _locate(task, root, split) for name, split in task.splits.items()}
+    for name, path in paths.items():
+        if path is None and task.required(name):
+            raise BortError(_missing(task, root, task.splits[name]))
+    read = {"tsv": _tsv, "race": _race_folder}.get(task.form, _jsonl)
+    found = {}
+    for name, path in paths.items():
+        if path is not None:
+            flat = (
+                (part, where)
+                for record, where in read(path, task, name)
+                for part in (task.flatten(record, where) if task.flatten else (record,))
+            )
+            found[name] = _rows(task, name, flat), str(path)
+    return found
+
+
+def _rows(task: Task, split: str, records: Iterable[tuple[dict, str]]) -> list[Row]:
+    """The rows of flat records; those of training and validation must have labels."""
+    rows = []
+    for record, where in records:
+        for row in task.shape(task, record, where):
+            if row.label is None and not split.startswith("test"):
+                raise BortError(f"{where}: no '{task.label}'; mend it or get the file again")
+            rows.append(row)
+    return rows
+
+
+def _locate(task: Task, root: Path, split: Split) -> Path | None:
+    for folder in task.folders:
+        for file in split.files:
+            path = root / folder / file
+            if path.is_dir() if task.form == "race" else path.is_file():
+                return path
+    return None
+
+
+def _missing(task: Task, root: Path, split: Split) -> str:
+    """The line for a split that is nowhere: what was expected where, and a likely reason."""
+    wanted = (Path(task.folders[0]) / split.files[0]).as_posix()
+    others = [Path(f, n).as_posix() for f in task.folders for n in split.files][1:]
+    also = f" (nor {', '.join(others)})" if others else ""
+    if not root.is_dir():
+        hint = f"; {root} is {'a file' if root.exists() else 'not there'}"
+    elif any((root / file).exists() for file in split.files):
+        hint = f"; give the folder above, {root.resolve().parent}"
+    elif (root / task.folders[0]).is_dir():
+        hint = "; get the file"
+    else:
+        hint = nearest(task.folders[0], [path.name for path in root.iterdir() if path.is_dir()])
+    hint = hint or f"; give the folder that holds {task.folders[0]}"
+    return f"data.root={root}: no {wanted}{also} for {task.name}{hint}"
+
+
+def _decoded(path: Path) -> str:
+    """The whole text of a file, without a byte-order mark."""
+    content = path.read_bytes()
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BortError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from error
+    if not text:
+        raise BortError(f"{path}: the file is empty; get it again")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise BortError(f"{path}, line {line}: a NUL byte, the file is damaged; get it again")
+    return text
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file. Only \\n and \\r\\n end one; str.splitlines cuts at eight more."""
+    lines = _decoded(path).split("\n")
+    if not lines[-1]:  # the last line may or may not be ended
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
+    """Records of a GLUE file: cells by column, no quoting; the index is the row's number."""
+    lines = _lines(path)
+    columns = task.splits[split].header
+    first = 1
+    if not columns:
+        columns, first = lines[0].split("\t"), 2
+    test = split.startswith("test")
+    for column in (*task.columns, task.index if test else task.label):
+        if column not in columns:
+            has = ", ".join(columns)
+            raise BortError(f"{path}, line 1: no column '{column}' (it has {_show(has)})")
+    for number, line in enumerate(lines[first - 1 :]):
+        where = f"{path}, line {number + first}"
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise BortError(
+                f"{where}: {len(cells)} columns, not {len(columns)}; mend the line or get the file "
+                "again (cells are separated by tabs)"
+            )
+        record = dict(zip(columns, cells, strict=True))
+        if not test:  # of training and validation files nobody asks for it, and some have none
+            record[task.index] = number
+        yield record, where
+
+
+def _jsonl(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
+    """Records of a SuperGLUE file, one JSON object a line."""
+    for number, line in enumerate(_lines(path), start=1):
+        where = f"{path}, line {number}"
+        yield _object(line, where), where
+
+
+def _object(text: str, where: str) -> dict:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise BortError(f"{where}: not JSON ({reason}); mend it or get the file again") from error
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise BortError(f"{where}: a {kind}, not an object {{…}}; mend it or get the file again")
+    return record
+
+
+def _race_folder(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
+    """Records of a folder of RACE, one JSON file a passage, by the number in the file's name."""
+    files = [file for file in path.glob("*.txt") if not file.name.startswith(".")]
+    files.sort(key=lambda file: (int(file.stem) if file.stem.isdecimal() else -1, file.name))
+    for file in files:
+        yield _object(_decoded(file), str(file)), str(file)
+
+
+# ------------------------------------------------------------------------------------ hub
+
+
+def _from_hub(task: Task) -> dict[str, tuple[list[Row], str]]:
+    """Rows of each split of the hub's data set, by the code that shapes the rows of files."""
+    import datasets
+
+    place = f"{task.hub}, {task.config}"
+    try:
+        tables = datasets.load_dataset(task.hub, task.config)
+    except Exception as error:  # the hub's client has no common class for its refusals
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BortError(
+            f"{task.name}: the hub does not give {place}: {reason}; set data.root to a folder"
+        ) from error
+    found = {}
+    for name, split in task.splits.items():
+        if split.hub in tables:
+            table, where = tables[split.hub], f"{place}, {split.hub}"
+            records = (
+                (record, f"{where}, row {number}")
+                for number, record in enumerate(_hub_records(task, table), start=1)
+            )
+            found[name] = _rows(task, name, records), where
+        elif task.required(name):
+            raise BortError(f"{place}: no split '{split.hub}'; set data.root to a folder")
+    return found
+
+
+def _hub_records(task: Task, table: Any) -> Iterator[dict]:
+    """The hub's records with the columns, the labels and the index that official files have."""
+    features = getattr(table, "features", {})
+    column = "label" if "label" in features else task.label  # the hub has one name for all of GLUE
+    feature = features.get(column)
+    names = [name.lower() for name in getattr(feature, "names", task.labels)]
+    questions: Counter = Counter()  # of each passage of RACE, which the hub does not number
+    for given in table:
+        record = dict(given)
+        for name, hub_name in zip(task.columns, task.hub_columns, strict=False):
+            record[name] = record.pop(hub_name, None)
+        if task.form == "race":
+            passage = record.get("example_id")
+            record["idx"] = (passage, questions[passage])
+            questions[passage] += 1
+        elif isinstance(record.get("idx"), dict):
+            order = ("paragraph", "passage", "question", "query", "answer")
+            record["idx"] = tuple(record["idx"][key] for key in order if key in record["idx"])
+        record[task.index] = record.pop("idx", None)
+        label = record.pop(column, None)
+        record[task.label] = None if isinstance(label, float) and label < 0 else label
+        if isinstance(label, int):  # -1 in the unlabelled sets
+            name = names[label] if 0 <= label < len(names) else label
+            known = name in task.labels
+            spelled = task.spelled[task.labels.index(name)] if known else name
+            record[task.label] = None if label == -1 else spelled
+        yield record
+
+
+# ------------------------------------------------------------------------------------ cells
+
+
+def _show(value: Any) -> str:
+    """A value for an error line: short, without line ends."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
+    """The value of a key; raises BortError if it is absent or of another type."""
+    if not isinstance(record, dict):
+        raise BortError(f"{where}: {_show(record)} where an object with '{key}' should be")
+    if record.get(key) is None:
+        has = _show(", ".join(map(str, record)))
+        raise BortError(f"{where}: no '{key}' (it has {has}); mend it or get the file again")
+    value = record[key]
+    if type(value) not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise BortError(f"{where}: '{key}' is {_show(value)}, not a {wanted}; mend it")
+    return value
+
+
+def _list(record: Any, key: str, where: str) -> list:
+    """A list that is not empty: rows would be missing without a word."""
+    values = _get(record, key, (list,), where)
+    if not values:
+        raise BortError(f"{where}: '{key}' is empty; mend it or get the file again")
+    return values
+
+
+def _text(record: dict, key: str, where: str) -> str:
+    text = _get(record, key, (str,), where)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write half a character as \ud800
+        place = f"'{key}' has half a character at {error.start}"
+        raise BortError(f"{where}: {place}; mend it") from None
+    return text
+
+
+def _number(record: dict, key: str, where: str) -> int:
+    """A whole number, which GLUE and AX-b write as text."""
+    value = _get(record, key, (int, str), where)
+    try:
+        return int(value)
+    except ValueError:
+        raise BortError(f"{where}: '{key}' is {_show(value)}, not a number; mend it") from None
+
+
+def _label(task: Task, record: dict, where: str) -> int | float | None:
+    """A label's place in the table, or the number of a regression; None where there is none."""
+    value = record.get(task.label)
+    if value is None:
+        return None
+    if task.kind == "regression":
+        low, high = map(float, task.labels)
+        try:
+            score = float(value)
+        except (TypeError, ValueError):
+            score = math.nan
+        if not low <= score <= high:
+            raise BortError(f"{where}: score {_show(value)}, not a number from {low} to {high}")
+        return score
+    for number, known in enumerate(task.spelled):
+        if type(value) is type(known) and value == known:  # 1 is not true
+            return number
+    known = ", ".join(json.dumps(label) for label in task.spelled)
+    raise BortError(f"{where}: label {_show(value)} is none of {known}; mend it")
+
+
+# ------------------------------------------------------------------------------------ shapes
+
+
+def _plain(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """One row: its texts and its label."""
+    texts = tuple(_text(record, column, where) for column in task.columns)
+    yield Row(_number(record, task.index, where), texts, _label(task, record, where))
+
+
+def _wic(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """Two sentences with a span of characters in each, which must be a whole word."""
+    (row,) = _plain(task, record, where)
+    word = _text(record, "word", where)
+    spans = []
+    for number, text in enumerate(row.texts, start=1):
+        start, end = (_number(record, f"{side}{number}", where) for side in ("start", "end"))
+        if not (0 <= start < end <= len(text) and _is_word(text, start, end)):
+            raise BortError(
+                f"{where}: characters {start} to {end} of sentence{number} are no whole word, "
+                f"{_show(word)} should be there; mend it"
+            )
+        spans.append((start, end))
+    yield replace(row, spans=tuple(spans))
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    """Whether a span is a word or several; the `does` of `doesn't` is one."""
+    before, span, after = text[max(0, start - 1) : start], text[start:end], text[end:]
+    if span != span.strip() or (before.isalnum() and span[0].isalnum()):
+        return False
+    return after.startswith("n't") or not (after[:1].isalnum() and span[-1].isalnum())
+
+
+def _wsc_target(record: dict, where: str) -> Iterator[dict]:
+    yield record | _get(record, "target", (dict,), where)
+
+
+def _wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """One text with two spans, given by the number of their first word and by their text."""
+    (row,) = _plain(task, record, where)
+    spans = []
+    for name in ("span1", "span2"):
+        words = _text(record, f"{name}_text", where)
+        index = _number(record, f"{name}_index", where)
+        span = occurrence(row.texts[0], words, index)
+        if span is None:
+            raise BortError(f"{where}: {_show(words)} ({name}_text) is not in the text; mend it")
+        spans.append(span)
+    yield replace(row, spans=tuple(spans))
+
+
+def occurrence(text: str, words: str, index: int) -> tuple[int, int] | None:
+    """Characters (start, end) of the words in a text, nearest to its word number `index`.
+
+    Words are counted by white space. Case, white space and punctuation need not agree: files have
+    `Sam` for `Sam;` and a space for a line feed, and their numbers may be off. Two rows of the
+    official test file name people together whom the text names apart: of words that are nowhere,
+    as many as are there from the first on are taken. None: not even the first.
+    """
+    parts = re.findall(r"\w+", words)
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    place = starts[min(max(index, 0), len(starts) - 1)] if starts else 0
+    for count in range(len(parts), 0, -1):
+        pattern = r"(?<!\w)" + r"[\W_]*".join(map(re.escape, parts[:count])) + r"(?!\w)"
+        found = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+        if found:
+            return min(found, key=lambda span: abs(span[0] - place))
+    return None
+
+
+def _copa(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """Premise, the question in words, two choices."""
+    kind = _text(record, "question", where)
+    if kind not in COPA_QUESTIONS:
+        known = ", ".join(COPA_QUESTIONS)
+        raise BortError(f"{where}: question {_show(kind)} is none of {known}; mend it")
+    yield from _plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
+
+
+def _multirc_answers(record: dict, where: str) -> Iterator[dict]:
+    """Each answer of each question of a passage."""
+    passage = _get(record, "passage", (dict,), where)
+    for question in _list(passage, "questions", where):
+        for answer in _list(question, "answers", where):
+            yield {
+                "paragraph": passage.get("text"),
+                "question": question.get("question"),
+                "answer": _get(answer, "text", (str,), where),
+                "idx": tuple(_number(part, "idx", where) for part in (record, question, answer)),
+                "label": answer.get("label"),
+            }
+
+
+def _multirc(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """One answer, grouped by passage and question: question numbers start again in each passage."""
+    texts = tuple(_text(record, column, where) for column in task.columns)
+    index = record["idx"]
+    yield Row(index, texts, _label(task, record, where), group=index[:2])
+
+
+def _record_queries(record: dict, where: str) -> Iterator[dict]:
+    """Each query of a passage, with the texts of the passage's entities and of the answers."""
+    passage = _get(record, "passage", (dict,), where)
+    text = _text(passage, "text", where)
+    entities = []
+    for entity in _list(passage, "entities", where):
+        start, end = (_number(entity, side, where) for side in ("start", "end"))
+        if not 0 <= start <= end < len(text):  # the end is the last character, not one further
+            raise BortError(f"{where}: entity {start} to {end} is not in the text; mend it")
+        entities.append(text[start : end + 1])
+    for query in _list(record, "qas", where):
+        known = isinstance(query, dict) and query.get("answers")
+        answers = _list(query, "answers", where) if known else []
+        yield {
+            "passage": text,
+            "query": _text(query, "query", where),
+            "entities": entities,
+            "answers": [_text(answer, "text", where) for answer in answers],
+            "idx": (_number(record, "idx", where), _number(query, "idx", where)),
+        }
+
+
+def _record(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """One row per distinct entity; its label is whether it is among the answers."""
+    passage, query = (_text(record, column, where) for column in task.columns[:2])
+    if task.placeholder not in query:
+        raise BortError(f"{where}: no {task.placeholder} in the query {_show(query)}; mend it")
+    answers = tuple(record.get(task.label) or ())
+    for number, entity in enumerate(dict.fromkeys(_list(record, "entities", where))):
+        texts = (passage, query, _text({"entity": entity}, "entity", where))
+        label = int(entity in answers) if answers else None
+        yield Row((*record["idx"], number), texts, label, group=record["idx"], answers=answers)
+
+
+def _race_questions(record: dict, where: str) -> Iterator[dict]:
+    """Each question of a passage, with its options and its answer."""
+    lists = [_list(record, key, where) for key in ("questions", "options")]
+    lists.append(_list(record, "answers", where) if "answers" in record else [None] * len(lists[0]))
+    if len({len(part) for part in lists}) > 1:
+        counts = ", ".join(str(len(part)) for part in lists)
+        raise BortError(f"{where}: {counts} questions, options and answers; get the file again")
+    passage = _text(record, "id", where)
+    for number, (question, options, answer) in enumerate(zip(*lists, strict=True)):
+        yield {
+            "article": record.get("article"),
+            "question": question,
+            "options": options,
+            "answer": answer,
+            "idx": (passage, number),
+        }
+
+
+def _race(task: Task, record: dict, where: str) -> Iterator[Row]:
+    """One question with four options, named by its passage and its number there."""
+    where = f"{where}, question {record['idx'][1]}"
+    options = _get(record, "options", (list,), where)
+    columns = task.columns[2:]
+    if len(options) != len(columns):
+        raise BortError(f"{where}: {len(options)} options, not {len(columns)}; mend it")
+    record = record | dict(zip(columns, options, strict=True))
+    texts = tuple(_text(record, column, where) for column in task.columns)
+    yield Row(record["idx"], texts, _label(task, record, where))
+
+
+# ------------------------------------------------------------------------------------ the table
+
+COPA_QUESTIONS = {
+    "cause": "What was the cause of this?",
+    "effect": "What happened as a result?",
+}
+ENTAILED = ("entailment", "not_entailment")
+NLI = ("entailment", "neutral", "contradiction")
+TRUTH = ("false", "true")
+SENTENCES = ("sentence1", "sentence2")
+PREMISE = ("premise", "hypothesis")
+
+
+def _three(suffix: str, submission: str, val: str = "val", header: tuple = ()) -> dict[str, Split]:
+    return {
+        "train": Split((f"train.{suffix}",), "train", header=header),
+        "val": Split((f"{val}.{suffix}",), "validation", header=header),
+        "test": Split((f"test.{suffix}",), "test", submission),
+    }
+
+
+def _glue(name: str, folder: str, **facts: Any) -> Task:
+    header = facts.pop("header", ())
+    given = {
+        "splits": _three("tsv", f"{folder}.tsv", "dev", header),
+        "folders": (folder,),
+        "kind": "classes",
+        "metrics": ("accuracy",),
+        "index": "index",
+        "shape": _plain,
+    }
+    hub = {"hub": "nyu-mll/glue", "config": name, "form": "tsv"}
+    return Task(f"glue/{name}", **given | hub | facts)
+
+
+def _superglue(name: str, folder: str, **facts: Any) -> Task:
+    given = {
+        "splits": _three("jsonl", f"{folder}.jsonl"),
+        "kind": "classes",
+        "metrics": ("accuracy",),
+        "config": name,
+        "shape": _plain,
+    }
+    return Task(f"superglue/{name}", (folder,), hub="aps/super_glue", **given | facts)
+
+
+def _race_part(name: str, submission: str) -> Task:
+    return Task(
+        f"race/{name}",
+        (".", "RACE"),
+        {
+            "train": Split((f"train/{name}",), "train"),
+            "val": Split((f"dev/{name}",), "validation"),
+            "test": Split((f"test/{name}",), "test", submission),
+        },
+        kind="choices",
+        columns=("article", "question", "A", "B", "C", "D"),
+        labels=("A", "B", "C", "D"),
+        label="answer",
+        metrics=("accuracy",),
+        hub="ehovy/race",
+        config=name,
+        cut=0,
+        form="race",
+        flatten=_race_questions,
+        shape=_race,
+    )
+
+
+def _diagnostic(file: str, submission: str) -> dict[str, Split]:
+    return {"test": Split((file,), "test", submission)}
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        _glue(
+            "cola",
+            "CoLA",
+            columns=("sentence",),
+            labels=("unacceptable", "acceptable"),
+            written=("0", "1"),
+            header=("source", "label", "mark", "sentence"),
+            metrics=("matthews",),
+            cut=0,
+        ),
+        _glue(
+            "sst2",
+            "SST-2",
+            columns=("sentence",),
+            labels=("negative", "positive"),
+            written=("0", "1"),
+            cut=0,
+        ),
+        _glue(
+            "mrpc",
+            "MRPC",
+            columns=("#1 String", "#2 String"),
+            hub_columns=SENTENCES,
+            label="Quality",
+            labels=("not_equivalent", "equivalent"),
+            written=("0", "1"),
+            metrics=("f1", "accuracy"),
+        ),
+        _glue(
+            "stsb",
+            "STS-B",
+            kind="regression",
+            columns=SENTENCES,
+            label="score",
+            labels=("0", "5"),
+            metrics=("pearson", "spearman"),
+        ),
+        _glue(
+            "qqp",
+            "QQP",
+            columns=("question1", "question2"),
+            label="is_duplicate",
+            index="id",
+            labels=("not_duplicate", "duplicate"),
+            written=("0", "1"),
+            metrics=("f1", "accuracy"),
+        ),
+        _glue(
+            "mnli",
+            "MNLI",
+            columns=SENTENCES,
+            hub_columns=PREMISE,
+            label="gold_label",
+            labels=NLI,
+            splits={
+                "train": Split(("train.tsv",), "train"),
+                "val": Split(("dev_matched.tsv",), "validation_matched"),
+                "val_mm": Split(("dev_mismatched.tsv",), "validation_mismatched"),
+                "test": Split(("test_matched.tsv",), "test_matched", "MNLI-m.tsv"),
+                "test_mm": Split(("test_mismatched.tsv",), "test_mismatched", "MNLI-mm.tsv"),
+            },
+        ),
+        _glue("qnli", "QNLI", columns=("question", "sentence"), labels=ENTAILED, cut=1),
+        _glue("rte", "RTE", columns=SENTENCES, labels=ENTAILED),
+        _glue(
+            "wnli",
+            "WNLI",
+            columns=SENTENCES,
+            labels=("not_entailment", "entailment"),
+            written=("0", "1"),
+        ),
+        _glue(
+            "ax",
+            "AX",
+            folders=("AX", "diagnostic", "."),  # the second is of GLUE's download script
+            splits={"test": Split(("diagnostic.tsv", "AX.tsv"), "test", "AX.tsv")},
+            columns=SENTENCES,
+            hub_columns=PREMISE,
+            labels=NLI,
+            metrics=("matthews",),
+            parent="glue/mnli",
+        ),
+        _superglue(
+            "boolq",
+            "BoolQ",
+            columns=("passage", "question"),
+            labels=TRUTH,
+            written=(False, True),
+            answers=TRUTH,
+            cut=0,
+        ),
+        _superglue(
+            "cb",
+            "CB",
+            columns=PREMISE,
+            labels=("entailment", "contradiction", "neutral"),
+            metrics=("macro_f1", "accuracy"),
+        ),
+        _superglue(
+            "copa",
+            "COPA",
+            kind="choices",
+            columns=("premise", "question", "choice1", "choice2"),
+            labels=("choice1", "choice2"),
+            written=(0, 1),
+            cut=0,
+            shape=_copa,
+        ),
+        _superglue(
+            "multirc",
+            "MultiRC",
+            columns=("paragraph", "question", "answer"),
+            labels=TRUTH,
+            written=(0, 1),
+            metrics=("f1a", "em"),
+            cut=0,
+            form="multirc",
+            flatten=_multirc_answers,
+            shape=_multirc,
+        ),
+        _superglue(
+            "record",
+            "ReCoRD",
+            columns=("passage", "query", "entity"),
+            labels=TRUTH,
+            label="answers",
+            metrics=("f1", "em"),
+            cut=0,
+            placeholder="@placeholder",
+            form="record",
+            flatten=_record_queries,
+            shape=_record,
+        ),
+        _superglue("rte", "RTE", columns=PREMISE, labels=ENTAILED),
+        _superglue(
+            "wic",
+            "WiC",
+            kind="spans",
+            columns=SENTENCES,
+            labels=TRUTH,
+            written=(False, True),
+            answers=TRUTH,
+            shape=_wic,
+        ),
+        _superglue(
+            "wsc",
+            "WSC",
+            kind="spans",
+            columns=("text",),
+            labels=TRUTH,
+            written=(False, True),
+            answers=("False", "True"),  # capitals, unlike the other two
+            cut=0,
+            flatten=_wsc_target,
+            shape=_wsc,
+        ),
+        _superglue(
+            "axb",
+            "AX-b",
+            splits=_diagnostic("AX-b.jsonl", "AX-b.jsonl"),
+            columns=SENTENCES,
+            labels=ENTAILED,
+            metrics=("matthews",),
+            parent="superglue/rte",
+        ),
+        _superglue(
+            "axg",
+            "AX-g",
+            splits=_diagnostic("AX-g.jsonl", "AX-g.jsonl"),
+            columns=PREMISE,
+            labels=ENTAILED,
+            metrics=("parity", "accuracy"),
+            parent="superglue/rte",
+        ),
+        _race_part("middle", "RACE-M.tsv"),
+        _race_part("high", "RACE-H.tsv"),
+    )
+}

@@ -1,0 +1,284 @@
+"""Every task on the real files, two steps each; batches, losses and scores against references."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
+from test_pretrain import stopping
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from bort import config, finetune, hf, tasks
+from bort.casting import cast
+from bort.config import Arch
+from bort.errors import BortError
+from bort.finetune import RowBatches, task_loss
+from bort.model import ModelConfig, build
+from bort.tasks import TASKS
+from bort.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A pre-trained folder as small as can be."""
+    words = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
+    tokenizer = train_tokenizer(words, 320)
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=512)
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    hf.save(build(sizes, "default", 0), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_of(model):
+    """Settings of a fine-tuning of two steps."""
+
+    def make(task: str, root: Path, *overrides: str) -> config.Train:
+        given = ["experiment=finetune", f"task={task}", f"model={model}", f"data.root={root}"]
+        given += ["name=test", "output_dir=unused", "trainer=cpu", "trainer.max_steps=2"]
+        given += ["data.length=512", "data.batch_size=4"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return config.parse(compose("train", [*given, *overrides]))
+
+    return make
+
+
+def few(monkeypatch, count: int, tests: int | None = None) -> None:
+    """Of every split the first `count` rows; of the test sets all, or `tests`."""
+    read = tasks.read
+
+    def some(task, root):
+        found = read(task, root)
+        return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
+
+    monkeypatch.setattr(finetune.tasks, "read", some)
+
+
+MAIN = [name for name, task in TASKS.items() if task.parent is None]
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_every_task(shared, run_of, tmp_path, monkeypatch, name):
+    """Two steps on the official files: scores by name, and a submission with all test rows."""
+    few(monkeypatch, 64)
+    task, suite = tasks.find(name), name.split("/")[0]
+    root = shared / "data" / suite
+    summary = finetune.finetune(run_of(name, root), tmp_path / "run", quiet)
+    assert summary["steps"] == 2 and summary["task"] == name
+    for metric in task.metrics:
+        assert -1 <= summary[f"val/{metric}"] <= 1
+    rows = tasks.read(task, root)
+    for split, place in task.splits.items():
+        if place.submission and split in rows:
+            lines = (tmp_path / "run/predictions" / place.submission).read_text().splitlines()
+            tsv = place.submission.endswith(".tsv")
+            nested = task.form in ("multirc", "record")  # a line holds a whole passage
+            asked = {row.index[0] if nested else row.index for row in rows[split]}
+            assert len(lines) - tsv == len(asked)
+    settings = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    if task.kind == "classes":
+        assert list(settings["id2label"].values()) == list(task.labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "parent", "file", "count"),
+    [
+        ("glue/ax", "glue/mnli", "AX.tsv", 1105),
+        ("superglue/axb", "superglue/rte", "AX-b.jsonl", 1104),
+        ("superglue/axg", "superglue/rte", "AX-g.jsonl", 356),
+    ],
+)
+def test_diagnostic_sets(shared, run_of, tmp_path, monkeypatch, name, parent, file, count):
+    """By the parent's model, whatever the order of its classifier's rows (case F2)."""
+    few(monkeypatch, 32)  # of the parent; the diagnostic set is a test set, and whole
+    suite = name.split("/")[0]
+    finetune.finetune(run_of(parent, shared / "data" / suite), tmp_path / "parent", quiet)
+    folder = tmp_path / "parent" / "model"
+    found = []
+    for place in ("one", "permuted"):
+        run = run_of(name, shared / "data" / suite, f"model={folder}")
+        summary = finetune.finetune(run, tmp_path / place, quiet)
+        assert summary["task"] == name
+        found.append((tmp_path / place / "predictions" / file).read_bytes())
+        permute(folder)
+    assert found[0] == found[1] and len(found[0].splitlines()) == count
+
+
+def permute(folder: Path) -> None:
+    """Turn the rows of the classifier and their names together."""
+    weights = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name].roll(1, 0).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    names = list(settings["id2label"].values())
+    names = names[-1:] + names[:-1]
+    settings["id2label"] = {str(k): name for k, name in enumerate(names)}
+    settings["label2id"] = {name: k for k, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def test_a_model_with_other_labels_is_no_judge(shared, run_of, tmp_path, monkeypatch):
+    few(monkeypatch, 32, 8)
+    finetune.finetune(run_of("glue/mrpc", shared / "data/glue"), tmp_path / "mrpc", quiet)
+    run = run_of("glue/ax", shared / "data/glue", f"model={tmp_path / 'mrpc'}")
+    with pytest.raises(BortError, match="has the labels not_equivalent, equivalent, glue/ax needs"):
+        finetune.finetune(run, tmp_path / "ax", quiet)
+    with pytest.raises(BortError, match="is not a fine-tuned model"):
+        finetune.finetune(run_of("glue/ax", shared / "data/glue"), tmp_path / "ax", quiet)
+
+
+def test_predictions_are_those_of_hugging_face(shared, run_of, tmp_path, monkeypatch):
+    """The saved folder through plain transformers, row by row: the same logits and answers."""
+    few(monkeypatch, 60, 60)
+    root = shared / "data" / "glue"
+    finetune.finetune(run_of("glue/rte", root, "dropout=0"), tmp_path / "run", quiet)
+    folder = tmp_path / "run" / "model"
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = tasks.find("glue/rte")
+    rows = finetune.tasks.read(task, root)["test"]
+    ours, _ = hf.load_classifier(folder)
+    batches = RowBatches(cast(task, rows, tokenizer, 512), rows, 8, 1, None)
+    lines = (tmp_path / "run" / "predictions" / "RTE.tsv").read_text().splitlines()[1:]
+    for batch in batches:
+        with torch.no_grad():
+            logits = ours(batch["input_ids"], batch["attention_mask"])
+        for found, number in zip(logits, batch["rows"].tolist(), strict=True):
+            text = tokenizer(*rows[number].texts, return_tensors="pt")
+            if text.input_ids.shape[1] > 512:
+                continue
+            with torch.no_grad():
+                expected = theirs(**text).logits[0]
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+            assert lines[number].split("\t")[1] == task.labels[int(expected.argmax())]
+
+
+def test_the_best_epoch_is_kept(shared, run_of, tmp_path, monkeypatch):
+    """`model/` and the scores are of the best validation, not of the last."""
+    few(monkeypatch, 100, 8)
+    run = run_of("glue/rte", shared / "data/glue", "trainer.max_steps=-1", "trainer.max_epochs=5")
+    run.optim.lr = 1e-2
+    summary = finetune.finetune(run, tmp_path / "run", quiet)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        scores = [float(r["val/accuracy"]) for r in csv.DictReader(file) if r["val/accuracy"]]
+    assert len(scores) == 5 and len(set(scores)) > 1
+    assert summary["val/accuracy"] == pytest.approx(max(scores), abs=0.011)
+
+
+@pytest.mark.parametrize("step", [3, 10, 15])
+def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
+    """In the middle of an epoch, and at its border: the weights of the undisturbed run."""
+    few(monkeypatch, 40, 8)
+    run = run_of("glue/rte", shared / "data/glue", "trainer.max_steps=-1", "trainer.max_epochs=2")
+    finetune.finetune(run, tmp_path / "whole", quiet)
+    with pytest.raises(SystemExit):
+        finetune.finetune(stopping(run, step), tmp_path / "run", quiet)
+    finetune.finetune(run, tmp_path / "run", quiet)
+    for name in ("metrics.csv", "model/model.safetensors", "predictions/RTE.tsv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# ------------------------------------------------------------------------------------ batches
+
+
+def batches_of(shared, model, **options) -> tuple[RowBatches, list]:
+    task = tasks.find("glue/rte")
+    rows = tasks.read(task, shared / "data" / "glue")["val"]
+    tokenizer = hf.load_tokenizer(model)
+    return RowBatches(cast(task, rows, tokenizer, 128), rows, 8, 1, **options), rows
+
+
+def test_batches_hold_every_row_once_and_little_padding(shared, model):
+    batches, rows = batches_of(shared, model, seed=0)
+    for epoch in (0, 1):
+        found = [batches[epoch * len(batches) + k] for k in range(len(batches))]
+        order = torch.cat([batch["rows"] for batch in found]).tolist()
+        assert sorted(order) == list(range(277)) and order != sorted(order)
+        real = sum(int(batch["attention_mask"].sum()) for batch in found)
+        assert real / sum(batch["input_ids"].numel() for batch in found) > 0.9
+        for batch in found:
+            expected = [rows[k].label for k in batch["rows"].tolist()]
+            assert batch["labels"].tolist() == expected
+    first, second = (
+        torch.cat([batches[e * len(batches) + k]["rows"] for k in range(5)]) for e in (0, 1)
+    )
+    assert first.tolist() != second.tolist()
+
+
+def test_evaluation_is_in_order_of_length(shared, model):
+    batches, rows = batches_of(shared, model, seed=None)
+    found = list(batches)
+    assert len(found) == len(batches) == 35
+    lengths = [batch["input_ids"].shape[1] for batch in found]
+    assert lengths == sorted(lengths)
+    assert sorted(torch.cat([b["rows"] for b in found]).tolist()) == list(range(277))
+    for batch in found[:3]:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        assert ((ids != 1) == mask.bool()).all()
+
+
+def test_losses_by_hand():
+    """Case F3: for p = y = (1, 2, 3) it is 0, where a shape mistake gives 1.3333."""
+    numbers = torch.tensor([1.0, 2.0, 3.0])
+    assert task_loss("regression", numbers[:, None], numbers) == 0
+    assert task_loss("regression", numbers[:, None] + 2, numbers) == 4
+    logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0]])
+    expected = (np.log(2) + np.log(4)) / 2
+    assert float(task_loss("classes", logits, torch.tensor([1, 1]))) == pytest.approx(expected)
+
+
+def test_regression_scores_do_not_depend_on_the_batch(shared, run_of, tmp_path):
+    """Case F3: evaluation batches of 4, 16 and 28 (four times data.batch_size)."""
+    root = shared / "cases" / "F3-regression-shape" / "glue"
+    found = []
+    for size in (1, 4, 7):
+        run = run_of("glue/stsb", root, f"data.batch_size={size}", "trainer.max_steps=1")
+        run.optim.lr = 1e-12  # so that the batch of training does not matter
+        found.append(finetune.finetune(run, tmp_path / str(size), quiet))
+    for key in ("val/pearson", "val/spearman"):
+        assert found[0][key] == pytest.approx(found[1][key], abs=1e-5)
+        assert found[0][key] == pytest.approx(found[2][key], abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "message"),
+    [
+        ("glue/rtee", [], "task=glue/rtee is no known task; did you mean 'glue/rte'?"),
+        (
+            "glue/rte",
+            ["data.length=600"],
+            "data.length=600 is longer than the 512 tokens of model=",
+        ),
+        ("glue/rte", ["model=nowhere/at/all"], "nowhere/at/all"),
+    ],
+)
+def test_mistakes(shared, run_of, tmp_path, task, overrides, message):
+    with pytest.raises(BortError) as error:
+        finetune.finetune(run_of(task, shared / "data/glue", *overrides), tmp_path / "run", quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_is_refused(shared, run_of, tmp_path, monkeypatch):
+    run = run_of("glue/rte", shared / "data/glue")
+    few(monkeypatch, 64, 8)
+    with pytest.raises(SystemExit):
+        finetune.finetune(stopping(run, 1), tmp_path / "run", quiet)
+    monkeypatch.undo()
+    few(monkeypatch, 63, 8)
+    with pytest.raises(BortError, match="was started on other text"):
+        finetune.finetune(run, tmp_path / "run", quiet)

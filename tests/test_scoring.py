@@ -1,0 +1,303 @@
+"""Scores against scikit-learn, SciPy and hand values; constant answers; the official files."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from bort.errors import BortError
+from bort.scoring import constant, normal, score, word_f1, write_submission
+from bort.tasks import TASKS, Row, find, read
+
+
+@cache
+def real(shared: Path, name: str, split: str = "val") -> list[Row]:
+    return read(find(name), shared / "data" / name.split("/")[0])[split]
+
+
+def labelled(labels, groups=None) -> list[Row]:
+    groups = groups or [None] * len(labels)
+    return [Row(n, ("",), y, group=g) for n, (y, g) in enumerate(zip(labels, groups, strict=True))]
+
+
+def reference(name: str, labels, given) -> float:
+    """Each metric by scikit-learn or SciPy."""
+    if name == "matthews" and len({*labels, *given}) == 1:
+        return 0.0  # what scikit-learn gives, with a warning
+    if name in ("f1", "f1a"):
+        return metrics.f1_score(labels, given, zero_division=0)
+    return {
+        "accuracy": metrics.accuracy_score,
+        "macro_f1": lambda y, p: metrics.f1_score(y, p, average="macro", zero_division=0),
+        "matthews": metrics.matthews_corrcoef,
+        "pearson": lambda y, p: stats.pearsonr(y, p).statistic,
+        "spearman": lambda y, p: stats.spearmanr(y, p).statistic,
+    }[name](labels, given)
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "superglue/record"])
+def test_scores_agree_with_other_libraries(name):
+    task, rng = find(name), np.random.default_rng(0)
+    for size in (2, 3, 5, 8, 50, 400):
+        for _ in range(8):
+            if task.kind == "regression":
+                labels, given = rng.integers(0, 11, size) / 2, rng.normal(2, 1, size)
+                if np.ptp(labels) == 0:
+                    continue
+            else:
+                labels, given = rng.integers(0, len(task.labels), (2, size))
+            found = score(task, labelled(labels.tolist()), given.tolist())
+            assert list(found) == list(task.metrics)
+            for metric, value in found.items():
+                if metric not in ("em", "parity"):
+                    assert value == pytest.approx(reference(metric, labels, given), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, answer, expected",
+    [
+        ("glue/cola", 0, {"matthews": 0.0}),
+        ("glue/cola", 1, {"matthews": 0.0}),
+        ("glue/sst2", 1, {"accuracy": 0.5092}),
+        ("glue/mrpc", 1, {"f1": 0.8122, "accuracy": 0.6838}),
+        ("glue/rte", 0, {"accuracy": 0.5271}),
+        ("glue/rte", 1, {"accuracy": 0.4729}),
+        ("glue/wnli", 0, {"accuracy": 0.5634}),
+        ("glue/wnli", 1, {"accuracy": 0.4366}),
+        ("superglue/boolq", 1, {"accuracy": 0.6217}),
+        ("superglue/cb", 1, {"macro_f1": 0.2222, "accuracy": 0.5}),
+        ("superglue/multirc", 1, {"f1a": 0.5995, "em": 0.0084}),
+        ("superglue/multirc", 0, {"f1a": 0.0, "em": 0.0031}),
+        ("superglue/wsc", 0, {"accuracy": 0.6346}),
+        ("race/middle", 2, {"accuracy": 0.2833}),
+        ("race/high", 2, {"accuracy": 0.2797}),
+        ("glue/stsb", 2.5, {"pearson": 0.0, "spearman": 0.0}),
+    ],
+)
+def test_constant_answers_on_the_real_files(name, answer, expected, shared):
+    task, rows = find(name), real(shared, name)
+    found = score(task, rows, [answer] * len(rows))
+    assert list(found) == list(expected)
+    for metric, value in expected.items():
+        assert round(found[metric], 4) == value
+    warning = constant(task, rows, [answer] * len(rows))
+    shown = f"'{task.labels[answer]}'" if isinstance(answer, int) else str(answer)
+    first, value = next(iter(expected.items()))
+    start = f"{name}: the model gives one answer for all {len(rows)} rows: {shown}; "
+    assert warning.startswith(f"{start}that alone scores {first} {value:.4f}")
+    other = 3.0 if isinstance(answer, float) else int(not answer)
+    assert constant(task, rows, [answer] * (len(rows) - 1) + [other]) is None
+
+
+def test_table_of_constant_answers_names_the_right_labels():
+    assert find("superglue/cb").labels[1] == "contradiction"
+    assert find("race/high").labels[2] == "C"
+    assert find("glue/rte").labels[0] == "entailment"
+
+
+def test_constant_without_labels_or_with_one_row():
+    rows = [Row(n, ("",)) for n in range(3)]
+    task = find("glue/mrpc")
+    assert constant(task, rows, [0, 0, 0]).endswith("all 3 rows: 'not_equivalent'")
+    assert constant(task, rows[:1], [0]) is None
+    found = constant(find("superglue/record"), rows, [0.1, 0.1, 0.1])
+    assert found.endswith("the same score for every entity")
+
+
+def test_multirc_by_hand(shared):
+    labels, given = [1, 0, 1, 0, 1, 1, 1, 0], [1, 0, 0, 0, 1, 1, 1, 1]
+    folder = shared / "cases" / "F4-multirc-scores" / "superglue"
+    rows = read(find("superglue/multirc"), folder)["val"]
+    assert [row.label for row in rows] == labels
+    found = score(find("superglue/multirc"), rows, given)
+    assert found == pytest.approx({"f1a": 0.8, "em": 1 / 3})
+    shuffled = [6, 2, 0, 4, 7, 1, 3, 5]
+    again = score(
+        find("superglue/multirc"), [rows[k] for k in shuffled], [given[k] for k in shuffled]
+    )
+    assert again == pytest.approx(found)
+
+
+def test_gender_parity_is_of_neighbours(shared):
+    rows = labelled([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 2, 2])
+    task = find("superglue/axg")
+    assert score(task, rows, [0, 0, 0, 1, 1, 1]) == pytest.approx(
+        {"parity": 2 / 3, "accuracy": 4 / 6}
+    )
+    rows = real(shared, "superglue/axg", "test")
+    given = [(n // 2) % 2 for n in range(len(rows))]
+    assert score(task, rows, given)["parity"] == 1
+    assert score(task, rows, [1 - given[0], *given[1:]])["parity"] == pytest.approx(177 / 178)
+    assert score(task, rows, [n % 2 for n in range(len(rows))])["parity"] == 0
+
+
+def queries() -> list[Row]:
+    """Two queries: one with two right answers, one whose answer is written differently."""
+    one = [("Ann Lee", 0), ("The Ann", 0), ("Bob", 1)]
+    rows = [Row((0, 5, k), ("p", "q", e), y, (0, 5), answers=("Bob", "Ann Lee Roy"))
+            for k, (e, y) in enumerate(one)]  # fmt: skip
+    two = [("U.S.", 0), ("France", 0)]
+    return rows + [Row((1, 6, k), ("p", "q", e), y, (1, 6), answers=("the US",))
+                   for k, (e, y) in enumerate(two)]  # fmt: skip
+
+
+def test_record_takes_the_largest_score_and_the_best_answer():
+    task = find("superglue/record")
+    assert score(task, queries(), [0.1, 0.2, 0.9, 5.0, 4.0]) == {"f1": 1.0, "em": 1.0}
+    # "Ann Lee" shares 2 words with the 3 of "Ann Lee Roy": F1 4/5
+    assert score(task, queries(), [0.9, 0.2, 0.1, 4.0, 5.0]) == {"f1": 0.4, "em": 0.0}
+    # "The Ann" is "ann": 1 of 3, F1 2/4; equal scores: the first
+    found = score(task, queries(), [-9.0, -1.0, -2.0, 3.0, 3.0])
+    assert found == {"f1": 0.75, "em": 0.5}
+    assert normal("  The U.S.  an' a cat!") == "us cat" and word_f1("a", "the") == 0.0
+    assert word_f1("b b c", "b d") == pytest.approx(0.4)
+
+
+def test_record_of_real_files(shared):
+    """The right entities score 1, wrong ones nothing exact, and random ones in between."""
+    task, rows = find("superglue/record"), real(shared, "superglue/record")
+    assert score(task, rows, [row.label for row in rows]) == {"f1": 1.0, "em": 1.0}
+    wrong = score(task, rows, [-row.label for row in rows])
+    assert wrong["em"] == 0 <= wrong["f1"] < 0.2
+    given = np.random.default_rng(0).random(len(rows))
+    best: dict = {}
+    for row, value in zip(rows, given, strict=True):
+        best[row.group] = max(best.get(row.group, (0.0, 0)), (value, row.label))
+    right = sum(label for _, label in best.values()) / len(best)
+    found = score(task, rows, given)
+    assert 0.02 < right == found["em"] < found["f1"] < 0.6
+
+
+def test_no_score_is_no_number():
+    task = find("glue/stsb")
+    assert score(task, labelled([3.0]), [1.0]) == {"pearson": 0.0, "spearman": 0.0}
+    assert score(task, labelled([3.0, 3.0]), [1.0, 2.0]) == {"pearson": 0.0, "spearman": 0.0}
+    nearly = [1.0, 1.0 + 2e-16, 1.0]
+    assert np.isfinite(list(score(task, labelled([1.0, 2.0, 3.0]), nearly).values())).all()
+    with pytest.raises(BortError, match="glue/stsb: the answer to row 1 is nan, not a number"):
+        score(task, labelled([1.0, 2.0]), [1.0, float("nan")])
+    assert score(find("glue/cola"), labelled([1, 1, 1]), [1, 0, 1]) == {"matthews": 0.0}
+    with pytest.raises(BortError, match="rows without labels cannot be scored"):
+        score(find("glue/rte"), labelled([1, None]), [0, 0])
+    with pytest.raises(BortError, match="glue/rte: no rows to score"):
+        score(find("glue/rte"), [], [])
+
+
+# ------------------------------------------------------------------------------------ submissions
+
+
+def submit(folder: Path, case: Path, name: str, **given) -> dict[str, str]:
+    """The written files by name, for the answers of these splits."""
+    rows = read(find(name), case / name.split("/")[0])
+    paths = write_submission(find(name), rows, given, folder)
+    assert sorted(paths) == sorted(path for path in folder.iterdir())
+    return {path.name: path.read_bytes().decode() for path in paths}
+
+
+@pytest.mark.parametrize(
+    "name, first, last",
+    [
+        ("glue/rte", "index\tprediction\n0\tentailment\n1\tnot_entailment\n", "6\tentailment\n"),
+        ("glue/cola", "index\tprediction\n0\t0\n1\t1\n", "6\t0\n"),
+        (
+            "superglue/boolq",
+            '{"idx": 0, "label": "false"}\n{"idx": 1, "label": "true"}\n',
+            '{"idx": 6, "label": "false"}\n',
+        ),
+        (
+            "superglue/copa",
+            '{"idx": 0, "label": 0}\n{"idx": 1, "label": 1}\n',
+            '{"idx": 4, "label": 0}\n',
+        ),
+    ],
+)
+def test_one_line_per_row(name, first, last, shared, tmp_path):
+    case = shared / "cases" / "U1-submission-rows"
+    given = [0, 1, 0, 1, 0, 1, 0][: 5 if name == "superglue/copa" else 7]
+    (file, text), *more = submit(tmp_path, case, name, test=given).items()
+    kind = "tsv" if name.startswith("glue") else "jsonl"
+    folder = {"rte": "RTE", "cola": "CoLA", "boolq": "BoolQ", "copa": "COPA"}[name.split("/")[1]]
+    assert file == f"{folder}.{kind}" and not more
+    assert text.startswith(first) and text.endswith("\n" + last)
+    assert text.count("\n") == len(given) + (kind == "tsv")
+
+
+def test_two_files_of_mnli_and_the_diagnostic_one(shared, tmp_path):
+    case = shared / "cases" / "F2-label-names"
+    files = submit(tmp_path / "m", case, "glue/mnli", test=[2] * 9, test_mm=[1] * 7, val=[0] * 9)
+    assert list(files) == ["MNLI-m.tsv", "MNLI-mm.tsv"]
+    rows = "".join(f"{k}\tneutral\n" for k in range(7))
+    assert files["MNLI-mm.tsv"] == f"index\tprediction\n{rows}"
+    assert files["MNLI-m.tsv"].count("\tcontradiction\n") == 9
+    ax = submit(tmp_path / "ax", case, "glue/ax", test=[0] * 5)
+    assert ax["AX.tsv"].count("\tentailment\n") == 5
+
+
+def test_scores_of_stsb_are_cut_to_the_scale(shared, tmp_path):
+    case = shared / "cases" / "F3-regression-shape"
+    given = [-0.5, 5.5, 2.25, 1e-9, 0.1234567, 5, 0]
+    lines = submit(tmp_path, case, "glue/stsb", test=given)["STS-B.tsv"].split("\n")
+    assert lines[1:-1] == [
+        f"{k}\t{v}"
+        for k, v in enumerate(
+            "0.000000 5.000000 2.250000 0.000000 0.123457 5.000000 0.000000".split()
+        )
+    ]
+
+
+def test_nesting_of_multirc(shared, tmp_path):
+    case = shared / "cases" / "F4-multirc-scores"
+    given = [1, 0, 0, 0, 1, 1, 1, 1]
+    text = submit(tmp_path, case, "superglue/multirc", test=given)["MultiRC.jsonl"]
+    first, second = map(json.loads, text.rstrip("\n").split("\n"))
+    assert first == {
+        "idx": 0,
+        "passage": {
+            "questions": [
+                {"idx": 0, "answers": [{"idx": k, "label": y} for k, y in enumerate((1, 0, 0))]},
+                {"idx": 1, "answers": [{"idx": k, "label": y} for k, y in enumerate((0, 1))]},
+            ]
+        },
+    }
+    assert second["idx"] == 1 and [q["idx"] for q in second["passage"]["questions"]] == [0]
+    assert text.startswith('{"idx": 0, "passage": {"questions": [{"idx": 0, "answers": [{"idx"')
+
+
+def test_real_submissions_have_every_row(shared, tmp_path):
+    """Of the other layouts: what the official test file asks for, in its order."""
+    data = shared / "data"
+    for name in ("superglue/multirc", "superglue/wsc", "superglue/axb", "race/high"):
+        task, rows = find(name), real(shared, name, "test")
+        given = np.arange(len(rows)) % len(task.labels)
+        (path,) = write_submission(task, {"test": rows}, {"test": given}, tmp_path)
+        lines = path.read_text().rstrip("\n").split("\n")
+        if name == "superglue/multirc":
+            asked = (data / "superglue" / "MultiRC" / "test.jsonl").read_text().split("\n")
+            for line, wanted in zip(lines, filter(None, asked), strict=True):
+                line, wanted = json.loads(line), json.loads(wanted)
+                shapes = [
+                    [
+                        (q["idx"], [a["idx"] for a in q["answers"]])
+                        for q in x["passage"]["questions"]
+                    ]
+                    for x in (line, wanted)
+                ]
+                assert shapes[0] == shapes[1] and line["idx"] == wanted["idx"]
+        elif name == "race/high":
+            assert path.name == "RACE-H.tsv" and lines[0] == "id\tanswer"
+            ids = [line.split("\t")[0] for line in lines[1:]]
+            assert len(set(ids)) == 407 and ids[0].endswith(".txt-0")
+            assert lines[3].endswith("\tC")
+        else:
+            records = [json.loads(line) for line in lines]
+            assert [r["idx"] for r in records] == list(range(len(rows)))
+            expected = {"superglue/wsc": ["False", "True"]}.get(name, list(task.labels))
+            assert [r["label"] for r in records[:2]] == expected
+    (path,) = write_submission(
+        find("superglue/record"), {"test": queries()}, {"test": [0, 0, 1, 2, 1]}, tmp_path
+    )
+    assert path.read_text() == '{"idx": 5, "label": "Bob"}\n{"idx": 6, "label": "U.S."}\n'
