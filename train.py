@@ -37,14 +37,14 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
-    """Run one job; returns val/loss, which external sweepers minimise."""
+    """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
     run = config.parse(cfg)
     choices = HydraConfig.get().runtime.choices
     cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
     if run.job != "compare" and not run.dry_run:
         if (summary := runs.done(run, folder, cli.say)) is not None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
-            return summary.get("val/loss")
+            return objective(run, summary)
     from bort import compare, finetune, plan, pretrain  # torch is loaded only now
 
     if run.dry_run:
@@ -58,7 +58,15 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     jobs = {"compare": compare.compare, "finetune": finetune.finetune}
     summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record)
     runs.finish(run, folder, summary, choices.experiment, cli.say)
-    return summary.get("val/loss")
+    return objective(run, summary)
+
+
+def objective(run: config.Train, summary: dict) -> float | None:
+    if run.job != "finetune":
+        return summary.get("val/loss")
+    from bort import tasks
+
+    return summary.get(f"val/{tasks.find(run.task).metrics[0]}")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,11 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
 
     Leaves summary.csv, and with a teacher candidates.csv and optimum.yaml, as a search does.
     """
-    rows = [_row(path.parent) for path in sorted(folder.glob("*/summary.json"), key=_number)]
+    paths = sorted(folder.glob("*/summary.json"), key=_number)
+    if any("task" in json.loads(path.read_text()) for path in paths):
+        gather_scores(folder, paths, say)
+        return
+    rows = [_row(path.parent) for path in paths]
     rows = [row for row in rows if row.get("val/loss") is not None]
     if not rows:
         return
@@ -145,6 +149,45 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     say(f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml")
 
 
+def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:
+    """The runs of a sweep over tasks or settings: by task, the best score first; and the average.
+
+    Leaves summary.csv. A run's score is its task's first metric on the validation set.
+    """
+    from bort.tasks import find
+
+    rows = []
+    for path in paths:
+        summary = json.loads(path.read_text())
+        scores = {key: value for key, value in summary.items() if key.startswith("val")}
+        if scores:  # a diagnostic set has none
+            first = scores[f"val/{find(summary['task']).metrics[0]}"]
+            row = {"job": path.parent.name, "task": summary["task"], "score": first, **scores}
+            rows.append(row | {"seconds": summary["seconds"], "overrides": _given(path.parent)})
+    if not rows:
+        return
+    rows.sort(key=lambda row: (row["task"], -row["score"]))
+    metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("val")))
+    columns = ["job", "task", "score", *metrics, "seconds", "overrides"]
+    write_csv(folder / "summary.csv", columns, rows)
+    say(f"sweep: {len(rows)} runs, the best of each task first")
+    for row in rows:
+        say(f"  {row['job']:>4}  {row['task']:>18}  {row['score']:.4f}  {row['overrides']}")
+    best: dict[str, float] = {}
+    for row in rows:
+        best.setdefault(row["task"], row["score"])
+    if len(best) > 1:
+        say(f"  average of the best of {len(best)} tasks: {sum(best.values()) / len(best):.4f}")
+    say(f"  table     {folder}/summary.csv")
+
+
+def _given(folder: Path) -> str:
+    """The overrides of one run of the sweep."""
+    path = folder / ".hydra" / "overrides.yaml"
+    given = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    return " ".join(map(str, given))
+
+
 def _number(path: Path) -> tuple:
     job = path.parent.name
     return (0, int(job), job) if job.isdigit() else (1, 0, job)
@@ -158,11 +201,9 @@ def _row(folder: Path) -> dict:
     settings = json.loads((folder / "settings.json").read_text())
     sizes = {key: settings[f"arch.{key}"] for key in COLUMNS}
     length = settings["data.length"]
-    overrides = folder / ".hydra" / "overrides.yaml"
-    given = OmegaConf.to_container(OmegaConf.load(overrides)) if overrides.is_file() else []
     operations = encoder_operations(Arch(**sizes), 1, length)
     row = summary | sizes | {"job": folder.name, "xi": tuple(sizes.values()), "length": length}
-    return row | {"operations": operations, "overrides": " ".join(map(str, given))}
+    return row | {"operations": operations, "overrides": _given(folder)}
 
 
 def _weigh(rows: list[dict]) -> Selection | None:

@@ -84,6 +84,29 @@ def test_jobs_are_in_the_order_of_their_numbers(tmp_path):
     assert [line.split()[0] for line in lines_of(tmp_path)[1:4]] == ["0", "2", "10"]
 
 
+def test_runs_of_tasks_are_sorted_by_their_first_metric(tmp_path):
+    """And averaged over the best of each task; a diagnostic set has no score of its own."""
+    scores = [
+        ("glue/rte", {"val/accuracy": 0.6}),
+        ("glue/mrpc", {"val/accuracy": 0.9, "val/f1": 0.7}),
+    ]
+    scores += [("glue/rte", {"val/accuracy": 0.8}), ("glue/ax", {"test/matthews": 0.1})]
+    for number, (task, found) in enumerate(scores):
+        (tmp_path / str(number)).mkdir()
+        summary = found | {"task": task, "seconds": 1.0}
+        (tmp_path / str(number) / "summary.json").write_text(json.dumps(summary))
+    said = lines_of(tmp_path)
+    assert [line.split()[:3] for line in said[1:4]] == [
+        ["1", "glue/mrpc", "0.7000"],
+        ["2", "glue/rte", "0.8000"],
+        ["0", "glue/rte", "0.6000"],
+    ]
+    assert "average of the best of 2 tasks: 0.7500" in said[4]
+    head, first = (tmp_path / "summary.csv").read_text().splitlines()[:2]
+    assert head == "job,task,score,val/accuracy,val/f1,seconds,overrides"
+    assert first == "1,glue/mrpc,0.7,0.9,0.7,1.0,"
+
+
 # ------------------------------------------------------------------------------ dead workers
 
 
