@@ -6,6 +6,7 @@ Letters: N rows of a split, B rows of a batch, C choices of a row (else 1), S to
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -98,13 +99,12 @@ def _padded(rows: list[np.ndarray], length: int, value: int) -> Tensor:
 
 
 class TaskData(pl.LightningDataModule):
-    """Training batches and those of each validation set, in this order of `val_names`."""
+    """Training batches, and those of each validation set in the order of `vals`."""
 
     def __init__(self, train: RowBatches, vals: dict[str, RowBatches], workers: int):
         super().__init__()
         self.train, self.vals, self.workers = train, vals, workers
-        self.val_names = list(vals)
-        self.val = vals[self.val_names[0]]
+        self.val = next(iter(vals.values()))
 
     def train_dataloader(self):
         trainer = self.trainer
@@ -223,16 +223,40 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
     for line in data_report(task, rows, inputs):
         say(line)
+    missing = [name for name in task.splits if name not in rows]
+    if missing:
+        say(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
+    if run.patience:
+        run = replace(run, callbacks={**(run.callbacks or {}), "patience": _patience(run, task)})
     with locked(folder, False, say):
         open_folder(folder, run, record)
         check_corpus(folder, {"digest": digest(rows), "source": task.name})
         pl.seed_everything(run.seed, verbose=False)
         body.config.dropout = body.config.attention_dropout = run.dropout
         model = fresh_classifier(task, body, run)
+        say(f"model: the encoder of {run.model}, a new head with {model.out.out_features} outputs")
         return _train(run, folder, task, model, tokenizer, rows, inputs, say)
 
 
-def _train(run, folder, task, model, tokenizer, rows, inputs, say) -> dict:
+def _patience(run: Train, task: Task) -> dict:
+    return {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        "monitor": f"val/{task.metrics[0]}",
+        "mode": "max",
+        "patience": run.patience,
+    }
+
+
+def _train(
+    run: Train,
+    folder: Path,
+    task: Task,
+    model: Classifier,
+    tokenizer,
+    rows: dict[str, list[Row]],
+    inputs: dict[str, Cast],
+    say: Say,
+) -> dict:
     pad, size = tokenizer.pad_token_id, run.data.batch_size
     vals = {name: split for name, split in rows.items() if name.startswith("val")}
     data = TaskData(

@@ -45,7 +45,9 @@ def _hours(flops: float) -> float:
 
 
 def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
-    """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours."""
+    """Print the plan of a pre-training run: parameters, tokens, FLOPs, memory, disk, hours."""
+    if run.job == "finetune":
+        raise BortError("dry_run=true plans pre-training and searches; fine-tuning has no plan yet")
     trainer, data = run.trainer or {}, run.data
     teacher, teacher_vocab = _teacher(run)
     V = teacher_vocab if data.tokenizer == "auto" and teacher_vocab else data.vocab_size

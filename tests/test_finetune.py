@@ -176,6 +176,22 @@ def test_the_best_epoch_is_kept(shared, run_of, tmp_path, monkeypatch):
     assert summary["val/accuracy"] == pytest.approx(max(scores), abs=0.011)
 
 
+def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
+    """Stops two validations after the best one; a new head is said, also on a fine-tuned model."""
+    few(monkeypatch, 40, 8)
+    epochs = ["trainer.max_steps=-1", "trainer.max_epochs=9", "patience=2", "optim.lr=1e-9"]
+    lines = []
+    run = run_of("glue/rte", shared / "data/glue", *epochs)
+    assert finetune.finetune(run, tmp_path / "rte", lines.append)["steps"] == 3 * 10
+    assert f"model: the encoder of {run.model}, a new head with 2 outputs" in lines
+    warned = [line for line in lines if line.startswith("warning: val: glue/rte: the model gives")]
+    assert warned and "that alone scores accuracy" in warned[0]
+    lines.clear()
+    other = run_of("glue/stsb", shared / "data/glue", f"model={tmp_path / 'rte'}")
+    finetune.finetune(other, tmp_path / "stsb", lines.append)
+    assert f"model: the encoder of {tmp_path / 'rte'}, a new head with 1 outputs" in lines
+
+
 @pytest.mark.parametrize("step", [3, 10, 15])
 def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
     """In the middle of an epoch, and at its border: the weights of the undisturbed run."""
