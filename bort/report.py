@@ -112,7 +112,9 @@ def search_page(
     parts = [_head(run, rows, summary, teacher, unit)]
     for number, (title, figure) in enumerate(figures):
         html = figure.to_html(
-            full_html=False, include_plotlyjs=number == 0, config={"responsive": True}
+            full_html=False,
+            include_plotlyjs=number == 0,
+            config={"responsive": True, "displayModeBar": False},
         )
         parts.append(f"<h2>{title}</h2>\n{html}")
     parts += [_costs(plan, summary), _table(rows), _reproduce(run, folder)]

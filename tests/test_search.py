@@ -25,7 +25,7 @@ from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
 from bort.fptas import Selection
 from bort.model import MaskedLM
-from bort.pretrain import prepare
+from bort.pretrain import prepare, teacher_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = (
@@ -102,8 +102,8 @@ def test_errors_are_those_of_hugging_face(done):
     corpus, _ = prepare(run, quiet)
     plan = json.loads((folder / "search.json").read_text())
     val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
-    teacher_folder = next(Path(os.environ["BORT_CACHE"]).glob("teachers/*/model"))
-    models = [AutoModelForMaskedLM.from_pretrained(teacher_folder).double().eval()]
+    place = teacher_folder(run, corpus) / "model"
+    models = [AutoModelForMaskedLM.from_pretrained(place).double().eval()]
     records = [r for r in search.records(folder) if r["seed"] == run.seed]
     models += [
         AutoModelForMaskedLM.from_pretrained(folder / place / "model").double().eval()
