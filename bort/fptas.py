@@ -334,6 +334,9 @@ def read(path: Path) -> tuple[dict[Xi, tuple[float, float]], dict[Xi, float], Sc
 
 def main(arguments: list[str]) -> None:
     """Print the optimum of a CSV by other exponents, another ε or another error."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return
     if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
     known = {"exponents": "1,1,1", "epsilon": "1", "error": "ratio", "objective": "w"}

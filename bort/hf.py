@@ -90,6 +90,13 @@ def _find(name: str, marks: tuple[str, ...]) -> Path | str:
         for folder in (path, path / "model"):
             if any((folder / mark).is_file() for mark in marks):
                 return folder
+        if several := sorted(
+            path.glob("*/**/model/config.json")
+        ):  # a comparison, a sweep, a search
+            raise BortError(
+                f"{name} holds {len(several)} models; give one of them, as in "
+                f"{several[0].parent.parent}"
+            )
         if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
             raise BortError(
                 f"{name} is an unfinished run without a model yet; the train.py command that "

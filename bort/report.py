@@ -69,8 +69,9 @@ def doubts(summary: dict) -> Iterator[str]:
     """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
     below = summary["below_unigram"]
     if below < NEAR_UNIGRAM:
+        where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
         yield (
-            f"doubt: the winner is only {below:.2f} nats below word frequencies: n is too short, "
+            f"doubt: the winner is {where} word frequencies: n is too short, "
             "and W can only choose the smallest; raise search.n"
         )
     if summary["smallest"]:

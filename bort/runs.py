@@ -160,6 +160,7 @@ def results(summary: dict) -> str:
 
 
 NEXT = {
+    "finetune": "python -m bort.predict model={folder} text='…'",
     "teacher_pretrain": "python train.py experiment=kd_pretrain teacher.name={folder}",
     "mlm_pretrain": "python train.py experiment=kd_pretrain",
     "kd_pretrain": "python train.py experiment=kd_vs_mlm",

@@ -419,6 +419,9 @@ def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
         "void",
     ):
         Path(folder).mkdir(parents=True)
+    for arm in ("kd", "mlm"):
+        Path(f"runs/both/{arm}/lr_0.004/model").mkdir(parents=True)
+        Path(f"runs/both/{arm}/lr_0.004/model/config.json").write_text("{}")
     Path("other").mkdir()
     Path("other/a.txt").write_text("text")
     expected = {
@@ -436,6 +439,7 @@ def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
         "other": "holds no config.json",
         "runs/pre/cut": "unfinished run .* train.py .* same name=cut, continues it",
         "runs/pre/new": "unfinished run .* same name=new",
+        "runs/both": "holds 2 models; give one of them, as in runs/both/kd/lr_0.004$",
         "bad name!": "neither a folder nor a possible hub name",
     }
     for name, message in expected.items():

@@ -44,6 +44,7 @@ def test_certificate_in_words():
             "of 27 points: 9 trained, 15 pruned by proof, 2 failed, 3 wit",
         ),
         ({"ties": ["⟨1,1,32,128⟩"]}, "ties with the winner within noise: ⟨1,1,32,128⟩"),
+        ({"below_unigram": -1.4}, "doubt: the winner is 1.40 nats above word frequencies: n is"),
         ({"below_unigram": 0.1}, "doubt: the winner is only 0.10 nats below word frequencies"),
         ({"smallest": True}, "doubt: the winner is the smallest candidate"),
         ({"on_border": ["largest depth"]}, "too narrow: the winner has its largest depth"),
