@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
 from bort import config, cost, latency, search
@@ -43,19 +42,6 @@ def settings(*overrides: str) -> config.SearchRun:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = ["name=benchmark", "output_dir=unused", *overrides]
         return config.parse(compose("search", given), config.SearchRun)
-
-
-def trained(run: config.SearchRun, folder: Path) -> dict:
-    """Train every candidate of `run` in `folder`; returns the plan."""
-    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
-    with search.opened(run, folder, say, record) as sweep:
-        while batch := sweep.ask():
-            for job in batch:
-                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
-                own = replace(own, optim=replace(run.optim, lr=job.lr))
-                search.evaluate(own, folder, folder / job.folder, say)
-            sweep.collect(batch)
-        return sweep.plan
 
 
 VARIANTS = {
@@ -135,7 +121,7 @@ def facts(plan: dict, run: config.SearchRun, folder: Path) -> list[str]:
 def grid_part(part: str) -> None:
     run = settings(*EXHAUSTIVE, *(FIXED if part == "fixed" else ["grid=tiny"]))
     folder = RUNS / f"search_{part}"
-    plan = trained(run, folder)
+    plan = search.run_here(run, folder, say)
     write(part, facts(plan, run, folder) + replays(plan, folder, run))
 
 
@@ -149,8 +135,7 @@ def horizon_part() -> None:
     for n in (75, 300, 1200):
         run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
         folder = RUNS / f"search_n{n}"
-        record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run))}
-        with search.opened(run, folder, say, record | {"overrides.yaml": "[]"}) as sweep:
+        with search.opened(run, folder, say) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
                 place = folder / search.Job(search.xi_of(arch), run.seed, run.optim.lr).folder
@@ -176,8 +161,7 @@ def kappa_part() -> None:
     lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
     grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
     run, folder = settings(*EXHAUSTIVE, grid), RUNS / "search_kappa"
-    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
-    with search.opened(run, folder, say, record):
+    with search.opened(run, folder, say):
         for lr in lrs:
             for arch in run.grid.points()[0]:
                 own = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
@@ -203,7 +187,7 @@ def latency_part() -> None:
     """The optimum of the exhaustive tiny records under other latencies, without a new training."""
     run = settings(*EXHAUSTIVE, "grid=tiny")
     folder = RUNS / "search_tiny"
-    plan = trained(run, folder)
+    plan = search.run_here(run, folder, say)
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
     shape = Arch(*plan["teacher"]["xi"])
     rows = [

@@ -19,6 +19,9 @@ from bort.errors import BortError, nearest
 INITS = ("default", "paper", "teacher")
 
 
+SIZES = ("depth", "heads", "hidden", "intermediate")  # of ⟨D, A, H, I⟩, in this order
+
+
 def cache_folder() -> Path:
     """Where corpora and trained teachers are kept: $BORT_CACHE, or ~/.cache/bort."""
     return Path(os.environ.get("BORT_CACHE") or Path.home() / ".cache" / "bort")
@@ -449,7 +452,7 @@ def _arch_from_file(path: Path) -> dict:
     try:
         found = OmegaConf.to_container(OmegaConf.load(path))
         found = found.get("arch", found)
-        return {key: found[key] for key in ("depth", "heads", "hidden", "intermediate")}
+        return {key: found[key] for key in SIZES}
     except Exception:
         raise BortError(
             f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "

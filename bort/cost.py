@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from bort.config import Arch
+from bort.config import SIZES, Arch
 from bort.errors import BortError
 from bort.model import Encoder, ModelConfig
 
@@ -161,11 +161,9 @@ def spread_out(archs: list[Arch], count: int, length: int) -> list[Arch]:
 
 # ---------------------------------------------------------------------------------------- table
 
-COLUMNS = ("depth", "heads", "hidden", "intermediate")
-
 
 def read_table(path: Path, archs: list[Arch]) -> dict[Arch, float]:
-    """Milliseconds of these from a CSV with COLUMNS and latency_ms, as `bort.benchmark` writes it.
+    """Milliseconds of these from a CSV with SIZES and latency_ms, as `bort.benchmark` writes it.
 
     Raises BortError for a wrong file, and with the names of the points that it lacks.
     """
@@ -174,12 +172,12 @@ def read_table(path: Path, archs: list[Arch]) -> dict[Arch, float]:
     found = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        for column in (*COLUMNS, "latency_ms"):
+        for column in (*SIZES, "latency_ms"):
             if column not in (rows.fieldnames or ()):
                 raise BortError(f"{path} has no column {column}")
         for row in rows:
             try:
-                arch, ms = [int(row[column]) for column in COLUMNS], float(row["latency_ms"])
+                arch, ms = [int(row[column]) for column in SIZES], float(row["latency_ms"])
             except (TypeError, ValueError) as error:
                 raise BortError(f"{path} line {rows.line_num}: {error}") from None
             if not 0 < ms < math.inf:

@@ -117,6 +117,13 @@ class TaskData(pl.LightningDataModule):
         return [loader(batches, None, self.workers) for batches in self.vals.values()]
 
 
+def task_outputs(model: Classifier, batch: dict[str, Tensor]) -> Tensor:
+    """(B, classes): of a task with choices, their scores side by side."""
+    names = ("input_ids", "attention_mask", "token_types", "spans")
+    found = model(**{name: batch[name] for name in names if name in batch})
+    return found.view(len(batch["labels"]), -1)
+
+
 def task_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of outputs (B, classes), or squared error of (B, 1) and numbers (B,)."""
     if kind == "regression":
@@ -145,14 +152,8 @@ class FineTuning(StepModule):
         self._answers: dict[str, np.ndarray] = {}
         self._loss: dict[str, float] = {}
 
-    def outputs(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, classes): of a task with choices, their scores side by side."""
-        names = ("input_ids", "attention_mask", "token_types", "spans")
-        found = self.model(**{name: batch[name] for name in names if name in batch})
-        return found.view(len(batch["labels"]), -1)
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        outputs = self.outputs(batch)
+        outputs = task_outputs(self.model, batch)
         loss = task_loss(self.task.kind, outputs, batch["labels"], self.reduction)
         self.count(batch, {"loss": loss})
         return loss
@@ -163,7 +164,7 @@ class FineTuning(StepModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0):
         name = list(self.rows)[dataloader_idx]
-        outputs = self.outputs(batch)
+        outputs = task_outputs(self.model, batch)
         loss = task_loss(self.task.kind, outputs, batch["labels"], "sum")
         self._loss[name] += float(loss)
         self._answers[name][batch["rows"].cpu().numpy()] = answers(self.task, outputs)
@@ -354,9 +355,7 @@ def predict(
     model.eval()
     found = np.zeros(len(rows))
     for batch in RowBatches(inputs, rows, batch_size, pad, None):
-        names = ("input_ids", "attention_mask", "token_types", "spans")
-        outputs = model(**{name: batch[name] for name in names if name in batch})
-        outputs = outputs.view(len(batch["labels"]), -1)
+        outputs = task_outputs(model, batch)
         found[batch["rows"].numpy()] = answers(
             task, outputs if order is None else outputs[:, order]
         )
@@ -409,10 +408,6 @@ def digest(rows: dict[str, list[Row]]) -> str:
     }
     text = json.dumps(content)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def vars_of(row: Row) -> list:
-    return [row.texts, row.label, row.spans, str(row.index)]
 
 
 def _check_length(run: Train, positions: int) -> None:

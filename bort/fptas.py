@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bort.cli import keys
+from bort import cli
+from bort.config import SIZES
 from bort.errors import BortError
 
 Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
@@ -303,7 +304,7 @@ def read(path: Path) -> tuple[dict[Xi, tuple[float, float]], dict[Xi, float], Sc
     Columns depth, heads, hidden, intermediate, parameters, latency, error, status; the row of T has
     the status `teacher`. A search's candidates.csv is one. Raises BortError with the line's number.
     """
-    needed = ["depth", "heads", "hidden", "intermediate", "parameters", "latency", "error"]
+    needed = [*SIZES, "parameters", "latency", "error"]
     points, errors, scale = {}, {}, None
     if not path.is_file():
         raise BortError(f"{path} does not exist")
@@ -340,7 +341,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
     known = {"exponents": "1,1,1", "epsilon": "1", "error": "ratio", "objective": "w"}
-    settings = keys(arguments[1:], known)
+    settings = cli.keys(arguments[1:], known)
     try:
         exponents = tuple(float(x) for x in settings["exponents"].split(","))
         epsilon = int(settings["epsilon"])
@@ -357,6 +358,8 @@ def main(arguments: list[str]) -> None:
                 search.tell(xi, errors[xi])
             else:
                 search.fail(xi, "no error in the table")
+    unknown = len(search.failed)
+    search.failed.clear()  # nobody has tried them: they count as skipped, and in the regret
     certificate = search.certificate()
     for xi in sorted(search.errors, key=search.rank)[:10]:
         p, i = points[xi]
@@ -365,14 +368,10 @@ def main(arguments: list[str]) -> None:
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    unknown = sum(why == "no error in the table" for why in search.failed.values())
     if unknown:
         print(f"{unknown} that could still win have no error in the table")
     print(f"optimum {name(search.best)}, regret at most {certificate.regret_proven:.4f} (proven)")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BortError as mistake:
-        sys.exit(f"fptas: {mistake}")
+    cli.run(lambda: main(sys.argv[1:]), "bort.fptas")

@@ -10,8 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
-from bort import cost, report
-from bort.config import SearchRun, parse
+from bort import report
+from bort.config import SIZES, SearchRun, parse
 from bort.files import replacing, write_csv, write_json
 from bort.fptas import Certificate, Selection, Xi, name, w_map
 from bort.search import Paired, best_record, records, selection
@@ -27,12 +27,14 @@ def conclude(folder: Path, say: Say) -> dict:
     """
     run = parse(OmegaConf.load(folder / ".hydra" / "config.yaml"), SearchRun)
     plan = json.loads((folder / "search.json").read_text())
-    chosen = selection(plan, run, folder)
+    found = records(folder)
+    paired = Paired(folder, found, run)
+    chosen = selection(plan, run, found, paired)
     certificate = chosen.certificate()
-    rows = candidate_rows(plan, run, folder, chosen, certificate)
-    summary = summarize(plan, run, folder, chosen, certificate, rows)
+    rows = candidate_rows(plan, run, paired, chosen, certificate)
+    summary = summarize(plan, run, paired, chosen, certificate, rows)
     write_csv(folder / "candidates.csv", list(rows[0]), rows)
-    best = dict(zip(cost.COLUMNS, chosen.best, strict=True))
+    best = dict(zip(SIZES, chosen.best, strict=True))
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
     write_json(folder / "summary.json", summary)
@@ -43,16 +45,13 @@ def conclude(folder: Path, say: Say) -> dict:
 
 
 def candidate_rows(
-    plan: dict, run: SearchRun, folder: Path, chosen: Selection, certificate: Certificate
+    plan: dict, run: SearchRun, paired: Paired, chosen: Selection, certificate: Certificate
 ) -> list[dict]:
     """One row per point of the grid and one for T, the best first; intervals are of 95%."""
-    found = records(folder)
-    paired = Paired(folder, found, run)
-    entropy = paired.teacher()
-    rows = []
+    entropy, rows = paired.teacher(), []
     for point in plan["points"]:
         xi = tuple(point["xi"])
-        row = dict(zip(cost.COLUMNS, xi, strict=True))
+        row = dict(zip(SIZES, xi, strict=True))
         row |= {"parameters": point["parameters"], "latency": point["latency"][0]}
         row |= {"error": None, "status": certificate.status[xi], "w": None, "w_low": None}
         row |= {"w_high": None, "w_bound": None, "lr": None, "seconds": None, "reason": ""}
@@ -64,7 +63,7 @@ def candidate_rows(
             row["reason"] = chosen.failed[xi]
         if xi in chosen.errors:
             w = resampled_w(chosen, xi, paired.error(xi), entropy)
-            best = best_record(found, xi, run)
+            best = best_record(paired.found, xi, run)
             row |= {"error": chosen.errors[xi], "w": chosen.w(xi), "lr": best["lr"]}
             row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
             row["seconds"] = best["seconds"]
@@ -74,9 +73,9 @@ def candidate_rows(
     teacher = plan["teacher"]
     numbers = {"parameters": teacher["parameters"], "latency": teacher["latency"][0]}
     numbers |= {"error": teacher["error"], "status": "teacher", "w": 0.0}
-    rows.append(empty | dict(zip(cost.COLUMNS, teacher["xi"], strict=True)) | numbers)
+    rows.append(empty | dict(zip(SIZES, teacher["xi"], strict=True)) | numbers)
     for xi in plan["invalid"]:
-        sizes = dict(zip(cost.COLUMNS, xi, strict=True))
+        sizes = dict(zip(SIZES, xi, strict=True))
         reason = f"heads={xi[1]} does not divide hidden={xi[2]}"
         rows.append(empty | sizes | {"status": "invalid", "reason": reason})
     return rows
@@ -92,17 +91,16 @@ def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarr
 def summarize(
     plan: dict,
     run: SearchRun,
-    folder: Path,
+    paired: Paired,
     chosen: Selection,
     certificate: Certificate,
     rows: list[dict],
 ) -> dict:
     """The flat summary of a search."""
-    found = records(folder)
+    found = paired.found
     flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
     trained = [r for r in found if r["status"] == "trained"]
-    own = [r for r in trained if r["seed"] == run.seed]
-    passes = sorted((folder / "teacher").glob("train-s*.npy"))
+    passes = sorted((paired.folder / "teacher").glob("train-s*.npy"))
     batches = sum(len(np.load(path)) - 1 for path in passes)
     spent = sum(flops[r["xi"]] for r in trained)
     best, teacher = chosen.best, plan["teacher"]
@@ -126,7 +124,7 @@ def summarize(
         "below_unigram": teacher["unigram_error"] - chosen.errors[best],
         "on_border": border(chosen),
         "smallest": best == chosen.order[0],
-        "ties": [name(xi) for xi in ties(plan, folder, run, chosen, seeds)],
+        "ties": [name(xi) for xi in ties(plan, paired, chosen, seeds)],
         "seed_spread": seeds,
         **controls(plan, chosen),
         **horizon(found, chosen, run, teacher["error"]),
@@ -140,7 +138,7 @@ def summarize(
         "teacher_batches": batches,
         "train_flops": spent + plan["teacher_flops"] * len(passes),
         "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan["teacher_flops"],
-        "finalist_flops": sum(flops[r["xi"]] for r in trained) - sum(flops[r["xi"]] for r in own),
+        "finalist_flops": sum(flops[r["xi"]] for r in trained if r["seed"] != run.seed),
         "seconds": sum(r["wall"] for r in trained) + plan["teacher_pass_seconds"],
         "seed": run.seed,
     }
@@ -163,11 +161,8 @@ def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float |
     return math.sqrt(variances / degrees) if degrees else None
 
 
-def ties(
-    plan: dict, folder: Path, run: SearchRun, chosen: Selection, seeds: float | None
-) -> list[Xi]:
+def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> list[Xi]:
     """Candidates that another sample of text, other seeds or noise in î could put first."""
-    paired = Paired(folder, records(folder), run)
     entropy, best = paired.teacher(), chosen.best
     latency = {tuple(p["xi"]): p["latency"] for p in plan["points"]}
     middle = plan["teacher"]["latency"][0]
@@ -191,7 +186,7 @@ def ties(
 def border(chosen: Selection) -> list[str]:
     """Dimensions in which the optimum is the smallest or largest of the candidates."""
     found = []
-    for place, key in enumerate(cost.COLUMNS):
+    for place, key in enumerate(SIZES):
         values = {xi[place] for xi in chosen.order}
         if len(values) > 1 and key != "heads":
             side = {min(values): "smallest", max(values): "largest"}.get(chosen.best[place])
@@ -255,7 +250,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     """The last lines of a search: the best ones, what is proven, what to doubt, where it all is."""
     yield "search: the best candidates"
     for row in [row for row in rows if row["status"] == "trained"][:5]:
-        xi = tuple(row[key] for key in cost.COLUMNS)
+        xi = tuple(row[key] for key in SIZES)
         yield (
             f"  {name(xi):>18}  W {row['w']:.4f} [{row['w_low']:.4f}, {row['w_high']:.4f}]  "
             f"{row['parameters']:,} parameters  {latency_text(row['latency'], summary)}  "

@@ -11,7 +11,7 @@ import torch
 from bort import corpus as corpora
 from bort import hf
 from bort.cli import clock
-from bort.config import Arch, Distill, Teacher, Train, cache_folder, fingerprint, settings
+from bort.config import SIZES, Distill, Teacher, Train, cache_folder, fingerprint, settings
 from bort.corpus import Corpus
 from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
@@ -215,7 +215,7 @@ def _summary(
 
 def _teacher_numbers(teacher: MaskedLM) -> dict:
     """What a sweep needs to weigh a student against its teacher."""
-    sizes = {key: getattr(teacher.config, key) for key in vars(Arch(1, 1, 1, 1))}
+    sizes = {key: getattr(teacher.config, key) for key in SIZES}
     numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
     return {f"teacher_{key}": value for key, value in numbers.items()}
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bort.cli import clock
-from bort.config import SearchRun
-from bort.cost import COLUMNS
+from bort.config import SIZES, SearchRun
 from bort.files import replacing
 from bort.fptas import Xi, name, pareto
 
@@ -131,7 +130,7 @@ def search_page(
 
 
 def _xi(row: dict) -> str:
-    return name(tuple(row[key] for key in COLUMNS))
+    return name(tuple(row[key] for key in SIZES))
 
 
 def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str) -> str:
@@ -171,12 +170,12 @@ def _front(trained: list[dict], teacher: dict, unit: str):
     scale = 1.0 if unit == "ms" else 1e-6
     label = "latency (ms)" if unit == "ms" else "operations of one inference (millions)"
     numbers = {
-        tuple(r[k] for k in COLUMNS): (r["parameters"], r["latency"], r["error"]) for r in trained
+        tuple(r[k] for k in SIZES): (r["parameters"], r["latency"], r["error"]) for r in trained
     }
     front = set(pareto(numbers))
     figure = go.Figure()
     for on_front in (False, True):
-        some = [r for r in trained if (tuple(r[k] for k in COLUMNS) in front) is on_front]
+        some = [r for r in trained if (tuple(r[k] for k in SIZES) in front) is on_front]
         figure.add_scatter(
             x=[r["latency"] * scale for r in some],
             y=[r["error"] for r in some],

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from bort import cost, hf
 from bort.cli import clock
-from bort.config import Arch, SearchRun, Train
+from bort.config import SIZES, Arch, SearchRun, Train
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
@@ -46,16 +47,31 @@ def xi_of(arch: Arch) -> Xi:
 
 
 @contextmanager
-def opened(run: SearchRun, folder: Path, say: Say, record: dict) -> Iterator["Sweep"]:
+def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -> Iterator["Sweep"]:
     """The sweep of these settings in `folder`, prepared; one process at a time works there.
 
-    record: file name → text for the folder's `.hydra`.
+    record: file name → text for the folder's `.hydra`; by default the settings alone.
     """
     check_trainer(run)
     check_folder(folder, run)
+    if record is None:
+        config = OmegaConf.to_yaml(OmegaConf.structured(run))
+        record = {"config.yaml": config, "overrides.yaml": "[]"}
     with locked(folder, wait=False, say=say):
         open_folder(folder, run, record)
         yield Sweep(run, folder, say)
+
+
+def run_here(run: SearchRun, folder: Path, say: Say) -> dict:
+    """A whole sweep in this process, without Hydra's launchers; returns its plan."""
+    with opened(run, folder, say) as sweep:
+        while batch := sweep.ask():
+            for job in batch:
+                optim = replace(run.optim, lr=job.lr)
+                own = replace(run, arch=Arch(*job.xi), seed=job.seed, optim=optim)
+                evaluate(own, folder, folder / job.folder, say)
+            sweep.collect(batch)
+        return sweep.plan
 
 
 def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
@@ -87,7 +103,7 @@ class Job:
 
     @property
     def overrides(self) -> list[str]:
-        sizes = [f"arch.{key}={value}" for key, value in zip(cost.COLUMNS, self.xi, strict=True)]
+        sizes = [f"arch.{key}={value}" for key, value in zip(SIZES, self.xi, strict=True)]
         return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
 
 
@@ -99,14 +115,18 @@ class Sweep:
         _OPEN.clear()  # the cache may be another one by now
         corpus, teacher = _opened(run, folder, say)
         self.plan = self._plan(corpus, teacher)
-        self.selection = selection(self.plan, run, folder)
-        self.known = len(records(folder))
+        self._refresh()
         self._announce()
+
+    def _refresh(self) -> None:
+        self.records = records(self.folder)
+        paired = Paired(self.folder, self.records, self.run)
+        self.selection = selection(self.plan, self.run, self.records, paired)
 
     def _plan(self, corpus: Corpus, teacher: MaskedLM) -> dict:
         """T's numbers, every candidate's p and i, and the shared teacher pass, on disk."""
         run, folder = self.run, self.folder
-        shape = Arch(*(getattr(teacher.config, key) for key in cost.COLUMNS))
+        shape = Arch(*(getattr(teacher.config, key) for key in SIZES))
         vocab = teacher.config.vocab_size
         if (path := folder / "search.json").exists():  # written last: all else is there, too
             return json.loads(path.read_text())
@@ -115,7 +135,7 @@ class Sweep:
             raise BortError("search.py needs validation text; raise data.val_fraction")
         latency = measure(run, shape, vocab, folder, self.say)
         plan = self._candidates(teacher, shape, latency)
-        selection(plan, run, folder)  # raises, before T runs, when the budgets leave none
+        selection(plan, run, [])  # raises, before T runs, when the budgets leave none
         start = time.monotonic()
         states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
         tick = paced("teacher: validation batch", self.say)
@@ -124,14 +144,15 @@ class Sweep:
         _teacher_pass(run, corpus, teacher, folder, run.seed, self._batches, self.say)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
         np.save(folder / "teacher" / "entropy.npy", entropy)
-        np.save(folder / "teacher" / "documents.npy", val.documents())
+        documents = val.documents()
+        np.save(folder / "teacher" / "documents.npy", documents)
         plan["teacher"] |= {
             "error": float(entropy.mean(dtype=np.float64)),
             "unigram_error": unigram,
         }
         plan |= {
             "positions": len(entropy),
-            "documents": int(len(np.unique(val.documents()))),
+            "documents": len(np.unique(documents)),
             "teacher_flops": cost.forward_flops(shape, vocab, run.data.length, run.data.mask_rate)
             * self._tokens,
             "teacher_pass_seconds": time.monotonic() - start,
@@ -185,8 +206,8 @@ class Sweep:
             f"{teacher['error']:.3f} nats at {self.plan['positions']:,} positions, unigram "
             f"{teacher['unigram_error']:.3f}"
         )
-        if self.known:
-            self.say(f"search: {self.known} trainings are recorded already")
+        if self.records:
+            self.say(f"search: {len(self.records)} recorded already")
 
     def ask(self) -> list["Job"]:
         """The next jobs, at most `search.parallel` of them; none when the search is over."""
@@ -200,7 +221,7 @@ class Sweep:
 
     def _due_finalists(self) -> list["Job"]:
         """Trainings still to do of the best ones: with further rates, then with further seeds."""
-        run, chosen, found = self.run, self.selection, records(self.folder)
+        run, chosen, found = self.run, self.selection, self.records
         if chosen.best is None:
             return []
         best = sorted(chosen.errors, key=chosen.rank)[: run.search.finalists]
@@ -233,8 +254,8 @@ class Sweep:
             place = self.folder / job.folder
             if died and not (place / "point.json").exists():
                 write_json(place / "point.json", failed_record(job.xi, job.seed, job.lr, died))
-        self.selection = selection(self.plan, self.run, self.folder)
-        for record in records(self.folder):
+        self._refresh()
+        for record in self.records:
             if record["status"] == "failed" and record["xi"] in {job.xi for job in batch}:
                 self.say(f"search: {name(record['xi'])} failed: {record['reason']}")
 
@@ -242,19 +263,18 @@ class Sweep:
         chosen = self.selection
         done = len(chosen.errors) + len(chosen.failed)
         able = [xi for xi in chosen.order if xi not in chosen.errors and xi not in chosen.failed]
-        proven = sum(not chosen.can_win(chosen.gibbs)(xi) for xi in able)
+        left = list(filter(chosen.can_win(chosen.gibbs), able))
+        proven = len(able) - len(left)
         flops = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
-        past = [r for r in records(self.folder) if r["status"] == "trained"]
+        past = [r for r in self.records if r["status"] == "trained"]
         eta = ""
-        if spent := sum(flops[tuple(r["xi"])] for r in past):
+        if spent := sum(flops[r["xi"]] for r in past):
             rate = sum(r["wall"] for r in past) / spent
-            rest = sum(flops[xi] for xi in able if chosen.can_win(chosen.gibbs)(xi))
-            eta = f" · at most {clock(rest * rate)} left"
+            eta = f" · at most {clock(sum(flops[xi] for xi in left) * rate)} left"
         best = f" · best W {chosen.w(chosen.best):.4f} {name(chosen.best)}" if chosen.best else ""
         names = ", ".join(map(name, batch))
-        total = done + len(able) - proven
         self.say(
-            f"search: candidate {done + 1} of at most {total}: {names}{best} · "
+            f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "
             f"{proven} proven away{eta}"
         )
 
@@ -436,10 +456,11 @@ def scale_of(plan: dict, run: SearchRun) -> Scale:
     )
 
 
-def selection(plan: dict, run: SearchRun, folder: Path) -> Selection:
-    """The selection with all that is recorded in `folder`."""
-    found = records(folder)
-    paired = Paired(folder, found, run)
+def selection(
+    plan: dict, run: SearchRun, found: list[dict], paired: "Paired | None" = None
+) -> Selection:
+    """The selection with these records; `paired` tells which contradictions are beyond chance."""
+    beyond_chance = {"significant": paired.worse} if paired else {}
     chosen = Selection(
         {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]},
         scale_of(plan, run),
@@ -448,7 +469,7 @@ def selection(plan: dict, run: SearchRun, folder: Path) -> Selection:
         monotone=run.search.assume == "monotone",
         max_params=run.search.max_params,
         max_latency=run.search.max_latency_ms,
-        significant=paired.worse,
+        **beyond_chance,
     )
     for record in found:
         if record["seed"] != run.seed or record["xi"] not in chosen.points:

@@ -17,9 +17,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bort import cli
-from bort.config import Arch, SearchRun, parse
+from bort.config import SIZES, Arch, SearchRun, parse
 from bort.errors import BortError
-from bort.files import replacing, write_csv, write_json
+from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
@@ -104,9 +104,6 @@ class Gather(Callback):
             sys.exit(1)
 
 
-COLUMNS = ("depth", "heads", "hidden", "intermediate")
-
-
 def gather(folder: Path, say: Callable[[str], None]) -> None:
     """Sort the runs of a sweep by W, or by validation loss where there was no teacher.
 
@@ -125,7 +122,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
         for row in rows:
             row["w"] = chosen.w(row["xi"]) if row["xi"] in chosen.errors else None
     rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"]))
-    columns = ["job", *COLUMNS, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
+    columns = ["job", *SIZES, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     say(f"sweep: {len(rows)} runs, the best first")
@@ -138,13 +135,9 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     say(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:
         return
-    best = dict(zip(COLUMNS, chosen.best, strict=True))
+    best = dict(zip(SIZES, chosen.best, strict=True))
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
-    write_json(
-        folder / "optimum.json",
-        {**best, "w": chosen.w(chosen.best), "runs": len(rows), "folder": str(folder)},
-    )
     say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
     say(f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml")
 
@@ -199,7 +192,7 @@ def _row(folder: Path) -> dict:
 
     summary = json.loads((folder / "summary.json").read_text())
     settings = json.loads((folder / "settings.json").read_text())
-    sizes = {key: settings[f"arch.{key}"] for key in COLUMNS}
+    sizes = {key: settings[f"arch.{key}"] for key in SIZES}
     length = settings["data.length"]
     operations = encoder_operations(Arch(**sizes), 1, length)
     row = summary | sizes | {"job": folder.name, "xi": tuple(sizes.values()), "length": length}
@@ -213,7 +206,7 @@ def _weigh(rows: list[dict]) -> Selection | None:
     """
     from bort.cost import encoder_operations
 
-    keys = ("teacher_parameters", *(f"teacher_{key}" for key in COLUMNS), "length")
+    keys = ("teacher_parameters", *(f"teacher_{key}" for key in SIZES), "length")
     teachers = {tuple(row.get(key) for key in keys) for row in rows}
     if len(teachers) != 1 or None in (numbers := teachers.pop()):
         return None

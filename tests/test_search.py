@@ -40,14 +40,7 @@ def quiet(line: str) -> None:
 
 def sweep(run: SearchRun, folder: Path, say=quiet) -> dict:
     """What search.py does, without Hydra between."""
-    record = {"config.yaml": OmegaConf.to_yaml(OmegaConf.structured(run)), "overrides.yaml": "[]"}
-    with search.opened(run, folder, say, record) as opened:
-        while batch := opened.ask():
-            for job in batch:
-                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
-                own = replace(own, optim=replace(run.optim, lr=job.lr))
-                search.evaluate(own, folder, folder / job.folder, quiet)
-            opened.collect(batch)
+    search.run_here(run, folder, say)
     return optimum.conclude(folder, say)
 
 
@@ -164,7 +157,7 @@ def test_a_second_call_trains_nothing(done):
     assert sweep(run, folder, lines.append) == summary
     assert len(before) > 50
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("D*/**/*") if p.is_file()}
-    assert "search: 10 trainings are recorded already" in lines
+    assert "search: 10 recorded already" in lines
 
 
 def test_all_candidates_see_the_same_batches(done):
@@ -357,18 +350,20 @@ def test_teacher_states_go_on_after_a_stop(done, tmp_path, monkeypatch):
 def test_noise_in_latency_makes_ties(done):
     run, folder, _, _, _ = done
     plan = json.loads((folder / "search.json").read_text())
-    chosen = search.selection(plan, run, folder)
-    calm = optimum.ties(plan, folder, run, chosen, seeds=0.0)
+    paired = search.Paired(folder, search.records(folder), run)
+    chosen = search.selection(plan, run, paired.found, paired)
+    calm = optimum.ties(plan, paired, chosen, seeds=0.0)
     for point in plan["points"]:
         value = point["latency"][0]
         point["latency"] = [value, 0.2 * value, 3 * value]
-    assert set(optimum.ties(plan, folder, run, chosen, seeds=0.0)) > set(calm)
-    assert len(optimum.ties(plan, folder, run, chosen, seeds=10.0)) == 7
+    assert set(optimum.ties(plan, paired, chosen, seeds=0.0)) > set(calm)
+    assert len(optimum.ties(plan, paired, chosen, seeds=10.0)) == 7
 
 
 def test_border_and_horizon(done):
     run, folder, summary, _, _ = done
-    chosen = search.selection(json.loads((folder / "search.json").read_text()), run, folder)
+    plan = json.loads((folder / "search.json").read_text())
+    chosen = search.selection(plan, run, search.records(folder))
     assert isinstance(chosen, Selection)
     named = optimum.border(chosen)
     for place, key in ((0, "depth"), (2, "hidden"), (3, "intermediate")):

@@ -1,5 +1,6 @@
 """What the callback makes of the runs of a plain sweep, from files alone."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def test_runs_with_one_teacher_are_sorted_by_w(tmp_path):
     # operations of a layer: 2 (4 H² + 2 H I) + 4 L H, 16 tokens
     i = (2 * (4 * 256 + 2 * 256) + 64 * 16) / (2 * (2 * (4 * 4096 + 2 * 8192) + 64 * 64))
     w = (1 - 160 / 1000) * (1 - i) * 3 / 3.5
-    assert json.loads((tmp_path / "optimum.json").read_text())["w"] == pytest.approx(w)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        assert float(next(csv.DictReader(file))["w"]) == pytest.approx(w)
     assert said[0] == "sweep: 3 runs, the best first" and "arch.hidden=16" in said[1]
     assert said[-1].endswith(f"arch_file={tmp_path}/optimum.yaml")
 
