@@ -44,7 +44,7 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     if run.job != "compare" and not run.dry_run:
         if (summary := runs.done(run, folder, cli.say)) is not None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
-            return objective(run, summary)
+            return objective(summary)
     from bort import compare, finetune, plan, pretrain  # torch is loaded only now
 
     if run.dry_run:
@@ -58,15 +58,11 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     jobs = {"compare": compare.compare, "finetune": finetune.finetune}
     summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record)
     runs.finish(run, folder, summary, choices.experiment, cli.say)
-    return objective(run, summary)
+    return objective(summary)
 
 
-def objective(run: config.Train, summary: dict) -> float | None:
-    if run.job != "finetune":
-        return summary.get("val/loss")
-    from bort import tasks
-
-    return summary.get(f"val/{tasks.find(run.task).metrics[0]}")
+def objective(summary: dict) -> float | None:
+    return summary.get(summary.get("metric", "val/loss"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Letters: N rows, L tokens of one input.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -232,3 +233,31 @@ def _placed(places: list, texts: list[np.ndarray], template: Template) -> list[t
     for text, after in zip(texts, template.parts[1:], strict=True):
         shifts.append(shifts[-1] + len(text) + len(after))
     return [(first + shifts[text], end + shifts[text]) for text, first, end in places]
+
+
+# ------------------------------------------------------------------------------------ report
+
+
+def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast]) -> Iterator[str]:
+    """Lines about rows, lengths, how many were cut, labels, and texts that are in two splits."""
+    for name, split in rows.items():
+        lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
+        middle, top = np.quantile(lengths, (0.5, 0.95)).astype(int)
+        line = f"data: {name} {len(split):,} rows, {middle} tokens (95% up to {top})"
+        if cut := inputs[name].cut:
+            line += f", {cut:,} cut at the limit ({cut / len(split):.1%})"
+        yield line
+    if task.kind != "regression":
+        yield f"data: labels of train: {_shares(task, rows['train'])}"
+    seen = {row.texts for row in rows.get("train", ())}
+    for name, split in rows.items():
+        if name != "train" and (twice := sum(row.texts in seen for row in split)):
+            yield f"data: {twice:,} rows of {name} are in train, too"
+
+
+def _shares(task: Task, rows: list[Row], most: int = 8) -> str:
+    """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
+    counts = Counter(row.label for row in rows)
+    parts = [f"{task.labels[k]}: {n:,} ({n / len(rows):.0%})" for k, n in counts.most_common(most)]
+    more = len(counts) - len(parts)
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

@@ -68,7 +68,7 @@ class Data:
 
     source: str = "docstrings"  # docstrings (embedded) or text (data.path)
     path: str | None = None  # file, folder or hub name with the user's text
-    text: str = "text"  # key or column that holds the text
+    text: Any = "text"  # key or column that holds the text; of task=custom also [first, second]
     sample_by: str = "line"  # a document of a .txt or .md file: line, paragraph or file
     length: int = 128  # tokens in a sequence, first and last special token included
     batch_size: int = 8  # sequences in a batch
@@ -79,10 +79,19 @@ class Data:
     val_sequences: int = 512  # sequences that one evaluation reads
     workers: int = 0  # loader processes; masking takes well under a millisecond without any
     root: str | None = None  # folder of a suite's official files (task=); null: from the hub
+    train: str | None = None  # files of task=custom: csv, tsv, jsonl or parquet
+    val: str | None = None  # null: a tenth of the training rows is held out
+    test: str | None = None
+    label: str = "label"  # column of task=custom
+    kind: str = "auto"  # of its labels: classes, number, or auto (by how they look)
 
     def __post_init__(self) -> None:
         one_of("data.source", self.source, ("docstrings", "text"))
         one_of("data.sample_by", self.sample_by, ("line", "paragraph", "file"))
+        one_of("data.kind", self.kind, ("auto", "classes", "number"))
+        texts = self.texts
+        if not 1 <= len(texts) <= 2 or not all(isinstance(name, str) for name in texts):
+            raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
         if self.source == "text" and not self.path:
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         at_least("data.length", self.length, 4)
@@ -94,13 +103,18 @@ class Data:
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The one or two columns that data.text names."""
+        return tuple(self.text) if isinstance(self.text, list) else (self.text,)
+
 
 @dataclass
 class Optim:
     """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
 
     name: str = "muon"  # muon or adamw
-    lr: float = 4e-3  # peak rate of AdamW
+    lr: float | None = 4e-3  # peak rate of AdamW; null in fine-tuning: 0.064 / hidden
     muon_ratio: float = 2.5  # peak rate of Muon = lr × muon_ratio
     weight_decay: float = 0.01  # not on LayerNorm, biases and embeddings
     warmup: float = 0.05  # share of the budget; linear up, then linear down to 0
@@ -111,7 +125,7 @@ class Optim:
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, ("muon", "adamw"))
         for key in ("lr", "muon_ratio", "eps"):
-            if not getattr(self, key) > 0:
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")
         at_least("optim.weight_decay", self.weight_decay, 0)
         at_least("optim.warmup", self.warmup, 0, below=1)
@@ -214,11 +228,12 @@ class Train:
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
-        if self.job == "finetune" and not (self.task and self.model):
-            raise BortError(
-                "experiment=finetune needs task=suite/name and model=FOLDER, as in task=glue/rte "
-                "model=runs/kd_pretrain/first data.root=glue_data"
-            )
+        if self.job in ("finetune", "agora"):
+            self._check_task()
+        elif self.optim.lr is None:
+            raise BortError("optim.lr=null is for fine-tuning; give a number")
+        elif len(self.data.texts) > 1:
+            raise BortError("data.text names two columns, which task=custom takes; name one here")
         if self.patience is not None:
             at_least("patience", self.patience, 1)
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
@@ -235,6 +250,22 @@ class Train:
         for key in ("max_steps", "accumulate_grad_batches"):
             if not isinstance((self.trainer or {}).get(key, 1), int):
                 raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
+
+    def _check_task(self) -> None:
+        if not self.task or not (self.model or self.task == "docstrings"):
+            raise BortError(
+                f"task={self.task} needs model=FOLDER, as in task=glue/rte "
+                "model=runs/kd_pretrain/first data.root=glue_data"
+            )
+        if self.task == "custom" and not self.data.train:
+            raise BortError(
+                "task=custom needs data.train=FILE (csv, tsv, jsonl or parquet), data.text=COLUMN "
+                "and data.label=COLUMN"
+            )
+        if self.task == "custom" and self.data.label in self.data.texts:
+            raise BortError(
+                f"data.label={self.data.label} is the text, too; name the label's column"
+            )
 
     def training(self, **changes: Any) -> "Train":
         """The settings of one training with these changes, also out of a search's."""
@@ -340,7 +371,7 @@ class Search:
     finalists: int = 3  # the best ones, trained again with other seeds and rates
     seeds: int = 3
     lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
-    kappa: float = 0.0  # rate of a candidate = optim.lr · (H / 64)^-kappa
+    kappa: float = 0.67  # rate of a candidate = optim.lr · (H / 128)^-kappa; measured
     parallel: int = 1  # candidates that a launcher gets at once
 
     def __post_init__(self) -> None:
@@ -462,6 +493,7 @@ def _arch_from_file(path: Path) -> dict:
 
 # What may differ between a run and its continuation: none of these changes a weight.
 FREE_KEYS = {"resume", "dry_run", "logger", "callbacks", "output_dir", "name", "checkpoint_every"}
+CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tuning reads them
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 
 
@@ -477,11 +509,12 @@ def settings(run: Train) -> dict[str, Any]:
             flat[prefix] = value
 
     walk("", {k: v for k, v in asdict(run).items() if k not in FREE_KEYS})
-    return {
-        k: v
-        for k, v in flat.items()
-        if k not in {f"trainer.{free}" for free in FREE_TRAINER_KEYS} | {"data.workers"}
-    }
+    free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
+    if run.job not in ("finetune", "agora"):
+        free |= {f"data.{key}" for key in CUSTOM_KEYS}
+    if run.job != "agora":
+        free |= {key for key in flat if key.startswith("agora.")}
+    return {k: v for k, v in flat.items() if k not in free}
 
 
 def fingerprint(values: dict[str, Any]) -> str:
@@ -497,7 +530,9 @@ def describe(run: Train) -> str:
         budget = f"{trainer.get('max_epochs')} epochs"
         if (trainer.get("max_steps") or -1) > 0:
             budget = f"{trainer['max_steps']:,} steps"
-        return f"{run.model} on {run.task}, {budget} of {data.batch_size} rows"
+        model = run.model or f"an encoder {run.arch} of its own"
+        task = data.train if run.task == "custom" else run.task
+        return f"{model} on {task}, {budget} of {data.batch_size} rows"
     teacher = run.teacher.name or f"{run.teacher.arch} (trained first unless cached)"
     how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
     if run.job == "compare":

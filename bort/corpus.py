@@ -142,12 +142,7 @@ def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) 
 
 def docstring_source(tick: Callable) -> Source:
     """The docstrings of the standard library and of those PACKAGES that are installed."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the fingerprint tells an installation without it from one with it
+    packages = versions(PACKAGES)
     identity = {"python": platform.python_version(), "packages": packages}
 
     @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
@@ -160,9 +155,20 @@ def docstring_source(tick: Callable) -> Source:
     return source
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed, for the name of what is made from them."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def _extract(packages: list[str], tick: Callable) -> list[str]:
     """All docstrings of the packages in a fixed order, parsed by one process per core."""
-    files = [(name, file) for name in packages for file in _python_files(name)]
+    files = [(name, file) for name in packages for file in python_files(name)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     documents: list[str] = []
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
@@ -175,7 +181,7 @@ def _extract(packages: list[str], tick: Callable) -> list[str]:
     return documents
 
 
-def _python_files(package: str) -> list[str]:
+def python_files(package: str) -> list[str]:
     """The package's source files in order, tests left out; found without importing it."""
     if package == "python":
         roots = [sysconfig.get_path("stdlib")]

@@ -10,9 +10,12 @@ from pathlib import Path
 import torch
 
 from bort import cost, hf
+from bort.casting import cast
 from bort.config import Arch, SearchRun, Train, cache_folder
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
+from bort.finetune import load_task
+from bort.pretrain import OWN_STEPS
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -31,8 +34,14 @@ def _teacher(run: Train) -> tuple[Arch | None, int | None]:
         return run.teacher.arch, run.data.vocab_size
     if (known := HUB_TEACHERS.get(name.split("/")[-1])) is not None:
         return known
-    if not isinstance(folder := hf.find(name), Path):
-        return None, None
+    return _local(name) if isinstance(hf.find(name), Path) else (None, None)
+
+
+def _local(name: str) -> tuple[Arch, int]:
+    """Architecture and vocabulary that the config.json of a model folder tells."""
+    folder = hf.find(name)
+    if not isinstance(folder, Path):
+        raise BortError(f"dry_run=true: {name} is no local folder, so its size is not known")
     found = json.loads((folder / "config.json").read_text())
     keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     return Arch(*(found[key] for key in keys)), found["vocab_size"]
@@ -46,8 +55,9 @@ def _hours(flops: float) -> float:
 
 def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of a pre-training run: parameters, tokens, FLOPs, memory, disk, hours."""
-    if run.job == "finetune":
-        raise BortError("dry_run=true plans pre-training and searches; fine-tuning has no plan yet")
+    if run.job in ("finetune", "agora"):
+        show_task(run, folder, say)
+        return
     trainer, data = run.trainer or {}, run.data
     teacher, teacher_vocab = _teacher(run)
     V = teacher_vocab if data.tokenizer == "auto" and teacher_vocab else data.vocab_size
@@ -79,6 +89,43 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  hours       about {hours:,.2f} on this machine's {cores} cores, without a GPU")
     if run.needs_teacher and not teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
+    say("dry_run=true: nothing was started")
+
+
+def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
+    """Print the plan of one fine-tuning: rows, steps, tokens, FLOPs, memory, disk, hours."""
+    task, rows = load_task(run)
+    if task.parent:
+        say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
+        say("dry_run=true: nothing was started")
+        return
+    arch, vocab = run.arch, run.data.vocab_size
+    longest = run.data.batch_size * run.data.length
+    tokens = len(rows["train"]) * run.data.length
+    if run.model:
+        arch, vocab = _local(run.model)
+        inputs = cast(task, rows["train"], hf.load_tokenizer(run.model), run.data.length)
+        tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
+        longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
+        longest *= run.data.batch_size
+    trainer = run.trainer or {}
+    batches = -(-len(rows["train"]) // run.data.batch_size)
+    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
+    if steps < 0 or 0 < epochs * batches < steps:
+        steps = batches * max(epochs, 1)
+    flops = cost.training_flops(arch, 0, run.data.length, 0.0) * tokens * steps / batches
+    size = cost.parameters(arch, vocab, 512)
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in rows.items())
+    activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
+    say(f"  rows        {counts}")
+    say(f"  steps       {steps:,} of {run.data.batch_size} rows, {batches:,} an epoch")
+    say(f"  tokens      about {tokens * steps // batches:,}")
+    say(f"  FLOPs       {flops:.2e}, {arch} with {size:,} parameters")
+    say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
+    say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
+    say(f"  hours       about {_hours(flops):,.2f} on the cores here, without a GPU")
+    if not run.model:
+        say(f"  before it   {OWN_STEPS:,} steps of pre-training, unless they are in the cache")
     say("dry_run=true: nothing was started")
 
 

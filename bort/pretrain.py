@@ -11,7 +11,17 @@ import torch
 from bort import corpus as corpora
 from bort import hf
 from bort.cli import clock
-from bort.config import SIZES, Distill, Teacher, Train, cache_folder, fingerprint, settings
+from bort.config import (
+    SIZES,
+    Data,
+    Distill,
+    Optim,
+    Teacher,
+    Train,
+    cache_folder,
+    fingerprint,
+    settings,
+)
 from bort.corpus import Corpus
 from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
@@ -24,6 +34,7 @@ from bort.runs import check_corpus, done, finished, locked, open_folder, results
 from bort.training import check_trainer, fit, quiet
 
 Say = Callable[[str], None]
+OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
 
 
 def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
@@ -129,6 +140,32 @@ def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
     summary = finished(folder)
     say(f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}")
     return hf.load_masked_lm(folder)
+
+
+def own_encoder(run: Train, say: Say) -> Path:
+    """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
+    steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
+    validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
+    own = run.training(
+        data=Data(),
+        optim=Optim(),
+        distill=Distill(w_kd=0.0, w_mlm=1.0),
+        task=None,
+        head="linear",
+        patience=None,
+        dropout=0.0,
+        seed=0,
+        callbacks=None,
+        trainer={**(run.trainer or {}), **steps, **validation, "accumulate_grad_batches": 1},
+        resume=True,
+    )
+    corpus = corpora.build(own.data, cache_folder(), None, say)
+    name = fingerprint({**settings(own), "corpus": corpus.info["fingerprint"]})
+    folder = cache_folder() / "encoders" / name
+    if finished(folder) is None:
+        say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
+        train(own, folder, corpus, None, say, label="encoder", wait=True)
+    return folder
 
 
 # -------------------------------------------------------------------------------- one training

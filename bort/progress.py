@@ -103,7 +103,8 @@ class ProgressLine(pl.Callback):
         if "train/loss" in row:
             parts.append(f"loss {row['train/loss']:.3f}")
         if "val/loss" in row:
-            parts.append(f"val {row['val/loss']:.3f} ({row['val/mlm_accuracy']:.1%})")
+            score = row.get(module.metric)
+            parts.append(f"val {row['val/loss']:.3f}" + (f" ({score:.1%})" if score else ""))
         parts.append(f"{self.throughput.tokens_per_s:,.0f} tokens/s")
         first, done = module.progress(self._first), module.progress(step)
         if done > first:

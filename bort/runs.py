@@ -177,8 +177,10 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         if (folder / "samples.txt").exists():
             say(f"  samples   {folder}/samples.txt")
     if run.job == "finetune":
-        scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k]
+        scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k and k != "metric"]
         say(f"{choice}: {run.task}: {', '.join(scores)}")
-        say(f"  model     {folder}/model   (AutoModelForSequenceClassification opens it)")
+        if (folder / "model").is_dir():  # a diagnostic set has none of its own
+            kind = json.loads((folder / "model" / "config.json").read_text())["architectures"][0]
+            say(f"  model     {folder}/model   (AutoModelFor{kind.partition('For')[2]} opens it)")
         say(f"  answers   {folder}/predictions/")
     say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))

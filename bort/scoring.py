@@ -8,6 +8,7 @@ import json
 import re
 import string
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -18,7 +19,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import replacing
-from bort.tasks import Row, Task
+from bort.tasks import TASKS, Row, Task
 
 
 def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float]:
@@ -224,6 +225,30 @@ def write_submission(
     return written
 
 
+def zip_submissions(answers: dict[str, Path], folder: Path) -> Iterator[str]:
+    """Write GLUE.zip and SuperGLUE.zip of the suites with answers; gives a line about each.
+
+    answers: task → folder of its submission files; those of a diagnostic set lie with its parent's.
+    """
+    for suite, title in (("glue", "GLUE"), ("superglue", "SuperGLUE")):
+        found: dict[str, Path] = {}
+        wanted: list[str] = []
+        for task in (task for name, task in TASKS.items() if name.startswith(f"{suite}/")):
+            place = answers.get(task.name) or answers.get(task.parent)
+            files = [split.submission for split in task.splits.values() if split.submission]
+            wanted += files
+            found |= {name: place / name for name in files if place and (place / name).is_file()}
+        if not found:
+            continue
+        with replacing(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
+            for name, path in found.items():
+                # a fixed time: the same answers give the same archive
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
+        missing = [name for name in wanted if name not in found]
+        line = f"  upload    {folder}/{title}.zip, {len(found)} of {len(wanted)} files"
+        yield line + (f"; the server also wants {', '.join(missing)}" if missing else "")
+
+
 def _tsv(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
     yield "index\tprediction"
     for row, value in zip(rows, given, strict=True):
@@ -248,7 +273,8 @@ def _json(value: dict) -> str:
 
 def _jsonl(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
     for row, value in zip(rows, given, strict=True):
-        yield _json({"idx": row.index, "label": task.submitted[int(value)]})
+        answer = float(value) if task.kind == "regression" else task.submitted[int(value)]
+        yield _json({"idx": row.index, "label": answer})
 
 
 def _multirc(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:

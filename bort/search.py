@@ -392,7 +392,7 @@ def candidate_settings(run: SearchRun, val: ValBatches) -> Train:
     accumulate = run.trainer.get("accumulate_grad_batches") or 1
     trainer = {**run.trainer, "max_steps": n, "max_epochs": -1, "max_time": None}
     trainer["val_check_interval"] = max(1, n // 4) * accumulate
-    lr = run.optim.lr * (run.arch.hidden / 64) ** -run.search.kappa
+    lr = run.optim.lr * (run.arch.hidden / 128) ** -run.search.kappa
     data = replace(run.data, val_sequences=len(val.chosen))
     return run.training(data=data, optim=replace(run.optim, lr=lr), trainer=trainer)
 

@@ -147,31 +147,35 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
 
     Leaves summary.csv. A run's score is its task's first metric on the validation set.
     """
-    from bort.tasks import find
+    from bort.scoring import zip_submissions
 
     rows = []
     for path in paths:
         summary = json.loads(path.read_text())
-        scores = {key: value for key, value in summary.items() if key.startswith("val")}
+        scores = {k: v for k, v in summary.items() if k.startswith("val") and "/loss" not in k}
         if scores:  # a diagnostic set has none
-            first = scores[f"val/{find(summary['task']).metrics[0]}"]
-            row = {"job": path.parent.name, "task": summary["task"], "score": first, **scores}
+            row = {"job": path.parent.name, "task": summary["task"], **scores}
+            row |= {"score": scores[summary["metric"]], "mean": sum(scores.values()) / len(scores)}
             rows.append(row | {"seconds": summary["seconds"], "overrides": _given(path.parent)})
     if not rows:
         return
     rows.sort(key=lambda row: (row["task"], -row["score"]))
     metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("val")))
-    columns = ["job", "task", "score", *metrics, "seconds", "overrides"]
+    columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     say(f"sweep: {len(rows)} runs, the best of each task first")
     for row in rows:
         say(f"  {row['job']:>4}  {row['task']:>18}  {row['score']:.4f}  {row['overrides']}")
-    best: dict[str, float] = {}
+    best: dict[str, dict] = {}
     for row in rows:
-        best.setdefault(row["task"], row["score"])
+        best.setdefault(row["task"], row)
     if len(best) > 1:
-        say(f"  average of the best of {len(best)} tasks: {sum(best.values()) / len(best):.4f}")
+        average = sum(row["mean"] for row in best.values()) / len(best)
+        say(f"  average of {len(best)} tasks, of each its best run's mean metric: {average:.4f}")
     say(f"  table     {folder}/summary.csv")
+    answers = {task: folder / str(row["job"]) / "predictions" for task, row in best.items()}
+    for line in zip_submissions(answers, folder):
+        say(line)
 
 
 def _given(folder: Path) -> str:

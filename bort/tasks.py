@@ -112,7 +112,7 @@ def _checked(task: Task, split: str, rows: list[Row], place: str) -> list[Row]:
         twice = [index for index, count in Counter(r.index for r in rows).items() if count > 1]
         if twice:
             raise BortError(
-                f"{place}: {task.index} {_show(twice[0])} occurs twice; "
+                f"{place}: {task.index} {shown(twice[0])} occurs twice; "
                 "a submission needs each once"
             )
     if "parity" not in task.metrics:
@@ -155,6 +155,11 @@ def _rows(task: Task, split: str, records: Iterable[tuple[dict, str]]) -> list[R
     return rows
 
 
+def present(task: Task, root: Path) -> bool:
+    """Whether a folder has all the files that the task cannot do without."""
+    return all(_locate(task, root, s) for name, s in task.splits.items() if task.required(name))
+
+
 def _locate(task: Task, root: Path, split: Split) -> Path | None:
     for folder in task.folders:
         for file in split.files:
@@ -181,7 +186,7 @@ def _missing(task: Task, root: Path, split: Split) -> str:
     return f"data.root={root}: no {wanted}{also} for {task.name}{hint}"
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
     """The whole text of a file, without a byte-order mark."""
     content = path.read_bytes()
     try:
@@ -198,7 +203,7 @@ def _decoded(path: Path) -> str:
 
 def _lines(path: Path) -> list[str]:
     """Lines of a file. Only \\n and \\r\\n end one; str.splitlines cuts at eight more."""
-    lines = _decoded(path).split("\n")
+    lines = decoded(path).split("\n")
     if not lines[-1]:  # the last line may or may not be ended
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
@@ -215,7 +220,7 @@ def _tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
     for column in (*task.columns, task.index if test else task.label):
         if column not in columns:
             has = ", ".join(columns)
-            raise BortError(f"{path}, line 1: no column '{column}' (it has {_show(has)})")
+            raise BortError(f"{path}, line 1: no column '{column}' (it has {shown(has)})")
     for number, line in enumerate(lines[first - 1 :]):
         where = f"{path}, line {number + first}"
         cells = line.split("\t")
@@ -234,10 +239,10 @@ def _jsonl(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
     """Records of a SuperGLUE file, one JSON object a line."""
     for number, line in enumerate(_lines(path), start=1):
         where = f"{path}, line {number}"
-        yield _object(line, where), where
+        yield json_object(line, where), where
 
 
-def _object(text: str, where: str) -> dict:
+def json_object(text: str, where: str) -> dict:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -254,7 +259,7 @@ def _race_folder(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str
     files = [file for file in path.glob("*.txt") if not file.name.startswith(".")]
     files.sort(key=lambda file: (int(file.stem) if file.stem.isdecimal() else -1, file.name))
     for file in files:
-        yield _object(_decoded(file), str(file)), str(file)
+        yield json_object(decoded(file), str(file)), str(file)
 
 
 # ------------------------------------------------------------------------------------ hub
@@ -318,7 +323,7 @@ def _hub_records(task: Task, table: Any) -> Iterator[dict]:
 # ------------------------------------------------------------------------------------ cells
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for an error line: short, without line ends."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
@@ -327,14 +332,14 @@ def _show(value: Any) -> str:
 def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
     """The value of a key; raises BortError if it is absent or of another type."""
     if not isinstance(record, dict):
-        raise BortError(f"{where}: {_show(record)} where an object with '{key}' should be")
+        raise BortError(f"{where}: {shown(record)} where an object with '{key}' should be")
     if record.get(key) is None:
-        has = _show(", ".join(map(str, record)))
+        has = shown(", ".join(map(str, record)))
         raise BortError(f"{where}: no '{key}' (it has {has}); mend it or get the file again")
     value = record[key]
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise BortError(f"{where}: '{key}' is {_show(value)}, not a {wanted}; mend it")
+        raise BortError(f"{where}: '{key}' is {shown(value)}, not a {wanted}; mend it")
     return value
 
 
@@ -362,7 +367,7 @@ def _number(record: dict, key: str, where: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise BortError(f"{where}: '{key}' is {_show(value)}, not a number; mend it") from None
+        raise BortError(f"{where}: '{key}' is {shown(value)}, not a number; mend it") from None
 
 
 def _label(task: Task, record: dict, where: str) -> int | float | None:
@@ -377,13 +382,13 @@ def _label(task: Task, record: dict, where: str) -> int | float | None:
         except (TypeError, ValueError):
             score = math.nan
         if not low <= score <= high:
-            raise BortError(f"{where}: score {_show(value)}, not a number from {low} to {high}")
+            raise BortError(f"{where}: score {shown(value)}, not a number from {low} to {high}")
         return score
     for number, known in enumerate(task.spelled):
         if type(value) is type(known) and value == known:  # 1 is not true
             return number
     known = ", ".join(json.dumps(label) for label in task.spelled)
-    raise BortError(f"{where}: label {_show(value)} is none of {known}; mend it")
+    raise BortError(f"{where}: label {shown(value)} is none of {known}; mend it")
 
 
 # ------------------------------------------------------------------------------------ shapes
@@ -405,7 +410,7 @@ def _wic(task: Task, record: dict, where: str) -> Iterator[Row]:
         if not (0 <= start < end <= len(text) and _is_word(text, start, end)):
             raise BortError(
                 f"{where}: characters {start} to {end} of sentence{number} are no whole word, "
-                f"{_show(word)} should be there; mend it"
+                f"{shown(word)} should be there; mend it"
             )
         spans.append((start, end))
     yield replace(row, spans=tuple(spans))
@@ -432,7 +437,7 @@ def _wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
         index = _number(record, f"{name}_index", where)
         span = occurrence(row.texts[0], words, index)
         if span is None:
-            raise BortError(f"{where}: {_show(words)} ({name}_text) is not in the text; mend it")
+            raise BortError(f"{where}: {shown(words)} ({name}_text) is not in the text; mend it")
         spans.append(span)
     yield replace(row, spans=tuple(spans))
 
@@ -461,7 +466,7 @@ def _copa(task: Task, record: dict, where: str) -> Iterator[Row]:
     kind = _text(record, "question", where)
     if kind not in COPA_QUESTIONS:
         known = ", ".join(COPA_QUESTIONS)
-        raise BortError(f"{where}: question {_show(kind)} is none of {known}; mend it")
+        raise BortError(f"{where}: question {shown(kind)} is none of {known}; mend it")
     yield from _plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
 
 
@@ -512,7 +517,7 @@ def _record(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One row per distinct entity; its label is whether it is among the answers."""
     passage, query = (_text(record, column, where) for column in task.columns[:2])
     if task.placeholder not in query:
-        raise BortError(f"{where}: no {task.placeholder} in the query {_show(query)}; mend it")
+        raise BortError(f"{where}: no {task.placeholder} in the query {shown(query)}; mend it")
     answers = tuple(record.get(task.label) or ())
     for number, entity in enumerate(dict.fromkeys(_list(record, "entities", where))):
         texts = (passage, query, _text({"entity": entity}, "entity", where))

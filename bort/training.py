@@ -32,6 +32,7 @@ class StepModule(pl.LightningModule):
         super().__init__()
         self.model, self.optim = model, optim
         self.validated: int | None = None  # the step of the last validation
+        self.metric = "val/mlm_accuracy"  # what the progress line shows beside val/loss
         self.tokens = 0  # input tokens seen in training
         self._targets = 0  # in the current optimizer step
         self._sums: dict[str, Tensor] = {}

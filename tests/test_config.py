@@ -46,7 +46,7 @@ def composed(*overrides: str, of: type[Train] = Train) -> Train:
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 51
+    assert len(FILES) == 52
     assert EXPERIMENTS == [
         *("finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
     ]
@@ -219,8 +219,35 @@ MESSAGES = [
     (lambda: complete(patience=0), "patience=0 must be at least 1"),
     (
         lambda: complete(job="finetune", task="glue/rte"),
-        "experiment=finetune needs task=suite/name and model=FOLDER, as in task=glue/rte "
-        "model=runs/kd_pretrain/first data.root=glue_data",
+        "task=glue/rte needs model=FOLDER, as in task=glue/rte model=runs/kd_pretrain/first "
+        "data.root=glue_data",
+    ),
+    (
+        lambda: complete(job="finetune", task="custom", model="x"),
+        "task=custom needs data.train=FILE (csv, tsv, jsonl or parquet), data.text=COLUMN and "
+        "data.label=COLUMN",
+    ),
+    (
+        lambda: complete(
+            job="finetune", task="custom", model="x", data=Data(train="a.csv", text="label")
+        ),
+        "data.label=label is the text, too; name the label's column",
+    ),
+    (
+        lambda: complete(optim=Optim(lr=None)),
+        "optim.lr=null is for fine-tuning; give a number",
+    ),
+    (
+        lambda: complete(data=Data(text=["a", "b"])),
+        "data.text names two columns, which task=custom takes; name one here",
+    ),
+    (
+        lambda: Data(text=["a", "b", "c"]),
+        "data.text=['a', 'b', 'c'] must name one column, or two as in [a,b]",
+    ),
+    (
+        lambda: Data(kind="class"),
+        "data.kind=class is unknown; use auto, classes, number; did you mean 'classes'?",
     ),
     (lambda: Latency(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
     (
@@ -376,7 +403,7 @@ def test_messages(wrong, message):
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
-    assert len(checked) == 36
+    assert len(checked) == 37
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
 
 

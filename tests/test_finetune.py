@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_pretrain import stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bort import config, finetune, hf, tasks
+from bort import config, docstrings, finetune, hf, plan, pretrain, tasks
 from bort.casting import cast
 from bort.config import Arch
 from bort.errors import BortError
@@ -43,8 +44,9 @@ def model(tmp_path_factory) -> Path:
 def run_of(model):
     """Settings of a fine-tuning of two steps."""
 
-    def make(task: str, root: Path, *overrides: str) -> config.Train:
-        given = ["experiment=finetune", f"task={task}", f"model={model}", f"data.root={root}"]
+    def make(task: str, root: Path | None, *overrides: str) -> config.Train:
+        given = ["experiment=finetune", f"task={task}", f"model={model}"]
+        given += [f"data.root={root}"] if root else []
         given += ["name=test", "output_dir=unused", "trainer=cpu", "trainer.max_steps=2"]
         given += ["data.length=512", "data.batch_size=4"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -203,6 +205,90 @@ def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
     finetune.finetune(run, tmp_path / "run", quiet)
     for name in ("metrics.csv", "model/model.safetensors", "predictions/RTE.tsv"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_mnli_answers_the_diagnostic_set_beside_it(shared, run_of, tmp_path, monkeypatch):
+    """As task=glue/ax does afterwards by the same model, row by row."""
+    few(monkeypatch, 32)
+    root, lines = shared / "data" / "glue", []
+    finetune.finetune(run_of("glue/mnli", root), tmp_path / "mnli", lines.append)
+    assert "data: glue/ax is there too, and answered by this model" in lines
+    run = run_of("glue/ax", root, f"model={tmp_path / 'mnli'}")
+    finetune.finetune(run, tmp_path / "ax", quiet)
+    found = [(tmp_path / name / "predictions" / "AX.tsv").read_bytes() for name in ("mnli", "ax")]
+    assert found[0] == found[1] and len(found[0].splitlines()) == 1105
+
+
+def test_own_files(run_of, tmp_path):
+    """Classes that a word gives away are learnt from a CSV; a test file gets its answers."""
+    rows = [
+        (f"row {k} is {'good' if k % 3 else 'bad'}", "yes" if k % 3 else "no") for k in range(90)
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("review,verdict\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    (tmp_path / "t.csv").write_text("review\nrow 5 is good\nrow 6 is bad\n")
+    given = [f"data.train={path}", f"data.test={tmp_path / 't.csv'}", "data.text=review"]
+    given += ["data.label=verdict", "data.root=null", "trainer.max_steps=300", "optim.lr=1e-2"]
+    lines = []
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", lines.append)
+    assert summary["val/accuracy"] == 1.0 and summary["lr"] == 1e-2
+    counts = re.search(r"labels of train: yes: (\d+) \(\d+%\), no: (\d+)", "\n".join(lines))
+    assert int(counts[1]) + int(counts[2]) == 81  # a tenth of 90 is held out
+    answers = (tmp_path / "run" / "predictions" / "test.jsonl").read_text().splitlines()
+    expected = [{"idx": 0, "label": "yes"}, {"idx": 1, "label": "no"}]
+    assert list(map(json.loads, answers)) == expected
+    names = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["id2label"]
+    assert names == {"0": "no", "1": "yes"}
+
+
+def test_own_numbers(run_of, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "row {k}", "label": {k / 8}}}\n' for k in range(40)))
+    given = [f"data.train={path}", f"data.test={path}", "data.root=null"]
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", quiet)
+    assert -1 <= summary["val/pearson"] <= 1 and "test/spearman" in summary
+    assert summary["lr"] == pytest.approx(0.064 / 16)
+    answers = (tmp_path / "run" / "predictions" / "test.jsonl").read_text().splitlines()
+    assert [type(json.loads(line)["label"]) for line in answers] == [float] * 40
+
+
+def test_the_embedded_task_needs_nothing(run_of, tmp_path, monkeypatch, settings_of):
+    """Neither model nor data: an encoder is pre-trained the first time, and found the second."""
+    monkeypatch.setattr(docstrings, "CLASSES", ("python", "numpy"))
+    monkeypatch.setattr(docstrings, "ROWS", {"train": 8, "val": 4, "test": 4})
+    monkeypatch.setattr(pretrain, "OWN_STEPS", 4)
+    monkeypatch.setattr(pretrain, "Data", lambda: settings_of().data)
+    given = ["model=null", "data.root=null", "data.length=16"]
+    given += ["arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}"]
+    for name in ("first", "second"):
+        lines = []
+        run = run_of("docstrings", None, *given)
+        summary = finetune.finetune(run, tmp_path / name, lines.append)
+        assert set(summary) > {"val/accuracy", "test/macro_f1"}
+        said = [line for line in lines if line.startswith("model: none given; pre-training")]
+        assert len(said) == (name == "first")
+        assert finetune.finetune(run, tmp_path / name, quiet) == summary  # as it was started
+    weights = [
+        (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("first", "second")
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("task", ["glue/rte", "glue/stsb", "superglue/copa"])
+def test_the_plan_counts_what_there_is(shared, run_of, task):
+    lines = []
+    suite = task.split("/")[0]
+    epochs = ["trainer.max_steps=-1", "trainer.max_epochs=3"]
+    plan.show(run_of(task, shared / "data" / suite, *epochs), Path("nowhere"), lines.append)
+    found = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}
+    counts = {
+        "glue/rte": ("train 2,490, val 277, test 3,000", 3 * 623),
+        "glue/stsb": ("train 5,749, val 1,500, test 1,379", 3 * 1438),
+        "superglue/copa": ("train 400, val 100, test 500", 300),
+    }
+    rows, steps = counts[task]
+    assert found["rows"] == rows and found["steps"].startswith(f"{steps:,} of 4 rows")
+    assert lines[-1] == "dry_run=true: nothing was started" and not Path("nowhere").exists()
 
 
 # ------------------------------------------------------------------------------------ batches

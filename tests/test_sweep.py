@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,23 +91,53 @@ def test_runs_of_tasks_are_sorted_by_their_first_metric(tmp_path):
     """And averaged over the best of each task; a diagnostic set has no score of its own."""
     scores = [
         ("glue/rte", {"val/accuracy": 0.6}),
-        ("glue/mrpc", {"val/accuracy": 0.9, "val/f1": 0.7}),
+        ("glue/mrpc", {"val/accuracy": 0.9, "val/f1": 0.7, "val/loss": 3.0}),
     ]
     scores += [("glue/rte", {"val/accuracy": 0.8}), ("glue/ax", {"test/matthews": 0.1})]
+    first = {"glue/rte": "val/accuracy", "glue/mrpc": "val/f1", "glue/ax": "val/matthews"}
     for number, (task, found) in enumerate(scores):
-        (tmp_path / str(number)).mkdir()
-        summary = found | {"task": task, "seconds": 1.0}
-        (tmp_path / str(number) / "summary.json").write_text(json.dumps(summary))
+        task_run(tmp_path / str(number), task, found | {"metric": first[task]})
     said = lines_of(tmp_path)
     assert [line.split()[:3] for line in said[1:4]] == [
         ["1", "glue/mrpc", "0.7000"],
         ["2", "glue/rte", "0.8000"],
         ["0", "glue/rte", "0.6000"],
     ]
-    assert "average of the best of 2 tasks: 0.7500" in said[4]
-    head, first = (tmp_path / "summary.csv").read_text().splitlines()[:2]
-    assert head == "job,task,score,val/accuracy,val/f1,seconds,overrides"
-    assert first == "1,glue/mrpc,0.7,0.9,0.7,1.0,"
+    # (0.9 + 0.7) / 2 and 0.8
+    assert "average of 2 tasks, of each its best run's mean metric: 0.8000" in said[4]
+    head, best = (tmp_path / "summary.csv").read_text().splitlines()[:2]
+    assert head == "job,task,score,mean,val/accuracy,val/f1,seconds,overrides"
+    assert best == "1,glue/mrpc,0.7,0.8,0.9,0.7,1.0,"
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def task_run(folder: Path, task: str, found: dict, answers: dict[str, str] | None = None) -> None:
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(found | {"task": task, "seconds": 1.0}))
+    for name, text in (answers or {}).items():
+        (folder / "predictions" / name).write_text(text)
+
+
+def test_the_best_answers_are_packed_for_the_server(tmp_path):
+    """Of each task those of its best run; those of AX lie with MNLI's; what is missing is said."""
+    rte, mnli = {"metric": "val/accuracy"}, {"MNLI-m.tsv": "m", "MNLI-mm.tsv": "mm", "AX.tsv": "ax"}
+    task_run(tmp_path / "0", "glue/rte", rte | {"val/accuracy": 0.5}, {"RTE.tsv": "worse"})
+    task_run(tmp_path / "1", "glue/rte", rte | {"val/accuracy": 0.7}, {"RTE.tsv": "better"})
+    task_run(tmp_path / "2", "glue/mnli", rte | {"val/accuracy": 0.6}, mnli)
+    task_run(
+        tmp_path / "3", "superglue/cb", {"metric": "val/f1", "val/f1": 0.6}, {"CB.jsonl": "cb"}
+    )
+    said = [line for line in lines_of(tmp_path) if "upload" in line]
+    expected = {"RTE.tsv": "better", **mnli}
+    with zipfile.ZipFile(tmp_path / "GLUE.zip") as archive:
+        assert {name: archive.read(name).decode() for name in archive.namelist()} == expected
+    missing = "CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, QNLI.tsv, WNLI.tsv"
+    assert said[0].endswith(f"GLUE.zip, 4 of 11 files; the server also wants {missing}")
+    with zipfile.ZipFile(tmp_path / "SuperGLUE.zip") as archive:
+        assert archive.namelist() == ["CB.jsonl"]
+    before = (tmp_path / "GLUE.zip").read_bytes()
+    lines_of(tmp_path)
+    assert (tmp_path / "GLUE.zip").read_bytes() == before
 
 
 # ------------------------------------------------------------------------------ dead workers

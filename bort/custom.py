@@ -1,0 +1,278 @@
+"""The user's own task: rows of csv, tsv, jsonl or parquet files, labels inferred from them."""
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bort.config import Data
+from bort.errors import BortError, nearest
+from bort.tasks import Row, Split, Task, decoded, json_object, shown
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
+HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
+Record = tuple[dict, str]  # cells by column, and where they are
+
+
+def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
+    """The task that data.{train,val,test,text,label} describe and its rows in file order.
+
+    Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`; a test file
+    may have none. Without data.val, a tenth of the distinct texts of data.train is held out,
+    chosen by their hash. Raises BortError, with file and line, for what cannot be read as such.
+    """
+    paths = {"train": data.train, "val": data.val, "test": data.test}
+    records = {split: _records(Path(path), split, data) for split, path in paths.items() if path}
+    for column in data.texts:
+        _check_text(column, records["train"])
+    labels = {
+        split: [_label(r, data.label, where) for r, where in found]
+        for split, found in records.items()
+    }
+    task = _task(data, labels, records)
+    rows = {
+        split: [
+            _row(task, number, record, where, label)
+            for number, ((record, where), label) in enumerate(
+                zip(found, labels[split], strict=True)
+            )
+        ]
+        for split, found in records.items()
+    }
+    if "val" not in rows:
+        rows = _hold_out(rows, data.train)
+    return task, rows
+
+
+def _task(data: Data, labels: dict[str, list], records: dict[str, list[Record]]) -> Task:
+    """What the labels of the training rows are, as a row of the table of tasks."""
+    for split in ("train", "val"):
+        for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
+            if label is None:
+                raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
+    found = list(dict.fromkeys(labels["train"]))
+    numbers = [_number(label) for label in found]
+    if data.kind == "number" and None in numbers:
+        wrong = found[numbers.index(None)]
+        where = records["train"][labels["train"].index(wrong)][1]
+        raise BortError(f"{where}: '{data.label}' is {shown(wrong)}, not a number; mend it")
+    regression = data.kind == "number" or (data.kind == "auto" and _continuous(numbers))
+    given = {
+        "name": "custom",
+        "folders": (),
+        "splits": {
+            "train": Split((), ""),
+            "val": Split((), ""),
+            "test": Split((), "", "test.jsonl"),
+        },
+        "columns": data.texts,
+        "label": data.label,
+        "hub": "",
+        "config": "",
+    }
+    if regression:
+        ends = (f"{min(numbers):g}", f"{max(numbers):g}")
+        metrics = ("pearson", "spearman")
+        return Task(kind="regression", labels=ends, metrics=metrics, **given)
+    _check_classes(found, len(labels["train"]), data)
+    in_order = None not in numbers
+    classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
+    return Task(kind="classes", labels=tuple(classes), metrics=("accuracy", "macro_f1"), **given)
+
+
+def _continuous(numbers: list[float | None]) -> bool:
+    """Whether labels look like amounts rather than names of classes."""
+    if None in numbers:
+        return False
+    return len(numbers) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
+
+
+def _check_classes(found: list[str], rows: int, data: Data) -> None:
+    where = f"{data.train}: '{data.label}'"
+    if len(found) == 1:
+        raise BortError(f"{where} is {shown(found[0])} in every row; there is nothing to learn")
+    if len(found) > max(MOST_CLASSES, rows // 2):
+        raise BortError(
+            f"{where} has {len(found):,} different values in {rows:,} rows, too many for classes; "
+            "set data.label to another column, or data.kind=number"
+        )
+
+
+def _row(task: Task, number: int, record: dict, where: str, label: str | None) -> Row:
+    texts = tuple(_text(record, column, where) for column in task.columns)
+    if label is None:
+        return Row(number, texts)
+    if task.kind == "regression":
+        value = _number(label)
+        if value is None:
+            raise BortError(f"{where}: '{task.label}' is {shown(label)}, not a number; mend it")
+        return Row(number, texts, value)
+    if label not in task.labels:
+        raise BortError(
+            f"{where}: label {shown(label)} is none of those in the training rows "
+            f"({shown(', '.join(task.labels))}){nearest(label, task.labels)}"
+        )
+    return Row(number, texts, task.labels.index(label))
+
+
+def _hold_out(rows: dict[str, list[Row]], place: str) -> dict[str, list[Row]]:
+    """Training rows split by the hash of their texts: equal texts stay together."""
+    distinct = {row.texts for row in rows["train"]}
+    order = sorted(distinct, key=lambda t: hashlib.sha256("\0".join(t).encode()).digest())
+    if len(order) < 2:
+        raise BortError(f"{place}: one distinct text; give more rows, or a file as data.val")
+    held = set(order[: math.ceil(HELD_OUT * len(order))])
+    parts = {
+        "train": [row for row in rows["train"] if row.texts not in held],
+        "val": [row for row in rows["train"] if row.texts in held],
+    }
+    return parts | {split: found for split, found in rows.items() if split == "test"}
+
+
+# ------------------------------------------------------------------------------------ cells
+
+
+def _number(label: str) -> float | None:
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _label(record: dict, column: str, where: str) -> str | None:
+    """A label as text: numbers and truth values are spelled one way in all formats."""
+    value = record.get(column)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # whole numbers of a column with gaps
+        value = int(value)
+    if isinstance(value, (int, float)):
+        return None if isinstance(value, float) and math.isnan(value) else str(value)
+    if value is not None and not isinstance(value, str):
+        raise BortError(f"{where}: '{column}' is {shown(value)}, not a class or a number; mend it")
+    text = (value or "").strip()
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
+
+
+def _text(record: dict, column: str, where: str) -> str:
+    value = record.get(column)
+    if not isinstance(value, str):
+        what = "absent" if value is None else f"{shown(value)}, not text"
+        raise BortError(f"{where}: '{column}' is {what}; mend or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise BortError(f"{where}: '{column}' has half a character; mend it") from None
+    return value
+
+
+def _check_text(column: str, records: list[Record]) -> None:
+    """Raises BortError for a column of numbers: it is not the text that was meant."""
+    values = [record.get(column) for record, _ in records]
+    if all(_number(v) is not None if isinstance(v, str) else v is not None for v in values):
+        raise BortError(
+            f"{records[0][1]}: '{column}' is {shown(values[0])}, and a number in every row; set "
+            "data.text to the column with the text"
+        )
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def _records(path: Path, split: str, data: Data) -> list[Record]:
+    """All records of a file; its columns are checked."""
+    path = path.expanduser()
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise BortError(f"data.{split}={path} is not there{nearest(path.name, near)}")
+    needed = [*data.texts, *([] if split == "test" else [data.label])]
+    try:
+        found = list(reader(path, needed))
+    except OSError as error:
+        raise BortError(f"data.{split}={path}: {error.strerror or error}") from error
+    if not found:
+        raise BortError(f"{path}: no rows in it; get the file again")
+    return found
+
+
+def _check_columns(has: list[str], needed: list[str], where: str) -> None:
+    for column in needed:
+        if column not in has:
+            hint = nearest(column, has) or "; set data.text and data.label"
+            raise BortError(f"{where}: no column '{column}' (it has {shown(', '.join(has))}){hint}")
+    twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
+    if twice:
+        raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
+
+
+def _csv(path: Path, needed: list[str]) -> Iterator[Record]:
+    """Rows of comma-separated cells, quoted as spreadsheets do; a quoted one may hold lines."""
+    csv.field_size_limit(1 << 30)  # the default refuses a text of 131,072 characters
+    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"{path}, line {line}", reader.line_num + 1
+            if not cells:
+                continue  # a blank line
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                _check_columns(header, needed, where)
+                continue
+            yield _cells(header, cells, where)
+    except csv.Error as error:
+        raise BortError(
+            f"{path}, line {line}: the row that starts here is not whole ({error}); mend its quotes"
+        ) from error
+
+
+def _tsv(path: Path, needed: list[str]) -> Iterator[Record]:
+    """Rows of cells between tabs, one on each line; a quote is a letter like any other."""
+    lines = decoded(path).split("\n")
+    header = lines[0].removesuffix("\r").split("\t")
+    _check_columns(header, needed, f"{path}, line 1")
+    for number, line in enumerate(lines[1:], start=2):
+        if line.removesuffix("\r"):
+            cells = line.removesuffix("\r").split("\t")
+            yield _cells(header, cells, f"{path}, line {number}")
+
+
+def _cells(header: list[str], cells: list[str], where: str) -> Record:
+    if len(cells) != len(header):
+        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; mend or drop the line")
+    return dict(zip(header, cells, strict=True)), where
+
+
+def _jsonl(path: Path, needed: list[str]) -> Iterator[Record]:
+    """One JSON object a line."""
+    for number, line in enumerate(decoded(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            record: dict[str, Any] = json_object(line, where)
+            _check_columns(list(record), needed, where)
+            yield record, where
+
+
+def _parquet(path: Path, needed: list[str]) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BortError(f"{path}: not a whole parquet file; make it again") from error
+    _check_columns(table.column_names, needed, str(path))
+    for number, record in enumerate(table.to_pylist(), start=1):
+        yield record, f"{path}, row {number}"
