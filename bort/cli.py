@@ -33,6 +33,17 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def python() -> str:
+    """How this interpreter is called from here: `.venv/bin/python`, or `python`."""
+    path = os.path.relpath(sys.executable) if sys.executable else ".."
+    return "python" if path.startswith("..") else path
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(main: Callable[[], object], name: str) -> None:
     """Run a Hydra main function; a user's mistake prints one line and exits with 1.
 

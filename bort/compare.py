@@ -17,7 +17,7 @@ from bort.config import Distill, Train, settings
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
 from bort.pretrain import prepare, teacher_folder, train
-from bort.runs import check_folder, finished
+from bort.runs import check_folder, doubt, finished
 from bort.training import check_trainer
 
 ARMS = {
@@ -131,6 +131,8 @@ def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) 
         ratio = kd["val/mlm_accuracy"] / max(results[arm]["val/mlm_accuracy"], 1e-9)
         word = "better than" if ratio > 1 else "not better than"
         console.print(f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy")
+    if warning := doubt(min(results.values(), key=lambda row: row["val/loss"])):
+        console.print(f"warning: the best of them is {warning}", soft_wrap=True)
     if teacher_seconds is not None:
         console.print(
             f"The teacher's own training took {clock(teacher_seconds)}: "

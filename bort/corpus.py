@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from bort.cli import cores
 from bort.config import Data
 from bort.doctor import reachable
 from bort.errors import BortError, nearest
@@ -169,11 +170,10 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def _extract(packages: list[str], tick: Callable) -> list[str]:
     """All docstrings of the packages in a fixed order, parsed by one process per core."""
     files = [(name, file) for name in packages for file in python_files(name)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     documents: list[str] = []
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
     # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
-    with ProcessPoolExecutor(min(cores, 32), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(cores(), 32), mp_context=get_context("spawn")) as pool:
         parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
         for (name, _), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
@@ -423,8 +423,8 @@ def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
             passed += len(piece)
         if taken >= SAMPLE:
             break
-        tick(f"corpus: {taken / 1e6:.1f} MB of text read for the tokenizer…")
-    tick(f"corpus: training a tokenizer on {taken / 1e6:.1f} MB of text…", now=True)
+        tick(f"corpus: {taken / 1e6:,.3g} MB of text read for the tokenizer…")
+    tick(f"corpus: training a tokenizer on {taken / 1e6:,.3g} MB of text…", now=True)
 
 
 def _chunks(texts: Iterable, counts: dict) -> Iterator[tuple[list[tuple[int, str]], int]]:

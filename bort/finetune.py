@@ -408,13 +408,15 @@ def fresh_classifier(task: Task, body, run: Train) -> Classifier:
 
 
 def label_names(task: Task) -> dict:
-    """What config.json says about the outputs."""
+    """What config.json says about the task and its outputs."""
+    own = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
     if task.kind == "regression":
-        return {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
+        names = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
+        return own | names | {"problem_type": "regression"}
     if task.kind == "choices":
-        return {}
+        return own
     names = {str(number): label for number, label in enumerate(task.labels)}
-    return {
+    return own | {
         "id2label": names,
         "label2id": {label: int(number) for number, label in names.items()},
         "problem_type": "single_label_classification",

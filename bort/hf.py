@@ -222,6 +222,11 @@ def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]
     return model.eval(), {int(number): label for number, label in labels.items()}
 
 
+def settings(name: str | os.PathLike) -> dict:
+    """The config.json of a model that was loaded before."""
+    return _read_json(_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
+
+
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Folder, config.json as it is and as ours, and weights by today's names."""
     found = find(name)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
 from bort import report
+from bort.cli import python
 from bort.config import SIZES, SearchRun, parse
 from bort.files import replacing, write_csv, write_json
 from bort.fptas import Certificate, Selection, Xi, name, w_map
@@ -260,7 +261,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     yield f"  optimum   {folder}/optimum.yaml"
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"
-    yield f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml"
+    yield f"  next      {python()} train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml"
 
 
 def latency_text(value: float, summary: dict) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from bort import cost, hf
 from bort.casting import cast
+from bort.cli import cores
 from bort.config import Arch, SearchRun, Train, cache_folder
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
@@ -85,8 +85,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}, corpus in {cache_folder()}")
     free = shutil.disk_usage(Path.cwd()).free
     say(f"              {free / 1e9:.0f} GB are free here")
-    cores = os.cpu_count()
-    say(f"  hours       about {hours:,.2f} on this machine's {cores} cores, without a GPU")
+    say(f"  hours       about {hours:,.2f} on the {cores()} cores here, without a GPU")
     if run.needs_teacher and not teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
     say("dry_run=true: nothing was started")
@@ -123,7 +122,7 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  FLOPs       {flops:.2e}, {arch} with {size:,} parameters")
     say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    say(f"  hours       about {_hours(flops):,.2f} on the cores here, without a GPU")
+    say(f"  hours       about {_hours(flops):,.2f} on the {cores()} cores here, without a GPU")
     if not run.model:
         say(f"  before it   {OWN_STEPS:,} steps of pre-training, unless they are in the cache")
     say("dry_run=true: nothing was started")
@@ -176,5 +175,5 @@ def show_search(run: SearchRun, folder: Path, say: Callable[[str], None]) -> Non
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
         say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    say(f"  hours       at most {hours:,.2f} on the {os.cpu_count()} cores here, without a GPU")
+    say(f"  hours       at most {hours:,.2f} on the {cores()} cores here, without a GPU")
     say("dry_run=true: nothing was started")

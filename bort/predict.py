@@ -4,6 +4,7 @@
     python -m bort.predict model=FOLDER text='first text' pair='second text'
     python -m bort.predict model=FOLDER input=texts.txt out=answers.jsonl
 
+input= is a .txt file with a text on each line, or .jsonl with {"text": …, "pair": …} on each.
 A fine-tuned folder gives classes with probabilities, or a number; a masked-LM folder fills <mask>.
 """
 
@@ -25,8 +26,16 @@ Text = str | tuple[str, str]
 class Predictor:
     """A model with its tokenizer."""
 
-    def __init__(self, model: Classifier | MaskedLM, tokenizer, labels: dict[int, str]):
+    def __init__(
+        self,
+        model: Classifier | MaskedLM,
+        tokenizer,
+        labels: dict[int, str],
+        texts: int | None = None,
+    ):
+        """texts: how many a row of the model's task has, if that is known."""
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
+        self.texts = texts
 
     def predict(self, texts: Sequence[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """An answer per text, or pair of texts, in their order.
@@ -51,6 +60,9 @@ class Predictor:
         parts = (text,) if isinstance(text, str) else tuple(text)
         if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
             raise BortError(f"{text!r} is no text and no pair of texts")
+        if self.texts not in (None, len(parts)):
+            wanted = "pairs of texts: give pair=" if self.texts == 2 else "one text: leave pair out"
+            raise BortError(f"the model was fine-tuned on {wanted}")
         masked = isinstance(self.model, MaskedLM)
         # words such as <mask> are ordinary text to a classifier, as in its training
         encoded = self.tokenizer(*parts, truncation=True, split_special_tokens=not masked)
@@ -106,7 +118,7 @@ def load(name: str | Path) -> Predictor:
         kind = "spans" if model.spans else "choices"
         raise BortError(f"{name} answers a task with {kind}; train.py task=… writes its answers")
     labels = labels or {k: f"LABEL_{k}" for k in range(model.out.out_features)}
-    return Predictor(model, hf.load_tokenizer(name), labels)
+    return Predictor(model, hf.load_tokenizer(name), labels, hf.settings(name).get("bort_texts"))
 
 
 def read_texts(path: Path) -> list[Text]:

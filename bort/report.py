@@ -10,8 +10,7 @@ from bort.cli import clock
 from bort.config import SIZES, SearchRun
 from bort.files import replacing
 from bort.fptas import Xi, name, pareto
-
-NEAR_UNIGRAM = 0.3  # nats: closer to word frequencies than this, W can only choose by size
+from bort.runs import NEAR
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
@@ -67,7 +66,7 @@ def certificate_lines(summary: dict) -> Iterator[str]:
 def doubts(summary: dict) -> Iterator[str]:
     """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
     below = summary["below_unigram"]
-    if below < NEAR_UNIGRAM:
+    if below < NEAR:
         where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
         yield (
             f"doubt: the winner is {where} word frequencies: n is too short, "

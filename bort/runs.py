@@ -5,6 +5,7 @@ Nothing heavy is imported, so that a finished run says so at once.
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bort.cli import clock
+from bort.cli import clock, python
 from bort.config import Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
@@ -159,12 +160,22 @@ def results(summary: dict) -> str:
     )
 
 
+def doubt(summary: dict) -> str | None:
+    """A warning when a model knows little more than how frequent words are."""
+    below = (summary.get("unigram_ce") or 0) - (summary.get("val/loss") or -math.inf)
+    if below >= NEAR:
+        return None
+    where = f"{below:.2f} nats better than" if below > 0 else "no better than"
+    return f"{where} word frequencies alone: more steps, another optim.lr or more text is needed"
+
+
+NEAR = 0.3  # nats below the unigram model from which on a model has learnt of the context
 NEXT = {
-    "finetune": "python -m bort.predict model={folder} text='…'",
-    "teacher_pretrain": "python train.py experiment=kd_pretrain teacher.name={folder}",
-    "mlm_pretrain": "python train.py experiment=kd_pretrain",
-    "kd_pretrain": "python train.py experiment=kd_vs_mlm",
-    "kd_vs_mlm": "python train.py experiment=kd_vs_mlm data=text data.path=YOUR_TEXT",
+    "finetune": "-m bort.predict model={folder} text='…'",
+    "teacher_pretrain": "train.py experiment=kd_pretrain teacher.name={folder}",
+    "mlm_pretrain": "train.py experiment=kd_pretrain{text}",
+    "kd_pretrain": "train.py experiment=kd_vs_mlm{text}",
+    "kd_vs_mlm": "train.py experiment=finetune model={kd}",
 }
 
 
@@ -172,6 +183,8 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
     """The last lines of a run: the result, where everything is, and what to try next."""
     if run.job == "pretrain":
         say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
+        if summary.get("val/loss") is not None and (warning := doubt(summary)):
+            say(f"warning: {warning}")
         say(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
         say(f"  metrics   {folder}/metrics.csv, summary.json")
         if (folder / "samples.txt").exists():
@@ -183,4 +196,8 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
             kind = json.loads((folder / "model" / "config.json").read_text())["architectures"][0]
             say(f"  model     {folder}/model   (AutoModelFor{kind.partition('For')[2]} opens it)")
         say(f"  answers   {folder}/predictions/")
-    say("  next      " + NEXT.get(choice, NEXT["kd_pretrain"]).format(folder=folder))
+    if run.logger.name == "wandb" and (folder / "wandb").is_dir():
+        say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
+    text = f" data=text data.path={run.data.path}" if run.data.source == "text" else ""
+    known = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
+    say(f"  next      {python()} {NEXT.get(choice, NEXT['kd_pretrain']).format(**known)}")

@@ -21,6 +21,7 @@ from bort.config import SIZES, Arch, SearchRun, parse
 from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
+from bort.runs import doubt
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
@@ -132,6 +133,8 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
             f"  {row['job']:>4}  {name(row['xi']):>18}  {w}val {row['val/loss']:.3f} nats  "
             f"{row['parameters']:,} parameters  {row['overrides']}"
         )
+    if warning := doubt(min(rows, key=lambda row: row["val/loss"])):
+        say(f"  warning: the best of them is {warning}")
     say(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:
         return
@@ -139,7 +142,8 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
     say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
-    say(f"  next      python train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml")
+    again = f"{cli.python()} train.py experiment=kd_pretrain"
+    say(f"  next      {again} arch_file={folder}/optimum.yaml")
 
 
 def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:
