@@ -53,6 +53,9 @@ def run(main: Callable[[], object], name: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
     try:
         _check_flags(sys.argv[1:])
+        for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # argparse takes it at the ends only
+            sys.argv.remove(flag)
+            sys.argv.insert(1, flag)
         main()
     except KeyboardInterrupt:
         stop(130, f"\n{name}: stopped; the same command with the same name= starts or goes on")

@@ -171,7 +171,6 @@ def doubt(summary: dict) -> str | None:
 
 NEAR = 0.3  # nats below the unigram model from which on a model has learnt of the context
 NEXT = {
-    "finetune": "-m bort.predict model={folder} text='…'",
     "teacher_pretrain": "train.py experiment=kd_pretrain teacher.name={folder}",
     "mlm_pretrain": "train.py experiment=kd_pretrain{text}",
     "kd_pretrain": "train.py experiment=kd_vs_mlm{text}",
@@ -189,15 +188,30 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         say(f"  metrics   {folder}/metrics.csv, summary.json")
         if (folder / "samples.txt").exists():
             say(f"  samples   {folder}/samples.txt")
+    following = NEXT.get(choice, NEXT["kd_pretrain"])
     if run.job == "finetune":
-        scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k and k != "metric"]
-        say(f"{choice}: {run.task}: {', '.join(scores)}")
-        if (folder / "model").is_dir():  # a diagnostic set has none of its own
-            kind = json.loads((folder / "model" / "config.json").read_text())["architectures"][0]
-            say(f"  model     {folder}/model   (AutoModelFor{kind.partition('For')[2]} opens it)")
-        say(f"  answers   {folder}/predictions/")
+        following = _finish_task(run, folder, summary, choice, say)
     if run.logger.name == "wandb" and (folder / "wandb").is_dir():
         say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     text = f" data=text data.path={run.data.path}" if run.data.source == "text" else ""
     known = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
-    say(f"  next      {python()} {NEXT.get(choice, NEXT['kd_pretrain']).format(**known)}")
+    if following:
+        say(f"  next      {python()} {following.format(**known)}")
+
+
+def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> str | None:
+    """The last lines of a fine-tuning; returns what to do next."""
+    scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k]
+    by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
+    say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
+    following = None
+    if (folder / "model").is_dir():  # a diagnostic set has none of its own
+        kept = json.loads((folder / "model" / "config.json").read_text())
+        kind = kept["architectures"][0].partition("For")[2]
+        opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
+        say(f"  model     {folder}/model   ({opened})")
+        if kind == "SequenceClassification":
+            pair = " pair='…'" if kept.get("bort_texts") == 2 else ""
+            following = f"-m bort.predict model={{folder}} text='…'{pair}"
+    say(f"  answers   {folder}/predictions/")
+    return following

@@ -127,11 +127,11 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     say(f"sweep: {len(rows)} runs, the best first")
-    for row in rows[:10]:
+    for row, own in zip(rows[:10], _differing(rows), strict=False):
         w = f"W {row['w']:.4f}  " if row.get("w") is not None else ""
         say(
             f"  {row['job']:>4}  {name(row['xi']):>18}  {w}val {row['val/loss']:.3f} nats  "
-            f"{row['parameters']:,} parameters  {row['overrides']}"
+            f"{row['parameters']:,} parameters  {own}"
         )
     if warning := doubt(min(rows, key=lambda row: row["val/loss"])):
         say(f"  warning: the best of them is {warning}")
@@ -168,8 +168,8 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     say(f"sweep: {len(rows)} runs, the best of each task first")
-    for row in rows:
-        say(f"  {row['job']:>4}  {row['task']:>18}  {row['score']:.4f}  {row['overrides']}")
+    for row, own in zip(rows, _differing(rows), strict=True):
+        say(f"  {row['job']:>4}  {row['task']:>18}  {row['score']:.4f}  {own}")
     best: dict[str, dict] = {}
     for row in rows:
         best.setdefault(row["task"], row)
@@ -187,6 +187,13 @@ def _given(folder: Path) -> str:
     path = folder / ".hydra" / "overrides.yaml"
     given = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
     return " ".join(map(str, given))
+
+
+def _differing(rows: list[dict]) -> list[str]:
+    """Of the overrides of each run those that not all have."""
+    given = [row["overrides"].split(" ") for row in rows]
+    common = set.intersection(*map(set, given)) if len(rows) > 1 else set()
+    return [" ".join(part for part in parts if part not in common) for parts in given]
 
 
 def _number(path: Path) -> tuple:

@@ -164,6 +164,13 @@ def test_exit_codes(monkeypatch, capsys, raised, code, line):
     assert stopped.value.code == code and capsys.readouterr().err.startswith(line)
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
+    """argparse refuses it between two settings, with a page of usage."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1,2", "-m", "name=x"])
+    cli.run(lambda: None, "train.py")
+    assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
+
+
 def test_bugs_are_raised(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["t.py"])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
