@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bort.errors import BortError
-from bort.tasks import Row, Task
+from bort.rows import Row, Task
 from bort.tokenizer import encode, special_ids, text_encoder
 
 

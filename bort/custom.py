@@ -12,7 +12,8 @@ from typing import Any
 
 from bort.config import Data
 from bort.errors import BortError, nearest
-from bort.tasks import Row, Split, Task, decoded, json_object, shown
+from bort.rows import Row, Split, Task, shown
+from bort.tasks import decoded, json_object
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise

@@ -15,7 +15,7 @@ from pathlib import Path
 from bort.corpus import docstrings, python_files, versions
 from bort.errors import BortError
 from bort.files import replacing
-from bort.tasks import Row, Split, Task
+from bort.rows import Row, Split, Task
 
 VERSION = 1  # part of the cache's name: raise it when the same installation would give other rows
 CLASSES = ("python", "networkx", "numpy", "pandas", "scipy", "sympy", "torch", "transformers")

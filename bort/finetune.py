@@ -25,9 +25,9 @@ from bort.files import write_json
 from bort.logger import MetricsCsv, extra_loggers
 from bort.model import Classifier, classifier
 from bort.pretrain import own_encoder
+from bort.rows import Row, Task
 from bort.runs import check_corpus, done, locked, open_folder
 from bort.scoring import constant, score, write_submission
-from bort.tasks import Row, Task
 from bort.training import StepModule, check_trainer, fit, quiet
 
 Say = Callable[[str], None]

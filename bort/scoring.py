@@ -19,7 +19,8 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files import replacing
-from bort.tasks import TASKS, Row, Task
+from bort.rows import Row, Task
+from bort.tasks import TASKS
 
 
 def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float]:

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 
 from bort.casting import cast
 from bort.errors import BortError
-from bort.tasks import Row, find, read
+from bort.rows import Row
+from bort.tasks import find, read
 from bort.tokenizer import train_tokenizer
 
 

@@ -167,6 +167,7 @@ def test_exit_codes(monkeypatch, capsys, raised, code, line):
 def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
     """argparse refuses it between two settings, with a page of usage."""
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1,2", "-m", "name=x"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
     cli.run(lambda: None, "train.py")
     assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only from modules named before it; __init__ may import any. The doctor is early
 # because it must run where no package is installed: it imports none of ours.
 ORDER = (
-    "errors files doctor config cli runs tokenizer tasks custom casting scoring corpus docstrings "
-    "data model hf cost optim checkpoint logger progress training distill pretrain compare "
-    "finetune agora fptas export latency report search optimum plan sweep predict benchmark "
-    "bort_fptas __init__"
+    "errors files doctor config cli runs tokenizer rows tasks custom casting scoring corpus "
+    "docstrings data model hf cost optim checkpoint logger progress training distill pretrain "
+    "compare finetune agora fptas export latency report search optimum plan sweep predict "
+    "benchmark bort_fptas __init__"
 ).split()
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))

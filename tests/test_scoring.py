@@ -10,8 +10,9 @@ from scipy import stats
 from sklearn import metrics
 
 from bort.errors import BortError
+from bort.rows import Row
 from bort.scoring import constant, normal, score, word_f1, write_submission
-from bort.tasks import TASKS, Row, find, read
+from bort.tasks import TASKS, find, read
 
 
 @cache

@@ -10,7 +10,8 @@ import pytest
 
 from bort import tasks
 from bort.errors import BortError
-from bort.tasks import Row, find, occurrence, read
+from bort.rows import Row, occurrence
+from bort.tasks import find, read
 
 # Rows of the real files, as their README counts them.
 COUNTS = {
