@@ -88,7 +88,10 @@ class Checkpoints(pl.Callback):
 
     def teardown(self, trainer, module, stage: str) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            # Lightning may have put back what was there before its own: that one would come back
+            # here, hold its trainer, and a sweep would keep the models of all its runs.
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, handler)
         self._handlers = {}
 
     def _on_signal(self, number: int, frame) -> None:

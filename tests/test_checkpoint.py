@@ -1,10 +1,12 @@
 """Checkpoints are whole or absent: digests, damage, a full disk, and which ones are kept."""
 
 import errno
+import gc
 import hashlib
 import os
 import signal
 import stat
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from bort import files
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.pretrain import prepare, train
+from bort.pretrain import prepare, pretrain, train
 from bort.runs import finished
 
 IO = AtomicCheckpointIO()
@@ -340,3 +342,22 @@ def test_a_second_signal_ends_at_once(tmp_path, monkeypatch, capsys):
     assert not codes and "saving a checkpoint" in capsys.readouterr().err
     callback._on_signal(signal.SIGINT, None)
     assert codes == [130] and "at once" in capsys.readouterr().err
+
+
+def test_a_run_that_ended_leaves_nothing_behind(settings_of, tmp_path):
+    """Neither its handlers of signals nor, through them, its models: a sweep trains hundreds."""
+    trainers = []
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.MonkeyPatch.context() as patch:
+        init = pl.Trainer.__init__
+
+        def watched(self, *args, **options):
+            trainers.append(weakref.ref(self))
+            init(self, *args, **options)
+
+        watched.__wrapped__ = init
+        patch.setattr(pl.Trainer, "__init__", watched)
+        pretrain(settings_of(), tmp_path / "run", lambda line: None)
+    gc.collect()
+    assert trainers and not [trainer for trainer in trainers if trainer() is not None]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
