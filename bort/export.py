@@ -1,101 +1,440 @@
-"""An encoder as an ONNX file, in float32 or int8, and the session that runs it."""
+"""A model as a folder for production, checked before it gets its name.
 
-import logging
-import warnings
-from collections.abc import Callable
+    python -m bort.export model=FOLDER format=hf out=FOLDER         # Hugging Face, and a model card
+    python -m bort.export model=FOLDER format=onnx out=FOLDER       # float32, for onnxruntime
+    python -m bort.export model=FOLDER format=onnx-int8 out=FOLDER  # quantized
+    … task=glue/rte data.root=glue_data                             # the score before and after
+
+agreement=0.95 is the least share of equal top answers of int8, drop=0.01 the most that the task's
+first metric may lose; push=user/name uploads to the hub afterwards. When a check fails, it exits
+with 1 and leaves nothing.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from bort.config import Arch
+from bort import casting, cli, corpus, custom, finetune, hf, onnx, onnx_predict, scoring, tasks
+from bort.config import Data
 from bort.errors import BortError
-from bort.model import Encoder, ModelConfig
+from bort.files import write_json
+from bort.model import Classifier, MaskedLM
+from bort.tokenizer import special_ids
 
-OPSET = 18  # CPU kernels refuse opset 23's Attention with a padding mask
-
-
-class _States(nn.Module):
-    """Final hidden states of unpadded input."""
-
-    def __init__(self, encoder: Encoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.encoder(input_ids, None, None)
+FORMATS = ("hf", "onnx", "onnx-int8")
+TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1
+MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
+Inputs = dict[str, np.ndarray]
+Run = Callable[[Inputs], np.ndarray]  # inputs to logits
 
 
-def encoder_to_onnx(encoder: Encoder, path: Path, int8: bool = False) -> None:
-    """Write the encoder: input_ids (B, S), int64 → states (B, S, H), for any B and S.
+@dataclass
+class Export:
+    """What the checks found; it becomes export.json."""
 
-    int8: weights per row of each matrix, activations as they come (dynamic quantization).
+    format: str
+    largest_difference: float
+    agreement: float | None = None
+    float32: list[str] | None = None
+    scores: dict | None = None
+
+
+def export(
+    source: str, form: str, out: Path, agreement: float = 0.95, drop: float = 0.01,
+    task: str | None = None, data: Data | None = None, say: Callable = print,
+) -> Export:  # fmt: skip
+    """Write `source` in this format as the folder `out`, after all checks have passed.
+
+    Raises BortError for a model that cannot be read, a folder that is taken, and a failed check;
+    then there is no new `out`.
     """
-    _require_onnx()
-    ids = torch.randint(2, encoder.config.vocab_size, (2, 16))
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    length = torch.export.Dim("length", min=2, max=encoder.config.positions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about its own internals
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            _States(encoder.eval()),
-            (ids,),
-            dynamo=True,
-            external_data=False,
-            opset_version=OPSET,
-            dynamic_shapes={"input_ids": {0: batch, 1: length}},
-            verbose=False,
-        )
-    program.save(str(path))
-    if int8:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(logging.ERROR)  # advice to preprocess, which torch's exporter has done
-        quantize_dynamic(
-            path,
-            path,
-            per_channel=True,
-            op_types_to_quantize=["MatMul", "Gather"],
-            weight_type=QuantType.QInt8,
-        )
-        root.setLevel(level)
-
-
-def onnx_session(path: Path, threads: int):
-    """An onnxruntime session on the CPU with this many threads."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def onnx_encoder_call(
-    arch: Arch, vocab_size: int, batch: int, length: int, threads: int, path: Path, int8: bool
-) -> Callable[[], Callable[[], object]]:
-    """Write an encoder of this shape to `path`; returns what makes its inference call."""
-    sizes = ModelConfig(**vars(arch), vocab_size=vocab_size, positions=max(512, length))
-    encoder_to_onnx(Encoder(sizes), path, int8)
-    ids = np.random.default_rng(0).integers(2, vocab_size, (batch, length))
-
-    def make() -> Callable[[], object]:
-        session = onnx_session(path, threads)
-        return lambda: session.run(None, {"input_ids": ids})
-
-    return make
-
-
-def _require_onnx() -> None:
+    model, _ = hf.load(source)
+    tokenizer = hf.load_tokenizer(source)
+    _check_place(out, source)
+    fresh = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
+        _write(model, tokenizer, source, form, fresh)
+        found, run = _checked(model, tokenizer, form, fresh, agreement, say)
+        if task:
+            found.scores = _scored(model, tokenizer, run, task, data, drop, say)
+        write_json(fresh / "export.json", vars(found))
+        (fresh / "README.md").write_text(card(model, source, out, found))
+        if out.exists():
+            shutil.rmtree(out)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return found
+
+
+def _check_place(out: Path, source: str) -> None:
+    home = Path(source).expanduser()
+    if home.exists() and out.resolve().is_relative_to(home.resolve()):
+        raise BortError(f"out={out} is inside model={source}; give another folder")
+    if out.exists() and not (out / "export.json").is_file():
+        if not out.is_dir() or any(out.iterdir()):
+            raise BortError(f"out={out} exists and is no export of bort; give another folder")
+
+
+def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
+    """The files of a format but for its card."""
+    kept = {k: v for k, v in hf.settings(source).items() if k in hf.OF_A_TASK}
+    hf.save(model, tokenizer, folder, kept)
+    if form == "hf":
+        return
+    onnx.require_onnx()
+    onnx.to_onnx(model, folder / "model.onnx")
+    (folder / "model.safetensors").unlink()
+    shutil.copy(onnx_predict.__file__, folder / "predict.py")
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def _checked(
+    model, tokenizer, form: str, folder: Path, agreement: float, say: Callable
+) -> tuple[Export, Run]:
+    """Compare what was written with the model in memory; quantize, if that is asked for."""
+    reference = torch_run(model)
+    if form == "hf":
+        written, _ = hf.load(folder)
+        found = Export(form, _largest(reference, _reopened(folder, written), model, tokenizer))
+        say(f"check: reopened, the largest difference of a logit is {found.largest_difference:.1e}")
+        return found, torch_run(written)
+    path = folder / "model.onnx"
+    run = onnx_run(path)
+    found = Export(form, _largest(reference, run, model, tokenizer))
+    say(
+        f"check: {len(SHAPES)} shapes with padding, the largest difference of a logit is "
+        f"{found.largest_difference:.1e}"
+    )
+    if form == "onnx":
+        return found, run
+    samples = list(_samples(model, tokenizer))
+    found.float32, run = _quantized(path, reference, samples, model, agreement, say)
+    found.agreement = agree(model, reference, run, samples)
+    differences = [np.abs(reference(x) - run(x)).max() for x in samples]
+    found.largest_difference = float(max(differences))
+    say(
+        f"int8: {found.agreement:.1%} of the top answers are equal (asked {agreement:.1%}), the "
+        f"largest difference of a logit is {found.largest_difference:.3f}"
+    )
+    return found, run
+
+
+SHAPES = ((1, 2), (2, 7), (8, 33), (1, 0), (3, 64), (2, -1))  # 0: the limit, -1: half of it
+
+
+def _largest(reference: Run, run: Run, model, tokenizer) -> float:
+    """The largest difference over SHAPES; raises BortError when it is above TOLERANCE."""
+    worst = 0.0
+    for number, (batch, length) in enumerate(SHAPES):
+        limit = model.config.positions
+        length = min(limit, {0: limit, -1: max(2, limit // 2)}.get(length, length))
+        inputs = random_inputs(model, tokenizer, batch, length, seed=number)
+        expected, found = reference(inputs), run(inputs)
+        real = inputs["attention_mask"].astype(bool)
+        pair = (expected[real], found[real]) if _per_token(model) else (expected, found)
+        scale = max(1.0, float(np.abs(pair[0]).max()))
+        difference = float(np.abs(pair[0] - pair[1]).max()) / scale
+        if not difference <= TOLERANCE:
+            raise BortError(
+                f"check: at {batch} × {length} tokens the export's logits differ by "
+                f"{difference:.1e}, more than {TOLERANCE:g}; nothing was written"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def random_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> Inputs:
+    """Ids (B, S) of ordinary words, in rows of unequal length padded at their end; two spans."""
+    random = np.random.default_rng(seed)
+    words = np.flatnonzero(~special_ids(tokenizer))
+    ids = random.choice(words, (batch, length))
+    lengths = random.integers(2, length + 1, batch)
+    lengths[0] = length
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
+    inputs = {"input_ids": np.where(mask, ids, model.config.pad_id), "attention_mask": mask}
+    if model.config.type_vocab:
+        second = np.arange(length) >= lengths[:, None] // 2
+        types = second & (model.config.type_vocab > 1)
+        inputs["token_type_ids"] = (types * mask).astype(np.int64)
+    if getattr(model, "spans", 0):
+        starts = np.stack([np.zeros(batch, dtype=np.int64), lengths - 1], axis=1)
+        inputs["spans"] = np.stack([starts, starts + 1], axis=2)
+    return inputs
+
+
+def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[Inputs]:
+    """Inputs for int8's answers: docstrings of Python's own library, where they are known words."""
+    texts = corpus.docstrings(os.__file__)[:count]
+    room = min(length, model.config.positions)
+    rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
+    flat = [k for row in rows for k in row]
+    known = len(flat) and np.mean([k == tokenizer.unk_token_id for k in flat]) < 0.1
+    if not known or getattr(model, "spans", 0):
+        for seed in range(8):
+            yield random_inputs(model, tokenizer, count // 8, room, seed)
+        return
+    for row in rows:
+        ids = np.array([row])
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if model.config.type_vocab:
+            inputs["token_type_ids"] = np.zeros_like(ids)
+        yield inputs
+
+
+def _quantized(
+    path: Path, reference: Run, samples: list, model, agreement: float, say: Callable
+) -> tuple[list[str], Run]:
+    """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
+
+    First those alone whose rounding noise is large; then, while the answers differ, twice as many.
+    Raises BortError when more than half would have to stay.
+    """
+    losses = onnx.matrices(path)
+    order = sorted(losses, key=lambda node: -losses[node][1])
+    count = sum(losses[node][1] > RUINED for node in order)
+    whole = path.with_name("float32.onnx")
+    path.rename(whole)
+    while True:
+        keep = order[:count]
+        onnx.quantize(whole, path, keep)
+        run = onnx_run(path)
+        equal = agree(model, reference, run, samples)
+        if equal >= agreement:
+            break
+        count = max(1, 2 * count)
+        if count > MOST_KEPT * len(order):
+            raise BortError(
+                f"int8 keeps {equal:.1%} of the top answers, less than agreement={agreement:g}, "
+                f"even with {len(keep)} of {len(order)} matrices in float32; use format=onnx"
+            )
+    whole.unlink()
+    names = sorted(losses[node][0] for node in keep)
+    if names:
+        say(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
+    return names, run
+
+
+RUINED = 0.1  # rounding noise of a matrix's worst column; 0.01 is usual
+
+
+def agree(model, reference: Run, run: Run, samples: list[Inputs]) -> float:
+    """Share of equal top answers: words at each token, classes, or the order of two numbers."""
+    same, count = 0, 0
+    for inputs in samples:
+        expected, found = reference(inputs), run(inputs)
+        if _per_token(model):
+            real = inputs["attention_mask"].astype(bool)
+            expected, found = expected[real], found[real]
+        if expected.shape[-1] > 1:
+            equal = expected.argmax(-1) == found.argmax(-1)
+        else:  # numbers agree when they are within a twentieth of the answers' spread
+            spread = max(float(np.ptp(expected)), 1e-3)
+            equal = np.abs(expected - found)[..., 0] <= 0.05 * spread
+        same, count = same + int(equal.sum()), count + equal.size
+    return same / count
+
+
+def _per_token(model) -> bool:
+    return isinstance(model, MaskedLM)
+
+
+def torch_run(model: MaskedLM | Classifier) -> Run:
+    """The model in PyTorch, float32."""
+    model.eval()
+
+    @torch.no_grad()
+    def run(inputs: Inputs) -> np.ndarray:
+        given = {k: torch.from_numpy(v) for k, v in inputs.items()}
+        if "token_type_ids" in given:
+            given["token_types"] = given.pop("token_type_ids")
+        return model(**given).numpy()
+
+    return run
+
+
+def onnx_run(path: Path) -> Run:
+    session = onnx.onnx_session(path, threads=0)
+    return lambda inputs: session.run(None, inputs)[0]
+
+
+def _reopened(folder: Path, written) -> Run:
+    """The folder through plain transformers; with spans, which they cannot take, through ours."""
+    if getattr(written, "spans", 0):
+        return torch_run(written)
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    kind = hf.settings(folder)["architectures"][0].partition("For")[2]
+    theirs = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def run(inputs: Inputs) -> np.ndarray:
+        given = {k: torch.from_numpy(v) for k, v in inputs.items()}
+        if kind == "MultipleChoice":  # (B, choices, S)
+            given = {k: v[:, None] for k, v in given.items()}
+        return theirs(**given).logits.numpy()
+
+    return run
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def _scored(
+    model, tokenizer, run: Run, name: str, data: Data, drop: float, say: Callable
+) -> dict[str, float]:
+    """The task's metrics on its validation set, before and after; BortError for a drop."""
+    if isinstance(model, MaskedLM):
+        raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
+    if name == "custom":
+        task, rows = custom.read(data)
+    else:
+        task = tasks.find(name)
+        rows = tasks.read(task, Path(data.root) if data.root else None)
+    inputs = casting.cast(task, rows["val"], tokenizer, min(data.length, model.config.positions))
+    pad = tokenizer.pad_token_id
+    found = {}
+    for when, call in (("before", torch_run(model)), ("after", run)):
+        answers = np.zeros(len(rows["val"]))
+        for batch in finetune.RowBatches(inputs, rows["val"], 16, pad, None):
+            given = {k: v.numpy() for k, v in batch.items() if k not in ("labels", "rows")}
+            if "token_types" in given:
+                given["token_type_ids"] = given.pop("token_types")
+            if model.config.type_vocab and "token_type_ids" not in given:
+                given["token_type_ids"] = np.zeros_like(given["input_ids"])
+            outputs = torch.from_numpy(call(given)).view(len(batch["labels"]), -1)
+            answers[batch["rows"].numpy()] = finetune.answers(task, outputs)
+        for metric, value in scoring.score(task, rows["val"], answers).items():
+            found[f"{when}/{metric}"] = value
+    for metric in task.metrics:
+        before, after = found[f"before/{metric}"], found[f"after/{metric}"]
+        say(f"score: {task.name} val/{metric} {before:.4f} before, {after:.4f} after")
+    first = task.metrics[0]
+    if found[f"before/{first}"] - found[f"after/{first}"] > drop:
         raise BortError(
-            f"ONNX needs the package {error.name}; pip install onnx onnxscript onnxruntime"
-        ) from None
+            f"{task.name}: val/{first} falls from {found[f'before/{first}']:.4f} to "
+            f"{found[f'after/{first}']:.4f}, by more than drop={drop:g}; use format=onnx"
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------ card
+
+
+def card(model, source: str, out: Path, found: Export) -> str:
+    """README.md of the folder: what the model is, what it scored, how it is used."""
+    config, folder = model.config, Path(source)
+    run = _json(folder / "summary.json") | _json(folder / "settings.json")
+    sizes = f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩"
+    count = sum(p.numel() for p in model.parameters())
+    facts = [
+        f"architecture | {sizes}: layers, heads, hidden, intermediate",
+        f"parameters | {count:,}",
+    ]
+    facts += [f"vocabulary | {config.vocab_size:,}", f"longest input | {config.positions} tokens"]
+    keys = ("task", "model", "data.source", "data.path", "data.train", "teacher.name", "seed")
+    facts += [f"{key} | {run[key]}" for key in keys if run.get(key) is not None]
+    facts += [f"{k} | {v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)]
+    facts += [f"{k} (export) | {v:.4f}" for k, v in (found.scores or {}).items()]
+    facts.append(f"format | {found.format}, checked: {found.largest_difference:.1e} off at most")
+    if found.agreement is not None:
+        facts.append(f"equal top answers | {found.agreement:.1%}")
+    if found.float32:
+        facts.append(f"in float32 | {', '.join(found.float32)}")
+    packages = ("bort", "torch", "transformers") + (
+        ("onnxruntime",) if found.format != "hf" else ()
+    )
+    facts.append(f"made with | {', '.join(f'{name} {version(name)}' for name in packages)}")
+    table = "\n".join(f"| {fact} |" for fact in ["| ", *facts]).replace("| | |", "| | |", 1)
+    head = "---\nlicense: apache-2.0\nlibrary_name: " + (
+        "transformers\n---\n" if found.format == "hf" else "onnx\n---\n"
+    )
+    rows = table.split("\n")
+    return "\n".join(
+        [head, f"# {out.name}\n", "| | |", "|---|---|", *rows[1:], "", _usage(model, found)]
+    )
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _usage(model, found: Export) -> str:
+    if found.format != "hf":
+        return "```\npip install numpy onnxruntime tokenizers\npython predict.py\n```\n"
+    if getattr(model, "spans", 0):
+        return (
+            "The model takes two marked words; transformers has no class for that, bort reads it.\n"
+        )
+    kind = hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    return (
+        "```python\nfrom transformers import AutoTokenizer, "
+        f'AutoModel{kind}\n\ntokenizer = AutoTokenizer.from_pretrained(".")\n'
+        f'model = AutoModel{kind}.from_pretrained(".")\n```\n'
+    )
+
+
+# ------------------------------------------------------------------------------------ command
+
+
+def _push(folder: Path, name: str) -> None:
+    import huggingface_hub
+
+    try:
+        api = huggingface_hub.HfApi()
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except Exception as error:  # the hub's client has no common class for its refusals
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BortError(f"push={name}: the hub refuses: {reason}; {folder} is complete") from None
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BortError(f"{key}={text} is not a number") from None
+
+
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    paths = ("model", "format", "out", "task", "push")
+    fields = ("root", "train", "val", "text", "label", "kind", "length")
+    known = dict.fromkeys([*paths, *(f"data.{key}" for key in fields)])
+    given = cli.keys(sys.argv[1:], known | {"agreement": "0.95", "drop": "0.01"})
+    if not (given["model"] and given["format"] and given["out"]):
+        raise BortError("give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more")
+    if given["format"] not in FORMATS:
+        raise BortError(f"format={given['format']} is unknown; use {', '.join(FORMATS)}")
+    data = {key: given[f"data.{key}"] for key in fields if given[f"data.{key}"]}
+    if "length" in data:
+        data["length"] = int(_number("data.length", data["length"]))
+    if str(data.get("text", "")).startswith("["):
+        data["text"] = data["text"].strip("[]").split(",")
+    out = Path(given["out"]).expanduser()
+    limits = [_number(key, given[key]) for key in ("agreement", "drop")]
+    export(given["model"], given["format"], out, *limits, given["task"], Data(**data), cli.say)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    cli.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
+    if given["push"]:
+        _push(out, given["push"])
+        cli.say(f"  hub       https://huggingface.co/{given['push']}")
+    elif given["format"] != "hf":
+        cli.say(f"  next      {cli.python()} {out}/predict.py 'a text'")
+
+
+if __name__ == "__main__":
+    cli.run(main, "bort.export")

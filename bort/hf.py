@@ -222,6 +222,20 @@ def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]
     return model.eval(), {int(number): label for number, label in labels.items()}
 
 
+# Keys of config.json that a task gave it.
+OF_A_TASK = ("id2label", "label2id", "problem_type", "bort_task", "bort_texts")
+
+
+def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
+    """A fine-tuned model and the names of its outputs, or else a masked LM and none."""
+    try:
+        return load_classifier(name)
+    except BortError as error:
+        if "is not a fine-tuned model" not in str(error):
+            raise
+        return load_masked_lm(name), {}
+
+
 def settings(name: str | os.PathLike) -> dict:
     """The config.json of a model that was loaded before."""
     return _read_json(_folder(find(name), ["*.json"], ("config.json",)) / "config.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bort import cost, export
+from bort import cost, onnx
 from bort.cli import clock
 from bort.config import Arch, Latency
 from bort.errors import BortError
@@ -72,7 +72,7 @@ def _timed(
         else:
             files.append(folder / f".latency_{number}.onnx")
             int8 = engine == "onnx_int8"
-            make[arch] = export.onnx_encoder_call(arch, *size, threads, files[-1], int8)
+            make[arch] = onnx.onnx_encoder_call(arch, *size, threads, files[-1], int8)
             tick(number + 1, len(archs))
     try:
         torch.set_num_threads(threads)

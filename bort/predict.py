@@ -108,12 +108,9 @@ def load(name: str | Path) -> Predictor:
 
     Raises BortError if there is none, or one that takes more than texts (choices, spans).
     """
-    try:
-        model, labels = hf.load_classifier(name)
-    except BortError as error:
-        if "is not a fine-tuned model" not in str(error):
-            raise
-        return Predictor(hf.load_masked_lm(name), hf.load_tokenizer(name), {})
+    model, labels = hf.load(name)
+    if isinstance(model, MaskedLM):
+        return Predictor(model, hf.load_tokenizer(name), {})
     if model.spans or model.choices:
         kind = "spans" if model.spans else "choices"
         raise BortError(f"{name} answers a task with {kind}; train.py task=… writes its answers")

@@ -1,39 +1,349 @@
-"""The encoder through onnxruntime, at other shapes than it was traced with."""
+"""Exports against the model in memory, plain transformers, and onnxruntime without torch."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from bort import export
-from bort.config import Arch
+import bort
+from bort import export, hf, onnx, tasks
+from bort.config import Arch, Data
 from bort.errors import BortError
+from bort.finetune import fresh_classifier, label_names
 from bort.model import ModelConfig, build
+from bort.tokenizer import train_tokenizer
 
-ARCH = Arch(2, 2, 32, 64)
+WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
+PAIRED = {"glue/rte": "pair", "superglue/copa": "choices", "superglue/wic": "spans"}
+TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+class Run:
+    head, seed = "linear", 0
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    sizes = ModelConfig(**vars(ARCH), vocab_size=60, positions=64)
-    return build(sizes, "default", 0).encoder.eval()
+def tokenizer():
+    return train_tokenizer(WORDS, 320)
 
 
-@pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.2)])
-def test_encoder(encoder, tmp_path, int8, tolerance):
-    export.encoder_to_onnx(encoder, tmp_path / "encoder.onnx", int8)
-    session = export.onnx_session(tmp_path / "encoder.onnx", threads=1)
-    differences = []
-    for shape in ((1, 2), (1, 64), (8, 7), (3, 32)):
-        ids = torch.randint(2, 60, shape, generator=torch.Generator().manual_seed(0))
-        (found,) = session.run(None, {"input_ids": ids.numpy()})
+def body(seed: int = 0, **sizes):
+    """Weights as of a trained model: large enough that answers differ."""
+    given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
+    positions = given.pop("positions", 64)
+    config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
+    model = build(config, "paper", seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """A masked LM and one fine-tuned folder of each kind."""
+    root = tmp_path_factory.mktemp("models")
+    hf.save(body(), tokenizer, root / "mlm")
+    for name in TASKS:
+        task = tasks.find(name)
+        model = fresh_classifier(task, body(1), Run)
         with torch.no_grad():
-            expected = encoder(ids)
-        assert found.shape == tuple(expected.shape)
-        differences.append((torch.from_numpy(found) - expected).abs().max().item())
-    assert max(differences) < tolerance
-    assert not int8 or min(differences) > 1e-5  # it was quantized
+            model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
+        hf.save(model, tokenizer, root / name.replace("/", "-"), label_names(task))
+    return root
 
 
-def test_without_the_packages(encoder, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(BortError, match="ONNX needs the package onnxruntime; pip install onnx"):
-        export.encoder_to_onnx(encoder, tmp_path / "x.onnx")
+NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS))
+
+
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory):
+    """Each of them as ONNX."""
+    root = tmp_path_factory.mktemp("onnx")
+    for name in NAMES:
+        export.export(str(folders / name), "onnx", root / name, say=quiet)
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_file_serves_all_shapes(folders, exported, tokenizer, name):
+    """Case E1: batch 1, 2, 8 and every kind of length, with padding."""
+    model, _ = hf.load(folders / name)
+    run, expected = export.onnx_run(exported / name / "model.onnx"), export.torch_run(model)
+    for seed, (batch, length) in enumerate([(1, 2), (2, 3), (8, 17), (1, 64), (5, 31), (2, 64)]):
+        inputs = export.random_inputs(model, tokenizer, batch, length, seed)
+        mask = inputs["attention_mask"].astype(bool)
+        pair = run(inputs), expected(inputs)
+        if name == "mlm":
+            pair = pair[0][mask], pair[1][mask]
+        np.testing.assert_allclose(*pair, atol=1e-4 * max(1, np.abs(pair[1]).max()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_shapes(tmp_path, tokenizer, seed):
+    random = np.random.default_rng(seed)
+    heads = int(random.integers(1, 4))
+    sizes = {"depth": int(random.integers(1, 4)), "heads": heads}
+    sizes |= {
+        "hidden": heads * int(random.integers(3, 9)),
+        "intermediate": int(random.integers(5, 50)),
+    }
+    hf.save(body(seed, positions=40, **sizes), tokenizer, tmp_path / "model")
+    found = export.export(str(tmp_path / "model"), "onnx", tmp_path / "out", say=quiet)
+    assert found.largest_difference < 1e-4
+
+
+BLOCKED = "import sys\nfor name in ('torch', 'transformers', 'bort'): sys.modules[name] = None\n"
+QUESTIONS = {
+    "mlm": (["the <mask> of line"], ["the <mask> of line"]),
+    "glue-sst2": (["a cat, and so"], ["a cat, and so"]),
+    "glue-rte": (["a cat", "so on"], [("a cat", "so on")]),
+    "glue-stsb": (["a cat", "so on"], [("a cat", "so on")]),
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_predict_py_needs_neither_torch_nor_transformers(folders, exported, name):
+    """It gives the answers of `bort.load`."""
+    arguments, texts = QUESTIONS[name]
+    script = f"{BLOCKED}import runpy\nsys.argv[0] = {str(exported / name / 'predict.py')!r}\n"
+    script += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    (expected,) = bort.load(folders / name).predict(texts)
+    if name == "mlm":
+        found = [(w["word"], w["score"]) for w in found["words"][0]]
+        expected = [(w["word"], w["score"]) for w in expected["words"][0]]
+        assert [word for word, _ in found] == [word for word, _ in expected]
+        np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], atol=1e-4)
+    else:
+        assert found.get("label") == expected.get("label")
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
+
+
+def test_predict_py_takes_choices_and_marked_words(exported):
+    from bort import onnx_predict
+
+    answer = onnx_predict.Model(exported / "superglue-copa").predict(
+        [("a cat", "x"), ("a cat", "y")]
+    )
+    assert len(answer) == 1 and sum(answer[0]["scores"]) == pytest.approx(1.0)
+    model = onnx_predict.Model(exported / "superglue-wic")
+    one, other = (
+        model.predict([("the [[cat]] of line", "the [[dog]] of it")]),
+        model.predict([("the cat of [[line]]", "the [[dog]] of it")]),
+    )
+    assert one[0]["label"] in ("false", "true") and one[0]["scores"] != other[0]["scores"]
+    assert onnx_predict.unmark("A [[cup]] fell. [[It]] broke") == (
+        "A cup fell. It broke",
+        [(2, 5), (12, 14)],
+    )
+    with pytest.raises(SystemExit, match="mark two words"):
+        model.predict([("the cat", "the dog")])
+
+
+# ------------------------------------------------------------------------------------ int8
+
+
+def spoiled(model):
+    """One large weight in some matrices, as case E2 has."""
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.up.weight[3, 5] = 60.0
+    return model
+
+
+def test_matrices_that_int8_would_ruin_stay(tmp_path, tokenizer):
+    hf.save(spoiled(body()), tokenizer, tmp_path / "bad")
+    lines = []
+    found = export.export(
+        str(tmp_path / "bad"), "onnx-int8", tmp_path / "out", agreement=0.9, say=lines.append
+    )
+    assert found.float32 == ["encoder.layers.0.up", "encoder.layers.1.up"]
+    assert any(
+        "matrices stay float32: encoder.layers.0.up, encoder.layers.1.up" in x for x in lines
+    )
+    names = {name for name, _ in onnx.matrices(tmp_path / "out" / "model.onnx").values()}
+    assert names == {"encoder.layers.0.up", "encoder.layers.1.up"}  # what is float32 in the file
+
+
+def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenizer):
+    lines = []
+    found = export.export(
+        str(folders / "mlm"), "onnx-int8", tmp_path / "out", agreement=0.5, say=lines.append
+    )
+    session = onnx.onnx_session(tmp_path / "out" / "model.onnx", threads=1)
+    theirs = AutoModelForMaskedLM.from_pretrained(folders / "mlm").eval()
+    same = count = 0
+    for inputs in export._samples(hf.load(folders / "mlm")[0], tokenizer):
+        (logits,) = session.run(None, inputs)
+        with torch.no_grad():
+            expected = theirs(**{k: torch.from_numpy(v) for k, v in inputs.items()}).logits
+        real = inputs["attention_mask"].astype(bool)
+        same += (logits.argmax(-1) == expected.numpy().argmax(-1))[real].sum()
+        count += real.sum()
+    assert found.agreement == pytest.approx(same / count, abs=2e-3) and count > 300
+    assert any(f"int8: {found.agreement:.1%} of the top answers are equal" in x for x in lines)
+    assert (
+        json.loads((tmp_path / "out" / "export.json").read_text())["agreement"] == found.agreement
+    )
+
+
+def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "agree", lambda *_: 0.5)
+    message = r"int8 keeps 50.0% of the top answers, less than agreement=0.95, even with \d+ of 1"
+    with pytest.raises(BortError, match=message):
+        export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out", say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_agreement_by_hand():
+    """Two of three classes; of numbers those within a twentieth of their spread."""
+    one = {"attention_mask": np.ones((3, 1))}
+    expected = {0: np.array([[1.0, 2], [3, 1], [0, 5]]), 1: np.array([[0.0], [1.0], [2.0]])}
+    found = {0: np.array([[1.0, 3], [0, 1], [0, 9]]), 1: np.array([[0.09], [1.2], [2.0]])}
+    for number in (0, 1):
+        given = (lambda _, n=number: expected[n]), (lambda _, n=number: found[n])
+        assert export.agree(None, *given, [one]) == pytest.approx(2 / 3)
+
+
+# ------------------------------------------------------------------------------------ folders
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hf_folders_open_in_plain_transformers(folders, tmp_path, tokenizer, name):
+    """With the ids of training (case T2), and a card."""
+    export.export(str(folders / name), "hf", tmp_path / "out", say=quiet)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("  two  spaces\t", "naïve 日本 \U0001f600", "", "a" * 40):
+        assert theirs(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert theirs.model_max_length == 64
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "⟨2,2,32,64⟩" in text and "| format | hf, checked" in text
+    if name == "glue-sst2":
+        answer = pipeline("text-classification", model=str(tmp_path / "out"))("a cat, and so")[0]
+        (ours,) = bort.load(folders / name).predict(["a cat, and so"])
+        assert answer["label"] == ours["label"]
+        assert answer["score"] == pytest.approx(ours["score"], abs=1e-4)
+
+
+def test_a_second_export_replaces_the_first(folders, tmp_path):
+    for form in ("onnx", "hf"):
+        export.export(str(folders / "mlm"), form, tmp_path / "out", say=quiet)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_score_before_and_after(shared, folders, tmp_path):
+    """As counted by hand from the model's answers; a drop beyond the limit is refused."""
+    data = Data(root=str(shared / "data" / "glue"), length=64)
+    lines = []
+    source = str(folders / "glue-rte")
+    found = export.export(
+        source, "onnx", tmp_path / "out", task="glue/rte", data=data, say=lines.append
+    )
+    rows = tasks.read(tasks.find("glue/rte"), shared / "data" / "glue")["val"]
+    ours = bort.load(source).predict([row.texts for row in rows])
+    labels = tasks.find("glue/rte").labels
+    right = [a["label"] == labels[r.label] for a, r in zip(ours, rows, strict=True)]
+    assert found.scores["before/accuracy"] == pytest.approx(np.mean(right), abs=1e-3)
+    assert found.scores["after/accuracy"] == found.scores["before/accuracy"]
+    with pytest.raises(BortError, match="falls from .* by more than drop=-1"):
+        export.export(
+            source, "onnx", tmp_path / "no", drop=-1, task="glue/rte", data=data, say=quiet
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "onnx_run", lambda path: lambda inputs: np.zeros((1, 1)) + 9.0)
+    with pytest.raises(BortError, match="check: at 1 × 2 tokens the export's logits differ by"):
+        export.export(str(folders / "glue-stsb"), "onnx", tmp_path / "out", say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------ mistakes
+
+
+def command(*arguments: str, cwd: Path) -> tuple[int, str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "bort.export", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stderr.strip()
+
+
+def test_mistakes(folders, tmp_path, monkeypatch, capsys):
+    """One line each, nothing left."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    mlm = str(folders / "mlm")
+    cases = [
+        ([f"model={mlm}"], "give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER"),
+        (
+            [f"model={mlm}", "format=onxn", "out=o"],
+            "format=onxn is unknown; use hf, onnx, onnx-int8",
+        ),
+        ([f"model={mlm}", "format=hf", f"out={mlm}/x"], "is inside model="),
+        ([f"model={mlm}", "format=hf", "out=mine"], "out=mine exists and is no export of bort"),
+        ([f"model={mlm}", "fromat=hf"], "fromat=hf is not a setting; did you mean 'format'?"),
+        (["model=mising", "format=hf", "out=o"], "mising"),
+        ([f"model={mlm}", "format=hf", "out=o", "drop=x"], "drop=x is not a number"),
+        ([f"model={mlm}", "format=hf", "out=o", "task=glue/rte"], "is for a fine-tuned model"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for arguments, message in cases:
+        monkeypatch.setattr(sys, "argv", ["export", *arguments])
+        with pytest.raises(BortError) as error:
+            export.main()
+        assert message in str(error.value) and "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_pickled_weights_are_not_run(shared, tmp_path):
+    """Case R4."""
+    model = shared / "cases" / "R4-pickled-weights" / "model"
+    code, line = command(f"model={model}", "format=onnx", "out=o", cwd=tmp_path)
+    assert code == 1 and "safetensors" in line and len(line.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_upload(folders, tmp_path, monkeypatch):
+    """After success only; a refusal of the hub is one line, and the folder stays."""
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, name, exist_ok):
+            calls.append(name)
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append(Path(folder_path).name)
+            if repo_id == "no/token":
+                raise OSError("401: log in\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    arguments = [f"model={folders / 'mlm'}", "format=hf", f"out={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["export", *arguments, "push=me/model"])
+    export.main()
+    assert calls == ["me/model", "out"]
+    monkeypatch.setattr(sys, "argv", ["export", *arguments, "push=no/token"])
+    with pytest.raises(BortError, match="push=no/token: the hub refuses: 401: log in; .* complete"):
+        export.main()

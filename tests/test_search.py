@@ -394,7 +394,7 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
 def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
     run = search_of("latency=fitted", "latency.engine=onnx_int8", "latency.rounds=1")
     exported = []
-    call = latency.export.onnx_encoder_call
+    call = latency.onnx.onnx_encoder_call
     monkeypatch.setattr(
         latency.export, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
     )
