@@ -161,7 +161,7 @@ def reference_losses(run: Train, start: Path) -> list[float]:
     Not by Hugging Face's classifier: our folder writes one linear layer as its ε I, tanh and W / ε,
     which answers alike but trains otherwise.
     """
-    task, rows = finetune.load_task(run)
+    task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
     body.config.dropout = body.config.attention_dropout = 0.0
@@ -213,7 +213,7 @@ class HuggingFace:
     def __init__(self, run: Train):
         torch.manual_seed(run.seed)
         self.run = run
-        self.task, self.rows = finetune.load_task(run)
+        self.task, self.rows = finetune.load_task(run.task, run.data)
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)
         self.model = AutoModelForSequenceClassification.from_pretrained(
             run.model,
@@ -336,7 +336,7 @@ def scores() -> list[str]:
             for side in list(sides) if seed % 2 == 0 else reversed(sides):
                 folder = RUNS / "scores" / name.split("/")[1] / f"{side}_{seed}"
                 found[side].append(recorded(sides[side], run, folder))
-        task, split = finetune.load_task(run)
+        task, split = finetune.load_task(run.task, run.data)
         count = len(split["train"])
         seconds = {s: statistics.median(r["cpu_seconds"] for r in found[s]) for s in sides}
         speed = {side: count * epochs / seconds[side] for side in sides}
@@ -362,7 +362,7 @@ def by_seed(values: list[float]) -> str:
 
 def our_steps(run: Train) -> Iterator[int]:
     """Train; yields the number of rows after each step."""
-    task, rows = finetune.load_task(run)
+    task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
     body.config.dropout = body.config.attention_dropout = run.dropout
@@ -452,7 +452,7 @@ def pretraining(start: str) -> list[str]:
             best = max(SMALL_LRS, key=lambda lr: statistics.mean(found[lr]))
             cells.append(f"{by_seed(found[best])} | {best:g}")
             means.append(statistics.mean(found[best]))
-        count = len(finetune.load_task(run)[1]["train"])
+        count = len(finetune.load_task(run.task, run.data)[1]["train"])
         margin = f"{100 * (means[1] - means[0]):+.1f} points"
         lines.append(f"| {name} | {count:,} | {cells[0]} | {cells[1]} | {margin} |")
         say(lines[-1])

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import casting, cli, corpus, custom, finetune, hf, onnx, onnx_predict, scoring, tasks
+from bort import casting, cli, corpus, finetune, hf, onnx, onnx_predict, scoring
 from bort.config import Data
 from bort.errors import BortError
 from bort.files import write_json
@@ -297,11 +297,7 @@ def _scored(
     """The task's metrics on its validation set, before and after; BortError for a drop."""
     if isinstance(model, MaskedLM):
         raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
-    if name == "custom":
-        task, rows = custom.read(data)
-    else:
-        task = tasks.find(name)
-        rows = tasks.read(task, Path(data.root) if data.root else None)
+    task, rows = finetune.load_task(name, data)
     inputs = casting.cast(task, rows["val"], tokenizer, min(data.length, model.config.positions))
     pad = tokenizer.pad_token_id
     found = {}
@@ -336,34 +332,36 @@ def card(model, source: str, out: Path, found: Export) -> str:
     """README.md of the folder: what the model is, what it scored, how it is used."""
     config, folder = model.config, Path(source)
     run = _json(folder / "summary.json") | _json(folder / "settings.json")
-    sizes = f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩"
-    count = sum(p.numel() for p in model.parameters())
-    facts = [
-        f"architecture | {sizes}: layers, heads, hidden, intermediate",
-        f"parameters | {count:,}",
-    ]
-    facts += [f"vocabulary | {config.vocab_size:,}", f"longest input | {config.positions} tokens"]
+    packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
+    facts = {
+        "architecture": f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩: "
+        "layers, heads, hidden, intermediate",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "vocabulary": f"{config.vocab_size:,}",
+        "longest input": f"{config.positions} tokens",
+    }
     keys = ("task", "model", "data.source", "data.path", "data.train", "teacher.name", "seed")
-    facts += [f"{key} | {run[key]}" for key in keys if run.get(key) is not None]
-    facts += [f"{k} | {v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)]
-    facts += [f"{k} (export) | {v:.4f}" for k, v in (found.scores or {}).items()]
-    facts.append(f"format | {found.format}, checked: {found.largest_difference:.1e} off at most")
+    facts |= {key: run[key] for key in keys if run.get(key) is not None}
+    facts |= {k: f"{v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)}
+    facts |= {f"{k} export": f"{v:.4f}" for k, v in (found.scores or {}).items()}
+    facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
     if found.agreement is not None:
-        facts.append(f"equal top answers | {found.agreement:.1%}")
+        facts["equal top answers"] = f"{found.agreement:.1%}"
     if found.float32:
-        facts.append(f"in float32 | {', '.join(found.float32)}")
-    packages = ("bort", "torch", "transformers") + (
-        ("onnxruntime",) if found.format != "hf" else ()
-    )
-    facts.append(f"made with | {', '.join(f'{name} {version(name)}' for name in packages)}")
-    table = "\n".join(f"| {fact} |" for fact in ["| ", *facts]).replace("| | |", "| | |", 1)
-    head = "---\nlicense: apache-2.0\nlibrary_name: " + (
-        "transformers\n---\n" if found.format == "hf" else "onnx\n---\n"
-    )
-    rows = table.split("\n")
-    return "\n".join(
-        [head, f"# {out.name}\n", "| | |", "|---|---|", *rows[1:], "", _usage(model, found)]
-    )
+        facts["in float32"] = ", ".join(found.float32)
+    facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
+    library = "transformers" if found.format == "hf" else "onnx"
+    lines = [
+        "---",
+        "license: apache-2.0",
+        f"library_name: {library}",
+        "---",
+        "",
+        f"# {out.name}",
+        "",
+    ]
+    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
+    return "\n".join([*lines, _usage(model, found)])
 
 
 def _json(path: Path) -> dict:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from bort import custom, docstrings, hf, tasks
 from bort.casting import Cast, cast, data_report
-from bort.config import Optim, Train, cache_folder, settings
+from bort.config import Data, Optim, Train, cache_folder, settings
 from bort.data import ResumeSampler, generator, loader
 from bort.errors import BortError
 from bort.files import write_json
@@ -217,7 +217,7 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     if (summary := done(run, folder, say)) is not None:
         return summary
     quiet()
-    task, rows = load_task(run)
+    task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, say, record)
     source = run.model or own_encoder(run, say)
@@ -242,14 +242,14 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         return _train(run, folder, task, model, tokenizer, rows, inputs, say)
 
 
-def load_task(run: Train) -> tuple[Task, dict[str, list[Row]]]:
-    """The task of a run and all its rows; raises BortError for an unknown task or wrong files."""
-    if run.task == "custom":
-        return custom.read(run.data)
-    if run.task == "docstrings":
+def load_task(name: str, data: Data) -> tuple[Task, dict[str, list[Row]]]:
+    """A task and all its rows; raises BortError for an unknown task or wrong files."""
+    if name == "custom":
+        return custom.read(data)
+    if name == "docstrings":
         return docstrings.read(cache_folder())
-    task = tasks.find(run.task)
-    return task, tasks.read(task, Path(run.data.root) if run.data.root else None)
+    task = tasks.find(name)
+    return task, tasks.read(task, Path(data.root) if data.root else None)
 
 
 def _patience(run: Train, task: Task) -> dict:

@@ -93,7 +93,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
 
 def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of one fine-tuning: rows, steps, tokens, FLOPs, memory, disk, hours."""
-    task, rows = load_task(run)
+    task, rows = load_task(run.task, run.data)
     if task.parent:
         say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
         say("dry_run=true: nothing was started")
