@@ -1,22 +1,37 @@
-"""Latency of architectures on this machine, side by side: `python -m bort.benchmark`.
+"""Latency, size and memory on this machine, side by side: `python -m bort.benchmark`.
 
 python -m bort.benchmark                                  # the named architectures
 python -m bort.benchmark archs=[bert_base,bort] latency=onnx_int8 latency.length=512
+python -m bort.benchmark models=[runs/finetune/a,exported] archs=[bert_base] \\
+    engines=[measured,onnx,onnx_int8] batches=[1,8] lengths=[32,128,512] out=compared.csv
+python -m bort.benchmark archs=[bert_base,bort] huggingface=true      # beside Hugging Face's own
 python -m bort.benchmark grid=tiny out=table.csv          # for latency=table elsewhere
 python -m bort.benchmark grid=paper latency.device=cuda out=gpu.csv
+
+models= takes run folders, Hugging Face folders, hub names and exported ONNX folders, and measures
+the whole model, head included; archs= are encoders of these shapes with random weights. `measured`
+is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 """
 
 import sys
 import tempfile
+from html import escape
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bort import cli
+from bort import cli, contenders
 from bort.config import CONF, Arch, Benchmark, parse, register
 from bort.errors import BortError, nearest
-from bort.files import write_csv
+from bort.files import replacing, write_csv
+
+ENGINE_NAMES = {
+    "huggingface": "Hugging Face",
+    "measured": "PyTorch",
+    "onnx": "ONNX",
+    "onnx_int8": "ONNX int8",
+}
 
 
 def named(names: list[str]) -> dict[Arch, str]:
@@ -28,17 +43,165 @@ def named(names: list[str]) -> dict[Arch, str]:
     return {Arch(**OmegaConf.load(known[name])): name for name in names}
 
 
-def run(settings: Benchmark) -> list[dict]:
-    """Measure, print the table, write `out`; returns its rows."""
+def compare(settings: Benchmark) -> list[dict]:
+    """Measure models and archs with all engines and sizes, print and write; returns the rows."""
+    import torch
+
+    from bort import onnx
+    from bort.doctor import machine_line
+
+    engines, sizes, wanted = settings.chosen_engines, settings.sizes, settings.latency
+    archs, longest = named(settings.archs), max(length for _, length in settings.sizes)
+    models = [contenders.of_folder(name) for name in dict.fromkeys(settings.models)]
+    for each in models:
+        if longest > each.limit:
+            raise BortError(
+                f"lengths={longest} is beyond the {each.limit} tokens that {each.name} takes"
+            )
+    if set(engines) != {"measured"}:
+        onnx.require_onnx()
+    threads = wanted.threads or torch.get_num_threads()
+    machine = f"{machine_line()}; int8 products: {int8_instructions()}"
+    cli.say(machine)
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for arch, name in archs.items():
+            given = (engines, settings.vocab_size, max(512, longest), Path(folder))
+            found += contenders.of_arch(arch, name, *given, settings.huggingface)
+        for each in models:
+            found += contenders.exported(each, engines, Path(folder), cli.say)
+        rows = contenders.measure(found, sizes, threads, wanted.rounds, settings.memory, cli.say)
+    notes = [
+        f"{threads} threads, rows without padding, medians [quartiles] of {wanted.rounds} "
+        "rounds in alternating order; the ratio is to the first row of the same size",
+        f"archs: the encoder alone, random weights, vocabulary {settings.vocab_size:,}; models: "
+        "whole, head included (a masked LM gives logits at every token)",
+        "peak: resident memory of a process that loads this model alone, Python included",
+    ]
+    for line in notes:
+        cli.say(line)
+    width = max(len(row["name"]) for row in rows)
+    for batch, length in sizes:
+        cli.say(f"batch {batch} × {length} tokens")
+        for row in rows:
+            if (row["batch"], row["length"]) == (batch, length):
+                cli.say(line_of(row, width))
+    if settings.out:
+        out = Path(settings.out)
+        write_csv(out, list(rows[0]), rows)
+        write_page(out.with_suffix(".html"), rows, [machine, *notes])
+        cli.say(f"table: {out}, picture: {out.with_suffix('.html')}")
+    return rows
+
+
+def int8_instructions() -> str:
+    """What the processor has for products of int8; without any of it int8 gains little."""
+    flags = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+    info = Path("/proc/cpuinfo")
+    found = set(info.read_text().split()) if info.exists() else set()
+    if not found:
+        return "unknown"
+    return ", ".join(flag for flag in flags if flag in found) or "no VNNI"
+
+
+def line_of(row: dict, width: int) -> str:
+    peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
+    return (
+        f"  {row['name']:<{width}}  {row['measures']:<10} {ENGINE_NAMES[row['engine']]:<12} "
+        f"{row['parameters']:>11,} parameters {row['disk_bytes'] / 1e6:8.2f} MB "
+        f"{row['median_ms']:8.2f} ms [{row['low_ms']:.2f}, {row['high_ms']:.2f}] "
+        f"{row['sequences_per_s']:8.1f}/s  peak {peak:>8} {row['ratio']:6.2f} ×"
+    )
+
+
+def write_page(path: Path, rows: list[dict], notes: list[str]) -> None:
+    """The rows as bars and as a table: one HTML file that asks no network for anything."""
+    from bort.report import STYLE
+
+    figure = bars(rows).to_html(
+        full_html=False, include_plotlyjs=True, config={"responsive": True, "displayModeBar": False}
+    )
+    head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in rows[0])
+    body = ""
+    for row in rows:
+        cells = (
+            f"{x:,.2f}" if isinstance(x, float) else "–" if x is None else x for x in row.values()
+        )
+        body += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+    page = (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>bort latency</title><style>{STYLE}</style></head><body><h1>Latency</h1>{figure}"
+        f"<table><tr>{head}</tr>{body}</table>"
+        + "".join(f"<p>{escape(note)}</p>" for note in notes)
+        + "</body></html>"
+    )
+    with replacing(path) as file:
+        file.write(page.encode())
+
+
+def bars(rows: list[dict]):
+    """A panel of milliseconds for each size, a colour for each engine."""
+    from plotly.subplots import make_subplots
+
+    sizes = list(dict.fromkeys((row["batch"], row["length"]) for row in rows))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    titles = [f"batch {batch} × {length} tokens" for batch, length in sizes]
+    figure = make_subplots(len(sizes), 1, subplot_titles=titles, vertical_spacing=0.2 / len(sizes))
+    colors = dict(zip(ENGINE_NAMES, ("#9a6700", "#6e7781", "#1f6feb", "#1a7f37"), strict=True))
+    for number, size in enumerate(sizes):
+        for engine in engines:
+            some = [r for r in rows if (r["batch"], r["length"], r["engine"]) == (*size, engine)]
+            figure.add_bar(
+                orientation="h",
+                y=[r["name"] for r in some],
+                x=[r["median_ms"] for r in some],
+                error_x={
+                    "type": "data",
+                    "array": [r["high_ms"] - r["median_ms"] for r in some],
+                    "arrayminus": [r["median_ms"] - r["low_ms"] for r in some],
+                    **{"color": "#1f2328", "thickness": 1, "width": 3},
+                },
+                text=[f"  {r['median_ms']:.3g} ms, {r['ratio']:.3g} ×" for r in some],
+                textposition="auto",
+                insidetextanchor="start",  # its end is the error bar's place
+                name=ENGINE_NAMES[engine],
+                marker_color=colors[engine],
+                legendgroup=engine,
+                showlegend=number == 0,
+                row=number + 1,
+                col=1,
+            )
+    figure.update_layout(
+        template="plotly_white",
+        height=120 + len(sizes) * (70 + 26 * len(names) * len(engines)),
+        margin={"l": 20, "r": 20, "t": 80, "b": 40},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "top", "yref": "container"},
+    )
+    figure.update_yaxes(
+        categoryorder="array",
+        categoryarray=names,
+        tickvals=names,
+        ticktext=[name if len(name) <= 26 else f"…{name[-25:]}" for name in names],
+        autorange="reversed",
+        automargin=True,
+    )
+    figure.update_xaxes(title_text="ms", rangemode="tozero")
+    return figure
+
+
+def table(settings: Benchmark) -> list[dict]:
+    """Architectures with the one engine and size of `latency`: what latency=table reads."""
     from bort import cost, latency  # torch is loaded only now
     from bort.doctor import machine_line
 
-    points = settings.grid.points()[0]
+    points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
     cli.say(machine_line())
     with tempfile.TemporaryDirectory() as folder:
         found = latency.latencies(
-            settings.latency, list(archs), None, settings.vocab_size, Path(folder), cli.say
+            wanted, list(archs), None, settings.vocab_size, Path(folder), cli.say
         )
     rows, first = [], next(iter(found["points"].values()))[0]
     for arch, name in archs.items():
@@ -64,7 +227,19 @@ def run(settings: Benchmark) -> list[dict]:
         columns = [key for key in rows[0] if key != "ratio"]
         write_csv(Path(settings.out), columns, rows)
         cli.say(f"table: {settings.out}")
+    if settings.out and found["unit"] == "ms" and not points:
+        times = {"latency_ms": "median_ms", "low": "low_ms", "high": "high_ms"}
+        engine = wanted.engine if wanted.source == "fitted" else wanted.source
+        size = {"engine": engine, "batch": wanted.batch, "length": wanted.length}
+        shown = [{times.get(key, key): x for key, x in row.items()} | size for row in rows]
+        path = Path(settings.out).with_suffix(".html")
+        write_page(path, shown, [machine_line(), found["note"]])
+        cli.say(f"picture: {path}")
     return rows
+
+
+def run(settings: Benchmark) -> list[dict]:
+    return compare(settings) if settings.compares else table(settings)
 
 
 def main() -> None:

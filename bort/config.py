@@ -426,6 +426,9 @@ class SearchRun(Train):
             )
 
 
+ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
+
+
 @dataclass
 class Benchmark:
     """All settings of `python -m bort.benchmark`."""
@@ -433,17 +436,75 @@ class Benchmark:
     archs: list[str] = field(
         default_factory=lambda: ["bert_large", "bert_base", "distilbert", "bort", "tinybert4"]
     )  # names in conf/arch; the first one is what the others are compared with
+    models: list[str] = field(default_factory=list)  # runs, model folders, exported ONNX folders
+    engines: list[str] | None = None  # some of ENGINES; null: the one that `latency` names
+    batches: list[int] | None = None  # null: latency.batch
+    lengths: list[int] | None = None  # null: latency.length
+    huggingface: bool = False  # beside each of the archs its shape as Hugging Face's BertModel
+    memory: bool = True  # also the peak memory of a process with one model alone
     grid: Grid = MISSING  # instead, unless it is `none`: every point of it
     latency: Latency = field(default_factory=Latency)
-    vocab_size: int = 30522
-    out: str | None = None  # a CSV that latency=table reads
+    vocab_size: int = 30522  # of the archs and the grid
+    out: str | None = None  # a CSV, and a picture beside it
 
     def __post_init__(self) -> None:
         at_least("vocab_size", self.vocab_size, 8)
         if self.latency.source == "table":
             raise BortError("latency=table is what this writes; use latency=measured or onnx_int8")
-        if not self.archs and not self.grid.points()[0]:
-            raise BortError("archs=[] leaves nothing to measure; name some, or set grid=")
+        points = self.grid.points()[0]
+        if not self.archs and not self.models and not points:
+            raise BortError("archs=[] leaves nothing to measure; name some, or set grid=, models=")
+        if self.out and (Path(self.out).suffix == ".html" or Path(self.out).is_dir()):
+            raise BortError(f"out={self.out} must name a table, as in out=table.csv")
+        if self.compares:
+            self._check_comparison(bool(points))
+
+    def _check_comparison(self, grid: bool) -> None:
+        if grid:
+            raise BortError(
+                "grid= makes a table for latency=table, of one engine and size; leave models=, "
+                "engines=, batches=, lengths= and huggingface= out, or set grid=none"
+            )
+        for key, least in (("batches", 1), ("lengths", 4), ("engines", None)):
+            found = getattr(self, key)
+            if found is not None and not found:
+                raise BortError(f"{key}=[] leaves nothing to measure; give it values")
+            for value in found or ():
+                if least:
+                    at_least(key, value, least)
+                else:
+                    one_of(key, value, ENGINES)
+        if self.engines is None and self.latency.source not in ENGINES:
+            raise BortError(
+                f"latency={self.latency.source} is for the archs and a grid alone; "
+                "use engines=[measured,onnx,onnx_int8]"
+            )
+        if self.latency.device != "cpu":
+            raise BortError(
+                f"latency.device={self.latency.device} is for the archs and a grid alone"
+            )
+        if self.huggingface and not (self.archs and "measured" in self.chosen_engines):
+            raise BortError("huggingface=true needs archs=[…] and measured among the engines")
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is more to it than one engine and size of named architectures."""
+        return (
+            bool(self.models)
+            or self.huggingface
+            or any(x is not None for x in (self.engines, self.batches, self.lengths))
+        )
+
+    @property
+    def chosen_engines(self) -> list[str]:
+        return list(dict.fromkeys(self.engines or [self.latency.source]))
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Batches × lengths, in the order given."""
+        batches = self.batches or [self.latency.batch]
+        lengths = self.lengths or [self.latency.length]
+        return list(dict.fromkeys((batch, length) for batch in batches for length in lengths))
 
 
 ConfigStore.instance().store(name="train_schema", node=Train)

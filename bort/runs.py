@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -193,7 +194,10 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         following = _finish_task(run, folder, summary, choice, say)
     if run.logger.name == "wandb" and (folder / "wandb").is_dir():
         say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
-    text = f" data=text data.path={run.data.path}" if run.data.source == "text" else ""
+    text = ""
+    if run.data.source == "text":
+        plain = re.fullmatch(r"[\w./:+-]+", run.data.path)  # others would need two kinds of quotes
+        text = f" data=text data.path={run.data.path if plain else 'YOUR_TEXT'}"
     known = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
     if following:
         say(f"  next      {python()} {following.format(**known)}")

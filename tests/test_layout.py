@@ -15,7 +15,7 @@ ORDER = (
     "errors files doctor config cli runs tokenizer rows tasks custom casting scoring corpus "
     "docstrings data model hf cost optim checkpoint logger progress training distill pretrain "
     "compare finetune agora fptas onnx latency report search optimum plan sweep predict "
-    "onnx_predict export benchmark bort_fptas __init__"
+    "onnx_predict export contenders benchmark bort_fptas __init__"
 ).split()
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))

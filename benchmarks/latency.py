@@ -1,0 +1,105 @@
+"""Bort's shape in int8 against BERT-large and BERT-base: what shape, engine and int8 each bring.
+
+    python benchmarks/latency.py          # about five minutes on 2 quiet cores, 4 GB of disk
+    python benchmarks/latency.py smoke    # the same with tiny shapes, prints only
+
+Batch 1, 128 tokens, 2 threads; encoders alone with random weights, since the weights' values change
+no time; BERT's own vocabulary (30,522) and Bort's (50,265). One process, contenders in turns, in
+alternating order; medians and quartiles. Writes benchmarks/results/latency.md.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from bort.benchmark import ENGINE_NAMES, int8_instructions
+from bort.cli import say
+from bort.config import ENGINES, Arch
+from bort.contenders import measure, of_arch
+from bort.doctor import machine_line
+
+RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
+BATCH, LENGTH, THREADS, ROUNDS = 1, 128, 2, 5
+SHAPES = {  # architecture, vocabulary, also as Hugging Face's own, times that Bort is to be faster
+    "BERT-large": (Arch(24, 16, 1024, 4096), 30_522, True, 25),
+    "BERT-base": (Arch(12, 12, 768, 3072), 30_522, True, 6),
+    "Bort": (Arch(4, 8, 1024, 768), 50_265, False, None),
+}
+SMOKE = {
+    "BERT-large": (Arch(6, 4, 128, 512), 500, True, 25),
+    "BERT-base": (Arch(4, 4, 128, 512), 500, True, 6),
+    "Bort": (Arch(2, 4, 128, 128), 800, False, None),
+}
+
+
+def table(rows: list[dict]) -> list[str]:
+    lines = [
+        "| encoder | ⟨D,A,H,I⟩, vocabulary | engine | parameters | disk | latency ms [quartiles] "
+        "| sequences/s | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shape = "⟨{depth},{heads},{hidden},{intermediate}⟩, {vocabulary:,}".format(**row)
+        peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
+        lines.append(
+            f"| {row['name']} | {shape} | {ENGINE_NAMES[row['engine']]} "
+            f"| {row['parameters'] / 1e6:.1f} M | {row['disk_bytes'] / 1e6:,.0f} MB "
+            f"| {row['median_ms']:.2f} [{row['low_ms']:.2f}, {row['high_ms']:.2f}] "
+            f"| {row['sequences_per_s']:.1f} | {peak} |"
+        )
+    return lines
+
+
+def parts(rows: list[dict], shapes: dict) -> list[str]:
+    """Bort in int8 against each, and that ratio as a product of three."""
+    ms = {(row["name"], row["engine"]): row["median_ms"] for row in rows}
+    bort = [ms["Bort", engine] for engine in ENGINES]
+    lines = [
+        "| Bort int8 against | times faster | to reach | = shape (both PyTorch) | × engine (ONNX "
+        "for PyTorch, Bort) | × int8 (for float32 in ONNX, Bort) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (*_, goal) in shapes.items():
+        if goal:
+            total, shape = ms[name, "measured"] / bort[2], ms[name, "measured"] / bort[0]
+            lines.append(
+                f"| {name}, PyTorch | {total:.1f} | {goal} | {shape:.2f} | {bort[0] / bort[1]:.2f} "
+                f"| {bort[1] / bort[2]:.2f} |"
+            )
+    for engine in ("huggingface", "onnx", "onnx_int8"):
+        for name, (*_, goal) in shapes.items():
+            if goal:
+                total = ms[name, engine] / bort[2]
+                lines.append(f"| {name}, {ENGINE_NAMES[engine]} | {total:.1f} | – | – | – | – |")
+    return lines
+
+
+def main(smoke: bool) -> None:
+    shapes = SMOKE if smoke else SHAPES
+    say(machine_line())
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for name, (arch, vocab, theirs, _) in shapes.items():
+            found += of_arch(arch, name, list(ENGINES), vocab, 512, Path(folder), theirs)
+            say(f"benchmark: {name} written as ONNX")
+        rows = measure(found, [(BATCH, LENGTH)], THREADS, ROUNDS, True, say)
+    lines = [
+        f"{machine_line()}; int8 products: {int8_instructions()}",
+        "",
+        f"Batch {BATCH} × {LENGTH} tokens, {THREADS} threads, {ROUNDS} rounds in turns. "
+        "The encoder alone, without vocabulary matrix; random weights. PyTorch is this "
+        "project's module in float32, Hugging Face its `BertModel` in float32, int8 dynamic "
+        "quantization for onnxruntime. Peak memory: of a process that loads this model alone, Python included.",
+        "",
+        *parts(rows, shapes),
+        "",
+        *table(rows),
+    ]
+    say("\n".join(lines))
+    if not smoke:
+        RESULT.write_text("\n".join(lines) + "\n")
+        say(f"table: {RESULT}")
+
+
+if __name__ == "__main__":
+    main(smoke=sys.argv[1:] == ["smoke"])
