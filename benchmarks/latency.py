@@ -89,7 +89,8 @@ def main(smoke: bool) -> None:
         f"Batch {BATCH} × {LENGTH} tokens, {THREADS} threads, {ROUNDS} rounds in turns. "
         "The encoder alone, without vocabulary matrix; random weights. PyTorch is this "
         "project's module in float32, Hugging Face its `BertModel` in float32, int8 dynamic "
-        "quantization for onnxruntime. Peak memory: of a process that loads this model alone, Python included.",
+        "quantization for onnxruntime. Peak memory: of a process that loads this model alone, all "
+        "included.",
         "",
         *parts(rows, shapes),
         "",

@@ -76,8 +76,9 @@ def compare(settings: Benchmark) -> list[dict]:
         "rounds in alternating order; the ratio is to the first row of the same size",
         f"archs: the encoder alone, random weights, vocabulary {settings.vocab_size:,}; models: "
         "whole, head included (a masked LM gives logits at every token)",
-        "peak: resident memory of a process that loads this model alone, Python included",
     ]
+    if settings.memory:
+        notes.append("peak: resident memory of a process that loads this model alone, all included")
     for line in notes:
         cli.say(line)
     width = max(len(row["name"]) for row in rows)

@@ -396,7 +396,7 @@ def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
     exported = []
     call = latency.onnx.onnx_encoder_call
     monkeypatch.setattr(
-        latency.export, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
+        latency.onnx, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
     )
     run = replace(run, latency=replace(run.latency, shapes=6))
     found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path, quiet)
