@@ -43,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/pretrain.py
 	$(BIN)/python benchmarks/recipe.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/latency.py
 
 # A .venv that works is brought up to date in place; any other is made anew. The check for a usable
 # Python runs the candidate: a pyenv shim exists for versions that then fail to start, and Debian's

@@ -109,7 +109,7 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
 
     onnx.require_onnx()
     import onnxruntime
-    from onnx import load
+    from onnx import TensorProto, load
 
     settings = hf.settings(folder)
     keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
@@ -126,7 +126,9 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
             raise BortError(f"{file} has the input {given.name}; known are {', '.join(INPUTS)}")
     tensors = load(str(file)).graph.initializer
     int8 = any(tensor.name.endswith("_quantized") for tensor in tensors)
-    weights = [t for t in tensors if t.dims and not t.name.endswith(("_scale", "_zero_point"))]
+    kinds = (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8)
+    weights = [t for t in tensors if t.data_type in kinds and t.dims]
+    weights = [t for t in weights if not t.name.endswith(("_scale", "_zero_point"))]
     count = sum(int(np.prod(tensor.dims)) for tensor in weights)
     what = HEADS.get("For" + settings["architectures"][0].partition("For")[2], "encoder")
     if "spans" in [given.name for given in session.get_inputs()]:
