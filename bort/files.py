@@ -1,10 +1,11 @@
-"""Files that are either whole or absent: temporary name beside the target, fsync, rename."""
+"""Files and folders that are whole or absent: temporary name beside the target, fsync, rename."""
 
 import csv
 import errno
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,33 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its name, whole and on the disk, after the block.
+
+    What stood there before goes only then; when the block raises, it stays and nothing else does.
+    """
+    fresh, old = (folder.with_name(f".{folder.name}.{part}") for part in ("new", "old"))
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        for path in fresh.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(fresh)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        sync_folder(folder.parent)
+    finally:  # Ctrl-C included
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

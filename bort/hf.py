@@ -6,7 +6,6 @@ Nothing here imports code from a folder or unpickles more than plain tensors.
 import json
 import os
 import pickle
-import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -26,7 +25,7 @@ from transformers import (
 
 from bort.corpus import hub_reachable
 from bort.errors import BortError, nearest
-from bort.files import sync_folder, write_json
+from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std
 
 FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
@@ -176,22 +175,38 @@ def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> Maske
     Raises BortError if there is no such model, if it is neither BERT nor RoBERTa, if a weight is
     missing or has another shape, or if the file is damaged or wants to run code.
     """
-    random_head = str(name).lower() == "amazon/bort"
-    if random_head and head_required:
+    if head_required and _random_head(name):  # before anything is fetched
         raise BortError(
             "amazon/bort is usable as an encoder, not as a teacher: no masked-LM head "
             "(the published one is random)"
         )
-    folder, settings, config, weights = _open(name)
+    opened = folder, _, config, weights = _open(name)
+    trained = _has_head(config, weights) and not _random_head(name)
+    if head_required and not trained:
+        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
+    return _masked_lm(*opened, trained)
+
+
+def _random_head(name: str | os.PathLike) -> bool:
+    return str(name).lower() == "amazon/bort"
+
+
+def _has_head(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
+    head = HEAD_NAMES[_family(config)][""] + "."
+    return any(key.startswith(head) for key in weights)
+
+
+def _masked_lm(
+    folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor], trained: bool
+) -> MaskedLM:
+    """trained: whether the head is the file's; else it is fresh."""
     family, model = _family(config), empty(config)
     names = hf_names(model)
-    head = HEAD_NAMES[family][""] + "."
-    if not random_head and any(key.startswith(head) for key in weights):
+    if trained:
         _drop_tied(weights, family, settings, folder)
-    elif head_required:
-        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
     else:
         draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
+        head = HEAD_NAMES[family][""] + "."
         names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
     _fill(model, names, weights, folder)
     return model
@@ -202,14 +217,23 @@ def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]
 
     Raises BortError if it holds no classifier, and as `load_masked_lm` does.
     """
-    folder, settings, config, weights = _open(name)
+    opened = _open(name)
+    if (found := _classifier(*opened)) is None:
+        raise BortError(
+            f"{opened[0]} is not a fine-tuned model; train.py experiment=finetune makes one"
+        )
+    return found
+
+
+def _classifier(
+    folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
+) -> tuple[Classifier, dict[int, str]] | None:
+    """None when the folder holds no classifier."""
     family = _family(config)
     kind = str((settings.get("architectures") or [""])[0]).removeprefix(family.capitalize())
     names = CLASSIFIER_NAMES.get(kind, {}).get(family)
     if names is None or f"{names[1]}.weight" not in weights:
-        raise BortError(
-            f"{folder} is not a fine-tuned model; train.py experiment=finetune makes one"
-        )
+        return None
     outputs, width = weights[f"{names[1]}.weight"].shape
     spans = width // config.hidden - 1
     with torch.device("meta"):
@@ -227,13 +251,19 @@ OF_A_TASK = ("id2label", "label2id", "problem_type", "bort_task", "bort_texts")
 
 
 def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
-    """A fine-tuned model and the names of its outputs, or else a masked LM and none."""
-    try:
-        return load_classifier(name)
-    except BortError as error:
-        if "is not a fine-tuned model" not in str(error):
-            raise
-        return load_masked_lm(name), {}
+    """A fine-tuned model and the names of its outputs, or else a masked LM and none.
+
+    Raises BortError for an encoder without a head, and as `load_masked_lm` does.
+    """
+    opened = folder, _, config, weights = _open(name)
+    if (found := _classifier(*opened)) is not None:
+        return found
+    if not _has_head(config, weights) or _random_head(name):
+        raise BortError(
+            f"{folder} is an encoder without a trained head; train.py experiment=finetune "
+            f"model={name} gives it one"
+        )
+    return _masked_lm(*opened, trained=True), {}
 
 
 def settings(name: str | os.PathLike) -> dict:
@@ -498,30 +528,15 @@ def save(
     if folder.exists() and not (folder / "config.json").is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise BortError(f"{folder} exists and is not a model folder; give another place")
-    fresh, old = (folder.with_name(f".{folder.name}.{part}") for part in ("new", "old"))
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
-        safetensors.torch.save_file(
-            _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
-        )
-        _save_tokenizer(tokenizer, model.config, fresh)
-        for path in fresh.iterdir():
-            _fsync(path)
-        sync_folder(fresh)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        sync_folder(folder.parent)
+        with replacing_folder(folder) as fresh:
+            write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
+            safetensors.torch.save_file(
+                _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
+            )
+            _save_tokenizer(tokenizer, model.config, fresh)
     except (OSError, SafetensorError) as e:
         raise BortError(f"cannot write the model folder {folder}: {e}") from None
-    finally:  # Ctrl-C included
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _hf_weights(model: MaskedLM | Classifier) -> dict[str, Tensor]:
@@ -613,8 +628,3 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, fol
         "model_input_names": inputs,
     }
     write_json(path, settings)
-
-
-def _fsync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
