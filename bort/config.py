@@ -228,7 +228,7 @@ class Train:
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
-        if self.job in ("finetune", "agora"):
+        if self.job == "finetune":
             self._check_task()
         elif self.optim.lr is None:
             raise BortError("optim.lr=null is for fine-tuning; give a number")
@@ -571,10 +571,8 @@ def settings(run: Train) -> dict[str, Any]:
 
     walk("", {k: v for k, v in asdict(run).items() if k not in FREE_KEYS})
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
-    if run.job not in ("finetune", "agora"):
+    if run.job != "finetune":
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
-    if run.job != "agora":
-        free |= {key for key in flat if key.startswith("agora.")}
     return {k: v for k, v in flat.items() if k not in free}
 
 

@@ -37,15 +37,10 @@ def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
         for split, found in records.items()
     }
     task = _task(data, labels, records)
-    rows = {
-        split: [
-            _row(task, number, record, where, label)
-            for number, ((record, where), label) in enumerate(
-                zip(found, labels[split], strict=True)
-            )
-        ]
-        for split, found in records.items()
-    }
+    rows = {}
+    for split, found in records.items():
+        places = enumerate(zip(found, labels[split], strict=True))
+        rows[split] = [_row(task, k, *record, label) for k, (record, label) in places]
     if "val" not in rows:
         rows = _hold_out(rows, data.train)
     return task, rows
@@ -64,27 +59,34 @@ def _task(data: Data, labels: dict[str, list], records: dict[str, list[Record]])
         where = records["train"][labels["train"].index(wrong)][1]
         raise BortError(f"{where}: '{data.label}' is {shown(wrong)}, not a number; mend it")
     regression = data.kind == "number" or (data.kind == "auto" and _continuous(numbers))
-    given = {
-        "name": "custom",
-        "folders": (),
-        "splits": {
+    if regression:
+        ends = (f"{min(numbers):g}", f"{max(numbers):g}")
+        return own_task("custom", "regression", data.texts, ends, label=data.label)
+    _check_classes(found, len(labels["train"]), data)
+    in_order = None not in numbers
+    classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
+    return own_task("custom", "classes", data.texts, tuple(classes), label=data.label)
+
+
+def own_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
+    """A task of no suite; answers to a test set go to test.jsonl."""
+    metrics = {"regression": ("pearson", "spearman"), "classes": ("accuracy", "macro_f1")}
+    return Task(
+        name,
+        folders=(),
+        splits={
             "train": Split((), ""),
             "val": Split((), ""),
             "test": Split((), "", "test.jsonl"),
         },
-        "columns": data.texts,
-        "label": data.label,
-        "hub": "",
-        "config": "",
-    }
-    if regression:
-        ends = (f"{min(numbers):g}", f"{max(numbers):g}")
-        metrics = ("pearson", "spearman")
-        return Task(kind="regression", labels=ends, metrics=metrics, **given)
-    _check_classes(found, len(labels["train"]), data)
-    in_order = None not in numbers
-    classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
-    return Task(kind="classes", labels=tuple(classes), metrics=("accuracy", "macro_f1"), **given)
+        kind=kind,
+        columns=columns,
+        labels=labels,
+        metrics=metrics[kind],
+        hub="",
+        config="",
+        **facts,
+    )
 
 
 def _continuous(numbers: list[float | None]) -> bool:

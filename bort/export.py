@@ -25,7 +25,7 @@ import torch
 from bort import casting, cli, corpus, finetune, hf, onnx, onnx_predict, scoring
 from bort.config import Data
 from bort.errors import BortError
-from bort.files import write_json
+from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM
 from bort.tokenizer import special_ids
 
@@ -48,9 +48,15 @@ class Export:
 
 
 def export(
-    source: str, form: str, out: Path, agreement: float = 0.95, drop: float = 0.01,
-    task: str | None = None, data: Data | None = None, say: Callable = print,
-) -> Export:  # fmt: skip
+    source: str,
+    form: str,
+    out: Path,
+    agreement: float = 0.95,
+    drop: float = 0.01,
+    task: str | None = None,
+    data: Data | None = None,
+    say: Callable = print,
+) -> Export:
     """Write `source` in this format as the folder `out`, after all checks have passed.
 
     Raises BortError for a model that cannot be read, a folder that is taken, and a failed check;
@@ -59,19 +65,13 @@ def export(
     model, _ = hf.load(source)
     tokenizer = hf.load_tokenizer(source)
     _check_place(out, source)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
         found, run = _checked(model, tokenizer, form, fresh, agreement, say)
         if task:
             found.scores = _scored(model, tokenizer, run, task, data, drop, say)
         write_json(fresh / "export.json", vars(found))
         (fresh / "README.md").write_text(card(model, source, out, found))
-        if out.exists():
-            shutil.rmtree(out)
-        fresh.rename(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return found
 
 
@@ -119,10 +119,15 @@ def _checked(
     if form == "onnx":
         return found, run
     samples = list(_samples(model, tokenizer))
-    found.float32, run = _quantized(path, reference, samples, model, agreement, say)
-    found.agreement = agree(model, reference, run, samples)
-    differences = [np.abs(reference(x) - run(x)).max() for x in samples]
-    found.largest_difference = float(max(differences))
+    expected = [_real(model, x, reference(x)) for x in samples]
+
+    def answers(run: Run) -> list[np.ndarray]:
+        return [_real(model, x, run(x)) for x in samples]
+
+    found.float32, run, given = _quantized(path, expected, answers, agreement, say)
+    found.agreement = agree(expected, given)
+    differences = [float(np.abs(a - b).max()) for a, b in zip(expected, given, strict=True)]
+    found.largest_difference = max(differences)
     say(
         f"int8: {found.agreement:.1%} of the top answers are equal (asked {agreement:.1%}), the "
         f"largest difference of a logit is {found.largest_difference:.3f}"
@@ -140,11 +145,9 @@ def _largest(reference: Run, run: Run, model, tokenizer) -> float:
         limit = model.config.positions
         length = min(limit, {0: limit, -1: max(2, limit // 2)}.get(length, length))
         inputs = random_inputs(model, tokenizer, batch, length, seed=number)
-        expected, found = reference(inputs), run(inputs)
-        real = inputs["attention_mask"].astype(bool)
-        pair = (expected[real], found[real]) if _per_token(model) else (expected, found)
-        scale = max(1.0, float(np.abs(pair[0]).max()))
-        difference = float(np.abs(pair[0] - pair[1]).max()) / scale
+        expected, found = (_real(model, inputs, call(inputs)) for call in (reference, run))
+        scale = max(1.0, float(np.abs(expected).max()))
+        difference = float(np.abs(expected - found).max()) / scale
         if not difference <= TOLERANCE:
             raise BortError(
                 f"check: at {batch} × {length} tokens the export's logits differ by "
@@ -193,12 +196,13 @@ def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[In
 
 
 def _quantized(
-    path: Path, reference: Run, samples: list, model, agreement: float, say: Callable
-) -> tuple[list[str], Run]:
+    path: Path, expected: list, answers: Callable[[Run], list], agreement: float, say: Callable
+) -> tuple[list[str], Run, list[np.ndarray]]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
     First those alone whose rounding noise is large; then, while the answers differ, twice as many.
-    Raises BortError when more than half would have to stay.
+    Returns the names of those, the session and its answers. Raises BortError when more than half
+    would have to stay.
     """
     losses = onnx.matrices(path)
     order = sorted(losses, key=lambda node: -losses[node][1])
@@ -209,8 +213,8 @@ def _quantized(
         keep = order[:count]
         onnx.quantize(whole, path, keep)
         run = onnx_run(path)
-        equal = agree(model, reference, run, samples)
-        if equal >= agreement:
+        given = answers(run)
+        if (equal := agree(expected, given)) >= agreement:
             break
         count = max(1, 2 * count)
         if count > MOST_KEPT * len(order):
@@ -222,31 +226,28 @@ def _quantized(
     names = sorted(losses[node][0] for node in keep)
     if names:
         say(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
-    return names, run
+    return names, run, given
 
 
 RUINED = 0.1  # rounding noise of a matrix's worst column; 0.01 is usual
 
 
-def agree(model, reference: Run, run: Run, samples: list[Inputs]) -> float:
-    """Share of equal top answers: words at each token, classes, or the order of two numbers."""
+def agree(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
+    """Share of equal top answers: words at each token, classes, or numbers that are close."""
     same, count = 0, 0
-    for inputs in samples:
-        expected, found = reference(inputs), run(inputs)
-        if _per_token(model):
-            real = inputs["attention_mask"].astype(bool)
-            expected, found = expected[real], found[real]
-        if expected.shape[-1] > 1:
-            equal = expected.argmax(-1) == found.argmax(-1)
-        else:  # numbers agree when they are within a twentieth of the answers' spread
-            spread = max(float(np.ptp(expected)), 1e-3)
-            equal = np.abs(expected - found)[..., 0] <= 0.05 * spread
+    for a, b in zip(expected, found, strict=True):
+        if a.shape[-1] > 1:
+            equal = a.argmax(-1) == b.argmax(-1)
+        else:  # within a twentieth of the answers' spread
+            equal = np.abs(a - b)[..., 0] <= 0.05 * max(float(np.ptp(a)), 1e-3)
         same, count = same + int(equal.sum()), count + equal.size
     return same / count
 
 
-def _per_token(model) -> bool:
-    return isinstance(model, MaskedLM)
+def _real(model, inputs: Inputs, logits: np.ndarray) -> np.ndarray:
+    """Of a masked LM the logits (tokens, V) where there is no padding; of others all."""
+    masked = isinstance(model, MaskedLM)
+    return logits[inputs["attention_mask"].astype(bool)] if masked else logits
 
 
 def torch_run(model: MaskedLM | Classifier) -> Run:
@@ -299,20 +300,20 @@ def _scored(
         raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
     task, rows = finetune.load_task(name, data)
     inputs = casting.cast(task, rows["val"], tokenizer, min(data.length, model.config.positions))
-    pad = tokenizer.pad_token_id
+
+    def written(input_ids, attention_mask, token_types=None, spans=None) -> torch.Tensor:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "spans": spans}
+        if model.config.type_vocab:
+            absent = token_types is None
+            given["token_type_ids"] = torch.zeros_like(input_ids) if absent else token_types
+        arrays = {name: x.numpy() for name, x in given.items() if x is not None}
+        return torch.from_numpy(run(arrays))
+
     found = {}
-    for when, call in (("before", torch_run(model)), ("after", run)):
-        answers = np.zeros(len(rows["val"]))
-        for batch in finetune.RowBatches(inputs, rows["val"], 16, pad, None):
-            given = {k: v.numpy() for k, v in batch.items() if k not in ("labels", "rows")}
-            if "token_types" in given:
-                given["token_type_ids"] = given.pop("token_types")
-            if model.config.type_vocab and "token_type_ids" not in given:
-                given["token_type_ids"] = np.zeros_like(given["input_ids"])
-            outputs = torch.from_numpy(call(given)).view(len(batch["labels"]), -1)
-            answers[batch["rows"].numpy()] = finetune.answers(task, outputs)
-        for metric, value in scoring.score(task, rows["val"], answers).items():
-            found[f"{when}/{metric}"] = value
+    for when, call in (("before", model.eval()), ("after", written)):
+        answers = finetune.predict(task, call, rows["val"], inputs, tokenizer.pad_token_id)
+        scores = scoring.score(task, rows["val"], answers)
+        found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]
         say(f"score: {task.name} val/{metric} {before:.4f} before, {after:.4f} after")
@@ -351,15 +352,8 @@ def card(model, source: str, out: Path, found: Export) -> str:
         facts["in float32"] = ", ".join(found.float32)
     facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
     library = "transformers" if found.format == "hf" else "onnx"
-    lines = [
-        "---",
-        "license: apache-2.0",
-        f"library_name: {library}",
-        "---",
-        "",
-        f"# {out.name}",
-        "",
-    ]
+    facts["licence"] = "not stated: that of the weights it started from and of the data"
+    lines = ["---", f"library_name: {library}", "---", "", f"# {out.name}", ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
     return "\n".join([*lines, _usage(model, found)])
 

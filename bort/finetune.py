@@ -119,7 +119,7 @@ class TaskData(pl.LightningDataModule):
         return [loader(batches, None, self.workers) for batches in self.vals.values()]
 
 
-def task_outputs(model: Classifier, batch: dict[str, Tensor]) -> Tensor:
+def task_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
     """(B, classes): of a task with choices, their scores side by side."""
     names = ("input_ids", "attention_mask", "token_types", "spans")
     found = model(**{name: batch[name] for name in names if name in batch})
@@ -344,15 +344,28 @@ def diagnose(
     order = [place[label] for label in task.labels]
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        inputs = {name: cast(task, rows[name], tokenizer, run.data.length) for name in rows}
-        pad = tokenizer.pad_token_id
-        predictions = {
-            name: predict(task, model, rows[name], inputs[name], pad, order) for name in rows
-        }
-        scores = outcome(task, rows, predictions, folder, say)
+        scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
         write_json(folder / "summary.json", summary)
         return summary
+
+
+def _answer(
+    run: Train,
+    task: Task,
+    rows: dict[str, list[Row]],
+    model: Classifier,
+    order: list[int],
+    tokenizer,
+    folder: Path,
+    say: Say,
+) -> dict[str, float]:
+    """Scores and submission files of all splits by a model whose outputs have another order."""
+    pad, found = tokenizer.pad_token_id, {}
+    for name, split in rows.items():
+        inputs = cast(task, split, tokenizer, run.data.length)
+        found[name] = predict(task, model, split, inputs, pad, order)
+    return outcome(task, rows, found, folder, say)
 
 
 def _answer_diagnostics(
@@ -365,30 +378,25 @@ def _answer_diagnostics(
             continue  # from the hub only when it is asked for: task=glue/ax
         rows = tasks.read(child, root)
         order = [task.labels.index(label) for label in child.labels]
-        inputs = {name: cast(child, rows[name], tokenizer, run.data.length) for name in rows}
-        found = {
-            name: predict(child, model, rows[name], inputs[name], tokenizer.pad_token_id, order)
-            for name in rows
-        }
-        outcome(child, rows, found, folder, say)
+        _answer(run, child, rows, model, order, tokenizer, folder, say)
         say(f"data: {child.name} is there too, and answered by this model")
 
 
 @torch.no_grad()
 def predict(
     task: Task,
-    model: Classifier,
+    model: Callable[..., Tensor],
     rows: list[Row],
     inputs: Cast,
     pad: int,
     order: list[int] | None = None,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """The answers (N,) of a model to rows, in their order.
+    """The answers (N,) of a model, in evaluation mode, to rows, in their order.
 
-    order: which output of the model is the first label of the task, which the second, …
+    model: or whatever takes a classifier's inputs. order: which output of the model is the first
+    label of the task, which the second, …
     """
-    model.eval()
     found = np.zeros(len(rows))
     for batch in RowBatches(inputs, rows, batch_size, pad, None):
         outputs = task_outputs(model, batch)

@@ -55,7 +55,7 @@ def _hours(flops: float) -> float:
 
 def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of a pre-training run: parameters, tokens, FLOPs, memory, disk, hours."""
-    if run.job in ("finetune", "agora"):
+    if run.job == "finetune":
         show_task(run, folder, say)
         return
     trainer, data = run.trainer or {}, run.data

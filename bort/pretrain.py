@@ -124,8 +124,12 @@ def teacher_run(run: Train) -> Train:
 
 def teacher_folder(run: Train, corpus: Corpus) -> Path:
     """Where the trained teacher of these settings is cached."""
-    name = fingerprint({**settings(teacher_run(run)), "corpus": corpus.info["fingerprint"]})
-    return cache_folder() / "teachers" / name
+    return _cached("teachers", teacher_run(run), corpus)
+
+
+def _cached(kind: str, own: Train, corpus: Corpus) -> Path:
+    name = fingerprint({**settings(own), "corpus": corpus.info["fingerprint"]})
+    return cache_folder() / kind / name
 
 
 def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
@@ -160,8 +164,7 @@ def own_encoder(run: Train, say: Say) -> Path:
         resume=True,
     )
     corpus = corpora.build(own.data, cache_folder(), None, say)
-    name = fingerprint({**settings(own), "corpus": corpus.info["fingerprint"]})
-    folder = cache_folder() / "encoders" / name
+    folder = _cached("encoders", own, corpus)
     if finished(folder) is None:
         say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
         train(own, folder, corpus, None, say, label="encoder", wait=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
 from bort import export, hf, onnx, tasks
@@ -54,6 +54,9 @@ def folders(tmp_path_factory, tokenizer):
     """A masked LM and one fine-tuned folder of each kind."""
     root = tmp_path_factory.mktemp("models")
     hf.save(body(), tokenizer, root / "mlm")
+    bare = AutoModel.from_pretrained(root / "mlm", add_pooling_layer=False)
+    bare.save_pretrained(root / "encoder")
+    hf.load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
     for name in TASKS:
         task = tasks.find(name)
         model = fresh_classifier(task, body(1), Run)
@@ -212,12 +215,10 @@ def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch)
 
 def test_agreement_by_hand():
     """Two of three classes; of numbers those within a twentieth of their spread."""
-    one = {"attention_mask": np.ones((3, 1))}
-    expected = {0: np.array([[1.0, 2], [3, 1], [0, 5]]), 1: np.array([[0.0], [1.0], [2.0]])}
-    found = {0: np.array([[1.0, 3], [0, 1], [0, 9]]), 1: np.array([[0.09], [1.2], [2.0]])}
-    for number in (0, 1):
-        given = (lambda _, n=number: expected[n]), (lambda _, n=number: found[n])
-        assert export.agree(None, *given, [one]) == pytest.approx(2 / 3)
+    classes = np.array([[1.0, 2], [3, 1], [0, 5]]), np.array([[1.0, 3], [0, 1], [0, 9]])
+    numbers = np.array([[0.0], [1.0], [2.0]]), np.array([[0.09], [1.2], [2.0]])
+    for expected, found in (classes, numbers):
+        assert export.agree([expected], [found]) == pytest.approx(2 / 3)
 
 
 # ------------------------------------------------------------------------------------ folders
@@ -302,6 +303,10 @@ def test_mistakes(folders, tmp_path, monkeypatch, capsys):
         ([f"model={mlm}", "format=hf", f"out={mlm}/x"], "is inside model="),
         ([f"model={mlm}", "format=hf", "out=mine"], "out=mine exists and is no export of bort"),
         ([f"model={mlm}", "fromat=hf"], "fromat=hf is not a setting; did you mean 'format'?"),
+        (
+            [f"model={folders / 'encoder'}", "format=hf", "out=o"],
+            "is an encoder without a trained head",
+        ),
         (["model=mising", "format=hf", "out=o"], "mising"),
         ([f"model={mlm}", "format=hf", "out=o", "drop=x"], "drop=x is not a number"),
         ([f"model={mlm}", "format=hf", "out=o", "task=glue/rte"], "is for a fine-tuned model"),
