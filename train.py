@@ -45,7 +45,7 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         if (summary := runs.done(run, folder, cli.say)) is not None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
             return objective(summary)
-    from bort import compare, finetune, plan, pretrain  # torch is loaded only now
+    from bort import agora_run, compare, finetune, plan, pretrain, report  # torch: only now
 
     if run.dry_run:
         plan.show(run, folder, cli.say)
@@ -55,8 +55,13 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         "overrides.yaml": OmegaConf.to_yaml(HydraConfig.get().overrides.task),
         "hydra.yaml": OmegaConf.to_yaml(HydraConfig.get()),
     }
-    jobs = {"compare": compare.compare, "finetune": finetune.finetune}
+    jobs = {
+        "compare": compare.compare,
+        "finetune": finetune.finetune,
+        "agora": agora_run.agora,
+    }
     summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record)
+    report.write(folder)
     runs.finish(run, folder, summary, choices.experiment, cli.say)
     return objective(summary)
 

@@ -15,16 +15,18 @@ is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bort import cli, contenders
+from bort import cli, contenders, page
 from bort.config import CONF, Arch, Benchmark, parse, register
 from bort.errors import BortError, nearest
-from bort.files import replacing, write_csv
+from bort.files import write_csv
 
 ENGINE_NAMES = {
     "huggingface": "Hugging Face",
@@ -117,28 +119,19 @@ def line_of(row: dict, width: int) -> str:
 
 def write_page(path: Path, rows: list[dict], notes: list[str]) -> None:
     """The rows as bars and as a table: one HTML file that asks no network for anything."""
-    from bort.report import STYLE
+    page.write(path, "bort latency", page_parts(rows, notes))
 
-    figure = bars(rows).to_html(
-        full_html=False, include_plotlyjs=True, config={"responsive": True, "displayModeBar": False}
+
+def page_parts(rows: list[dict], notes: list[str]) -> Iterator[Any]:
+    """HTML and the figure about these rows."""
+    yield "<h1>Latency</h1>"
+    yield bars(rows)
+    cells = (
+        [f"{x:,.2f}" if isinstance(x, float) else "–" if x is None else x for x in row.values()]
+        for row in rows
     )
-    head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in rows[0])
-    body = ""
-    for row in rows:
-        cells = (
-            f"{x:,.2f}" if isinstance(x, float) else "–" if x is None else x for x in row.values()
-        )
-        body += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
-    page = (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>bort latency</title><style>{STYLE}</style></head><body><h1>Latency</h1>{figure}"
-        f"<table><tr>{head}</tr>{body}</table>"
-        + "".join(f"<p>{escape(note)}</p>" for note in notes)
-        + "</body></html>"
-    )
-    with replacing(path) as file:
-        file.write(page.encode())
+    yield page.table(cells, [column.replace("_", " ") for column in rows[0]])
+    yield "".join(f"<p>{escape(note)}</p>" for note in notes)
 
 
 def bars(rows: list[dict]):

@@ -23,6 +23,11 @@ class Cast:
     spans: np.ndarray | None  # (N, 2, 2) int64: first and one past the last token of both spans
     cut: int  # rows that are shorter than their text
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens (N,) of each row's longest input."""
+        return np.array([max(map(len, choices)) for choices in self.input_ids])
+
 
 @dataclass(frozen=True)
 class Template:
@@ -160,6 +165,8 @@ def _longest_first(texts: Sequence[np.ndarray], room: int) -> list[int]:
     """Tokens kept of each text when they are taken one by one from the end of the longer."""
     if sum(map(len, texts)) <= room:
         return [len(text) for text in texts]
+    if len(texts) == 1:
+        return [room]
     first, second = map(len, texts)
     short = min(first, second, room // 2)
     return [room - short, short] if first > second else [short, room - short]

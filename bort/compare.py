@@ -5,7 +5,7 @@ much wall clock, in which KD's time includes the teacher's passes.
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +108,14 @@ def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:
     }
 
 
+def verdicts(accuracy: dict[str, float]) -> Iterator[str]:
+    """What the accuracies of the arms say, in words."""
+    for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
+        ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
+        word = "better than" if ratio > 1 else "not better than"
+        yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
+
+
 def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) -> None:
     """The table, and what it says in words."""
     console = Console(highlight=False)
@@ -127,10 +135,8 @@ def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) 
     unigram = (f"{kd['unigram_ce']:.3f}", f"{kd['unigram_accuracy']:.1%}", "")
     table.add_row("unigram frequencies", "", "", *unigram)
     console.print(table)
-    for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
-        ratio = kd["val/mlm_accuracy"] / max(results[arm]["val/mlm_accuracy"], 1e-9)
-        word = "better than" if ratio > 1 else "not better than"
-        console.print(f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy")
+    for line in verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
+        console.print(line)
     if warning := doubt(min(results.values(), key=lambda row: row["val/loss"])):
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
     if teacher_seconds is not None:

@@ -179,12 +179,75 @@ class Compare:
 
 
 @dataclass
+class Theta:
+    """Θ of Agora: every combination of these; null is the run's own value."""
+
+    lr: list[float] | None = None  # peak rates; null: lr_factor times the run's own
+    lr_factor: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    seed: list[int] | None = field(default_factory=lambda: [0, 1])
+    weight_decay: list[float] | None = None
+    warmup: list[float] | None = None
+    batch_size: list[int] | None = None
+    epochs: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        for key, values in vars(self).items():
+            if values is not None and not values:
+                raise BortError(f"agora.grid.{key}=[] leaves nothing to train; give it values")
+            if values and len(set(values)) < len(values):
+                raise BortError(f"agora.grid.{key}={values} names a value twice")
+            zero = key in ("seed", "weight_decay", "warmup")
+            if any(value < 0 or (value == 0 and not zero) for value in values or ()):
+                raise BortError(
+                    f"agora.grid.{key}={values} must be {'at least' if zero else 'above'} 0"
+                )
+        if max(self.warmup or [0]) >= 1:
+            raise BortError(f"agora.grid.warmup={self.warmup} must be below 1")
+
+
+@dataclass
+class Agora:
+    """Rounds of training, mistakes, and rows generated from them (arXiv 2010.07990)."""
+
+    teacher: str | None = None  # S: a model fine-tuned on the task; null: the run's teacher becomes
+    mlm: str | None = None  # of generator=mlm; null: the encoder of S, or else the candidate
+    grid: Theta = field(default_factory=Theta)
+    rounds: int | None = None  # at most; null: until Θ is used up
+    prune: str = "half"  # the worse half of Θ each round, or lcs (the original)
+    replays: int = 1  # rounds in all that may be done again because E became worse
+    generator: str = "mlm"  # or nearest (by the candidate's embeddings), edit (deletion and swap)
+    mistakes: str = "train"  # rows are made from mistakes on D; eval: on E, as published
+    rate: float = 0.15  # share of a row's words that a generator changes
+    samples: int | None = None  # rows generated a round; null: a quarter of D
+    labels: str = "hard"  # S's answer; soft: S's probabilities
+    confidence: float = 0.8  # of S, below which a row with a hard label is dropped
+    eval_fraction: float = 0.2  # of the training rows: E
+    guard: float = 2 / 3  # balanced accuracy on E that S needs
+
+    def __post_init__(self) -> None:
+        one_of("agora.prune", self.prune, ("half", "lcs"))
+        one_of("agora.generator", self.generator, ("mlm", "nearest", "edit"))
+        one_of("agora.mistakes", self.mistakes, ("train", "eval"))
+        one_of("agora.labels", self.labels, ("hard", "soft"))
+        at_least("agora.replays", self.replays, 0)
+        for key in ("rounds", "samples"):
+            if getattr(self, key) is not None:
+                at_least(f"agora.{key}", getattr(self, key), 1)
+        for key in ("confidence", "guard"):
+            at_least(f"agora.{key}", getattr(self, key), 0, below=1)
+        for key in ("rate", "eval_fraction"):
+            if not 0 < getattr(self, key) < 1:
+                raise BortError(f"agora.{key}={getattr(self, key):g} must be above 0 and below 1")
+
+
+@dataclass
 class Logger:
     """Where metrics go besides the run folder's metrics.csv, which is always written."""
 
     name: str = "csv"  # csv, wandb, tensorboard, none
     mode: str = "auto"  # of wandb: auto (offline without a key), online, offline
     project: str = "bort"
+    job_type: str | None = None  # of wandb; a search has one run of its own and `candidate`s
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -196,7 +259,7 @@ class Logger:
 class Train:
     """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
 
-    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune")
+    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
     job: str = "pretrain"
     arch: Arch = MISSING
     arch_file: str | None = (
@@ -207,6 +270,7 @@ class Train:
     distill: Distill = field(default_factory=Distill)
     teacher: Teacher = field(default_factory=Teacher)
     compare: Compare = field(default_factory=Compare)
+    agora: Agora = field(default_factory=Agora)
     task: str | None = None  # of fine-tuning: suite/name, as in glue/rte
     model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
@@ -228,7 +292,7 @@ class Train:
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
-        if self.job == "finetune":
+        if self.fits_task:
             self._check_task()
         elif self.optim.lr is None:
             raise BortError("optim.lr=null is for fine-tuning; give a number")
@@ -252,6 +316,8 @@ class Train:
                 raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
 
     def _check_task(self) -> None:
+        if self.job == "agora" and str((self.trainer or {}).get("devices", 1)) != "1":
+            raise BortError("experiment=agora trains on one device; use trainer.devices=1")
         if not self.task or not (self.model or self.task == "docstrings"):
             raise BortError(
                 f"task={self.task} needs model=FOLDER, as in task=glue/rte "
@@ -270,11 +336,15 @@ class Train:
     def training(self, **changes: Any) -> "Train":
         """The settings of one training with these changes, also out of a search's."""
         own = {each.name: getattr(self, each.name) for each in fields(Train)}
-        return Train(**own | {"job": "pretrain", "compare": Compare()} | changes)
+        return Train(**own | {"job": "pretrain", "compare": Compare(), "agora": Agora()} | changes)
+
+    @property
+    def fits_task(self) -> bool:
+        return self.job in ("finetune", "agora")
 
     @property
     def needs_teacher(self) -> bool:
-        if self.job == "finetune":
+        if self.fits_task:
             return False
         return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
 
@@ -571,9 +641,10 @@ def settings(run: Train) -> dict[str, Any]:
 
     walk("", {k: v for k, v in asdict(run).items() if k not in FREE_KEYS})
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
-    if run.job != "finetune":
+    if not run.fits_task:
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
-    return {k: v for k, v in flat.items() if k not in free}
+    other = () if run.job == "agora" else ("agora.",)
+    return {k: v for k, v in flat.items() if k not in free and not k.startswith(other)}
 
 
 def fingerprint(values: dict[str, Any]) -> str:
@@ -585,7 +656,7 @@ def fingerprint(values: dict[str, Any]) -> str:
 def describe(run: Train) -> str:
     """One line: what will be trained, from what, on what, for how long."""
     trainer, data = run.trainer or {}, run.data
-    if run.job == "finetune":
+    if run.fits_task:
         budget = f"{trainer.get('max_epochs')} epochs"
         if (trainer.get("max_steps") or -1) > 0:
             budget = f"{trainer['max_steps']:,} steps"

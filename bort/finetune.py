@@ -22,12 +22,12 @@ from bort.config import Data, Optim, Train, cache_folder, settings
 from bort.data import ResumeSampler, generator, loader
 from bort.errors import BortError
 from bort.files import write_json
-from bort.logger import MetricsCsv, extra_loggers
+from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import Classifier, classifier
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, done, locked, open_folder
-from bort.scoring import constant, score, write_submission
+from bort.scoring import constant, readable, score, write_answers, write_submission
 from bort.training import StepModule, check_trainer, fit, quiet
 
 Say = Callable[[str], None]
@@ -38,16 +38,18 @@ LR_WIDTH = 0.064  # the default rate times the width: 1e-3 at 64 (measured), 8e-
 class RowBatches(Dataset):
     """Rows of similar length as batches, padded to their own longest input.
 
-    Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,), rows (B,),
-    the rows' numbers in the split, and, where there are any, token_types and spans (B, 2, 2).
+    Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,) (of soft
+    ones (B, classes)), rows (B,), the rows' numbers in the split, and, where there are any,
+    token_types and spans (B, 2, 2).
     seed: of the order, new in every epoch; None puts all rows in order of length, for evaluation.
     """
 
     def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
         self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
-        number = np.float32 if any(isinstance(row.label, float) for row in rows) else np.int64
+        floats = any(isinstance(row.label, (float, tuple)) for row in rows)
+        number = np.float32 if floats else np.int64
         self.labels = np.array([0 if row.label is None else row.label for row in rows], number)
-        self.lengths = np.array([max(map(len, choices)) for choices in inputs.input_ids])
+        self.lengths = inputs.lengths
         self.order: tuple[int, list[np.ndarray]] | None = None
 
     def __len__(self) -> int:
@@ -127,7 +129,10 @@ def task_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tens
 
 
 def task_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of outputs (B, classes), or squared error of (B, 1) and numbers (B,)."""
+    """Cross-entropy of outputs (B, classes), or squared error of (B, 1) and numbers (B,).
+
+    labels: (B,), or probabilities (B, classes).
+    """
     if kind == "regression":
         return F.mse_loss(outputs.squeeze(-1).float(), labels.float(), reduction=reduction)
     return F.cross_entropy(outputs.float(), labels, reduction=reduction)
@@ -180,11 +185,21 @@ class FineTuning(StepModule):
             values |= {f"{name}/{metric}": value for metric, value in found.items()}
         self.log_dict(values, logger=False, add_dataloader_idx=False)
         self.log_validation(values)
+        log_samples(self.trainer.loggers, self._samples())
         first = values[self.metric]
         if not self.trainer.sanity_checking and (self.best is None or first > self.best):
             self.best = first
             if self.trainer.is_global_zero:
                 self.keep(self)
+
+    def _samples(self, count: int = 5) -> list[list[str]]:
+        """Text, true label and answer of some rows, spread over the first validation set."""
+        name, rows = next(iter(self.rows.items()))
+        some = range(0, len(rows), max(1, len(rows) // count))
+        pairs = [(rows[k], self._answers[name][k]) for k in some][:count]
+        return [
+            [" / ".join(r.texts), *(readable(self.task, x) for x in (r.label, a))] for r, a in pairs
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -223,7 +238,7 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     source = run.model or own_encoder(run, say)
     body = hf.load_masked_lm(source, head_required=False)
     tokenizer = hf.load_tokenizer(source)
-    _check_length(run, body.config.positions)
+    check_length(run, body.config.positions)
     inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
     for line in data_report(task, rows, inputs):
         say(line)
@@ -239,7 +254,18 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         body.config.dropout = body.config.attention_dropout = run.dropout
         model = fresh_classifier(task, body, run)
         say(f"model: the encoder of {source}, a new head with {model.out.out_features} outputs")
-        return _train(run, folder, task, model, tokenizer, rows, inputs, say)
+        best, numbers = train_classifier(run, folder, task, model, tokenizer, rows, inputs, say)
+        pad, asked = tokenizer.pad_token_id, [name for name in rows if name != "train"]
+        outputs = {name: row_outputs(best, rows[name], inputs[name], pad) for name in asked}
+        found = {name: answers(task, given) for name, given in outputs.items()}
+        scores = outcome(task, rows, found, folder, say)
+        for name in (name for name in asked if name.startswith("val")):
+            path = folder / "predictions" / f"{name}.jsonl"
+            write_answers(path, task, rows[name], inputs[name].lengths, outputs[name].numpy())
+        answer_diagnostics(run, task, best, tokenizer, folder, say)
+        summary = {**scores, **numbers}
+        write_json(folder / "summary.json", summary)
+        return summary
 
 
 def load_task(name: str, data: Data) -> tuple[Task, dict[str, list[Row]]]:
@@ -261,7 +287,7 @@ def _patience(run: Train, task: Task) -> dict:
     }
 
 
-def _train(
+def train_classifier(
     run: Train,
     folder: Path,
     task: Task,
@@ -270,7 +296,12 @@ def _train(
     rows: dict[str, list[Row]],
     inputs: dict[str, Cast],
     say: Say,
-) -> dict:
+    label: str = "fine-tuning",
+) -> tuple[Classifier, dict]:
+    """Train on the `train` rows; the model of the best validation, and what it took.
+
+    That model is in `folder/model`, too. Its scores are the caller's to tell.
+    """
     pad, size = tokenizer.pad_token_id, run.data.batch_size
     vals = {name: split for name, split in rows.items() if name.startswith("val")}
     data = TaskData(
@@ -285,14 +316,9 @@ def _train(
 
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
     module = FineTuning(model, replace(run.optim, lr=rate), task, vals, keep)
-    trainer, throughput = fit(run, folder, module, data, loggers, "fine-tuning", say)
+    trainer, throughput = fit(run, folder, module, data, loggers, label, say)
     best, _ = hf.load_classifier(folder / "model")
-    asked = [name for name in rows if name != "train"]
-    predictions = {name: predict(task, best, rows[name], inputs[name], pad) for name in asked}
-    scores = outcome(task, rows, predictions, folder, say)
-    _answer_diagnostics(run, task, best, tokenizer, folder, say)
-    summary = {
-        **scores,
+    return best, {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": module.tokens,
         "steps": trainer.global_step,
@@ -303,8 +329,6 @@ def _train(
         "task": task.name,
         "metric": f"val/{task.metrics[0]}",
     }
-    write_json(folder / "summary.json", summary)
-    return summary
 
 
 def outcome(
@@ -333,7 +357,7 @@ def diagnose(
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
     model, labels = hf.load_classifier(run.model)
     tokenizer = hf.load_tokenizer(run.model)
-    _check_length(run, model.config.positions)
+    check_length(run, model.config.positions)
     if set(labels.values()) != set(task.labels):
         known = ", ".join(labels.values()) or "none"
         raise BortError(
@@ -368,7 +392,7 @@ def _answer(
     return outcome(task, rows, found, folder, say)
 
 
-def _answer_diagnostics(
+def answer_diagnostics(
     run: Train, task: Task, model: Classifier, tokenizer, folder: Path, say: Say
 ) -> None:
     """Write the submissions of the diagnostic sets that are to be answered by this task's model."""
@@ -382,7 +406,6 @@ def _answer_diagnostics(
         say(f"data: {child.name} is there too, and answered by this model")
 
 
-@torch.no_grad()
 def predict(
     task: Task,
     model: Callable[..., Tensor],
@@ -390,20 +413,31 @@ def predict(
     inputs: Cast,
     pad: int,
     order: list[int] | None = None,
-    batch_size: int = 64,
 ) -> np.ndarray:
-    """The answers (N,) of a model, in evaluation mode, to rows, in their order.
+    """The answers (N,) of a model to rows, in their order; see `row_outputs`."""
+    return answers(task, row_outputs(model, rows, inputs, pad, order))
+
+
+@torch.no_grad()
+def row_outputs(
+    model: Callable[..., Tensor],
+    rows: list[Row],
+    inputs: Cast,
+    pad: int,
+    order: list[int] | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """The outputs (N, classes) of a model, in evaluation mode, to rows, in their order.
 
     model: or whatever takes a classifier's inputs. order: which output of the model is the first
     label of the task, which the second, …
     """
-    found = np.zeros(len(rows))
-    for batch in RowBatches(inputs, rows, batch_size, pad, None):
-        outputs = task_outputs(model, batch)
-        found[batch["rows"].numpy()] = answers(
-            task, outputs if order is None else outputs[:, order]
-        )
-    return found
+    batches = RowBatches(inputs, rows, batch_size, pad, None)
+    places, found = zip(
+        *((b["rows"], task_outputs(model, b).float()) for b in batches), strict=True
+    )
+    outputs = torch.cat(found)[torch.cat(places).argsort()]
+    return outputs if order is None else outputs[:, order]
 
 
 def fresh_classifier(task: Task, body, run: Train) -> Classifier:
@@ -441,7 +475,8 @@ def digest(rows: dict[str, list[Row]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _check_length(run: Train, positions: int) -> None:
+def check_length(run: Train, positions: int) -> None:
+    """Raises BortError when rows may be longer than the model."""
     if run.data.length > positions:
         raise BortError(
             f"data.length={run.data.length} is longer than the {positions} tokens of "

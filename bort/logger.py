@@ -135,7 +135,7 @@ def _text(row: dict[str, float]) -> dict[str, str]:
 
 
 def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
-    """The loggers besides metrics.csv. wandb is offline where there is no key: it never asks."""
+    """The loggers besides metrics.csv; wandb never asks for anything."""
     if config.name == "tensorboard":
         if importlib.util.find_spec("tensorboard") is None:
             raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
@@ -146,6 +146,17 @@ def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
         return []
     from lightning.pytorch.loggers import WandbLogger
 
+    options = wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
+    logger = WandbLogger(save_dir=folder, config=settings, **options)
+    logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
+    return [logger]
+
+
+def wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
+    """What wandb's runs are started with; offline where there is no key.
+
+    Raises BortError when there is none and logger.mode=online.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     offline = config.mode == "offline" or (config.mode == "auto" and not _wandb_key())
     if config.mode == "online" and not _wandb_key():
@@ -153,17 +164,14 @@ def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
             "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or leave "
             "logger.mode=auto for a local log that `wandb sync` uploads later"
         )
-    logger = WandbLogger(
-        project=config.project,
-        name="-".join(folder.parts[-2:]),
-        group=folder.parent.name,
-        save_dir=folder,
-        mode="offline" if offline else "online",
-        config=settings,
-        tags=config.tags,
-    )
-    logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
-    return [logger]
+    return {
+        "project": config.project,
+        "name": name,
+        "group": group,
+        "job_type": config.job_type,
+        "mode": "offline" if offline else "online",
+        "tags": config.tags,
+    }
 
 
 def _wandb_key() -> bool:
@@ -173,6 +181,13 @@ def _wandb_key() -> bool:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:
+    """A table of text, true answer and answer for those that take tables."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)
 
 
 def finish_loggers(loggers: list[Logger]) -> None:

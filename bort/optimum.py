@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
-from bort import report
+from bort import dashboard, page, search_page
 from bort.cli import python
 from bort.config import SIZES, SearchRun, parse
 from bort.files import replacing, write_csv, write_json
@@ -26,6 +27,24 @@ def conclude(folder: Path, say: Say) -> dict:
     Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
     then.
     """
+    run, plan, rows, summary, plots = choice(folder)
+    write_csv(folder / "candidates.csv", list(rows[0]), rows)
+    best = dict(zip(SIZES, summary["optimum"], strict=True))
+    with replacing(folder / "optimum.yaml") as file:
+        file.write(OmegaConf.to_yaml(best).encode())
+    write_json(folder / "summary.json", summary)
+    parts = search_page.parts(folder, run, plan, rows, summary, plots)
+    page.write(folder / "report.html", f"bort search {run.name}", parts)
+    for line in outcome(folder, summary, rows):
+        say(line)
+    if run.logger.name == "wandb":
+        dashboard.log_search(run, folder, summary, rows, plots)
+        say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
+    return summary
+
+
+def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, Any]]:
+    """Settings, plan, rows of candidates, summary and figures of the sweep in a folder."""
     run = parse(OmegaConf.load(folder / ".hydra" / "config.yaml"), SearchRun)
     plan = json.loads((folder / "search.json").read_text())
     found = records(folder)
@@ -34,15 +53,7 @@ def conclude(folder: Path, say: Say) -> dict:
     certificate = chosen.certificate()
     rows = candidate_rows(plan, run, paired, chosen, certificate)
     summary = summarize(plan, run, paired, chosen, certificate, rows)
-    write_csv(folder / "candidates.csv", list(rows[0]), rows)
-    best = dict(zip(SIZES, chosen.best, strict=True))
-    with replacing(folder / "optimum.yaml") as file:
-        file.write(OmegaConf.to_yaml(best).encode())
-    write_json(folder / "summary.json", summary)
-    report.search_page(folder, run, plan, rows, summary, w_choices(plan, chosen))
-    for line in outcome(folder, summary, rows):
-        say(line)
-    return summary
+    return run, plan, rows, summary, search_page.figures(rows, summary, w_choices(plan, chosen))
 
 
 def candidate_rows(
@@ -257,7 +268,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
             f"{row['parameters']:,} parameters  {latency_text(row['latency'], summary)}  "
             f"e {row['error']:.3f}"
         )
-    yield from report.certificate_lines(summary)
+    yield from search_page.certificate_lines(summary)
     yield f"  optimum   {folder}/optimum.yaml"
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"

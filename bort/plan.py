@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bort import cost, hf
+from bort.agora import epoch_steps, planned_steps
 from bort.casting import cast
 from bort.cli import cores
 from bort.config import Arch, SearchRun, Train, cache_folder
@@ -55,7 +56,7 @@ def _hours(flops: float) -> float:
 
 def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of a pre-training run: parameters, tokens, FLOPs, memory, disk, hours."""
-    if run.job == "finetune":
+    if run.fits_task:
         show_task(run, folder, say)
         return
     trainer, data = run.trainer or {}, run.data
@@ -92,7 +93,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
-    """Print the plan of one fine-tuning: rows, steps, tokens, FLOPs, memory, disk, hours."""
+    """Print the plan of a fine-tuning, or of Agora: rows, steps, FLOPs, memory, disk, hours."""
     task, rows = load_task(run.task, run.data)
     if task.parent:
         say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
@@ -112,12 +113,18 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
     if steps < 0 or 0 < epochs * batches < steps:
         steps = batches * max(epochs, 1)
+    if run.job == "agora":
+        held = round(run.agora.eval_fraction * len(rows["train"]))
+        say(f"  E           about {held:,} of the training rows; D has the others")
+        own = len(rows["train"]) - held
+        steps = 3 * planned_steps(run, own) + epoch_steps(run, own)
     flops = cost.training_flops(arch, 0, run.data.length, 0.0) * tokens * steps / batches
     size = cost.parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
     say(f"  rows        {counts}")
-    say(f"  steps       {steps:,} of {run.data.batch_size} rows, {batches:,} an epoch")
+    arms = " in all arms together, S and replays not counted" if run.job == "agora" else ""
+    say(f"  steps       {steps:,} of {run.data.batch_size} rows, {batches:,} an epoch{arms}")
     say(f"  tokens      about {tokens * steps // batches:,}")
     say(f"  FLOPs       {flops:.2e}, {arch} with {size:,} parameters")
     say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")

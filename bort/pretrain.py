@@ -27,7 +27,7 @@ from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.logger import MetricsCsv, extra_loggers
+from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
 from bort.runs import check_corpus, done, finished, locked, open_folder, results
@@ -107,10 +107,13 @@ def teacher_run(run: Train) -> Train:
     trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
     trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
+    tokenizer = run.data.tokenizer
+    if tokenizer == "auto" and run.teacher.name is None:
+        tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
     return run.training(
         arch_file=None,
         arch=run.teacher.arch,
-        data=replace(run.data, batch_size=run.teacher.batch_size),
+        data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
         optim=replace(run.optim, lr=run.teacher.lr),
         distill=Distill(w_kd=0.0, w_mlm=1.0),
         teacher=Teacher(),
@@ -148,9 +151,28 @@ def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
 
 def own_encoder(run: Train, say: Say) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
+    own = _own(run)
+    corpus = corpora.build(own.data, cache_folder(), None, say)
+    folder = _cached("encoders", own, corpus)
+    if finished(folder) is None:
+        say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
+        train(own, folder, corpus, None, say, label="encoder", wait=True)
+    return folder
+
+
+def own_teacher(run: Train, say: Say) -> Path:
+    """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
+    own = _own(run)
+    corpus = corpora.build(own.data, cache_folder(), None, say)
+    trained_teacher(own, corpus, say)
+    return teacher_folder(own, corpus)
+
+
+def _own(run: Train) -> Train:
+    """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
-    own = run.training(
+    return run.training(
         data=Data(),
         optim=Optim(),
         distill=Distill(w_kd=0.0, w_mlm=1.0),
@@ -163,12 +185,6 @@ def own_encoder(run: Train, say: Say) -> Path:
         trainer={**(run.trainer or {}), **steps, **validation, "accumulate_grad_batches": 1},
         resume=True,
     )
-    corpus = corpora.build(own.data, cache_folder(), None, say)
-    folder = _cached("encoders", own, corpus)
-    if finished(folder) is None:
-        say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
-        train(own, folder, corpus, None, say, label="encoder", wait=True)
-    return folder
 
 
 # -------------------------------------------------------------------------------- one training
@@ -249,15 +265,16 @@ def _summary(
         "corpus": corpus.info["fingerprint"],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        **({} if teacher is None else _teacher_numbers(teacher)),
+        **({} if teacher is None else _teacher_numbers(run, corpus, teacher)),
     }
 
 
-def _teacher_numbers(teacher: MaskedLM) -> dict:
-    """What a sweep needs to weigh a student against its teacher."""
+def _teacher_numbers(run: Train, corpus: Corpus, teacher: MaskedLM) -> dict:
+    """What a sweep needs to weigh a student against its teacher, and where that is."""
     sizes = {key: getattr(teacher.config, key) for key in SIZES}
     numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
-    return {f"teacher_{key}": value for key, value in numbers.items()}
+    place = {"teacher": run.teacher.name or str(teacher_folder(run, corpus))}
+    return place | {f"teacher_{key}": value for key, value in numbers.items()}
 
 
 def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
@@ -275,9 +292,6 @@ def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
         with replacing(folder / "samples.txt") as file:
             for text, true, guess in lines[:count]:
                 file.write(f"…{text}…\n  true {true!r}, predicted {guess!r}\n".encode())
-        for logger in loggers:
-            if hasattr(logger, "log_table"):
-                columns = ["text", "true", "predicted"]
-                logger.log_table("samples/predictions", columns=columns, data=lines[:count])
+        log_samples(loggers, lines[:count])
 
     return keep

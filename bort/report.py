@@ -1,343 +1,368 @@
-"""A search as one self-contained HTML page, and its certificate in words."""
+"""Runs as one self-contained HTML page: train.py writes one of each run; any runs side by side by
 
+    python -m bort.report runs/kd_pretrain/first runs/mlm_pretrain/first
+    python -m bort.report runs/kd_vs_mlm/demo runs/kd_pretrain/0 out=all.html
+
+A comparison, a sweep, a search or any folder of runs stands for the runs in it. The page is
+`report.html` in the current folder, or out=FILE. A run that is not finished is shown as far as it
+is.
+"""
+
+import csv
+import os
+import re
+import sys
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
-from bort.cli import clock
-from bort.config import SIZES, SearchRun
-from bort.files import replacing
-from bort.fptas import Xi, name, pareto
-from bort.runs import NEAR
+from bort import cli, mistakes, page
+from bort.config import CONF, SIZES, Arch, Train
+from bort.errors import BortError
+from bort.record import LOSSES, Curve, Run, expand, read, read_json
+from bort.runs import doubt
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
-       color: #1f2328; background: #fff; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9em; }
-td, th { padding: .2em .8em; border-bottom: 1px solid #d0d7de; text-align: right; }
-th { background: #f6f8fa; } td:first-child, th:first-child { text-align: left; }
-.big { display: flex; flex-wrap: wrap; gap: 1em; padding: 0; list-style: none; }
-.big li { background: #f6f8fa; border-radius: 8px; padding: .6em 1em; }
-.big b { display: block; font-size: 1.4em; }
-.doubt { background: #fff8c5; border-left: 4px solid #d4a72c; padding: .2em 1em; }
-pre { background: #f6f8fa; padding: .8em; overflow-x: auto; }
-"""
+MOST_POINTS = 400  # of a curve; more become the means of as many stretches
+PARTS = ("train/kd_loss", "train/mlm_loss")
+PROGRESS = {
+    "Learning rate": "train/lr",
+    "Gradient norm": "train/grad_norm",
+    "Tokens per second": "perf/tokens_per_s",
+}
+
+# ------------------------------------------------------------------------------------ one run
 
 
-def certificate_lines(summary: dict) -> Iterator[str]:
-    """What is proven, what is assumed, and what to doubt; a sentence each."""
-    counts = [f"{summary['trained']} trained", f"{summary['pruned']} pruned by proof"]
-    for key, words in (
-        ("assumed", "left out if errors are monotone"),
-        ("skipped", "skipped by ε"),
-        ("failed", "failed"),
-        ("excluded", "excluded (budgets, or not smaller than T)"),
-        ("invalid", "without a whole head size"),
-    ):
-        if summary[key]:
-            counts.append(f"{summary[key]} {words}")
-    yield f"search: of {summary['candidates'] + summary['invalid']} points: {', '.join(counts)}"
-    regret = summary["regret_bound"]
-    if regret == 0:
-        yield "proven: no candidate left out has a larger W at this n, seed and data"
-    else:
-        yield f"proven: no candidate left out has a W larger by more than {regret:.4f}"
-        weaker = summary["regret_bound_monotone"]
-        if weaker is None:
-            yield (
-                f"errors are not monotone here ({summary['contradictions']} trained pairs "
-                "contradict it beyond chance)"
-            )
-        else:
-            yield f"if errors are monotone: by no more than {weaker:.4f}"
-    if summary["ties"]:
-        yield f"ties with the winner within noise: {', '.join(summary['ties'])}"
-    share = summary["train_flops"] / summary["exhaustive_flops"]
-    yield (
-        f"cost: {summary['train_flops']:.2e} FLOPs, {share:.0%} of an exhaustive search's; T ran "
-        f"over {summary['teacher_batches']:,} batches; {clock(summary['seconds'])} in all"
+def write(folder: Path) -> None:
+    """Write report.html of the run, or of the comparison, in a folder."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    run = read(folder)
+    page.write(folder / "report.html", f"bort {run.name}", parts(run))
+
+
+def parts(run: Run) -> Iterator[Any]:
+    """HTML and figures about one run; only such as have something to show."""
+    yield f"<h1>{escape(run.name)}</h1><p>{escape(describe(run))}</p>"
+    if not run.summary:
+        yield "<p class=doubt>This run is not finished.</p>"
+    yield page.big(numbers(run))
+    known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
+    if known and (warning := doubt(run.summary)):
+        yield f"<p class=doubt>{escape(warning)}</p>"
+    if run.settings["job"] == "compare" and run.summary:
+        yield from comparison(run)
+    if run.settings["job"] == "agora":
+        yield from trainings(run)
+    if panels := list(curves(run)):
+        yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
+    for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
+        yield from mistakes.parts(path)
+    if (path := run.folder / "samples.txt").is_file():
+        yield f"<h2>Samples of the last validation</h2><pre>{escape(path.read_text())}</pre>"
+    if rows := list(cost(run)):
+        yield f"<h2>Cost</h2>{page.table(rows)}"
+    yield configuration(run)
+    if again := page.command(run.folder, "train.py", run.folder.name):
+        yield f"<h2>Again</h2><pre>{escape(again)}</pre>"
+
+
+def describe(run: Run) -> str:
+    """What was trained, from what, on what."""
+    s = run.settings
+    if s["task"]:
+        data = s["data.train"] if s["task"] == "custom" else s["task"]
+        return f"{s['model'] or 'an encoder of its own'} on {data}"
+    arch = Arch(*(s[f"arch.{key}"] for key in SIZES))
+    teacher = (
+        s["teacher.name"] or run.summary.get("teacher") or "a teacher trained on the same text"
     )
-    yield from doubts(summary)
+    how = f"distilled from {teacher}" if s["distill.w_kd"] else "by plain MLM"
+    if s["job"] == "compare":
+        how += " (the numbers here), and by plain MLM"
+    text = s["data.path"] if s["data.source"] == "text" else "the embedded docstrings"
+    return f"{arch} {how}, on {text}"
 
 
-def doubts(summary: dict) -> Iterator[str]:
-    """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
-    below = summary["below_unigram"]
-    if below < NEAR:
-        where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
-        yield (
-            f"doubt: the winner is {where} word frequencies: n is too short, "
-            "and W can only choose the smallest; raise search.n"
-        )
-    if summary["smallest"]:
-        yield (
-            "doubt: the winner is the smallest candidate: the grid has nothing below it, or "
-            "search.n is too short; search.error=perplexity weighs errors more"
-        )
-    if summary["on_border"]:
-        yield f"doubt: the grid may be too narrow: the winner has its {_and(summary['on_border'])}"
-    if summary.get("winner_at_half") not in (None, summary["optimum_name"]):
-        yield f"doubt: after half of the steps the winner was {summary['winner_at_half']}"
-    if summary["control_bound"] == summary["optimum_name"]:
-        yield "note: arg max W⁺, without any training, chooses the same"
-    if summary.get("control_size") == summary["optimum_name"]:
-        yield "note: W with an error fitted on the number of parameters chooses the same"
+def numbers(run: Run) -> Iterator[tuple[str, str]]:
+    """Results at a glance; of a comparison those of the student with a teacher."""
+    found = run.summary
+    for key, value in found.items():
+        if key.startswith(("val", "test")) and isinstance(value, float):
+            yield f"{value:.4g}", key
+    for key in ("parameters", "steps", "tokens"):
+        if key in found:
+            yield f"{found[key]:,}", key
+    if "seconds" in found:
+        yield cli.clock(found["seconds"]), "of training"
+    if "tokens_per_s" in found:
+        yield f"{found['tokens_per_s']:,.0f}", "tokens per second"
 
 
-def _and(words: list[str]) -> str:
-    return " and ".join(words)
+def curves(run: Run) -> Iterator[Any]:
+    """Panels of one run over its steps; a single point is no curve."""
+    drawn = {key for key, (steps, _) in run.curves.items() if len(steps) > 1}
+    losses = [key for key in LOSSES if key in drawn]
+    for part in PARTS:  # the only one of them is the whole loss
+        if part in losses and _same(run.curves[part], run.curves["train/loss"]):
+            losses.remove(part)
+    groups = {"Loss": losses, "Score on held-out data": [k for k in run.scores if k in drawn]}
+    groups |= {title: [key] for title, key in PROGRESS.items() if key in drawn}
+    for title, keys in groups.items():
+        if not keys:
+            continue
+        plot = page.figure("step", "")
+        for number, key in enumerate(keys):
+            _line(plot, key, run.curves[key], number)
+        if title == "Loss" and run.summary.get("unigram_ce"):
+            level = run.summary["unigram_ce"]
+            plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
+        plot.update_layout(showlegend=len(keys) > 1)
+        yield from page.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 
 
-def search_page(
-    folder: Path,
-    run: SearchRun,
-    plan: dict,
-    rows: list[dict],
-    summary: dict,
-    choices: dict[tuple[float, float], Xi],
-) -> None:
-    """Write report.html: one file, no request to any network."""
-    trained = [row for row in rows if row["status"] == "trained"]
-    teacher = next(row for row in rows if row["status"] == "teacher")
-    unit = "ms" if summary["latency_unit"] == "ms" else "operations"
-    figures = [
-        ("Pareto front", _front(trained, teacher, unit)),
-        ("W by candidate", _bars(trained, rows)),
-        ("Which ξ wins for other weights", _map(choices)),
-    ]
-    parts = [_head(run, rows, summary, teacher, unit)]
-    for number, (title, figure) in enumerate(figures):
-        html = figure.to_html(
-            full_html=False,
-            include_plotlyjs=number == 0,
-            config={"responsive": True, "displayModeBar": False},
-        )
-        parts.append(f"<h2>{title}</h2>\n{html}")
-    parts += [_costs(plan, summary), _table(rows), _reproduce(run, folder)]
-    page = (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>bort search {escape(run.name)}</title><style>{STYLE}</style></head><body>"
-        + "\n".join(parts)
-        + "</body></html>"
-    )
-    with replacing(folder / "report.html") as file:
-        file.write(page.encode())
+def _same(one: Curve, other: Curve) -> bool:
+    return np.array_equal(one[0], other[0]) and np.allclose(one[1], other[1])
 
 
-def _xi(row: dict) -> str:
-    return name(tuple(row[key] for key in SIZES))
-
-
-def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str) -> str:
-    best = rows[0]
-    shares = [best[key] / teacher[key] for key in ("parameters", "latency")]
-    low, high = summary["w_interval"]
-    latency = _latency(best["latency"], unit)
-    figures = [
-        (_xi(best), "optimum ⟨layers, heads, hidden, intermediate⟩"),
-        (f"{summary['w']:.3f}", f"W [{low:.3f}, {high:.3f}]"),
-        (f"{best['parameters']:,}", f"parameters, {shares[0]:.1%} of T's"),
-        (latency, f"latency, {shares[1]:.1%} of T's ({summary['latency_note']})"),
-        (f"{best['error']:.3f}", f"error in nats (T itself {teacher['error']:.3f})"),
-    ]
-    items = "".join(f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in figures)
-    lines = list(certificate_lines(summary))
-    plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
-    doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
-    text = run.data.path if run.data.source == "text" else "the embedded docstrings"
-    return (
-        f"<h1>The optimal BERT on {escape(str(text))}</h1><ul class=big>{items}</ul>{doubt}"
-        f"<h2>Certificate</h2><ul>{plain}</ul>"
-        f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
-        f"candidate, T = {_xi(teacher)}, errors on {summary['positions']:,} masked positions of "
-        f"{summary['documents']:,} documents, word frequencies alone "
-        f"{summary['unigram_error']:.3f}.</p>"
+def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -> None:
+    """Line `number`, with marks where there are few points."""
+    color, dashes = page.stroke(number)
+    steps, values = curve
+    if len(steps) > MOST_POINTS:
+        steps = [part[-1] for part in np.array_split(steps, MOST_POINTS)]
+        values = [part.mean() for part in np.array_split(values, MOST_POINTS)]
+    plot.add_scatter(
+        x=[float(step) * scale for step in steps],
+        y=[float(value) for value in values],
+        name=escape(name),
+        mode="lines+markers" if len(steps) < 20 else "lines",
+        line={"color": color, "dash": dashes, "width": 1.5},
     )
 
 
-def _latency(value: float, unit: str) -> str:
-    return f"{value:.3g} ms" if unit == "ms" else f"{value / 1e6:,.1f} MFLOP"
+def comparison(run: Run) -> Iterator[Any]:
+    """KD beside its controls by plain MLM: the table, what it says, the curves."""
+    from bort.compare import ARMS, verdicts
 
-
-def _front(trained: list[dict], teacher: dict, unit: str):
-    import plotly.graph_objects as go
-
-    scale = 1.0 if unit == "ms" else 1e-6
-    label = "latency (ms)" if unit == "ms" else "operations of one inference (millions)"
-    numbers = {
-        tuple(r[k] for k in SIZES): (r["parameters"], r["latency"], r["error"]) for r in trained
-    }
-    front = set(pareto(numbers))
-    figure = go.Figure()
-    for on_front in (False, True):
-        some = [r for r in trained if (tuple(r[k] for k in SIZES) in front) is on_front]
-        figure.add_scatter(
-            x=[r["latency"] * scale for r in some],
-            y=[r["error"] for r in some],
-            mode="markers",
-            name="not beaten in p, i and e" if on_front else "beaten",
-            marker={
-                "size": [8 + 30 * r["parameters"] / teacher["parameters"] for r in some],
-                "color": [r["w"] for r in some],
-                "coloraxis": "coloraxis",
-                "symbol": "circle" if on_front else "x",
-                "line": {"width": 1, "color": "#1f2328"},
-            },
-            text=[f"{_xi(r)}<br>W {r['w']:.4f}, {r['parameters']:,} parameters" for r in some],
-            hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
-        )
-    figure.add_scatter(
-        x=[trained[0]["latency"] * scale],
-        y=[trained[0]["error"]],
-        mode="text",
-        text=[f"  {_xi(trained[0])}"],
-        textposition="middle right",
-        name="optimum",
-        showlegend=False,
-    )
-    figure.add_hline(y=teacher["error"], line_dash="dot", annotation_text="T's own entropy")
-    figure.update_layout(
-        template="plotly_white",
-        height=480,
-        margin={"l": 60, "r": 20, "t": 20, "b": 60},
-        coloraxis={"colorscale": "Viridis", "colorbar": {"title": "W"}},
-        legend={"orientation": "h", "y": 1.08},
-    )
-    figure.update_xaxes(title_text=label)
-    figure.update_yaxes(title_text="error (nats per token)")
-    return figure
-
-
-def _bars(trained: list[dict], rows: list[dict]):
-    import plotly.graph_objects as go
-
-    shown = trained[:30]
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[_xi(r) for r in shown],
-        y=[r["w"] for r in shown],
-        error_y={
-            "type": "data",
-            "array": [r["w_high"] - r["w"] for r in shown],
-            "arrayminus": [r["w"] - r["w_low"] for r in shown],
-        },
-        mode="markers",
-        name="W, 95% over documents",
-        marker={"size": 9, "color": "#1f6feb"},
-    )
-    rest = [r for r in rows if r["status"] in ("pruned", "assumed", "skipped")][: 30 - len(shown)]
-    figure.add_scatter(
-        x=[_xi(r) for r in [*shown, *rest]],
-        y=[r["w_bound"] for r in [*shown, *rest]],
-        mode="markers",
-        name="W⁺, no W is larger",
-        marker={"symbol": "line-ew-open", "size": 12, "color": "#8b949e"},
-    )
-    figure.add_hline(y=shown[0]["w"], line_dash="dot", line_color="#1f6feb")
-    figure.update_layout(
-        template="plotly_white",
-        height=420,
-        margin={"l": 60, "r": 20, "t": 20, "b": 120},
-        legend={"orientation": "h", "y": 1.1},
-    )
-    figure.update_yaxes(title_text="W", rangemode="tozero")
-    figure.update_xaxes(tickangle=-60)
-    return figure
-
-
-def _map(choices: dict[tuple[float, float], Xi]):
-    import plotly.express as px
-    import plotly.graph_objects as go
-
-    weights = sorted({alpha for alpha, _ in choices})
-    winners = sorted(set(choices.values()))
-    colors = (px.colors.qualitative.Set2 * 4)[: len(winners)]
-    figure = go.Figure()
-    for xi, color in zip(winners, colors, strict=False):
-        cells = [ab for ab, winner in choices.items() if winner == xi]
-        figure.add_scatter(
-            x=[a for a, _ in cells],
-            y=[b for _, b in cells],
-            mode="markers",
-            name=name(xi),
-            marker={"symbol": "square", "size": 18, "color": color},
-            hovertemplate=f"{name(xi)}<br>α %{{x}}, β %{{y}}<extra></extra>",
-        )
-    figure.add_scatter(
-        x=[1],
-        y=[1],
-        mode="markers",
-        name="the paper's weights",
-        marker={"symbol": "x-thin-open", "size": 12, "color": "#1f2328", "line": {"width": 2}},
-    )
-    margin = (weights[-1] - weights[0]) / len(weights) if len(weights) > 1 else 1
-    figure.update_layout(
-        template="plotly_white",
-        height=480,
-        margin={"l": 60, "r": 20, "t": 20, "b": 60},
-        legend={"orientation": "h", "y": 1.12},
-    )
-    figure.update_xaxes(title_text="α, weight of parameters", range=[-margin, weights[-1] + margin])
-    figure.update_yaxes(title_text="β, weight of latency", range=[-margin, weights[-1] + margin])
-    return figure
-
-
-def _costs(plan: dict, summary: dict) -> str:
+    found = run.summary
+    head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
     rows = [
-        ("trainings", f"{summary['trainings']:,}"),
-        ("FLOPs of the search", f"{summary['train_flops']:.3e}"),
-        ("of them for the finalists' further seeds", f"{summary['finalist_flops']:.3e}"),
-        ("FLOPs of an exhaustive search", f"{summary['exhaustive_flops']:.3e}"),
-        ("batches that T ran over", f"{summary['teacher_batches']:,}"),
-        ("teacher passes, one after the other", clock(plan["teacher_pass_seconds"])),
-        ("time of all trainings", clock(summary["seconds"])),
-        ("ranking at half of n against n (Kendall's τ)", _tau(summary, "half")),
-        ("ranking at a quarter of n against n", _tau(summary, "quarter")),
-        ("optimum by W with the ratio of errors (the paper's)", summary["by_ratio"]),
-        ("optimum by W with the ratio of perplexities", summary["by_perplexity"]),
-        ("lowest error", summary["by_error"]),
-        ("arg max W⁺, without any training", summary["control_bound"]),
-        ("W with errors fitted on parameters", summary.get("control_size", "–")),
+        (
+            title,
+            f"{found[f'{arm}/steps']:,}",
+            cli.clock(found[f"{arm}/seconds"]),
+            f"{found[f'{arm}/val/loss']:.3f}",
+            f"{found[f'{arm}/val/mlm_accuracy']:.1%}",
+            f"{found[f'{arm}/lr']:g}",
+        )
+        for arm, title in ARMS.items()
     ]
-    body = "".join(f"<tr><td>{escape(a)}</td><td>{escape(str(b))}</td></tr>" for a, b in rows)
-    return f"<h2>Costs and controls</h2><table>{body}</table>"
+    unigram = (f"{found['unigram_ce']:.3f}", f"{found['unigram_accuracy']:.1%}", "")
+    accuracy = {arm: found[f"{arm}/val/mlm_accuracy"] for arm in ARMS}
+    said = "".join(f"<p>{escape(line)}</p>" for line in verdicts(accuracy))
+    yield "<h2>Was the teacher worth it?</h2>"
+    yield page.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
+    yield page.legend((title, "") for title in ARMS.values())
+    yield from ["<div class=grid>", *overlaid(best_of_arms(run), list(ARMS.values())), "</div>"]
 
 
-def _tau(summary: dict, label: str) -> str:
-    tau = summary.get(f"tau_at_{label}")
-    winner = summary.get(f"winner_at_{label}", "–")
-    return "–" if tau is None else f"{tau:.2f}, winner {winner}"
+def best_of_arms(run: Run) -> list[Run]:
+    """The runs that a comparison reports: of each arm the one with the best rate."""
+    from bort.compare import ARMS
+
+    rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
+    return [read(run.folder / arm / f"lr_{rate:g}") for arm, rate in rates.items()]
 
 
-def _table(rows: list[dict]) -> str:
-    head = "<tr><th>ξ</th><th>status</th><th>parameters</th><th>latency</th><th>error</th>"
-    head += "<th>W</th><th>W⁺</th><th>reason</th></tr>"
-    body = ""
-    for row in rows:
-        cells = [_xi(row), row["status"], f"{row['parameters'] or 0:,}"]
-        cells += [_number(row[key]) for key in ("latency", "error", "w", "w_bound")]
-        cells.append(row["reason"] or "")
-        body += "<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in cells) + "</tr>"
-    return f"<h2>All points</h2><table>{head}{body}</table>"
+def trainings(run: Run) -> Iterator[str]:
+    """Agora beside its control arms and S, and every training of its rounds."""
+    found = run.summary
+    scores = [key for key in found if re.match(r"(val\w*|eval)/", key)]
+    arms = dict.fromkeys(key.split("/")[0] for key in found if key.count("/") == 2)
+    rows = [("Agora", *(_number(found[key]) for key in scores))]
+    rows += [(arm, *(_number(found.get(f"{arm}/{key}")) for key in scores)) for arm in arms]
+    if scores:
+        yield f"<h2>Agora and its control arms</h2>{page.table(rows, ['', *scores])}"
+    if (path := run.folder / "metrics.csv").is_file():
+        with path.open(newline="") as file:
+            head, *lines = csv.reader(file)
+        yield page.details("all trainings of the rounds", page.table(lines, head))
+
+
+# ------------------------------------------------------------------------------------ its costs
+
+
+def cost(run: Run) -> Iterator[tuple[str, str]]:
+    """Time, tokens and operations, as (what, how much)."""
+    found = run.summary
+    if "seconds" in found:
+        yield "seconds of training", f"{found['seconds']:,.0f}"
+    if found.get("teacher_seconds"):
+        yield "seconds of the teacher's own training, once", f"{found['teacher_seconds']:,.0f}"
+    if "tokens" in found:
+        yield "tokens", f"{found['tokens']:,}"
+        runs = best_of_arms(run) if run.settings["job"] == "compare" else [run]
+        for one in runs:
+            arm = f" ({one.folder.parent.name})" if len(runs) > 1 else ""
+            for what, flops in operations(one):
+                yield f"FLOPs of {what}{arm}", f"{flops:.2e}"
+    for key in ("threads", "torch"):
+        if key in found:
+            yield key, str(found[key])
+    size = sum(p.stat().st_size for p in (run.folder / "model").rglob("*") if p.is_file())
+    if size:
+        yield "size of model/", f"{size / 1e6:,.1f} MB"
+
+
+def operations(run: Run) -> Iterator[tuple[str, float]]:
+    """FLOPs by bort.cost, as (of what, how many); of a fine-tuning at most, at its full length."""
+    from bort.cost import forward_flops, training_flops  # loads torch
+
+    s, found = run.settings, run.summary
+    config = read_json(run.folder / "model" / "config.json")
+    if config is None:
+        return
+    names = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+    arch, length = Arch(*(config[name] for name in names)), s["data.length"]
+    if s["task"]:
+        yield "training, at most", training_flops(arch, 0, length, 0.0) * found["tokens"]
+        return
+    head = (config["vocab_size"], length, s["data.mask_rate"])
+    yield "training", training_flops(arch, *head) * found["tokens"]
+    if s["distill.w_kd"] and found.get("teacher_depth"):
+        teacher = Arch(*(found[f"teacher_{key}"] for key in SIZES))
+        yield "the teacher's passes", forward_flops(teacher, *head) * found["tokens"]
+
+
+def configuration(run: Run) -> str:
+    """The settings that are not the default ones, and all of them folded away."""
+    usual = defaults()
+    own = {k: v for k, v in run.settings.items() if k not in usual or usual[k] != v}
+    rows = [(k, _shown(v), _shown(usual.get(k, "–"))) for k, v in own.items() if v is not None]
+    everything = page.table((key, _shown(value)) for key, value in run.settings.items())
+    return (
+        "<h2>Configuration</h2>"
+        + page.table(rows, ("setting", "here", "default"))
+        + page.details("all settings", everything)
+    )
+
+
+def defaults() -> dict[str, Any]:
+    """Flat `key: value` of all settings that have a default."""
+    values = OmegaConf.to_container(OmegaConf.structured(Train))
+    values["trainer"] = OmegaConf.to_container(OmegaConf.load(CONF / "trainer" / "default.yaml"))
+    return {key: value for key, value in _flat("", values) if value != "???"}
+
+
+def _flat(prefix: str, values: dict) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+# ------------------------------------------------------------------------------------ several
+
+
+def side_by_side(runs: list[Run]) -> Iterator[Any]:
+    """HTML and figures about several runs."""
+    names = distinct([run.folder.absolute() for run in runs])
+    yield f"<h1>{len(runs)} runs</h1>"
+    scores = dict.fromkeys(key for run in runs for key in run.summary if _is_result(run, key))
+    head = ["", "parameters", "steps", "time", "tokens/s", *scores]
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        found = run.summary
+        cells = [name if found else f"{name} (not finished)"]
+        cells += [f"{found[key]:,}" if key in found else "" for key in ("parameters", "steps")]
+        cells.append(cli.clock(found["seconds"]) if "seconds" in found else "")
+        cells.append(f"{found['tokens_per_s']:,.0f}" if "tokens_per_s" in found else "")
+        rows.append([*cells, *(_number(found.get(key)) for key in scores)])
+    yield page.table(rows, head)
+    if panels := list(overlaid(runs, names)):
+        legend = page.legend(zip(names, map(describe, runs), strict=True))
+        yield from [f"<h2>Curves</h2>{legend}<div class=grid>", *panels, "</div>"]
+    differing = [
+        key
+        for key in dict.fromkeys(key for run in runs for key in run.settings)
+        if len({_shown(run.settings.get(key)) for run in runs}) > 1
+    ]
+    if differing:
+        table = [
+            (name, *(_shown(run.settings.get(key)) for key in differing))
+            for run, name in zip(runs, names, strict=True)
+        ]
+        yield f"<h2>Settings that differ</h2>{page.table(table, ['', *differing])}"
+    commands = [page.command(run.folder, "train.py", run.folder.name) for run in runs]
+    if lines := [line for line in commands if line]:
+        yield f"<h2>Again</h2><pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def overlaid(runs: list[Run], names: list[str]) -> Iterator[Any]:
+    """A panel per column that any of the runs has, a line per run; see `page.legend`."""
+    losses = [key for key in LOSSES if key not in PARTS]
+    scores = dict.fromkeys(key for run in runs for key in run.scores)
+    for key in (*losses, *scores, *PROGRESS.values()):
+        having = [k for k, run in enumerate(runs) if len(run.curves.get(key, ((),))[0]) > 1]
+        if not having:
+            continue
+        axes = ["step"]
+        if key in scores and all(runs[k].summary.get("seconds") for k in having):
+            axes.append("seconds of training")
+        for axis in axes:
+            plot = page.figure(axis, "")
+            for k in having:
+                found = runs[k].summary
+                scale = 1.0 if axis == "step" else found["seconds"] / max(found["steps"], 1)
+                _line(plot, names[k], runs[k].curves[key], k, scale)
+            plot.update_layout(showlegend=False)
+            yield from page.panel(key if axis == "step" else f"{key} over time", plot)
+
+
+def distinct(folders: list[Path]) -> list[str]:
+    """Names of folders without what all of them have in front."""
+    if len(folders) == 1:
+        return [folders[0].name]
+    common = os.path.commonpath(folders)
+    return [os.path.relpath(folder, common) for folder in folders]
+
+
+def _is_result(run: Run, key: str) -> bool:
+    return key.startswith(("val", "test", "eval")) and isinstance(run.summary[key], float)
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _reproduce(run: SearchRun, folder: Path) -> str:
-    given = OmegaConf.load(folder / ".hydra" / "overrides.yaml")
-    words = " ".join(str(word) for word in given)
-    again = f"python search.py {words}".strip()
-    if "name=" not in words:
-        again += f" name={run.name}"
-    return (
-        f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
-        f"python train.py experiment=kd_pretrain arch_file={escape(str(folder))}/optimum.yaml</pre>"
-        "<details><summary>Configuration</summary><pre>"
-        f"{escape((folder / '.hydra' / 'config.yaml').read_text())}</pre></details>"
-    )
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
+    given = cli.keys([word for word in sys.argv[1:] if "=" in word], {"out": "report.html"})
+    out = Path(given["out"])
+    if not folders:
+        raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")
+    if out.suffix != ".html" or out.is_dir():
+        raise BortError(f"out={out} must name a page, as in out=report.html")
+    runs = list({run.folder.resolve(): run for f in folders for run in expand(f)}.values())
+    if len(runs) == 1:
+        page.write(out, f"bort {runs[0].name}", parts(runs[0]))
+    else:
+        page.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
+    cli.say(f"report: {len(runs)} run{'s' * (len(runs) > 1)} → {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "bort.report")

@@ -21,7 +21,8 @@ class Row:
 
     index: int | str | tuple  # what a submission names it by; nested ones (passage, question, …)
     texts: tuple[str, ...]  # in the order of Task.columns
-    label: int | float | None = None  # place in Task.labels, or the number of a regression
+    # place in Task.labels, the number of a regression, or the probabilities of all labels
+    label: int | float | tuple[float, ...] | None = None
     group: Any = None  # equal for the rows that are scored together
     spans: tuple[tuple[int, int], ...] = ()  # characters; WiC: one per text, WSC: both in text 0
     answers: tuple[str, ...] = ()  # ReCoRD: all right answers of the query

@@ -92,8 +92,10 @@ def check_corpus(folder: Path, info: dict) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int | None]:
     """One process works in a folder; the lock goes with the process, however it ends.
+
+    Gives the file descriptor that holds the lock, for processes that shall hold it, too.
 
     wait: for another process's end. Raises BortError when there is one and wait is false, or when
     the folder cannot be written.
@@ -125,7 +127,7 @@ def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[Non
         say(f"waited {clock(time.monotonic() - start)}")
     with file:
         try:
-            yield
+            yield file.fileno()
         finally:
             path.unlink(missing_ok=True)
             _remove_unstarted(folder)
@@ -141,7 +143,7 @@ def _open_lock(path: Path):
 
 def _remove_unstarted(folder: Path) -> None:
     """Leave nothing behind of a run that failed before its first step."""
-    started = ("metrics.csv", "checkpoints", "summary.json", "teacher")
+    started = ("metrics.csv", "checkpoints", "summary.json", "teacher", "default", "stages.json")
     if not any((folder / name).exists() for name in started):
         shutil.rmtree(folder, ignore_errors=True)
         for parent in list(folder.parents)[:2]:
@@ -190,8 +192,10 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         if (folder / "samples.txt").exists():
             say(f"  samples   {folder}/samples.txt")
     following = NEXT.get(choice, NEXT["kd_pretrain"])
-    if run.job == "finetune":
+    if run.fits_task:
         following = _finish_task(run, folder, summary, choice, say)
+    if (folder / "report.html").exists():
+        say(f"  report    {folder}/report.html")
     if run.logger.name == "wandb" and (folder / "wandb").is_dir():
         say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     text = ""
@@ -205,7 +209,7 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
 
 def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> str | None:
     """The last lines of a fine-tuning; returns what to do next."""
-    scores = [f"{k} {v:.4f}" for k, v in summary.items() if "/" in k]
+    scores = [f"{k} {v:.4f}" for k, v in summary.items() if re.match(r"(val|test)\w*/", k)]
     by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
     say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
     following = None

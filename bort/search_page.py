@@ -1,0 +1,290 @@
+"""A search as one self-contained HTML page, and its certificate in words."""
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bort import page
+from bort.cli import clock
+from bort.config import SIZES, SearchRun
+from bort.fptas import Xi, name, pareto
+from bort.runs import NEAR
+
+
+def certificate_lines(summary: dict) -> Iterator[str]:
+    """What is proven, what is assumed, and what to doubt; a sentence each."""
+    counts = [f"{summary['trained']} trained", f"{summary['pruned']} pruned by proof"]
+    for key, words in (
+        ("assumed", "left out if errors are monotone"),
+        ("skipped", "skipped by ε"),
+        ("failed", "failed"),
+        ("excluded", "excluded (budgets, or not smaller than T)"),
+        ("invalid", "without a whole head size"),
+    ):
+        if summary[key]:
+            counts.append(f"{summary[key]} {words}")
+    yield f"search: of {summary['candidates'] + summary['invalid']} points: {', '.join(counts)}"
+    regret = summary["regret_bound"]
+    if regret == 0:
+        yield "proven: no candidate left out has a larger W at this n, seed and data"
+    else:
+        yield f"proven: no candidate left out has a W larger by more than {regret:.4f}"
+        weaker = summary["regret_bound_monotone"]
+        if weaker is None:
+            yield (
+                f"errors are not monotone here ({summary['contradictions']} trained pairs "
+                "contradict it beyond chance)"
+            )
+        else:
+            yield f"if errors are monotone: by no more than {weaker:.4f}"
+    if summary["ties"]:
+        yield f"ties with the winner within noise: {', '.join(summary['ties'])}"
+    share = summary["train_flops"] / summary["exhaustive_flops"]
+    yield (
+        f"cost: {summary['train_flops']:.2e} FLOPs, {share:.0%} of an exhaustive search's; T ran "
+        f"over {summary['teacher_batches']:,} batches; {clock(summary['seconds'])} in all"
+    )
+    yield from doubts(summary)
+
+
+def doubts(summary: dict) -> Iterator[str]:
+    """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
+    below = summary["below_unigram"]
+    if below < NEAR:
+        where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
+        yield (
+            f"doubt: the winner is {where} word frequencies: n is too short, "
+            "and W can only choose the smallest; raise search.n"
+        )
+    if summary["smallest"]:
+        yield (
+            "doubt: the winner is the smallest candidate: the grid has nothing below it, or "
+            "search.n is too short; search.error=perplexity weighs errors more"
+        )
+    if summary["on_border"]:
+        yield f"doubt: the grid may be too narrow: the winner has its {_and(summary['on_border'])}"
+    if summary.get("winner_at_half") not in (None, summary["optimum_name"]):
+        yield f"doubt: after half of the steps the winner was {summary['winner_at_half']}"
+    if summary["control_bound"] == summary["optimum_name"]:
+        yield "note: arg max W⁺, without any training, chooses the same"
+    if summary.get("control_size") == summary["optimum_name"]:
+        yield "note: W with an error fitted on the number of parameters chooses the same"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(words)
+
+
+def figures(
+    rows: list[dict], summary: dict, choices: dict[tuple[float, float], Xi]
+) -> dict[str, Any]:
+    """Title → plotly figure."""
+    trained = [row for row in rows if row["status"] == "trained"]
+    teacher = next(row for row in rows if row["status"] == "teacher")
+    unit = "ms" if summary["latency_unit"] == "ms" else "operations"
+    return {
+        "Pareto front": _front(trained, teacher, unit),
+        "W by candidate": _bars(trained, rows),
+        "Which ξ wins for other weights": _map(choices),
+    }
+
+
+def parts(
+    folder: Path,
+    run: SearchRun,
+    plan: dict,
+    rows: list[dict],
+    summary: dict,
+    plots: dict[str, Any],
+) -> Iterator[Any]:
+    """HTML and figures about the search in `folder`; plots: see `figures`."""
+    teacher = next(row for row in rows if row["status"] == "teacher")
+    unit = "ms" if summary["latency_unit"] == "ms" else "operations"
+    yield _head(run, rows, summary, teacher, unit)
+    for title, figure in plots.items():
+        yield from [f"<h2>{title}</h2>", figure]
+    yield from [_costs(plan, summary), _table(rows), _reproduce(run, folder)]
+
+
+def _xi(row: dict) -> str:
+    return name(tuple(row[key] for key in SIZES))
+
+
+def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str) -> str:
+    best = rows[0]
+    shares = [best[key] / teacher[key] for key in ("parameters", "latency")]
+    low, high = summary["w_interval"]
+    latency = _latency(best["latency"], unit)
+    figures = [
+        (_xi(best), "optimum ⟨layers, heads, hidden, intermediate⟩"),
+        (f"{summary['w']:.3f}", f"W [{low:.3f}, {high:.3f}]"),
+        (f"{best['parameters']:,}", f"parameters, {shares[0]:.1%} of T's"),
+        (latency, f"latency, {shares[1]:.1%} of T's ({summary['latency_note']})"),
+        (f"{best['error']:.3f}", f"error in nats (T itself {teacher['error']:.3f})"),
+    ]
+    lines = list(certificate_lines(summary))
+    plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
+    doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
+    text = run.data.path if run.data.source == "text" else "the embedded docstrings"
+    return (
+        f"<h1>The optimal BERT on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
+        f"<h2>Certificate</h2><ul>{plain}</ul>"
+        f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
+        f"candidate, T = {_xi(teacher)}, errors on {summary['positions']:,} masked positions of "
+        f"{summary['documents']:,} documents, word frequencies alone "
+        f"{summary['unigram_error']:.3f}.</p>"
+    )
+
+
+def _latency(value: float, unit: str) -> str:
+    return f"{value:.3g} ms" if unit == "ms" else f"{value / 1e6:,.1f} MFLOP"
+
+
+def _front(trained: list[dict], teacher: dict, unit: str):
+    scale = 1.0 if unit == "ms" else 1e-6
+    label = "latency (ms)" if unit == "ms" else "operations of one inference (millions)"
+    numbers = {
+        tuple(r[k] for k in SIZES): (r["parameters"], r["latency"], r["error"]) for r in trained
+    }
+    front = set(pareto(numbers))
+    figure = page.figure(label, "error (nats per token)", 480)
+    for on_front in (False, True):
+        some = [r for r in trained if (tuple(r[k] for k in SIZES) in front) is on_front]
+        figure.add_scatter(
+            x=[r["latency"] * scale for r in some],
+            y=[r["error"] for r in some],
+            mode="markers",
+            name="not beaten in p, i and e" if on_front else "beaten",
+            marker={
+                "size": [8 + 30 * r["parameters"] / teacher["parameters"] for r in some],
+                "color": [r["w"] for r in some],
+                "coloraxis": "coloraxis",
+                "symbol": "circle" if on_front else "x",
+                "line": {"width": 1, "color": "#1f2328"},
+            },
+            text=[f"{_xi(r)}<br>W {r['w']:.4f}, {r['parameters']:,} parameters" for r in some],
+            hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[trained[0]["latency"] * scale],
+        y=[trained[0]["error"]],
+        mode="text",
+        text=[f"  {_xi(trained[0])}"],
+        textposition="middle right",
+        name="optimum",
+        showlegend=False,
+    )
+    figure.add_hline(y=teacher["error"], line_dash="dot", annotation_text="T's own entropy")
+    scale = {"colorscale": "Viridis", "colorbar": {"title": "W", "thickness": 10}}
+    figure.update_layout(coloraxis=scale)
+    return figure
+
+
+def _bars(trained: list[dict], rows: list[dict]):
+    shown = trained[:30]
+    figure = page.figure("", "W", 420)
+    figure.add_scatter(
+        x=[_xi(r) for r in shown],
+        y=[r["w"] for r in shown],
+        error_y={
+            "type": "data",
+            "array": [r["w_high"] - r["w"] for r in shown],
+            "arrayminus": [r["w"] - r["w_low"] for r in shown],
+        },
+        mode="markers",
+        name="W, 95% over documents",
+        marker={"size": 9, "color": "#1f6feb"},
+    )
+    rest = [r for r in rows if r["status"] in ("pruned", "assumed", "skipped")][: 30 - len(shown)]
+    figure.add_scatter(
+        x=[_xi(r) for r in [*shown, *rest]],
+        y=[r["w_bound"] for r in [*shown, *rest]],
+        mode="markers",
+        name="W⁺, no W is larger",
+        marker={"symbol": "line-ew-open", "size": 12, "color": "#8b949e"},
+    )
+    figure.add_hline(y=shown[0]["w"], line_dash="dot", line_color="#1f6feb")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(tickangle=-60, automargin=True)
+    return figure
+
+
+def _map(choices: dict[tuple[float, float], Xi]):
+    from plotly.colors import qualitative
+
+    weights = sorted({alpha for alpha, _ in choices})
+    winners = sorted(set(choices.values()))
+    colors = (qualitative.Set2 * 4)[: len(winners)]
+    figure = page.figure("α, weight of parameters", "β, weight of latency", 480)
+    for xi, color in zip(winners, colors, strict=False):
+        cells = [ab for ab, winner in choices.items() if winner == xi]
+        figure.add_scatter(
+            x=[a for a, _ in cells],
+            y=[b for _, b in cells],
+            mode="markers",
+            name=name(xi),
+            marker={"symbol": "square", "size": 18, "color": color},
+            hovertemplate=f"{name(xi)}<br>α %{{x}}, β %{{y}}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=[1],
+        y=[1],
+        mode="markers",
+        name="the paper's weights",
+        marker={"symbol": "x-thin-open", "size": 12, "color": "#1f2328", "line": {"width": 2}},
+    )
+    margin = (weights[-1] - weights[0]) / len(weights) if len(weights) > 1 else 1
+    figure.update_xaxes(range=[-margin, weights[-1] + margin])
+    figure.update_yaxes(range=[-margin, weights[-1] + margin])
+    return figure
+
+
+def _costs(plan: dict, summary: dict) -> str:
+    rows = [
+        ("trainings", f"{summary['trainings']:,}"),
+        ("FLOPs of the search", f"{summary['train_flops']:.3e}"),
+        ("of them for the finalists' further seeds", f"{summary['finalist_flops']:.3e}"),
+        ("FLOPs of an exhaustive search", f"{summary['exhaustive_flops']:.3e}"),
+        ("batches that T ran over", f"{summary['teacher_batches']:,}"),
+        ("teacher passes, one after the other", clock(plan["teacher_pass_seconds"])),
+        ("time of all trainings", clock(summary["seconds"])),
+        ("ranking at half of n against n (Kendall's τ)", _tau(summary, "half")),
+        ("ranking at a quarter of n against n", _tau(summary, "quarter")),
+        ("optimum by W with the ratio of errors (the paper's)", summary["by_ratio"]),
+        ("optimum by W with the ratio of perplexities", summary["by_perplexity"]),
+        ("lowest error", summary["by_error"]),
+        ("arg max W⁺, without any training", summary["control_bound"]),
+        ("W with errors fitted on parameters", summary.get("control_size", "–")),
+    ]
+    return f"<h2>Costs and controls</h2>{page.table(rows)}"
+
+
+def _tau(summary: dict, label: str) -> str:
+    tau = summary.get(f"tau_at_{label}")
+    winner = summary.get(f"winner_at_{label}", "–")
+    return "–" if tau is None else f"{tau:.2f}, winner {winner}"
+
+
+def _table(rows: list[dict]) -> str:
+    head = ("ξ", "status", "parameters", "latency", "error", "W", "W⁺", "reason")
+    body = []
+    for row in rows:
+        cells = [_xi(row), row["status"], f"{row['parameters'] or 0:,}"]
+        cells += [_number(row[key]) for key in ("latency", "error", "w", "w_bound")]
+        body.append([*cells, row["reason"]])
+    return f"<h2>All points</h2>{page.table(body, head)}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _reproduce(run: SearchRun, folder: Path) -> str:
+    config = (folder / ".hydra" / "config.yaml").read_text()
+    again = page.command(folder, "search.py", run.name)
+    return (
+        f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
+        f"python train.py experiment=kd_pretrain arch_file={escape(str(folder))}/optimum.yaml</pre>"
+        + page.details("Configuration", f"<pre>{escape(config)}</pre>")
+    )
