@@ -32,7 +32,7 @@ from bort.agora import (
     with_point,
     written,
 )
-from bort.agora_page import ARMS, picture, show
+from bort.agora_page import ARMS, show
 from bort.casting import Cast, cast, data_report
 from bort.cli import clock
 from bort.config import Train, settings
@@ -410,7 +410,6 @@ class Arena:
         columns = ["step", "round", "replay", "theta", "rows", "steps", "score"]
         lines = [{"step": k + 1, **row} for k, row in enumerate(self.trained)]
         write_csv(self.folder / "metrics.csv", columns, lines)
-        picture(self.trained, history, self.task.metrics[0], self.folder / "rounds.html")
 
     # ---- control arms and the end
 

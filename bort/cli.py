@@ -112,10 +112,15 @@ def mistake(error: BaseException) -> str | None:
     if match := re.search(r"Error merging override (.+)", text):
         if "is not Optional" in text:
             return f"{match[1]}: a value is needed here"
+        if "is not a ListConfig" in text:
+            key, _, value = match[1].partition("=")
+            one = f"{key}=[{value}], or " if re.fullmatch(r"[\w./:~+-]+", value) else ""
+            return f"{match[1]} must be a list; write {one}{key}=[a,b] for more than one"
         reason = next((line for line in lines if "could not be converted" in line), lines[-1])
         return f"{match[1]}: {reason}"
     if lines[0].startswith("Ambiguous value"):
-        return f"{lines[0]}; quote the value, or add -m to run one job for each"
+        hint = "quote the value, or add -m to run one job for each; a list is written [a,b]"
+        return f"{lines[0]}; {hint}"
     if "Lexer" in text or "Parse" in type(error).__name__:
         quoted = """'key="value"'"""
         return (

@@ -8,9 +8,7 @@ A comparison, a sweep, a search or any folder of runs stands for the runs in it.
 is.
 """
 
-import csv
 import os
-import re
 import sys
 from collections.abc import Iterator
 from html import escape
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from bort import cli, mistakes, page
+from bort import agora_page, cli, mistakes, page
 from bort.config import CONF, SIZES, Arch, Train
 from bort.errors import BortError
 from bort.record import LOSSES, Curve, Run, expand, read, read_json
@@ -57,7 +55,7 @@ def parts(run: Run) -> Iterator[Any]:
     if run.settings["job"] == "compare" and run.summary:
         yield from comparison(run)
     if run.settings["job"] == "agora":
-        yield from trainings(run)
+        yield from agora_page.parts(run.folder, run.summary)
     if panels := list(curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
     for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
@@ -177,21 +175,6 @@ def best_of_arms(run: Run) -> list[Run]:
 
     rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
     return [read(run.folder / arm / f"lr_{rate:g}") for arm, rate in rates.items()]
-
-
-def trainings(run: Run) -> Iterator[str]:
-    """Agora beside its control arms and S, and every training of its rounds."""
-    found = run.summary
-    scores = [key for key in found if re.match(r"(val\w*|eval)/", key)]
-    arms = dict.fromkeys(key.split("/")[0] for key in found if key.count("/") == 2)
-    rows = [("Agora", *(_number(found[key]) for key in scores))]
-    rows += [(arm, *(_number(found.get(f"{arm}/{key}")) for key in scores)) for arm in arms]
-    if scores:
-        yield f"<h2>Agora and its control arms</h2>{page.table(rows, ['', *scores])}"
-    if (path := run.folder / "metrics.csv").is_file():
-        with path.open(newline="") as file:
-            head, *lines = csv.reader(file)
-        yield page.details("all trainings of the rounds", page.table(lines, head))
 
 
 # ------------------------------------------------------------------------------------ its costs

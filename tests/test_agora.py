@@ -1,11 +1,13 @@
 """Agora: rounds by hand, E apart from D, legal rows, labels of S, and a run that can be killed."""
 
+import csv as csv_module
 import json
 import math
 import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from test_pretrain import stopping
 
-from bort import agora_run, config, finetune, hf, tasks
+from bort import agora_page, agora_run, config, finetune, hf, report, tasks
 from bort.agora import (
     Point,
     balanced_accuracy,
@@ -30,6 +32,7 @@ from bort.agora import (
     unlike,
     without_worst,
 )
+from bort.agora_page import ARMS
 from bort.casting import cast
 from bort.config import Arch, Theta
 from bort.custom import own_task
@@ -453,8 +456,27 @@ def test_what_a_run_leaves(whole, run_of, csv):
     made = [json.loads(line) for line in (folder / "generated.jsonl").read_text().splitlines()]
     assert len(made) == 20 and {row["label"] for row in made} <= {"yes", "no"}
     assert any(line.startswith("  round 2, θ 1 of 1") for line in lines)
-    page = (folder / "rounds.html").read_text()
-    assert "best of the round" in page and 'src="http' not in page
+
+
+def test_the_page(whole):
+    """The arms as summary.json has them, the verdict, every training as a point."""
+    folder, summary, _ = whole
+    report.write(folder)
+    text = (folder / "report.html").read_text()
+    cells = [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", text)]
+    for arm, label in (*ARMS.items(), ("teacher", "S, the judge")):
+        prefix = "" if arm == "agora" else f"{arm}/"
+        place = cells.index(label)
+        assert cells[place + 1] == f"{summary[f'{prefix}val/accuracy']:.4f}"
+        assert cells[place + 3] == f"{summary[f'{prefix}eval/accuracy']:.4f}"
+    controls = [summary[f"{arm}/val/accuracy"] for arm in ("plain", "random")]
+    assert f"({summary['val/accuracy'] - max(controls):+.4f})" in text
+    rounds = json.loads((folder / "rounds.json").read_text())["rounds"]
+    with (folder / "metrics.csv").open(newline="") as file:
+        points, line = agora_page.plot(list(csv_module.DictReader(file)), rounds).data
+    assert list(points.x) == [1, 1, 2]
+    assert list(line.y) == [max(each["scores"].values()) for each in rounds]
+    assert "Rows that were generated" in text and "<script src" not in text
 
 
 def test_generated_rows_are_nowhere_else(whole, csv):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     "errors files doctor config cli runs tokenizer rows tasks custom casting scoring corpus "
     "docstrings data model hf cost optim checkpoint logger progress training distill pretrain "
-    "compare finetune agora agora_page generators judge agora_run page mistakes record report "
+    "compare finetune agora page agora_page generators judge agora_run mistakes record report "
     "fptas onnx latency search_page search dashboard optimum plan sweep predict onnx_predict "
     "export contenders benchmark pipeline_page pipeline bort_fptas __init__"
 ).split()

@@ -264,20 +264,6 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
     assert float(first) == given[int(np.argmax(errors))]["true"]
 
 
-def test_agora_beside_its_arms(classes, tmp_path):
-    settings = json.loads((classes / "settings.json").read_text()) | {"job": "agora"}
-    scores = {"val/accuracy": 0.75, "eval/accuracy": 0.5, "plain/val/accuracy": 0.625}
-    scores |= {"plain/eval/accuracy": 0.375, "steps": 7, "tokens": 9}
-    for name, value in (("settings", settings), ("summary", scores)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    rows = "step,round,theta,score\n1,1,seed 0,0.25\n2,1,seed 1,0.5\n"
-    (tmp_path / "metrics.csv").write_text(rows)
-    check_alone(text := written(tmp_path), plots=0)
-    seen = re.sub(r"\s+", " ", words(text))
-    assert "Agora 0.75 0.5 plain 0.625 0.375" in seen
-    assert "step round theta score 1 1 seed 0 0.25 2 1 seed 1 0.5" in seen
-
-
 # ------------------------------------------------------------------------------------ several
 
 
