@@ -13,12 +13,13 @@ BUSY = .venv/.bort-installing
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo search test lint bench
+.PHONY: help install demo search pipeline test lint bench
 
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
 	@echo "make demo      train a teacher, distil a student, train it without teacher, compare"
 	@echo "make search    choose the optimal architecture of a small grid, and prove it"
+	@echo "make pipeline  search, pre-train, fine-tune, export, measure: one report (ARGS='data.path=…')"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and format"
 	@echo "make bench     run the benchmarks behind the README's figures"
@@ -31,6 +32,9 @@ demo: $(STAMP)
 
 search: $(STAMP)
 	$(BIN)/python search.py name=search
+
+pipeline: $(STAMP)
+	$(BIN)/python -m bort.pipeline $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -47,13 +47,13 @@ from transformers import (
 )
 
 from bort import config, finetune, hf, model, optim, tasks
+from bort.batches import RowBatches
 from bort.casting import cast
 from bort.cli import say
 from bort.config import Train
 from bort.doctor import machine_line
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.finetune import RowBatches
 from bort.scoring import score
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,8 +14,8 @@ from bort import page
 
 ARMS = {
     "default": "plain, default θ",
-    "plain": "plain, all of Θ, Agora's steps",
-    "random": "rows from random rows, Agora's steps",
+    "plain": "plain, all of Θ",
+    "random": "plain, with random rows",
     "agora": "Agora",
 }
 SHOWN = 15  # generated rows on the page

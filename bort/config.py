@@ -318,6 +318,8 @@ class Train:
     def _check_task(self) -> None:
         if self.job == "agora" and str((self.trainer or {}).get("devices", 1)) != "1":
             raise BortError("experiment=agora trains on one device; use trainer.devices=1")
+        if self.job == "agora" and self.patience is not None:
+            raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
         if not self.task or not (self.model or self.task == "docstrings"):
             raise BortError(
                 f"task={self.task} needs model=FOLDER, as in task=glue/rte "

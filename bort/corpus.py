@@ -29,7 +29,7 @@ import numpy as np
 
 from bort.cli import cores
 from bort.config import Data
-from bort.doctor import reachable
+from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.files import sync_folder
 from bort.tokenizer import (
@@ -365,14 +365,6 @@ def _hub_source(data: Data) -> Source:
             yield _text(row, f"{data.path}, row {number}", data), 0
 
     return Source(data.path, {"hub": data.path, "key": data.text}, 0, read)
-
-
-@cache
-def hub_reachable() -> bool:
-    """Whether the hub answers within 3 s; its own client retries for 23 s per file."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return False
-    return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co")) == "reachable"
 
 
 # ------------------------------------------------------------------------------------ documents

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -140,6 +141,23 @@ def reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
     return answer[0] if answer else f"not reachable: no answer within {seconds:g} s"
 
 
+def hub_address() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def hub_state() -> str:
+    """`reachable`, or why not."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return "HF_HUB_OFFLINE is set"
+    return reachable(hub_address())
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the hub answers within 3 s, asked once; its own client retries for 23 s per file."""
+    return hub_state() == "reachable"
+
+
 def wandb_key(host: str) -> str:
     """Where wandb finds a key, never the key itself."""
     if os.environ.get("WANDB_API_KEY"):
@@ -155,10 +173,7 @@ def wandb_key(host: str) -> str:
 
 
 def network() -> None:
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    state = "HF_HUB_OFFLINE is set" if offline else reachable(hub)
-    row("hub", f"{urlsplit(hub).hostname}, {state}")
+    row("hub", f"{urlsplit(hub_address()).hostname}, {hub_state()}")
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     mode = os.environ.get("WANDB_MODE", "online")
     state = reachable(server) if mode == "online" else f"WANDB_MODE is {mode}"

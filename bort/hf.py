@@ -23,7 +23,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from bort.corpus import hub_reachable
+from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std

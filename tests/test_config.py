@@ -221,6 +221,14 @@ MESSAGES = [
     (lambda: complete(head="cls"), "head=cls is unknown; use linear, bort"),
     (lambda: complete(patience=0), "patience=0 must be at least 1"),
     (
+        lambda: complete(job="agora", task="docstrings", patience=2),
+        "patience is for experiment=finetune: Agora's arms get equal steps",
+    ),
+    (
+        lambda: complete(job="agora", task="docstrings", trainer={"devices": 2}),
+        "experiment=agora trains on one device; use trainer.devices=1",
+    ),
+    (
         lambda: complete(job="finetune", task="glue/rte"),
         "task=glue/rte needs model=FOLDER, as in task=glue/rte model=runs/kd_pretrain/first "
         "data.root=glue_data",

@@ -225,15 +225,6 @@ def test_hub_name(make, monkeypatch):
     assert set(asked) == {("owner/name", "part", "train", True)}
 
 
-def test_hub_is_asked_once_and_briefly(monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # refused at once
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert not module.hub_reachable.__wrapped__()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(module, "reachable", lambda *a, **k: pytest.fail("asked"))
-    assert not module.hub_reachable.__wrapped__()
-
-
 # ------------------------------------------------------------------------------------ splits
 
 

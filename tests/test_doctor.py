@@ -135,6 +135,21 @@ def test_silence_ends_after_the_limit(part, monkeypatch):
     assert answer.startswith("not reachable: ") and seconds < 2
 
 
+def test_the_hub_is_asked_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(doctor, "reachable", lambda url: asked.append(url) or "not reachable: x")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    doctor.hub_reachable.cache_clear()
+    try:
+        assert not doctor.hub_reachable() and not doctor.hub_reachable()
+        assert asked == ["http://127.0.0.1:9"]
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert doctor.hub_state() == "HF_HUB_OFFLINE is set" and len(asked) == 1
+    finally:
+        doctor.hub_reachable.cache_clear()
+
+
 def test_wandb_key_is_found_by_host(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -14,10 +14,11 @@ from test_pretrain import stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import config, docstrings, finetune, hf, plan, pretrain, tasks
+from bort.batches import RowBatches
 from bort.casting import cast
 from bort.config import Arch
 from bort.errors import BortError
-from bort.finetune import RowBatches, task_loss
+from bort.finetune import task_loss
 from bort.model import ModelConfig, build
 from bort.tasks import TASKS
 from bort.tokenizer import train_tokenizer

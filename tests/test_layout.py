@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # because it must run where no package is installed: it imports none of ours.
 ORDER = (
     "errors files doctor config cli runs tokenizer rows tasks custom casting scoring corpus "
-    "docstrings data model hf cost optim checkpoint logger progress training distill pretrain "
-    "compare finetune agora page agora_page generators judge agora_run mistakes record report "
-    "fptas onnx latency search_page search dashboard optimum plan sweep predict onnx_predict "
-    "export contenders benchmark pipeline_page pipeline bort_fptas __init__"
+    "docstrings data batches model hf cost optim checkpoint logger progress training distill "
+    "pretrain compare finetune agora page agora_page generators judge agora_run mistakes record "
+    "report fptas onnx latency search_page search dashboard optimum plan sweep predict "
+    "onnx_predict export contenders benchmark bort_fptas pipeline_page pipeline __init__"
 ).split()
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import socket
 from functools import cache
 from pathlib import Path
 
@@ -326,6 +327,7 @@ def test_hub_gives_the_rows_of_the_files(name, shared, monkeypatch):
         asked.append(names)
         return {task.splits[split].hub: as_on_the_hub(name, shared, split) for split in files}
 
+    monkeypatch.setattr(tasks, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = read(task, None)
     assert asked == [(task.hub, task.config)] and list(rows) == list(files)
@@ -341,6 +343,7 @@ def test_hub_labels_are_told_by_name_not_by_number(monkeypatch):
         [{"premise": "a", "hypothesis": "b", "idx": n, "label": n} for n in range(3)]
     ).cast_column("label", names)
     splits = ("train", "validation_matched", "validation_mismatched", "test_matched")
+    monkeypatch.setattr(tasks, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: dict.fromkeys(splits, table))
     rows = read(find("glue/mnli"), None)
     assert [row.label for row in rows["train"]] == [2, 0, 1]
@@ -355,6 +358,31 @@ def test_hub_labels_are_told_by_name_not_by_number(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(BortError, match="does not give nyu-mll/glue, mnli: no route; set data"):
         read(find("glue/mnli"), None)
+
+
+def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
+    """The client of the hub would ask for 23 s; a copy that is there is read as ever."""
+    import datasets
+
+    monkeypatch.setattr(tasks, "hub_reachable", lambda: False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    message = (
+        "glue/rte: the hub does not give nyu-mll/glue, rte: it cannot be reached, and there is no "
+        "copy in the local cache; set data.root to a folder"
+    )
+    with pytest.raises(BortError) as error:
+        read(find("glue/rte"), None)
+    assert str(error.value) == message
+
+    def load_dataset(*_):
+        assert datasets.config.HF_HUB_OFFLINE
+        row = {"sentence1": "a", "sentence2": "b", "idx": 0, "label": 1}
+        return {name: datasets.Dataset.from_list([row]) for name in ("train", "validation")}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert [row.texts for row in read(find("glue/rte"), None)["train"]] == [("a", "b")]
 
 
 # ------------------------------------------------------------------------------------ mistakes
