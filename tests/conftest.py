@@ -16,8 +16,10 @@ config.register(config.SearchRun)
 # Two threads that share a busy core with anything else are several times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and all they start.
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the end of a terminal,
+# and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
