@@ -271,8 +271,8 @@ class Arena:
             again = f" (replay {each.replay})" if each.replay else ""
             self.say(
                 f"round {each.number}{again}: best θ ({each.thetas[each.best]}) has {metric} "
-                f"{each.score:.4f} on E, {len(each.data):,} rows; {len(each.thetas)} θ → "
-                f"{len(kept)}{self.left()}"
+                f"{each.score:.4f} on E, {len(each.data):,} rows; {_dropped(each, kept)}"
+                f"{self.left()}"
             )
             self._record(history)
         return history
@@ -475,3 +475,14 @@ class Arena:
                 if self.task.kind != "regression":
                     row["label"] = self.task.labels[hard(row["label"])]
                 file.write(json.dumps({"label": row["label"], **shown}).encode() + b"\n")
+
+
+def _dropped(each: Round, kept: list[Point]) -> str:
+    """`2 of 4 θ dropped (seed 1; lr × 3, seed 1)`, or that Θ is used up."""
+    gone = [str(theta) for theta in each.thetas if theta not in kept]
+    more = f"; and {len(gone) - 4} more" if len(gone) > 4 else ""
+    return (
+        f"{len(gone)} of {len(each.thetas)} θ dropped ({'; '.join(gone[:4])}{more})"
+        if kept
+        else "Θ is used up"
+    )

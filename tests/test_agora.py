@@ -302,6 +302,21 @@ def test_a_masked_lm_never_puts_the_word_back(source):
     assert made == again
 
 
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_special_ids_stay_where_they_belong(source, kind):
+    """Case T1: words such as <mask> in a text are ordinary ones, before and after."""
+    text = "the <mask> and </s> the cat <s> were good [MASK] or <pad>"
+    rows = [Row(k, (text,), 0) for k in range(40)]
+    made = GENERATORS[kind](TASK, rows, 0.3, np.random.default_rng(0), source)
+    made = [row for row in made if row is not None]
+    inputs = cast(TASK, made, source.tokenizer, 160)
+    special = set(source.tokenizer.all_special_ids)
+    assert len(made) > 30
+    for (ids,), row in zip(inputs.input_ids, made, strict=True):
+        assert not special & set(ids[1:-1].tolist()) and {ids[0], ids[-1]} <= special
+        assert source.tokenizer.decode(ids[1:-1]) == row.texts[0]
+
+
 def test_a_masked_lm_draws_what_is_probable(source):
     """The logits behind a draw are those of Hugging Face for the text with the mask in it."""
     from transformers import AutoModelForMaskedLM
