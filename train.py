@@ -1,11 +1,16 @@
 """Pre-train a BERT: `python train.py experiment=kd_pretrain`; `--help` lists what can be set."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bort import cli, config, runs
@@ -60,10 +65,42 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         "finetune": finetune.finetune,
         "agora": agora_run.agora,
     }
-    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record)
+    more = {"launch": launcher(folder)} if run.job == "agora" else {}
+    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record, **more)
     report.write(folder)
     runs.finish(run, folder, summary, choices.experiment, cli.say)
     return objective(summary)
+
+
+def launcher(folder: Path) -> Callable[[list[list[str]]], None] | None:
+    """Starts this program with further settings through hydra/launcher, where one was chosen."""
+    own = HydraConfig.get()
+    if own.mode is RunMode.MULTIRUN or own.runtime.choices["hydra/launcher"] == "basic":
+        return None  # of a sweep, the launcher has the runs
+    overrides = [*own.overrides.task, f"name={folder.name}"]
+    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+    running = GlobalHydra.instance().hydra
+    config = running.compose_config(
+        "train", [*own.overrides.hydra, *overrides, *places], run_mode=RunMode.MULTIRUN
+    )
+    context = HydraContext(config_loader=running.config_loader, callbacks=Callbacks(config))
+    found = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=job, config=config
+    )
+
+    def launch(several: list[list[str]]) -> None:
+        for each in found.launch([[*overrides, *more] for more in several], initial_job_idx=0):
+            if each.status is JobStatus.FAILED:
+                raise each._return_value
+
+    return launch
+
+
+def job(cfg: DictConfig) -> None:
+    """One of Agora's trainings, in a process of the launcher."""
+    from bort import agora_run
+
+    agora_run.train_one(config.parse(cfg), Path(cfg.output_dir), cli.say)
 
 
 def objective(summary: dict) -> float | None:

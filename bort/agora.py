@@ -372,6 +372,7 @@ def written(each: Generated) -> dict:
     """What `read_rows` reads, and what made it."""
     row = each.row
     return {
+        "index": row.index[1],
         "texts": row.texts,
         "label": row.label,
         "spans": row.spans,
@@ -383,9 +384,9 @@ def written(each: Generated) -> dict:
 def read_rows(path: Path) -> list[Row]:
     """Generated rows from a file with an object on each line."""
     found = []
-    for number, line in enumerate(path.read_text().splitlines()):
+    for line in path.read_text().splitlines():
         row = json.loads(line)
         label = tuple(row["label"]) if isinstance(row["label"], list) else row["label"]
         spans = tuple(map(tuple, row["spans"]))
-        found.append(Row(("generated", number), tuple(row["texts"]), label, spans=spans))
+        found.append(Row(("generated", row["index"]), tuple(row["texts"]), label, spans=spans))
     return found

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -63,11 +63,21 @@ from bort.training import check_trainer, quiet
 
 Say = Callable[[str], None]
 HARDEST = 0.1  # of the rows that are looked at
+JOBS = "launched.json"  # what the launcher's jobs are to do
 SHOWN = 200  # generated rows in generated.jsonl
 
 
-def agora(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+def agora(
+    run: Train,
+    folder: Path,
+    say: Say = print,
+    record: dict | None = None,
+    launch: Callable[[list[list[str]]], None] | None = None,
+) -> dict:
     """Teach `run.model` the task `run.task` in rounds, beside both control arms.
+
+    launch: runs train.py with each of these lists of further settings, through one of Hydra's
+    launchers; without it, trainings run here, one after the other.
 
     Returns the content of summary.json; `val/…` in it is Agora's, on the official dev set, which
     every arm sees once, at the end. Every training and every round is kept as soon as it is
@@ -78,20 +88,37 @@ def agora(run: Train, folder: Path, say: Say = print, record: dict | None = None
     if (summary := done(run, folder, say)) is not None:
         return summary
     quiet()
-    task, rows = load_task(run.task, run.data)
-    _check_task(task)
-    D, E = split(task, rows["train"], run.agora.eval_fraction)
-    source = run.model or own_encoder(run, say)
-    check_length(run, hf.load_masked_lm(source, head_required=False).config.positions)
+    arena = _arena(run, folder, say)
+    arena.launch = launch
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        check_corpus(folder, {"digest": digest(rows), "source": task.name})
-        arena = Arena(replace(run, resume=True), folder, task, rows, D, E, str(source), say)
+        check_corpus(folder, {"digest": digest(arena.rows), "source": arena.task.name})
         arena.loggers = extra_loggers(run.logger, folder, settings(run))
         try:
             return arena.play()
         finally:
             finish_loggers(arena.loggers)
+
+
+def train_one(run: Train, folder: Path, say: Say) -> None:
+    """The training run.agora.training of a round or a control arm, for the run in `folder`."""
+    quiet()
+    name = run.agora.training
+    job = json.loads((folder / JOBS).read_text())[name]
+    arena = _arena(replace(run, agora=replace(run.agora, training=None)), folder, say)
+    rows = arena.D + read_rows(folder / job["rows"])
+    arena.train(name, Point(**job["theta"]), rows, job["steps"])
+
+
+def _arena(run: Train, folder: Path, say: Say) -> "Arena":
+    task, rows = load_task(run.task, run.data)
+    _check_task(task)
+    D, E = split(task, rows["train"], run.agora.eval_fraction)
+    source = run.model or own_encoder(run, say)
+    config = hf.load_masked_lm(source, head_required=False).config
+    check_length(run, config.positions)
+    rate = LR_WIDTH / config.hidden
+    return Arena(replace(run, resume=True), folder, task, rows, D, E, str(source), rate, say)
 
 
 def _check_task(task: Task) -> None:
@@ -115,6 +142,7 @@ class Arena:
     D: list[Row]
     E: list[Row]
     source: str  # f: the pre-trained candidate
+    rate: float  # of its width, where the run names none
     say: Say
     trained: list[dict] = field(default_factory=list)  # of the rounds, in their order
     steps: int = 0  # of this process, and the seconds that they took
@@ -122,12 +150,15 @@ class Arena:
     passed: int = 0  # steps of all trainings that are done, those found finished too
     planned: int = 0
     loggers: list = field(default_factory=list)
+    launch: Callable | None = None
+
+    def __post_init__(self) -> None:
+        self.tokenizer = hf.load_tokenizer(self.source)
+        self.held = self._cast(self.E)
 
     def play(self) -> dict:
         """All arms, one after the other; the content of summary.json."""
         run, say = self.run, self.say
-        self.tokenizer = hf.load_tokenizer(self.source)
-        self.held = self._cast(self.E)
         inputs = {"train": self._cast(self.D), "E": self.held}
         for line in data_report(self.task, {"train": self.D, "E": self.E}, inputs):
             say(line)
@@ -136,7 +167,6 @@ class Arena:
         encoder = None if run.agora.teacher else teacher_source(run, say)
         self.words = self._words(encoder)
         values = self._judge(encoder)
-        self.rate = LR_WIDTH / hf.load_masked_lm(self.source, False).config.hidden
         self.thetas = points(run.agora.grid)
         self.planned = 3 * planned_steps(run, len(self.D)) + epoch_steps(run, len(self.D))
         say(f"Θ: {len(self.thetas)} points; about {self.planned:,} steps in all arms together")
@@ -220,6 +250,21 @@ class Arena:
         self.passed += finished(place)["steps"]
         return place
 
+    def _launch(self, jobs: list[tuple[str, Point, int | None]], rows: list[Row]) -> None:
+        """Have the launcher do those of the trainings that are not done."""
+        todo = [job for job in jobs if finished(self.folder / job[0]) is None]
+        if self.launch is None or len(todo) < 2:
+            return
+        path = (self.folder / todo[0][0]).parent / "launched.jsonl"
+        with replacing(path) as file:
+            for row in rows[len(self.D) :]:
+                file.write(json.dumps(written(Generated(row, row, 1.0))).encode() + b"\n")
+        place = str(path.relative_to(self.folder))
+        facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
+        write_json(self.folder / JOBS, facts)
+        self.say(f"{len(todo)} trainings go to the launcher")
+        self.launch([[f"agora.training={name}"] for name, *_ in todo])
+
     def _fit(self, run, place: Path, encoder: str, tokenizer, parts, inputs, label: str) -> None:
         """One training into `place`, with its scores on E; from the newest checkpoint there."""
         start = time.monotonic()
@@ -279,8 +324,10 @@ class Arena:
 
     def _train_round(self, number: int, replay: int, thetas: list[Point], data: list[Row]) -> list:
         scores = []
+        names = [self._name(number, replay, k) for k in range(len(thetas))]
+        self._launch([(name, theta, None) for name, theta in zip(names, thetas, strict=True)], data)
         for k, theta in enumerate(thetas):
-            place = self.train(self._name(number, replay, k), theta, data)
+            place = self.train(names[k], theta, data)
             scores.append(self.score(place))
             facts = {"round": number, "replay": replay, "theta": str(theta), "rows": len(data)}
             own = finished(place)
@@ -415,10 +462,11 @@ class Arena:
 
     def _control(self, arm: str, rows: list[Row], total: int) -> Path:
         """Every θ for its share of Agora's steps; the best on E."""
-        places = []
-        for k, theta in enumerate(self.thetas):
-            share = total // len(self.thetas) + (k < total % len(self.thetas))
-            places.append(self.train(f"{arm}/theta_{k}", theta, rows, max(1, share)))
+        count = len(self.thetas)
+        shares = [max(1, total // count + (k < total % count)) for k in range(count)]
+        jobs = [(f"{arm}/theta_{k}", t, shares[k]) for k, t in enumerate(self.thetas)]
+        self._launch(jobs, rows)
+        places = [self.train(name, theta, rows, steps) for name, theta, steps in jobs]
         best = max(places, key=self.score)
         if self.score(best) == -math.inf:
             raise BortError(f"every θ of the arm {arm} diverged; lower agora.grid.lr or lr_factor")

@@ -223,6 +223,7 @@ class Agora:
     confidence: float = 0.8  # of S, below which a row with a hard label is dropped
     eval_fraction: float = 0.2  # of the training rows: E
     guard: float = 2 / 3  # balanced accuracy on E that S needs
+    training: str | None = None  # the one that a launcher's job does; not for users
 
     def __post_init__(self) -> None:
         one_of("agora.prune", self.prune, ("half", "lcs"))
@@ -645,7 +646,7 @@ def settings(run: Train) -> dict[str, Any]:
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
-    other = () if run.job == "agora" else ("agora.",)
+    other = "agora.training" if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(other)}
 
 

@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from html import unescape
@@ -435,16 +437,22 @@ def csv(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run_of(encoder, csv):
+def given(encoder, csv) -> list[str]:
+    given = ["experiment=agora", "task=custom", f"model={encoder}", f"teacher.name={encoder}"]
+    given += [f"data.train={csv / 'train.csv'}", f"data.val={csv / 'val.csv'}"]
+    given += ["trainer=cpu", "trainer.max_epochs=3", "optim.lr=1e-2"]
+    given += ["data.length=64", "agora.guard=0.6", "agora.samples=20", "dropout=0"]
+    given += ["data.batch_size=4"]
+    given += ["agora.grid={lr_factor: [0.1, 1], seed: [0]}", "agora.confidence=0.5"]
+    return given
+
+
+@pytest.fixture(scope="module")
+def run_of(given):
     def make(*overrides: str) -> config.Train:
-        given = ["experiment=agora", "task=custom", f"model={encoder}", f"teacher.name={encoder}"]
-        given += [f"data.train={csv / 'train.csv'}", f"data.val={csv / 'val.csv'}", "name=test"]
-        given += ["output_dir=unused", "trainer=cpu", "trainer.max_epochs=3", "optim.lr=1e-2"]
-        given += ["data.length=64", "agora.guard=0.6", "agora.samples=20", "dropout=0"]
-        given += ["data.batch_size=4"]
-        given += ["agora.grid={lr_factor: [0.1, 1], seed: [0]}", "agora.confidence=0.5"]
+        words = [*given, "name=test", "output_dir=unused", *overrides]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return config.parse(compose("train", [*given, *overrides]))
+            return config.parse(compose("train", words))
 
     return make
 
@@ -573,6 +581,25 @@ def test_killed_and_repeated(whole, run_of, tmp_path, monkeypatch, step):
     assert {k: v for k, v in again.items() if k not in times} == {
         k: v for k, v in summary.items() if k not in times
     }
+
+
+def test_a_launcher_finds_the_same(whole, given, tmp_path):
+    """Trainings of a round in processes of joblib's launcher, by the command line."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "name=far"]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), *given, *launcher],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2 trainings go to the launcher") == 3  # round 1 and both controls
+    assert "what did Agora bring?" in result.stdout
+    for name in ("model/model.safetensors", "rounds.json", "generated.jsonl", "metrics.csv"):
+        found = tmp_path / "runs" / "agora" / "far" / name
+        assert found.read_bytes() == (whole[0] / name).read_bytes()
 
 
 @pytest.mark.parametrize(
