@@ -198,6 +198,8 @@ class Arena:
         self.judge = open_judge(self.task, place, self.run.data.length)
         vals = {name: rows for name, rows in self.rows.items() if name.startswith("val")}
         values = judged(self.judge, self.E, vals, self.run.agora.guard, place)
+        own = self.run.agora.confidence
+        self.confidence = values.get("teacher/eval/confidence", 0.0) if own is None else own
         shown = ", ".join(f"{k.split('/')[-1]} {v:.4f}" for k, v in values.items() if "/eval/" in k)
         self.say(f"S: {place}: {shown} on E")
         if encoder is None and saw_all(Path(place), self.run.task):
@@ -410,7 +412,7 @@ class Arena:
             self.judge,
             known,
             seed,
-            options.confidence,
+            self.confidence,
             options.labels == "soft",
         )
         self.say(f"  made {len(found):,} rows{self._shares(found)}")

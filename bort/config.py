@@ -220,7 +220,8 @@ class Agora:
     rate: float = 0.15  # share of a row's words that a generator changes
     samples: int | None = None  # rows generated a round; null: a quarter of D
     labels: str = "hard"  # S's answer; soft: S's probabilities
-    confidence: float = 0.8  # of S, below which a row with a hard label is dropped
+    # of S, below which a row with a hard label is dropped; null: what S has on 3/4 of E's rows
+    confidence: float | None = None
     eval_fraction: float = 0.2  # of the training rows: E
     guard: float = 2 / 3  # balanced accuracy on E that S needs
     training: str | None = None  # the one that a launcher's job does; not for users
@@ -235,7 +236,7 @@ class Agora:
             if getattr(self, key) is not None:
                 at_least(f"agora.{key}", getattr(self, key), 1)
         for key in ("confidence", "guard"):
-            at_least(f"agora.{key}", getattr(self, key), 0, below=1)
+            at_least(f"agora.{key}", getattr(self, key) or 0.0, 0, below=1)
         for key in ("rate", "eval_fraction"):
             if not 0 < getattr(self, key) < 1:
                 raise BortError(f"agora.{key}={getattr(self, key):g} must be above 0 and below 1")

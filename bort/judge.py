@@ -20,6 +20,8 @@ from bort.rows import Row, Task
 from bort.runs import finished
 from bort.scoring import score
 
+SURE = 0.75  # of the rows of E S has this confidence or more
+
 
 @dataclass
 class Judge:
@@ -75,13 +77,15 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     """
     values = {}
     for split, rows in {"eval": E, **vals}.items():
-        found = answers(judge.task, torch.from_numpy(judge(rows)))
+        outputs = judge(rows)
+        found = answers(judge.task, torch.from_numpy(outputs))
         scores = score(judge.task, rows, found)
         values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
         if split == "eval" and judge.task.kind != "regression":
             labels = np.array([row.label for row in rows])
             accuracy = balanced_accuracy(labels, found)
             values["teacher/eval/balanced_accuracy"] = accuracy
+            values["teacher/eval/confidence"] = float(np.quantile(outputs.max(-1), 1 - SURE))
             if accuracy <= guard:
                 chance = 1 / len(np.unique(labels))
                 raise BortError(

@@ -529,6 +529,17 @@ def test_arms_have_equal_steps_and_the_same_d_and_e(whole):
         assert {f"{arm}/val/accuracy", f"{arm}/eval/accuracy"} <= set(summary)
 
 
+def test_how_sure_s_must_be(whole, run_of):
+    """Of three quarters of E it is as sure, by its own answers."""
+    folder, summary, _ = whole
+    task, rows = finetune.load_task("custom", run_of().data)
+    _, E = split(task, rows["train"], 0.2)
+    model, _ = hf.load_classifier(folder / "teacher")
+    sure = Judge(task, model, hf.load_tokenizer(folder / "teacher"), [0, 1], 64)(E).max(-1)
+    least = summary["teacher/eval/confidence"]
+    assert (sure > least).mean() <= 0.75 <= (sure >= least).mean()  # equal rows are equally sure
+
+
 def test_sources_are_mistakes_or_else_hard(whole, run_of):
     """Rows of round 2 come from what the best model of round 1 gets wrong, counted outside."""
     folder, _, lines = whole
