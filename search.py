@@ -15,7 +15,8 @@ config.register(config.SearchRun)
 def main(cfg: DictConfig) -> float:
     """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
     run = config.parse(cfg, config.SearchRun)
-    from bort import search  # torch is loaded only now
+    with cli.loading("search.py"):  # torch, only now
+        from bort import search
 
     place = Path(HydraConfig.get().runtime.output_dir)
     try:

@@ -50,7 +50,8 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         if (summary := runs.done(run, folder, cli.say)) is not None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
             return objective(summary)
-    from bort import agora_run, compare, finetune, plan, pretrain, report  # torch: only now
+    with cli.loading("train.py"):  # torch, only now
+        from bort import agora_run, compare, finetune, plan, pretrain, report
 
     if run.dry_run:
         plan.show(run, folder, cli.say)

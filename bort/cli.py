@@ -9,7 +9,9 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bort.errors import BortError, nearest
 
@@ -18,6 +20,8 @@ HYDRA_FLAGS = (
     "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp",
     "--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
+
+STOPPED = "stopped; the same command with the same name= starts or goes on"
 
 
 def say(line: str) -> None:
@@ -58,13 +62,36 @@ def run(main: Callable[[], object], name: str) -> None:
             sys.argv.insert(1, flag)
         main()
     except KeyboardInterrupt:
-        stop(130, f"\n{name}: stopped; the same command with the same name= starts or goes on")
+        stop(130, f"\n{name}: {STOPPED}")
     except BrokenPipeError:
         os._exit(0)  # `| head` has seen enough
     except Exception as error:
         if (line := mistake(error)) is None:
             raise
         stop(1, f"{name}: {line}")
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Around the import of large packages: Ctrl-C and SIGTERM end the process at once.
+
+    An exception in the middle of one leaves it half imported, and some swallow it.
+    """
+
+    def leave(number: int, _) -> None:
+        print(f"\n{name}: {STOPPED}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # a launcher's; only the main one gets signals
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop(code: int, line: str) -> None:

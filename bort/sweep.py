@@ -48,7 +48,8 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])
     cli.say(f"search: {count} candidates, n = {run.search.n:,} steps each → {folder}")
-    from bort import plan, search  # torch is loaded only now
+    with cli.loading("search.py"):  # torch, only now
+        from bort import plan, search
 
     if run.dry_run:
         plan.show_search(run, folder, cli.say)
