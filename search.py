@@ -6,15 +6,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bort import cli, config
+from bort import cli, config, search_config
 
-config.register(config.SearchRun)
+search_config.register(search_config.SearchRun)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="search")
 def main(cfg: DictConfig) -> float:
     """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
-    run = config.parse(cfg, config.SearchRun)
+    run = config.parse(cfg, search_config.SearchRun)
     with cli.loading("search.py"):  # torch, only now
         from bort import search
 

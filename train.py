@@ -99,9 +99,9 @@ def launcher(folder: Path) -> Callable[[list[list[str]]], None] | None:
 
 def job(cfg: DictConfig) -> None:
     """One of Agora's trainings, in a process of the launcher."""
-    from bort import agora_run
+    from bort import candidate
 
-    agora_run.train_one(config.parse(cfg), Path(cfg.output_dir), cli.say)
+    candidate.train_one(config.parse(cfg), Path(cfg.output_dir), cli.say)
 
 
 def objective(summary: dict) -> float | None:

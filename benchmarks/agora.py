@@ -14,20 +14,18 @@ import statistics
 import sys
 from pathlib import Path
 
-from finetune import encoder, glue
+from finetune import encoder, glue, main
 from hydra import compose, initialize_config_dir
 
 from bort import agora_run, config, hf
 from bort.agora_run import ARMS
 from bort.cli import say
 from bort.config import Arch, Train
-from bort.doctor import machine_line
 from bort.errors import BortError
 from bort.runs import finished
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "agora"
-RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = [0, 1, 2]
 ROWS, EPOCHS = 1000, 5  # of the training set; and of a training on D
 # The guard: of MRPC a judge of 800 rows knows too little; Agora is to be seen anyway.
@@ -150,25 +148,8 @@ def student(model: str) -> Arch:
 PARTS = {"tasks": tasks, "tried": tried}
 
 
-def main(arguments: list[str]) -> None:
-    model = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model"
-    chosen = []
-    for argument in arguments:
-        if argument.startswith("model="):
-            model = argument.removeprefix("model=")
-        elif argument in PARTS:
-            chosen.append(argument)
-        else:
-            raise BortError(f"{argument} is none of {', '.join(PARTS)}, model=FOLDER")
-    for part in chosen or PARTS:
-        lines = [machine_line(), "", *PARTS[part](str(model))]
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"agora_{part}.md").write_text("\n".join(lines) + "\n")
-        say("\n".join(lines))
-
-
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        main(sys.argv[1:], PARTS, "agora", list(PARTS))
     except BortError as error:
         sys.exit(f"benchmarks/agora.py: {error}")

@@ -462,21 +462,22 @@ def pretraining(start: str) -> list[str]:
 PARTS = {"parity": parity, "speed": speed, "scores": scores, "pretraining": pretraining}
 
 
-def main(arguments: list[str]) -> None:
-    start = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model"
+def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: list[str]) -> None:
+    """Write results/NAME_<part>.md for the parts asked for, or all; of_model: which take model=."""
+    start = str(ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model")
     chosen = []
     for argument in arguments:
         if argument.startswith("model="):
             start = argument.removeprefix("model=")
-        elif argument in PARTS:
+        elif argument in parts:
             chosen.append(argument)
         else:
-            raise BortError(f"{argument} is none of {', '.join(PARTS)}, model=FOLDER")
-    for part in chosen or PARTS:
-        own = [str(start)] if part == "pretraining" else []
-        lines = [machine_line(), "", *PARTS[part](*own)]
+            raise BortError(f"{argument} is none of {', '.join(parts)}, model=FOLDER")
+    for part in chosen or parts:
+        own = [start] if part in of_model else []
+        lines = [machine_line(), "", *parts[part](*own)]
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"finetune_{part}.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / f"{name}_{part}.md").write_text("\n".join(lines) + "\n")
         say("\n".join(lines))
 
 
@@ -484,6 +485,6 @@ if __name__ == "__main__":
     transformers.logging.set_verbosity_error()  # which weights of a folder are new is known
     transformers.logging.disable_progress_bar()
     try:
-        main(sys.argv[1:])
+        main(sys.argv[1:], PARTS, "finetune", ["pretraining"])
     except BortError as mistake:
         raise SystemExit(f"finetune.py: {mistake}") from None

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from bort.benchmark import ENGINE_NAMES, int8_instructions
 from bort.cli import say
-from bort.config import ENGINES, Arch
+from bort.config import Arch
 from bort.contenders import measure, of_arch
 from bort.doctor import machine_line
+from bort.search_config import ENGINES
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
 BATCH, LENGTH, THREADS, ROUNDS = 1, 128, 2, 5

@@ -20,14 +20,14 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from scipy.stats import kendalltau
 
-from bort import config, cost, latency, search
+from bort import config, cost, latency, search, search_config
 from bort.cli import say
 from bort.config import Arch
 from bort.doctor import machine_line
 from bort.fptas import Scale, Selection, name
 
 ROOT = Path(__file__).resolve().parent.parent
-config.register(config.SearchRun)
+search_config.register(search_config.SearchRun)
 RUNS = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 # By error alone the bound proves nothing away: every candidate is trained.
@@ -40,10 +40,10 @@ FIXED = [
 ]
 
 
-def settings(*overrides: str) -> config.SearchRun:
+def settings(*overrides: str) -> search_config.SearchRun:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = ["name=benchmark", "output_dir=unused", *overrides]
-        return config.parse(compose("search", given), config.SearchRun)
+        return config.parse(compose("search", given), search_config.SearchRun)
 
 
 VARIANTS = {
@@ -65,7 +65,7 @@ VARIANTS = {
 }
 
 
-def replays(plan: dict, folder: Path, run: config.SearchRun) -> list[str]:
+def replays(plan: dict, folder: Path, run: search_config.SearchRun) -> list[str]:
     """Each variant on the recorded errors: optimum, true and stated regret, share of the FLOPs."""
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
@@ -104,7 +104,7 @@ def replays(plan: dict, folder: Path, run: config.SearchRun) -> list[str]:
     return lines
 
 
-def facts(plan: dict, run: config.SearchRun, folder: Path) -> list[str]:
+def facts(plan: dict, run: search_config.SearchRun, folder: Path) -> list[str]:
     teacher = plan["teacher"]
     passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
     count = len(search.records(folder))

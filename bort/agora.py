@@ -8,6 +8,7 @@ grows by them. Letters: D training rows, E those held out of them, S teacher, Θ
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -18,6 +19,9 @@ import numpy as np
 from bort.config import Logger, Theta, Train
 from bort.errors import BortError
 from bort.rows import Row, Task
+
+ALIKE = 0.05  # difference of a label's shares in D and E
+BATCH = 64  # rows that τ and S look at together
 
 # ------------------------------------------------------------------------------------ D and E
 
@@ -41,11 +45,12 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
     parts = [row for k, row in enumerate(rows) if k not in held], [rows[k] for k in sorted(held)]
     for name, part in zip(("D", "E"), parts, strict=True):
         found = _counts(task, part)
-        if len(found) < len(wanted) or (task.kind != "regression" and len(found) < 2) or not part:
-            has = ", ".join(task.labels[label] for label in found) if found != {None} else "nothing"
+        if len(found) < max(len(wanted), 1 if task.kind == "regression" else 2):
+            labels = ", ".join(task.labels[label] for label in found if label is not None)
+            of = f" of the labels {labels} only" if labels else ""
             raise BortError(
-                f"{name} would hold {len(part)} rows of the labels {has or 'none'} only; give more "
-                "training rows, or another agora.eval_fraction"
+                f"{name} would hold {len(part)} rows{of}; give more training rows, or another "
+                "agora.eval_fraction"
             )
     return parts
 
@@ -67,9 +72,6 @@ def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
         )
 
 
-ALIKE = 0.05  # difference of a label's shares in D and E
-
-
 def _hash(row: Row) -> bytes:
     return hashlib.sha256("\0".join(normal(row)).encode()).digest()
 
@@ -78,11 +80,8 @@ def _stratum(task: Task, row: Row) -> int | None:
     return None if task.kind == "regression" else row.label
 
 
-def _counts(task: Task, rows: list[Row]) -> dict[int | None, int]:
-    found: dict[int | None, int] = {}
-    for row in rows:
-        found[_stratum(task, row)] = found.get(_stratum(task, row), 0) + 1
-    return found
+def _counts(task: Task, rows: list[Row]) -> Counter:
+    return Counter(_stratum(task, row) for row in rows)
 
 
 def _clusters(rows: list[Row]) -> list[list[int]]:
@@ -200,13 +199,17 @@ def epoch_steps(run: Train, rows: int) -> int:
     return epochs * math.ceil(rows / run.data.batch_size)
 
 
+def sample_count(run: Train, rows: int) -> int:
+    """Rows that are generated for a round, with D of so many rows."""
+    return run.agora.samples or max(1, rows // 4)
+
+
 def planned_steps(run: Train, rows: int) -> int:
-    """Steps of all rounds on D of so many rows, if Θ is halved and no round is replayed."""
-    count, number, total = len(points(run.agora.grid)), 0, 0
-    while count and number < (run.agora.rounds or math.inf):
-        total += count * epoch_steps(run, rows)
-        rows += run.agora.samples or rows // 4
-        count, number = (math.ceil(count / 2) if count > 1 else 0), number + 1
+    """Steps of all rounds on D of so many rows, if no round is replayed."""
+    thetas, number, total, more = points(run.agora.grid), 0, 0, sample_count(run, rows)
+    while thetas and number < (run.agora.rounds or math.inf):
+        total += len(thetas) * epoch_steps(run, rows + number * more)
+        thetas, number = PRUNE[run.agora.prune](thetas), number + 1
     return total
 
 
@@ -328,9 +331,6 @@ def generate(
                 given = tuple(map(float, output)) if soft and task.kind != "regression" else label
                 found.append(Generated(_labelled(row, given, len(found)), source, sure))
     return found
-
-
-BATCH = 64  # rows that τ and S look at together
 
 
 def _drawn(task: Task, sources: list[Row], random: np.random.Generator) -> list[Row]:

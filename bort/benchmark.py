@@ -24,9 +24,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bort import cli, contenders, page
-from bort.config import CONF, Arch, Benchmark, parse, register
+from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
 from bort.files import write_csv
+from bort.search_config import Benchmark, register
 
 ENGINE_NAMES = {
     "huggingface": "Hugging Face",

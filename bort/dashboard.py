@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bort import cli
-from bort.config import SIZES, SearchRun, settings
+from bort.config import SIZES, settings
 from bort.errors import BortError
 from bort.logger import wandb_options
+from bort.search_config import SearchRun
 from bort.search_page import certificate_lines
 
 # Section → title → keys of the log. Whatever else is logged has wandb's own panels.

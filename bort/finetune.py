@@ -163,7 +163,6 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         open_folder(folder, run, record)
         check_corpus(folder, {"digest": digest(rows), "source": task.name})
         pl.seed_everything(run.seed, verbose=False)
-        body.config.dropout = body.config.attention_dropout = run.dropout
         model = fresh_classifier(task, body, run)
         say(f"model: the encoder of {source}, a new head with {model.out.out_features} outputs")
         best, numbers = train_classifier(run, folder, task, model, tokenizer, rows, inputs, say)
@@ -353,7 +352,11 @@ def row_outputs(
 
 
 def fresh_classifier(task: Task, body, run: Train) -> Classifier:
-    """The task's head on a pre-trained encoder. CoLA has two linear layers (the paper)."""
+    """The task's head on a pre-trained encoder, with the run's dropout; CoLA has two linear layers.
+
+    The last is the paper's.
+    """
+    body.config.dropout = body.config.attention_dropout = run.dropout
     head = "linear2" if run.head == "linear" and task.name == "glue/cola" else run.head
     choices = task.kind == "choices"
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)

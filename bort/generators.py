@@ -8,6 +8,7 @@ vocabulary, H hidden, M masks.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,6 +45,13 @@ class Source:
         self.ids = _whole_words(tokenizer)
         self.words = {number: word for word, number in self.ids.items()}
         self.allowed = torch.tensor(sorted(self.words))
+        self.place = {number: k for k, number in enumerate(self.allowed.tolist())}
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """The allowed words' embeddings, of length 1."""
+        weights = self.model.encoder.embeddings.words.weight.detach()
+        return F.normalize(weights[self.allowed], dim=-1)
 
     def id(self, word: str) -> int | None:
         """The id of a word, or of its lower-case form."""
@@ -161,13 +169,12 @@ def nearest(
 
     Cost: a product of V × H per changed word.
     """
-    vectors = F.normalize(source.model.encoder.embeddings.words.weight[source.allowed], dim=-1)
-    place = {number: k for k, number in enumerate(source.allowed.tolist())}
+    vectors = source.vectors
     found = []
     for row in rows:
         known = [w for w in changeable(task, row) if source.id(_old(row, w)) is not None]
         words = _chosen(known, rate, random)
-        own = torch.tensor([place[source.id(_old(row, w))] for w in words], dtype=torch.long)
+        own = torch.tensor([source.place[source.id(_old(row, w))] for w in words], dtype=torch.long)
         near = (vectors[own] @ vectors.T).topk(min(NEIGHBOURS + 1, len(vectors))).indices
         edits = []
         for word, me, others in zip(words, own.tolist(), near.tolist(), strict=True):
@@ -236,10 +243,9 @@ def _draw(
     logits: Tensor, old: list[int | None], source: Source, random: np.random.Generator
 ) -> list[str]:
     """A word for each row of logits (M, words): of the TOP most probable, never the old one."""
-    place = {number: k for k, number in enumerate(source.allowed.tolist())}
     for row, number in zip(logits, old, strict=True):
         if number is not None:
-            row[place[number]] = -torch.inf
+            row[source.place[number]] = -torch.inf
     best = logits.topk(min(TOP, logits.shape[1]))
     noise = torch.from_numpy(random.gumbel(size=best.values.shape)).float()
     drawn = best.indices.gather(1, (best.values + noise).argmax(-1, keepdim=True)).squeeze(1)

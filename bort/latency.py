@@ -9,8 +9,9 @@ import torch
 
 from bort import cost, onnx
 from bort.cli import clock
-from bort.config import Arch, Latency
+from bort.config import Arch
 from bort.errors import BortError
+from bort.search_config import Latency
 
 Say = Callable[[str], None]
 

@@ -13,10 +13,11 @@ from scipy.stats import kendalltau
 
 from bort import dashboard, page, search_page
 from bort.cli import python
-from bort.config import SIZES, SearchRun, parse
+from bort.config import SIZES, parse
 from bort.files import replacing, write_csv, write_json
 from bort.fptas import Certificate, Selection, Xi, name, w_map
 from bort.search import Paired, best_record, records, selection
+from bort.search_config import SearchRun
 
 Say = Callable[[str], None]
 

@@ -31,10 +31,11 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from bort import benchmark, cli, custom, runs, tasks
-from bort.config import CONF, Arch, Benchmark, Data, SearchRun, Train, parse, register
+from bort.config import CONF, Arch, Data, Train, parse
 from bort.corpus import text_source
 from bort.errors import BortError
 from bort.files import write_json
+from bort.search_config import Benchmark, SearchRun, register
 
 TEXT = ("data.path", "data.sample_by")
 COLUMNS = ("data.val", "data.test", "data.text", "data.label", "data.kind")

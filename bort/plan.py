@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from bort import cost, hf
-from bort.agora import epoch_steps, planned_steps
+from bort.agora import planned_steps
 from bort.casting import cast
 from bort.cli import cores
-from bort.config import Arch, SearchRun, Train, cache_folder
+from bort.config import Arch, Train, cache_folder
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
 from bort.finetune import load_task
 from bort.pretrain import OWN_STEPS
+from bort.search_config import SearchRun
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -116,8 +117,7 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     if run.job == "agora":
         held = round(run.agora.eval_fraction * len(rows["train"]))
         say(f"  E           about {held:,} of the training rows; D has the others")
-        own = len(rows["train"]) - held
-        steps = 3 * planned_steps(run, own) + epoch_steps(run, own)
+        steps = 3 * planned_steps(run, len(rows["train"]) - held)
     flops = cost.training_flops(arch, 0, run.data.length, 0.0) * tokens * steps / batches
     size = cost.parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in rows.items())

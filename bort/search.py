@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from bort import cost, hf
 from bort.cli import clock
-from bort.config import SIZES, Arch, SearchRun, Train
+from bort.config import SIZES, Arch, Train
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
@@ -33,6 +33,7 @@ from bort.latency import latencies, paced
 from bort.model import MaskedLM
 from bort.pretrain import prepare, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
+from bort.search_config import SearchRun
 from bort.training import check_trainer
 
 Say = Callable[[str], None]

@@ -7,9 +7,10 @@ from typing import Any
 
 from bort import page
 from bort.cli import clock
-from bort.config import SIZES, SearchRun
+from bort.config import SIZES
 from bort.fptas import Xi, name, pareto
 from bort.runs import NEAR
+from bort.search_config import SearchRun
 
 
 def certificate_lines(summary: dict) -> Iterator[str]:

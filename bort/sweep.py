@@ -17,11 +17,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bort import cli
-from bort.config import SIZES, Arch, SearchRun, parse
+from bort.config import SIZES, Arch, parse
 from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
 from bort.runs import doubt
+from bort.search_config import SearchRun
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bort import config
+from bort import config, search_config
 
 ROOT = Path(__file__).resolve().parents[1]
-config.register(config.SearchRun)
+search_config.register(search_config.SearchRun)
 
 # Two threads that share a busy core with anything else are several times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -90,9 +90,9 @@ def tiny_search(text) -> list[str]:
 def search_of(tiny_search):
     """Settings of `search.py` as the command line gives them, with these overrides."""
 
-    def make(*overrides: str) -> config.SearchRun:
+    def make(*overrides: str) -> search_config.SearchRun:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
-            return config.parse(compose("search", given), config.SearchRun)
+            return config.parse(compose("search", given), search_config.SearchRun)
 
     return make

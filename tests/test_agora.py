@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from test_pretrain import stopping
 
-from bort import agora_page, agora_run, config, finetune, hf, report, tasks
+from bort import agora_page, agora_run, candidate, config, finetune, hf, report, tasks
 from bort.agora import (
     Point,
     balanced_accuracy,
@@ -523,7 +523,10 @@ def test_arms_have_equal_steps_and_the_same_d_and_e(whole):
     }
     assert steps["rounds"] == steps["plain"] == steps["random"] == summary["steps"]
     rows = [each["rows"] for each in json.loads((folder / "rounds.json").read_text())["rounds"]]
-    assert steps["default"] == 3 * math.ceil(rows[0] / 4)
+    assert steps["default"] == 0  # it is θ 1 of round 1, as its scores say
+    own = finished(folder / "rounds/1/theta_1")
+    assert summary["default/eval/accuracy"] == own["eval/accuracy"]
+    assert own["steps"] == 3 * math.ceil(rows[0] / 4)
     assert rows[1] == rows[0] + 20
     for arm in ("default", "plain", "random"):
         assert {f"{arm}/val/accuracy", f"{arm}/eval/accuracy"} <= set(summary)
@@ -574,14 +577,14 @@ def test_labels_are_those_of_s(whole, run_of):
 def test_killed_and_repeated(whole, run_of, tmp_path, monkeypatch, step):
     """In S, in a round, or before a control arm: the model of the undisturbed run."""
     folder, summary, _ = whole
-    fit, count = agora_run.train_classifier, iter(range(99))
+    fit, count = candidate.train_classifier, iter(range(99))
 
     def dying(run, *args):
         if next(count) == step // 6:
             run = stopping(run, step % 6 + 1)
         return fit(run, *args)
 
-    monkeypatch.setattr(agora_run, "train_classifier", dying)
+    monkeypatch.setattr(candidate, "train_classifier", dying)
     with pytest.raises(SystemExit):
         agora_run.agora(run_of(), tmp_path / "run", quiet)
     monkeypatch.undo()
@@ -606,7 +609,7 @@ def test_a_launcher_finds_the_same(whole, given, tmp_path):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("2 trainings go to the launcher") == 3  # round 1 and both controls
+    assert result.stdout.count("2 trainings go to the launcher") == 2  # both controls
     assert "what did Agora bring?" in result.stdout
     for name in ("model/model.safetensors", "rounds.json", "generated.jsonl", "metrics.csv"):
         found = tmp_path / "runs" / "agora" / "far" / name

@@ -23,10 +23,11 @@ from transformers import (
 )
 
 from bort import benchmark, contenders, cost, export, hf, tasks
-from bort.config import CONF, Arch, Benchmark, parse, register
+from bort.config import CONF, Arch, parse
 from bort.errors import BortError
 from bort.finetune import fresh_classifier, label_names
 from bort.model import ModelConfig, build
+from bort.search_config import Benchmark, register
 from bort.tokenizer import train_tokenizer
 
 register(Benchmark)
@@ -63,7 +64,7 @@ def assert_self_contained(page: Path, *words: str) -> None:
 
 
 class Run:
-    head, seed = "linear", 0
+    head, seed, dropout = "linear", 0, 0.0
 
 
 @pytest.fixture(scope="module")

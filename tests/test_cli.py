@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from bort import cli, config
+from bort import cli, config, search_config
 from bort.errors import BortError
 from bort.pretrain import pretrain
 
@@ -114,12 +114,12 @@ def test_each_mistake_is_one_line(override, line):
 @pytest.mark.parametrize(
     ("command", "schema", "override", "one"),
     [
-        ("benchmark", config.Benchmark, "models=runs/x", "models=[runs/x]"),
-        ("search", config.SearchRun, "grid.depth=2", "grid.depth=[2]"),
+        ("benchmark", search_config.Benchmark, "models=runs/x", "models=[runs/x]"),
+        ("search", search_config.SearchRun, "grid.depth=2", "grid.depth=[2]"),
     ],
 )
 def test_lists_of_other_commands(command, schema, override, one):
-    config.register(schema)
+    search_config.register(schema)
     with (
         pytest.raises(Exception) as error,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),

@@ -10,26 +10,21 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from bort import config
+from bort import config, search_config
 from bort.config import (
-    SOURCES,
     Agora,
     Arch,
-    Benchmark,
     Compare,
     Data,
     Distill,
-    Grid,
-    Latency,
     Logger,
     Optim,
-    Search,
-    SearchRun,
     Teacher,
     Theta,
     Train,
 )
 from bort.errors import BortError, nearest
+from bort.search_config import SOURCES, Benchmark, Grid, Latency, Search, SearchRun
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -441,7 +436,8 @@ def test_messages(wrong, message):
 
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
-    checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', Path(config.__file__).read_text())
+    text = "".join(Path(each.__file__).read_text() for each in (config, search_config))
+    checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', text)
     assert len(checked) == 42
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
 

@@ -19,13 +19,14 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM
 
-from bort import config, latency, optimum, search
-from bort.config import Arch, SearchRun
+from bort import config, latency, optimum, search, search_config
+from bort.config import Arch
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
 from bort.fptas import Selection
 from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_folder
+from bort.search_config import SearchRun
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = (
@@ -409,7 +410,14 @@ def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
     monkeypatch.setattr(latency.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(BortError, match="latency=fitted latency.engine=onnx_int8 needs a few"):
         latency.latencies(
-            *(config.Latency(source="onnx"), [Arch(1, 1, 256, 256)], None, 8192, tmp_path, quiet)
+            *(
+                search_config.Latency(source="onnx"),
+                [Arch(1, 1, 256, 256)],
+                None,
+                8192,
+                tmp_path,
+                quiet,
+            )
         )
 
 
