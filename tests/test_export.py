@@ -31,7 +31,7 @@ def quiet(line: str) -> None:
 
 
 class Run:
-    head, seed = "linear", 0
+    head, seed, dropout = "linear", 0, 0.0
 
 
 @pytest.fixture(scope="module")
