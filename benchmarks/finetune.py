@@ -26,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,8 +165,7 @@ def reference_losses(run: Train, start: Path) -> list[float]:
     task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
-    body.config.dropout = body.config.attention_dropout = 0.0
-    fresh = finetune.fresh_classifier(task, body, run)
+    fresh = finetune.fresh_classifier(task, body, replace(run, dropout=0.0))
     hf.save(fresh, tokenizer, start, finetune.label_names(task))
     parts = nn.ModuleDict(
         {
@@ -365,7 +365,6 @@ def our_steps(run: Train) -> Iterator[int]:
     task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
-    body.config.dropout = body.config.attention_dropout = run.dropout
     student = finetune.fresh_classifier(task, body, run).train()
     inputs = cast(task, rows["train"], tokenizer, run.data.length)
     size = run.data.batch_size
