@@ -28,6 +28,16 @@ class Cast:
         """Tokens (N,) of each row's longest input."""
         return np.array([max(map(len, choices)) for choices in self.input_ids])
 
+    def of(self, rows: Sequence[int]) -> "Cast":
+        """Those of some rows alone, in the order given."""
+        ids, types, spans = self.input_ids, self.token_types, self.spans
+        return Cast(
+            [ids[row] for row in rows],
+            None if types is None else [types[row] for row in rows],
+            None if spans is None else spans[list(rows)],
+            self.cut,
+        )
+
 
 @dataclass(frozen=True)
 class Template:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from bort.config import Data
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM
+from bort.rows import Row, Task
 from bort.tokenizer import special_ids
 
 FORMATS = ("hf", "onnx", "onnx-int8")
@@ -34,6 +35,7 @@ TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
 Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]  # inputs to logits
+Answers = Callable[[Run], list[np.ndarray]]  # logits for a fixed set of inputs
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Export:
 
     format: str
     largest_difference: float
-    agreement: float | None = None
+    agreement: float | None = None  # share of the compared answers that are equal
+    compared: int | None = None
     float32: list[str] | None = None
     scores: dict | None = None
 
@@ -62,14 +65,16 @@ def export(
     Raises BortError for a model that cannot be read, a folder that is taken, and a failed check;
     then there is no new `out`.
     """
-    model, _ = hf.load(source)
+    model, labels = hf.load(source)
     tokenizer = hf.load_tokenizer(source)
     _check_place(out, source)
+    rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
     with replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
-        found, run = _checked(model, tokenizer, form, fresh, agreement, say)
-        if task:
-            found.scores = _scored(model, tokenizer, run, task, data, drop, say)
+        answers = rows.some().answers if rows else _on_texts(model, tokenizer)
+        found, run = _checked(model, tokenizer, form, fresh, answers, agreement, say)
+        if rows:
+            found.scores = _scored(rows, torch_run(model), run, drop, say)
         write_json(fresh / "export.json", vars(found))
         (fresh / "README.md").write_text(card(model, source, out, found))
     return found
@@ -100,9 +105,18 @@ def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
 
 
 def _checked(
-    model, tokenizer, form: str, folder: Path, agreement: float, say: Callable
+    model,
+    tokenizer,
+    form: str,
+    folder: Path,
+    answers: Answers,
+    agreement: float,
+    say: Callable,
 ) -> tuple[Export, Run]:
-    """Compare what was written with the model in memory; quantize, if that is asked for."""
+    """Compare what was written with the model in memory; quantize, if that is asked for.
+
+    answers: what int8 has to leave as it is.
+    """
     reference = torch_run(model)
     if form == "hf":
         written, _ = hf.load(folder)
@@ -118,19 +132,15 @@ def _checked(
     )
     if form == "onnx":
         return found, run
-    samples = list(_samples(model, tokenizer))
-    expected = [_real(model, x, reference(x)) for x in samples]
-
-    def answers(run: Run) -> list[np.ndarray]:
-        return [_real(model, x, run(x)) for x in samples]
-
+    expected = answers(reference)
     found.float32, run, given = _quantized(path, expected, answers, agreement, say)
     found.agreement = agree(expected, given)
+    found.compared = sum(a.size // a.shape[-1] for a in expected)
     differences = [float(np.abs(a - b).max()) for a, b in zip(expected, given, strict=True)]
     found.largest_difference = max(differences)
     say(
-        f"int8: {found.agreement:.1%} of the top answers are equal (asked {agreement:.1%}), the "
-        f"largest difference of a logit is {found.largest_difference:.3f}"
+        f"int8: {found.agreement:.1%} of {found.compared:,} top answers are equal (asked "
+        f"{agreement:.1%}), the largest difference of a logit is {found.largest_difference:.3f}"
     )
     return found, run
 
@@ -176,6 +186,12 @@ def random_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> I
     return inputs
 
 
+def _on_texts(model, tokenizer) -> Answers:
+    """Answers where there is no task: at every token, or one for a text."""
+    samples = list(_samples(model, tokenizer))
+    return lambda run: [_real(model, x, run(x)) for x in samples]
+
+
 def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[Inputs]:
     """Inputs for int8's answers: docstrings of Python's own library, where they are known words."""
     texts = corpus.docstrings(os.__file__)[:count]
@@ -196,7 +212,7 @@ def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[In
 
 
 def _quantized(
-    path: Path, expected: list, answers: Callable[[Run], list], agreement: float, say: Callable
+    path: Path, expected: list[np.ndarray], answers: Answers, agreement: float, say: Callable
 ) -> tuple[list[str], Run, list[np.ndarray]]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
@@ -234,14 +250,12 @@ RUINED = 0.1  # rounding noise of a matrix's worst column; 0.01 is usual
 
 def agree(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
     """Share of equal top answers: words at each token, classes, or numbers that are close."""
-    same, count = 0, 0
-    for a, b in zip(expected, found, strict=True):
-        if a.shape[-1] > 1:
-            equal = a.argmax(-1) == b.argmax(-1)
-        else:  # within a twentieth of the answers' spread
-            equal = np.abs(a - b)[..., 0] <= 0.05 * max(float(np.ptp(a)), 1e-3)
-        same, count = same + int(equal.sum()), count + equal.size
-    return same / count
+    if expected[0].shape[-1] > 1:
+        equal = [a.argmax(-1) == b.argmax(-1) for a, b in zip(expected, found, strict=True)]
+        return float(np.concatenate(equal).mean())
+    numbers, others = np.concatenate(expected), np.concatenate(found)
+    close = 0.05 * max(float(np.ptp(numbers)), 1e-3)  # a twentieth of the answers' spread
+    return float((np.abs(numbers - others) <= close).mean())
 
 
 def _real(model, inputs: Inputs, logits: np.ndarray) -> np.ndarray:
@@ -292,27 +306,62 @@ def _reopened(folder: Path, written) -> Run:
 # ------------------------------------------------------------------------------------ scores
 
 
+@dataclass
+class TaskRows:
+    """The validation rows of a task, which any form of the model can answer."""
+
+    task: Task
+    rows: list[Row]
+    inputs: casting.Cast
+    pad: int
+    types: bool  # whether the model has token types
+    order: list[int] | None  # which output of the model is the first label of the task, …
+
+    @classmethod
+    def load(cls, model, labels, tokenizer, source: str, name: str, data: Data) -> "TaskRows":
+        """Raises BortError for rows that cannot be read and a model that cannot answer them."""
+        if isinstance(model, MaskedLM):
+            raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
+        task, rows = finetune.load_task(name, data)
+        if "val" not in rows:
+            raise BortError(f"task={name} has no rows with labels; use task={task.parent}")
+        order = finetune.output_order(task, model, labels, f"model={source}")
+        room = min(data.length, model.config.positions)
+        inputs = casting.cast(task, rows["val"], tokenizer, room)
+        types = model.config.type_vocab > 0
+        return cls(task, rows["val"], inputs, tokenizer.pad_token_id, types, order)
+
+    def some(self, most: int = 1000) -> "TaskRows":
+        """At most that many of them, from all over the set."""
+        chosen = range(0, len(self.rows), -(-len(self.rows) // most))
+        rows = [self.rows[k] for k in chosen]
+        return replace(self, rows=rows, inputs=self.inputs.of(chosen))
+
+    def answers(self, run: Run) -> list[np.ndarray]:
+        """One array (rows, classes): of a task with choices, their scores side by side."""
+
+        def call(input_ids, attention_mask, token_types=None, spans=None) -> torch.Tensor:
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "spans": spans}
+            if self.types:
+                absent = token_types is None
+                given["token_type_ids"] = torch.zeros_like(input_ids) if absent else token_types
+            arrays = {name: x.numpy() for name, x in given.items() if x is not None}
+            return torch.from_numpy(run(arrays))
+
+        found = finetune.row_outputs(call, self.rows, self.inputs, self.pad, self.order)
+        return [found.numpy()]
+
+
 def _scored(
-    model, tokenizer, run: Run, name: str, data: Data, drop: float, say: Callable
+    rows: TaskRows, reference: Run, run: Run, drop: float, say: Callable
 ) -> dict[str, float]:
     """The task's metrics on its validation set, before and after; BortError for a drop."""
-    if isinstance(model, MaskedLM):
-        raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
-    task, rows = finetune.load_task(name, data)
-    inputs = casting.cast(task, rows["val"], tokenizer, min(data.length, model.config.positions))
-
-    def written(input_ids, attention_mask, token_types=None, spans=None) -> torch.Tensor:
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "spans": spans}
-        if model.config.type_vocab:
-            absent = token_types is None
-            given["token_type_ids"] = torch.zeros_like(input_ids) if absent else token_types
-        arrays = {name: x.numpy() for name, x in given.items() if x is not None}
-        return torch.from_numpy(run(arrays))
-
+    task = rows.task
     found = {}
-    for when, call in (("before", model.eval()), ("after", written)):
-        answers = finetune.predict(task, call, rows["val"], inputs, tokenizer.pad_token_id)
-        scores = scoring.score(task, rows["val"], answers)
+    for when, form in (("before", reference), ("after", run)):
+        (outputs,) = rows.answers(form)
+        answers = finetune.answers(task, torch.from_numpy(outputs))
+        scores = scoring.score(task, rows.rows, answers)
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]
@@ -347,7 +396,7 @@ def card(model, source: str, out: Path, found: Export) -> str:
     facts |= {f"{k} export": f"{v:.4f}" for k, v in (found.scores or {}).items()}
     facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
     if found.agreement is not None:
-        facts["equal top answers"] = f"{found.agreement:.1%}"
+        facts["equal top answers"] = f"{found.agreement:.1%} of {found.compared:,}"
     if found.float32:
         facts["in float32"] = ", ".join(found.float32)
     facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)

@@ -269,14 +269,7 @@ def diagnose(
     model, labels = hf.load_classifier(run.model)
     tokenizer = hf.load_tokenizer(run.model)
     check_length(run, model.config.positions)
-    if set(labels.values()) != set(task.labels):
-        known = ", ".join(labels.values()) or "none"
-        raise BortError(
-            f"model={run.model} has the labels {known}, {task.name} needs "
-            f"{', '.join(task.labels)}; fine-tune it on task={task.parent} first"
-        )
-    place = {label: number for number, label in labels.items()}
-    order = [place[label] for label in task.labels]
+    order = output_order(task, model, labels, f"model={run.model}")
     with locked(folder, False, say):
         open_folder(folder, run, record)
         scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
@@ -362,6 +355,31 @@ def fresh_classifier(task: Task, body, run: Train) -> Classifier:
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)
     spans = 2 if task.kind == "spans" else 0
     return classifier(body, outputs, head, spans, choices, run.seed)
+
+
+def output_order(
+    task: Task, model: Classifier, labels: dict[int, str], named: str
+) -> list[int] | None:
+    """Which output of a model is the first label of the task, which the second, …
+
+    labels: the names of the outputs, upper or lower case; None is returned where there is one
+    output. named: the model, as the user gave it. Raises BortError if it answers another task.
+    """
+    first = f"fine-tune it on task={task.parent or task.name} first"
+    if model.choices != (task.kind == "choices") or bool(model.spans) != (task.kind == "spans"):
+        raise BortError(f"{named} is no model for a task of {task.kind}; {first}")
+    if task.kind in ("choices", "regression"):
+        if model.out.out_features != 1:
+            raise BortError(f"{named} has several outputs, {task.name} needs one; {first}")
+        return None
+    places = {str(label).lower(): number for number, label in labels.items()}
+    if set(places) != {label.lower() for label in task.labels} or len(labels) != len(places):
+        known = ", ".join(map(str, labels.values())) or "none"
+        raise BortError(
+            f"{named} has the labels {known}, {task.name} needs {', '.join(task.labels)}; {first}, "
+            "or name its outputs so in id2label of its config.json"
+        )
+    return [places[label.lower()] for label in task.labels]
 
 
 def label_names(task: Task) -> dict:

@@ -13,7 +13,7 @@ from bort.agora import balanced_accuracy
 from bort.casting import cast
 from bort.config import Train
 from bort.errors import BortError
-from bort.finetune import answers, row_outputs
+from bort.finetune import answers, output_order, row_outputs
 from bort.model import Classifier
 from bort.pretrain import own_teacher
 from bort.rows import Row, Task
@@ -46,26 +46,7 @@ def open_judge(task: Task, place: str, length: int) -> Judge:
     length: tokens of a row at most.
     """
     model, labels = hf.load_classifier(place)
-    order = None
-    if task.kind in ("classes", "spans"):
-        names = {label: number for number, label in labels.items()}
-        if set(names) != set(task.labels):
-            known = ", ".join(map(str, labels.values())) or "none"
-            raise BortError(
-                f"agora.teacher={place} has the labels {known}, {task.name} needs "
-                f"{', '.join(task.labels)}; fine-tune it on task={task.name} first"
-            )
-        order = [names[label] for label in task.labels]
-    wrong = order is None and model.out.out_features != 1
-    if (
-        wrong
-        or model.choices != (task.kind == "choices")
-        or bool(model.spans) != (task.kind == "spans")
-    ):
-        raise BortError(
-            f"agora.teacher={place} is no model for a task of {task.kind}; fine-tune it on "
-            f"task={task.name} first"
-        )
+    order = output_order(task, model, labels, f"agora.teacher={place}")
     return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.positions))
 
 
