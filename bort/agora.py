@@ -30,7 +30,7 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
     """D and E in the order of the file; of each label, about `fraction` of the rows is in E.
 
     Chosen by the hash of their texts, so that no seed changes it. Rows with equal texts (whatever
-    their spaces and case), of one passage or scored together stay together. Raises BortError when
+    their spaces and case), of one passage or of one group stay together. Raises BortError when
     E or D would lack one of the labels.
     """
     clusters = _clusters(rows)

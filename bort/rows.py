@@ -23,7 +23,7 @@ class Row:
     texts: tuple[str, ...]  # in the order of Task.columns
     # place in Task.labels, the number of a regression, or the probabilities of all labels
     label: int | float | tuple[float, ...] | None = None
-    group: Any = None  # equal for the rows that are scored together
+    group: Any = None  # equal for the rows that belong together: of a question, of a file
     spans: tuple[tuple[int, int], ...] = ()  # characters; WiC: one per text, WSC: both in text 0
     answers: tuple[str, ...] = ()  # ReCoRD: all right answers of the query
 

@@ -1,26 +1,26 @@
 """The embedded task: its rows give no answer away."""
 
-from pathlib import Path
+import os
 
 import pytest
 
-from bort import docstrings
+from bort import agora, docstrings
 from bort.errors import BortError
 
 
 @pytest.fixture(scope="module")
 def few():
-    """Ten rows of three packages, with the files that they were taken from."""
+    """Rows of three packages, with the files that they were taken from."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(docstrings, "CLASSES", ("python", "numpy", "pandas"))
-        patch.setattr(docstrings, "ROWS", {"train": 12, "val": 4, "test": 4})
+        patch.setattr(docstrings, "ROWS", {"train": 90, "val": 15, "test": 15})
         yield
 
 
 def test_rows_are_balanced_distinct_and_nameless(few, tmp_path):
     task, rows = docstrings.read(tmp_path)
     assert task.labels == ("python", "numpy", "pandas") and task.kind == "classes"
-    for split, count in {"train": 12, "val": 4, "test": 4}.items():
+    for split, count in {"train": 90, "val": 15, "test": 15}.items():
         labels = [row.label for row in rows[split]]
         assert [labels.count(label) for label in range(3)] == [count] * 3
         assert [row.index for row in rows[split]] == list(range(3 * count))
@@ -32,21 +32,21 @@ def test_rows_are_balanced_distinct_and_nameless(few, tmp_path):
 
 
 def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
-    _, rows = docstrings.read(tmp_path)
-    split_of = {row.texts[0]: split for split, found in rows.items() for row in found}
-    owners: dict[str, set[str]] = {}
-    for package in docstrings.CLASSES:
-        for file in docstrings.python_files(package):
-            if "…" in file or not Path(file).stat().st_size:
-                continue
-            for text in docstrings.docstrings(file):
-                key = docstrings.NAMES.sub("…", text[: docstrings.LONGEST])
-                if key in split_of:
-                    owners.setdefault(file, set()).add(split_of[key])
-    assert len(owners) > 10
-    crossing = [file for file, splits in owners.items() if len(splits) > 1]
-    # a text may stand in two files; a file's own rows must not be in two splits
-    assert len(crossing) <= 2, crossing
+    """Each row names a file that holds its text; no two splits share a file, nor do D and E."""
+    task, rows = docstrings.read(tmp_path)
+    files = {
+        f"{package}/{os.path.relpath(file, os.path.commonpath(found))}": file
+        for package in docstrings.CLASSES
+        for found in [docstrings.python_files(package)]
+        for file in found
+    }
+    for row in (row for split in rows.values() for row in split):
+        held = docstrings.docstrings(files[row.group])
+        assert row.texts[0] in {docstrings.NAMES.sub("…", t[: docstrings.LONGEST]) for t in held}
+        assert row.group.startswith(task.labels[row.label] + "/")
+    D, E = agora.split(task, rows["train"], 0.2)
+    groups = [{row.group for row in part} for part in (D, E, rows["val"], rows["test"])]
+    assert sum(map(len, groups)) == len(set.union(*groups)) > 12 and E
 
 
 def test_the_second_time_they_come_from_the_cache(few, tmp_path, monkeypatch):
