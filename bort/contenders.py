@@ -82,12 +82,12 @@ def of_folder(name: str) -> Contender:
     """
     import huggingface_hub
 
-    from bort import hf
+    from bort import hf, hub
     from bort.model import Classifier
 
-    found = hf.find(name)
+    found = hub.find(name)
     file = found / "model.onnx" if isinstance(found, Path) else None
-    if file and file.is_file() and not any((found / each).is_file() for each in hf.WEIGHT_FILES):
+    if file and file.is_file() and not any((found / each).is_file() for each in hub.WEIGHT_FILES):
         return _of_onnx(name, found, file)
     model, _ = hf.load(name)
     config = model.config

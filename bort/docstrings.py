@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bort.corpus import docstrings, python_files, versions
 from bort.custom import own_task
+from bort.documents import docstrings, python_files, versions
 from bort.errors import BortError
 from bort.files import replacing
 from bort.rows import Row, Task

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import casting, cli, corpus, finetune, hf, onnx, onnx_predict, scoring
+from bort import casting, cli, documents, finetune, hf, onnx, onnx_predict, scoring
 from bort.config import Data
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
@@ -194,7 +194,7 @@ def _on_texts(model, tokenizer) -> Answers:
 
 def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[Inputs]:
     """Inputs for int8's answers: docstrings of Python's own library, where they are known words."""
-    texts = corpus.docstrings(os.__file__)[:count]
+    texts = documents.docstrings(os.__file__)[:count]
     room = min(length, model.config.positions)
     rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
     flat = [k for row in rows for k in row]

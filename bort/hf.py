@@ -1,17 +1,10 @@
-"""Hugging Face folders, both directions: names of weights, config.json, tokenizers.
+"""Hugging Face folders, both directions: names of weights, config.json, tokenizers."""
 
-Nothing here imports code from a folder or unpickles more than plain tensors.
-"""
-
-import json
 import os
-import pickle
 from pathlib import Path
 
-import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -23,14 +16,20 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from bort.doctor import hub_reachable
-from bort.errors import BortError, nearest
+from bort.errors import BortError
 from bort.files import replacing_folder, write_json
+from bort.hub import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    find,
+    find_any,
+    local_folder,
+    read_json,
+    read_weights,
+)
 from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std
 
 FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 EMBEDDING_NAMES = {
     "words": "word_embeddings",
@@ -70,102 +69,6 @@ CLASSIFIER_NAMES = {  # dense and output; a span model has no counterpart in Hug
         "roberta": ("span_head.dense", "span_head.out"),
     },
 }
-
-
-def find(name: str | os.PathLike) -> Path | str:
-    """What `name` stands for: the model folder of a run, a Hugging Face folder, or a hub name.
-
-    Raises BortError if it is a file, an unfinished run, a folder without a model, a local path that
-    does not exist (never looked up on the hub), or a hub name that is not cached while there is no
-    hub.
-    """
-    return _find(str(name), ("config.json",))
-
-
-def _find(name: str, marks: tuple[str, ...]) -> Path | str:
-    """`find` for a folder that holds one of the files `marks`."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        for folder in (path, path / "model"):
-            if any((folder / mark).is_file() for mark in marks):
-                return folder
-        if several := sorted(
-            path.glob("*/**/model/config.json")
-        ):  # a comparison, a sweep, a search
-            raise BortError(
-                f"{name} holds {len(several)} models; give one of them, as in "
-                f"{several[0].parent.parent}"
-            )
-        if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
-            raise BortError(
-                f"{name} is an unfinished run without a model yet; the train.py command that "
-                f"started it, with the same name={path.resolve().name}, continues it"
-            )
-        if not any(path.iterdir()):
-            raise BortError(f"{name} is an empty folder; give one that holds {marks[0]}")
-        raise BortError(f"{name} is not a model folder: it holds no {' or '.join(marks)}")
-    if path.exists():
-        raise BortError(f"{name} is a file; give the folder of a model, which holds {marks[0]}")
-    if _looks_local(name):
-        hint = _nearest_folder(path) or "; give a run folder, a model folder or a hub name"
-        raise BortError(f"{name} does not exist{hint}")
-    try:
-        huggingface_hub.utils.validate_repo_id(name)
-    except HFValidationError:
-        raise BortError(f"'{name}' is neither a folder nor a possible hub name") from None
-    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
-        _require_hub(name)
-    return name
-
-
-def _looks_local(name: str) -> bool:
-    first = name.split("/")[0]
-    return (
-        name.startswith((".", "/", "~", "runs/"))
-        or name.count("/") > 1
-        or ("/" in name and Path(first).is_dir())
-    )
-
-
-def _nearest_folder(path: Path) -> str:
-    """A hint for the first part of the path that does not exist."""
-    while not path.parent.exists():
-        path = path.parent
-    if not path.parent.is_dir():
-        return f"; {path.parent} is a file"
-    return nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()])
-
-
-def _require_hub(name: str) -> None:
-    hint = _nearest_folder(Path(name))
-    if huggingface_hub.is_offline_mode():
-        raise BortError(
-            f"'{name}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
-            f"is set; give a folder, or unset it{hint}"
-        )
-    if not hub_reachable():
-        raise BortError(
-            f"'{name}' is neither a folder nor in the local Hugging Face cache, and the hub does "
-            f"not answer; give a folder, or try again with a network{hint}"
-        )
-
-
-def _folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
-    """The local folder, for a hub name that of its snapshot, with one of the files `needed`."""
-    if isinstance(found, Path):
-        return found
-    try:
-        folder = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
-        if any((folder / file).is_file() for file in needed):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    _require_hub(found)
-    try:
-        return Path(huggingface_hub.snapshot_download(found, allow_patterns=patterns))
-    except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
 
 
 def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> MaskedLM:
@@ -268,19 +171,27 @@ def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]
 
 def settings(name: str | os.PathLike) -> dict:
     """The config.json of a model that was loaded before."""
-    return _read_json(_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
+    return read_json(local_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """What a folder's config.json says of the shape; no weights are read.
+
+    Raises BortError if it is neither BERT nor RoBERTa, or damaged.
+    """
+    return _config(read_json(folder / "config.json"), folder)
 
 
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Folder, config.json as it is and as ours, and weights by today's names."""
     found = find(name)
-    folder = _folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    folder = local_folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        folder = _folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
-    settings = _read_json(folder / "config.json")
+        folder = local_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
+    settings = read_json(folder / "config.json")
     config = _config(settings, folder)
     family = _family(config)
-    weights = _full_names(_read_weights(folder), family)
+    weights = _full_names(read_weights(folder), family)
     types = f"{family}.embeddings.token_type_embeddings.weight"
     if settings.get("no_token_types") and types in weights and not weights[types].any():
         config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
@@ -290,18 +201,6 @@ def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, T
 
 def _family(config: ModelConfig) -> str:
     return "roberta" if config.position_offset else "bert"
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BortError(f"{path} does not exist; give the folder of a model") from None
-    except ValueError as e:
-        raise BortError(f"{path} is not valid JSON ({e}); fetch the model again") from None
-    if not isinstance(content, dict):
-        raise BortError(f"{path} does not hold a JSON object; fetch the model again")
-    return content
 
 
 def _config(settings: dict, folder: Path) -> ModelConfig:
@@ -342,51 +241,6 @@ def _config(settings: dict, folder: Path) -> ModelConfig:
         )
     except BortError as e:
         raise BortError(f"{where}: {e}") from None
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, by the names in its files."""
-    whole, index, plain = (folder / file for file in WEIGHT_FILES)
-    if whole.is_file():
-        return _read_safetensors(whole)
-    if index.is_file():
-        # Only the last part of each name: an index must not lead out of its folder.
-        files = sorted(
-            {Path(str(f)).name for f in _read_json(index).get("weight_map", {}).values()}
-        )
-        weights = {}
-        for file in files:
-            if not (folder / file).is_file():
-                raise BortError(f"{folder / file} is missing, which {index.name} names")
-            weights |= _read_safetensors(folder / file)
-        return weights
-    if plain.is_file():
-        return _read_plain(plain)
-    raise BortError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise BortError(f"{path} is damaged or cut off ({e}); fetch it again") from None
-
-
-def _read_plain(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise BortError(
-            f"{path} holds more than plain tensors, and nothing in it was run; "
-            "weights must be safetensors, or a plain tensor file"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
-        raise BortError(
-            f"{path} is damaged or cut off ({type(e).__name__}); fetch it again"
-        ) from None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise BortError(f"{path} is not a plain dictionary of tensors; convert it to safetensors")
-    return weights
 
 
 def _full_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -467,8 +321,8 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
     Raises BortError if there is no tokenizer, if it has more tokens than the model, or lacks one of
     the tokens that start, end, mask and pad a sequence.
     """
-    found = _find(str(name), ("config.json", *TOKENIZER_FILES))
-    folder = _folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
+    found = find_any(str(name), ("config.json", *TOKENIZER_FILES))
+    folder = local_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         # transformers would answer with a tokenizer of five tokens.
         raise BortError(f"{folder} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
@@ -489,7 +343,7 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
 
 def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     stated = folder / "tokenizer_config.json"
-    stated = _read_json(stated) if stated.is_file() else {}
+    stated = read_json(stated) if stated.is_file() else {}
     plain = not (folder / "tokenizer.json").is_file()
     options = {}
     if plain and (folder / "vocab.txt").is_file() and "do_lower_case" not in stated:
@@ -503,7 +357,7 @@ def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    config = _config(_read_json(folder / "config.json"), folder)
+    config = model_config(folder)
     most = max(tokenizer.get_vocab().values()) + 1
     if most > config.vocab_size:
         raise BortError(
@@ -614,7 +468,7 @@ def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    settings = _read_json(path)
+    settings = read_json(path)
     for key in ("backend", "is_local", "local_files_only", "name_or_path"):
         settings.pop(key, None)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]

@@ -32,7 +32,7 @@ from hydra import compose, initialize_config_dir
 
 from bort import benchmark, cli, custom, runs, tasks
 from bort.config import CONF, Arch, Data, Train, parse
-from bort.corpus import text_source
+from bort.documents import text_source
 from bort.errors import BortError
 from bort.files import write_json
 from bort.search_config import Benchmark, SearchRun, register

@@ -1,6 +1,5 @@
 """What a run will cost, before it starts."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from bort import cost, hf
+from bort import cost, hf, hub
 from bort.agora import planned_steps
 from bort.casting import cast
 from bort.cli import cores
-from bort.config import Arch, Train, cache_folder
+from bort.config import SIZES, Arch, Train, cache_folder
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
 from bort.finetune import load_task
@@ -36,17 +35,16 @@ def _teacher(run: Train) -> tuple[Arch | None, int | None]:
         return run.teacher.arch, run.data.vocab_size
     if (known := HUB_TEACHERS.get(name.split("/")[-1])) is not None:
         return known
-    return _local(name) if isinstance(hf.find(name), Path) else (None, None)
+    return _local(name) if isinstance(hub.find(name), Path) else (None, None)
 
 
 def _local(name: str) -> tuple[Arch, int]:
     """Architecture and vocabulary that the config.json of a model folder tells."""
-    folder = hf.find(name)
+    folder = hub.find(name)
     if not isinstance(folder, Path):
         raise BortError(f"dry_run=true: {name} is no local folder, so its size is not known")
-    found = json.loads((folder / "config.json").read_text())
-    keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
-    return Arch(*(found[key] for key in keys)), found["vocab_size"]
+    config = hf.model_config(folder)
+    return Arch(*(getattr(config, key) for key in SIZES)), config.vocab_size
 
 
 def _hours(flops: float) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import re
 import subprocess
@@ -330,6 +331,18 @@ def test_wrong_folder(run, tmp_path):
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert "runs/mlm_pretrain/frist does not exist; did you mean 'first'?" in result.stderr
     assert seconds < 30 and not (cwd / "runs" / "kd_pretrain").exists()
+
+
+def test_the_plan_with_a_model_of_another_kind(tmp_path):
+    """Its config.json has other keys; the plan reads nothing more of it."""
+    (tmp_path / "distil").mkdir()
+    settings = {"model_type": "distilbert", "n_layers": 2, "dim": 64, "vocab_size": 100}
+    (tmp_path / "distil" / "config.json").write_text(json.dumps(settings))
+    tuned = ("experiment=finetune", "task=docstrings", "model=distil")
+    for given in (("experiment=kd_pretrain", "teacher.name=distil"), tuned):
+        result = train_py(*given, "dry_run=true", cwd=tmp_path)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+        assert "says model_type=distilbert; supported are bert and roberta" in result.stderr
 
 
 def test_sweep(tiny, tmp_path):

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bort import corpus as module
+from bort import documents as sources
 from bort.config import Data
 from bort.corpus import Corpus, build, pack, sequences
 from bort.errors import BortError
@@ -192,7 +193,7 @@ def test_rows_that_are_not_text(tmp_path, make, row, message):
 
 
 def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(module, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(sources, "hub_reachable", lambda: pytest.fail("asked the hub"))
     path = words(tmp_path)
     with pytest.raises(BortError, match=r"no such file or folder; did you mean 'words\.txt'"):
         make(tmp_path / "wrds.txt")
@@ -210,7 +211,7 @@ def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, make, monkeypatch):
 def test_hub_name(make, monkeypatch):
     import datasets
 
-    monkeypatch.setattr(module, "hub_reachable", lambda: False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
     with pytest.raises(BortError, match="owner/name: .*hub cannot be reached"):
         make("owner/name")
     asked = []
@@ -219,7 +220,7 @@ def test_hub_name(make, monkeypatch):
         asked.append((name, subset, split, streaming))
         return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
 
-    monkeypatch.setattr(module, "hub_reachable", lambda: True)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
     assert set(asked) == {("owner/name", "part", "train", True)}
@@ -400,7 +401,7 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
 def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     data = Data(source="text", path=str(words(tmp_path)), val_fraction=0.2)
-    source = module.text_source(data)
+    source = sources.text_source(data)
     sample = list(module._sample(source, data, lambda *a, **k: None))
     assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
     held = [module.held_out(module.document_key(text), 0.2) for text in sample]
@@ -413,7 +414,7 @@ def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     monkeypatch.setattr("bort.tokenizer.PIECE", 100)
     data = Data(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
-    sample = list(module._sample(module.text_source(data), data, lambda *a, **k: None))
+    sample = list(module._sample(sources.text_source(data), data, lambda *a, **k: None))
     text = words(tmp_path).read_text()
     places = [text.index(piece) for piece in sample]
     assert 1900 < sum(map(len, sample)) < 2300
@@ -578,9 +579,9 @@ def test_docstrings_are_those_that_python_sees():
                 holders += [m for _, m in inspect.getmembers(item, inspect.isfunction)]
         texts = {inspect.cleandoc(h.__doc__) for h in holders if h.__doc__}
         expected = {text for text in texts if len(text) > 200}
-        assert expected and expected <= set(module.docstrings(imported.__file__))
+        assert expected and expected <= set(sources.docstrings(imported.__file__))
     topics = importlib.import_module("pydoc_data.topics")
-    found = module.docstrings(topics.__file__)
+    found = sources.docstrings(topics.__file__)
     assert {t for t in topics.topics.values() if len(t) > 200} == set(found) and len(found) > 50
 
 
@@ -603,8 +604,8 @@ def installation(tmp_path, monkeypatch):
     (package / "broken.py").write_text(f'"""{long}""" is not Python\n')
     (package / "tests" / "c.py").write_text(f'"""Of a test: {long}"""\n')
     monkeypatch.syspath_prepend(site)
-    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(library))
-    monkeypatch.setattr(module, "PACKAGES", ("bortabsent", "bortfake"))
+    monkeypatch.setattr(sources.sysconfig, "get_path", lambda name: str(library))
+    monkeypatch.setattr(sources, "PACKAGES", ("bortabsent", "bortfake"))
     return long.strip(), other.strip().replace("\\\\", "\\")
 
 
@@ -619,7 +620,7 @@ def test_docstring_corpus(installation, tmp_path):
     assert not any("Of a test" in text for text in texts)
     assert corpus.info["packages"] == {"bortfake": "1.5"}
     assert "docstrings of 2 packages" in said[0]
-    source = module.docstring_source(lambda *a, **k: None)
+    source = sources.docstring_source(lambda *a, **k: None)
     assert source.size == 0 and source.read() is source.read()  # parsed once
     assert source.size == sum(len(text) for text, _ in source.read()) > 1000
 

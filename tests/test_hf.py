@@ -24,7 +24,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from bort import hf
+from bort import hf, hub
 from bort.errors import BortError
 from bort.model import ModelConfig, build, empty
 
@@ -105,7 +105,7 @@ def no_hub(monkeypatch):
     def asked(*args, **kwargs):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(hf, "hub_reachable", asked)
+    monkeypatch.setattr(hub, "hub_reachable", asked)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", asked)
 
@@ -405,9 +405,9 @@ def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
 def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):
     monkeypatch.chdir(tmp_path)
     hf.save(build(OWN), tokenizer, "runs/kd/a/model")
-    assert hf.find("runs/kd/a") == Path("runs/kd/a/model")
-    assert hf.find(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
-    assert hf.find(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
+    assert hub.find("runs/kd/a") == Path("runs/kd/a/model")
+    assert hub.find(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
+    assert hub.find(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
 
 
 def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
@@ -443,7 +443,7 @@ def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
         "bad name!": "neither a folder nor a possible hub name",
     }
     for name, message in expected.items():
-        for load in (hf.find, hf.load_masked_lm, hf.load_tokenizer):
+        for load in (hub.find, hf.load_masked_lm, hf.load_tokenizer):
             with pytest.raises(BortError, match=message) as error:
                 load(name)
             assert name in one_line(error)
@@ -454,7 +454,7 @@ def test_hub_names_without_a_hub(tmp_path, monkeypatch):
     Path("bert-tiny").mkdir()
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(hf, "hub_reachable", lambda: False)
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
     with pytest.raises(BortError, match="hub does not answer.*did you mean 'bert-tiny'") as error:
         hf.load_masked_lm("bert-tny")
     one_line(error)
@@ -468,7 +468,7 @@ def test_hub_names_from_the_cache(hub_folder, monkeypatch):
     """The cache answers alone; what it lacks is fetched, and an error of the hub is one line."""
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(hub_folder))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kw: str(hub_folder))
-    assert hf.find("someone/model") == "someone/model"
+    assert hub.find("someone/model") == "someone/model"
     assert hf.load_masked_lm("someone/model").config.vocab_size == 300
     assert len(hf.load_tokenizer("someone/model")) <= 300
 
@@ -478,7 +478,7 @@ def test_hub_names_from_the_cache(hub_folder, monkeypatch):
         raise OSError("403 Forbidden\n\nask for access")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
-    monkeypatch.setattr(hf, "_require_hub", lambda name: None)
+    monkeypatch.setattr(hub, "_require_hub", lambda name: None)
     with pytest.raises(BortError, match="cannot fetch 'someone/model' .* 403 Forbidden") as error:
         hf.load_masked_lm("someone/model")
     one_line(error)

@@ -1,0 +1,173 @@
+"""Where a model is and its files: run folders, Hugging Face folders, hub names.
+
+Nothing here imports code from a folder or unpickles more than plain tensors.
+"""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import huggingface_hub
+import safetensors.torch
+import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from bort.doctor import hub_reachable
+from bort.errors import BortError, nearest
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+
+def find(name: str | os.PathLike) -> Path | str:
+    """What `name` stands for: the model folder of a run, a Hugging Face folder, or a hub name.
+
+    Raises BortError if it is a file, an unfinished run, a folder without a model, a local path that
+    does not exist (never looked up on the hub), or a hub name that is not cached while there is no
+    hub.
+    """
+    return find_any(str(name), ("config.json",))
+
+
+def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
+    """`find` for a folder that holds one of the files `marks`."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if any((folder / mark).is_file() for mark in marks):
+                return folder
+        if several := sorted(
+            path.glob("*/**/model/config.json")
+        ):  # a comparison, a sweep, a search
+            raise BortError(
+                f"{name} holds {len(several)} models; give one of them, as in "
+                f"{several[0].parent.parent}"
+            )
+        if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
+            raise BortError(
+                f"{name} is an unfinished run without a model yet; the train.py command that "
+                f"started it, with the same name={path.resolve().name}, continues it"
+            )
+        if not any(path.iterdir()):
+            raise BortError(f"{name} is an empty folder; give one that holds {marks[0]}")
+        raise BortError(f"{name} is not a model folder: it holds no {' or '.join(marks)}")
+    if path.exists():
+        raise BortError(f"{name} is a file; give the folder of a model, which holds {marks[0]}")
+    if _looks_local(name):
+        hint = _nearest_folder(path) or "; give a run folder, a model folder or a hub name"
+        raise BortError(f"{name} does not exist{hint}")
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except HFValidationError:
+        raise BortError(f"'{name}' is neither a folder nor a possible hub name") from None
+    if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
+        _require_hub(name)
+    return name
+
+
+def _looks_local(name: str) -> bool:
+    first = name.split("/")[0]
+    return (
+        name.startswith((".", "/", "~", "runs/"))
+        or name.count("/") > 1
+        or ("/" in name and Path(first).is_dir())
+    )
+
+
+def _nearest_folder(path: Path) -> str:
+    """A hint for the first part of the path that does not exist."""
+    while not path.parent.exists():
+        path = path.parent
+    if not path.parent.is_dir():
+        return f"; {path.parent} is a file"
+    return nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()])
+
+
+def _require_hub(name: str) -> None:
+    hint = _nearest_folder(Path(name))
+    if huggingface_hub.is_offline_mode():
+        raise BortError(
+            f"'{name}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
+            f"is set; give a folder, or unset it{hint}"
+        )
+    if not hub_reachable():
+        raise BortError(
+            f"'{name}' is neither a folder nor in the local Hugging Face cache, and the hub does "
+            f"not answer; give a folder, or try again with a network{hint}"
+        )
+
+
+def local_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
+    """The local folder, for a hub name that of its snapshot, with one of the files `needed`."""
+    if isinstance(found, Path):
+        return found
+    try:
+        folder = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
+        if any((folder / file).is_file() for file in needed):
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    _require_hub(found)
+    try:
+        return Path(huggingface_hub.snapshot_download(found, allow_patterns=patterns))
+    except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BortError(f"{path} does not exist; give the folder of a model") from None
+    except ValueError as e:
+        raise BortError(f"{path} is not valid JSON ({e}); fetch the model again") from None
+    if not isinstance(content, dict):
+        raise BortError(f"{path} does not hold a JSON object; fetch the model again")
+    return content
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, by the names in its files."""
+    whole, index, plain = (folder / file for file in WEIGHT_FILES)
+    if whole.is_file():
+        return _read_safetensors(whole)
+    if index.is_file():
+        # Only the last part of each name: an index must not lead out of its folder.
+        files = sorted({Path(str(f)).name for f in read_json(index).get("weight_map", {}).values()})
+        weights = {}
+        for file in files:
+            if not (folder / file).is_file():
+                raise BortError(f"{folder / file} is missing, which {index.name} names")
+            weights |= _read_safetensors(folder / file)
+        return weights
+    if plain.is_file():
+        return _read_plain(plain)
+    raise BortError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise BortError(f"{path} is damaged or cut off ({e}); fetch it again") from None
+
+
+def _read_plain(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BortError(
+            f"{path} holds more than plain tensors, and nothing in it was run; "
+            "weights must be safetensors, or a plain tensor file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        raise BortError(
+            f"{path} is damaged or cut off ({type(e).__name__}); fetch it again"
+        ) from None
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise BortError(f"{path} is not a plain dictionary of tensors; convert it to safetensors")
+    return weights
