@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from bort import cli, contenders, page
 from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
-from bort.files import write_csv
+from bort.files import check_writable, write_csv
 from bort.search_config import Benchmark, register
 
 ENGINE_NAMES = {
@@ -234,6 +234,8 @@ def table(settings: Benchmark) -> list[dict]:
 
 
 def run(settings: Benchmark) -> list[dict]:
+    if settings.out:
+        check_writable(Path(settings.out))
     return compare(settings) if settings.compares else table(settings)
 
 

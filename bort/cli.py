@@ -116,6 +116,8 @@ def mistake(error: BaseException) -> str | None:
     for inner in _chain(error):
         if isinstance(inner, OSError) and inner.errno == errno.ENOSPC:
             return f"no space left on the disk ({inner.filename or 'while writing'}); free some"
+        if isinstance(inner, OSError) and inner.errno == errno.ENAMETOOLONG:
+            return f"the name {str(inner.filename)[:60]}… is too long; give a shorter one"
         if type(inner).__name__ == "OutOfMemoryError":
             return "out of memory; lower data.batch_size and raise trainer.accumulate_grad_batches"
     if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra's
@@ -181,20 +183,21 @@ def _user_error(error: BaseException) -> BortError | None:
 
 
 def _near(error: BaseException, key: str) -> str:
-    """The nearest known key beside the unknown one, then anywhere in the schema."""
-    from dataclasses import fields, is_dataclass
+    """The nearest known key beside the unknown one, then anywhere in the configuration."""
+    from dataclasses import fields
 
     from bort.config import Train
 
     name, prefix = key.split(".")[-1], key.rpartition(".")[0]
     parent = next((e.parent_node for e in _chain(error) if _has_keys(e)), {})
     beside = [str(k) for k in parent if k != "hydra"]
-    trainer = parent.get("trainer") if "trainer" in beside else None
-    everywhere = {str(k): f"trainer.{k}" for k in trainer or ()}
-    for field in fields(Train):
-        everywhere.setdefault(field.name, field.name)
-        for inner in fields(field.type) if is_dataclass(field.type) else ():
-            everywhere.setdefault(inner.name, f"{field.name}.{inner.name}")
+    root = parent._get_root() if beside else {field.name: None for field in fields(Train)}
+    everywhere = {str(k): f"trainer.{k}" for k in root.get("trainer") or ()}
+    for top in (str(k) for k in root if k != "hydra"):
+        everywhere.setdefault(top, top)
+        inner = root._get_node(top) if beside else None
+        for below in inner if hasattr(inner, "keys") and not inner._is_none() else ():
+            everywhere.setdefault(str(below), f"{top}.{below}")
     if name in everywhere:
         return f"; did you mean '{everywhere[name]}'?"
     if close := difflib.get_close_matches(name, beside, 1, 0.5):

@@ -91,7 +91,7 @@ class Predictor:
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:
         places = (ids == self.tokenizer.mask_token_id).flatten().nonzero().flatten()
         logits = self.model(ids, mask, types, positions=places)
-        best = logits.float().softmax(-1).topk(top)
+        best = logits.float().softmax(-1).topk(min(top, logits.shape[-1]))
         words: list[list[list[dict]]] = [[] for _ in ids]
         for place, scores, numbers in zip(places.tolist(), best.values, best.indices, strict=True):
             words[place // ids.shape[1]].append(
@@ -152,14 +152,19 @@ def main() -> None:
         texts = read_texts(Path(given["input"]))
     else:
         texts = [(given["text"], given["pair"]) if given["pair"] else given["text"]]
-    answers = load(given["model"]).predict(texts, top=int(given["top"]))
-    lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+    if not given["top"].isdecimal() or int(given["top"]) < 1:
+        raise BortError(f"top={given['top']} is no number of words; write top=5")
+
+    def answered() -> str:
+        answers = load(given["model"]).predict(texts, top=int(given["top"]))
+        return "".join(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+
     if given["out"]:
-        with replacing(Path(given["out"])) as file:
-            file.write("".join(f"{line}\n" for line in lines).encode())
-        cli.say(f"{len(lines):,} answers: {given['out']}")
+        with replacing(Path(given["out"])) as file:  # first: a place that is none shows at once
+            file.write(answered().encode())
+        cli.say(f"{len(texts):,} answers: {given['out']}")
     else:
-        cli.say("\n".join(lines))
+        cli.say(answered().removesuffix("\n"))
 
 
 if __name__ == "__main__":

@@ -364,3 +364,8 @@ def test_mistake_by_the_command_line(tmp_path):
     assert (result.returncode, result.stdout) == (1, "")
     line = "bort.benchmark: latncy is not a setting; did you mean 'latency'?"
     assert result.stderr.startswith(line) and result.stderr.count("\n") == 1
+    (tmp_path / "file").write_text("mine")
+    result = by_hand("out=file/t.csv", cwd=tmp_path)  # not after minutes of timing
+    assert (result.returncode, result.stdout) == (1, "")
+    line = f"bort.benchmark: file/t.csv cannot be written: {tmp_path}/file is a file\n"
+    assert result.stderr == line

@@ -18,7 +18,7 @@ import torch
 from bort import files
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 from bort.errors import BortError
-from bort.files import replacing, write_json
+from bort.files import replacing, replacing_folder, write_json
 from bort.pretrain import prepare, pretrain, train
 from bort.runs import finished
 
@@ -121,6 +121,26 @@ def test_a_write_that_fails_is_one_line(tmp_path, monkeypatch, function, number,
     path = next(word.rstrip(";") for word in text.split() if "step_" in word)
     assert text == message.format(path=path) and path.startswith(f"{tmp_path}/step_00000002-")
     assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_place_that_is_none_is_one_line(tmp_path):
+    """Before the work: the block is never entered, nothing is made."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    long = tmp_path / ("a" * 300)
+    cases = [
+        (tmp_path / "file" / "x", f"file/x cannot be written: {tmp_path / 'file'} is a file"),
+        (tmp_path / "file" / "new" / "x", "cannot be written: .*file is a file"),
+        (long, "cannot be written: File name too long"),
+        (Path("/proc/x"), "/proc/x cannot be written: "),
+    ]
+    for write in (replacing, replacing_folder):
+        for path, message in cases:
+            with pytest.raises(BortError, match=message), write(path):
+                pytest.fail("work for nothing")
+    with pytest.raises(BortError, match="folder is a folder; give the name of a file"):
+        write_json(tmp_path / "folder", {"x": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -103,6 +103,12 @@ def test_mistakes(folders, name, texts, message):
         bort.load(folders[name]).predict(texts)
 
 
+def test_more_words_than_there_are(folders):
+    (answer,) = bort.load(folders["masked"]).predict(["a <mask>"], top=10**6)
+    words = bort.load(folders["masked"]).model.config.vocab_size
+    assert len(answer["words"][0]) == words
+
+
 def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "bort.predict", *arguments],
@@ -125,6 +131,14 @@ def test_by_hand(folders, tmp_path):
     line = "bort.predict: txt=x is not a setting; did you mean 'text'?; use model, text"
     assert result.returncode == 1 and result.stderr.startswith(line)
     assert by_hand(model, cwd=tmp_path).returncode == 1
+    for wrong, line in {
+        "top=x": "bort.predict: top=x is no number of words; write top=5\n",
+        "out=in.jsonl/x": "bort.predict: in.jsonl/x cannot be written: ",
+        "out=.": "bort.predict: . is a folder; give the name of a file\n",
+    }.items():
+        result = by_hand(model, "text=a", wrong, cwd=tmp_path)
+        assert result.returncode == 1 and result.stderr.startswith(line), result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

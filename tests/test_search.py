@@ -533,6 +533,7 @@ def test_other_launchers_find_the_same(printed, tiny_search, launcher, tmp_path)
         (["arch.depth=1,2"], "search.py chooses the points itself: instead of arch.depth=1,2 set"),
         (["arch=bort"], "arch=bort: search.py chooses the architecture; set grid= instead"),
         (["search.nn=3"], "search.nn is not a setting; did you mean 'search.n'?"),
+        (["epsilon=0.1"], "epsilon is not a setting; did you mean 'search.epsilon'?"),
         (["grid=tinny"], "grid=tinny is unknown; did you mean 'tiny'?"),
         (["distill.w_kd=0", "distill.w_mlm=1"], "search.py needs distill.w_kd above 0"),
         (["trainer.devices=2"], "search.py trains a candidate on one device"),
