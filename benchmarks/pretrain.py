@@ -2,13 +2,16 @@
 
     python benchmarks/pretrain.py            # about ten minutes on 2 cores
     python benchmarks/pretrain.py mlm data   # some of: mlm, kd, data
+    python benchmarks/pretrain.py gpu        # where there is one: bf16, a minute; own table
 
 One process; contenders take turns in alternating order; medians. Same shapes, batches, precision
 (float32), mask rate (0.15) and optimizer (AdamW); the Hugging Face side is what its Trainer runs:
 `BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. Writes
-benchmarks/results/pretrain.md.
+benchmarks/results/pretrain.md (pretrain_gpu.md). On a GPU the batches are made before, for both: a
+loader's workers do that beside the steps.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
@@ -103,18 +106,23 @@ class Texts:
         return tuple(torch.from_numpy(a) for a in arrays)
 
 
-def our_step(student: MaskedLM, texts: Texts, teacher: MaskedLM | None = None):
+def bf16(device: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
+
+
+def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
     optimizer = optim.build(student, Optim(name="adamw", lr=1e-4))
 
     def step() -> None:
-        inputs, positions, labels = texts.masked()
-        logits = student(inputs, positions=positions)
-        if teacher is None:
-            loss = mlm_loss(logits, labels)
-        else:
-            with torch.no_grad():
-                target = teacher(inputs, positions=positions)
-            loss = kd_loss(logits, target, 2.0)
+        inputs, positions, labels = batch()
+        with bf16(device):
+            logits = student(inputs, positions=positions)
+            if teacher is None:
+                loss = mlm_loss(logits, labels)
+            else:
+                with torch.no_grad():
+                    target = teacher(inputs, positions=positions)
+                loss = kd_loss(logits, target, 2.0)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -123,22 +131,33 @@ def our_step(student: MaskedLM, texts: Texts, teacher: MaskedLM | None = None):
     return step
 
 
-def their_step(student: BertForMaskedLM, texts: Texts, teacher: BertForMaskedLM | None = None):
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
+def collated(texts: Texts) -> Callable[[], dict]:
+    """Batches as Hugging Face's collator makes them."""
     collate = DataCollatorForLanguageModeling(tokenizer_of(texts.vocab), mlm_probability=RATE)
+    return lambda: dict(collate([{"input_ids": row} for row in texts().tolist()]))
+
+
+def their_step(
+    student: BertForMaskedLM,
+    batch: Callable[[], dict],
+    teacher: BertForMaskedLM | None = None,
+    device: str = "cpu",
+):
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        batch = collate([{"input_ids": row} for row in texts().tolist()])
-        if teacher is None:
-            loss = student(**batch).loss
-        else:  # full-vocabulary logits of both models everywhere
-            chosen = batch.pop("labels") != -100
-            logits = student(**batch).logits
-            with torch.no_grad():
-                target = teacher(**batch).logits
-            p = F.log_softmax(target[chosen] / 2.0, -1)
-            q = F.log_softmax(logits[chosen] / 2.0, -1)
-            loss = 4.0 * F.kl_div(q, p, log_target=True, reduction="batchmean")
+        given = dict(batch())
+        with bf16(device):
+            if teacher is None:
+                loss = student(**given).loss
+            else:  # full-vocabulary logits of both models everywhere
+                chosen = given.pop("labels") != -100
+                logits = student(**given).logits
+                with torch.no_grad():
+                    target = teacher(**given).logits
+                p = F.log_softmax(target[chosen].float() / 2.0, -1)
+                q = F.log_softmax(logits[chosen].float() / 2.0, -1)
+                loss = 4.0 * F.kl_div(q, p, log_target=True, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -161,8 +180,8 @@ def mlm() -> list[str]:
     for arch, vocab, batch, rounds, reach in SHAPES:
         texts, tokens = Texts(vocab, batch), batch * LENGTH
         contenders = {
-            "hf": their_step(theirs(arch, vocab), texts),
-            "ours": our_step(ours(arch, vocab), texts),
+            "hf": their_step(theirs(arch, vocab), collated(texts)),
+            "ours": our_step(ours(arch, vocab), texts.masked),
         }
         speed = matmul_gflops()
         times = interleaved(contenders, rounds)
@@ -188,8 +207,8 @@ def kd() -> list[str]:
     for teacher, arch, vocab, batch, rounds, reach in KD:
         texts, tokens = Texts(vocab, batch), batch * LENGTH
         contenders = {
-            "hf": their_step(theirs(arch, vocab), texts, theirs(teacher, vocab).eval()),
-            "ours": our_step(ours(arch, vocab), texts, ours(teacher, vocab).eval()),
+            "hf": their_step(theirs(arch, vocab), collated(texts), theirs(teacher, vocab).eval()),
+            "ours": our_step(ours(arch, vocab), texts.masked, ours(teacher, vocab).eval()),
         }
         times = interleaved(contenders, rounds)
         both = [
@@ -239,14 +258,69 @@ def data() -> list[str]:
     ]
 
 
+GPU_KD = Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265  # as published: teacher, Bort
+GPU_BATCH, GPU_LENGTH, GPU_ROUNDS, PREPARED = 64, 512, 15, 8
+
+
+def gpu() -> list[str]:
+    """MLM and KD of Bort in bf16: Hugging Face's step, ours, and ours compiled (trainer=gpu)."""
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks/pretrain.py gpu: there is no GPU here")
+    teacher, arch, vocab = GPU_KD
+    texts, tokens = Texts(vocab, GPU_BATCH, GPU_LENGTH), GPU_BATCH * GPU_LENGTH
+    make = collated(texts)
+    masked = [[x.cuda() for x in texts.masked()] for _ in range(PREPARED)]
+    batches = [{k: v.cuda() for k, v in make().items()} for _ in range(PREPARED)]
+
+    def of(prepared: list) -> Callable:
+        turn = itertools.cycle(prepared)
+        return lambda: next(turn)
+
+    def synchronized(step: Callable) -> Callable:
+        def call() -> None:
+            step()
+            torch.cuda.synchronize()
+
+        return call
+
+    lines = [
+        f"{torch.cuda.get_device_name()}, bf16 autocast, {GPU_BATCH} × {GPU_LENGTH} tokens, "
+        f"V = {vocab:,}, {RATE:.0%} masked, random weights; tokens/s, medians of {GPU_ROUNDS}",
+        "",
+        "| step | Hugging Face | ours | ours, compiled | ratio | ratio compiled |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, large in ((f"MLM, {arch}", None), (f"KD, {teacher} → {arch}", teacher)):
+        teachers = [
+            of_arch(large, vocab).eval().cuda() if large else None for of_arch in (theirs, ours)
+        ]
+        contenders = {
+            "hf": their_step(theirs(arch, vocab).cuda(), of(batches), teachers[0], "cuda"),
+            "ours": our_step(ours(arch, vocab).cuda(), of(masked), teachers[1], "cuda"),
+            "compiled": our_step(
+                torch.compile(ours(arch, vocab).cuda()), of(masked), teachers[1], "cuda"
+            ),
+        }
+        contenders = {key: synchronized(step) for key, step in contenders.items()}
+        contenders["compiled"]()  # a second warm-up: the number of masked places varies
+        times = interleaved(contenders, GPU_ROUNDS)
+        speeds = {key: tokens / value for key, value in times.items()}
+        ratios = [speeds[key] / speeds["hf"] for key in ("ours", "compiled")]
+        cells = [*(f"{value:,.0f}" for value in speeds.values()), *(f"{r:.2f}" for r in ratios)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        say(lines[-1])
+    return lines
+
+
 PARTS = {"mlm": mlm, "kd": kd, "data": data}
 
 if __name__ == "__main__":
     report = [machine_line()]
     for part in sys.argv[1:] or PARTS:
-        report += ["", *PARTS[part]()]
+        report += ["", *(PARTS | {"gpu": gpu})[part]()]
     folder = Path(__file__).resolve().parent / "results"
     folder.mkdir(exist_ok=True)
-    if len(sys.argv) == 1:
-        (folder / "pretrain.md").write_text("\n".join(report) + "\n")
+    if sys.argv[1:] in ([], ["gpu"]):
+        name = "pretrain_gpu.md" if sys.argv[1:] else "pretrain.md"
+        (folder / name).write_text("\n".join(report) + "\n")
     say("\n".join(report))

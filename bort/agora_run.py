@@ -47,7 +47,7 @@ from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
 from bort.rows import Row
 from bort.runs import check_corpus, done, finished, locked, open_folder
-from bort.training import check_trainer, quiet
+from bort.training import check_trainer, device_of, quiet
 
 HARDEST = 0.1  # of the rows that are looked at
 JOBS = "launched.json"  # what the launcher's jobs are to do
@@ -139,7 +139,7 @@ class Arena:
         place = self.run.agora.teacher or str(self.folder / "teacher")
         if encoder is not None:
             self._train_teacher(encoder, Path(place))
-        self.judge = open_judge(self.task, place, self.run.data.length)
+        self.judge = open_judge(self.task, place, self.run.data.length, device_of(self.run))
         vals = {name: rows for name, rows in self.f.rows.items() if name.startswith("val")}
         values = judged(self.judge, self.f.E, vals, self.run.agora.guard, place)
         own = self.run.agora.confidence
@@ -179,7 +179,7 @@ class Arena:
                 f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
                 "agora.generator=edit"
             ) from None
-        return Source(model, hf.load_tokenizer(place))
+        return Source(model.to(device_of(self.run)), hf.load_tokenizer(place))
 
     # ---- rounds
 
@@ -257,7 +257,7 @@ class Arena:
         model, _ = hf.load_classifier(self._place(before))
         rows = self.f.D if self.run.agora.mistakes == "train" else self.f.E
         pad, labels = self.f.tokenizer.pad_token_id, torch.tensor([row.label for row in rows])
-        outputs = row_outputs(model, rows, self.f.cast(rows), pad)
+        outputs = row_outputs(model.to(device_of(self.run)), rows, self.f.cast(rows), pad)
         losses = task_loss(self.task.kind, outputs, labels, "none").numpy()
         wrong = answers(self.task, outputs) != labels.numpy()
         if self.task.kind == "regression":
@@ -360,7 +360,7 @@ class Arena:
         inputs = {name: self.f.cast(rows[name]) for name in asked}
         values = {}
         for arm in ARMS:
-            model, _ = hf.load_classifier(best[arm])
+            model = hf.load_classifier(best[arm])[0].to(device_of(self.run))
             names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
             pad = tokenizer.pad_token_id
             found = {n: predict(self.task, model, rows[n], inputs[n], pad) for n in names}
@@ -368,7 +368,7 @@ class Arena:
             prefix = "" if arm == "agora" else f"{arm}/"
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
-        model, _ = hf.load_classifier(best["agora"])
+        model = hf.load_classifier(best["agora"])[0].to(device_of(self.run))
         answer_diagnostics(self.run, self.task, model, tokenizer, self.folder, self.say)
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)

@@ -27,7 +27,7 @@ from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, done, locked, open_folder
 from bort.scoring import constant, readable, score, write_answers, write_submission
-from bort.training import StepModule, check_trainer, fit, quiet
+from bort.training import StepModule, check_trainer, device_of, fit, quiet
 
 Say = Callable[[str], None]
 LR_WIDTH = 0.064  # the default rate times the width: 1e-3 at 64 (measured), 8e-5 at BERT's 768
@@ -229,7 +229,7 @@ def train_classifier(
     module = FineTuning(model, replace(run.optim, lr=rate), task, vals, keep)
     trainer, throughput = fit(run, folder, module, data, loggers, label, say)
     best, _ = hf.load_classifier(folder / "model")
-    return best, {
+    return best.to(device_of(run)), {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": module.tokens,
         "steps": trainer.global_step,
@@ -270,6 +270,7 @@ def diagnose(
     tokenizer = hf.load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = output_order(task, model, labels, f"model={run.model}")
+    model.to(device_of(run))
     with locked(folder, False, say):
         open_folder(folder, run, record)
         scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
@@ -333,13 +334,16 @@ def row_outputs(
 ) -> Tensor:
     """The outputs (N, classes) of a model, in evaluation mode, to rows, in their order.
 
-    model: or whatever takes a classifier's inputs. order: which output of the model is the first
-    label of the task, which the second, …
+    model: wherever it is, or whatever takes a classifier's inputs on the CPU. order: which output
+    of the model is the first label of the task, which the second, …
     """
     batches = RowBatches(inputs, rows, batch_size, pad, None)
-    places, found = zip(
-        *((b["rows"], task_outputs(model, b).float()) for b in batches), strict=True
-    )
+    device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
+    places, found = [], []
+    for batch in batches:
+        places.append(batch["rows"])
+        moved = {name: value.to(device) for name, value in batch.items()}
+        found.append(task_outputs(model, moved).float().cpu())
     outputs = torch.cat(found)[torch.cat(places).argsort()]
     return outputs if order is None else outputs[:, order]
 

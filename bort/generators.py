@@ -236,7 +236,9 @@ def _mask_logits(texts: list[list[int]], source: Source) -> Tensor:
     lengths = torch.tensor([len(own) for own in texts])
     attention = (torch.arange(length) < lengths[:, None]).long()
     places = (ids == mask).flatten().nonzero().flatten()
-    return source.model(ids, attention, positions=places).float()[:, source.allowed]
+    device = next(source.model.parameters()).device
+    given, places = (ids.to(device), attention.to(device)), places.to(device)
+    return source.model(*given, positions=places).float().cpu()[:, source.allowed]
 
 
 def _draw(

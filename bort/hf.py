@@ -372,10 +372,12 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     folder: str | os.PathLike,
     extra: dict | None = None,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
 
-    extra: further keys of config.json. An existing folder is replaced only when the new one is
+    extra: further keys of config.json. state: the weights of a masked LM that holds pieces of them
+    only. An existing folder is replaced only when the new one is
     complete. Raises BortError if it cannot be written, or holds anything but a model.
     """
     folder = Path(folder)
@@ -386,15 +388,17 @@ def save(
         with replacing_folder(folder) as fresh:
             write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
             safetensors.torch.save_file(
-                _hf_weights(model), fresh / "model.safetensors", metadata={"format": "pt"}
+                _hf_weights(model, state), fresh / "model.safetensors", metadata={"format": "pt"}
             )
             _save_tokenizer(tokenizer, model.config, fresh)
     except (OSError, SafetensorError) as e:
         raise BortError(f"cannot write the model folder {folder}: {e}") from None
 
 
-def _hf_weights(model: MaskedLM | Classifier) -> dict[str, Tensor]:
-    state, config = model.state_dict(), model.config
+def _hf_weights(
+    model: MaskedLM | Classifier, state: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    state, config = state or model.state_dict(), model.config
     weights = {
         theirs: state[ours].detach().float().cpu().contiguous()
         for ours, theirs in hf_names(model).items()

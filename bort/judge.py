@@ -40,13 +40,14 @@ class Judge:
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
 
-def open_judge(task: Task, place: str, length: int) -> Judge:
+def open_judge(task: Task, place: str, length: int, device: str = "cpu") -> Judge:
     """The fine-tuned model in a folder as S; raises BortError if it answers another task.
 
     length: tokens of a row at most.
     """
     model, labels = hf.load_classifier(place)
     order = output_order(task, model, labels, f"agora.teacher={place}")
+    model.to(device)
     return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.positions))
 
 

@@ -420,9 +420,10 @@ def _take_from_teacher(model: MaskedLM, teacher: MaskedLM) -> None:
 def _take_embeddings(mine: Embeddings, source: Embeddings) -> None:
     """Word, position and type rows, projected to our width where it is smaller."""
     ours, theirs = mine.config, source.config
-    words, types = source.words.weight, source.types.weight if source.types else None
+    # on the CPU, wherever the teacher is: every student of it starts from the same bits
+    words, types = source.words.weight.cpu(), source.types.weight.cpu() if source.types else None
     start = theirs.position_offset
-    positions = source.positions.weight[start : start + ours.positions]
+    positions = source.positions.weight[start : start + ours.positions].cpu()
     if types is not None and mine.types is None:
         positions = positions + types[0]  # what the teacher adds to every token of a first text
     if ours.hidden == theirs.hidden:

@@ -225,10 +225,12 @@ def train(
             compile=run.compile,
             samples=_samples(corpus.tokenizer, folder, loggers),
         )
+        parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
         trainer, throughput = fit(run, folder, module, data, loggers, label, say)
         summary = _summary(run, trainer, module, throughput, corpus, teacher)
+        summary["parameters"] = parameters
         if trainer.is_global_zero:
-            hf.save(model, corpus.tokenizer, folder / "model")
+            hf.save(model, corpus.tokenizer, folder / "model", state=module.whole)
             write_json(folder / "summary.json", summary)
         return summary
 
@@ -254,7 +256,6 @@ def _summary(
     found = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return {
         **found,
-        "parameters": sum(p.numel() for p in module.model.parameters()),
         "tokens": module.tokens,
         "steps": trainer.global_step,
         "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),

@@ -34,7 +34,7 @@ from bort.model import MaskedLM
 from bort.pretrain import prepare, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
 from bort.search_config import SearchRun
-from bort.training import check_trainer
+from bort.training import check_trainer, device_of
 
 Say = Callable[[str], None]
 POSITIONS = 8192  # at least so many masked positions decide an error
@@ -140,8 +140,7 @@ class Sweep:
         start = time.monotonic()
         states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
         tick = paced("teacher: validation batch", self.say)
-        states.build(teacher.to(_device(run)), val, len(val), tick)
-        teacher.to("cpu")
+        states.build(teacher.to(device_of(run)), val, len(val), tick)
         _teacher_pass(run, corpus, teacher, folder, run.seed, self._batches, self.say)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
         np.save(folder / "teacher" / "entropy.npy", entropy)
@@ -287,18 +286,13 @@ def _val_batches(corpus: Corpus, run: Train) -> ValBatches:
     return ValBatches(corpus, data)
 
 
-def _device(run: Train) -> str:
-    cuda = torch.cuda.is_available() and run.trainer.get("accelerator") != "cpu"
-    return "cuda" if cuda else "cpu"
-
-
 def _teacher_pass(
     run: Train, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int, say: Say
 ) -> None:
     states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
-    states.build(teacher.to(_device(run)), data, batches, paced("teacher: training batch", say))
-    teacher.to("cpu")
+    tick = paced("teacher: training batch", say)
+    states.build(teacher.to(device_of(run)), data, batches, tick)
 
 
 @torch.no_grad()
@@ -307,19 +301,23 @@ def teacher_entropy(
 ) -> tuple[np.ndarray, float]:
     """T's entropy at each position, and the mean cross-entropy of word frequencies against T."""
     counts = np.bincount(corpus.train, minlength=teacher.config.vocab_size) + 1.0
-    unigram = torch.from_numpy(np.log(counts / counts.sum())).float()
+    unigram = torch.from_numpy(np.log(counts / counts.sum())).float().to(_place(teacher))
     entropies, total = [], 0.0
     for batch in range(len(val)):
         logp = _logp(teacher, states, batch)
         p = logp.exp()
-        entropies.append(-(p * logp).sum(-1))
+        entropies.append(-(p * logp).sum(-1).cpu())
         total += float(-(p @ unigram).sum())
     entropy = torch.cat(entropies).numpy()
     return entropy, total / len(entropy)
 
 
+def _place(model: MaskedLM) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _logp(teacher: MaskedLM, states: TeacherStates, batch: int) -> torch.Tensor:
-    rows = torch.from_numpy(states[batch]).float()
+    rows = torch.from_numpy(states[batch]).to(_place(teacher)).float()
     return F.log_softmax(teacher.decode(rows).float(), -1)  # (M, V)
 
 
@@ -420,13 +418,15 @@ def candidate_losses(
     model: MaskedLM, teacher: MaskedLM, val: ValBatches, states: TeacherStates
 ) -> np.ndarray:
     """Cross-entropy against T's output at each held-out position, τ = 1, in nats."""
-    model.eval()
+    device = _place(teacher)
+    model.eval().to(device)
     losses = []
     for number in range(len(val)):
         batch = val[number]
-        logits = model(batch["input_ids"], positions=batch["positions"]).float()
+        ids, positions = (batch[key].to(device) for key in ("input_ids", "positions"))
+        logits = model(ids, positions=positions).float()
         p = _logp(teacher, states, number).exp()
-        losses.append(-(p * F.log_softmax(logits, -1)).sum(-1))
+        losses.append(-(p * F.log_softmax(logits, -1)).sum(-1).cpu())
     return torch.cat(losses).numpy()
 
 

@@ -39,6 +39,7 @@ class StepModule(pl.LightningModule):
         self._grad_norm: Tensor | None = None
         self._last_loss: Tensor | None = None
         self._rng: dict | None = None
+        self.whole: dict[str, Tensor] | None = None  # after training by FSDP, the weights
 
     def configure_optimizers(self):
         mixed = "mixed" in str(self.trainer.precision)
@@ -98,13 +99,25 @@ class StepModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        sharded = type(self.trainer.strategy).__name__ == "FSDPStrategy"
-        if sharded or gradient_clip_algorithm not in (None, "norm"):
+        if gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         # Clips as Lightning does and keeps the norm, which Lightning computes and throws away.
         limit = gradient_clip_val or math.inf
-        self._grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if self.sharded:  # the norm is that of all pieces, and Lightning has no clipping by it
+            self._grad_norm = self.trainer.strategy.model.clip_grad_norm_(limit)
+        else:
+            self._grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a process holds pieces of the weights only."""
+        return type(self.trainer.strategy).__name__ == "FSDPStrategy"
+
+    def on_train_end(self) -> None:
+        if self.sharded:  # of all processes together, while they still talk to each other
+            weights = self.trainer.strategy.lightning_module_state_dict()
+            self.whole = {key.removeprefix("model."): value for key, value in weights.items()}
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -165,6 +178,12 @@ class StepModule(pl.LightningModule):
                 torch.cuda.set_rng_state(self._rng["cuda_rng"].cpu())
 
 
+def device_of(run: Train) -> str:
+    """Where a model of this run answers outside of its training."""
+    cuda = torch.cuda.is_available() and (run.trainer or {}).get("accelerator") != "cpu"
+    return "cuda" if cuda else "cpu"
+
+
 def check_trainer(run: Train) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
     quiet()
@@ -174,11 +193,15 @@ def check_trainer(run: Train) -> None:
             raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
     if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
         raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
+    if "fsdp" in str(run.trainer.get("strategy")) and run.job not in ("pretrain", "compare"):
+        raise BortError(f"trainer=fsdp is for pre-training; use trainer=ddp for job={run.job}")
     try:
         instantiate(run.trainer, logger=False)
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise BortError(f"trainer: {reason}") from None
+        missing = "backend found" in reason or "not available" in reason
+        hint = "; trainer=default takes what is here" if missing else ""
+        raise BortError(f"trainer: {reason}{hint}") from None
 
 
 def fit(
