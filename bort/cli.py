@@ -22,6 +22,7 @@ HYDRA_FLAGS = (
 )  # fmt: skip
 
 STOPPED = "stopped; the same command with the same name= starts or goes on"
+RESUMED = ("train.py", "search.py", "bort.pipeline")  # the others are short
 
 
 def say(line: str) -> None:
@@ -54,6 +55,9 @@ def run(main: Callable[[], object], name: str) -> None:
     SIGTERM ends with 143 and Ctrl-C with 130. Any other exception is a bug: its trace shows.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
+    _wait_asleep()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
     try:
         _check_flags(sys.argv[1:])
@@ -62,7 +66,7 @@ def run(main: Callable[[], object], name: str) -> None:
             sys.argv.insert(1, flag)
         main()
     except KeyboardInterrupt:
-        stop(130, f"\n{name}: {STOPPED}")
+        stop(130, _stopped(name))
     except BrokenPipeError:
         os._exit(0)  # `| head` has seen enough
     except Exception as error:
@@ -71,17 +75,44 @@ def run(main: Callable[[], object], name: str) -> None:
         stop(1, f"{name}: {line}")
 
 
+def _wait_asleep() -> None:
+    """OpenMP threads that wait for each other sleep, unless the user has chosen.
+
+    They spin by default, and on cores that others use too a step then takes many times as long.
+    Read when torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _stopped(name: str) -> str:
+    return f"\n{name}: {STOPPED if name in RESUMED else 'stopped'}"
+
+
+def _leave(name: str) -> Callable:
+    """A handler of signals that ends the process at once."""
+
+    def leave(number: int, _) -> None:
+        print(_stopped(name), file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    return leave
+
+
+def starting(name: str) -> None:
+    """Before the imports of a program that is large itself: as `loading`, until `run` begins."""
+    _wait_asleep()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave(name))
+
+
 @contextmanager
 def loading(name: str) -> Iterator[None]:
     """Around the import of large packages: Ctrl-C and SIGTERM end the process at once.
 
     An exception in the middle of one leaves it half imported, and some swallow it.
     """
-
-    def leave(number: int, _) -> None:
-        print(f"\n{name}: {STOPPED}", file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
+    leave = _leave(name)
     numbers = (signal.SIGINT, signal.SIGTERM)
     numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
@@ -164,7 +195,9 @@ def keys(arguments: list[str], known: dict[str, str | None]) -> dict[str, str | 
     found = dict(known)
     for argument in arguments:
         key, sign, value = argument.partition("=")
-        if not sign or key not in known:
+        if not sign:
+            raise BortError(f"{argument} is not key=value; text with spaces is quoted: text='a b'")
+        if key not in known:
             raise BortError(
                 f"{argument} is not a setting{nearest(key, known)}; use {', '.join(known)}"
             )

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +24,9 @@ SIZES = ("depth", "heads", "hidden", "intermediate")  # of ⟨D, A, H, I⟩, in 
 
 
 def cache_folder() -> Path:
-    """Where corpora and trained teachers are kept: $BORT_CACHE, or ~/.cache/bort."""
-    return Path(os.environ.get("BORT_CACHE") or Path.home() / ".cache" / "bort")
+    """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("BORT_CACHE") or users / "bort")
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -94,6 +96,8 @@ class Data:
             raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
         if self.source == "text" and not self.path:
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
+        if self.source != "text" and self.path:
+            raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
         at_least("data.length", self.length, 4)
         at_least("data.batch_size", self.batch_size, 1)
         at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes and 5 special tokens
@@ -255,6 +259,8 @@ class Logger:
     def __post_init__(self) -> None:
         one_of("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
         one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+        if self.name == "tensorboard" and find_spec("tensorboard") is None:
+            raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
 
 
 @dataclass

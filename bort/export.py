@@ -10,6 +10,11 @@ first metric may lose; push=user/name uploads to the hub afterwards. When a chec
 with 1 and leaves nothing.
 """
 
+from bort import cli
+
+if __name__ == "__main__":
+    cli.starting("bort.export")  # what follows takes seconds
+
 import json
 import os
 import shutil
@@ -22,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import casting, cli, documents, finetune, hf, onnx, onnx_predict, scoring
+from bort import casting, documents, finetune, hf, onnx, onnx_predict, scoring
 from bort.config import Data
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
@@ -426,6 +431,19 @@ def _usage(model, found: Export) -> str:
     )
 
 
+def example(folder: Path) -> str:
+    """Arguments of an ONNX folder's predict.py."""
+    config = _json(folder / "config.json")
+    kind = config["architectures"][0].partition("For")[2]
+    if kind == "MaskedLM":
+        return f"'a text with a {hf.load_tokenizer(folder).mask_token} in it'"
+    if kind == "MultipleChoice":
+        return "'a passage' 'the first option' 'the second'"
+    if kind == "":
+        return "'A [[cup]] fell. [[It]] broke.'"
+    return "'a text' 'and another'" if config.get("bort_texts") == 2 else "'a text'"
+
+
 # ------------------------------------------------------------------------------------ command
 
 
@@ -474,7 +492,7 @@ def main() -> None:
         _push(out, given["push"])
         cli.say(f"  hub       https://huggingface.co/{given['push']}")
     elif given["format"] != "hf":
-        cli.say(f"  next      {cli.python()} {out}/predict.py 'a text'")
+        cli.say(f"  next      {cli.python()} {out}/predict.py {example(out)}")
 
 
 if __name__ == "__main__":

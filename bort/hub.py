@@ -146,6 +146,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return weights
     if plain.is_file():
         return _read_plain(plain)
+    if (folder / "model.onnx").is_file():
+        raise BortError(
+            f"{folder} is an ONNX export, which {folder}/predict.py runs; give the folder of the "
+            "model that it was made from"
+        )
     raise BortError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
 
 

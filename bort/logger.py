@@ -4,7 +4,6 @@ Lightning's CSVLogger deletes the file when a run is resumed.
 """
 
 import csv
-import importlib.util
 import io
 import math
 import netrc
@@ -137,8 +136,6 @@ def _text(row: dict[str, float]) -> dict[str, str]:
 def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
     """The loggers besides metrics.csv; wandb never asks for anything."""
     if config.name == "tensorboard":
-        if importlib.util.find_spec("tensorboard") is None:
-            raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
         from lightning.pytorch.loggers import TensorBoardLogger
 
         return [TensorBoardLogger(folder, name="tensorboard")]

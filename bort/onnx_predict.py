@@ -85,12 +85,36 @@ class Model:
                     if row.sequence_ids[k] == number and a < end and b > first
                 ]
                 found.append([inside[0], inside[-1] + 1])
-        if len(found) != 2:
-            raise SystemExit("mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'")
         return found
 
+    def unfit(self, inputs: list) -> str | None:
+        """Why the model cannot answer one of these, if that is so."""
+        asked = self.config.get("bort_texts")
+        for given in inputs:
+            texts = [given] if isinstance(given, str) else list(given)
+            if not self.kind and sum(len(unmark(text)[1]) for text in texts) != 2:
+                return "mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'"
+            if self.kind == "SequenceClassification" and len(texts) > 2:
+                return f"{len(texts)} texts are given, it takes one or two"
+            if self.kind == "SequenceClassification" and asked not in (None, len(texts)):
+                return (
+                    f"the model was fine-tuned on {'pairs of texts' if asked == 2 else 'one text'}"
+                )
+            if self.kind == "MaskedLM" and not any(
+                self.mask in self.tokenizer.encode(text).ids for text in texts
+            ):
+                return f"no {self.tokenizer.id_to_token(self.mask)} to fill in {texts[0]!r}"
+            if self.kind == "MultipleChoice" and len(inputs) < 2:
+                return "give a passage, then the options, two at least"
+        return None
+
     def predict(self, inputs: list, top: int = 5) -> list[dict]:
-        """An answer per text or pair; of a model for choices, one answer to all of them."""
+        """An answer per text or pair; of a model for choices, one answer to all of them.
+
+        Raises ValueError for what the model cannot answer.
+        """
+        if wrong := self.unfit(inputs):
+            raise ValueError(wrong)
         ids, logits = self.logits(inputs)
         if self.kind == "MaskedLM":
             return [self.words(row[ids[k] == self.mask], top) for k, row in enumerate(logits)]
@@ -133,7 +157,9 @@ def main() -> None:
     if model.kind == "MultipleChoice":
         inputs = [(texts[0], choice) for choice in texts[1:]]
     else:
-        inputs = [texts[0]] if len(texts) == 1 else [tuple(texts[:2])]
+        inputs = [texts[0]] if len(texts) == 1 else [tuple(texts)]
+    if wrong := model.unfit(inputs):
+        raise SystemExit(f"predict.py: {wrong}")
     for answer in model.predict(inputs):
         print(json.dumps(answer, ensure_ascii=False))
 

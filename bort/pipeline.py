@@ -43,7 +43,7 @@ STAGES = ("search", "pretrain", "finetune", "export", "benchmark")
 KEYS = ("name", *TEXT, "task", "data.root", "data.train", *COLUMNS, *STAGES)
 # What the pipeline gives to its stages itself.
 OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
-OWN += ("format", "out", "push", "dry_run", "resume", "hydra")
+OWN += ("format", "out", "push", "dry_run", "hydra")
 EXPORTED = ("root", "train", "val", "text", "label", "kind", "length")  # of data: bort.export's
 
 
@@ -378,6 +378,8 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
+    if "resume=false" in sys.argv[1:]:
+        raise BortError("resume=false goes with one stage, as in search='resume=false'")
     given = cli.keys(sys.argv[1:], dict.fromkeys(KEYS))
     stages = planned(given)
     name = given["name"] or default_name(given)

@@ -150,10 +150,17 @@ def show_search(run: SearchRun, folder: Path, say: Callable[[str], None]) -> Non
         a: (cost.parameters(a, V, positions), cost.encoder_operations(a, 1, data.length))
         for a in valid
     }
-    most = search.max_params or math.inf
-    kept = {a: x for a, x in numbers.items() if x[0] < p and x[1] < i and x[0] <= most}
-    if not kept:
+    smaller = {a: x for a, x in numbers.items() if x[0] < p and x[1] < i}
+    if not smaller:
         raise BortError(f"none of {len(valid)} candidates is smaller than T = {teacher}")
+    most = search.max_params or math.inf
+    kept = {a: x for a, x in smaller.items() if x[0] <= most}
+    if not kept:
+        least = min(smaller, key=lambda arch: smaller[arch][0])
+        raise BortError(
+            f"search.max_params={most:,} leaves none of {len(valid)} candidates; the smallest is "
+            f"{least} with {smaller[least][0]:,} parameters"
+        )
     bounds = sorted((1 - x / p) * (1 - y / i) for x, y in kept.values())
     accumulate = (run.trainer or {}).get("accumulate_grad_batches") or 1
     tokens = search.n * data.batch_size * data.length * accumulate

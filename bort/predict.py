@@ -8,6 +8,11 @@ input= is a .txt file with a text on each line, or .jsonl with {"text": …, "pa
 A fine-tuned folder gives classes with probabilities, or a number; a masked-LM folder fills <mask>.
 """
 
+from bort import cli
+
+if __name__ == "__main__":
+    cli.starting("bort.predict")  # what follows takes seconds
+
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bort import cli, hf
+from bort import hf
 from bort.errors import BortError
 from bort.files import replacing
 from bort.model import Classifier, MaskedLM
@@ -120,6 +125,11 @@ def load(name: str | Path) -> Predictor:
 
 def read_texts(path: Path) -> list[Text]:
     """A text per line of a .txt file, or `text` (and `pair`) of each line of a .jsonl file."""
+    if path.suffix in (".csv", ".tsv", ".parquet", ".json"):
+        raise BortError(
+            f"input={path}: give a .txt file with a text per line, or a .jsonl file of "
+            '{"text": …} lines; train.py task=custom data.test=FILE answers tables'
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:

@@ -176,7 +176,7 @@ NEAR = 0.3  # nats below the unigram model from which on a model has learnt of t
 NEXT = {
     "teacher_pretrain": "train.py experiment=kd_pretrain teacher.name={folder}",
     "mlm_pretrain": "train.py experiment=kd_pretrain{text}",
-    "kd_pretrain": "train.py experiment=kd_vs_mlm{text}",
+    "kd_pretrain": "train.py experiment=finetune model={folder}",
     "kd_vs_mlm": "train.py experiment=finetune model={kd}",
 }
 

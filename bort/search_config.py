@@ -84,6 +84,10 @@ class Latency:
             at_least("latency.threads", self.threads, 1)
         if self.source == "table" and not self.path:
             raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
+        if self.source == "table" and not Path(self.path).is_file():
+            raise BortError(
+                f"latency.path={self.path} does not exist; python -m bort.benchmark writes one"
+            )
         one_of("latency.device", self.device, ("cpu", "cuda"))
 
 

@@ -115,6 +115,14 @@ def _missing(task: Task, root: Path, split: Split) -> str:
         hint = f"; {root} is {'a file' if root.exists() else 'not there'}"
     elif any((root / file).exists() for file in split.files):
         hint = f"; give the folder above, {root.resolve().parent}"
+    elif there := [
+        t.name
+        for t in TASKS.values()
+        if t.folders[0] == task.folders[0] and t.name != task.name and present(t, root)
+    ]:
+        hint = f"; its files are those of task={there[0]}"
+    elif deeper := [path for path in sorted(root.glob("*/")) if present(task, path)]:
+        hint = f"; give data.root={deeper[0]}"
     elif (root / task.folders[0]).is_dir():
         hint = "; get the file"
     else:

@@ -267,6 +267,7 @@ def quiet() -> None:
         r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
         r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit: that is the purpose
         r".*lr_scheduler.step\(\)` before `optimizer.step.*",
+        r".*GPU available but not used.*",  # trainer=cpu asks for that
         r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
     ):
         warnings.filterwarnings("ignore", message=message)

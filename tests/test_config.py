@@ -51,10 +51,16 @@ def test_how_many_there_are():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_file_composes(path):
+def test_every_file_composes(path, tmp_path, monkeypatch):
     of = SearchRun if path.parent.name in ("grid", "latency") else Train
-    given = [f"{path.parent.name}={path.stem}", "data.path=text.txt", *OF_TASKS]
-    given += ["latency.path=x.csv"] if path.stem == "table" else []
+    given = [f"{path.parent.name}={path.stem}", *OF_TASKS]
+    group = f"{path.parent.name}/{path.stem}"
+    given += ["data.path=text.txt"] if group in ("experiment/paper", "data/text") else []
+    if path.stem == "table":
+        (tmp_path / "x.csv").write_text("")
+        given.append(f"latency.path={tmp_path / 'x.csv'}")
+    if path.stem == "tensorboard":
+        monkeypatch.setattr(config, "find_spec", lambda name: name)
     if path.stem == "none" and of is SearchRun:
         with pytest.raises(BortError, match="search.py needs candidates; use grid=tiny"):
             composed(*given, of=of)
@@ -70,7 +76,8 @@ def test_every_file_composes(path):
 @pytest.mark.parametrize("debug", ["default", "overfit", "profiler"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_debugged(experiment, debug):
-    run = composed(f"experiment={experiment}", f"debug={debug}", "data.path=text.txt", *OF_TASKS)
+    text = ["data.path=text.txt"] if experiment == "paper" else []
+    run = composed(f"experiment={experiment}", f"debug={debug}", *text, *OF_TASKS)
     assert run.trainer["max_steps"] == {"default": 1, "overfit": 300, "profiler": 50}[debug]
     assert (run.teacher.max_steps == 1) == (debug == "default")
 
@@ -271,6 +278,14 @@ MESSAGES = [
     (
         lambda: Latency(source="table"),
         "latency=table needs latency.path=FILE, which bort.benchmark writes",
+    ),
+    (
+        lambda: Latency(source="table", path="no.csv"),
+        "latency.path=no.csv does not exist; python -m bort.benchmark writes one",
+    ),
+    (
+        lambda: Data(path="a.txt"),
+        "data.path=a.txt is read with data=text only; add data=text",
     ),
     (lambda: Search(n=3), "search.n=3 must be at least 4: its quarters are compared"),
     (lambda: Search(epsilon=0), "search.epsilon=0 must be at least 1"),

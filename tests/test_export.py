@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -144,8 +145,39 @@ def test_predict_py_takes_choices_and_marked_words(exported):
         "A cup fell. It broke",
         [(2, 5), (12, 14)],
     )
-    with pytest.raises(SystemExit, match="mark two words"):
-        model.predict([("the cat", "the dog")])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("superglue-wic", ("the cat", "the dog"), "mark two words by"),
+        ("superglue-copa", ("the cat", "x"), "give a passage, then the options, two at least"),
+        ("glue-rte", "the cat", "the model was fine-tuned on pairs of texts"),
+        ("glue-sst2", ("the cat", "the dog"), "the model was fine-tuned on one text"),
+        ("glue-sst2", ("a", "b", "c"), "3 texts are given, it takes one or two"),
+        ("mlm", "the cat", "no <mask> to fill in 'the cat'"),
+    ],
+)
+def test_predict_py_refuses_what_bort_load_refuses(folders, exported, name, given, message):
+    model = runpy.run_path(str(exported / name / "predict.py"))["Model"](exported / name)
+    with pytest.raises(ValueError, match=message):
+        model.predict([given])
+    texts = [given] if isinstance(given, str) else list(given)
+    command = [sys.executable, str(exported / name / "predict.py"), *texts]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and result.stderr.startswith(f"predict.py: {message}")
+    assert result.stderr.count("\n") == 1
+    with pytest.raises(BortError):
+        bort.load(folders / name).predict([given])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_of_an_export_runs(exported, name):
+    arguments = shlex.split(export.example(exported / name))
+    command = [sys.executable, str(exported / name / "predict.py"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)
 
 
 # ------------------------------------------------------------------------------------ int8

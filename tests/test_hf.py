@@ -464,6 +464,25 @@ def test_hub_names_without_a_hub(tmp_path, monkeypatch):
     one_line(error)
 
 
+def test_weights_that_a_process_has_in_pieces(tmp_path, tokenizer):
+    """What FSDP gathers is saved, not the pieces that the model holds."""
+    model, whole = build(OWN), build(OWN, seed=1)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.flatten()[:0]
+    hf.save(model, tokenizer, tmp_path / "model", state=whole.state_dict())
+    found = hf.load_masked_lm(tmp_path / "model").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
+
+
+def test_an_onnx_export_is_named(hub_folder, tmp_path):
+    """It has config.json and a tokenizer, and no weights that torch reads."""
+    shutil.copytree(hub_folder, tmp_path / "shipped")
+    (tmp_path / "shipped" / "model.safetensors").rename(tmp_path / "shipped" / "model.onnx")
+    with pytest.raises(BortError, match="shipped is an ONNX export, which .*predict.py runs") as e:
+        hf.load(tmp_path / "shipped")
+    one_line(e)
+
+
 def test_hub_names_from_the_cache(hub_folder, monkeypatch):
     """The cache answers alone; what it lacks is fetched, and an error of the hub is one line."""
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(hub_folder))

@@ -150,6 +150,7 @@ def test_by_hand(folders, tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "line 2 is no object with the key text"),
         ("a.txt", b"ab\xff", "is not UTF-8 at byte 2"),
         ("a.txt", None, "No such file"),
+        ("a.csv", b"text\nx\n", "give a .txt file .* data.test=FILE answers tables"),
     ],
 )
 def test_texts_of_a_file(tmp_path, name, content, expected):

@@ -552,6 +552,12 @@ def test_other_search_in_the_same_folder(printed, tiny_search):
     assert "runs/search/first holds a run with other settings (search.n=6, now 7)" in result.stderr
 
 
+def test_plan_of_a_budget_that_leaves_none(tmp_path):
+    result = by_hand("search.py", "search.max_params=10", "dry_run=true", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "search.max_params=10 leaves none of 24 candidates; the smallest is ⟨" in result.stderr
+
+
 def test_plan_without_a_download(tmp_path):
     """350 points of the paper's grid, RoBERTa-large as T: sizes, bounds, hours, cache."""
     result = by_hand(

@@ -542,6 +542,22 @@ def test_line_ends_and_separators(tmp_path):
     assert [row.texts for row in rows] == 2 * [("a\u2028\x85", "b")]
 
 
+def test_files_of_another_suite(shared):
+    """GLUE and SuperGLUE both have a folder RTE; and the folder above all suites is no suite."""
+    data = shared / "data"
+    with pytest.raises(
+        BortError, match="no RTE/train.tsv .*; its files are those of task=superglu"
+    ):
+        read(find("glue/rte"), data / "superglue")
+    with pytest.raises(
+        BortError, match="no RTE/train.jsonl .*; its files are those of task=glue/r"
+    ):
+        read(find("superglue/rte"), data / "glue")
+    for name, folder in (("glue/cola", "glue"), ("race/high", "race")):
+        with pytest.raises(BortError, match=rf"; give data.root={data / folder}$"):
+            read(find(name), data)
+
+
 def test_missing_files(tmp_path):
     root = folder_of(tmp_path / "glue", "glue/rte", train=RTE)
     (root / "RTE" / "test.tsv").unlink()
