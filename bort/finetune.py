@@ -376,14 +376,16 @@ def output_order(
         if model.out.out_features != 1:
             raise BortError(f"{named} has several outputs, {task.name} needs one; {first}")
         return None
-    places = {str(label).lower(): number for number, label in labels.items()}
-    if set(places) != {label.lower() for label in task.labels} or len(labels) != len(places):
-        known = ", ".join(map(str, labels.values())) or "none"
-        raise BortError(
-            f"{named} has the labels {known}, {task.name} needs {', '.join(task.labels)}; {first}, "
-            "or name its outputs so in id2label of its config.json"
-        )
-    return [places[label.lower()] for label in task.labels]
+    for spelled in (str, str.lower):  # a task of the user's may have both A and a
+        places = {spelled(str(label)): number for number, label in labels.items()}
+        wanted = [spelled(label) for label in task.labels]
+        if len(places) == len(labels) == len(wanted) and set(places) == set(wanted):
+            return [places[label] for label in wanted]
+    known = ", ".join(map(str, labels.values())) or "none"
+    raise BortError(
+        f"{named} has the labels {known}, {task.name} needs {', '.join(task.labels)}; {first}, "
+        "or name its outputs so in id2label of its config.json"
+    )
 
 
 def label_names(task: Task) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from bort.batches import RowBatches
 from bort.casting import cast
 from bort.config import Arch
 from bort.errors import BortError
-from bort.finetune import task_loss
-from bort.model import ModelConfig, build
+from bort.finetune import output_order, task_loss
+from bort.model import ModelConfig, build, classifier
 from bort.tasks import TASKS
 from bort.tokenizer import train_tokenizer
 
@@ -39,6 +40,19 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained") / "model"
     hf.save(build(sizes, "default", 0), tokenizer, folder)
     return folder
+
+
+def test_outputs_by_their_names():
+    """In upper or lower case, but for a task that has a label in both."""
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
+    three, two = (classifier(build(sizes, "default", 0), count) for count in (3, 2))
+    task = replace(TASKS["glue/sst2"], labels=("A", "a", "b"))
+    assert output_order(task, three, {0: "b", 1: "A", 2: "a"}, "model=x") == [1, 2, 0]
+    names = {0: "Positive", 1: "NEGATIVE"}
+    assert output_order(TASKS["glue/sst2"], two, names, "model=x") == [1, 0]
+    for labels in ({0: "A", 1: "B", 2: "b"}, {0: "a", 1: "b"}, {}):
+        with pytest.raises(BortError, match="model=x has the labels .*, glue/sst2 needs A, a, b; "):
+            output_order(task, three, labels, "model=x")
 
 
 @pytest.fixture(scope="module")
