@@ -84,10 +84,6 @@ class Latency:
             at_least("latency.threads", self.threads, 1)
         if self.source == "table" and not self.path:
             raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
-        if self.source == "table" and not Path(self.path).is_file():
-            raise BortError(
-                f"latency.path={self.path} does not exist; python -m bort.benchmark writes one"
-            )
         one_of("latency.device", self.device, ("cpu", "cuda"))
 
 
@@ -143,6 +139,11 @@ class SearchRun(Train):
         super().__post_init__()
         if self.distill.w_kd == 0:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        table = self.latency.path
+        if self.latency.source == "table" and not Path(table).is_file():
+            raise BortError(
+                f"latency.path={table} does not exist; python -m bort.benchmark writes one"
+            )
         points, _ = self.grid.points()
         if not points:
             raise BortError("search.py needs candidates; use grid=tiny, grid=paper or grid.depth=…")

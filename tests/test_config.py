@@ -280,10 +280,6 @@ MESSAGES = [
         "latency=table needs latency.path=FILE, which bort.benchmark writes",
     ),
     (
-        lambda: Latency(source="table", path="no.csv"),
-        "latency.path=no.csv does not exist; python -m bort.benchmark writes one",
-    ),
-    (
         lambda: Data(path="a.txt"),
         "data.path=a.txt is read with data=text only; add data=text",
     ),

@@ -73,7 +73,7 @@ def tuned(settings_of, model: Path, folder: Path, rows: list[tuple]) -> Path:
             csv.writer(file).writerows([("text", "label"), *some])
     given = ["task=custom", f"model={model}", f"data.train={folder}/train.csv", "data.length=128"]
     given += [f"data.val={folder}/val.csv", "data.label=label", "trainer.max_steps=8"]
-    given += ["data.batch_size=8", "data.source=docstrings", "trainer.max_epochs=2"]
+    given += ["data.batch_size=8", "data=docstrings", "trainer.max_epochs=2"]
     given += ["trainer.check_val_every_n_epoch=1"]
     run = settings_of(*given, experiment="finetune")
     finetune.finetune(run, folder / "run", quiet)
