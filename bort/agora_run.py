@@ -50,7 +50,6 @@ from bort.runs import check_corpus, done, finished, locked, open_folder
 from bort.training import check_trainer, device_of, quiet
 
 HARDEST = 0.1  # of the rows that are looked at
-JOBS = "launched.json"  # what the launcher's jobs are to do
 SHOWN = 200  # generated rows in generated.jsonl
 
 

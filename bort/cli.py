@@ -224,13 +224,7 @@ def _near(error: BaseException, key: str) -> str:
     name, prefix = key.split(".")[-1], key.rpartition(".")[0]
     parent = next((e.parent_node for e in _chain(error) if _has_keys(e)), {})
     beside = [str(k) for k in parent if k != "hydra"]
-    root = parent._get_root() if beside else {field.name: None for field in fields(Train)}
-    everywhere = {str(k): f"trainer.{k}" for k in root.get("trainer") or ()}
-    for top in (str(k) for k in root if k != "hydra"):
-        everywhere.setdefault(top, top)
-        inner = root._get_node(top) if beside else None
-        for below in inner if hasattr(inner, "keys") and not inner._is_none() else ():
-            everywhere.setdefault(str(below), f"{top}.{below}")
+    everywhere = _places(parent._get_root()) if beside else {f.name: f.name for f in fields(Train)}
     if name in everywhere:
         return f"; did you mean '{everywhere[name]}'?"
     if close := difflib.get_close_matches(name, beside, 1, 0.5):
@@ -238,6 +232,17 @@ def _near(error: BaseException, key: str) -> str:
     if close := difflib.get_close_matches(name, everywhere, 1, 0.6):
         return f"; did you mean '{everywhere[close[0]]}'?"
     return f"; known here: {', '.join(beside)}" if beside else ""
+
+
+def _places(root) -> dict[str, str]:
+    """Every name in a configuration of groups and where it stands; trainer's come first."""
+    found = {str(k): f"trainer.{k}" for k in root.get("trainer") or ()}
+    for top in (str(k) for k in root if k != "hydra"):
+        found.setdefault(top, top)
+        inner = root._get_node(top)
+        for below in inner if hasattr(inner, "keys") and not inner._is_none() else ():
+            found.setdefault(str(below), f"{top}.{below}")
+    return found
 
 
 def _has_keys(error: BaseException) -> bool:

@@ -15,19 +15,18 @@ from bort import cli
 if __name__ == "__main__":
     cli.starting("bort.export")  # what follows takes seconds
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bort import casting, documents, finetune, hf, onnx, onnx_predict, scoring
+from bort.card import Export, card, example
 from bort.config import Data
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
@@ -41,18 +40,6 @@ MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not wo
 Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], np.ndarray]  # inputs to logits
 Answers = Callable[[Run], list[np.ndarray]]  # logits for a fixed set of inputs
-
-
-@dataclass
-class Export:
-    """What the checks found; it becomes export.json."""
-
-    format: str
-    largest_difference: float
-    agreement: float | None = None  # share of the compared answers that are equal
-    compared: int | None = None
-    float32: list[str] | None = None
-    scores: dict | None = None
 
 
 def export(
@@ -74,12 +61,13 @@ def export(
     tokenizer = hf.load_tokenizer(source)
     _check_place(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
+    reference = torch_run(model)
     with replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
         answers = rows.some().answers if rows else _on_texts(model, tokenizer)
-        found, run = _checked(model, tokenizer, form, fresh, answers, agreement, say)
+        found, run = _checked(model, tokenizer, form, fresh, reference, answers, agreement, say)
         if rows:
-            found.scores = _scored(rows, torch_run(model), run, drop, say)
+            found.scores = _scored(rows, reference, run, drop, say)
         write_json(fresh / "export.json", vars(found))
         (fresh / "README.md").write_text(card(model, source, out, found))
     return found
@@ -114,15 +102,15 @@ def _checked(
     tokenizer,
     form: str,
     folder: Path,
+    reference: Run,
     answers: Answers,
     agreement: float,
     say: Callable,
 ) -> tuple[Export, Run]:
     """Compare what was written with the model in memory; quantize, if that is asked for.
 
-    answers: what int8 has to leave as it is.
+    reference: that model; answers: what int8 has to leave as it is.
     """
-    reference = torch_run(model)
     if form == "hf":
         written, _ = hf.load(folder)
         found = Export(form, _largest(reference, _reopened(folder, written), model, tokenizer))
@@ -321,6 +309,7 @@ class TaskRows:
     pad: int
     types: bool  # whether the model has token types
     order: list[int] | None  # which output of the model is the first label of the task, …
+    known: dict[Run, np.ndarray] = field(default_factory=dict)  # what was answered before
 
     @classmethod
     def load(cls, model, labels, tokenizer, source: str, name: str, data: Data) -> "TaskRows":
@@ -338,9 +327,11 @@ class TaskRows:
 
     def some(self, most: int = 1000) -> "TaskRows":
         """At most that many of them, from all over the set."""
+        if len(self.rows) <= most:
+            return self
         chosen = range(0, len(self.rows), -(-len(self.rows) // most))
         rows = [self.rows[k] for k in chosen]
-        return replace(self, rows=rows, inputs=self.inputs.of(chosen))
+        return replace(self, rows=rows, inputs=self.inputs.of(chosen), known={})
 
     def answers(self, run: Run) -> list[np.ndarray]:
         """One array (rows, classes): of a task with choices, their scores side by side."""
@@ -353,8 +344,10 @@ class TaskRows:
             arrays = {name: x.numpy() for name, x in given.items() if x is not None}
             return torch.from_numpy(run(arrays))
 
-        found = finetune.row_outputs(call, self.rows, self.inputs, self.pad, self.order)
-        return [found.numpy()]
+        if run not in self.known:
+            found = finetune.row_outputs(call, self.rows, self.inputs, self.pad, self.order)
+            self.known[run] = found.numpy()
+        return [self.known[run]]
 
 
 def _scored(
@@ -378,70 +371,6 @@ def _scored(
             f"{found[f'after/{first}']:.4f}, by more than drop={drop:g}; use format=onnx"
         )
     return found
-
-
-# ------------------------------------------------------------------------------------ card
-
-
-def card(model, source: str, out: Path, found: Export) -> str:
-    """README.md of the folder: what the model is, what it scored, how it is used."""
-    config, folder = model.config, Path(source)
-    run = _json(folder / "summary.json") | _json(folder / "settings.json")
-    packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
-    facts = {
-        "architecture": f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩: "
-        "layers, heads, hidden, intermediate",
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "vocabulary": f"{config.vocab_size:,}",
-        "longest input": f"{config.positions} tokens",
-    }
-    keys = ("task", "model", "data.source", "data.path", "data.train", "teacher.name", "seed")
-    facts |= {key: run[key] for key in keys if run.get(key) is not None}
-    facts |= {k: f"{v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)}
-    facts |= {f"{k} export": f"{v:.4f}" for k, v in (found.scores or {}).items()}
-    facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
-    if found.agreement is not None:
-        facts["equal top answers"] = f"{found.agreement:.1%} of {found.compared:,}"
-    if found.float32:
-        facts["in float32"] = ", ".join(found.float32)
-    facts["made with"] = ", ".join(f"{name} {version(name)}" for name in packages)
-    library = "transformers" if found.format == "hf" else "onnx"
-    facts["licence"] = "not stated: that of the weights it started from and of the data"
-    lines = ["---", f"library_name: {library}", "---", "", f"# {out.name}", ""]
-    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
-    return "\n".join([*lines, _usage(model, found)])
-
-
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _usage(model, found: Export) -> str:
-    if found.format != "hf":
-        return "```\npip install numpy onnxruntime tokenizers\npython predict.py\n```\n"
-    if getattr(model, "spans", 0):
-        return (
-            "The model takes two marked words; transformers has no class for that, bort reads it.\n"
-        )
-    kind = hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
-    return (
-        "```python\nfrom transformers import AutoTokenizer, "
-        f'AutoModel{kind}\n\ntokenizer = AutoTokenizer.from_pretrained(".")\n'
-        f'model = AutoModel{kind}.from_pretrained(".")\n```\n'
-    )
-
-
-def example(folder: Path) -> str:
-    """Arguments of an ONNX folder's predict.py."""
-    config = _json(folder / "config.json")
-    kind = config["architectures"][0].partition("For")[2]
-    if kind == "MaskedLM":
-        return f"'a text with a {hf.load_tokenizer(folder).mask_token} in it'"
-    if kind == "MultipleChoice":
-        return "'a passage' 'the first option' 'the second'"
-    if kind == "":
-        return "'A [[cup]] fell. [[It]] broke.'"
-    return "'a text' 'and another'" if config.get("bort_texts") == 2 else "'a text'"
 
 
 # ------------------------------------------------------------------------------------ command

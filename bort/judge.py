@@ -40,10 +40,10 @@ class Judge:
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
 
-def open_judge(task: Task, place: str, length: int, device: str = "cpu") -> Judge:
+def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
     """The fine-tuned model in a folder as S; raises BortError if it answers another task.
 
-    length: tokens of a row at most.
+    length: tokens of a row at most. device: where it answers.
     """
     model, labels = hf.load_classifier(place)
     order = output_order(task, model, labels, f"agora.teacher={place}")
