@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.errors import BortError, nearest
+from bort.foreign import read_yaml
 
 INITS = ("default", "paper", "teacher")
 
@@ -384,14 +385,17 @@ def _arch_from_file(path: Path) -> dict:
         known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise BortError(f"arch_file={path} does not exist{nearest(str(path), known)}")
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
-        found = found.get("arch", found)
-        return {key: found[key] for key in SIZES}
-    except Exception:
+        content = read_yaml(path)
+    except BortError:
+        content = None
+    table = content.get("arch", content) if isinstance(content, dict) else None
+    # numbers only: the text of an interpolation must not reach a configuration
+    if not isinstance(table, dict) or not all(type(table.get(k)) in (int, float) for k in SIZES):
         raise BortError(
             f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "
-            "and intermediate"
-        ) from None
+            "and intermediate, each with a number"
+        )
+    return {key: table[key] for key in SIZES}
 
 
 # What may differ between a run and its continuation: none of these changes a weight.

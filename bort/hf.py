@@ -18,13 +18,13 @@ from transformers import (
 
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
+from bort.foreign import read_json
 from bort.hub import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
     find,
     find_any,
     local_folder,
-    read_json,
     read_weights,
 )
 from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std

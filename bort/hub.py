@@ -3,7 +3,6 @@
 Nothing here imports code from a folder or unpickles more than plain tensors.
 """
 
-import json
 import os
 import pickle
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
+from bort.foreign import read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -116,18 +116,6 @@ def local_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]
     except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
-
-
-def read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BortError(f"{path} does not exist; give the folder of a model") from None
-    except ValueError as e:
-        raise BortError(f"{path} is not valid JSON ({e}); fetch the model again") from None
-    if not isinstance(content, dict):
-        raise BortError(f"{path} does not hold a JSON object; fetch the model again")
-    return content
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

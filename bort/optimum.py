@@ -15,6 +15,7 @@ from bort import dashboard, page, search_page
 from bort.cli import python
 from bort.config import SIZES, parse
 from bort.files import replacing, write_csv, write_json
+from bort.foreign import read_settings
 from bort.fptas import Certificate, Selection, Xi, name, w_map
 from bort.search import Paired, best_record, records, selection
 from bort.search_config import SearchRun
@@ -46,7 +47,8 @@ def conclude(folder: Path, say: Say) -> dict:
 
 def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, Any]]:
     """Settings, plan, rows of candidates, summary and figures of the sweep in a folder."""
-    run = parse(OmegaConf.load(folder / ".hydra" / "config.yaml"), SearchRun)
+    stored = read_settings(folder / ".hydra" / "config.yaml")
+    run = parse(OmegaConf.create(stored), SearchRun)
     plan = json.loads((folder / "search.json").read_text())
     found = records(folder)
     paired = Paired(folder, found, run)

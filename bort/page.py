@@ -6,9 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bort.files import replacing
+from bort.runs import read_overrides
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
@@ -121,10 +120,8 @@ def panel(title: str, plot: Any) -> list[Any]:
 
 def command(folder: Path, program: str, name: str) -> str | None:
     """How the run in `folder` was started, for a shell; None where that is not recorded."""
-    path = folder / ".hydra" / "overrides.yaml"
-    if not path.is_file():
+    if (given := read_overrides(folder)) is None:
         return None
-    given = [str(word) for word in OmegaConf.load(path)]
     if not any(word.startswith("name=") for word in given):
         given.append(f"name={name}")
     return f"python {program} {shlex.join(given)}"

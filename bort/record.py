@@ -1,7 +1,6 @@
 """What a run folder holds, read for a page: settings, summary, curves."""
 
 import csv
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bort.errors import BortError, nearest
+from bort.foreign import parse_json
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -69,7 +69,7 @@ def _in_order(path: Path) -> list:
 
 def read_json(path: Path) -> dict | None:
     try:
-        return json.loads(path.read_text())
+        return parse_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

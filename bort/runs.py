@@ -18,6 +18,7 @@ from bort.cli import clock, python
 from bort.config import Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
+from bort.foreign import read_yaml
 
 
 def finished(folder: Path) -> dict | None:
@@ -89,6 +90,17 @@ def check_corpus(folder: Path, info: dict) -> None:
             f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
             "another name=, or resume=false to start it again"
         )
+
+
+def read_overrides(folder: Path) -> list[str] | None:
+    """The words of the command line that started a run, as they stood there; None if unknown."""
+    path = folder / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return None
+    words = read_yaml(path)
+    if not isinstance(words, list):
+        raise BortError(f"{path} is no list of settings; restore it")
+    return [str(word) for word in words]
 
 
 @contextmanager

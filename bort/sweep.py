@@ -21,7 +21,7 @@ from bort.config import SIZES, Arch, parse
 from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
-from bort.runs import doubt
+from bort.runs import doubt, read_overrides
 from bort.search_config import SearchRun
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
@@ -186,9 +186,7 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
 
 def _given(folder: Path) -> str:
     """The overrides of one run of the sweep."""
-    path = folder / ".hydra" / "overrides.yaml"
-    given = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return " ".join(map(str, given))
+    return " ".join(read_overrides(folder) or [])
 
 
 def _differing(rows: list[dict]) -> list[str]:

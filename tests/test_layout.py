@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only from modules named before it; __init__ may import any. The doctor is early
 # because it must run where no package is installed: it imports none of ours.
 ORDER = (
-    "errors files doctor config search_config cli runs tokenizer rows tasks custom casting "
+    "errors foreign files doctor config search_config cli runs tokenizer rows tasks custom casting "
     "scoring documents corpus docstrings data batches model hub hf cost optim checkpoint logger "
     "progress training distill pretrain compare finetune agora page agora_page generators judge "
     "candidate agora_run mistakes record report fptas onnx latency search_page search dashboard "
