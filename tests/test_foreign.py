@@ -14,7 +14,8 @@ from bort.search_config import SearchRun
 SECRET = "hf_secretsecret"
 ASKING = "${oc.env:HF_TOKEN}"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{new}: &{new} [{','.join(9 * [f'*{old}'])}]\n" for old, new in zip("abcdefgh", "bcdefghi")
+    f"{new}: &{new} [{','.join(9 * [f'*{old}'])}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 
