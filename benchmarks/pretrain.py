@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageMod
 from bort import corpus, cost, optim
 from bort.cli import say
 from bort.config import Arch, Data, Optim, cache_folder
-from bort.data import mask_tokens
+from bort.data import mask_tokens, row_keys
 from bort.distill import kd_loss, mlm_loss
 from bort.doctor import SIZE, gflops, machine_line
 from bort.model import MaskedLM, ModelConfig, build
@@ -101,8 +101,11 @@ class Texts:
         ids[:, 0], ids[:, -1] = 0, 2
         return ids
 
+    def keys(self) -> np.ndarray:
+        return row_keys(0, self.rng.integers(2**32, size=self.shape[0]))
+
     def masked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.rng)
+        arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.keys())
         return tuple(torch.from_numpy(a) for a in arrays)
 
 
@@ -232,7 +235,7 @@ def data() -> list[str]:
     rows = ids.tolist()
     times = interleaved(
         {
-            "ours": lambda: mask_tokens(ids, RATE, texts.special, 4, 8_192, texts.rng),
+            "ours": lambda: mask_tokens(ids, RATE, texts.special, 4, 8_192, texts.keys()),
             "hf": lambda: collate([{"input_ids": row} for row in rows]),
         },
         101,

@@ -1,4 +1,4 @@
-"""Batches for pre-training: masked sequences as a pure function of (seed, epoch, batch).
+"""Batches for pre-training: masked sequences as a pure function of (seed, epoch, sequence).
 
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
@@ -19,7 +19,22 @@ from bort.files import replacing
 from bort.tokenizer import special_ids
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
-VAL_KEY = (0x626F7274, 0)  # not the run's seed: all runs are scored on the same masked positions
+GOLDEN = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2⁶⁴ divided by the golden ratio
+
+
+def mix(bits: np.ndarray) -> np.ndarray:
+    """Scramble uint64 numbers one to one: the output function of SplitMix64 (Steele et al. 2014).
+
+    Of the multiples of GOLDEN, plus any key, it makes what no test tells from random bits.
+    """
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
+    return bits ^ (bits >> 31)
+
+
+def row_keys(key: int, rows: np.ndarray) -> np.ndarray:
+    """The keys (B,) of the random bits of sequences `rows` (B,); key: of all of them, 64 bits."""
+    return mix(rows.astype(np.uint64) * GOLDEN + key)
 
 
 def mask_tokens(
@@ -28,28 +43,31 @@ def mask_tokens(
     special: np.ndarray,
     mask_id: int,
     vocab_size: int,
-    rng: np.random.Generator,
+    keys: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose tokens to predict: of these 80% become `mask_id`, 10% a random word, 10% stay (BERT).
 
-    ids: (B, S) int64; special: (V,) bool, ids that are never chosen nor drawn. Each place is chosen
-    with probability `rate`; a row in which none was chosen gets one at random. So every row with a
-    place that can be masked has a masked one (and short rows are masked a little above `rate`).
+    ids: (B, S) int64; special: (V,) bool, ids that are never chosen nor drawn; keys: (B,) uint64,
+    which decide all that is random, each in its own row. Each place is chosen with probability
+    `rate`; a row in which none was chosen gets one at random. So every row with a place that can be
+    masked has a masked one (and short rows are masked a little above `rate`).
     Returns inputs (B, S), flat positions (M,) in order, labels (M,), all int64.
     """
-    maskable = ~special[ids]  # (B, S)
-    chosen = (rng.random(ids.shape, dtype=np.float32) < rate) & maskable
+    steps = np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
+    bits = mix(keys[:, None] + steps)  # (B, S)
+    maskable = ~special[ids]
+    chosen = (bits < int(rate * 2**64)) & maskable
     for row in np.flatnonzero(~chosen.any(axis=1)):
         places = np.flatnonzero(maskable[row])
-        if len(places):
-            chosen[row, rng.choice(places)] = True
+        if len(places):  # the lowest of random numbers is at each place equally often
+            chosen[row, places[bits[row, places].argmin()]] = True
     positions = np.flatnonzero(chosen)  # (M,)
     labels = ids.ravel()[positions]
-    lot = rng.random(len(positions), dtype=np.float32)
+    lot = mix(bits.ravel()[positions])
     words = np.flatnonzero(~special[:vocab_size])
-    replaced = np.where(lot < 0.8, mask_id, labels)
-    random = np.flatnonzero(lot >= 0.9)
-    replaced[random] = words[rng.integers(len(words), size=len(random))]
+    replaced = np.where(lot < int(0.8 * 2**64), mask_id, labels)
+    random = lot >= int(0.9 * 2**64)
+    replaced[random] = words[lot[random] % len(words)]
     inputs = ids.copy()
     inputs.ravel()[positions] = replaced
     return inputs, positions, labels
@@ -72,8 +90,12 @@ class _Stream:
             self.tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
         return pack(self.tokens, rows, self.length, self.bos, self.sep)
 
-    def masked(self, ids: np.ndarray, rate: float, rng: np.random.Generator):
-        return mask_tokens(ids, rate, self.special, self.mask, len(self.special), rng)
+    def masked(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
+        """Sequences `rows` as a batch; what is masked in each is a function of its number."""
+        ids, keys = self.rows(rows), row_keys(key, rows)
+        arrays = mask_tokens(ids, rate, self.special, self.mask, len(self.special), keys)
+        names = ("input_ids", "positions", "labels")
+        return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
 
 
 def generator(key: tuple[int, int], stream: int) -> np.random.Generator:
@@ -81,35 +103,43 @@ def generator(key: tuple[int, int], stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, stream)))
 
 
-def _batch(
-    inputs: np.ndarray, positions: np.ndarray, labels: np.ndarray
-) -> dict[str, torch.Tensor]:
-    arrays = {"input_ids": inputs, "positions": positions, "labels": labels}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
 class TrainBatches(Dataset):
     """Item `epoch · len + batch` is a whole batch: input_ids (B, S), positions (M,), labels (M,).
 
-    Each epoch is a new permutation with new masks; its last batch holds what is left.
+    Each epoch is a new permutation with new masks; its last batch holds what is left. What is
+    masked in a sequence depends on (seed, epoch, sequence) alone: not on batches or processes.
     """
 
     def __init__(self, corpus: Corpus, data: Data, seed: int):
         self.stream = _Stream(corpus, "train", data.length)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
-        self.order: tuple[int, np.ndarray] | None = None
+        self.rank, self.processes = 0, 1
+        self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order and key of its masks
+
+    def divide(self, rank: int, processes: int) -> None:
+        """Give this process its part of each step's sequences, those of one large batch."""
+        self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
-        return -(-self.stream.count // self.batch_size)
+        return -(-self.stream.count // (self.batch_size * self.processes))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        epoch, batch = divmod(index, len(self))
-        key = (self.seed, epoch)
-        if self.order is None or self.order[0] != epoch:
-            self.order = epoch, generator(key, 0).permutation(self.stream.count)
-        rows = self.order[1][batch * self.batch_size : (batch + 1) * self.batch_size]
-        ids = self.stream.rows(rows)
-        return _batch(*self.stream.masked(ids, self.rate, generator(key, batch + 1)))
+        number, batch = divmod(index, len(self))
+        if self.epoch is None or self.epoch[0] != number:
+            random = generator((self.seed, number), 0)
+            order = random.permutation(self.stream.count)
+            self.epoch = number, order, int(random.integers(2**64, dtype=np.uint64))
+        _, order, key = self.epoch
+        size = self.batch_size * self.processes
+        rows = order[batch * size : (batch + 1) * size]
+        share = np.array_split(rows, self.processes)[self.rank]
+        if len(share):
+            return self.stream.masked(share, self.rate, key)
+        # Fewer sequences are left than there are processes, which step together all the same.
+        nothing = torch.empty(0, dtype=torch.int64)
+        return self.stream.masked(rows[:1], self.rate, key) | dict.fromkeys(
+            ("positions", "labels"), nothing
+        )
 
 
 class ValBatches(Dataset):
@@ -117,6 +147,8 @@ class ValBatches(Dataset):
 
     A sequence's masks depend on its number alone, so that neither batch size nor seed moves them.
     """
+
+    KEY = 0x626F7274  # not the run's seed: all runs are scored on the same masked positions
 
     def __init__(self, corpus: Corpus, data: Data):
         self.stream = _Stream(corpus, "val", data.length)
@@ -131,14 +163,7 @@ class ValBatches(Dataset):
         if not 0 <= batch < len(self):
             raise IndexError(batch)  # which also ends `for batch in ValBatches(…)`
         rows = self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
-        ids = self.stream.rows(rows)
-        masked = [
-            self.stream.masked(ids[k : k + 1], VAL_RATE, generator(VAL_KEY, int(row)))
-            for k, row in enumerate(rows)
-        ]
-        inputs, positions, labels = zip(*masked, strict=True)
-        offsets = [k * self.stream.length + places for k, places in enumerate(positions)]
-        return _batch(np.concatenate(inputs), np.concatenate(offsets), np.concatenate(labels))
+        return self.stream.masked(rows, VAL_RATE, self.KEY)
 
     def documents(self) -> np.ndarray:
         """The document of each masked position (N,), in the order of the batches.
@@ -288,8 +313,9 @@ def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoade
 class PackedData(pl.LightningDataModule):
     """Training and validation batches of a corpus.
 
-    A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. Batches
-    depend on (seed, epoch, batch number) alone, not on workers or on where training was resumed.
+    A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. The
+    sequences of a step depend on (seed, epoch, step) alone, and what is masked in a sequence on
+    (seed, epoch, sequence): not on workers, processes, or where training was resumed.
 
     states: a teacher's output for the training and the validation batches, to go with them.
     """
@@ -304,6 +330,7 @@ class PackedData(pl.LightningDataModule):
         super().__init__()
         self.data = data
         self.train, self.val = TrainBatches(corpus, data, seed), ValBatches(corpus, data)
+        self._divide = self.train.divide
         if states is not None:
             self.train, self.val = (
                 WithTeacher(batches, kept)
@@ -312,13 +339,12 @@ class PackedData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
-        place = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if trainer:
+            self._divide(trainer.global_rank, trainer.world_size)
         # `processed` counts the batches trained on, over all epochs, in a checkpoint of any hook;
         # `ready` may run ahead of it there and `completed` behind it
         progress = trainer.fit_loop.epoch_loop.batch_progress.total if trainer else None
-        sampler = ResumeSampler(
-            len(self.train), lambda: progress.processed if progress else 0, *place
-        )
+        sampler = ResumeSampler(len(self.train), lambda: progress.processed if progress else 0)
         return loader(self.train, sampler, self.data.workers)
 
     def val_dataloader(self) -> DataLoader | list:

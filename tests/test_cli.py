@@ -377,19 +377,17 @@ def test_wandb_offline_adds_nothing_to_the_terminal(tiny, tmp_path):
 
 
 def test_two_processes_are_one(tiny, settings_of, text, tmp_path):
-    """DDP on two processes: losses, gradients and weights of a step of both batches."""
+    """DDP on two processes of 4 is one of 8: losses, gradients and weights, over an epoch's end."""
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "name=ddp"]
-    result = train_py(*tiny, *ddp, "data.batch_size=4", cwd=tmp_path)
+    steps = "trainer.max_steps=9"  # an epoch has 7, and the last of them fewer sequences
+    result = train_py(*tiny, *ddp, "data.batch_size=4", steps, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    one = settings_of(
-        *("data.batch_size=4", "trainer.accumulate_grad_batches=2", "trainer.max_steps=2")
-    )
-    pretrain(one, tmp_path / "one", lambda line: None)
+    pretrain(settings_of("data.batch_size=8", steps), tmp_path / "one", lambda line: None)
     folders = [tmp_path / "runs" / "mlm_pretrain" / "ddp", tmp_path / "one"]
     tables = [list(csv.DictReader((f / "metrics.csv").read_text().splitlines())) for f in folders]
     for key in ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss"):
         values = [[float(row[key] or 0) for row in table] for table in tables]
-        assert len(values[0]) == 2 and values[0] == pytest.approx(values[1], rel=1e-5)
+        assert len(values[0]) == 9 and values[0] == pytest.approx(values[1], rel=1e-4)
     weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
     for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-6, rtol=0)
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-5, rtol=0)

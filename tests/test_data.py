@@ -12,14 +12,14 @@ from transformers import AutoTokenizer
 
 from bort.config import Data
 from bort.corpus import Corpus, build, pack, sequences
-from bort.data import PackedData, ResumeSampler, TrainBatches, ValBatches, mask_tokens
+from bort.data import PackedData, ResumeSampler, TrainBatches, ValBatches, mask_tokens, row_keys
 
 V, MASK = 1000, 4
 SPECIAL = np.arange(V) < 5
 
 
 def mask(ids, rate=0.15, seed=0):
-    return mask_tokens(ids, rate, SPECIAL, MASK, V, np.random.Generator(np.random.Philox(seed)))
+    return mask_tokens(ids, rate, SPECIAL, MASK, V, row_keys(seed, np.arange(len(ids))))
 
 
 def text(length: int, rows: int, seed: int = 0) -> np.ndarray:
@@ -120,12 +120,37 @@ def test_rows_without_ordinary_words():
     assert np.array_equal(inputs.ravel()[np.arange(24) != 11], ids.ravel()[np.arange(24) != 11])
 
 
-def test_masks_depend_on_the_generator_alone():
+def test_masks_depend_on_the_keys_alone():
     ids = text(64, 8)
     assert all(
         np.array_equal(a, b) for a, b in zip(mask(ids, seed=3), mask(ids, seed=3), strict=True)
     )
     assert not np.array_equal(mask(ids, seed=3)[0], mask(ids, seed=4)[0])
+    keys = row_keys(3, np.arange(8))
+    for row in range(8):  # a row alone is as it is among others
+        alone = mask_tokens(ids[row : row + 1], 0.15, SPECIAL, MASK, V, keys[row : row + 1])
+        assert np.array_equal(alone[0][0], mask(ids, seed=3)[0][row])
+
+
+def test_masks_of_neighbours_are_independent():
+    """Of places side by side, rows, and keys that follow each other, both are masked at rate²."""
+    ids, rate = text(514, 400), 0.3
+    chosen = []
+    for seed in (7, 8):
+        places = np.zeros(ids.size, dtype=bool)
+        places[mask(ids, rate, seed)[1]] = True
+        chosen.append(places.reshape(ids.shape)[:, 1:-1])
+    first, second = chosen
+    pairs = [
+        (first[:, 1:], first[:, :-1]),
+        (first[1:], first[:-1]),
+        (first[1:, 1:], first[:-1, :-1]),
+        (first[1:, :-1], first[:-1, 1:]),
+        (first, second),
+    ]
+    for a, b in pairs:
+        deviation = np.sqrt(a.size * rate**2 * (1 - rate**2) * 2)  # pairs share places
+        assert abs((a & b).sum() - a.size * rate**2) < 5 * deviation
 
 
 # ------------------------------------------------------------------------------------ batches
@@ -199,6 +224,73 @@ def test_batches_are_a_function_of_seed_epoch_and_number(packed):
     assert first.keys() == second.keys()
     # two independent draws of 14 places at 0.3 agree with probability (0.58)^14 < 0.001
     assert sum(first[key] == second[key] for key in first) < 0.05 * len(first) + 3
+
+
+def masked_rows(batches, epoch: int = 1) -> dict[bytes, tuple]:
+    """Sequence → what the model is shown of it, and its masked places, in one epoch."""
+    table = {}
+    for k in range(len(batches)):
+        batch = batches[epoch * len(batches) + k]
+        places = batch["positions"].numpy()
+        for row, ids in enumerate(original(batch)):
+            masked = (places[places // 16 == row] % 16).tolist()
+            table[ids.tobytes()] = batch["input_ids"][row].tolist(), masked
+    return table
+
+
+def test_masks_of_a_sequence_do_not_depend_on_its_batch(packed):
+    """Of batches of 4, of 8 and of all, the same sequences are masked in the same way."""
+    tables = []
+    for size in (4, 8, 10_000):
+        corpus, data = packed(batch_size=size)
+        tables.append(masked_rows(TrainBatches(corpus, data, seed=3)))
+    assert len(tables[0]) > 20 and tables[0] == tables[1] == tables[2]
+
+
+def test_two_small_batches_are_one_large_batch(packed):
+    """Accumulating two batches of 4 sees what a batch of 8 sees, bit by bit."""
+    small, large = (TrainBatches(*packed(batch_size=size), seed=3) for size in (4, 8))
+    for step in range(len(large)):
+        parts = [small[k] for k in range(2 * step, min(2 * step + 2, len(small)))]
+        assert equal(joined(parts), large[step])
+
+
+def joined(parts: list[dict]) -> dict[str, torch.Tensor]:
+    starts = np.cumsum([0, *(part["input_ids"].numel() for part in parts)])
+    places = [part["positions"] + start for part, start in zip(parts, starts, strict=False)]
+    return {
+        "input_ids": torch.cat([part["input_ids"] for part in parts]),
+        "positions": torch.cat(places),
+        "labels": torch.cat([part["labels"] for part in parts]),
+    }
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_the_batches_of_all_processes_are_one_large_batch(packed, processes):
+    """Two processes with batches of 4 train on what one with batches of 8 does, step by step."""
+    corpus, data = packed()
+    parts = [TrainBatches(corpus, data, seed=1) for _ in range(processes)]
+    for rank, part in enumerate(parts):
+        part.divide(rank, processes)
+    large = TrainBatches(*packed(batch_size=4 * processes), seed=1)
+    assert {len(part) for part in parts} == {len(large)}
+    for step in range(2 * len(large)):
+        shares = [part[step] for part in parts]
+        # a process for which no sequence is left is shown one without a target
+        rows = [share for share in shares if len(share["labels"])]
+        assert equal(joined(rows), large[step])
+        assert all(len(share["input_ids"]) for share in shares)
+
+
+def test_more_processes_than_sequences_are_left(packed):
+    """All take part in the last step of an epoch, or they would wait for each other."""
+    corpus, data = packed(batch_size=1)
+    count = len(TrainBatches(corpus, data, seed=0))
+    processes = next(n for n in range(3, 9) if 0 < count % n < n - 1)
+    part = TrainBatches(corpus, data, seed=0)
+    part.divide(processes - 1, processes)
+    batch = part[len(part) - 1]
+    assert batch["input_ids"].shape == (1, 16) and len(batch["labels"]) == 0
 
 
 def test_fewer_sequences_than_a_batch(packed):
