@@ -7,85 +7,35 @@ proves what it leaves out. With numbers of your own:
     python -m bort.fptas candidates.csv exponents=1,2,1 epsilon=4
 """
 
-import csv
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from bort import cli
-from bort.config import SIZES
+from bort.candidate_table import Table, read
+from bort.coefficient import ERRORS, Scale, Xi, check_exponents, name, rounded_up
 from bort.errors import BortError
 
-Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
-
-ERRORS = ("ratio", "perplexity")
 OBJECTIVES = ("w", "error")
-
-
-def name(xi: Xi) -> str:
-    return "⟨" + ",".join(map(str, xi)) + "⟩"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """T's numbers, and how p, i and e become one number to maximise.
-
-    p, i: parameters and latency of T, any unit. e: entropy of T's own output, in nats per token.
-    exponents: α, β, γ ≥ 0, the weights of the three factors. error: what stands for the quality of
-    a candidate, `ratio` e(T)/e (the paper's W, times the constant e(T)) or `perplexity`
-    exp(e(T) - e) = exp(-KL(T ‖ ξ)). Both are in (0, 1], since a cross-entropy against T is never
-    below T's entropy (Gibbs).
-    """
-
-    p: float
-    i: float
-    e: float
-    exponents: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    error: str = "ratio"
-
-    def __post_init__(self) -> None:
-        if not (self.p > 0 and self.i > 0 and self.e > 0):
-            raise BortError(f"the maximum point needs p, i and e above 0, not {self}")
-        if len(self.exponents) != 3 or min(self.exponents) < 0 or not any(self.exponents):
-            raise BortError(
-                f"exponents={list(self.exponents)} must be three numbers, at least 0, not all 0"
-            )
-        if self.error not in ERRORS:
-            raise BortError(f"error={self.error} is unknown; use {' or '.join(ERRORS)}")
-
-    def bound(self, p: float, i: float) -> float:
-        """W⁺: no candidate with these p and i has a larger W, whatever its error."""
-        alpha, beta, _ = self.exponents
-        return (1 - p / self.p) ** alpha * (1 - i / self.i) ** beta
-
-    def quality(self, e: float) -> float:
-        """In (0, 1], 1 for T itself. Raises BortError for an e that no candidate can have."""
-        if e < self.e * (1 - 1e-6):
-            raise BortError(
-                f"an error of {e:.6g} is below the entropy {self.e:.6g} of the maximum point: they "
-                "are not cross-entropies against its output at the same positions"
-            )
-        if self.error == "ratio":
-            return min(1.0, self.e / e)
-        return min(1.0, math.exp(self.e - e))
-
-    def w(self, p: float, i: float, e: float) -> float:
-        """The W-coefficient, times e(T): unit-free, 0 ≤ W < 1, W(T) = 0."""
-        return self.bound(p, i) * self.quality(e) ** self.exponents[2]
+BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
+UNDECIDED = "not decided by these records"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known about the candidates that were not trained, in W at this n, seed and data.
+    """What is known about the candidates without an error, in W at this n, seed and data.
 
-    regret_proven: no candidate is better than the optimum by more than this (Gibbs).
+    regret_proven: no candidate is better than the optimum by more than this (Gibbs); one that
+    failed could be as good as its bound, one that diverged is no model and has W = 0.
     regret_monotone: the same if e never improves when D, H and I shrink at equal A or H/A; None
     when a trained pair contradicts it.
     """
 
-    status: dict[Xi, str]  # trained, pruned (proof), assumed, skipped (ε), failed, excluded
+    # trained, pruned (proof), assumed, skipped (ε), failed, diverged, excluded
+    status: dict[Xi, str]
     regret_proven: float
     regret_monotone: float | None
 
@@ -111,7 +61,12 @@ class Selection:
     difference is beyond chance; by default always.
 
     `ask` gives the candidates with the largest bound first: of all orders it trains the fewest
-    before the rest is proven worse, since each one it trains could still have won.
+    before the rest is proven worse, since each one it trains could still have won. While errors
+    are assumed to be monotone, a training also bounds what is smaller: see `_urgency`.
+
+    failed: candidates that have no error for a reason that says nothing about it; what they could
+    have reached counts in the regret. diverged: those whose loss became no number: they are no
+    models, and W = 0.
     """
 
     points: Mapping[Xi, tuple[float, float]]
@@ -124,6 +79,7 @@ class Selection:
     significant: Callable[[Xi, Xi], bool] = lambda small, large: True
     errors: dict[Xi, float] = field(default_factory=dict)
     failed: dict[Xi, str] = field(default_factory=dict)
+    diverged: dict[Xi, str] = field(default_factory=dict)
     excluded: dict[Xi, str] = field(default_factory=dict)
     violations: list[tuple[Xi, Xi]] = field(default_factory=list)
 
@@ -133,6 +89,9 @@ class Selection:
                 f"search.epsilon={self.epsilon} must be a whole number from 1 to the "
                 f"{len(self.points)} candidates of the grid"
             )
+        for xi, (p, i) in self.points.items():
+            if not (0 < p < math.inf and 0 < i < math.inf):
+                raise BortError(f"{name(xi)} has p={p:g} and i={i:g}; both must be above 0")
         self.excluded = {xi: why for xi in self.points if (why := self._too_large(xi))}
         self.order = sorted((xi for xi in self.points if xi not in self.excluded), key=self._key)
         if not self.order:
@@ -188,6 +147,28 @@ class Selection:
         return self.monotone and not self.violations
 
     @property
+    def unknown(self) -> list[Xi]:
+        """The candidates whose error nobody knows: not trained, or failed."""
+        return [xi for xi in self.order if xi not in self.errors and xi not in self.diverged]
+
+    @property
+    def rivals(self) -> list[Xi]:
+        """The candidates of unknown error that the proof leaves able to be the best."""
+        return list(filter(self.can_win(self.gibbs), self.unknown))
+
+    def winner(self) -> Xi | None:
+        """The best of all, proven; None when a candidate of unknown error could beat it."""
+        return None if self.rivals else self.best
+
+    def first(self, value: Callable[[Xi], float], among: Iterable[Xi] | None = None) -> Xi:
+        """The candidate with the largest value, of all or of these; ties go as in `best`."""
+        return min(among or self.order, key=lambda xi: (-value(xi), *self._key(xi)))
+
+    def under(self, scale: Scale) -> "Selection":
+        """The same candidates and errors, weighed otherwise."""
+        return replace(self, scale=scale)
+
+    @property
     def best(self) -> Xi | None:
         """The trained candidate with the largest W; ties go to the smaller (p, i, ξ)."""
         return min(self.errors, key=self.rank, default=None)
@@ -207,10 +188,35 @@ class Selection:
     def ask(self, count: int = 1) -> list[Xi]:
         """Up to `count` candidates to evaluate now; none when the search is over."""
         for pool in (self.picks, self._interval() if self.refine else []):
-            left = [xi for xi in pool if xi not in self.errors and xi not in self.failed]
+            left = [xi for xi in pool if not self.ended(xi)]
             if able := list(filter(self.can_win(self.bound), left)):
-                return sorted(able, key=lambda xi: (-self.bound(xi), *self._key(xi)))[:count]
+                return sorted(able, key=self._urgency(able))[:count]
         return []
+
+    def ended(self, xi: Xi) -> bool:
+        """Whether ξ was tried."""
+        return xi in self.errors or xi in self.failed or xi in self.diverged
+
+    def _urgency(self, able: list[Xi]) -> Callable[[Xi], tuple]:
+        """Sorts candidates that can win, the one to train first in front.
+
+        By the bound alone; where a training also bounds the errors of smaller candidates, by the
+        bound times the root of how many that are, itself included. Of the orders tried it leaves
+        the fewest trainings, on grids of architectures and on random ones.
+        """
+        if not self.assuming or self.scale.exponents[2] == 0:
+            return lambda xi: (-self.bound(xi), *self._key(xi))
+        left = set(able)
+
+        def reach(xi: Xi) -> float:
+            return math.sqrt(1 + len(self._smaller[xi] & left))
+
+        return lambda xi: (-self.bound(xi) * reach(xi), *self._key(xi))
+
+    @cached_property
+    def _smaller(self) -> dict[Xi, set[Xi]]:
+        """ξ → the candidates whose error its own bounds if errors are monotone."""
+        return {xi: {small for small in self.order if shrinks(small, xi)} for xi in self.order}
 
     def _interval(self) -> list[Xi]:
         """The candidates between the picks around the best one."""
@@ -225,6 +231,7 @@ class Selection:
         self.scale.quality(e)  # raises for an impossible one
         self.errors[xi] = min(e, self.errors.get(xi, math.inf))
         self.failed.pop(xi, None)
+        self.diverged.pop(xi, None)
         others = [pair for pair in self.violations if xi not in pair]
         pairs = [pair for zeta in self.errors for pair in ((xi, zeta), (zeta, xi))]
         self.violations = others + [pair for pair in pairs if self._contradicts(*pair)]
@@ -233,21 +240,32 @@ class Selection:
         lower = self.errors[small] < self.errors[large]
         return lower and shrinks(small, large) and self.significant(small, large)
 
-    def fail(self, xi: Xi, reason: str) -> None:
-        if xi not in self.errors:
+    def fail(self, xi: Xi, reason: str, diverged: bool = False) -> None:
+        """ξ has no error; diverged: because it cannot be trained, not for want of memory or time.
+
+        One of several trainings of ξ (learning rates) that ended well outweighs those that did not.
+        """
+        if xi in self.errors:
+            return
+        if not diverged:
             self.failed[xi] = reason
+            self.diverged.pop(xi, None)
+        elif xi not in self.failed:
+            self.diverged[xi] = reason
 
     def certificate(self) -> Certificate:
         """Raises BortError when nothing could be trained."""
         best = self.best
         if best is None:
-            reason = next(iter(self.failed.values()), "none was trained")
-            raise BortError(f"all {len(self.failed)} candidates failed; the first one: {reason}")
-        status = self._statuses()
-        left = [xi for xi, value in status.items() if value in ("assumed", "skipped")]
-        regret = max((self.gibbs(xi) - self.w(best) for xi in left), default=0.0)
-        weaker = max((self.monotone_bound(xi) - self.w(best) for xi in left), default=0.0)
-        return Certificate(status, max(0.0, regret), None if self.violations else max(0.0, weaker))
+            reasons = [*self.failed.values(), *self.diverged.values()]
+            reason = next(iter(reasons), "none was trained")
+            raise BortError(f"all {len(reasons)} candidates failed; the first one: {reason}")
+        rivals = self.rivals
+        regret = max((self.gibbs(xi) - self.w(best) for xi in rivals), default=0.0)
+        weaker = max((self.monotone_bound(xi) - self.w(best) for xi in rivals), default=0.0)
+        return Certificate(
+            self._statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
+        )
 
     def _statuses(self) -> dict[Xi, str]:
         status = dict.fromkeys(self.order, "skipped")
@@ -257,80 +275,63 @@ class Selection:
                 status[xi] = "pruned"
             elif not assumed(xi):
                 status[xi] = "assumed"
-        status |= dict.fromkeys(self.failed, "failed") | dict.fromkeys(self.errors, "trained")
+        status |= dict.fromkeys(self.failed, "failed") | dict.fromkeys(self.diverged, "diverged")
+        status |= dict.fromkeys(self.errors, "trained")
         return {xi: status.get(xi, "excluded") for xi in self.points}
 
 
 # ---------------------------------------------------------------------------- beside the optimum
 
 
-def pareto(numbers: Mapping[Xi, tuple[float, ...]]) -> list[Xi]:
-    """The ξ that no other equals or beats in all of their numbers (smaller is better)."""
+def pareto(
+    numbers: Mapping[Xi, tuple[float, ...]], possible: Mapping[Xi, tuple[float, ...]] | None = None
+) -> list[Xi]:
+    """The ξ that no other equals or beats in all of their numbers (smaller is better).
+
+    possible: the least that further candidates may turn out to have; they count as others.
+    """
+    rivals = [*numbers.values(), *(possible or {}).values()]
 
     def beaten(xi: Xi) -> bool:
         ours = numbers[xi]
         return any(
             theirs != ours and all(t <= o for t, o in zip(theirs, ours, strict=True))
-            for theirs in numbers.values()
+            for theirs in rivals
         )
 
     return sorted(xi for xi in numbers if not beaten(xi))
 
 
-def w_map(
-    numbers: Mapping[Xi, tuple[float, float, float]], scale: Scale, weights: Iterable[float]
-) -> dict[tuple[float, float], Xi]:
-    """(α, β) → the ξ of (p, i, e) that wins with exponents (α, β, 1), each from `weights`.
+def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Xi | None]:
+    """(α, β) → the ξ that wins with exponents (α, β, 1), each from `weights`.
 
-    Only the ratios of the exponents matter to the winner, so two of them say all.
+    None where a candidate of unknown error could win. Only the ratios of the exponents matter to
+    the winner, so two of them say all.
     """
     weights = list(weights)
-    found = {}
-    for alpha in weights:
-        for beta in weights:
-            other = Scale(scale.p, scale.i, scale.e, (alpha, beta, 1.0), scale.error)
-            found[alpha, beta] = min(
-                numbers, key=lambda xi: (-other.w(*numbers[xi]), numbers[xi][:2], xi)
-            )
-    return found
+    return {
+        (alpha, beta): chosen.under(replace(chosen.scale, exponents=(alpha, beta, 1.0))).winner()
+        for alpha in weights
+        for beta in weights
+    }
 
 
 # --------------------------------------------------------------------------- numbers of your own
 
 
-def read(path: Path) -> tuple[dict[Xi, tuple[float, float]], dict[Xi, float], Scale]:
-    """Candidates, their errors where known, and T's numbers, from a CSV.
-
-    Columns depth, heads, hidden, intermediate, parameters, latency, error, status; the row of T has
-    the status `teacher`. A search's candidates.csv is one. Raises BortError with the line's number.
-    """
-    needed = [*SIZES, "parameters", "latency", "error"]
-    points, errors, scale = {}, {}, None
-    if not path.is_file():
-        raise BortError(f"{path} does not exist")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if missing := [c for c in [*needed, "status"] if c not in (rows.fieldnames or [])]:
-            found = ", ".join(rows.fieldnames or ["nothing"])
-            raise BortError(f"{path} has no column {missing[0]}; found {found}")
-        for row in rows:
-            if row["status"] == "invalid":  # heads that do not divide the width: no numbers
-                continue
-            try:
-                xi = tuple(int(row[column]) for column in needed[:4])
-                p, i = float(row["parameters"]), float(row["latency"])
-                e = float(row["error"]) if row["error"] else None
-            except (TypeError, ValueError) as error:
-                raise BortError(f"{path} line {rows.line_num}: {error}") from None
-            if row["status"] == "teacher":
-                scale = Scale(p, i, e or 0.0)
-                continue
-            points[xi] = (p, i)
-            if e is not None:
-                errors[xi] = e
-    if scale is None:
-        raise BortError(f"{path} has no row with the status teacher, the maximum point")
-    return points, errors, scale
+def search_of(table: Table, scale: Scale, epsilon: int) -> Selection:
+    """A search through the table: what it would train, it finds there; the rest stays unknown."""
+    search = Selection(table.points, scale, epsilon)
+    while batch := search.ask():
+        for xi in batch:
+            if xi in table.errors:
+                search.tell(xi, table.errors[xi])
+            else:
+                search.fail(xi, "no error in the table", diverged=xi in table.diverged)
+    if search.best is None:
+        raise BortError(f"none of the {len(search.failed)} candidates tried has an error there")
+    search.failed.clear()  # nobody has tried them: they count as skipped
+    return search
 
 
 def main(arguments: list[str]) -> None:
@@ -347,30 +348,35 @@ def main(arguments: list[str]) -> None:
         epsilon = int(settings["epsilon"])
     except ValueError as error:
         raise BortError(f"exponents= and epsilon= take numbers: {error}") from None
-    points, errors, scale = read(Path(arguments[0]))
+    check_exponents("exponents", exponents)
+    if settings["error"] not in ERRORS:
+        raise BortError(f"error={settings['error']} is unknown; use {' or '.join(ERRORS)}")
+    if settings["objective"] not in OBJECTIVES:
+        raise BortError(f"objective={settings['objective']} is unknown; use w or error")
     if settings["objective"] == "error":
-        exponents = (0.0, 0.0, 1.0)
-    scale = Scale(scale.p, scale.i, scale.e, exponents, settings["error"])
-    search = Selection(points, scale, epsilon)
-    while batch := search.ask():
-        for xi in batch:
-            if xi in errors:
-                search.tell(xi, errors[xi])
-            else:
-                search.fail(xi, "no error in the table")
-    unknown = len(search.failed)
-    search.failed.clear()  # nobody has tried them: they count as skipped, and in the regret
+        exponents = BY_ERROR
+    table = read(Path(arguments[0]))
+    scale = replace(table.scale, exponents=exponents, error=settings["error"])
+    show(search_of(table, scale, epsilon), table)
+
+
+def show(search: Selection, table: Table) -> None:
+    """Print the best ten, the counts, and what is proven."""
     certificate = search.certificate()
     for xi in sorted(search.errors, key=search.rank)[:10]:
-        p, i = points[xi]
-        print(f"{name(xi):>20}  W {search.w(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {errors[xi]:.4f}")
+        p, i = search.points[xi]
+        e = search.errors[xi]
+        print(f"{name(xi):>20}  W {search.w(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
     counts = {
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    if unknown:
-        print(f"{unknown} that could still win have no error in the table")
-    print(f"optimum {name(search.best)}, regret at most {certificate.regret_proven:.4f} (proven)")
+    regret = f"regret at most {rounded_up(certificate.regret_proven)} (proven)"
+    if missing := [xi for xi in search.rivals if xi not in table.errors]:
+        print(f"{len(missing)} that could still win have no error in the table")
+        print(f"{UNDECIDED}; the best of them {name(search.best)}, {regret}")
+    else:
+        print(f"optimum {name(search.best)}, {regret}")
 
 
 if __name__ == "__main__":

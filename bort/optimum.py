@@ -16,7 +16,7 @@ from bort.cli import python
 from bort.config import SIZES, parse
 from bort.files import replacing, write_csv, write_json
 from bort.foreign import read_settings
-from bort.fptas import Certificate, Selection, Xi, name, w_map
+from bort.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
 from bort.search import Paired, best_record, records, selection
 from bort.search_config import SearchRun
 
@@ -56,7 +56,8 @@ def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, A
     certificate = chosen.certificate()
     rows = candidate_rows(plan, run, paired, chosen, certificate)
     summary = summarize(plan, run, paired, chosen, certificate, rows)
-    return run, plan, rows, summary, search_page.figures(rows, summary, w_choices(plan, chosen))
+    choices = w_map(chosen, [k / 4 for k in range(13)])
+    return run, plan, rows, summary, search_page.figures(rows, summary, choices)
 
 
 def candidate_rows(
@@ -74,8 +75,7 @@ def candidate_rows(
             row["reason"] = chosen.excluded[xi]
         else:
             row["w_bound"] = chosen.gibbs(xi)
-        if xi in chosen.failed:
-            row["reason"] = chosen.failed[xi]
+        row["reason"] = {**chosen.failed, **chosen.diverged}.get(xi, row["reason"])
         if xi in chosen.errors:
             w = resampled_w(chosen, xi, paired.error(xi), entropy)
             best = best_record(paired.found, xi, run)
@@ -83,7 +83,7 @@ def candidate_rows(
             row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
             row["seconds"] = best["seconds"]
         rows.append(row)
-    rows.sort(key=lambda r: (-(r["w"] or -1), -(r["w_bound"] or -1), r["parameters"]))
+    rows.sort(key=lambda row: _place(chosen, tuple(row[key] for key in SIZES)))
     empty = dict.fromkeys(rows[0])
     teacher = plan["teacher"]
     numbers = {"parameters": teacher["parameters"], "latency": teacher["latency"][0]}
@@ -94,6 +94,15 @@ def candidate_rows(
         reason = f"heads={xi[1]} does not divide hidden={xi[2]}"
         rows.append(empty | sizes | {"status": "invalid", "reason": reason})
     return rows
+
+
+def _place(chosen: Selection, xi: Xi) -> tuple:
+    """Sorts the trained candidates as the search ranks them, the others by their bound."""
+    if xi in chosen.errors:
+        return (0, *chosen.rank(xi))
+    if xi in chosen.excluded:
+        return (2, *chosen.points[xi], xi)
+    return (1, -chosen.gibbs(xi), *chosen.points[xi], xi)
 
 
 def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
@@ -124,12 +133,16 @@ def summarize(
     return {
         "optimum": list(best),
         "optimum_name": name(best),
+        "objective": run.search.objective,
+        "quality": "e(T)/e" if run.search.error == "ratio" else "exp(e(T) − e)",
         "w": chosen.w(best),
         "w_interval": [top["w_low"], top["w_high"]],
         "candidates": len(chosen.points),
         "invalid": len(plan["invalid"]),
         **{s: certificate.count(s) for s in ("trained", "pruned", "assumed", "skipped")},
-        **{s: certificate.count(s) for s in ("failed", "excluded")},
+        "excluded": certificate.count("excluded"),
+        "failed": certificate.count("failed") + certificate.count("diverged"),
+        "diverged": certificate.count("diverged"),
         "regret_bound": certificate.regret_proven,
         "regret_bound_monotone": certificate.regret_monotone,
         "contradictions": len(chosen.violations),
@@ -141,7 +154,10 @@ def summarize(
         "smallest": best == chosen.order[0],
         "ties": [name(xi) for xi in ties(plan, paired, chosen, seeds)],
         "seed_spread": seeds,
+        "further_trainings": sum(_further(r, run) for r in trained),
+        "further_failed": sum(_further(r, run) for r in found if r["status"] == "failed"),
         **controls(plan, chosen),
+        **front(plan, chosen),
         **horizon(found, chosen, run, teacher["error"]),
         "parameters": top["parameters"],
         "latency": top["latency"],
@@ -159,16 +175,22 @@ def summarize(
     }
 
 
+def _further(record: dict, run: SearchRun) -> bool:
+    """Whether it is a finalist's training with another seed or rate."""
+    return record["seed"] != run.seed or record["base_lr"] != run.optim.lr
+
+
 def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float | None:
-    """Standard deviation of W over seeds, pooled over the finalists; None without their runs."""
+    """Standard deviation of W over seeds, pooled over the finalists; None without their runs.
+
+    Of each finalist the trainings at the rate that counts.
+    """
     variances, degrees = 0.0, 0
     for xi in chosen.errors:
         rate = best_record(found, xi, run)["base_lr"]
         own = [r for r in found if r["xi"] == xi and r["base_lr"] == rate]
         values = [
-            chosen.gibbs(xi) * chosen.scale.quality(r["error"]) ** chosen.scale.exponents[2]
-            for r in own
-            if r["status"] == "trained"
+            chosen.scale.w(*chosen.points[xi], r["error"]) for r in own if r["status"] == "trained"
         ]
         if len(values) > 1:
             variances += float(np.var(values, ddof=1)) * (len(values) - 1)
@@ -177,88 +199,113 @@ def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float |
 
 
 def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> list[Xi]:
-    """Candidates that another sample of text, other seeds or noise in î could put first."""
+    """Trained candidates that another sample of text, other seeds or noise in î could put first.
+
+    Those whose W is lower by less than the 95% interval of the difference, from the documents
+    (paired), the spread over seeds, and the latencies as far as W depends on them.
+    """
     entropy, best = paired.teacher(), chosen.best
     latency = {tuple(p["xi"]): p["latency"] for p in plan["points"]}
-    middle = plan["teacher"]["latency"][0]
+    teacher, beta = plan["teacher"]["latency"], chosen.scale.exponents[1]
+    middle, noise = teacher[0], _deviation(teacher)
 
-    def from_latency(xi: Xi) -> float:
-        value, low, high = latency[xi]
-        # quartiles to a standard deviation, then through 1 - î/î(T)
-        return chosen.w(xi) * (high - low) / 1.35 / max(middle - value, 1e-12)
+    def slope(xi: Xi) -> float:
+        """By how much W falls with î; it rises with î(T) by this times î / î(T)."""
+        return beta * chosen.w(xi) / (middle - latency[xi][0])
 
     top = resampled_w(chosen, best, paired.error(best), entropy)
-    found = []
+    tied = []
     for xi in sorted(chosen.errors, key=chosen.rank)[1:]:
-        other = resampled_w(chosen, xi, paired.error(xi), entropy)
-        variance = float(np.var(top - other)) + 2 * (seeds or 0.0) ** 2
-        variance += from_latency(best) ** 2 + from_latency(xi) ** 2
-        if chosen.w(best) - chosen.w(xi) < 1.96 * math.sqrt(variance):
-            found.append(xi)
-    return found
+        theirs = resampled_w(chosen, xi, paired.error(xi), entropy)
+        variance = float(np.var(top - theirs)) + 2 * (seeds or 0.0) ** 2
+        variance += sum((slope(x) * _deviation(latency[x])) ** 2 for x in (best, xi))
+        shares = [slope(x) * latency[x][0] / middle for x in (best, xi)]
+        variance += ((shares[0] - shares[1]) * noise) ** 2
+        if chosen.w(best) - chosen.w(xi) <= 1.96 * math.sqrt(variance):
+            tied.append(xi)
+    return tied
+
+
+def _deviation(latency: list[float]) -> float:
+    """A standard deviation from [median, lower quartile, upper quartile]."""
+    return (latency[2] - latency[1]) / 1.35
 
 
 def border(chosen: Selection) -> list[str]:
-    """Dimensions in which the optimum is the smallest or largest of the candidates."""
-    found = []
+    """Dimensions in which the optimum is the smallest or largest of the grid."""
+    sides = []
     for place, key in enumerate(SIZES):
-        values = {xi[place] for xi in chosen.order}
+        values = {xi[place] for xi in chosen.points}
         if len(values) > 1 and key != "heads":
             side = {min(values): "smallest", max(values): "largest"}.get(chosen.best[place])
-            found += [f"{side} {key}"] if side else []
-    return found
+            sides += [f"{side} {key}"] if side else []
+    return sides
 
 
-def controls(plan: dict, chosen: Selection) -> dict:
-    """What would have been chosen without training most of them, or by another objective."""
+def controls(plan: dict, chosen: Selection) -> dict[str, str | None]:
+    """What would have been chosen without training most of them, and by other aims.
+
+    None where there is no such control: where every bound is the same, or fewer than three errors
+    are there to fit.
+    """
     body = {tuple(p["xi"]): p["body"] for p in plan["points"]}
-    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
-    choices = {
-        "control_bound": max(chosen.order, key=lambda xi: (chosen.gibbs(xi), xi)),
-        "by_error": min(numbers, key=lambda xi: (numbers[xi][2], xi)),
+    scale, weights = chosen.scale, tuple(plan["exponents"])
+    aims = {"by_error": replace(scale, exponents=BY_ERROR)} | {
+        f"by_{kind}": replace(scale, exponents=weights, error=kind)
+        for kind in ("ratio", "perplexity")
     }
-    for kind in ("ratio", "perplexity"):
-        scale = replace(chosen.scale, exponents=tuple(plan["exponents"]), error=kind)
-        choices[f"by_{kind}"] = max(numbers, key=lambda xi, s=scale: (s.w(*numbers[xi]), xi))
-    if len(numbers) > 2:
-        size = np.array([[1.0, math.log(body[xi])] for xi in numbers])
-        fit = np.linalg.lstsq(size, np.array([e for *_, e in numbers.values()]), rcond=None)[0]
-        guess = {
-            xi: max(chosen.scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order
-        }
-        scale = chosen.scale
-        choices["control_size"] = max(
-            chosen.order, key=lambda xi: (scale.w(*chosen.points[xi], guess[xi]), xi)
-        )
-    return {key: name(xi) for key, xi in choices.items()}
+    winners = {key: named(chosen.under(aim).winner()) for key, aim in aims.items()}
+    by_bound = by_size = None
+    if len({chosen.gibbs(xi) for xi in chosen.order}) > 1:
+        by_bound = name(chosen.first(chosen.gibbs))
+    if len(chosen.errors) > 2:
+        size = np.array([[1.0, math.log(body[xi])] for xi in chosen.errors])
+        fit = np.linalg.lstsq(size, np.array(list(chosen.errors.values())), rcond=None)[0]
+        guess = {xi: max(scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order}
+        by_size = name(chosen.first(lambda xi: scale.w(*chosen.points[xi], guess[xi])))
+    return winners | {"control_bound": by_bound, "control_size": by_size}
+
+
+def named(xi: Xi | None) -> str:
+    return UNDECIDED if xi is None else name(xi)
+
+
+def front(plan: dict, chosen: Selection) -> dict[str, list[str]]:
+    """Trained candidates that no other beats in p, i and e, and those that an unknown one might.
+
+    A candidate of unknown error has at best T's entropy.
+    """
+    trained = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
+    possible = {xi: (*chosen.points[xi], plan["teacher"]["error"]) for xi in chosen.unknown}
+    proven = pareto(trained, possible)
+    return {
+        "pareto": [name(xi) for xi in proven],
+        "pareto_undecided": [name(xi) for xi in pareto(trained) if xi not in proven],
+    }
 
 
 def horizon(found: list[dict], chosen: Selection, run: SearchRun, entropy: float) -> dict:
     """Does a shorter n choose the same? Errors at n/4 and n/2 of the same trainings, against n.
 
-    Kendall's τ between the rankings by error, and the winner by W at each; the schedule is that of
-    n steps, so these are not the errors that a search with n/4 steps would find.
+    Kendall's τ between the rankings by error of what was trained, which of these is ahead by W at
+    each, and which is the winner there, when what was not trained could not be; the schedule is
+    that of n steps, so these are not the errors that a search with n/4 steps would find.
     """
     curves = {xi: best_record(found, xi, run)["kl_by_step"] for xi in chosen.errors}
-    shown = {}
-    for part in (4, 2):
-        step = str(max(1, run.search.n // 4) * (4 // part))
-        at = {xi: entropy + kl[step] for xi, kl in curves.items() if step in kl}
+    shown: dict = {"n": run.search.n}
+    for part, label in ((4, "quarter"), (2, "half")):
+        step = max(1, run.search.n // 4) * (4 // part)
+        at = {xi: entropy + kl[str(step)] for xi, kl in curves.items() if str(step) in kl}
         if len(at) != len(curves):
             continue
-        label = "quarter" if part == 4 else "half"
-        winner = max(at, key=lambda xi: (chosen.scale.w(*chosen.points[xi], at[xi]), xi))
-        shown[f"winner_at_{label}"] = name(winner)
+        then = replace(chosen, errors=at)
+        shown[f"step_at_{label}"] = step
+        shown[f"ahead_at_{label}"] = name(then.best)
+        shown[f"winner_at_{label}"] = named(then.winner())
         if len(at) > 1:
             tau = kendalltau([at[xi] for xi in at], [chosen.errors[xi] for xi in at]).statistic
             shown[f"tau_at_{label}"] = None if math.isnan(tau) else float(tau)
     return shown
-
-
-def w_choices(plan: dict, chosen: Selection) -> dict[tuple[float, float], Xi]:
-    """The W map: which of the trained ones wins for exponents (α, β, 1)."""
-    numbers = {xi: (*chosen.points[xi], e) for xi, e in chosen.errors.items()}
-    return w_map(numbers, chosen.scale, [k / 4 for k in range(13)])
 
 
 def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:

@@ -25,6 +25,7 @@ table.texts td:last-child { min-width: 14em; }
         grid-template-columns: repeat(auto-fill, minmax(min(100%, 26em), 1fr)); }
 .grid > div { min-width: 0; }
 .doubt { background: #fff8c5; border-left: 4px solid #d4a72c; padding: .2em 1em; }
+.unknown { color: #8b949e; }
 .legend { padding: 0; list-style: none; font-size: .9em; }
 .legend i { display: inline-block; width: 2em; vertical-align: middle; margin-right: .5em;
             border-top: 3px solid; }

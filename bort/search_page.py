@@ -1,5 +1,6 @@
 """A search as one self-contained HTML page, and its certificate in words."""
 
+import math
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -8,39 +9,37 @@ from typing import Any
 from bort import page
 from bort.cli import clock
 from bort.config import SIZES
-from bort.fptas import Xi, name, pareto
+from bort.fptas import UNDECIDED, Xi, name, rounded_up
 from bort.runs import NEAR
 from bort.search_config import SearchRun
+
+GREY = "#8b949e"  # of what is not known
 
 
 def certificate_lines(summary: dict) -> Iterator[str]:
     """What is proven, what is assumed, and what to doubt; a sentence each."""
     counts = [f"{summary['trained']} trained", f"{summary['pruned']} pruned by proof"]
+    diverged = summary.get("diverged", 0)
+    numbers = summary | {"failed": summary["failed"] - diverged, "diverged": diverged}
     for key, words in (
         ("assumed", "left out if errors are monotone"),
         ("skipped", "skipped by ε"),
         ("failed", "failed"),
+        ("diverged", "diverged (no model, so W = 0)"),
         ("excluded", "excluded (budgets, or not smaller than T)"),
         ("invalid", "without a whole head size"),
     ):
-        if summary[key]:
-            counts.append(f"{summary[key]} {words}")
+        if numbers[key]:
+            counts.append(f"{numbers[key]} {words}")
     yield f"search: of {summary['candidates'] + summary['invalid']} points: {', '.join(counts)}"
-    regret = summary["regret_bound"]
-    if regret == 0:
-        yield "proven: no candidate left out has a larger W at this n, seed and data"
-    else:
-        yield f"proven: no candidate left out has a W larger by more than {regret:.4f}"
-        weaker = summary["regret_bound_monotone"]
-        if weaker is None:
-            yield (
-                f"errors are not monotone here ({summary['contradictions']} trained pairs "
-                "contradict it beyond chance)"
-            )
-        else:
-            yield f"if errors are monotone: by no more than {weaker:.4f}"
+    yield from proof(summary)
     if summary["ties"]:
         yield f"ties with the winner within noise: {', '.join(summary['ties'])}"
+    if summary.get("further_failed"):
+        yield (
+            f"note: {summary['further_failed']} trainings of finalists with other seeds or rates "
+            f"failed; {summary['further_trainings']} ended well"
+        )
     share = summary["train_flops"] / summary["exhaustive_flops"]
     yield (
         f"cost: {summary['train_flops']:.2e} FLOPs, {share:.0%} of an exhaustive search's; T ran "
@@ -49,27 +48,57 @@ def certificate_lines(summary: dict) -> Iterator[str]:
     yield from doubts(summary)
 
 
+def proof(summary: dict) -> Iterator[str]:
+    """How much better a candidate could be that was left out: not trained, or failed."""
+    by_error = summary.get("objective") == "error"
+    aim = f"an {summary['quality']}" if by_error else "a W"
+    regret, weaker = summary["regret_bound"], summary["regret_bound_monotone"]
+    timed = " and with these latencies" if summary.get("latency_unit") == "ms" else ""
+    if regret == 0:
+        better = "a lower error" if by_error else "a larger W"
+        yield f"proven: no candidate left out has {better} at this n, seed and data{timed}"
+        return
+    failed = "; what failed counts with its bound" if summary["failed"] else ""
+    bound = rounded_up(regret)
+    yield f"proven: no candidate left out has {aim} larger by more than {bound}{timed}{failed}"
+    if weaker is None:
+        yield (
+            f"errors are not monotone here ({summary['contradictions']} trained pairs "
+            "contradict it beyond chance)"
+        )
+    else:
+        yield f"if errors are monotone: by no more than {rounded_up(weaker)}"
+
+
 def doubts(summary: dict) -> Iterator[str]:
     """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
-    below = summary["below_unigram"]
+    below, best = summary["below_unigram"], summary["optimum_name"]
+    by_error = summary.get("objective") == "error"
     if below < NEAR:
         where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
+        only = "" if by_error else ", and W can only choose the smallest"
+        yield f"doubt: the winner is {where} word frequencies: n is too short{only}; raise search.n"
+    reach = summary.get("unigram_error", math.inf) - summary.get("teacher_error", 0.0)
+    if reach < NEAR:
         yield (
-            f"doubt: the winner is {where} word frequencies: n is too short, "
-            "and W can only choose the smallest; raise search.n"
+            f"doubt: T's own output is {reach:.2f} nats from word frequencies: no candidate can "
+            "show more; train T longer"
         )
     if summary["smallest"]:
+        weigh = summary.get("quality", "e(T)/e") == "e(T)/e" and not by_error
+        hint = "; search.error=perplexity weighs errors more" if weigh else ""
         yield (
             "doubt: the winner is the smallest candidate: the grid has nothing below it, or "
-            "search.n is too short; search.error=perplexity weighs errors more"
+            f"search.n is too short{hint}"
         )
     if summary["on_border"]:
         yield f"doubt: the grid may be too narrow: the winner has its {_and(summary['on_border'])}"
-    if summary.get("winner_at_half") not in (None, summary["optimum_name"]):
-        yield f"doubt: after half of the steps the winner was {summary['winner_at_half']}"
-    if summary["control_bound"] == summary["optimum_name"]:
+    if summary.get("ahead_at_half") not in (None, best):
+        step = f"{summary['step_at_half']:,} of {summary['n']:,} steps"
+        yield f"doubt: after {step} {summary['ahead_at_half']} was ahead of the winner"
+    if summary["control_bound"] == best:
         yield "note: arg max W⁺, without any training, chooses the same"
-    if summary.get("control_size") == summary["optimum_name"]:
+    if summary.get("control_size") == best:
         yield "note: W with an error fitted on the number of parameters chooses the same"
 
 
@@ -78,14 +107,14 @@ def _and(words: list[str]) -> str:
 
 
 def figures(
-    rows: list[dict], summary: dict, choices: dict[tuple[float, float], Xi]
+    rows: list[dict], summary: dict, choices: dict[tuple[float, float], Xi | None]
 ) -> dict[str, Any]:
     """Title → plotly figure."""
     trained = [row for row in rows if row["status"] == "trained"]
     teacher = next(row for row in rows if row["status"] == "teacher")
     unit = "ms" if summary["latency_unit"] == "ms" else "operations"
     return {
-        "Pareto front": _front(trained, teacher, unit),
+        "Pareto front": _front(trained, teacher, summary, unit),
         "W by candidate": _bars(trained, rows),
         "Which ξ wins for other weights": _map(choices),
     }
@@ -127,9 +156,10 @@ def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: 
     lines = list(certificate_lines(summary))
     plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
     doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
+    title = "The best BERT found" if summary["regret_bound"] else "The optimal BERT"
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
-        f"<h1>The optimal BERT on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
+        f"<h1>{title} on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
         f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
         f"candidate, T = {_xi(teacher)}, errors on {summary['positions']:,} masked positions of "
@@ -142,27 +172,30 @@ def _latency(value: float, unit: str) -> str:
     return f"{value:.3g} ms" if unit == "ms" else f"{value / 1e6:,.1f} MFLOP"
 
 
-def _front(trained: list[dict], teacher: dict, unit: str):
+def _front(trained: list[dict], teacher: dict, summary: dict, unit: str):
     scale = 1.0 if unit == "ms" else 1e-6
     label = "latency (ms)" if unit == "ms" else "operations of one inference (millions)"
-    numbers = {
-        tuple(r[k] for k in SIZES): (r["parameters"], r["latency"], r["error"]) for r in trained
-    }
-    front = set(pareto(numbers))
+    kinds = {"beaten": ([], "x"), "not beaten in p, i and e": ([], "circle"), UNDECIDED: ([], "")}
+    for row in trained:
+        proven, undecided = (_xi(row) in summary[key] for key in ("pareto", "pareto_undecided"))
+        kind = list(kinds)[2 if undecided else 1 if proven else 0]
+        kinds[kind][0].append(row)
     figure = page.figure(label, "error (nats per token)", 480)
-    for on_front in (False, True):
-        some = [r for r in trained if (tuple(r[k] for k in SIZES) in front) is on_front]
+    for kind, (some, symbol) in kinds.items():
+        if not some and kind == UNDECIDED:
+            continue
+        color = {"color": [r["w"] for r in some], "coloraxis": "coloraxis", "symbol": symbol}
+        if kind == UNDECIDED:
+            color = {"color": GREY, "symbol": "circle-open"}
         figure.add_scatter(
             x=[r["latency"] * scale for r in some],
             y=[r["error"] for r in some],
             mode="markers",
-            name="not beaten in p, i and e" if on_front else "beaten",
+            name=kind,
             marker={
                 "size": [8 + 30 * r["parameters"] / teacher["parameters"] for r in some],
-                "color": [r["w"] for r in some],
-                "coloraxis": "coloraxis",
-                "symbol": "circle" if on_front else "x",
                 "line": {"width": 1, "color": "#1f2328"},
+                **color,
             },
             text=[f"{_xi(r)}<br>W {r['w']:.4f}, {r['parameters']:,} parameters" for r in some],
             hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
@@ -197,13 +230,14 @@ def _bars(trained: list[dict], rows: list[dict]):
         name="W, 95% over documents",
         marker={"size": 9, "color": "#1f6feb"},
     )
-    rest = [r for r in rows if r["status"] in ("pruned", "assumed", "skipped")][: 30 - len(shown)]
+    bounded = ("pruned", "assumed", "skipped", "failed")
+    rest = [r for r in rows if r["status"] in bounded][: 30 - len(shown)]
     figure.add_scatter(
         x=[_xi(r) for r in [*shown, *rest]],
         y=[r["w_bound"] for r in [*shown, *rest]],
         mode="markers",
         name="W⁺, no W is larger",
-        marker={"symbol": "line-ew-open", "size": 12, "color": "#8b949e"},
+        marker={"symbol": "line-ew-open", "size": 12, "color": GREY},
     )
     figure.add_hline(y=shown[0]["w"], line_dash="dot", line_color="#1f6feb")
     figure.update_yaxes(rangemode="tozero")
@@ -211,22 +245,25 @@ def _bars(trained: list[dict], rows: list[dict]):
     return figure
 
 
-def _map(choices: dict[tuple[float, float], Xi]):
+def _map(choices: dict[tuple[float, float], Xi | None]):
     from plotly.colors import qualitative
 
     weights = sorted({alpha for alpha, _ in choices})
-    winners = sorted(set(choices.values()))
-    colors = (qualitative.Set2 * 4)[: len(winners)]
+    winners = sorted({xi for xi in choices.values() if xi is not None})
+    colors = dict(zip(winners, qualitative.Set2 * len(winners), strict=False))
+    if None in choices.values():
+        colors[None] = GREY
     figure = page.figure("α, weight of parameters", "β, weight of latency", 480)
-    for xi, color in zip(winners, colors, strict=False):
+    for xi, color in colors.items():
         cells = [ab for ab, winner in choices.items() if winner == xi]
+        label = UNDECIDED if xi is None else name(xi)
         figure.add_scatter(
             x=[a for a, _ in cells],
             y=[b for _, b in cells],
             mode="markers",
-            name=name(xi),
+            name=label,
             marker={"symbol": "square", "size": 18, "color": color},
-            hovertemplate=f"{name(xi)}<br>α %{{x}}, β %{{y}}<extra></extra>",
+            hovertemplate=f"{label}<br>α %{{x}}, β %{{y}}<extra></extra>",
         )
     figure.add_scatter(
         x=[1],
@@ -250,21 +287,27 @@ def _costs(plan: dict, summary: dict) -> str:
         ("batches that T ran over", f"{summary['teacher_batches']:,}"),
         ("teacher passes, one after the other", clock(plan["teacher_pass_seconds"])),
         ("time of all trainings", clock(summary["seconds"])),
-        ("ranking at half of n against n (Kendall's τ)", _tau(summary, "half")),
-        ("ranking at a quarter of n against n", _tau(summary, "quarter")),
+        *_ranking(summary, "half"),
+        *_ranking(summary, "quarter"),
         ("optimum by W with the ratio of errors (the paper's)", summary["by_ratio"]),
         ("optimum by W with the ratio of perplexities", summary["by_perplexity"]),
         ("lowest error", summary["by_error"]),
-        ("arg max W⁺, without any training", summary["control_bound"]),
-        ("W with errors fitted on parameters", summary.get("control_size", "–")),
+        ("arg max W⁺, without any training", summary["control_bound"] or "–"),
+        ("W with errors fitted on parameters", summary["control_size"] or "–"),
     ]
-    return f"<h2>Costs and controls</h2>{page.table(rows)}"
+    grey = f"<td class=unknown>{UNDECIDED}</td>"
+    table = page.table(rows).replace(f"<td>{UNDECIDED}</td>", grey)
+    return f"<h2>Costs and controls</h2>{table}"
 
 
-def _tau(summary: dict, label: str) -> str:
-    tau = summary.get(f"tau_at_{label}")
-    winner = summary.get(f"winner_at_{label}", "–")
-    return "–" if tau is None else f"{tau:.2f}, winner {winner}"
+def _ranking(summary: dict, label: str) -> Iterator[tuple[str, str]]:
+    """How the errors at an earlier step rank what was trained, and who wins there."""
+    if f"step_at_{label}" not in summary:
+        return
+    step, tau = (f"{summary[f'step_at_{label}']:,}", summary.get(f"tau_at_{label}"))
+    if tau is not None:
+        yield (f"ranking of the trained ones after {step} steps (Kendall's τ)", f"{tau:.2f}")
+    yield (f"winner after {step} steps", summary[f"winner_at_{label}"])
 
 
 def _table(rows: list[dict]) -> str:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from test_search import sweep, table
 
 from bort import search_page
+from bort.fptas import UNDECIDED
 
 SUMMARY = {
     **{"candidates": 24, "invalid": 0, "trained": 9, "pruned": 15, "assumed": 0, "skipped": 0},
@@ -16,6 +17,9 @@ SUMMARY = {
     **{"on_border": [], "optimum_name": "⟨2,2,64,128⟩", "winner_at_half": "⟨2,2,64,128⟩"},
     **{"control_bound": "⟨1,1,32,128⟩", "control_size": "⟨1,1,32,128⟩"},
 }
+
+
+BY_ERROR = {"objective": "error", "quality": "e(T)/e", "control_bound": None}
 
 
 def said(**changes) -> str:
@@ -48,12 +52,71 @@ def test_certificate_in_words():
         ({"below_unigram": 0.1}, "doubt: the winner is only 0.10 nats below word frequencies"),
         ({"smallest": True}, "doubt: the winner is the smallest candidate"),
         ({"on_border": ["largest depth"]}, "too narrow: the winner has its largest depth"),
-        ({"winner_at_half": "⟨1,1,32,128⟩"}, "after half of the steps the winner was ⟨1,1,32,128⟩"),
+        (
+            {"ahead_at_half": "⟨1,1,32,128⟩", "step_at_half": 150, "n": 300},
+            "doubt: after 150 of 300 steps ⟨1,1,32,128⟩ was ahead of the winner",
+        ),
+        ({"regret_bound": 0.00001}, "has a W larger by more than 0.0001"),
+        ({"regret_bound": 0.1, "failed": 1}, "0.1000; what failed counts with its bound"),
+        ({"failed": 3, "diverged": 1}, "2 failed, 1 diverged (no model, so W = 0)"),
+        ({"latency_unit": "ms"}, "at this n, seed and data and with these latencies"),
+        (BY_ERROR, "proven: no candidate left out has a lower error at this n, seed and data"),
+        (
+            BY_ERROR | {"regret_bound": 0.2},
+            "no candidate left out has an e(T)/e larger by more tha",
+        ),
+        ({"smallest": True}, "search.n is too short; search.error=perplexity weighs errors more"),
+        ({"unigram_error": 5.1, "teacher_error": 5.0}, "T's own output is 0.10 nats from word fre"),
+        (
+            {"further_failed": 1, "further_trainings": 5},
+            "note: 1 trainings of finalists with other",
+        ),
         ({"control_bound": "⟨2,2,64,128⟩"}, "note: arg max W⁺, without any training, chooses the"),
     ],
 )
 def test_what_to_doubt(changes, line):
     assert line in said(**changes)
+
+
+def test_advice_is_for_the_aim_of_the_search():
+    """By error nothing falls to the smallest, and no other error weighs more."""
+    by_error = said(**BY_ERROR, smallest=True, below_unigram=0.1)
+    assert "W can only" not in by_error and "perplexity" not in by_error
+    assert "raise search.n" in by_error and "arg max W⁺" not in by_error
+    assert "perplexity" not in said(smallest=True, quality="exp(e(T) − e)")
+
+
+def trained_row(k: int, w: float, **changes) -> dict:
+    row = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": k, "status": "trained"}
+    row |= {"parameters": 10 * k, "latency": float(k), "error": 5.0, "w": w, "w_bound": 0.9}
+    return row | {"w_low": w, "w_high": w, "reason": ""} | changes
+
+
+def test_what_is_not_decided_is_grey():
+    """In the W map, on the Pareto front and among the controls."""
+    rows = [trained_row(k, 0.5 / k) for k in (1, 2, 3)]
+    rows.append(trained_row(4, 0.0, status="failed", error=None, w_bound=0.4))
+    rows.append(trained_row(9, 0.0, status="teacher", error=4.0))
+    fronts = {"pareto": ["⟨1,1,8,1⟩"], "pareto_undecided": ["⟨1,1,8,2⟩"], "latency_unit": "ms"}
+    choices = {(0.0, 0.0): None, (0.0, 1.0): (1, 1, 8, 1), (1.0, 0.0): None}
+    plots = search_page.figures(rows, fronts, choices)
+    names = {
+        title: {t.name: (len(t.x), t.marker.color) for t in plot.data}
+        for title, plot in plots.items()
+    }
+    undecided = names["Which ξ wins for other weights"][UNDECIDED]
+    assert undecided == (2, search_page.GREY)
+    assert names["Which ξ wins for other weights"]["⟨1,1,8,1⟩"][0] == 1
+    assert names["Pareto front"][UNDECIDED] == (1, search_page.GREY)
+    assert (
+        names["Pareto front"]["beaten"][0] == names["Pareto front"]["not beaten in p, i and e"][0]
+    )
+    assert names["W by candidate"]["W⁺, no W is larger"][0] == 4  # the failed one, too
+    aims = dict.fromkeys(("by_ratio", "by_perplexity", "by_error", "control_bound"), UNDECIDED)
+    costs = dict.fromkeys(("trainings", "teacher_batches", "seconds"), 1)
+    costs |= dict.fromkeys(("train_flops", "finalist_flops", "exhaustive_flops"), 1.0)
+    html = search_page._costs({"teacher_pass_seconds": 1.0}, aims | costs | {"control_size": None})
+    assert html.count(f"<td class=unknown>{UNDECIDED}</td>") == 4
 
 
 def test_page(search_of, tmp_path):

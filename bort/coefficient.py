@@ -1,0 +1,79 @@
+"""The W-coefficient of arXiv 2010.10499, §3, and the bound on it that holds before any training."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bort.errors import BortError
+
+Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
+
+ERRORS = ("ratio", "perplexity")
+ROUNDING = 1e-5  # nats by which a mean of float32 cross-entropies may fall below the true one
+
+
+def name(xi: Xi) -> str:
+    return "⟨" + ",".join(map(str, xi)) + "⟩"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """T's numbers, and how p, i and e become one number to maximise.
+
+    p, i: parameters and latency of T, any unit. e: entropy of T's own output, in nats per token.
+    exponents: α, β, γ ≥ 0, the weights of the three factors. error: what stands for the quality of
+    a candidate, `ratio` e(T)/e (the paper's W, times the constant e(T)) or `perplexity`
+    exp(e(T) - e) = exp(-KL(T ‖ ξ)). Both are in (0, 1], since a cross-entropy against T is never
+    below T's entropy (Gibbs).
+    """
+
+    p: float
+    i: float
+    e: float
+    exponents: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    error: str = "ratio"
+
+    def __post_init__(self) -> None:
+        if not all(0 < x < math.inf for x in (self.p, self.i, self.e)):
+            raise BortError(f"the maximum point needs p, i and e above 0, not {self}")
+        check_exponents("exponents", self.exponents)
+        if self.error not in ERRORS:
+            raise BortError(f"error={self.error} is unknown; use {' or '.join(ERRORS)}")
+
+    def bound(self, p: float, i: float) -> float:
+        """W⁺: no candidate with these p and i has a larger W, whatever its error."""
+        alpha, beta, _ = self.exponents
+        return (1 - p / self.p) ** alpha * (1 - i / self.i) ** beta
+
+    def quality(self, e: float) -> float:
+        """In (0, 1], 1 for T itself. Raises BortError for an e that no candidate can have.
+
+        An e below T's entropy by rounding alone counts as equal to it, so that no quality is above
+        1 and no W above its bound.
+        """
+        if not math.isfinite(e):
+            raise BortError(f"an error of {e} is no number")
+        if e < self.e - ROUNDING * max(1.0, self.e):
+            raise BortError(
+                f"an error of {e:.6g} is below the entropy {self.e:.6g} of the maximum point: they "
+                "are not cross-entropies against its output at the same positions"
+            )
+        if self.error == "ratio":
+            return min(1.0, self.e / e)
+        return min(1.0, math.exp(self.e - e))
+
+    def w(self, p: float, i: float, e: float) -> float:
+        """The W-coefficient, times e(T): unit-free, 0 ≤ W < 1, W(T) = 0."""
+        return self.bound(p, i) * self.quality(e) ** self.exponents[2]
+
+
+def check_exponents(key: str, exponents: Iterable[float]) -> None:
+    """Raises BortError for what cannot be α, β and γ."""
+    values = list(exponents)
+    if len(values) != 3 or not all(0 <= x < math.inf for x in values) or not any(values):
+        raise BortError(f"{key}={values} must be three numbers, at least 0, not all 0")
+
+
+def rounded_up(value: float) -> str:
+    """Four decimals that are never below the value: what is proven of it holds of them, too."""
+    return f"{math.ceil(value * 1e4) / 1e4:.4f}"
