@@ -105,7 +105,9 @@ def job(cfg: DictConfig) -> None:
 
 
 def objective(summary: dict) -> float | None:
-    return summary.get(summary.get("metric", "val/loss"))
+    """None where nothing was validated; NaN, a failed trial, for a score that is not defined."""
+    value = summary.get(summary.get("metric", "val/loss"))
+    return float("nan") if value is None and "metric" in summary else value
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ grows by them. Letters: D training rows, E those held out of them, S teacher, Θ
 """
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ import numpy as np
 from bort.config import Logger, Theta, Train
 from bort.errors import BortError
 from bort.rows import Row, Task
+from bort.tasks import json_object
+from bort.wording import counted, plain
 
 ALIKE = 0.05  # difference of a label's shares in D and E
 BATCH = 64  # rows that τ and S look at together
@@ -47,10 +48,11 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
         found = _counts(task, part)
         if len(found) < max(len(wanted), 1 if task.kind == "regression" else 2):
             labels = ", ".join(task.labels[label] for label in found if label is not None)
+            labels = plain(labels)
             of = f" of the labels {labels} only" if labels else ""
             raise BortError(
-                f"{name} would hold {len(part)} rows{of}; give more training rows, or another "
-                "agora.eval_fraction"
+                f"{name} would hold {counted(len(part), 'row')}{of}; give more training rows, or "
+                "another agora.eval_fraction"
             )
     return parts
 
@@ -63,12 +65,12 @@ def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
     for label in sorted(shares[0]):
         own, other = (share[label] for share in shares)
         if abs(own - other) > ALIKE:
-            yield f"'{task.labels[label]}' is {own:.0%} of D and {other:.0%} of E"
+            yield f"'{plain(task.labels[label])}' is {own:.0%} of D and {other:.0%} of E"
     rarest = min(shares[0], key=shares[0].get)
     if shares[0][rarest] < 0.5 / len(shares[0]):
         yield (
-            f"D is not balanced ('{task.labels[rarest]}' is {shares[0][rarest]:.0%}); the rows "
-            "that are generated will be"
+            f"D is not balanced ('{plain(task.labels[rarest])}' is {shares[0][rarest]:.0%}); the "
+            "rows that are generated will be"
         )
 
 
@@ -381,12 +383,43 @@ def written(each: Generated) -> dict:
     }
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Generated rows from a file with an object on each line."""
+def read_rows(path: Path, task: Task) -> list[Row]:
+    """Generated rows from a file with an object on each line.
+
+    Raises BortError, with the line, where the file is not as `written` left it.
+    """
     found = []
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        label = tuple(row["label"]) if isinstance(row["label"], list) else row["label"]
-        spans = tuple(map(tuple, row["spans"]))
-        found.append(Row(("generated", row["index"]), tuple(row["texts"]), label, spans=spans))
+    for number, line in enumerate(_lines(path), start=1):
+        where = f"{path}, line {number}"
+        row = json_object(line, where)
+        try:
+            label, texts = row["label"], tuple(row["texts"])
+            label = tuple(map(float, label)) if isinstance(label, list) else label
+            spans = tuple((int(start), int(end)) for start, end in row["spans"])
+            _check_generated(task, texts, label)
+            found.append(Row(("generated", row["index"]), texts, label, spans=spans))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise BortError(f"{where}: no row of {task.name}; remove {path.parent}") from None
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise BortError(f"{path} cannot be read: {reason}; remove {path.parent}") from None
+
+
+def _check_generated(task: Task, texts: tuple, label: object) -> None:
+    """Raises ValueError for what no generated row of this task has."""
+    if len(texts) != len(task.columns) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(texts)
+    if task.kind == "regression":
+        if not isinstance(label, float | int) or not math.isfinite(label):
+            raise ValueError(label)
+    elif isinstance(label, tuple):
+        if len(label) != len(task.labels):
+            raise ValueError(label)
+    elif type(label) is not int or not 0 <= label < len(task.labels):
+        raise ValueError(label)

@@ -47,7 +47,9 @@ from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
 from bort.rows import Row
 from bort.runs import check_corpus, done, finished, locked, open_folder
+from bort.tasks import json_object
 from bort.training import check_trainer, device_of, quiet
+from bort.wording import counted, decimal, plain
 
 HARDEST = 0.1  # of the rows that are looked at
 SHOWN = 200  # generated rows in generated.jsonl
@@ -115,10 +117,11 @@ class Arena:
         encoder = None if self.run.agora.teacher else teacher_source(self.run, say)
         self.words = self._words(encoder)
         values = self._judge(encoder)
-        say(f"Θ: {len(self.thetas)} points; about {f.planned:,} steps in all arms together")
+        steps = counted(f.planned, "step")
+        say(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
         best = {"default": f.train(self.default, Point(), f.D)}
         if f.score(best["default"]) == -math.inf:
-            raise BortError("the run's own rate diverged; lower optim.lr")
+            raise BortError(f"the arm with the run's own rate {f.blame([best['default']])}")
         history = self._rounds()
         last = max(history, key=lambda each: each.score)
         best["agora"] = self._place(last)
@@ -143,7 +146,8 @@ class Arena:
         values = judged(self.judge, self.f.E, vals, self.run.agora.guard, place)
         own = self.run.agora.confidence
         self.confidence = values.get("teacher/eval/confidence", 0.0) if own is None else own
-        shown = ", ".join(f"{k.split('/')[-1]} {v:.4f}" for k, v in values.items() if "/eval/" in k)
+        on_E = {k.split("/")[-1]: v for k, v in values.items() if "/eval/" in k}
+        shown = ", ".join(f"{name} {decimal(value)}" for name, value in on_E.items())
         self.say(f"S: {place}: {shown} on E")
         if encoder is None and saw_all(Path(place), self.run.task):
             self.say(
@@ -199,7 +203,7 @@ class Arena:
             again = f" (replay {each.replay})" if each.replay else ""
             self.say(
                 f"round {each.number}{again}: best θ ({each.thetas[each.best]}) has "
-                f"{self.f.metric} {each.score:.4f} on E, {len(each.data):,} rows; "
+                f"{self.f.metric} {each.score:.4f} on E, {counted(len(each.data), 'row')}; "
                 f"{_dropped(each, kept)}{self.f.left()}"
             )
             self._record(history)
@@ -220,13 +224,14 @@ class Arena:
             line |= {} if shown is None else {"agora/score": shown}
             for logger in self.loggers:
                 logger.log_metrics(line, len(self.trained))
+            best = decimal(max(scores)) if max(scores) > -math.inf else "none"
             self.say(
                 f"  round {number}, θ {k + 1} of {len(thetas)} ({theta}): "
-                f"{self.f.metric} {scores[-1]:.4f} on E, best {max(scores):.4f}"
-                f"{self.f.left()}"
+                f"{self.f.metric} {decimal(shown)} on E, best {best}{self.f.left()}"
             )
         if max(scores) == -math.inf:
-            raise BortError(f"every θ of round {number} diverged; lower agora.grid.lr or lr_factor")
+            places = [self.folder / name for name in names]
+            raise BortError(f"every θ of round {number} {self.f.blame(places)}")
         best = int(np.argmax(scores))
         for k, name in enumerate(names):
             if k != best and name != self.default:
@@ -262,9 +267,9 @@ class Arena:
         if self.task.kind == "regression":
             wrong[:] = False  # no number is quite right
         count = max(int(wrong.sum()), math.ceil(HARDEST * len(rows)))
-        name = "D" if rows is self.f.D else "E"
+        name, mistakes = "D" if rows is self.f.D else "E", counted(int(wrong.sum()), "mistake")
         self.say(
-            f"round {before.number + 1}: {wrong.sum():,} mistakes on {name}; rows are made from "
+            f"round {before.number + 1}: {mistakes} on {name}; rows are made from "
             f"the {count:,} hardest"
         )
         chosen = np.lexsort((-losses, ~wrong))[:count]  # mistakes first
@@ -275,7 +280,7 @@ class Arena:
         path = self.folder / "random" / "rows.jsonl"
         if count and not path.is_file():
             self._make(path, self.f.D, count, (self.run.seed, 0, 0), self.f.D)
-        return read_rows(path) if count else []
+        return read_rows(path, self.task) if count else []
 
     def _make(self, path: Path, sources, count: int, seed: tuple, taken: list[Row]) -> None:
         """Generate rows into a file."""
@@ -293,7 +298,7 @@ class Arena:
             self.confidence,
             options.labels == "soft",
         )
-        self.say(f"  made {len(found):,} rows{self._shares(found)}")
+        self.say(f"  made {counted(len(found), 'row')}{self._shares(found)}")
         if len(found) < count:
             self.say(
                 f"  warning: {count:,} were asked for; S is unsure of the others, or they were "
@@ -307,14 +312,14 @@ class Arena:
         if self.task.kind == "regression":
             return ""
         labels = [hard(each.row.label) for each in found]
-        counts = {name: labels.count(k) for k, name in enumerate(self.task.labels)}
+        counts = {plain(name): labels.count(k) for k, name in enumerate(self.task.labels)}
         return ": " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
     def _rows_file(self, number: int, replay: int) -> Path:
         return (self.folder / _name(number, replay, 0)).parent / "rows.jsonl"
 
     def _stored(self, number: int, replay: int) -> list[Row]:
-        return read_rows(self._rows_file(number, replay))
+        return read_rows(self._rows_file(number, replay), self.task)
 
     def _record(self, history: list[Round]) -> None:
         """What a reader wants of the rounds so far; nothing is resumed from it."""
@@ -348,7 +353,7 @@ class Arena:
         places = [self.f.train(name, theta, rows, steps) for name, theta, steps in jobs]
         best = max(places, key=self.f.score)
         if self.f.score(best) == -math.inf:
-            raise BortError(f"every θ of the arm {arm} diverged; lower agora.grid.lr or lr_factor")
+            raise BortError(f"every θ of the arm {arm} {self.f.blame(places)}")
         self.say(f"{ARMS[arm]}: {self.f.metric} {self.f.score(best):.4f} on E{self.f.left()}")
         return best
 
@@ -357,7 +362,7 @@ class Arena:
         rows, tokenizer = self.f.rows, self.f.tokenizer
         asked = [name for name in rows if name != "train"]
         inputs = {name: self.f.cast(rows[name]) for name in asked}
-        values = {}
+        values, steps = {}, self._steps(best, total)
         for arm in ARMS:
             model = hf.load_classifier(best[arm])[0].to(device_of(self.run))
             names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
@@ -367,6 +372,7 @@ class Arena:
             prefix = "" if arm == "agora" else f"{arm}/"
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
+            values[f"{arm}/steps"] = steps[arm]
         model = hf.load_classifier(best["agora"])[0].to(device_of(self.run))
         answer_diagnostics(self.run, self.task, model, tokenizer, self.folder, self.say)
         with replacing_folder(self.folder / "model") as fresh:
@@ -388,13 +394,24 @@ class Arena:
             "seed": self.run.seed,
         }
 
+    def _steps(self, best: dict[str, Path], total: int) -> dict[str, int]:
+        """Optimizer steps that each arm took; those of a training that diverged are not counted."""
+        of_controls = {
+            arm: sum(
+                finished(path.parent)["steps"]
+                for path in (self.folder / arm).glob("*/summary.json")
+            )
+            for arm in ("plain", "random")
+        }
+        return {"default": finished(best["default"])["steps"], **of_controls, "agora": total}
+
     def _sample(self, history: list[Round]) -> None:
         """generated.jsonl: rows to read, spread over the rounds."""
         paths = [self._rows_file(each.number, each.replay) for each in history[1:]]
-        lines = [line for path in paths for line in path.read_text().splitlines()]
+        lines = [(line, path) for path in paths for line in path.read_text().splitlines()]
         with replacing(self.folder / "generated.jsonl") as file:
-            for line in lines[:: max(1, len(lines) // SHOWN)]:
-                row = json.loads(line)
+            for line, path in lines[:: max(1, len(lines) // SHOWN)]:
+                row = json_object(line, str(path))
                 shown = {k: row[k] for k in ("texts", "source", "confidence")}
                 if self.task.kind != "regression":
                     row["label"] = self.task.labels[hard(row["label"])]

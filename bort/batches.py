@@ -27,8 +27,8 @@ class RowBatches(Dataset):
 
     def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
         self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
-        floats = any(isinstance(row.label, (float, tuple)) for row in rows)
-        number = np.float32 if floats else np.int64
+        kinds = {type(row.label) for row in rows}
+        number = np.float64 if float in kinds else np.float32 if tuple in kinds else np.int64
         self.labels = np.array([0 if row.label is None else row.label for row in rows], number)
         self.lengths = inputs.lengths
         self.order: tuple[int, list[np.ndarray]] | None = None

@@ -42,6 +42,7 @@ from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, finished, locked, open_folder
 from bort.scoring import score
+from bort.tasks import decoded, json_object
 from bort.training import quiet
 
 Say = Callable[[str], None]
@@ -135,7 +136,7 @@ class Candidate:
             check_corpus(place, {"digest": digest(parts), "source": self.task.name})
             pl.seed_everything(run.seed, verbose=False)
             body = hf.load_masked_lm(encoder, head_required=False)
-            model = fresh_classifier(self.task, body, run)
+            model = fresh_classifier(self.task, body, run, parts["train"])
             best, numbers = train_classifier(
                 run, place, self.task, model, tokenizer, parts, inputs, self.say, label
             )
@@ -147,8 +148,18 @@ class Candidate:
         self._seconds += time.monotonic() - start
 
     def score(self, place: Path) -> float:
-        """On E, by the task's first metric; -inf of a θ that diverged."""
-        return finished(place).get(f"eval/{self.metric}", -math.inf)
+        """On E, by the task's first metric; -inf of one that diverged or has none."""
+        value = finished(place).get(f"eval/{self.metric}")
+        return -math.inf if value is None else value
+
+    def blame(self, places: list[Path]) -> str:
+        """Why none of these trainings has a score, and what to do."""
+        if all("failed" in finished(place) for place in places):
+            return "diverged; lower optim.lr, agora.grid.lr or lr_factor"
+        return (
+            f"gives the same answer to all rows of E, so that {self.metric} is not defined; "
+            "raise optim.lr or trainer.max_epochs"
+        )
 
     def left(self) -> str:
         """`; about 3:20 left`, by the speed so far."""
@@ -162,10 +173,14 @@ def train_one(run: Train, folder: Path, say: Say) -> None:
     """The training run.agora.training of a round or a control arm, for the run in `folder`."""
     quiet()
     name = run.agora.training
-    job = json.loads((folder / JOBS).read_text())[name]
+    jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
     candidate = Candidate(replace(run, agora=replace(run.agora, training=None)), folder, say)
-    rows = candidate.D + read_rows(folder / job["rows"])
-    candidate.train(name, Point(**job["theta"]), rows, job["steps"])
+    try:
+        job = jobs[name]
+        theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]
+    except (KeyError, TypeError):
+        raise BortError(f"{folder / JOBS} does not describe {name}; remove it") from None
+    candidate.train(name, theta, candidate.D + read_rows(path, candidate.task), steps)
 
 
 def _check_task(task: Task) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from bort import hf
 from bort.documents import versions
 from bort.model import Classifier
+from bort.wording import decimal
 
 
 @dataclass
@@ -36,7 +37,7 @@ def card(model, source: str, out: Path, found: Export) -> str:
     keys = ("task", "model", "data.source", "data.path", "data.train", "teacher.name", "seed")
     facts |= {key: run[key] for key in keys if run.get(key) is not None}
     facts |= {k: f"{v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)}
-    facts |= {f"{k} export": f"{v:.4f}" for k, v in (found.scores or {}).items()}
+    facts |= {f"{k} export": decimal(v) for k, v in (found.scores or {}).items()}
     facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
     if found.agreement is not None:
         facts["equal top answers"] = f"{found.agreement:.1%} of {found.compared:,}"

@@ -33,6 +33,7 @@ from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM
 from bort.rows import Row, Task
 from bort.tokenizer import special_ids
+from bort.wording import decimal
 
 FORMATS = ("hf", "onnx", "onnx-int8")
 TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1
@@ -363,12 +364,13 @@ def _scored(
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]
-        say(f"score: {task.name} val/{metric} {before:.4f} before, {after:.4f} after")
+        say(f"score: {task.name} val/{metric} {decimal(before)} before, {decimal(after)} after")
     first = task.metrics[0]
-    if found[f"before/{first}"] - found[f"after/{first}"] > drop:
+    before, after = found[f"before/{first}"], found[f"after/{first}"]
+    if before is not None and (after is None or before - after > drop):
         raise BortError(
-            f"{task.name}: val/{first} falls from {found[f'before/{first}']:.4f} to "
-            f"{found[f'after/{first}']:.4f}, by more than drop={drop:g}; use format=onnx"
+            f"{task.name}: val/{first} falls from {decimal(before)} to {decimal(after)}, by more "
+            f"than drop={drop:g}; use format=onnx"
         )
     return found
 

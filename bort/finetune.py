@@ -5,6 +5,7 @@ Letters: N rows of a split, B rows of a batch.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +22,15 @@ from bort.casting import Cast, cast, data_report
 from bort.config import Data, Optim, Train, cache_folder, settings
 from bort.errors import BortError
 from bort.files import write_json
+from bort.heads import fresh_classifier, label_names, output_order
 from bort.logger import MetricsCsv, extra_loggers, log_samples
-from bort.model import Classifier, classifier
+from bort.model import Classifier
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, done, locked, open_folder
-from bort.scoring import constant, readable, score, write_answers, write_submission
+from bort.scoring import doubt, readable, score, write_answers, write_submission
 from bort.training import StepModule, check_trainer, device_of, fit, quiet
+from bort.wording import counted
 
 Say = Callable[[str], None]
 LR_WIDTH = 0.064  # the default rate times the width: 1e-3 at 64 (measured), 8e-5 at BERT's 768
@@ -43,10 +46,10 @@ def task_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tens
 def task_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of outputs (B, classes), or squared error of (B, 1) and numbers (B,).
 
-    labels: (B,), or probabilities (B, classes).
+    labels: (B,), or probabilities (B, classes). Nats, or the square of the labels' own unit.
     """
     if kind == "regression":
-        return F.mse_loss(outputs.squeeze(-1).float(), labels.float(), reduction=reduction)
+        return F.mse_loss(outputs.squeeze(-1).double(), labels.double(), reduction=reduction)
     return F.cross_entropy(outputs.float(), labels, reduction=reduction)
 
 
@@ -54,7 +57,8 @@ class FineTuning(StepModule):
     """A classifier on one task; every validation is scored over the whole set.
 
     rows: validation set → its rows. keep: called with the module when the task's first metric on
-    the first validation set is better than ever; only then.
+    the first validation set is better than ever; only then. A score that is not defined, as
+    Pearson's of answers that are all the same, is below any other; of two such the lower loss wins.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class FineTuning(StepModule):
         super().__init__(model, optim)
         self.task, self.rows, self.keep = task, rows, keep
         self.metric = f"val/{task.metrics[0]}"
-        self.best: float | None = None
+        self.best: tuple[bool, float] | None = None  # whether the score is defined; it, or -loss
         self._answers: dict[str, np.ndarray] = {}
         self._loss: dict[str, float] = {}
 
@@ -76,7 +80,9 @@ class FineTuning(StepModule):
         outputs = task_outputs(self.model, batch)
         loss = task_loss(self.task.kind, outputs, batch["labels"], self.reduction)
         self.count(batch, {"loss": loss})
-        return loss
+        # What is logged is in the square of the labels' unit; what is minimised has none, so that
+        # a rate suits euros as it suits cents.
+        return loss if self.model.scale is None else loss / self.model.scale[1] ** 2
 
     def on_validation_epoch_start(self) -> None:
         self._answers = {name: np.zeros(len(rows)) for name, rows in self.rows.items()}
@@ -95,12 +101,16 @@ class FineTuning(StepModule):
             values[f"{name}/loss"] = self._loss[name] / len(rows)
             found = score(self.task, rows, self._answers[name])
             values |= {f"{name}/{metric}": value for metric, value in found.items()}
-        self.log_dict(values, logger=False, add_dataloader_idx=False)
-        self.log_validation(values)
-        log_samples(self.trainer.loggers, self._samples())
+        defined = {name: value for name, value in values.items() if value is not None}
         first = values[self.metric]
-        if not self.trainer.sanity_checking and (self.best is None or first > self.best):
-            self.best = first
+        watched = {self.metric: -math.inf} | defined  # early stopping needs its metric always
+        self.log_dict(watched, logger=False, add_dataloader_idx=False)
+        self.log_validation(defined)
+        log_samples(self.trainer.loggers, self._samples())
+        name = next(iter(self.rows))
+        rank = (True, first) if first is not None else (False, -values[f"{name}/loss"])
+        if not self.trainer.sanity_checking and (self.best is None or rank > self.best):
+            self.best = rank
             if self.trainer.is_global_zero:
                 self.keep(self)
 
@@ -115,11 +125,12 @@ class FineTuning(StepModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["bort"]["best"] = self.best
+        checkpoint["bort"]["best_rank"] = self.best
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.best = checkpoint["bort"]["best"]
+        rank = checkpoint["bort"].get("best_rank")
+        self.best = rank and tuple(rank)
 
 
 def answers(task: Task, outputs: Tensor) -> np.ndarray:
@@ -163,8 +174,11 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         open_folder(folder, run, record)
         check_corpus(folder, {"digest": digest(rows), "source": task.name})
         pl.seed_everything(run.seed, verbose=False)
-        model = fresh_classifier(task, body, run)
-        say(f"model: the encoder of {source}, a new head with {model.out.out_features} outputs")
+        model = fresh_classifier(task, body, run, rows["train"])
+        outputs = counted(model.out.out_features, "output")
+        say(f"model: the encoder of {source}, a new head with {outputs}")
+        if line := selection(task, rows):
+            say(line)
         best, numbers = train_classifier(run, folder, task, model, tokenizer, rows, inputs, say)
         pad, asked = tokenizer.pad_token_id, [name for name in rows if name != "train"]
         outputs = {name: row_outputs(best, rows[name], inputs[name], pad) for name in asked}
@@ -175,8 +189,22 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
             write_answers(path, task, rows[name], inputs[name].lengths, outputs[name].numpy())
         answer_diagnostics(run, task, best, tokenizer, folder, say)
         summary = {**scores, **numbers}
+        if line := selection(task, rows):
+            summary["selected_by"] = line.removeprefix("model: ")
         write_json(folder / "summary.json", summary)
         return summary
+
+
+def selection(task: Task, rows: dict[str, list[Row]]) -> str | None:
+    """Which of several validation sets chooses the checkpoint; None where there is one."""
+    vals = [name for name in rows if name.startswith("val")]
+    if len(vals) < 2:
+        return None
+    first, *others = (task.splits[name].files[0] for name in vals)
+    return (
+        f"model: the checkpoint is chosen by {task.metrics[0]} on {first}; "
+        f"{' and '.join(others)} is scored with it and chooses nothing"
+    )
 
 
 def load_task(name: str, data: Data) -> tuple[Task, dict[str, list[Row]]]:
@@ -195,6 +223,7 @@ def _patience(run: Train, task: Task) -> dict:
         "monitor": f"val/{task.metrics[0]}",
         "mode": "max",
         "patience": run.patience,
+        "check_finite": False,  # a score that is not defined is -inf
     }
 
 
@@ -249,17 +278,23 @@ def outcome(
     folder: Path,
     say: Say,
 ) -> dict[str, float]:
-    """Scores of the splits with labels; writes the submission files of the test sets."""
-    scores = {}
+    """Scores of the splits with labels; writes the submission files of the test sets.
+
+    `doubt` says in one line what to doubt in them; it is absent where there is nothing.
+    """
+    scores, doubts = {}, []
     for name, values in predictions.items():
-        if all(row.label is not None for row in rows[name]):
+        labelled = sum(row.label is not None for row in rows[name])
+        if labelled == len(rows[name]):
             found = score(task, rows[name], values)
             scores |= {f"{name}/{metric}": value for metric, value in found.items()}
-        if warning := constant(task, rows[name], values):
-            say(f"warning: {name}: {warning}")
+        elif labelled:
+            say(f"data: {name}: {labelled:,} of {len(rows[name]):,} rows have a label: no scores")
+        if line := doubt(task, rows[name], values):
+            doubts.append(f"{name}: {line}")
     tests = {name: values for name, values in predictions.items() if name.startswith("test")}
     write_submission(task, rows, tests, folder / "predictions")
-    return scores
+    return scores | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 
 def diagnose(
@@ -343,65 +378,10 @@ def row_outputs(
     for batch in batches:
         places.append(batch["rows"])
         moved = {name: value.to(device) for name, value in batch.items()}
-        found.append(task_outputs(model, moved).float().cpu())
+        given = task_outputs(model, moved)
+        found.append(given.to(torch.promote_types(given.dtype, torch.float32)).cpu())
     outputs = torch.cat(found)[torch.cat(places).argsort()]
     return outputs if order is None else outputs[:, order]
-
-
-def fresh_classifier(task: Task, body, run: Train) -> Classifier:
-    """The task's head on a pre-trained encoder, with the run's dropout; CoLA has two linear layers.
-
-    The last is the paper's.
-    """
-    body.config.dropout = body.config.attention_dropout = run.dropout
-    head = "linear2" if run.head == "linear" and task.name == "glue/cola" else run.head
-    choices = task.kind == "choices"
-    outputs = 1 if choices or task.kind == "regression" else len(task.labels)
-    spans = 2 if task.kind == "spans" else 0
-    return classifier(body, outputs, head, spans, choices, run.seed)
-
-
-def output_order(
-    task: Task, model: Classifier, labels: dict[int, str], named: str
-) -> list[int] | None:
-    """Which output of a model is the first label of the task, which the second, …
-
-    labels: the names of the outputs, upper or lower case; None is returned where there is one
-    output. named: the model, as the user gave it. Raises BortError if it answers another task.
-    """
-    first = f"fine-tune it on task={task.parent or task.name} first"
-    if model.choices != (task.kind == "choices") or bool(model.spans) != (task.kind == "spans"):
-        raise BortError(f"{named} is no model for a task of {task.kind}; {first}")
-    if task.kind in ("choices", "regression"):
-        if model.out.out_features != 1:
-            raise BortError(f"{named} has several outputs, {task.name} needs one; {first}")
-        return None
-    for spelled in (str, str.lower):  # a task of the user's may have both A and a
-        places = {spelled(str(label)): number for number, label in labels.items()}
-        wanted = [spelled(label) for label in task.labels]
-        if len(places) == len(labels) == len(wanted) and set(places) == set(wanted):
-            return [places[label] for label in wanted]
-    known = ", ".join(map(str, labels.values())) or "none"
-    raise BortError(
-        f"{named} has the labels {known}, {task.name} needs {', '.join(task.labels)}; {first}, "
-        "or name its outputs so in id2label of its config.json"
-    )
-
-
-def label_names(task: Task) -> dict:
-    """What config.json says about the task and its outputs."""
-    own = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
-    if task.kind == "regression":
-        names = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
-        return own | names | {"problem_type": "regression"}
-    if task.kind == "choices":
-        return own
-    names = {str(number): label for number, label in enumerate(task.labels)}
-    return own | {
-        "id2label": names,
-        "label2id": {label: int(number) for number, label in names.items()},
-        "problem_type": "single_label_classification",
-    }
 
 
 def digest(rows: dict[str, list[Row]]) -> str:

@@ -1,5 +1,6 @@
 """Hugging Face folders, both directions: names of weights, config.json, tokenizers."""
 
+import math
 import os
 from pathlib import Path
 
@@ -145,8 +146,37 @@ def _classifier(
     layers = {"dense": names[0], "out": names[1]}
     head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
     _fill(model, hf_names(model) | head, weights, folder)
+    if outputs == 1:
+        _unfold_scale(model, settings.get(SCALE))
     labels = settings.get("id2label") or {}
     return model.eval(), {int(number): label for number, label in labels.items()}
+
+
+SCALE = "bort_scale"  # of a regression, in config.json: [offset, factor]
+
+
+@torch.no_grad()
+def _unfold_scale(model: Classifier, stated: object) -> None:
+    """Take the scale of a regression out of the last layer, where `save` put it.
+
+    Only if it is the one that the weights have: config.json may have been edited, or the weights
+    trained on by others. The folded layer then answers here as it does everywhere.
+    """
+    try:
+        offset, factor = map(float, stated)
+    except (TypeError, ValueError, OverflowError):
+        return
+    folded = torch.tensor([offset], dtype=torch.float64).float()
+    if math.isfinite(factor) and factor and torch.equal(model.out.bias, folded):
+        model.out.weight.div_(factor)
+        model.out.bias.zero_()
+        model.scale = (offset, factor)
+
+
+def _whole_scale(model: Classifier) -> tuple[float, float]:
+    """Offset, the bias of the last layer included, and factor of a regression, in float64."""
+    offset, factor = model.scale
+    return offset + factor * model.out.bias.item(), factor
 
 
 # Keys of config.json that a task gave it.
@@ -418,7 +448,8 @@ EPSILON = 1e-4  # tanh(εx) / ε differs from x by ε² x³ / 3
 def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
     """The head as Hugging Face's dense, tanh, dense, so that no code of ours is needed.
 
-    One linear layer is dense = ε I and W / ε; two are ε W₁ and W₂ / ε.
+    One linear layer is dense = ε I and W / ε; two are ε W₁ and W₂ / ε. The scale of a regression
+    is folded into the last layer, so that every reader answers on the scale of the user's numbers.
     """
     out, kind = model.out, model.head
     scale = 1.0 if kind == "bort" else EPSILON
@@ -426,7 +457,11 @@ def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
     dense, bias = torch.eye(width), torch.zeros(width)
     if model.dense is not None:
         dense, bias = model.dense.weight, model.dense.bias
-    tensors = (scale * dense, scale * bias, out.weight / scale, out.bias)
+    weight, offset = out.weight, out.bias
+    if model.scale is not None:
+        number, factor = _whole_scale(model)
+        weight, offset = weight.double() * factor, torch.tensor([number], dtype=torch.float64)
+    tensors = (scale * dense, scale * bias, weight / scale, offset)
     names = CLASSIFIER_NAMES[classifier_kind(model)][_family(model.config)]
     keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
     return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
@@ -466,6 +501,8 @@ def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) 
         settings[f"{kind}_token_id"] = getattr(tokenizer, f"{kind}_token_id")
     if not config.type_vocab:
         settings["no_token_types"] = True  # read back by load_masked_lm
+    if isinstance(model, Classifier) and model.scale is not None:
+        settings[SCALE] = list(_whole_scale(model))
     return settings
 
 

@@ -3,7 +3,6 @@
 Reads `predictions/val.jsonl`: the objects that bort.scoring.write_answers wrote, one per row.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from bort import page
+from bort.errors import BortError
+from bort.tasks import decoded, json_object
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
@@ -22,8 +23,7 @@ BINS, LEAST = 5, 10  # of the score by length: bins, and rows in one
 
 def parts(path: Path) -> Iterator[Any]:
     """HTML and figures about the answers in a file; nothing for an empty one."""
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = read_answers(path)
     if not rows:
         return
     classes = "label" in rows[0]
@@ -42,6 +42,27 @@ def parts(path: Path) -> Iterator[Any]:
         yield from page.panel(title, plot)
     yield "</div>"
     yield errors(rows, classes)
+
+
+def read_answers(path: Path) -> list[dict]:
+    """The objects of a file of answers; raises BortError, with the line, for any other content."""
+    if not path.stat().st_size:
+        return []
+    rows: list[dict] = []
+    for number, line in enumerate(decoded(path).removesuffix("\n").split("\n"), start=1):
+        where = f"{path}, line {number}"
+        row = json_object(line, where)
+        kinds = {"true": str, "label": str, "score": float, "scores": dict, "tokens": int}
+        if "label" not in row:  # of a regression
+            kinds = {"true": float, "score": float, "tokens": int}
+        texts = row.get("texts", [])
+        good = all(isinstance(row.get(key), kind) for key, kind in kinds.items())
+        good &= isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        good &= ("label" in row) == ("label" in (rows or [row])[0])
+        if not good:
+            raise BortError(f"{where}: not an answer of bort; restore the file or remove it")
+        rows.append(row)
+    return rows
 
 
 def confusion(rows: list[dict]):

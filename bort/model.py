@@ -261,6 +261,8 @@ class Classifier(nn.Module):
     two of them (CoLA there); `bort`, the released code's dropout, dense, tanh, dropout, dense.
     spans: so many marked spans of the input stand beside the first token, each as its mean state.
     choices: whether its one output is the score of a choice, to be compared with other inputs'.
+    scale: of a regression, (offset, factor): the layers learn numbers around 0, and the answer,
+    offset + factor · their output, is on the scale of the user's numbers.
     """
 
     def __init__(
@@ -270,10 +272,12 @@ class Classifier(nn.Module):
         head: str = "linear",
         spans: int = 0,
         choices: bool = False,
+        scale: tuple[float, float] | None = None,
     ):
         super().__init__()
         one_of("head", head, HEADS)
         self.config, self.head, self.spans, self.choices = config, head, spans, choices
+        self.scale = scale
         self.encoder = Encoder(config)
         width = config.hidden * (1 + spans)
         self.dense = nn.Linear(width, width) if head != "linear" else None
@@ -288,7 +292,8 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Logits (B, outputs). spans (B, spans, 2): first token of each and the one after its last.
 
-        The other inputs as in `Encoder.forward`.
+        The other inputs as in `Encoder.forward`. With a scale the answers are float64: float32
+        has seven digits, and 200,000 ± 1 needs most of them for the offset.
         """
         states = self.encoder(input_ids, attention_mask, token_types)  # (B, S, H)
         x = states[:, 0]
@@ -300,7 +305,10 @@ class Classifier(nn.Module):
             x = self.dense(x)
         elif self.head == "bort":
             x = F.dropout(torch.tanh(self.dense(x)), dropout, self.training)
-        return self.out(x)
+        if self.scale is None:
+            return self.out(x)
+        offset, factor = self.scale
+        return offset + factor * self.out(x).double()
 
 
 def _span_means(states: Tensor, spans: Tensor) -> Tensor:
@@ -318,10 +326,11 @@ def classifier(
     spans: int = 0,
     choices: bool = False,
     seed: int = 0,
+    scale: tuple[float, float] | None = None,
 ) -> Classifier:
     """A classifier with the encoder of `body` (shared, not copied) and a fresh head."""
     with torch.device("meta"):
-        model = Classifier(body.config, outputs, head, spans, choices)
+        model = Classifier(body.config, outputs, head, spans, choices, scale)
     model = model.to_empty(device="cpu")
     model.encoder = body.encoder
     generator = torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bort import benchmark, optimum, page, record, report, runs, search_page
 from bort.cli import clock
+from bort.wording import decimal
 
 TITLES = {
     "search": "Search",
@@ -36,7 +37,7 @@ def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, s
     }
     for metric in [k.removeprefix("before/") for k in shipped["scores"] if k.startswith("before/")]:
         before, after = (shipped["scores"][f"{when}/{metric}"] for when in ("before", "after"))
-        found[f"int8 val/{metric}"] = f"{after:.4f}, in float32 {before:.4f}"
+        found[f"int8 val/{metric}"] = f"{decimal(after)}, in float32 {decimal(before)}"
     found |= dict(_latencies(timings(folders["benchmark"]), folders))
     spent = ", ".join(f"{key} {clock(value)}" for key, value in seconds.items())
     return found | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
@@ -45,7 +46,7 @@ def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, s
 def _scores(summary: dict) -> Iterator[str]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and not key.endswith("/loss"):
-            yield f"{key} {value:.4f}"
+            yield f"{key} {decimal(value)}"
 
 
 def timings(path: Path) -> list[dict[str, Any]]:
@@ -86,10 +87,12 @@ def parts(
     name: str, found: dict[str, str], folders: dict[str, Path], commands: list[str]
 ) -> Iterator[Any]:
     """HTML and figures; found: see `overview`, folders: by stage, commands: of the stages."""
-    yield f"<h1>bort pipeline {escape(name)}</h1>{page.table(found.items(), kind='texts')}"
-    search = _json(folders["search"] / "summary.json")
+    search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
     doubts = [line for line in search_page.doubts(search) if line.startswith("doubt")]
+    doubts += [line for summary in trained if (line := runs.doubt(summary))]
+    yield f"<h1>bort pipeline {escape(name)}</h1>"
     yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts)
+    yield page.table(found.items(), kind="texts")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
     own = {
@@ -118,7 +121,7 @@ def export_parts(folder: Path) -> Iterator[str]:
         ("top answers as in float32", f"{found['agreement']:.1%}"),
         ("matrices that stay float32", ", ".join(kept) if kept else "none"),
     ]
-    rows += [(f"{key.replace('/', ': val/', 1)}", f"{v:.4f}") for key, v in found["scores"].items()]
+    rows += [(f"{key.replace('/', ': val/', 1)}", decimal(v)) for key, v in found["scores"].items()]
     files = sorted(path for path in folder.iterdir() if path.is_file())
     sizes = [(path.name, f"{path.stat().st_size / 1e3:,.1f} kB") for path in files]
     yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{page.table(rows)}"

@@ -84,11 +84,11 @@ class Predictor:
         if isinstance(self.model, MaskedLM):
             yield from self._fill(ids, mask, inputs.get("token_type_ids"), top)
             return
-        outputs = self.model(ids, mask, inputs.get("token_type_ids")).float()
+        outputs = self.model(ids, mask, inputs.get("token_type_ids"))
         if outputs.shape[1] == 1:
             yield from ({"score": float(value)} for value in outputs[:, 0])
             return
-        for probabilities in outputs.softmax(-1).tolist():
+        for probabilities in outputs.float().softmax(-1).tolist():
             scores = {self.labels[k]: p for k, p in enumerate(probabilities)}
             label = max(scores, key=scores.get)
             yield {"label": label, "score": scores[label], "scores": scores}

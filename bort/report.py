@@ -48,10 +48,10 @@ def parts(run: Run) -> Iterator[Any]:
     yield f"<h1>{escape(run.name)}</h1><p>{escape(describe(run))}</p>"
     if not run.summary:
         yield "<p class=doubt>This run is not finished.</p>"
-    yield page.big(numbers(run))
     known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
-    if known and (warning := doubt(run.summary)):
+    if (known or "task" in run.summary) and (warning := doubt(run.summary)):
         yield f"<p class=doubt>{escape(warning)}</p>"
+    yield page.big(numbers(run))
     if run.settings["job"] == "compare" and run.summary:
         yield from comparison(run)
     if run.settings["job"] == "agora":

@@ -19,6 +19,7 @@ from bort.config import Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.foreign import read_yaml
+from bort.wording import decimal
 
 
 def finished(folder: Path) -> dict | None:
@@ -176,7 +177,12 @@ def results(summary: dict) -> str:
 
 
 def doubt(summary: dict) -> str | None:
-    """A warning when a model knows little more than how frequent words are."""
+    """A warning when a model knows little more than how frequent words are.
+
+    Of a task, what its scores leave in doubt (`bort.scoring.doubt`).
+    """
+    if "task" in summary:
+        return summary.get("doubt")
     below = (summary.get("unigram_ce") or 0) - (summary.get("val/loss") or -math.inf)
     if below >= NEAR:
         return None
@@ -221,9 +227,11 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
 
 def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> str | None:
     """The last lines of a fine-tuning; returns what to do next."""
-    scores = [f"{k} {v:.4f}" for k, v in summary.items() if re.match(r"(val|test)\w*/", k)]
+    scores = [f"{k} {decimal(v)}" for k, v in summary.items() if re.match(r"(val|test)\w*/", k)]
     by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
     say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
+    if warning := doubt(summary):
+        say(f"warning: {warning}")
     following = None
     if (folder / "model").is_dir():  # a diagnostic set has none of its own
         kept = json.loads((folder / "model" / "config.json").read_text())

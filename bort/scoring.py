@@ -17,23 +17,50 @@ from typing import Any
 
 import numpy as np
 
-from bort.errors import BortError
+from bort.errors import BortError, Diverged
 from bort.files import replacing
 from bort.rows import Row, Task
 from bort.tasks import TASKS
+from bort.wording import decimal, plain
 
 SHOWN = 400  # characters of a text that is answered wrongly
+ERRORS = ("rmse", "mae", "r2")  # of a regression, beside its official metrics
+NARROW = 0.1  # deviation of the answers against that of the labels: r² is below 0.01
 
 
-def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float]:
-    """Task.metrics over all rows together, as fractions of 1, never NaN.
+def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float | None]:
+    """Task.metrics over all rows together, as fractions of 1; of a regression its ERRORS, too.
 
-    Raises BortError for rows without labels and for predictions that are no numbers.
+    None where a score is not defined, as a correlation with numbers that are all the same: see
+    `doubt`. Raises BortError for rows without labels, Diverged for predictions that are no numbers.
     """
     given = _array(task, rows, predictions)
     if any(row.label is None for row in rows):
         raise BortError(f"{task.name}: rows without labels cannot be scored; use the val split")
-    return {name: float(METRICS[task.form, name](task, rows, given)) for name in task.metrics}
+    names = (*task.metrics, *(ERRORS if task.kind == "regression" else ()))
+    values = {name: METRICS[task.form, name](task, rows, given) for name in names}
+    return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
+    """Why the answers may be worth nothing, in one line; None when nothing looks wrong."""
+    given = _array(task, rows, predictions)
+    labelled = all(row.label is not None for row in rows)
+    scores = score(task, rows, predictions) if labelled else {}
+    lines = [constant(task, rows, predictions)]
+    if task.kind == "regression" and labelled:
+        spread, asked = given.std(), _labels(rows).std()
+        if lines == [None] and spread < NARROW * asked:
+            lines.append(
+                f"{task.name}: the answers hardly differ: their standard deviation is "
+                f"{spread:.2g}, that of the labels {asked:.2g}; it has learnt next to nothing"
+            )
+        if asked == 0:
+            what = "the only label" if len(rows) == 1 else f"the label of all {len(rows):,} rows"
+            lines.append(f"{task.name}: {_labels(rows)[0]:.4g} is {what}")
+    if undefined := [name for name, value in scores.items() if value is None]:
+        lines.append(f"{' and '.join(undefined)} not defined")
+    return "; ".join(line for line in lines if line) or None
 
 
 def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
@@ -46,11 +73,11 @@ def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str |
     elif task.kind == "regression":
         answer = f"{given[0]:.4g}"
     else:
-        answer = f"'{task.labels[int(given[0])]}'"
+        answer = f"'{plain(task.labels[int(given[0])])}'"
     alone = ""
     if all(row.label is not None for row in rows):
         scores = score(task, rows, predictions)
-        alone = "; that alone scores " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+        alone = "; that alone scores " + ", ".join(f"{k} {decimal(v)}" for k, v in scores.items())
     return f"{task.name}: the model gives one answer for all {len(rows)} rows: {answer}{alone}"
 
 
@@ -62,7 +89,7 @@ def _array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndar
         raise BortError(f"{task.name}: no rows to score")
     if not np.isfinite(given).all():
         place = int(np.flatnonzero(~np.isfinite(given))[0])
-        raise BortError(
+        raise Diverged(
             f"{task.name}: the answer to row {place} is {given[place]}, not a number; "
             "the model has diverged, train it with a lower optim.lr"
         )
@@ -109,27 +136,45 @@ def _matthews(task: Task, rows: list[Row], given: np.ndarray) -> float:
     return multiclass_matthews_corrcoef(*_tensors(rows, given), len(task.labels))
 
 
-def _pearson(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _pearson(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, rows, given)
 
 
-def _spearman(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _spearman(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, rows, given)
 
 
-def _correlation(function: Callable, rows: list[Row], given: np.ndarray) -> float:
-    """A correlation; 0 where it is not defined because answers or labels are all the same."""
+def _correlation(function: Callable, rows: list[Row], given: np.ndarray) -> float | None:
+    """A correlation; None where answers or labels are all the same."""
     labels, given = _labels(rows).astype(np.float64), given.astype(np.float64)
     if np.ptp(given) == 0 or np.ptp(labels) == 0:
-        return 0.0
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nearly constant input
         value = function(given, labels).statistic
-    return value if np.isfinite(value) else 0.0
+    return value if np.isfinite(value) else None
+
+
+def _rmse(task: Task, rows: list[Row], given: np.ndarray) -> float:
+    """Root of the mean squared error, in the unit of the labels."""
+    return np.sqrt(((given - _labels(rows)) ** 2).mean())
+
+
+def _mae(task: Task, rows: list[Row], given: np.ndarray) -> float:
+    """Mean absolute error, in the unit of the labels."""
+    return np.abs(given - _labels(rows)).mean()
+
+
+def _r2(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
+    """Share of the labels' variance that the answers explain; None where it is 0."""
+    labels = _labels(rows)
+    if np.ptp(labels) == 0:
+        return None
+    return 1 - ((given - labels) ** 2).mean() / labels.var()
 
 
 def _groups(rows: list[Row]) -> list[np.ndarray]:
@@ -189,6 +234,9 @@ _COMMON = {
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,
+    "rmse": _rmse,
+    "mae": _mae,
+    "r2": _r2,
     "parity": _parity,
 }
 METRICS: dict[tuple[str, str], Callable] = {  # by the layout of the task's files and the name

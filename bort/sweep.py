@@ -5,6 +5,7 @@ it works with any launcher. Nothing heavy is imported before it is needed.
 """
 
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
 from bort.runs import doubt, read_overrides
 from bort.search_config import SearchRun
+from bort.wording import decimal
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
@@ -153,7 +155,7 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
 
     Leaves summary.csv. A run's score is its task's first metric on the validation set.
     """
-    from bort.scoring import zip_submissions
+    from bort.scoring import ERRORS, zip_submissions
 
     rows = []
     for path in paths:
@@ -161,17 +163,19 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
         scores = {k: v for k, v in summary.items() if k.startswith("val") and "/loss" not in k}
         if scores:  # a diagnostic set has none
             row = {"job": path.parent.name, "task": summary["task"], **scores}
-            row |= {"score": scores[summary["metric"]], "mean": sum(scores.values()) / len(scores)}
+            official = [x or 0.0 for k, x in scores.items() if k.split("/")[1] not in ERRORS]
+            mean = sum(official) / len(official)  # of what is not defined, nothing was gained
+            row |= {"score": scores[summary["metric"]], "mean": mean}
             rows.append(row | {"seconds": summary["seconds"], "overrides": _given(path.parent)})
     if not rows:
         return
-    rows.sort(key=lambda row: (row["task"], -row["score"]))
+    rows.sort(key=lambda row: (row["task"], math.inf if row["score"] is None else -row["score"]))
     metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("val")))
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     say(f"sweep: {len(rows)} runs, the best of each task first")
     for row, own in zip(rows, _differing(rows), strict=True):
-        say(f"  {row['job']:>4}  {row['task']:>18}  {row['score']:.4f}  {own}")
+        say(f"  {row['job']:>4}  {row['task']:>18}  {decimal(row['score'])}  {own}")
     best: dict[str, dict] = {}
     for row in rows:
         best.setdefault(row["task"], row)

@@ -49,6 +49,7 @@ from bort.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = own_task("toy", "classes", ("text",), ("no", "yes"))
+NUMBERS = own_task("numbers", "regression", ("text",), ("0", "1"))
 
 
 def quiet(line: str) -> None:
@@ -467,6 +468,11 @@ def test_what_a_run_leaves(whole, run_of, csv):
     folder, summary, lines = whole
     assert finished(folder) == summary
     assert summary["trainings"] == 3 and summary["rounds"] == 2 and summary["generated"] == 20
+    arms = ("default", "plain", "random", "agora")
+    steps = {arm: summary[f"{arm}/steps"] for arm in arms}
+    assert steps["plain"] == steps["random"] == steps["agora"] == summary["steps"]
+    assert steps["default"] == finished(folder / "rounds/1/theta_1")["steps"] < summary["steps"]
+    assert f"{steps['plain']:,} plain, all of Θ" in agora_page.verdict(summary)
     kept = sorted(path.parent.relative_to(folder) for path in folder.rglob("model"))
     assert Path() in kept
     model, labels = hf.load_classifier(folder)
@@ -568,7 +574,7 @@ def test_labels_are_those_of_s(whole, run_of):
     task, _ = finetune.load_task("custom", run_of().data)
     model, labels = hf.load_classifier(folder / "teacher")
     s = Judge(task, model, hf.load_tokenizer(folder / "teacher"), [0, 1], 64)
-    rows = read_rows(folder / "rounds" / "2" / "rows.jsonl")
+    rows = read_rows(folder / "rounds" / "2" / "rows.jsonl", TASK)
     assert labels == {0: "no", 1: "yes"}
     assert [row.label for row in rows] == s(rows).argmax(-1).tolist()
 
@@ -626,7 +632,7 @@ def test_a_launcher_finds_the_same(whole, given, tmp_path):
 def test_other_settings(run_of, tmp_path, overrides):
     summary = agora_run.agora(run_of(*overrides), tmp_path / "run", quiet)
     assert summary["generated"] == 20 and 0 <= summary["val/accuracy"] <= 1
-    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl")
+    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", TASK)
     soft = "agora.labels=soft" in overrides
     assert all(isinstance(row.label, tuple if soft else int) for row in rows)
 
@@ -638,7 +644,7 @@ def test_numbers(encoder, tmp_path, run_of):
     run = run_of(f"data.train={tmp_path / 'a.csv'}", "data.val=null", "data.kind=number")
     summary = agora_run.agora(run, tmp_path / "run", quiet)
     assert "teacher/eval/balanced_accuracy" not in summary and "val/pearson" in summary
-    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl")
+    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", NUMBERS)
     assert rows and all(isinstance(r.label, float) and 0 <= r.label <= 119 / 40 for r in rows)
 
 
@@ -711,3 +717,51 @@ def test_a_generator_without_a_masked_lm(run_of, encoder, tmp_path):
     with pytest.raises(BortError, match="does not say who taught it; set agora.teacher="):
         agora_run.agora(run, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------ damage
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "{}", '{"texts": ["a"], "label": 2, "spans": [], "index": 0}',
+     '{"texts": ["a", "b"], "label": 0, "spans": [], "index": 0}',
+     '{"texts": [1], "label": 0, "spans": [], "index": 0}',
+     '{"texts": ["a"], "label": [0.1], "spans": [], "index": 0}',
+     '{"texts": ["a"], "label": 0, "spans": [1], "index": 0}',
+     '{"texts": null, "label": 0, "spans": [], "index": 0}', "[" * 100_000],
+)  # fmt: skip
+def test_damaged_rows_are_one_line(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    good = '{"texts": ["a"], "label": 1, "spans": [], "index": 0}'
+    path.write_text(f"{good}\n{line}\n")
+    with pytest.raises(BortError, match=r"rows\.jsonl, line 2: ") as error:
+        read_rows(path, TASK)
+    assert "\n" not in str(error.value)
+    path.write_bytes(b"\xff")
+    with pytest.raises(BortError, match="cannot be read: not UTF-8"):
+        read_rows(path, TASK)
+    with pytest.raises(BortError, match="cannot be read"):
+        read_rows(tmp_path / "nowhere", TASK)
+
+
+def test_pages_of_damaged_runs_are_one_line(whole, tmp_path):
+    """Each file of the page cut, emptied, or of another type: a page, or one line about it."""
+    folder, summary, _ = whole
+    refused = 0
+    for name in ("rounds.json", "generated.jsonl", "metrics.csv"):
+        content = (folder / name).read_bytes()
+        damages = [content[: len(content) // 2], b"", b"[]", b"5\n", b"{}\n", b"[" * 100_000]
+        damages += [b'{"rounds": 5}', b'{"rounds": [{"best": 1}]}', b"\xff", b"step,round\n1,x\n"]
+        for damage in damages:
+            for file in ("rounds.json", "generated.jsonl", "metrics.csv"):
+                (tmp_path / file).write_bytes((folder / file).read_bytes())
+            (tmp_path / name).write_bytes(damage)
+            try:
+                list(agora_page.parts(tmp_path, summary))
+            except BortError as error:
+                refused += 1
+                assert str(tmp_path) in str(error) and "\n" not in str(error)
+    assert refused > 20
+    with pytest.raises(BortError, match=r"summary\.json is damaged"):
+        list(agora_page.parts(tmp_path, {"metric": 5}))

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
+from sklearn import metrics
 from test_pretrain import stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bort import config, docstrings, finetune, hf, plan, pretrain, tasks
+from bort import config, docstrings, finetune, hf, plan, predict, pretrain, runs, tasks
 from bort.batches import RowBatches
 from bort.casting import cast
 from bort.config import Arch
@@ -93,7 +96,8 @@ def test_every_task(shared, run_of, tmp_path, monkeypatch, name):
     summary = finetune.finetune(run_of(name, root), tmp_path / "run", quiet)
     assert summary["steps"] == 2 and summary["task"] == name
     for metric in task.metrics:
-        assert -1 <= summary[f"val/{metric}"] <= 1
+        value = summary[f"val/{metric}"]
+        assert -1 <= value <= 1 if value is not None else "not defined" in summary["doubt"]
     rows = tasks.read(task, root)
     for split, place in task.splits.items():
         if place.submission and split in rows:
@@ -199,14 +203,17 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
     epochs = ["trainer.max_steps=-1", "trainer.max_epochs=9", "patience=2", "optim.lr=1e-9"]
     lines = []
     run = run_of("glue/rte", shared / "data/glue", *epochs)
-    assert finetune.finetune(run, tmp_path / "rte", lines.append)["steps"] == 3 * 10
+    summary = finetune.finetune(run, tmp_path / "rte", lines.append)
+    assert summary["steps"] == 3 * 10
     assert f"model: the encoder of {run.model}, a new head with 2 outputs" in lines
-    warned = [line for line in lines if line.startswith("warning: val: glue/rte: the model gives")]
-    assert warned and "that alone scores accuracy" in warned[0]
+    assert "val: glue/rte: the model gives one answer for all" in summary["doubt"]
+    assert "that alone scores accuracy" in summary["doubt"]
+    runs.finish(run, tmp_path / "rte", summary, "finetune", lines.append)
+    assert f"warning: {summary['doubt']}" in lines
     lines.clear()
     other = run_of("glue/stsb", shared / "data/glue", f"model={tmp_path / 'rte'}")
     finetune.finetune(other, tmp_path / "stsb", lines.append)
-    assert f"model: the encoder of {tmp_path / 'rte'}, a new head with 1 outputs" in lines
+    assert f"model: the encoder of {tmp_path / 'rte'}, a new head with 1 output" in lines
 
 
 @pytest.mark.parametrize("step", [3, 10, 15])
@@ -366,6 +373,86 @@ def test_regression_scores_do_not_depend_on_the_batch(shared, run_of, tmp_path):
     for key in ("val/pearson", "val/spearman"):
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-5)
         assert found[0][key] == pytest.approx(found[2][key], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def priced(run_of, tmp_path_factory):
+    """Fine-tunings on c · y + d with the same texts: (c, d) to (folder, summary, answers)."""
+    folder = tmp_path_factory.mktemp("priced")
+    texts = [f"{('cat', 'dog', 'line')[k % 3]} {'of ' * (k % 4)}" for k in range(60)]
+    labels = [k % 3 + 0.1 * (k % 4) for k in range(60)]
+    known = {}
+
+    def train(c: float, d: float):
+        if (c, d) not in known:
+            place = folder / str(len(known))
+            path = folder / f"{len(known)}.jsonl"
+            rows = zip(texts, labels, strict=True)
+            path.write_text(
+                "".join(json.dumps({"text": t, "label": c * y + d}) + "\n" for t, y in rows)
+            )
+            given = [f"data.train={path}", f"data.val={path}", "data.kind=number"]
+            given += ["data.root=null", "optim.lr=2e-2", "trainer.max_steps=90"]
+            summary = finetune.finetune(run_of("custom", None, *given), place, quiet)
+            lines = (place / "predictions" / "val.jsonl").read_text().splitlines()
+            known[c, d] = place, summary, np.array([json.loads(line)["score"] for line in lines])
+        return known[c, d]
+
+    return train
+
+
+def texts_of(folder: Path) -> list[str]:
+    """The texts that the fine-tuning in a folder of `priced` has read."""
+    lines = Path(f"{folder}.jsonl").read_text().splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+@pytest.mark.parametrize(("c", "d"), [(1000.0, 0.0), (-1.0, 0.0), (1.0, 200_000.0), (-1e3, 2e5)])
+def test_numbers_on_another_scale_are_learnt_as_well(priced, c, d):
+    """Labels c · y + d are answered by c · p + d, to a thousandth of the spread."""
+    _, plain, p = priced(1.0, 0.0)
+    _, summary, answers = priced(c, d)
+    assert np.std(p) > 0.1 and plain["val/r2"] > 0.3
+    assert np.abs(answers - (c * p + d)).max() < 1e-3 * abs(c) * np.ptp(p)
+    assert summary["val/pearson"] == pytest.approx(plain["val/pearson"], abs=1e-5)
+    assert summary["val/rmse"] == pytest.approx(abs(c) * plain["val/rmse"], rel=1e-3)
+
+
+def test_every_reader_answers_on_the_scale_of_the_labels(priced):
+    """The saved folder through transformers and through bort, and losses in the labels' unit."""
+    folder, summary, answers = priced(-1e3, 2e5)
+    lines = (folder / "predictions" / "val.jsonl").read_text().splitlines()
+    true = np.array([json.loads(line)["true"] for line in lines])
+    texts = texts_of(folder)
+    found = [answer["score"] for answer in predict.load(folder).predict(texts)]
+    np.testing.assert_allclose(found, answers, atol=1e-6 * np.ptp(answers))
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    with torch.no_grad():
+        logits = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0]
+    np.testing.assert_allclose(logits, answers, atol=1e-4 * np.ptp(answers))
+    assert summary["val/rmse"] == pytest.approx(metrics.root_mean_squared_error(true, answers))
+    assert summary["val/mae"] == pytest.approx(metrics.mean_absolute_error(true, answers))
+    assert summary["val/r2"] == pytest.approx(metrics.r2_score(true, answers))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
+    assert min(losses) == pytest.approx(summary["val/rmse"] ** 2, rel=0.3)
+    assert 0.01 < float(rows[-1]["train/loss"]) / losses[-1] < 10
+
+
+def test_edited_scales_are_not_believed(priced, tmp_path):
+    """What config.json says of the scale counts only where the weights agree with it."""
+    folder, _, answers = priced(1.0, 200_000.0)
+    texts = texts_of(folder)
+    expected = predict.load(folder).predict(texts[:5])
+    for number, scale in enumerate(([1.0, 5.0], [math.nan, 1], "x", [10**400, 1], {"a": 1}, [1])):
+        copy = tmp_path / str(number)
+        shutil.copytree(folder / "model", copy)
+        settings = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(settings | {"bort_scale": scale}))
+        for a, b in zip(predict.load(copy).predict(texts[:5]), expected, strict=True):
+            assert a["score"] == pytest.approx(b["score"], abs=0.02)  # float32 at 200,000
 
 
 # ------------------------------------------------------------------------------------ mistakes

@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from bort.errors import BortError
+from bort.errors import BortError, Diverged
 from bort.rows import Row
-from bort.scoring import constant, normal, score, word_f1, write_submission
+from bort.scoring import ERRORS, constant, doubt, normal, score, word_f1, write_submission
 from bort.tasks import TASKS, find, read
+from bort.wording import decimal
 
 
 @cache
@@ -37,6 +38,9 @@ def reference(name: str, labels, given) -> float:
         "matthews": metrics.matthews_corrcoef,
         "pearson": lambda y, p: stats.pearsonr(y, p).statistic,
         "spearman": lambda y, p: stats.spearmanr(y, p).statistic,
+        "rmse": metrics.root_mean_squared_error,
+        "mae": metrics.mean_absolute_error,
+        "r2": metrics.r2_score,
     }[name](labels, given)
 
 
@@ -52,7 +56,8 @@ def test_scores_agree_with_other_libraries(name):
             else:
                 labels, given = rng.integers(0, len(task.labels), (2, size))
             found = score(task, labelled(labels.tolist()), given.tolist())
-            assert list(found) == list(task.metrics)
+            extra = ERRORS if task.kind == "regression" else ()
+            assert list(found) == [*task.metrics, *extra]
             for metric, value in found.items():
                 if metric not in ("em", "parity"):
                     assert value == pytest.approx(reference(metric, labels, given), abs=1e-6)
@@ -76,20 +81,20 @@ def test_scores_agree_with_other_libraries(name):
         ("superglue/wsc", 0, {"accuracy": 0.6346}),
         ("race/middle", 2, {"accuracy": 0.2833}),
         ("race/high", 2, {"accuracy": 0.2797}),
-        ("glue/stsb", 2.5, {"pearson": 0.0, "spearman": 0.0}),
+        ("glue/stsb", 2.5, {"pearson": None, "spearman": None, "rmse": 1.5061, "mae": 1.2901}),
     ],
 )
 def test_constant_answers_on_the_real_files(name, answer, expected, shared):
     task, rows = find(name), real(shared, name)
     found = score(task, rows, [answer] * len(rows))
-    assert list(found) == list(expected)
+    assert list(found) == [*task.metrics, *(ERRORS if task.kind == "regression" else ())]
     for metric, value in expected.items():
-        assert round(found[metric], 4) == value
+        assert found[metric] is None if value is None else round(found[metric], 4) == value
     warning = constant(task, rows, [answer] * len(rows))
     shown = f"'{task.labels[answer]}'" if isinstance(answer, int) else str(answer)
     first, value = next(iter(expected.items()))
     start = f"{name}: the model gives one answer for all {len(rows)} rows: {shown}; "
-    assert warning.startswith(f"{start}that alone scores {first} {value:.4f}")
+    assert warning.startswith(f"{start}that alone scores {first} {decimal(value)}")
     other = 3.0 if isinstance(answer, float) else int(not answer)
     assert constant(task, rows, [answer] * (len(rows) - 1) + [other]) is None
 
@@ -175,11 +180,13 @@ def test_record_of_real_files(shared):
 
 def test_no_score_is_no_number():
     task = find("glue/stsb")
-    assert score(task, labelled([3.0]), [1.0]) == {"pearson": 0.0, "spearman": 0.0}
-    assert score(task, labelled([3.0, 3.0]), [1.0, 2.0]) == {"pearson": 0.0, "spearman": 0.0}
-    nearly = [1.0, 1.0 + 2e-16, 1.0]
-    assert np.isfinite(list(score(task, labelled([1.0, 2.0, 3.0]), nearly).values())).all()
-    with pytest.raises(BortError, match="glue/stsb: the answer to row 1 is nan, not a number"):
+    none = dict.fromkeys(("pearson", "spearman", "r2"))
+    assert score(task, labelled([3.0]), [1.0]) == none | {"rmse": 2.0, "mae": 2.0}
+    found = score(task, labelled([3.0, 3.0]), [1.0, 2.0])
+    assert found == none | {"rmse": pytest.approx(2.5**0.5), "mae": 1.5}
+    nearly = score(task, labelled([1.0, 2.0, 3.0]), [1.0, 1.0 + 2e-16, 1.0])
+    assert all(value is None or np.isfinite(value) for value in nearly.values())
+    with pytest.raises(Diverged, match="glue/stsb: the answer to row 1 is nan, not a number"):
         score(task, labelled([1.0, 2.0]), [1.0, float("nan")])
     assert score(find("glue/cola"), labelled([1, 1, 1]), [1, 0, 1]) == {"matthews": 0.0}
     with pytest.raises(BortError, match="rows without labels cannot be scored"):
@@ -302,3 +309,28 @@ def test_real_submissions_have_every_row(shared, tmp_path):
         find("superglue/record"), {"test": queries()}, {"test": [0, 0, 1, 2, 1]}, tmp_path
     )
     assert path.read_text() == '{"idx": 5, "label": "Bob"}\n{"idx": 6, "label": "U.S."}\n'
+
+
+# ------------------------------------------------------------------------------------ doubts
+
+
+def test_labels_that_are_all_the_same_are_told():
+    """STS-B whose dev scores are all 3.0: no correlation is defined, and the run says so."""
+    rows, answers = labelled([3.0] * 7), [1.0, 2.0, 3.0, 4.0, 2.5, 1.5, 3.5]
+    assert score(find("glue/stsb"), rows, answers)["pearson"] is None
+    line = doubt(find("glue/stsb"), rows, answers)
+    assert "3 is the label of all 7 rows" in line
+    assert "pearson and spearman and r2 not defined" in line
+
+
+def test_answers_that_hardly_differ_are_told():
+    """A deviation of 0.016 for labels of 1.22; answers of a tenth and more are not suspected."""
+    labels = np.array([-1.5, -0.5, 0.5, 1.5]) * 1.22 / np.std([-1.5, -0.5, 0.5, 1.5])
+    rows = labelled(list(map(float, labels)))
+    line = doubt(find("glue/stsb"), rows, 2 + labels * 0.016 / 1.22)
+    assert "their standard deviation is 0.016, that of the labels 1.2;" in line
+    assert doubt(find("glue/stsb"), rows, labels * 0.2) is None
+    assert "one answer for all 4 rows: 2; that alone scores pearson undefined" in doubt(
+        find("glue/stsb"), rows, [2.0] * 4
+    )
+    assert doubt(find("glue/rte"), labelled([0, 1]), [0, 1]) is None
