@@ -78,6 +78,8 @@ def example(folder: Path) -> str:
         return f"'a text with a {hf.load_tokenizer(folder).mask_token} in it'"
     if kind == "MultipleChoice":
         return "'a passage' 'the first option' 'the second'"
+    if kind == "" and config.get("bort_texts") == 2:
+        return "'The [[cup]] fell.' 'A [[cup]] of tea.'"
     if kind == "":
         return "'A [[cup]] fell. [[It]] broke.'"
     return "'a text' 'and another'" if config.get("bort_texts") == 2 else "'a text'"

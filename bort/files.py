@@ -33,6 +33,17 @@ def _refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iterator[No
         raise BortError(line) from error
 
 
+def user_path(key: str, text: str) -> Path:
+    """The path that a setting gives, with the home for ~; raises BortError where there is none."""
+    path = Path(text)
+    if text.startswith("~"):
+        home = os.path.expanduser(path.parts[0])
+        if not os.path.isdir(home):
+            raise BortError(f"{key}={text}: there is no home folder {home}")
+        path = Path(home, *path.parts[1:])
+    return path
+
+
 def check_writable(path: Path) -> None:
     """Raise BortError now for a file that could not be written after the work."""
     with _refusals(path):

@@ -2,21 +2,185 @@
 
 python predict.py 'a text'                    # classes with probabilities, or a number
 python predict.py 'a text' 'a second text'    # of a model for pairs
-python predict.py 'Paris is <mask>.'          # of a masked language model
+python predict.py 'Paris is <mask>.'          # of a masked language model; top=10: ten words
 python predict.py 'a passage' 'question option 1' 'question option 2'   # of a model for choices
 python predict.py 'A [[cup]] fell. [[It]] broke.'    # of a model for two marked words
+python predict.py input=texts.txt out=answers.jsonl  # a text on each line
+python predict.py input=texts.jsonl           # {"text": …, "pair": …} on each line
+python predict.py - < texts.txt               # a text on each line of the standard input
+
+An answer is a line of JSON. In Python: `from predict import Model; Model().predict([text, …])`.
 """
 
 import json
+import os
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
+try:
+    import numpy as np
+    from tokenizers import Tokenizer
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    wanted = "numpy onnxruntime tokenizers"
+    raise SystemExit(f"predict.py: needs the package {error.name}; pip install {wanted}") from None
 
 FOLDER = Path(__file__).resolve().parent
+BATCH = 32  # texts that the model reads at once
+BLOCK = 32 * BATCH  # texts that are read ahead, to put those of similar length together
+TOKENS = 4096  # of a batch, padding included
+LOGITS = 1 << 22  # of a batch of a masked language model: 16 MB
+TABLES = (".csv", ".tsv", ".parquet", ".json", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip")
+Text = str | tuple[str, ...]  # a text or a pair of texts
+
+
+class Mistake(ValueError):
+    """A mistake of the user; the message is one line."""
+
+
+# ------------------------------------------------------------------------------------ texts
+
+
+def shortened(value: object, most: int = 40) -> str:
+    """A quotation of at most that many characters."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}…"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def parts_of(text: object, wanted: int | None) -> tuple[str, ...]:
+    """The one or two texts of a row.
+
+    wanted: how many the model's task has, if that is known. Raises Mistake for what is no such row.
+    """
+    parts = (text,) if isinstance(text, str) else text
+    if not isinstance(parts, (tuple, list)) or not all(isinstance(part, str) for part in parts):
+        raise Mistake(f"{shortened(text)} is no text and no pair of texts")
+    if not 1 <= len(parts) <= 2:
+        raise Mistake(f"{len(parts)} texts are given, it takes one or two")
+    if wanted not in (None, len(parts)):
+        kind = "pairs of texts; give two" if wanted == 2 else "one text; give no second"
+        raise Mistake(f"the model was fine-tuned on {kind}")
+    for part in parts:
+        try:
+            part.encode()
+        except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+            raise Mistake(f"{shortened(part)} has half a character") from None
+    return tuple(parts)
+
+
+def check_masks(parts: tuple[str, ...], count: int, mask: str, limit: int) -> None:
+    """Raises Mistake unless all masks of a row, of which there is one, are among its tokens.
+
+    count: masks that are among them; limit: tokens that fit.
+    """
+    if count < sum(part.count(mask) for part in parts):
+        raise Mistake(f"the mask lies beyond the {limit} tokens that fit: {shortened(parts[0])}")
+    if not count:
+        raise Mistake(
+            f"{shortened(parts[0])} has no {mask} to fill; the model is a masked language model, "
+            "not a fine-tuned one"
+        )
+
+
+def check_top(top: object) -> None:
+    if not isinstance(top, int) or top < 1:
+        raise Mistake(f"top={shortened(top)} is no number of words; write top=5")
+
+
+def check_list(texts: object) -> None:
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise Mistake("predict takes a list of texts; write predict([text])")
+
+
+@contextmanager
+def named_row(number: int, alone: bool) -> Iterator[None]:
+    """Mistakes in the block name the row, unless it is alone."""
+    try:
+        yield
+    except Mistake as error:
+        raise error if alone else Mistake(f"row {number}: {error}") from None
+
+
+def blocks(texts: Iterable[Text], size: int = BLOCK) -> Iterator[list[Text]]:
+    """Texts in lists of `size`, in their order."""
+    block = []
+    for text in texts:
+        block.append(text)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def batches(lengths: list[int], most: int = BATCH, tokens: int = TOKENS) -> Iterator[list[int]]:
+    """Rows of similar length together: at most so many, and so many tokens with their padding.
+
+    A row that is longer than `tokens` is alone.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[row] > tokens):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def read_texts(path: Path) -> Iterator[Text]:
+    """A text per line of a .txt file, or `text` (and `pair`) of each line of a .jsonl file.
+
+    One line is in memory at a time. Raises Mistake, with the line, for what cannot be read so.
+    """
+    if path.suffix.lower() in TABLES:
+        raise Mistake(
+            f"input={path}: give a .txt file with a text per line, or a .jsonl file of "
+            '{"text": …} lines'
+        )
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(lines_of(file, f"input={path}"), 1):
+                where = f"input={path} line {number}"
+                yield row_of(line, where) if path.suffix.lower() == ".jsonl" else line
+    except OSError as error:
+        raise Mistake(f"input={path}: {error.strerror}") from None
+
+
+def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
+    """Lines of UTF-8 without their ends; only \\n and \\r\\n end one."""
+    offset = 0
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            where = f"byte {offset + error.start} (line {number})"
+            raise Mistake(f"{name} is not UTF-8 at {where}; convert the file") from None
+        if not offset:
+            line = line.removeprefix("\ufeff")
+        offset += len(raw)
+        yield line.removesuffix("\n").removesuffix("\r")
+
+
+def row_of(line: str, where: str) -> Text:
+    """A text, or a pair of texts, of an object in JSON."""
+    try:
+        row = json.loads(line)
+        found = (row["text"], row["pair"]) if "pair" in row else row["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Mistake(f"{where} is no object with the key text") from None
+    for part in found if isinstance(found, tuple) else (found,):
+        if not isinstance(part, str):
+            raise Mistake(f"{where}: {shortened(part)} is no text")
+    return found
 
 
 def unmark(text: str) -> tuple[str, list[tuple[int, int]]]:
@@ -29,139 +193,325 @@ def unmark(text: str) -> tuple[str, list[tuple[int, int]]]:
     return plain, spans
 
 
+def answer_of(scores: Iterable[float], names: list[str]) -> dict:
+    """The most probable label, its probability and those of all labels."""
+    scores = list(scores)
+    best = max(range(len(scores)), key=scores.__getitem__)
+    return {
+        "label": names[best],
+        "score": scores[best],
+        "scores": dict(zip(names, scores, strict=True)),
+    }
+
+
+def json_line(answer: dict, encoding: str | None) -> str:
+    """The answer as JSON, with escapes where the encoding lacks a character."""
+    line = json.dumps(answer, ensure_ascii=False)
+    try:
+        line.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(answer)
+    return line
+
+
+# ------------------------------------------------------------------------------------ model
+
+
 def softmax(x: np.ndarray) -> np.ndarray:
     x = np.exp(x - x.max(-1, keepdims=True))
     return x / x.sum(-1, keepdims=True)
 
 
-class Model:
-    """The exported model, its tokenizer and its config.json."""
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # without an overflow
 
-    def __init__(self, folder: Path = FOLDER, threads: int = 0):
-        self.config = json.loads((folder / "config.json").read_text())
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        self.tokenizer.enable_truncation(settings["model_max_length"])
-        pad = self.config["pad_token_id"]
-        self.tokenizer.enable_padding(pad_id=pad, pad_token=self.tokenizer.id_to_token(pad))
+
+@dataclass
+class Encoded:
+    """The tokens of a row, and the token ranges of its marked words."""
+
+    ids: list[int]
+    types: list[int]
+    spans: list[list[int]]
+
+
+class Model:
+    """The exported model, its tokenizer and its config.json.
+
+    Raises Mistake for a folder that does not hold them.
+    """
+
+    def __init__(self, folder: str | Path = FOLDER, threads: int = 0):
+        folder = Path(folder)
+        self.config = read_json(folder / "config.json")
+        settings = read_json(folder / "tokenizer_config.json")
+        self.limit = int(settings["model_max_length"])
         self.kind = self.config["architectures"][0].partition("For")[2]
+        self.pad = self.config["pad_token_id"]
+        try:
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.session = open_session(folder / "model.onnx", threads)
+        except Exception as error:  # neither library has a class for damaged files
+            raise Mistake(f"{folder} cannot be opened: {shortened(str(error), 100)}") from None
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.limit)
         # words such as <mask> are ordinary text to all but a masked language model
         self.tokenizer.encode_special_tokens = self.kind != "MaskedLM"
-        self.mask = self.tokenizer.token_to_id(str(settings.get("mask_token")))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        path = str(folder / "model.onnx")
-        self.session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        self.mask = str(settings.get("mask_token"))
+        self.mask_id = self.tokenizer.token_to_id(self.mask)
 
-    def logits(self, inputs: list) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and logits of texts or pairs of texts, with [[marked words]] where it takes them."""
-        marked = [[unmark(text) for text in ([x] if isinstance(x, str) else x)] for x in inputs]
-        if self.kind:
-            marked = [[(text, []) for text in ([x] if isinstance(x, str) else x)] for x in inputs]
-        texts = [tuple(text for text, _ in row) for row in marked]
-        rows = self.tokenizer.encode_batch([t if len(t) > 1 else t[0] for t in texts])
-        ids = np.array([row.ids for row in rows], dtype=np.int64)
-        known = {
-            "input_ids": ids,
-            "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
-            "token_type_ids": np.array([row.type_ids for row in rows], dtype=np.int64),
-        }
-        if not self.kind:
-            known["spans"] = np.array(
-                [self.places(row, given) for row, given in zip(rows, marked, strict=True)]
-            )
-        feed = {x.name: known[x.name] for x in self.session.get_inputs()}
-        return ids, self.session.run(None, feed)[0]
-
-    @staticmethod
-    def places(row, given: list) -> list[list[int]]:
-        """First token of each marked word and the one after its last."""
-        found = []
-        for number, (_, spans) in enumerate(given):
-            for first, end in spans:
-                inside = [
-                    k
-                    for k, (a, b) in enumerate(row.offsets)
-                    if row.sequence_ids[k] == number and a < end and b > first
-                ]
-                found.append([inside[0], inside[-1] + 1])
-        return found
-
-    def unfit(self, inputs: list) -> str | None:
-        """Why the model cannot answer one of these, if that is so."""
-        asked = self.config.get("bort_texts")
-        for given in inputs:
-            texts = [given] if isinstance(given, str) else list(given)
-            if not self.kind and sum(len(unmark(text)[1]) for text in texts) != 2:
-                return "mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'"
-            if self.kind == "SequenceClassification" and len(texts) > 2:
-                return f"{len(texts)} texts are given, it takes one or two"
-            if self.kind == "SequenceClassification" and asked not in (None, len(texts)):
-                return (
-                    f"the model was fine-tuned on {'pairs of texts' if asked == 2 else 'one text'}"
-                )
-            if self.kind == "MaskedLM" and not any(
-                self.mask in self.tokenizer.encode(text).ids for text in texts
-            ):
-                return f"no {self.tokenizer.id_to_token(self.mask)} to fill in {texts[0]!r}"
-            if self.kind == "MultipleChoice" and len(inputs) < 2:
-                return "give a passage, then the options, two at least"
-        return None
-
-    def predict(self, inputs: list, top: int = 5) -> list[dict]:
+    def predict(self, inputs: Iterable[Text], top: int = 5) -> list[dict]:
         """An answer per text or pair; of a model for choices, one answer to all of them.
 
-        Raises ValueError for what the model cannot answer.
+        Raises Mistake, a ValueError, for what the model cannot answer.
         """
-        if wrong := self.unfit(inputs):
-            raise ValueError(wrong)
-        ids, logits = self.logits(inputs)
-        if self.kind == "MaskedLM":
-            return [self.words(row[ids[k] == self.mask], top) for k, row in enumerate(logits)]
-        if self.kind == "MultipleChoice":
-            scores = softmax(logits[:, 0])
-            return [{"choice": int(scores.argmax()), "scores": scores.tolist()}]
-        if logits.shape[1] == 1:
-            return [{"score": float(value)} for value in logits[:, 0]]
-        names = [self.config["id2label"][str(k)] for k in range(logits.shape[1])]
-        found = []
-        for row in softmax(logits):
-            best = int(row.argmax())
-            scores = dict(zip(names, row.tolist(), strict=True))
-            found.append({"label": names[best], "score": float(row[best]), "scores": scores})
-        return found
+        return list(self.answers(inputs, top))
 
-    def words(self, logits: np.ndarray, top: int) -> dict:
-        """For each mask, the most probable words."""
-        scores = softmax(logits)
-        best = np.argsort(-scores, axis=-1)[:, :top]
-        return {
-            "words": [
-                [
-                    {
-                        "word": self.tokenizer.decode([int(k)], skip_special_tokens=False),
-                        "score": float(row[k]),
-                    }
-                    for k in numbers
+    def answers(self, inputs: Iterable[Text], top: int = 5) -> Iterator[dict]:
+        """`predict` for any number of texts: memory holds BLOCK of them."""
+        check_list(inputs)
+        check_top(top)
+        if self.kind == "MultipleChoice":
+            yield from self.choice(list(inputs))
+            return
+        first = 1
+        for block in blocks(inputs):
+            rows = self.encoded(block, first)
+            found: list[dict] = [{}] * len(rows)
+            for batch in self.batches(rows):
+                for row, logits in zip(batch, self.logits([rows[k] for k in batch]), strict=True):
+                    found[row] = self.answer(rows[row], logits, top)
+            yield from found
+            first += len(block)
+
+    def choice(self, inputs: list[Text]) -> Iterator[dict]:
+        """One answer to all pairs of a passage and an option; none to no pairs."""
+        if not inputs:
+            return
+        if len(inputs) < 2:
+            raise Mistake("give a passage, then the options, two at least")
+        rows, scores = self.encoded(inputs, 1), np.zeros(len(inputs))
+        for batch in self.batches(rows):
+            scores[batch] = self.logits([rows[k] for k in batch])[:, 0]
+        scores = softmax(scores)
+        yield {"choice": int(scores.argmax()), "scores": scores.tolist()}
+
+    def encoded(self, inputs: list[Text], first: int) -> list[Encoded]:
+        """The tokens of rows, the first of which has this number."""
+        rows, alone = [], first == len(inputs) == 1
+        for start in range(0, len(inputs), BATCH):  # what was cut off stays in memory until then
+            texts, marks = [], []
+            for number, text in enumerate(inputs[start : start + BATCH], first + start):
+                with named_row(number, alone):
+                    plain, spans = self.checked(text)
+                texts.append(plain if len(plain) > 1 else plain[0])
+                marks.append(spans)
+            found = self.tokenizer.encode_batch(texts)
+            for k, (text, spans, row) in enumerate(zip(texts, marks, found, strict=True)):
+                with named_row(first + start + k, alone):
+                    rows.append(self.placed(text, spans, row))
+        return rows
+
+    def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
+        """The one or two texts of a row, and the characters that are marked in each."""
+        parts = parts_of(text, self.config.get("bort_texts"))
+        if self.kind:
+            return parts, []
+        unmarked = [unmark(part) for part in parts]
+        if sum(len(spans) for _, spans in unmarked) != 2:
+            raise Mistake("mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'")
+        return tuple(plain for plain, _ in unmarked), [spans for _, spans in unmarked]
+
+    def placed(self, text: Text, marks: list[list[tuple[int, int]]], row) -> Encoded:
+        """The tokens of a row; raises Mistake where what it asks for is not among them."""
+        parts = (text,) if isinstance(text, str) else text
+        if self.kind == "MaskedLM":
+            check_masks(parts, row.ids.count(self.mask_id), self.mask, self.limit)
+        spans = []
+        for number, of_text in enumerate(marks):
+            for start, end in of_text:
+                inside = [
+                    k
+                    for k, (first, last) in enumerate(row.offsets)
+                    if row.sequence_ids[k] == number and first < end and last > start
                 ]
-                for row, numbers in zip(scores, best, strict=True)
-            ]
-        }
+                if not inside:
+                    word = shortened(parts[number][start:end])
+                    raise Mistake(
+                        f"{word} lies beyond the {self.limit} tokens that fit, or is empty"
+                    )
+                spans.append([inside[0], inside[-1] + 1])
+        return Encoded(row.ids, row.type_ids, spans)
+
+    def batches(self, rows: list[Encoded]) -> Iterator[list[int]]:
+        masked = self.kind == "MaskedLM"
+        tokens = min(TOKENS, LOGITS // self.config["vocab_size"]) if masked else TOKENS
+        return batches([len(row.ids) for row in rows], tokens=tokens)
+
+    def logits(self, rows: list[Encoded]) -> np.ndarray:
+        """(rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
+        shape = (len(rows), max(len(row.ids) for row in rows))
+        ids, types = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for k, row in enumerate(rows):
+            ids[k, : len(row.ids)], types[k, : len(row.ids)] = row.ids, row.types
+            mask[k, : len(row.ids)] = 1
+        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        if not self.kind:
+            known["spans"] = np.array([row.spans for row in rows])
+        return self.session.run(None, {x.name: known[x.name] for x in self.session.get_inputs()})[0]
+
+    def answer(self, row: Encoded, logits: np.ndarray, top: int) -> dict:
+        """The answer to a row from its logits: (tokens, vocabulary), or (outputs,)."""
+        if self.kind == "MaskedLM":
+            places = [k for k, number in enumerate(row.ids) if number == self.mask_id]
+            return {"words": [self.words(softmax(logits[place]), top) for place in places]}
+        if len(logits) == 1:
+            return {"score": float(logits[0])}
+        names = self.config.get("id2label") or {}
+        names = [names.get(str(k), f"LABEL_{k}") for k in range(len(logits))]
+        several = self.config.get("problem_type") == "multi_label_classification"
+        return answer_of((sigmoid if several else softmax)(logits).tolist(), names)
+
+    def words(self, scores: np.ndarray, top: int) -> list[dict]:
+        """The most probable words of a mask, from the probabilities (V,) of all."""
+        best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        return [
+            {
+                "word": self.tokenizer.decode([int(k)], skip_special_tokens=False),
+                "score": float(scores[k]),
+            }
+            for k in best
+        ]
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Mistake(f"{path} cannot be read: {error}; export the model again") from None
+
+
+def open_session(path: Path, threads: int):
+    """An onnxruntime session on the CPU; threads: 0 for as many as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+
+# ------------------------------------------------------------------------------------ command
+
+
+def path_of(key: str, text: str) -> Path:
+    """The path of a setting, with the home for ~."""
+    path = Path(text)
+    if text.startswith("~"):
+        home = os.path.expanduser(path.parts[0])
+        if not os.path.isdir(home):
+            raise Mistake(f"{key}={text}: there is no home folder {home}")
+        path = Path(home, *path.parts[1:])
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that is whole or absent; a pipe or a device is written to as it is."""
+    target = path.resolve()
+    if target.is_dir():
+        raise Mistake(f"out={path} is a folder; give the name of a file")
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("xb")
+    except OSError as error:
+        raise Mistake(f"out={path} cannot be written: {error.strerror}") from None
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o7777)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Texts, and the settings among the arguments."""
+    texts, given = [], {}
+    for argument in arguments:
+        if re.match(r"(input|out|top)=", argument):
+            key, _, given[key] = argument.partition("=")
+        elif re.fullmatch(r"--[a-z-]+", argument):
+            raise Mistake(f"{argument} is not an option; --help shows what there is")
+        else:
+            texts.append(argument)
+    if bool(texts) == ("input" in given):
+        raise Mistake("give a text, or input=FILE, or - for the standard input; --help shows more")
+    if not given.get("top", "5").isdecimal():
+        raise Mistake(f"top={shortened(given['top'])} is no number of words; write top=5")
+    return texts, given
+
+
+def inputs_of(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Text]:
+    """What the command line asks for, as rows for a model of this kind."""
+    if texts not in ([], ["-"]):
+        if kind == "MultipleChoice":
+            return [(texts[0], choice) for choice in texts[1:]] or [texts[0]]
+        return texts if len(texts) == 1 else [tuple(texts)]
+    if kind == "MultipleChoice":
+        raise Mistake("a model for choices takes a passage and its options as arguments")
+    if texts:
+        return lines_of(sys.stdin.buffer, "the standard input")
+    path = path_of("input", given["input"])
+    if "out" in given and path.resolve() == path_of("out", given["out"]).resolve():
+        raise Mistake(f"out={given['out']} is the input; give another file")
+    if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
+        raise Mistake(f"input={path} is empty; put a text on each line")
+    return read_texts(path)
+
+
+def run(arguments: list[str]) -> None:
+    """Write the answers that the command line asks for. Raises Mistake for one that is wrong."""
+    if {"-h", "--help"} & set(arguments[:1]):
+        print(__doc__)
+        return
+    texts, given = parse(arguments)
+    model = Model()
+    if "top" in given and model.kind != "MaskedLM":
+        raise Mistake("top= is for a masked language model, which this is not; leave it out")
+    answers = model.answers(inputs_of(texts, given, model.kind), int(given.get("top", "5")))
+    if "out" not in given:
+        for answer in answers:
+            print(json_line(answer, sys.stdout.encoding), flush=True)
+        return
+    count = 0
+    with writing(path_of("out", given["out"])) as file:
+        for answer in answers:
+            file.write(f"{json_line(answer, 'utf-8')}\n".encode())
+            count += 1
+    print(f"{count:,} answers: {given['out']}")
 
 
 def main() -> None:
-    texts = sys.argv[1:]
-    if not texts:
-        raise SystemExit(__doc__)
-    model = Model()
-    if model.kind == "MultipleChoice":
-        inputs = [(texts[0], choice) for choice in texts[1:]]
-    else:
-        inputs = [texts[0]] if len(texts) == 1 else [tuple(texts)]
-    if wrong := model.unfit(inputs):
-        raise SystemExit(f"predict.py: {wrong}")
-    for answer in model.predict(inputs):
-        print(json.dumps(answer, ensure_ascii=False))
+    try:
+        run(sys.argv[1:])
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (Mistake, OSError) as error:
+        line = " ".join(str(error).split())
+        raise SystemExit(f"predict.py: {line if len(line) < 180 else f'{line[:180]}…'}") from None
 
 
 if __name__ == "__main__":

@@ -13,19 +13,29 @@ from bort import cli
 if __name__ == "__main__":
     cli.starting("bort.predict")  # what follows takes seconds
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from bort import hf
+from bort import hf, onnx_predict
 from bort.errors import BortError
-from bort.files import replacing
+from bort.files import replacing, user_path
 from bort.model import Classifier, MaskedLM
+from bort.onnx_predict import Mistake, Text
 
-Text = str | tuple[str, str]
+MASKS = 64  # masked positions whose words are found at once
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Mistakes of the rules that are shared with predict.py, as BortError."""
+    try:
+        yield
+    except Mistake as error:
+        raise BortError(str(error)) from None
 
 
 class Predictor:
@@ -42,40 +52,50 @@ class Predictor:
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
         self.texts = texts
 
-    def predict(self, texts: Sequence[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
+    def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """An answer per text, or pair of texts, in their order.
 
         `label`, `score` (its probability) and `scores` of all labels; of a regression `score`
         alone; of a masked LM `words`, for each mask the `top` most probable. Texts longer
         than the model's limit are cut. Raises BortError for what the model cannot answer.
         """
-        if isinstance(texts, str):
-            raise BortError("predict takes a list of texts; write predict([text])")
-        encoded = [self._encode(text) for text in texts]
-        found: list[dict] = [{}] * len(texts)
-        by_length = sorted(range(len(texts)), key=lambda k: len(encoded[k]["input_ids"]))
-        for start in range(0, len(texts), batch_size):
-            rows = by_length[start : start + batch_size]
-            inputs = self.tokenizer.pad([encoded[k] for k in rows], return_tensors="pt")
-            for row, answer in zip(rows, self._answers(inputs, top), strict=True):
+        return list(self.answers(texts, batch_size, top))
+
+    def answers(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> Iterator[dict]:
+        """`predict` for any number of texts: memory holds 1,024 of them."""
+        with _own_errors():
+            onnx_predict.check_list(texts)
+            onnx_predict.check_top(top)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise BortError(f"batch_size={batch_size} is no number of texts; write batch_size=32")
+        first = 1
+        for block in onnx_predict.blocks(texts):
+            rows = []
+            for number, text in enumerate(block, first):
+                with _own_errors(), onnx_predict.named_row(number, first == len(block) == 1):
+                    rows.append(self._encode(text))
+            yield from self._block(rows, batch_size, top)
+            first += len(block)
+
+    def _block(self, rows: list[dict], batch_size: int, top: int) -> list[dict]:
+        """The answers to encoded rows, those of similar length together."""
+        found: list[dict] = [{}] * len(rows)
+        for batch in onnx_predict.batches([len(row["input_ids"]) for row in rows], batch_size):
+            inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
+            for row, answer in zip(batch, self._answers(inputs, top), strict=True):
                 found[row] = answer
         return found
 
     def _encode(self, text: Text) -> dict:
-        parts = (text,) if isinstance(text, str) else tuple(text)
-        if not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
-            raise BortError(f"{text!r} is no text and no pair of texts")
-        if self.texts not in (None, len(parts)):
-            wanted = "pairs of texts: give pair=" if self.texts == 2 else "one text: leave pair out"
-            raise BortError(f"the model was fine-tuned on {wanted}")
+        """The tokens of a row; raises Mistake for what the model cannot answer."""
+        parts = onnx_predict.parts_of(text, self.texts)
         masked = isinstance(self.model, MaskedLM)
         # words such as <mask> are ordinary text to a classifier, as in its training
         encoded = self.tokenizer(*parts, truncation=True, split_special_tokens=not masked)
-        if masked and self.tokenizer.mask_token_id not in encoded["input_ids"]:
-            raise BortError(
-                f"{text!r} has no {self.tokenizer.mask_token} to fill; the model is a masked "
-                "language model, not a fine-tuned one"
-            )
+        if masked:
+            count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
+            limit = self.tokenizer.model_max_length
+            onnx_predict.check_masks(parts, count, self.tokenizer.mask_token, limit)
         return dict(encoded)
 
     @torch.no_grad()
@@ -95,16 +115,19 @@ class Predictor:
 
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:
         places = (ids == self.tokenizer.mask_token_id).flatten().nonzero().flatten()
-        logits = self.model(ids, mask, types, positions=places)
-        best = logits.float().softmax(-1).topk(min(top, logits.shape[-1]))
+        states = self.model.head_states(ids, mask, types, positions=places)
         words: list[list[list[dict]]] = [[] for _ in ids]
-        for place, scores, numbers in zip(places.tolist(), best.values, best.indices, strict=True):
-            words[place // ids.shape[1]].append(
-                [
-                    {"word": self.tokenizer.decode([number]), "score": score}
-                    for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
-                ]
-            )
+        for some, of_some in zip(places.split(MASKS), states.split(MASKS), strict=True):
+            logits = self.model.decode(of_some).float()
+            best = logits.softmax(-1).topk(min(top, logits.shape[-1]))
+            rows = zip(some.tolist(), best.values.tolist(), best.indices.tolist(), strict=True)
+            for place, scores, numbers in rows:
+                words[place // ids.shape[1]].append(
+                    [
+                        {"word": self.tokenizer.decode([number]), "score": score}
+                        for number, score in zip(numbers, scores, strict=True)
+                    ]
+                )
         yield from ({"words": found} for found in words)
 
 
@@ -123,58 +146,65 @@ def load(name: str | Path) -> Predictor:
     return Predictor(model, hf.load_tokenizer(name), labels, hf.settings(name).get("bort_texts"))
 
 
-def read_texts(path: Path) -> list[Text]:
-    """A text per line of a .txt file, or `text` (and `pair`) of each line of a .jsonl file."""
-    if path.suffix in (".csv", ".tsv", ".parquet", ".json"):
-        raise BortError(
-            f"input={path}: give a .txt file with a text per line, or a .jsonl file of "
-            '{"text": …} lines; train.py task=custom data.test=FILE answers tables'
-        )
+def read_texts(path: Path) -> Iterator[Text]:
+    """A text per line of a .txt file, or `text` (and `pair`) of each line of a .jsonl file.
+
+    Raises BortError, with the line, for what cannot be read so.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise BortError(f"input={path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise BortError(f"input={path} is not UTF-8 at byte {error.start}") from None
-    if lines and not lines[-1]:
-        lines.pop()
-    if path.suffix != ".jsonl":
-        return [line.removesuffix("\r") for line in lines]
-    texts: list[Text] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            texts.append((row["text"], row["pair"]) if "pair" in row else row["text"])
-        except (ValueError, KeyError, TypeError):
-            raise BortError(f"input={path} line {number} is no object with the key text") from None
-    return texts
+        yield from onnx_predict.read_texts(path)
+    except Mistake as error:
+        table = path.suffix.lower() in (".csv", ".tsv", ".parquet")
+        hint = "; train.py task=custom data.test=FILE answers tables" if table else ""
+        raise BortError(f"{error}{hint}") from None
+
+
+def _texts(given: dict[str, str | None]) -> Iterable[Text]:
+    """What the command line asks for; raises BortError for a file that cannot be read."""
+    if given["text"] is not None:
+        return [given["text"] if given["pair"] is None else (given["text"], given["pair"])]
+    if given["pair"] is not None:
+        raise BortError('pair= is for text=; a file has {"text": …, "pair": …} on each line')
+    path = user_path("input", given["input"])
+    if given["out"] and path.resolve() == user_path("out", given["out"]).resolve():
+        raise BortError(f"out={given['out']} is the input; give another file")
+    if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
+        raise BortError(f"input={path} is empty; put a text on each line")
+    return read_texts(path)
+
+
+def _check_top(given: dict[str, str | None], predictor: Predictor) -> int:
+    if given["top"] is not None and not isinstance(predictor.model, MaskedLM):
+        raise BortError("top= is for a masked language model, which this is not; leave it out")
+    return int(given["top"] or 5)
 
 
 def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    known = dict.fromkeys(("model", "text", "pair", "input", "out"))
-    given = cli.keys(sys.argv[1:], known | {"top": "5"})
-    if not given["model"] or bool(given["text"]) == bool(given["input"]):
+    given = cli.keys(sys.argv[1:], dict.fromkeys(("model", "text", "pair", "input", "out", "top")))
+    if not given["model"] or (given["text"] is None) == (not given["input"]):
         raise BortError("give model=FOLDER and either text='…' or input=FILE; --help shows more")
-    if given["input"]:
-        texts = read_texts(Path(given["input"]))
-    else:
-        texts = [(given["text"], given["pair"]) if given["pair"] else given["text"]]
-    if not given["top"].isdecimal() or int(given["top"]) < 1:
+    if given["top"] is not None and not (given["top"].isdecimal() and int(given["top"])):
         raise BortError(f"top={given['top']} is no number of words; write top=5")
+    texts = _texts(given)
 
-    def answered() -> str:
-        answers = load(given["model"]).predict(texts, top=int(given["top"]))
-        return "".join(f"{json.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+    def lines(encoding: str | None) -> Iterator[str]:
+        predictor = load(given["model"])
+        for answer in predictor.answers(texts, top=_check_top(given, predictor)):
+            yield onnx_predict.json_line(answer, encoding)
 
     if given["out"]:
-        with replacing(Path(given["out"])) as file:  # first: a place that is none shows at once
-            file.write(answered().encode())
-        cli.say(f"{len(texts):,} answers: {given['out']}")
+        count = 0
+        with replacing(user_path("out", given["out"])) as file:  # first: a place that is none shows
+            for line in lines("utf-8"):
+                file.write(f"{line}\n".encode())
+                count += 1
+        cli.say(f"{count:,} answers: {given['out']}")
     else:
-        cli.say(answered().removesuffix("\n"))
+        for line in lines(sys.stdout.encoding):
+            cli.say(line)
 
 
 if __name__ == "__main__":

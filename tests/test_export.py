@@ -155,7 +155,7 @@ def test_predict_py_takes_choices_and_marked_words(exported):
         ("glue-rte", "the cat", "the model was fine-tuned on pairs of texts"),
         ("glue-sst2", ("the cat", "the dog"), "the model was fine-tuned on one text"),
         ("glue-sst2", ("a", "b", "c"), "3 texts are given, it takes one or two"),
-        ("mlm", "the cat", "no <mask> to fill in 'the cat'"),
+        ("mlm", "the cat", "'the cat' has no <mask> to fill; the model"),
     ],
 )
 def test_predict_py_refuses_what_bort_load_refuses(folders, exported, name, given, message):

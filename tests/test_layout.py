@@ -16,7 +16,7 @@ ORDER = (
     "casting scoring documents corpus docstrings data batches model hub hf cost optim checkpoint "
     "logger progress training distill pretrain compare heads finetune agora page agora_page "
     "generators judge candidate agora_run mistakes record report coefficient candidate_table fptas "
-    "onnx latency search_page search dashboard optimum plan sweep predict onnx_predict card export "
+    "onnx latency search_page search dashboard optimum plan sweep onnx_predict predict card export "
     "contenders benchmark bort_fptas pipeline_page pipeline __init__"
 ).split()
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}

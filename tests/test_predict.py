@@ -92,7 +92,8 @@ def test_numbers_and_pairs_and_long_texts(folders):
     [
         ("masked", ["no mask here"], "has no <mask> to fill; the model is a masked language model"),
         ("classes", "a text", r"takes a list of texts; write predict\(\[text\]\)"),
-        ("classes", [("a", "b", "c")], "is no text and no pair of texts"),
+        ("classes", [("a", "b", "c")], "3 texts are given, it takes one or two"),
+        ("classes", [{"text": "a"}], "is no text and no pair of texts"),
         ("classes", [3], "is no text|no pair|int"),
         ("spans", ["x"], "answers a task with spans"),
         ("choices", ["x"], "answers a task with choices"),
@@ -157,7 +158,7 @@ def test_texts_of_a_file(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     if isinstance(expected, list):
-        assert read_texts(tmp_path / name) == expected
+        assert list(read_texts(tmp_path / name)) == expected
     else:
         with pytest.raises(BortError, match=expected):
-            read_texts(tmp_path / name)
+            list(read_texts(tmp_path / name))
