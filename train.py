@@ -13,7 +13,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort import cli, config, runs
+from bort import cli, config, runs, unused
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -38,12 +38,14 @@ def main(cfg: DictConfig) -> float | None:
         if not sweep:
             cli.stop(1, f"train.py: {line}")  # here: Hydra would add a line of its own
         cli.say(f"train.py: {folder}: {line}")  # a result of the sweep, not its end
+        runs.note_failure(folder)
         return float("nan")
 
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
     """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
     run = config.parse(cfg)
+    unused.refuse_unused(run, HydraConfig.get().overrides.task)
     choices = HydraConfig.get().runtime.choices
     cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
     if run.job != "compare" and not run.dry_run:

@@ -28,6 +28,7 @@ from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
 from bort.files import check_writable, write_csv
 from bort.search_config import Benchmark, register
+from bort.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 
 ENGINE_NAMES = {
     "huggingface": "Hugging Face",
@@ -246,7 +247,9 @@ def main() -> None:
     register(Benchmark)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("benchmark", sys.argv[1:])
-    run(parse(cfg, Benchmark))
+    settings = parse(cfg, Benchmark)
+    refuse_unused(settings, sys.argv[1:], (*LATENCY_RULES, *BENCHMARK_RULES))
+    run(settings)
 
 
 if __name__ == "__main__":

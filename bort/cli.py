@@ -12,14 +12,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from bort.errors import BortError, nearest
+from bort.machine import cpu_quota, usable_cores
 
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
     "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp",
-    "--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+    "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
+# Not among them: --experimental-rerun, which unpickles the file that it is given.
+LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or goes on"
 RESUMED = ("train.py", "search.py", "bort.pipeline")  # the others are short
@@ -44,18 +48,13 @@ def python() -> str:
     return "python" if path.startswith("..") else path
 
 
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run(main: Callable[[], object], name: str) -> None:
     """Run a Hydra main function; a user's mistake prints one line and exits with 1.
 
     SIGTERM ends with 143 and Ctrl-C with 130. Any other exception is a bug: its trace shows.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
-    _wait_asleep()
+    prepare_process()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
@@ -75,13 +74,20 @@ def run(main: Callable[[], object], name: str) -> None:
         stop(1, f"{name}: {line}")
 
 
-def _wait_asleep() -> None:
-    """OpenMP threads that wait for each other sleep, unless the user has chosen.
+def prepare_process() -> None:
+    """Set what a program needs before torch is loaded: OpenMP's threads, and a screen that prints.
 
-    They spin by default, and on cores that others use too a step then takes many times as long.
-    Read when torch is loaded.
+    OpenMP's threads spin while they wait for each other by default, and on cores that others use
+    too a step then takes many times as long; in a container with a quota of processor time there
+    are no more of them than it pays for. What the user has chosen stays. Signs that the screen's
+    encoding does not have are printed as question marks.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if cpu_quota() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def _stopped(name: str) -> str:
@@ -100,7 +106,7 @@ def _leave(name: str) -> Callable:
 
 def starting(name: str) -> None:
     """Before the imports of a program that is large itself: as `loading`, until `run` begins."""
-    _wait_asleep()
+    prepare_process()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave(name))
@@ -126,11 +132,29 @@ def loading(name: str) -> Iterator[None]:
 
 
 def stop(code: int, line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Print a line on standard error and end the process with this exit code."""
+    print(shorten(line, LONGEST_LINE), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
+def shorten(text: str, longest: int) -> str:
+    """The text on one line, with an ellipsis in its middle where it has more signs than `longest`.
+
+    Its end stays: that is where a line about a mistake says what to do.
+    """
+    head = text[: len(text) - len(text.lstrip("\n"))]  # after Ctrl-C the terminal shows ^C
+    text = " ".join(text.split())
+    if len(text) > longest:
+        first = longest * 2 // 3
+        text = f"{text[:first]}…{text[len(text) - (longest - first - 1) :]}"
+    return head + text
+
+
 def _check_flags(arguments: list[str]) -> None:
+    """Raise BortError for an option that is not Hydra's, or one without what belongs to it.
+
+    argparse alone would print its usage and exit with 2.
+    """
     for argument in arguments:
         flag = argument.split("=")[0]
         if argument.startswith("-") and flag not in HYDRA_FLAGS and not argument.startswith("-p"):
@@ -138,17 +162,37 @@ def _check_flags(arguments: list[str]) -> None:
             raise BortError(
                 f"{argument} is not an option; settings are written without dashes: {plain}"
             )
+    from hydra._internal.utils import get_args_parser  # loaded by Hydra's programs anyway
+
+    parser = get_args_parser()
+    parser.error = _refuse_options
+    options = parser.parse_args([word for word in arguments if word != "--version"])
+    if options.experimental_rerun is not None:  # by a shortened name
+        raise BortError("--experimental-rerun unpickles a file, which bort does not do")
+
+
+def _refuse_options(reason: str) -> NoReturn:
+    raise BortError(f"{reason}; --help shows the settings")
 
 
 def mistake(error: BaseException) -> str | None:
     """One line for a user's mistake, Hydra's and OmegaConf's own included; None for a bug."""
+    line = _explain(error)
+    return None if line is None else shorten(line, LONGEST_LINE)
+
+
+def _explain(error: BaseException) -> str | None:
     if (own := _user_error(error)) is not None:
         return str(own)
     for inner in _chain(error):
         if isinstance(inner, OSError) and inner.errno == errno.ENOSPC:
             return f"no space left on the disk ({inner.filename or 'while writing'}); free some"
+        if "(os error 28)" in str(inner):  # of the libraries that are written in Rust
+            return "no space left on the disk; free some"
         if isinstance(inner, OSError) and inner.errno == errno.ENAMETOOLONG:
             return f"the name {str(inner.filename)[:60]}… is too long; give a shorter one"
+        if isinstance(inner, RuntimeError) and "home directory" in str(inner):  # pathlib's words
+            return "a path that begins with ~ names no user of this machine; write it in full"
         if type(inner).__name__ == "OutOfMemoryError":
             return "out of memory; lower data.batch_size and raise trainer.accumulate_grad_batches"
     if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra's
@@ -182,9 +226,10 @@ def mistake(error: BaseException) -> str | None:
         hint = "quote the value, or add -m to run one job for each; a list is written [a,b]"
         return f"{lines[0]}; {hint}"
     if "Lexer" in text or "Parse" in type(error).__name__:
+        argument = next((e.override for e in _chain(error) if getattr(e, "override", None)), None)
         quoted = """'key="value"'"""
         return (
-            f"an argument cannot be read ({lines[0]}); write key=value, or {quoted} to quote signs"
+            f"{argument or 'an argument'} cannot be read; write key=value, with signs as {quoted}"
         )
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key and key not in lines[0] else "") + lines[0]
@@ -231,7 +276,7 @@ def _near(error: BaseException, key: str) -> str:
         return f"; did you mean '{f'{prefix}.' if prefix else ''}{close[0]}'?"
     if close := difflib.get_close_matches(name, everywhere, 1, 0.6):
         return f"; did you mean '{everywhere[close[0]]}'?"
-    return f"; known here: {', '.join(beside)}" if beside else ""
+    return f"; known here: {shorten(', '.join(beside), 120)}" if beside else ""
 
 
 def _places(root) -> dict[str, str]:
@@ -255,5 +300,5 @@ def _unknown_choice(choice: str, text: str) -> str:
     options = re.findall(r"^\t(\S+)$", text.split("Available options", 1)[-1], re.MULTILINE)
     close = difflib.get_close_matches(name, options, 1, 0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    listed = f" (known: {', '.join(options)})" if options else ""
+    listed = f" (known: {shorten(', '.join(options), 100)})" if options else ""
     return f"{group}={name} is unknown{hint}{listed}"

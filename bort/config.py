@@ -5,6 +5,7 @@ Nothing heavy is imported: `--cfg job`, `--help` and tab completion load this mo
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from bort.errors import BortError, nearest
+from bort.errors import BortError, nearest, nearest_path
 from bort.foreign import read_yaml
 
 INITS = ("default", "paper", "teacher")
@@ -26,13 +27,26 @@ SIZES = ("depth", "heads", "hidden", "intermediate")  # of ⟨D, A, H, I⟩, in 
 
 def cache_folder() -> Path:
     """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("BORT_CACHE") or users / "bort")
+    if folder := os.environ.get("BORT_CACHE"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder, "bort")
+    try:
+        return Path.home() / ".cache" / "bort"
+    except RuntimeError:  # a user whom this machine does not know, as in many containers
+        raise BortError(
+            "this user has no home folder to keep corpora and teachers in; set BORT_CACHE=FOLDER"
+        ) from None
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise BortError(f"{key}={value} is unknown; use {', '.join(known)}{nearest(value, known)}")
+
+
+def at_most(key: str, value: int, most: int) -> None:
+    if value > most:
+        raise BortError(f"{key}={value:,} must be at most {most:,}")
 
 
 def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
@@ -105,6 +119,9 @@ class Data:
         at_least("data.val_sequences", self.val_sequences, 1)
         at_least("data.workers", self.workers, 0)
         at_least("data.val_fraction", self.val_fraction, 0, below=1)
+        at_most("data.length", self.length, 65_536)  # a table of positions has a row for each
+        at_most("data.vocab_size", self.vocab_size, 10_000_000)
+        at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
 
@@ -373,17 +390,32 @@ def parse(cfg: DictConfig, schema: type = Train) -> Any:
     cfg = cfg.copy()
     if cfg.get("arch_file"):
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
+    if cfg.get("job") in ("finetune", "agora") and cfg.task == "docstrings" and cfg.data.train:
+        cfg.task = "custom"  # who names files means them, not the task that needs none
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)
+    _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Raise BortError for an infinite number or a NaN anywhere below `key`."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_finite(key, inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BortError(f"{key}={value:g} is no finite number; give one")
 
 
 def _arch_from_file(path: Path) -> dict:
     """The architecture in a YAML such as a search's optimum.yaml (bare, or under `arch`)."""
     if not path.is_file():
-        known = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise BortError(f"arch_file={path} does not exist{nearest(str(path), known)}")
+        hint = nearest_path(path, path.parent.glob("*.yaml"))
+        raise BortError(f"arch_file={path} does not exist{hint}")
     try:
         content = read_yaml(path)
     except BortError:

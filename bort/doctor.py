@@ -1,7 +1,7 @@
 """`python -m bort.doctor`: what a bug report needs to say about a machine, as text.
 
-It also runs where the installation is broken: nothing outside the standard library is imported at
-the top, and whatever is missing or does not load is a line of the report.
+It also runs where the installation is broken: nothing that needs another package is imported at the
+top, and whatever is missing or does not load is a line of the report.
 """
 
 import importlib.metadata
@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
+
+from bort.machine import cpu_quota, usable_cores
 
 PACKAGES = (
     "torch lightning hydra-core omegaconf transformers tokenizers datasets torchmetrics "
@@ -97,10 +99,11 @@ def memory() -> str:
 
 def hardware(torch: ModuleType | str) -> None:
     model, flags = cpu()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = cpu_quota()
+    limit = "" if quota is None else f", a quota of {quota:g} processors' time"
     row("cpu", model)
     row("cpu flags", flags)
-    row("cores", f"{os.cpu_count()}, {usable} usable")
+    row("cores", f"{os.cpu_count()}, {usable_cores()} usable{limit}")
     row("memory", memory())
     if isinstance(torch, str):
         row("torch", torch)
@@ -163,7 +166,7 @@ def wandb_key(host: str) -> str:
     if os.environ.get("WANDB_API_KEY"):
         return "in WANDB_API_KEY"
     files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for file in (Path(name).expanduser() for name in files if name):
+    for file in (Path(os.path.expanduser(name)) for name in files if name):
         try:
             if netrc.netrc(file).authenticators(host):
                 return f"in {file}"
@@ -189,7 +192,8 @@ def free_space(folder: Path) -> str:
 
 
 def disk() -> None:
-    cache = Path(os.environ.get("BORT_CACHE") or "~/.cache/bort").expanduser().absolute()
+    folder = os.environ.get("BORT_CACHE") or "~/.cache/bort"
+    cache = Path(os.path.expanduser(folder)).absolute()  # unchanged for a user without a home
     row("here", free_space(Path.cwd()))
     row("cache", free_space(cache))
 

@@ -19,10 +19,10 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
-from bort.cli import cores
 from bort.config import Data
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
+from bort.machine import usable_cores
 
 # Dependencies by the name that is both their distribution's and their import's. Left out: plotly
 # (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
@@ -89,7 +89,7 @@ def _extract(packages: list[str], tick: Callable) -> list[str]:
     documents: list[str] = []
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
     # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
-    with ProcessPoolExecutor(min(cores(), 32), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(usable_cores(), 32), mp_context=get_context("spawn")) as pool:
         parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
         for (name, _), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")

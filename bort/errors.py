@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BortError(Exception):
@@ -16,3 +17,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def nearest_path(path: Path, siblings: Iterable[Path]) -> str:
+    """`"; did you mean 'runs/x'?"` for the sibling of a path with the closest name, or nothing.
+
+    Names alone are compared: the folders in front of them are equal and would make all alike.
+    """
+    names = {sibling.name: str(sibling) for sibling in siblings}
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean '{names[close[0]]}'?" if close else ""

@@ -4,17 +4,21 @@ Lightning's CSVLogger deletes the file when a run is resumed.
 """
 
 import csv
+import functools
 import io
 import math
-import netrc
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from bort.cli import say, shorten
 from bort.config import Logger as LoggerConfig
+from bort.doctor import reachable, wandb_key
 from bort.errors import BortError
 from bort.files import replacing
 
@@ -141,43 +145,105 @@ def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
         return [TensorBoardLogger(folder, name="tensorboard")]
     if config.name != "wandb":
         return []
+    options = wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
+    if options["mode"] == "disabled":
+        return []
+    _stage_wandb(folder)
+    return [_wandb_logger(folder, settings, options)]
+
+
+def _wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
+    """wandb's logger, which after a first refusal logs no more: a training does not end with it."""
     from lightning.pytorch.loggers import WandbLogger
 
-    options = wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
     logger = WandbLogger(save_dir=folder, config=settings, **options)
     logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
-    return [logger]
+    for name in ("log_metrics", "log_table"):
+        setattr(logger, name, _end_quietly(getattr(logger, name), folder))
+    return logger
+
+
+def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
+    """`log`, which says in one line that it has failed, and is not called again then."""
+    failed = False
+
+    @functools.wraps(log)
+    def call(*args, **kwargs) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            log(*args, **kwargs)
+        except Exception as error:  # wandb's have no common class
+            failed = True
+            say(f"wandb: logs no more ({shorten(str(error), 80)}); {folder}/metrics.csv goes on")
+
+    return call
+
+
+WANDB_FOLDERS = {  # wandb's own, by the variable that moves each of them
+    "WANDB_DATA_DIR": ".local/share/wandb",
+    "WANDB_CACHE_DIR": ".cache/wandb",
+    "WANDB_CONFIG_DIR": ".config/wandb",
+}
+_CHOSEN = {name for name in WANDB_FOLDERS if name in os.environ}  # by the user
+
+
+def _stage_wandb(folder: Path) -> None:
+    """Let wandb keep its files in the run folder where the user's home cannot be written."""
+    for name, usual in WANDB_FOLDERS.items():
+        if name not in _CHOSEN and not _can_be_made(Path(os.path.expanduser("~"), usual)):
+            os.environ[name] = str((folder / "wandb").absolute())
+
+
+def _can_be_made(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
-    """What wandb's runs are started with; offline where there is no key.
+    """What wandb's runs are started with; their `mode` is `disabled`, `offline` or `online`.
 
-    Raises BortError when there is none and logger.mode=online.
+    Raises BortError when there is no key and logger.mode=online.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
-    offline = config.mode == "offline" or (config.mode == "auto" and not _wandb_key())
-    if config.mode == "online" and not _wandb_key():
-        raise BortError(
-            "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or leave "
-            "logger.mode=auto for a local log that `wandb sync` uploads later"
-        )
     return {
         "project": config.project,
         "name": name,
         "group": group,
         "job_type": config.job_type,
-        "mode": "offline" if offline else "online",
+        "mode": wandb_mode(config.mode),
         "tags": config.tags,
     }
 
 
+@functools.cache  # the network is tried once, and what comes of it said once
+def wandb_mode(chosen: str) -> str:
+    """`chosen`, or for auto what WANDB_MODE says, or else offline without a key or a network."""
+    if chosen == "offline":
+        return chosen
+    variable = os.environ.get("WANDB_MODE", "")
+    if chosen == "auto" and variable in ("disabled", "offline", "dryrun"):
+        if variable == "disabled":
+            say("wandb: nothing is logged: WANDB_MODE is disabled")
+        return "disabled" if variable == "disabled" else "offline"
+    if not _wandb_key():
+        if chosen == "online":
+            raise BortError(
+                "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or "
+                "leave logger.mode=auto for a local log that `wandb sync` uploads later"
+            )
+        return "offline"
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    if chosen == "auto" and (state := reachable(server)) != "reachable":
+        say(f"wandb: offline, since {server} is {shorten(state, 80)}")
+        return "offline"
+    return "online"
+
+
 def _wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return not wandb_key(urlsplit(server).hostname or "").startswith("none")
 
 
 def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:

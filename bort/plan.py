@@ -10,11 +10,11 @@ import torch
 from bort import cost, hf, hub
 from bort.agora import planned_steps
 from bort.casting import cast
-from bort.cli import cores
 from bort.config import SIZES, Arch, Train, cache_folder
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
 from bort.finetune import load_task
+from bort.machine import usable_cores
 from bort.pretrain import OWN_STEPS
 from bort.search_config import SearchRun
 
@@ -85,7 +85,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}, corpus in {cache_folder()}")
     free = shutil.disk_usage(Path.cwd()).free
     say(f"              {free / 1e9:.0f} GB are free here")
-    say(f"  hours       about {hours:,.2f} on the {cores()} cores here, without a GPU")
+    say(f"  hours       about {hours:,.2f} on {usable_cores()} cores here, without a GPU")
     if run.needs_teacher and not teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
     say("dry_run=true: nothing was started")
@@ -127,7 +127,7 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     say(f"  FLOPs       {flops:.2e}, {arch} with {size:,} parameters")
     say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    say(f"  hours       about {_hours(flops):,.2f} on the {cores()} cores here, without a GPU")
+    say(f"  hours       about {_hours(flops):,.2f} on {usable_cores()} cores here, without a GPU")
     if not run.model:
         say(f"  before it   {OWN_STEPS:,} steps of pre-training, unless they are in the cache")
     say("dry_run=true: nothing was started")
@@ -187,5 +187,5 @@ def show_search(run: SearchRun, folder: Path, say: Callable[[str], None]) -> Non
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
         say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    say(f"  hours       at most {hours:,.2f} on the {cores()} cores here, without a GPU")
+    say(f"  hours       at most {hours:,.2f} on {usable_cores()} cores here, without a GPU")
     say("dry_run=true: nothing was started")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.errors import BortError, nearest
+from bort.errors import BortError, nearest_path
 from bort.foreign import parse_json
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
@@ -52,8 +52,7 @@ def read(folder: Path) -> Run:
 def expand(folder: Path) -> list[Run]:
     """The run in a folder, or the runs below one: a comparison, a sweep, a search."""
     if not folder.is_dir():
-        known = [str(path) for path in folder.parent.glob("*/")]
-        raise BortError(f"{folder} does not exist{nearest(str(folder), known)}")
+        raise BortError(f"{folder} does not exist{nearest_path(folder, folder.parent.glob('*/'))}")
     if (folder / "metrics.csv").is_file():
         return [read(folder)]
     inner = [path for depth in (1, 2, 3) for path in folder.glob("*/" * depth + "metrics.csv")]

@@ -332,9 +332,10 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    folders = [Path(word) for word in sys.argv[1:] if "=" not in word]
-    given = cli.keys([word for word in sys.argv[1:] if "=" in word], {"out": "report.html"})
-    out = Path(given["out"])
+    words = sys.argv[1:]
+    folders = [Path(word) for word in words if "=" not in word or Path(word).exists()]
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    out = Path(cli.keys(settings, {"out": "report.html"})["out"])
     if not folders:
         raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")
     if out.suffix != ".html" or out.is_dir():

@@ -166,6 +166,29 @@ def _remove_unstarted(folder: Path) -> None:
                 break
 
 
+FAILED = ".failed-"  # in the folder of a sweep, with the name of a job that did not end well
+
+
+def note_failure(folder: Path) -> None:
+    """Leave a note for the end of a sweep that its job in `folder` did not end well.
+
+    A job may run in another process, or on another machine, than what ends the sweep.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        (folder.parent / f"{FAILED}{folder.name}").touch()
+    except OSError:
+        return  # then its line on the screen is all that is known of it
+
+
+def take_failures(folder: Path) -> set[str]:
+    """The names of the jobs of a sweep that did not end well; their notes are removed."""
+    notes = list(folder.glob(f"{FAILED}*"))
+    for note in notes:
+        note.unlink(missing_ok=True)
+    return {note.name.removeprefix(FAILED) for note in notes}
+
+
 def results(summary: dict) -> str:
     """`val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
     if summary.get("val/loss") is None:

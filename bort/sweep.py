@@ -22,8 +22,9 @@ from bort.config import SIZES, Arch, parse
 from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.fptas import Scale, Selection, name
-from bort.runs import doubt, read_overrides
+from bort.runs import doubt, read_overrides, take_failures
 from bort.search_config import SearchRun
+from bort.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.wording import decimal
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
@@ -48,6 +49,7 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     with open_dict(cfg):
         hydra = cfg.pop("hydra")
     run = parse(cfg, SearchRun)
+    refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])
     cli.say(f"search: {count} candidates, n = {run.search.n:,} steps each → {folder}")
@@ -101,12 +103,33 @@ class Gather(Callback):
 
                 optimum.conclude(Path(config.output_dir), cli.say)
             else:
-                gather(Path(config.hydra.sweep.dir), cli.say)
+                folder = Path(config.hydra.sweep.dir)
+                failed = take_failures(folder)
+                gather(folder, cli.say)
+                ended = {path.parent.name for path in folder.glob("*/summary.json")}
+                if failed and not ended - failed:
+                    _remove_empty(folder)
+                    raise BortError("no job of the sweep ended well; the lines above say why")
         except BortError as error:
             cli.stop(1, f"{Path(sys.argv[0]).name}: {error}")
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Leave nothing behind of a sweep without a run: Hydra's record of it and empty folders go."""
+    jobs = [path for path in folder.glob("*/") if not path.is_symlink()]
+    record = folder / "multirun.yaml"
+    if {path.name for path in folder.iterdir()} <= {*(path.name for path in jobs), record.name}:
+        try:
+            for path in jobs:
+                path.rmdir()
+            record.unlink(missing_ok=True)
+            for path in (folder, folder.parent, folder.parent.parent):
+                path.rmdir()
+        except OSError:  # there is something in it
+            return
 
 
 def gather(folder: Path, say: Callable[[str], None]) -> None:

@@ -94,8 +94,14 @@ MISTAKES = [
         "Ambiguous value for argument 'compare.lrs=1,2'; quote the value, or add -m to run one job "
         "for each; a list is written [a,b]",
     ),
-    ("optim.lr=[1", "an argument cannot be read ("),
-    ("data.path", "an argument cannot be read (Error parsing override 'data.path'); write key=val"),
+    ("optim.lr=[1", "optim.lr=[1 cannot be read; write key=value"),
+    ("data.path", "data.path cannot be read; write key=value"),
+    ("name=a=b", "name=a=b cannot be read; write key=value, with signs as 'key=\"value\"'"),
+    ("optim.lr=inf", "optim.lr=inf is no finite number"),
+    ("compare.lrs=[1,nan]", "compare.lrs=nan is no finite number"),
+    ("trainer.gradient_clip_val=-inf", "trainer.gradient_clip_val=-inf is no finite number"),
+    ("data.workers=1000", "data.workers=1,000 must be at most "),
+    ("data.length=100000000", "data.length=100,000,000 must be at most 65,536"),
     ("optim.lr=${x}", "Interpolation key 'x' not found"),
     ("arch.heads=3", "arch.heads=3 does not divide arch.hidden=64; use 1, 2 or 4"),
     ("data=text", "data=text needs data.path=FILE, FOLDER or the name of a hub data set"),
@@ -110,6 +116,7 @@ def test_each_mistake_is_one_line(override, line):
     found = mistake(override)
     assert found.startswith(line)
     assert "\n" not in found and "use +" not in found and found == found.strip()
+    assert len(found) <= 200
 
 
 @pytest.mark.parametrize(

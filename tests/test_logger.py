@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -135,11 +136,36 @@ def test_nothing_else(tmp_path, name):
     assert extra_loggers(Logger(name=name), tmp_path, {}) == []
 
 
+class WandbStub(SimpleNamespace):
+    """In place of Lightning's logger for wandb; it refuses what it is to log."""
+
+    calls = 0
+
+    def __init__(self, options: dict):
+        super().__init__(_wandb_init=options)
+
+    def log_metrics(self, metrics, step=None):
+        self.calls += 1
+        raise OSError("no space left on device")
+
+    log_table = log_metrics
+
+
 @pytest.fixture
 def no_key(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    loggers.wandb_mode.cache_clear()
+    yield
+    loggers.wandb_mode.cache_clear()
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """wandb's server answers."""
+    monkeypatch.setattr(loggers, "reachable", lambda server: "reachable")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +179,9 @@ def no_key(tmp_path, monkeypatch):
         (".netrc", "auto", "online"),
     ],
 )
-def test_wandb_is_online_only_with_a_key(tmp_path, monkeypatch, no_key, key, mode, expected):
+def test_wandb_is_online_only_with_a_key(
+    tmp_path, monkeypatch, no_key, network, key, mode, expected
+):
     if key == "environment":
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     elif key:
@@ -162,7 +190,7 @@ def test_wandb_is_online_only_with_a_key(tmp_path, monkeypatch, no_key, key, mod
     made = []
     monkeypatch.setattr(
         "lightning.pytorch.loggers.WandbLogger",
-        lambda **options: made.append(options) or SimpleNamespace(_wandb_init=options),
+        lambda **options: made.append(options) or WandbStub(options),
     )
     folder = tmp_path / "runs" / "kd_pretrain" / "first"
     config = Logger(name="wandb", mode=mode, tags=["a"])
@@ -181,3 +209,54 @@ def test_wandb_online_without_a_key_is_one_line(tmp_path, no_key):
 def test_an_unreadable_netrc_is_no_key(tmp_path, no_key):
     (tmp_path / ".netrc").write_text("this is no netrc")
     assert not loggers._wandb_key()
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [("disabled", "disabled"), ("offline", "offline"), ("dryrun", "offline")],
+)
+def test_wandb_mode_of_the_environment_is_obeyed(monkeypatch, no_key, network, variable, expected):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", variable)
+    assert loggers.wandb_mode("auto") == expected
+
+
+def test_disabled_wandb_starts_no_run(tmp_path, monkeypatch, no_key):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert extra_loggers(Logger(name="wandb"), tmp_path, {}) == []
+
+
+def test_a_key_without_a_network_is_offline_and_said_once(monkeypatch, no_key, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    assert [loggers.wandb_mode("auto") for _ in range(2)] == ["offline", "offline"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("wandb: offline, since http://127.0.0.1:9 is not reachable")
+
+
+def test_a_training_outlives_its_wandb_log(tmp_path, monkeypatch, no_key, capsys):
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.WandbLogger", lambda **options: WandbStub(options)
+    )
+    (logger,) = extra_loggers(Logger(name="wandb"), tmp_path, {})
+    for step in range(3):
+        logger.log_metrics({"train/loss": 1.0}, step)
+    assert logger.calls == 1
+    assert capsys.readouterr().out.count("wandb: logs no more (no space left on device)") == 1
+
+
+def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(tmp_path, monkeypatch):
+    for name in loggers.WANDB_FOLDERS:
+        monkeypatch.setenv(name, "unset by this test")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(loggers, "_CHOSEN", {"WANDB_CACHE_DIR"})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    loggers._stage_wandb(tmp_path / "run")
+    values = {name: os.environ.get(name) for name in loggers.WANDB_FOLDERS}
+    inside = str(tmp_path / "run" / "wandb")
+    assert values == {
+        "WANDB_DATA_DIR": inside,
+        "WANDB_CONFIG_DIR": inside,
+        "WANDB_CACHE_DIR": None,
+    }

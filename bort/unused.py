@@ -1,0 +1,236 @@
+"""Settings that a job cannot use: who gives one of them is told so in one line, before any work.
+
+A default, a file of conf/ and conf/local may name what one of several jobs needs; only what stands
+on the command line is looked at. Nothing heavy is imported here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from bort.errors import BortError
+
+Settings = Any  # Train, SearchRun or Benchmark: what the command line was composed to
+GROUPS = {"data": "data.source", "logger": "logger.name", "optim": "optim.name"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keys, or what several of them begin with, and when a job does not read them.
+
+    why: completes the sentence that begins with the key.
+    """
+
+    keys: str
+    when: Callable[[Settings], bool]
+    why: str
+
+
+def is_pretraining(run: Settings) -> bool:
+    """Whether a masked LM is trained: alone, in a comparison or as a candidate of a search."""
+    return not run.fits_task
+
+
+def fits_files(run: Settings) -> bool:
+    return run.fits_task and run.task == "custom"
+
+
+def fits_suite(run: Settings) -> bool:
+    return run.fits_task and run.task not in ("custom", "docstrings")
+
+
+def trains_teacher(run: Settings) -> bool:
+    """Whether a teacher without a name may have to be trained first."""
+    needs_own = run.needs_teacher or (run.job == "agora" and not run.agora.teacher)
+    return needs_own and run.teacher.name is None
+
+
+def trains_tokenizer(run: Settings) -> bool:
+    tokenizer = run.data.tokenizer
+    return tokenizer == "bpe" or (tokenizer == "auto" and run.teacher.name is None)
+
+
+def names_teacher_in_vain(run: Settings) -> bool:
+    """A pre-training may take nothing but the tokenizer from the teacher that it names."""
+    if run.job == "agora":
+        return bool(run.agora.teacher)
+    return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
+
+
+TEXT = "data.path data.sample_by data.mask_rate data.tokenizer data.vocab_size data.val_fraction "
+RULES = (
+    Rule("agora", lambda run: run.job != "agora", "is for experiment=agora"),
+    Rule("compare", lambda run: run.job != "compare", "is for experiment=kd_vs_mlm"),
+    Rule(
+        "model",
+        is_pretraining,
+        "is for experiment=finetune; a pre-training starts from a model by init=teacher and "
+        "teacher.name=MODEL",
+    ),
+    Rule("task head patience", is_pretraining, "is for experiment=finetune and agora"),
+    Rule(
+        "data.root data.train data.val data.test data.label data.kind",
+        is_pretraining,
+        "is for experiment=finetune and agora; a pre-training reads data=text data.path=TEXT",
+    ),
+    Rule(
+        TEXT + "data.source data.val_sequences",
+        lambda run: run.fits_task,
+        "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
+    ),
+    Rule("distill compile", lambda run: run.fits_task, "is for pre-training"),
+    Rule("init", lambda run: bool(run.fits_task and run.model), "is for pre-training"),
+    Rule(
+        "arch arch_file",
+        lambda run: bool(run.fits_task and run.model),
+        "is not needed: model= has an architecture of its own",
+    ),
+    Rule(
+        "arch",
+        lambda run: bool(run.arch_file),
+        "is set by arch_file=; leave one of them out",
+    ),
+    Rule(
+        "data.root",
+        lambda run: not fits_suite(run),
+        "is for the tasks of a suite, as in task=glue/rte",
+    ),
+    Rule(
+        "data.train data.val data.test data.label data.kind",
+        lambda run: not fits_files(run),
+        "is for task=custom",
+    ),
+    Rule("data.text", lambda run: run.fits_task and not fits_files(run), "is for task=custom"),
+    Rule(
+        "data.text data.sample_by",
+        lambda run: is_pretraining(run) and run.data.source != "text",
+        "is for text of your own: data=text data.path=TEXT",
+    ),
+    Rule(
+        "data.vocab_size",
+        lambda run: not trains_tokenizer(run),
+        "is that of a tokenizer which is trained; this one exists already",
+    ),
+    Rule(
+        "teacher.name",
+        names_teacher_in_vain,
+        "is not needed: nothing is distilled here, and nothing taken from a teacher",
+    ),
+    Rule(
+        "teacher.arch teacher.max_steps teacher.batch_size teacher.lr",
+        lambda run: not trains_teacher(run),
+        "is for a teacher that is trained here first; this job trains none",
+    ),
+    Rule(
+        "distill.temperature",
+        lambda run: run.job == "pretrain" and run.distill.w_kd == 0,
+        "is for distillation, distill.w_kd above 0",
+    ),
+    Rule(
+        "optim.muon_ratio",
+        lambda run: run.optim.name != "muon",
+        "is for optim=muon",
+    ),
+    Rule(
+        "optim.lr",
+        lambda run: run.job == "compare" and bool(run.compare.lrs),
+        "is not read here: compare.lrs=[…] are the rates of experiment=kd_vs_mlm",
+    ),
+    Rule(
+        "trainer.max_time trainer.max_epochs",
+        lambda run: run.job == "compare",
+        "cannot be used: the arms of experiment=kd_vs_mlm get trainer.max_steps=",
+    ),
+    Rule(
+        "trainer.max_steps trainer.max_epochs trainer.max_time trainer.val_check_interval",
+        lambda run: run.job == "search",
+        "is not read by a search: search.n= is the number of steps of a candidate",
+    ),
+)
+LATENCY_RULES = (
+    Rule(
+        "latency.path",
+        lambda run: run.latency.source != "table",
+        "is for latency=table",
+    ),
+    Rule(
+        "latency.shapes latency.engine",
+        lambda run: run.latency.source != "fitted",
+        "is for latency=fitted",
+    ),
+    Rule(
+        "latency.threads latency.rounds",
+        lambda run: run.latency.source in ("analytic", "table"),
+        "is for a latency that is measured here, as in latency=measured",
+    ),
+    Rule(
+        "latency.device",
+        lambda run: (
+            "measured" not in (run.latency.source, run.latency.engine)
+            or run.latency.source in ("analytic", "table", "onnx", "onnx_int8")
+        ),
+        "is for latency=measured",
+    ),
+    Rule(
+        "latency.batch latency.length",
+        lambda run: run.latency.source == "table",
+        "is that of the table",
+    ),
+)
+BENCHMARK_RULES = (
+    Rule("archs", lambda run: bool(run.grid.points()[0]), "cannot be used beside grid="),
+    Rule(
+        "latency.batch",
+        lambda run: run.compares and run.batches is not None,
+        "is replaced by batches=[…]; leave one of them out",
+    ),
+    Rule(
+        "latency.length",
+        lambda run: run.compares and run.lengths is not None,
+        "is replaced by lengths=[…]; leave one of them out",
+    ),
+    Rule("memory", lambda run: not run.compares, "is for models= and engines="),
+    Rule(
+        "vocab_size",
+        lambda run: not run.archs and not run.grid.points()[0],
+        "is that of archs= and grid=; models= have their own",
+    ),
+)
+
+
+def refuse_unused(
+    settings: Settings, overrides: Iterable[str], rules: Iterable[Rule] = RULES
+) -> None:
+    """Raise BortError for the first of a command line's settings that this job cannot use.
+
+    settings: what the overrides were composed to; overrides: `key=value`, as Hydra was given them.
+    """
+    rules = tuple(rules)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        for key in _keys(override):
+            for rule in rules:
+                if any(key == name or key.startswith(f"{name}.") for name in rule.keys.split()):
+                    if rule.when(settings):
+                        plain = override.input_line.lstrip("+").startswith(f"{key}=")
+                        subject = override.input_line if plain else f"{override.input_line}: {key}"
+                        raise BortError(f"{subject} {rule.why}")
+
+
+def _keys(override: Override) -> Iterator[str]:
+    """The full names of what an override sets; a whole group stands for the key that it chooses."""
+    key = override.key_or_group
+    if override.is_delete() or key.split(".")[0].split("/")[0] == "hydra":
+        return
+    value = None if override.is_sweep_override() else override.value()
+    yield from _inner(GROUPS.get(key, key) if not isinstance(value, dict) else key, value)
+
+
+def _inner(key: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict) or not value:
+        yield key
+        return
+    for name, inner in value.items():
+        yield from _inner(f"{key}.{name}", inner)

@@ -1,0 +1,66 @@
+"""Processors and the quota of a container, read from files as Linux writes them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bort import cli, machine
+
+GROUPS = {
+    "version 1": ("3:cpu,cpuacct:/box/inner\n1:name=systemd:/", "cpu,cpuacct"),
+    "version 2": ("0::/box/inner\n", ""),
+}
+
+
+def write_quota(group: Path, controllers: str, quota: int | None) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    if controllers:
+        (group / "cpu.cfs_quota_us").write_text(f"{-1 if quota is None else quota}\n")
+        (group / "cpu.cfs_period_us").write_text("100000\n")
+    else:
+        (group / "cpu.max").write_text(f"{'max' if quota is None else quota} 100000\n")
+
+
+@pytest.mark.parametrize("version", GROUPS)
+@pytest.mark.parametrize(
+    ("outer", "inner", "expected"),
+    [(None, None, None), (None, 50_000, 0.5), (150_000, None, 1.5), (150_000, 250_000, 1.5)],
+)
+def test_the_smallest_quota_of_nested_groups_counts(tmp_path, version, outer, inner, expected):
+    lines, controllers = GROUPS[version]
+    (tmp_path / "membership").write_text(lines)
+    root = tmp_path / "cgroup"
+    write_quota(root / controllers / "box", controllers, outer)
+    write_quota(root / controllers / "box" / "inner", controllers, inner)
+    assert machine.cpu_quota(root, tmp_path / "membership") == expected
+
+
+def test_a_group_of_the_host_counts_by_its_root(tmp_path):
+    """Inside of a container the named path may not be there."""
+    (tmp_path / "membership").write_text("4:cpu:/docker/0123\n")
+    write_quota(tmp_path / "cgroup" / "cpu", "cpu", 200_000)
+    assert machine.cpu_quota(tmp_path / "cgroup", tmp_path / "membership") == 2.0
+
+
+def test_no_control_groups(tmp_path):
+    assert machine.cpu_quota(tmp_path, tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.0, 1), (1.2, 2), (1000.0, None)])
+def test_no_more_cores_than_a_quota_pays_for(monkeypatch, quota, expected):
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    cores = machine.usable_cores()
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    assert machine.usable_cores() == min(cores, expected or cores)
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "1"), ("7", "7")])
+def test_threads_follow_the_quota_unless_the_user_chose(monkeypatch, chosen, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(cli, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
+    cli.prepare_process()
+    assert os.environ["OMP_NUM_THREADS"] == expected
