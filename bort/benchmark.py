@@ -103,7 +103,7 @@ def int8_instructions() -> str:
     """What the processor has for products of int8; without any of it int8 gains little."""
     flags = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
     info = Path("/proc/cpuinfo")
-    found = set(info.read_text().split()) if info.exists() else set()
+    found = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
     if not found:
         return "unknown"
     return ", ".join(flag for flag in flags if flag in found) or "no VNNI"

@@ -59,10 +59,10 @@ def run(main: Callable[[], object], name: str) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
     try:
-        _check_flags(sys.argv[1:])
         for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # argparse takes it at the ends only
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
+        _check_flags(sys.argv[1:])
         main()
     except KeyboardInterrupt:
         stop(130, _stopped(name))

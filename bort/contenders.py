@@ -270,7 +270,7 @@ def peaks(given: Contender, sizes: list[tuple[int, int]], threads: int) -> list[
     make, found = opened(given, threads), []
     for batch, length in sizes:
         make(batch, length)()
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         found.append(1024 * int(next(x for x in lines if x.startswith("VmHWM:")).split()[1]))
     return found
 

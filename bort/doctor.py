@@ -73,7 +73,7 @@ def cpu() -> tuple[str, str]:
     """Model name and the instruction sets that decide the speed of matrix products."""
     model, flags = platform.processor() or platform.machine(), []
     if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = (part.strip() for part in line.partition(":"))
             if key == "model name":
                 model = value
@@ -88,11 +88,11 @@ def memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = f"{total / GIB:.1f} GiB"
     if Path("/proc/meminfo").exists():
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
         text += f", {kib * 1024 / GIB:.1f} GiB available"
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and (value := limit.read_text().strip()) != "max":
+    if limit.exists() and (value := limit.read_text(encoding="utf-8").strip()) != "max":
         text += f", limited to {int(value) / GIB:.1f} GiB"
     return text
 

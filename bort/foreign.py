@@ -25,8 +25,11 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; raises BortError when there is no such file or it holds none."""
+def read_json(path: Path, advice: str = "fetch it again") -> dict[str, Any]:
+    """The object in a file; raises BortError when there is no such file or it holds none.
+
+    advice: what to do about a damaged file.
+    """
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise BortError(f"{path} has more than {LARGEST_JSON:,} bytes; it is no settings file")
@@ -37,9 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise BortError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         reason = short(error)
-        raise BortError(f"{path} is not valid JSON ({reason}); fetch it again") from None
+        raise BortError(f"{path} is not valid JSON ({reason}); {advice}") from None
     if not isinstance(content, dict):
-        raise BortError(f"{path} does not hold a JSON object; fetch it again")
+        raise BortError(f"{path} does not hold a JSON object; {advice}")
     return content
 
 

@@ -16,7 +16,6 @@ report.html. Stopped anywhere, the same command goes on. More for one stage:
 import ctypes
 import hashlib
 import importlib.util
-import json
 import re
 import shlex
 import shutil
@@ -35,6 +34,7 @@ from bort.config import CONF, Arch, Data, Train, parse
 from bort.documents import text_source
 from bort.errors import BortError
 from bort.files import write_json
+from bort.foreign import read_json
 from bort.search_config import Benchmark, SearchRun, register
 
 TEXT = ("data.path", "data.sample_by")
@@ -277,12 +277,8 @@ def digest(path: Path) -> str:
 
 
 def _records(folder: Path) -> dict[str, dict]:
-    try:
-        return json.loads((folder / "stages.json").read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise BortError(f"{folder}/stages.json is damaged; remove it: finished runs stay") from None
+    path = folder / "stages.json"
+    return read_json(path, "remove it: finished runs stay") if path.exists() else {}
 
 
 def _keep(folder: Path, records: dict[str, dict]) -> None:

@@ -1,7 +1,6 @@
 """The page of a whole pipeline: an overview, then each stage's own figures."""
 
 import csv
-import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from bort import benchmark, optimum, page, record, report, runs, search_page
 from bort.cli import clock
+from bort.foreign import read_json
 from bort.wording import decimal
 
 TITLES = {
@@ -53,7 +53,7 @@ def timings(path: Path) -> list[dict[str, Any]]:
     """The rows of bort.benchmark's table, numbers as numbers."""
     words = ("name", "measures", "engine")
     floats = ("median_ms", "low_ms", "high_ms", "sequences_per_s", "ratio")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         for key in row.keys() - set(words):
@@ -129,4 +129,4 @@ def export_parts(folder: Path) -> Iterator[str]:
 
 
 def _json(path: Path) -> dict:
-    return json.loads(path.read_text())
+    return read_json(path, "repeat the stage that wrote it")

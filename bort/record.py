@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bort.config import SIZES
 from bort.errors import BortError, nearest_path
-from bort.foreign import parse_json
+from bort.foreign import read_json as read_object
+from bort.foreign import short
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -43,10 +45,13 @@ def read(folder: Path) -> Run:
             f"{folder} holds no run of bort: it has no settings.json of one; give a folder such as "
             "runs/kd_pretrain/NAME"
         )
+    _check_settings(folder / "settings.json", settings)
+    summary = read_json(folder / "summary.json") or {}
+    _check_summary(folder / "summary.json", summary)
     curves = {}
     for name in ("metrics.csv", "perf.csv"):
         curves |= _curves(folder / name)
-    return Run(folder, settings, read_json(folder / "summary.json") or {}, curves)
+    return Run(folder, settings, summary, curves)
 
 
 def expand(folder: Path) -> list[Run]:
@@ -67,19 +72,40 @@ def _in_order(path: Path) -> list:
 
 
 def read_json(path: Path) -> dict | None:
-    try:
-        return parse_json(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise BortError(f"{path} cannot be read ({error}); restore it or remove the run") from None
+    """The object in a file of a run; None where there is no such file."""
+    return read_object(path, "restore it or remove the run") if path.exists() else None
+
+
+def _check_settings(path: Path, values: dict) -> None:
+    """Raise BortError for a setting that a page reads and that is missing, or of another type."""
+    kinds: dict[str, tuple] = {"data.length": (int,), "data.mask_rate": (int, float)}
+    kinds |= {f"arch.{size}": (int,) for size in SIZES} | {"distill.w_kd": (int, float)}
+    kinds |= {key: (str, type(None)) for key in ("task", "model", "data.path", "teacher.name")}
+    kinds |= {key: (str,) for key in ("job", "data.source")}
+    for key, allowed in kinds.items():
+        if key not in values:
+            raise BortError(f"{path} lacks {key}; restore it or remove the run")
+        if not isinstance(values[key], allowed) or isinstance(values[key], bool):
+            raise BortError(f"{path}: {key} is {short(repr(values[key]), 40)}; restore it")
+
+
+NUMBERS = ("parameters", "steps", "tokens", "seconds", "tokens_per_s", "unigram_ce")
+
+
+def _check_summary(path: Path, values: dict) -> None:
+    """Raise BortError for a result that is no number."""
+    for key, value in values.items():
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        named = key in NUMBERS or (key.split("/")[0].rstrip("_m") in ("val", "test") and "/" in key)
+        if named and value is not None and not is_number:
+            raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; restore it")
 
 
 def _curves(path: Path) -> dict[str, Curve]:
     """The columns of a metrics file that hold numbers."""
     if not path.is_file():
         return {}
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8", errors="replace")
     found: dict[str, tuple[list, list]] = {}
     try:
         for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):
@@ -89,7 +115,7 @@ def _curves(path: Path) -> dict[str, Curve]:
                     steps, values = found.setdefault(key, ([], []))
                     steps.append(step)
                     values.append(number)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, csv.Error):
         raise BortError(f"{path} is no table by step; restore it") from None
     return {key: (np.array(steps), np.array(values)) for key, (steps, values) in found.items()}
 

@@ -61,7 +61,8 @@ def parts(run: Run) -> Iterator[Any]:
     for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
         yield from mistakes.parts(path)
     if (path := run.folder / "samples.txt").is_file():
-        yield f"<h2>Samples of the last validation</h2><pre>{escape(path.read_text())}</pre>"
+        samples = path.read_text(encoding="utf-8", errors="replace")
+        yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"
     if rows := list(cost(run)):
         yield f"<h2>Cost</h2>{page.table(rows)}"
     yield configuration(run)

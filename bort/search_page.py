@@ -325,7 +325,7 @@ def _number(value: float | None) -> str:
 
 
 def _reproduce(run: SearchRun, folder: Path) -> str:
-    config = (folder / ".hydra" / "config.yaml").read_text()
+    config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
     again = page.command(folder, "search.py", run.name)
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"

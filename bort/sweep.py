@@ -4,7 +4,6 @@
 it works with any launcher. Nothing heavy is imported before it is needed.
 """
 
-import json
 import math
 import sys
 import traceback
@@ -21,12 +20,14 @@ from bort import cli
 from bort.config import SIZES, Arch, parse
 from bort.errors import BortError
 from bort.files import replacing, write_csv
+from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
 from bort.runs import doubt, read_overrides, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.wording import decimal
 
+RESTORE = "restore it or remove the run"
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
 
@@ -138,7 +139,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     Leaves summary.csv, and with a teacher candidates.csv and optimum.yaml, as a search does.
     """
     paths = sorted(folder.glob("*/summary.json"), key=_number)
-    if any("task" in json.loads(path.read_text()) for path in paths):
+    if any("task" in read_json(path, RESTORE) for path in paths):
         gather_scores(folder, paths, say)
         return
     rows = [_row(path.parent) for path in paths]
@@ -182,7 +183,7 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
 
     rows = []
     for path in paths:
-        summary = json.loads(path.read_text())
+        summary = read_json(path, RESTORE)
         scores = {k: v for k, v in summary.items() if k.startswith("val") and "/loss" not in k}
         if scores:  # a diagnostic set has none
             row = {"job": path.parent.name, "task": summary["task"], **scores}
@@ -232,8 +233,8 @@ def _row(folder: Path) -> dict:
     """What one run of the sweep left, flat."""
     from bort.cost import encoder_operations
 
-    summary = json.loads((folder / "summary.json").read_text())
-    settings = json.loads((folder / "settings.json").read_text())
+    summary = read_json(folder / "summary.json", RESTORE)
+    settings = read_json(folder / "settings.json", RESTORE)
     sizes = {key: settings[f"arch.{key}"] for key in SIZES}
     length = settings["data.length"]
     operations = encoder_operations(Arch(**sizes), 1, length)

@@ -208,6 +208,32 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
     assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--experimental-rerun", "x.pickle"], "--experimental-rerun is not an option"),
+        (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle is not an option"),
+        (["--cfg", "banana"], "argument --cfg/-c: invalid choice: 'banana'"),
+        (["--cfg"], "argument --cfg/-c: expected one argument"),
+        (["--info", "zzz"], "argument --info/-i: invalid choice: 'zzz'"),
+        (["--lr=3"], "--lr=3 is not an option; settings are written without dashes: lr=3"),
+    ],
+)
+def test_options_are_hydras_and_none_of_them_runs_a_file(monkeypatch, capsys, options, line):
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda: pytest.fail("the program began"), "train.py")
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 1 and errors.startswith(f"train.py: {line}")
+    assert errors.count("\n") == 1 and len(errors) <= 201
+
+
+def test_a_long_line_is_cut_in_its_middle():
+    line = cli.shorten(f"data.path={'x' * 500} does not exist; give a folder", 200)
+    assert len(line) == 200 and line.startswith("data.path=xxx") and line.endswith("give a folder")
+
+
 def test_bugs_are_raised(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["t.py"])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
@@ -398,3 +424,20 @@ def test_two_processes_are_one(tiny, settings_of, text, tmp_path):
     weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-5, rtol=0)
+
+
+def test_a_sweep_of_which_no_job_can_run_ends_with_1_and_leaves_nothing(tmp_path):
+    jobs = ("-m", "experiment=mlm_pretrain", "arch.hidden=8", "name=none")
+    result = train_py(*jobs, "arch.heads=3,5", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout.count("does not divide arch.hidden=8") == 2  # each when it happens
+    assert result.stderr == "train.py: no job of the sweep ended well; the lines above say why\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_screen_without_the_signs_gets_others(tiny, tmp_path):
+    """A terminal of Windows, or a log that is written as ASCII."""
+    settings = (*tiny, "dry_run=true", "name=x")
+    result = train_py(*settings, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "?1,2,16,32?" in result.stdout

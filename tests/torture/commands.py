@@ -39,7 +39,7 @@ TINY = (
 )  # fmt: skip
 TASK = ("experiment=finetune", "model=no_model", "data.train=table.csv")
 BY_HAND = [
-    *(["train.py", word] for word in ("--cfg=x", "--lr=3", "--help=1", "-x", "--info=zzz", "-cn=y")),
+    *(["train.py", word] for word in ("--cfg=x", "--lr=3", "--help=1", "-x", "--info=z", "-cn=y")),
     *(["train.py", *words] for words in (
         ("--cfg", "banana"), ("--config-dir", "nowhere"), ("--config-name", "nosuch"), ("--cfg",),
         ("--config-path", "nowhere"), ("--experimental-rerun", "x.pickle"), ("--exp", "x.pickle"),
@@ -47,7 +47,7 @@ BY_HAND = [
         ("-m", "experiment=mlm_pretrain", "arch.heads=3,5", "arch.hidden=8"),
         ("-m", "seed=a,b"), ("name=a b",), ("name=../x",), ("name=.",), ("name=a=b",),
         ("output_dir=a b",), ("experiment=finetune", "model=nowhere", "task=glue/rte"),
-        ("experiment=finetune", "task=glue/rtee", "model=x"), ("experiment=mlm_pretrain", "model=x"),
+        ("experiment=finetune", "task=glue/rtee", "model=x"), ("model=x",),
         ("arch_file=nowhere.yaml",), ("data=text",), ("data.path=text.txt",), ("task=custom",),
         ("trainer.devices=99",), ("trainer.accelerator=tpu",), ("trainer.strategy=nope",),
         ("data=text", "data.path=nowhere.txt"), ("data=text", "data.path=empty.txt"),
@@ -73,9 +73,11 @@ BY_HAND = [
         ("benchmark", ("archs=[nosuch]",)), ("benchmark", ("archs=[]",)), ("benchmark", ("out=.",)),
         ("benchmark", ("latency=table",)), ("benchmark", ("models=x",)), ("benchmark", ("x",)),
         ("benchmark", ("latency.rounds=0",)), ("benchmark", ("latency.device=cuda",)),
-        ("report", ()), ("report", ("nowhere",)), ("report", (".", "out=x.txt")), ("report", (".",)),
+        ("report", ()), ("report", ("nowhere",)), ("report", (".", "out=x.txt")),
+        ("report", (".",)),
         ("report", ("a=b",)), ("report", ("text.txt",)),
-        ("pipeline", ("nme=x",)), ("pipeline", ("resume=false",)), ("pipeline", ("export=dropp=1",)),
+        ("pipeline", ("nme=x",)), ("pipeline", ("resume=false",)),
+        ("pipeline", ("export=dropp=1",)),
         ("pipeline", ("finetune=trainer.max_epochs=x",)), ("pipeline", ("search='",)),
         ("pipeline", ("data.train=nowhere.csv",)), ("pipeline", ("task=glue/rte",)),
         ("pipeline", ("benchmark=archs=[nosuch]",)), ("pipeline", ("search=grid=none",)),
