@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import hf
+from bort import hf, hub
 from bort.agora import (
     PRUNE,
     Generated,
@@ -43,6 +43,7 @@ from bort.finetune import (
     task_loss,
 )
 from bort.generators import GENERATORS, Source
+from bort.identity import named_models
 from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
 from bort.rows import Row
@@ -80,12 +81,22 @@ def agora(
     task, rows = candidate.task, candidate.rows
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        check_corpus(folder, {"digest": digest(rows), "source": task.name})
+        encoder = None if run.agora.teacher else teacher_source(run, say)
+        info = {"digest": digest(rows), "source": task.name}
+        check_corpus(folder, info, _model_digests(run, candidate.source, encoder))
         loggers = extra_loggers(run.logger, folder, settings(run))
         try:
-            return Arena(candidate, loggers).play()
+            return Arena(candidate, loggers).play(encoder)
         finally:
             finish_loggers(loggers)
+
+
+def _model_digests(run: Train, source: str, encoder: str | None) -> dict[str, str]:
+    """Of all models that a run of Agora reads, by the setting that names each."""
+    names = named_models(run) | {"model": source}
+    if encoder is not None and "teacher.name" not in names:
+        names["teacher"] = encoder
+    return {key: hub.digest(name) for key, name in names.items()}
 
 
 class Arena:
@@ -106,15 +117,17 @@ class Arena:
         self.default = _name(1, 0, same.index(True)) if True in same else "default"
         self.trained: list[dict] = []  # of the rounds, in their order
 
-    def play(self) -> dict:
-        """All arms, one after the other; the content of summary.json."""
+    def play(self, encoder: str | None) -> dict:
+        """All arms, one after the other; the content of summary.json.
+
+        encoder: what S is fine-tuned from first; None where S was given.
+        """
         f, say = self.f, self.say
         inputs = {"train": f.cast(f.D), "E": f.held}
         for line in data_report(self.task, {"train": f.D, "E": f.E}, inputs):
             say(line)
         for line in unlike(self.task, f.D, f.E):
             say(f"warning: {line}")
-        encoder = None if self.run.agora.teacher else teacher_source(self.run, say)
         self.words = self._words(encoder)
         values = self._judge(encoder)
         steps = counted(f.planned, "step")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from bort import hf
+from bort import hf, hub
 from bort.agora import (
     Generated,
     Point,
@@ -133,7 +133,8 @@ class Candidate:
         start = time.monotonic()
         with locked(place, False, self.say):
             open_folder(place, run, None)
-            check_corpus(place, {"digest": digest(parts), "source": self.task.name})
+            info = {"digest": digest(parts), "source": self.task.name}
+            check_corpus(place, info, {"model": hub.digest(encoder)})
             pl.seed_everything(run.seed, verbose=False)
             body = hf.load_masked_lm(encoder, head_required=False)
             model = fresh_classifier(self.task, body, run, parts["train"])

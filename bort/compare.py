@@ -16,8 +16,8 @@ from bort.cli import clock
 from bort.config import Distill, Train, settings
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
-from bort.pretrain import prepare, teacher_folder, train
-from bort.runs import check_folder, doubt, finished
+from bort.pretrain import prepare, teacher_digest, teacher_folder, train
+from bort.runs import check_corpus, check_folder, doubt, finished
 from bort.training import check_trainer
 
 ARMS = {
@@ -49,6 +49,9 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
         with replacing(folder / ".hydra" / name) as file:
             file.write(text.encode())
     write_json(folder / "settings.json", settings(run))
+    if not run.resume:
+        (folder / "corpus.json").unlink(missing_ok=True)
+    check_corpus(folder, corpus.info, teacher_digest(run, corpus))
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries = {}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bort import custom, docstrings, hf, tasks
+from bort import custom, docstrings, hf, hub, tasks
 from bort.batches import RowBatches, TaskData
 from bort.casting import Cast, cast, data_report
 from bort.config import Data, Optim, Train, cache_folder, settings
@@ -172,7 +172,8 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         run = replace(run, callbacks={**(run.callbacks or {}), "patience": _patience(run, task)})
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        check_corpus(folder, {"digest": digest(rows), "source": task.name})
+        info = {"digest": digest(rows), "source": task.name}
+        check_corpus(folder, info, {"model": hub.digest(source)})
         pl.seed_everything(run.seed, verbose=False)
         model = fresh_classifier(task, body, run, rows["train"])
         outputs = counted(model.out.out_features, "output")
@@ -308,6 +309,8 @@ def diagnose(
     model.to(device_of(run))
     with locked(folder, False, say):
         open_folder(folder, run, record)
+        info = {"digest": digest(rows), "source": task.name}
+        check_corpus(folder, info, {"model": hub.digest(run.model)})
         scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
         write_json(folder / "summary.json", summary)

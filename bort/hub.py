@@ -17,6 +17,7 @@ from torch import Tensor
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.foreign import read_json
+from bort.identity import model_digest
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -116,6 +117,11 @@ def local_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]
     except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
+
+
+def digest(name: str | os.PathLike) -> str:
+    """Names the content of a model that was loaded before, by run folder, folder or hub name."""
+    return model_digest(local_folder(find(name), [], WEIGHT_FILES))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

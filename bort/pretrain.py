@@ -1,6 +1,7 @@
 """One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import lightning.pytorch as pl
 import torch
 
 from bort import corpus as corpora
-from bort import hf
+from bort import hf, hub
 from bort.cli import clock
 from bort.config import (
+    FREE_TRAINER_KEYS,
     SIZES,
     Data,
     Distill,
@@ -31,7 +33,7 @@ from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
 from bort.runs import check_corpus, done, finished, locked, open_folder, results
-from bort.training import check_trainer, fit, quiet
+from bort.training import VERSION, check_trainer, device_of, fit, quiet
 
 Say = Callable[[str], None]
 OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
@@ -118,6 +120,7 @@ def teacher_run(run: Train) -> Train:
         distill=Distill(w_kd=0.0, w_mlm=1.0),
         teacher=Teacher(),
         trainer=trainer,
+        callbacks=None,  # those of the run: one that stops it early would leave half a teacher
         init="default",
         dropout=0.0,
         seed=0,
@@ -130,9 +133,46 @@ def teacher_folder(run: Train, corpus: Corpus) -> Path:
     return _cached("teachers", teacher_run(run), corpus)
 
 
+def teacher_digest(run: Train, corpus: Corpus) -> dict[str, str]:
+    """The digest of the teacher that a run learns from, by the setting that names it."""
+    if not run.needs_teacher:
+        return {}
+    if run.teacher.name:
+        return {"teacher.name": hub.digest(run.teacher.name)}
+    return {"teacher": hub.digest(teacher_folder(run, corpus))}
+
+
 def _cached(kind: str, own: Train, corpus: Corpus) -> Path:
-    name = fingerprint({**settings(own), "corpus": corpus.info["fingerprint"]})
+    """Where a training is kept: named by all that decides its weights, and by nothing else."""
+    name = fingerprint(_weight_settings(own) | {"corpus": corpus.info["digest"]})
     return cache_folder() / kind / name
+
+
+# Keys of the trainer that leave the weights of a training alone which no callback watches.
+IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "inference_mode",
+    "detect_anomaly",
+}
+WEIGHT_KEYS = re.compile(
+    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
+    r"|(init|dropout|compile|seed)$"
+)
+
+
+def _weight_settings(own: Train) -> dict:
+    """Flat `key: value` of what decides the weights of a pre-training on given streams of tokens.
+
+    What the text is made of and how it is split is told by the digest of the streams.
+    """
+    idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
+    flat = {k: v for k, v in settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle}
+    return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
 
 
 def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
@@ -211,7 +251,7 @@ def train(
         if run.resume and (summary := finished(folder)) is not None:
             return summary
         open_folder(folder, run, record)
-        check_corpus(folder, corpus.info)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = _student(run, corpus, teacher)
@@ -275,6 +315,8 @@ def _teacher_numbers(run: Train, corpus: Corpus, teacher: MaskedLM) -> dict:
     sizes = {key: getattr(teacher.config, key) for key in SIZES}
     numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
     place = {"teacher": run.teacher.name or str(teacher_folder(run, corpus))}
+    if digests := teacher_digest(run, corpus):  # none where only the vocabulary was the teacher's
+        (place["teacher_digest"],) = digests.values()
     return place | {f"teacher_{key}": value for key, value in numbers.items()}
 
 

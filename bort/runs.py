@@ -19,6 +19,7 @@ from bort.config import Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.foreign import read_yaml
+from bort.identity import check_models, local_model, model_digest, named_models
 from bort.wording import decimal
 
 
@@ -38,6 +39,7 @@ def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     check_folder(folder, run)
     if not run.resume or (summary := finished(folder)) is None:
         return None
+    _check_models(folder, run)
     say(f"{folder} is finished; name= starts another run, resume=false this one again")
     return summary
 
@@ -77,20 +79,35 @@ def open_folder(folder: Path, run: Train, record: dict | None) -> None:
         write_json(folder / "settings.json", settings(run))
 
 
-def check_corpus(folder: Path, info: dict) -> None:
-    """Raises BortError when a run would go on with other text or another tokenizer.
+def check_corpus(folder: Path, info: dict, models: dict[str, str] | None = None) -> None:
+    """Raises BortError when a run would go on with other text, another tokenizer or another model.
 
-    info: its `digest`, and more that is worth a note.
+    info: its `digest`, and more that is worth a note. models: digests of the models that the run
+    reads, by the setting that names them.
     """
     path, now = folder / "corpus.json", info["digest"]
     if not path.exists():
         keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
-        write_json(path, {key: info[key] for key in keys if key in info})
-    elif (then := json.loads(path.read_text())["digest"]) != now:
+        notes = {key: info[key] for key in keys if key in info}
+        write_json(path, notes | {"models": models or {}})
+        return
+    start = json.loads(path.read_text())
+    if (then := start["digest"]) != now:
         raise BortError(
             f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
             "another name=, or resume=false to start it again"
         )
+    check_models(start.get("models", {}), models or {}, folder)
+
+
+def _check_models(folder: Path, run: Train) -> None:
+    """Raises BortError when a finished run's models are other ones now; a folder may be gone."""
+    try:
+        then = json.loads((folder / "corpus.json").read_text()).get("models", {})
+    except (OSError, ValueError):
+        return
+    places = {key: local_model(name) for key, name in named_models(run).items() if key in then}
+    check_models(then, {k: model_digest(place) for k, place in places.items() if place}, folder)
 
 
 def read_overrides(folder: Path) -> list[str] | None:

@@ -31,7 +31,7 @@ from bort.files import write_json
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import latencies, paced
 from bort.model import MaskedLM
-from bort.pretrain import prepare, train
+from bort.pretrain import prepare, teacher_digest, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
 from bort.search_config import SearchRun
 from bort.training import check_trainer, device_of
@@ -115,6 +115,7 @@ class Sweep:
         self.run, self.folder, self.say = run, folder, say
         _OPEN.clear()  # the cache may be another one by now
         corpus, teacher = _opened(run, folder, say)
+        (self.digest,) = teacher_digest(run, corpus).values()
         self.plan = self._plan(corpus, teacher)
         self._refresh()
         self._announce()
@@ -169,6 +170,7 @@ class Sweep:
             "teacher": {
                 "xi": xi_of(shape),
                 "name": run.teacher.name,
+                "digest": self.digest,
                 "parameters": sum(p.numel() for p in teacher.parameters()),
                 "latency": latency["points"][str(shape)],
                 "error": 1.0,
@@ -253,7 +255,8 @@ class Sweep:
         for job in batch:
             place = self.folder / job.folder
             if died and not (place / "point.json").exists():
-                write_json(place / "point.json", failed_record(job.xi, job.seed, job.lr, died))
+                record = failed_record(job.xi, job.seed, job.lr, self.digest, died)
+                write_json(place / "point.json", record)
         self._refresh()
         for record in self.records:
             if record["status"] == "failed" and record["xi"] in {job.xi for job in batch}:
@@ -333,7 +336,7 @@ def _opened(run: SearchRun, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
     if key not in _OPEN:
         _OPEN.clear()
         corpus, teacher = prepare(run, say)
-        check_corpus(folder, corpus.info)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 
@@ -348,6 +351,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         return json.loads(path.read_text())
     corpus, teacher = _opened(run, folder, lambda line: None)
     xi, start = xi_of(run.arch), time.monotonic()
+    (digest,) = teacher_digest(run, corpus).values()
     val = _val_batches(corpus, run)
     kept = {
         split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
@@ -364,7 +368,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     except Exception as error:
         if (reason := failure(error)) is None:
             raise
-        found = failed_record(xi, run.seed, run.optim.lr, reason)
+        found = failed_record(xi, run.seed, run.optim.lr, digest, reason)
         write_json(path, found)
         return found
     np.save(place / "losses.npy", losses)
@@ -372,6 +376,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         "xi": xi,
         "seed": run.seed,
         "base_lr": run.optim.lr,
+        "teacher": digest,
         "lr": job.optim.lr,
         "status": "trained",
         "error": error,
@@ -409,8 +414,10 @@ def failure(error: Exception) -> str | None:
     return None
 
 
-def failed_record(xi: Xi, seed: int, lr: float, reason: str) -> dict:
-    return {"xi": xi, "seed": seed, "base_lr": lr, "status": "failed", "reason": reason}
+def failed_record(xi: Xi, seed: int, lr: float, teacher: str, reason: str) -> dict:
+    """teacher: T's digest."""
+    record = {"xi": xi, "seed": seed, "base_lr": lr, "teacher": teacher}
+    return record | {"status": "failed", "reason": reason}
 
 
 @torch.no_grad()

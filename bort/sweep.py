@@ -249,6 +249,8 @@ def _weigh(rows: list[dict]) -> Selection | None:
     """
     from bort.cost import encoder_operations
 
+    if len({row.get("teacher_digest") for row in rows}) != 1:
+        return None
     keys = ("teacher_parameters", *(f"teacher_{key}" for key in SIZES), "length")
     teachers = {tuple(row.get(key) for key in keys) for row in rows}
     if len(teachers) != 1 or None in (numbers := teachers.pop()):

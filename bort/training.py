@@ -20,6 +20,9 @@ from bort.errors import BortError, Diverged, nearest
 from bort.logger import finish_loggers
 from bort.progress import ProgressLine, Throughput
 
+# Part of the name of every kept training: raise it when the same settings would give other weights.
+VERSION = 2
+
 
 class StepModule(pl.LightningModule):
     """Losses that are means over all targets of an optimizer step; its rows; exact resume.

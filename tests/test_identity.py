@@ -1,0 +1,144 @@
+"""Another model under the same name is one line; digests are of content."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from bort import agora_run, compare, finetune, hf, pretrain, runs, search
+from bort.config import Arch
+from bort.errors import BortError
+from bort.identity import local_model, model_digest
+from bort.model import ModelConfig, build
+from bort.tokenizer import train_tokenizer
+
+CHANGED = r"was started with another \w+ under this name \(weights or tokenizer \w{16}, now \w{16}"
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A masked language model as small as can be, of 280 words."""
+    words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
+    sizes = ModelConfig(**vars(Arch(2, 2, 32, 64)), vocab_size=280)
+    folder = tmp_path / "named"
+    hf.save(build(sizes), train_tokenizer(words, 280), folder)
+    return folder
+
+
+def train_again(folder: Path) -> None:
+    """As if the model had been trained again: its word embedding is scaled, as large as before."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    (words,) = (key for key in weights if key.endswith("word_embeddings.weight"))
+    weights[words] = weights[words] * 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_a_digest_names_weights_tokenizer_and_shape(model, tmp_path):
+    first = model_digest(model)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    assert model_digest(copy) == first  # whatever the time of its files
+    (copy / "README.md").write_text("A card.")
+    assert model_digest(copy) == first
+    for name in ("tokenizer.json", "config.json"):
+        text = (copy / name).read_text()
+        (copy / name).write_text(text + " ")
+        assert model_digest(copy) != first
+        (copy / name).write_text(text)
+    train_again(copy)
+    assert model_digest(copy) != first
+    assert local_model(str(copy)) == copy and local_model(str(tmp_path)) is None
+
+
+def test_a_run_is_not_continued_with_another_teacher(model, settings_of, tmp_path):
+    run = settings_of(f"teacher.name={model}", "trainer.max_steps=2", experiment="kd_pretrain")
+    folder = tmp_path / "run"
+    summary = pretrain.pretrain(run, folder, quiet)
+    assert summary["teacher_digest"] == model_digest(model)
+    train_again(model)
+    with pytest.raises(BortError, match=CHANGED):  # finished: nothing is said that is not so
+        runs.done(run, folder, quiet)
+    (folder / "summary.json").unlink()
+    with pytest.raises(BortError, match=CHANGED):
+        pretrain.pretrain(run, folder, quiet)
+    assert pretrain.pretrain(replace(run, resume=False), folder, quiet)["steps"] == 2
+    shutil.rmtree(model)  # a teacher that is gone is not another one
+    assert runs.done(run, folder, quiet)["steps"] == 2
+
+
+def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_path):
+    """Neither its records nor the kept states of T are mixed."""
+    run = search_of(f"teacher.name={model}", "grid.depth=[1]", "grid.hidden=[16]")
+    folder = tmp_path / "search"
+    with search.opened(run, folder, quiet) as sweep:
+        assert sweep.plan["teacher"]["digest"] == model_digest(model)
+        job = sweep.ask()[0]
+        sweep.collect([job], died="its process died")
+        assert sweep.records[0]["teacher"] == model_digest(model)
+    (folder / "search.json").unlink()  # as if it had been killed in the pass of T
+    train_again(model)
+    with pytest.raises(BortError, match=CHANGED), search.opened(run, folder, quiet):
+        pass
+
+
+def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path):
+    run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
+    folder = tmp_path / "run"
+    pretrain.pretrain(run, folder, quiet)
+    (folder / "summary.json").unlink()
+    corpus, _ = pretrain.prepare(run, quiet)
+    place = pretrain.teacher_folder(run, corpus)
+    kept = shutil.copytree(place, tmp_path / "kept")
+    train_again(place / "model")
+    try:
+        with pytest.raises(BortError, match=CHANGED):
+            pretrain.pretrain(run, folder, quiet)
+    finally:
+        shutil.rmtree(place)
+        kept.rename(place)
+
+
+def test_a_comparison_does_not_mix_teachers(model, settings_of, tmp_path, monkeypatch):
+    run = settings_of(f"teacher.name={model}", experiment="kd_vs_mlm")
+    monkeypatch.setattr(compare, "train", lambda *_, **__: pytest.fail("an arm was trained"))
+    for _ in range(2):
+        with pytest.raises(pytest.fail.Exception):
+            compare.compare(run, tmp_path / "run", quiet)
+    train_again(model)
+    with pytest.raises(BortError, match=CHANGED):
+        compare.compare(run, tmp_path / "run", quiet)
+
+
+def test_a_fine_tuning_is_not_continued_from_another_model(model, settings_of, tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("text,label\n" + "".join(f"the cube of {k},{k % 2}\n" for k in range(40)))
+    given = ["task=custom", f"data.train={table}", "data.source=docstrings", "data.path=null"]
+    given += [f"model={model}", "trainer.max_epochs=1", "trainer.max_steps=2"]
+    run = settings_of(*given, experiment="finetune")
+    folder = tmp_path / "run"
+    assert finetune.finetune(run, folder, quiet)["steps"] == 2
+    train_again(model)
+    with pytest.raises(BortError, match=CHANGED):
+        runs.done(run, folder, quiet)
+    (folder / "summary.json").unlink()
+    with pytest.raises(BortError, match=CHANGED):
+        finetune.finetune(run, folder, quiet)
+
+
+def test_agora_tells_all_its_models_apart(model, settings_of, tmp_path):
+    source = shutil.copytree(model, tmp_path / "source")
+    judge = shutil.copytree(model, tmp_path / "judge")
+    given = ["task=docstrings", f"model={source}", f"agora.teacher={judge}"]
+    run = settings_of(*given, "data=docstrings", experiment="agora")
+    digests = agora_run._model_digests(run, str(source), None)
+    assert digests.keys() == {"model", "agora.teacher"}
+    runs.check_corpus(tmp_path, {"digest": "x"}, digests)
+    train_again(judge)
+    with pytest.raises(BortError, match="another agora.teacher under this name"):
+        runs.check_corpus(tmp_path, {"digest": "x"}, agora_run._model_digests(run, source, None))
