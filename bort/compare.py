@@ -54,9 +54,10 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
     check_corpus(folder, corpus.info, teacher_digest(run, corpus))
     results: dict[str, dict] = {}
     for arm in ARMS:
-        tries = {}
+        tries, rates = {}, {}
         for lr in run.compare.lrs:
             place = folder / arm / f"lr_{lr:g}"
+            rates[place] = lr
             job = arm_settings(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
             if run.resume and (place / "failed.json").exists():
@@ -71,7 +72,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
         if not tries:
             raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
         best = max(tries, key=lambda p: tries[p]["val/mlm_accuracy"])
-        results[arm] = {**tries[best], "folder": str(best), "lr": float(best.name[3:])}
+        results[arm] = {**tries[best], "folder": str(best), "lr": rates[best]}
     own = run.teacher.name is None
     cost = finished(teacher_folder(run, corpus))["seconds"] if own else None
     summary = _summary(results, cost)

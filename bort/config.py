@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -131,12 +131,23 @@ class Data:
         return tuple(self.text) if isinstance(self.text, list) else (self.text,)
 
 
+BASE_LR, BASE_WIDTH = 4e-3, 128  # the best rate at this width, measured; narrower ones take more
+KAPPA = 0.67  # measured at H = 32, 64 and 128
+
+
+def width_lr(hidden: int, base: float = BASE_LR, kappa: float = KAPPA) -> float:
+    """Peak rate of AdamW that suits a width, when `base` suits BASE_WIDTH."""
+    return base * (hidden / BASE_WIDTH) ** -kappa
+
+
 @dataclass
 class Optim:
     """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
 
     name: str = "muon"  # muon or adamw
-    lr: float | None = 4e-3  # peak rate of AdamW; null in fine-tuning: 0.064 / hidden
+    # peak rate of AdamW; null: 4e-3 · (H / 128)^-0.67, in fine-tuning 0.064 / H. In a search it is
+    # the rate at H = 128, and search.kappa gives that of each candidate.
+    lr: float | None = None
     muon_ratio: float = 2.5  # peak rate of Muon = lr × muon_ratio
     weight_decay: float = 0.01  # not on LayerNorm, biases and embeddings
     warmup: float = 0.05  # share of the budget; linear up, then linear down to 0
@@ -180,11 +191,13 @@ class Teacher:
     arch: Arch = field(default_factory=lambda: Arch(2, 4, 128, 512))
     max_steps: int = 1500
     batch_size: int = 16  # at 8 the same tokens may leave it on a plateau
-    lr: float = 4e-3
+    lr: float | None = None  # null: by the width of teacher.arch, as optim.lr
 
     def __post_init__(self) -> None:
         at_least("teacher.max_steps", self.max_steps, 1)
         at_least("teacher.batch_size", self.batch_size, 1)
+        if self.lr is None:
+            self.lr = width_lr(self.arch.hidden)
         if not self.lr > 0:
             raise BortError(f"teacher.lr={self.lr:g} must be above 0")
 
@@ -193,10 +206,10 @@ class Teacher:
 class Compare:
     """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
 
-    lrs: list[float] = field(default_factory=lambda: [4e-3])  # each arm takes its best of these
+    lrs: list[float] | None = None  # each arm takes its best of these; null: optim.lr alone
 
     def __post_init__(self) -> None:
-        if not self.lrs or min(self.lrs) <= 0:
+        if self.lrs is not None and (not self.lrs or min(self.lrs) <= 0):
             raise BortError(f"compare.lrs={self.lrs} needs at least one rate, all above 0")
 
 
@@ -320,9 +333,9 @@ class Train:
         one_of("head", self.head, ("linear", "bort"))
         if self.fits_task:
             self._check_task()
-        elif self.optim.lr is None:
-            raise BortError("optim.lr=null is for fine-tuning; give a number")
-        elif len(self.data.texts) > 1:
+        else:
+            self._set_rates()
+        if not self.fits_task and len(self.data.texts) > 1:
             raise BortError("data.text names two columns, which task=custom takes; name one here")
         if self.patience is not None:
             at_least("patience", self.patience, 1)
@@ -360,6 +373,13 @@ class Train:
             raise BortError(
                 f"data.label={self.data.label} is the text, too; name the label's column"
             )
+
+    def _set_rates(self) -> None:
+        """Give the rates that were left open the width's own."""
+        if self.optim.lr is None:
+            self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
+        if self.job == "compare" and self.compare.lrs is None:
+            self.compare = replace(self.compare, lrs=[self.optim.lr])
 
     def training(self, **changes: Any) -> "Train":
         """The settings of one training with these changes, also out of a search's."""
@@ -480,4 +500,5 @@ def describe(run: Train) -> str:
     budget = f"{trainer.get('max_steps', -1):,} steps of {batch} × {data.length} tokens"
     if trainer.get("max_time"):
         budget = f"{trainer['max_time']} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
-    return f"{run.arch} {how} on {text}, {budget}"
+    rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]
+    return f"{run.arch} {how} on {text}, {budget}, lr {', '.join(f'{lr:.3g}' for lr in rates)}"

@@ -127,6 +127,7 @@ def summarize(
     passes = sorted((paired.folder / "teacher").glob("train-s*.npy"))
     batches = sum(len(np.load(path)) - 1 for path in passes)
     spent = sum(flops[r["xi"]] for r in trained)
+    once = plan.get("teacher_val_flops", 0.0)  # T over the held-out positions
     best, teacher = chosen.best, plan["teacher"]
     top = next(row for row in rows if row["status"] == "trained")
     seeds = seed_spread(found, chosen, run)
@@ -167,8 +168,8 @@ def summarize(
         "documents": plan["documents"],
         "trainings": len(trained),
         "teacher_batches": batches,
-        "train_flops": spent + plan["teacher_flops"] * len(passes),
-        "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan["teacher_flops"],
+        "train_flops": spent + plan["teacher_flops"] * len(passes) + once,
+        "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan["teacher_flops"] + once,
         "finalist_flops": sum(flops[r["xi"]] for r in trained if r["seed"] != run.seed),
         "seconds": sum(r["wall"] for r in trained) + plan["teacher_pass_seconds"],
         "seed": run.seed,

@@ -21,13 +21,14 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from bort import cost, hf
+from bort import cost, flops, hf
 from bort.cli import clock
-from bort.config import SIZES, Arch, Train
+from bort.config import SIZES, Arch, Train, width_lr
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
 from bort.files import write_json
+from bort.flops import Text
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import latencies, paced
 from bort.model import MaskedLM
@@ -142,10 +143,12 @@ class Sweep:
         states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
         tick = paced("teacher: validation batch", self.say)
         states.build(teacher.to(device_of(run)), val, len(val), tick)
-        _teacher_pass(run, corpus, teacher, folder, run.seed, self._batches, self.say)
+        count = self._batches(corpus)
+        train = _teacher_pass(run, corpus, teacher, folder, run.seed, count, self.say)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
         np.save(folder / "teacher" / "entropy.npy", entropy)
-        documents = val.documents()
+        documents, length = val.documents(), run.data.length
+        held = Text(len(val.chosen) * length, length, len(entropy))
         np.save(folder / "teacher" / "documents.npy", documents)
         plan["teacher"] |= {
             "error": float(entropy.mean(dtype=np.float64)),
@@ -154,8 +157,7 @@ class Sweep:
         plan |= {
             "positions": len(entropy),
             "documents": len(np.unique(documents)),
-            "teacher_flops": cost.forward_flops(shape, vocab, run.data.length, run.data.mask_rate)
-            * self._tokens,
+            **self._count(plan, corpus, shape, vocab, train, held),
             "teacher_pass_seconds": time.monotonic() - start,
         }
         write_json(path, plan)
@@ -165,7 +167,7 @@ class Sweep:
         """p and î of T and of every point; T's error is not known yet."""
         run, vocab = self.run, teacher.config.vocab_size
         valid, invalid = run.grid.points()
-        data, positions = run.data, max(run.data.length, 512)
+        positions = max(run.data.length, 512)
         return {
             "teacher": {
                 "xi": xi_of(shape),
@@ -181,8 +183,6 @@ class Sweep:
                     "parameters": cost.parameters(arch, vocab, positions),
                     "body": cost.parameters(arch, 0, 0),
                     "latency": latency["points"][str(arch)],
-                    "flops": cost.training_flops(arch, vocab, data.length, data.mask_rate)
-                    * self._tokens,
                 }
                 for arch in valid
             ],
@@ -191,14 +191,27 @@ class Sweep:
             "latency": {"unit": latency["unit"], "note": latency["note"]},
         }
 
-    @property
-    def _tokens(self) -> int:
-        """That one candidate is trained on."""
-        return self._batches * self.run.data.batch_size * self.run.data.length
+    def _count(
+        self, plan: dict, corpus: Corpus, shape: Arch, vocab: int, train: Text, val: Text
+    ) -> dict:
+        """FLOPs of T's pass over the training batches of one seed, and over the validation.
 
-    @property
-    def _batches(self) -> int:
-        return self.run.search.n * (self.run.trainer.get("accumulate_grad_batches") or 1)
+        Gives every point of `plan` the FLOPs of its training, too. train, val: what was read.
+        """
+        batches = self._batches(corpus)
+        sequences = int(val.tokens / val.length)
+        for point in plan["points"]:
+            job = candidate_settings(replace(self.run, arch=Arch(*point["xi"])), sequences)
+            point["flops"] = flops.candidate_flops(job, shape, vocab, train, val, batches)
+        return {
+            "teacher_flops": flops.states_flops(shape, train),
+            "teacher_val_flops": flops.logits_flops(shape, vocab, val),
+        }
+
+    def _batches(self, corpus: Corpus) -> int:
+        """That one candidate is trained on."""
+        per_epoch = len(TrainBatches(corpus, self.run.data, self.run.seed))
+        return flops.batches_of(self.run, self.run.search.n, per_epoch)
 
     def _announce(self) -> None:
         chosen, teacher = self.selection, self.plan["teacher"]
@@ -244,8 +257,9 @@ class Sweep:
         if seeds <= {self.run.seed}:
             return
         corpus, teacher = _opened(self.run, self.folder, self.say)
+        count = self._batches(corpus)
         for seed in sorted(seeds):
-            _teacher_pass(self.run, corpus, teacher, self.folder, seed, self._batches, self.say)
+            _teacher_pass(self.run, corpus, teacher, self.folder, seed, count, self.say)
 
     def collect(self, batch: list["Job"], died: str | None = None) -> None:
         """Take what the jobs of `batch` have recorded.
@@ -268,12 +282,12 @@ class Sweep:
         able = [xi for xi in chosen.order if xi not in chosen.errors and xi not in chosen.failed]
         left = list(filter(chosen.can_win(chosen.gibbs), able))
         proven = len(able) - len(left)
-        flops = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
+        work = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
         past = [r for r in self.records if r["status"] == "trained"]
         eta = ""
-        if spent := sum(flops[r["xi"]] for r in past):
+        if spent := sum(work[r["xi"]] for r in past):
             rate = sum(r["wall"] for r in past) / spent
-            eta = f" · at most {clock(sum(flops[xi] for xi in left) * rate)} left"
+            eta = f" · at most {clock(sum(work[xi] for xi in left) * rate)} left"
         best = f" · best W {chosen.w(chosen.best):.4f} {name(chosen.best)}" if chosen.best else ""
         names = ", ".join(map(name, batch))
         self.say(
@@ -291,11 +305,15 @@ def _val_batches(corpus: Corpus, run: Train) -> ValBatches:
 
 def _teacher_pass(
     run: Train, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int, say: Say
-) -> None:
+) -> Text:
+    """Keep T's states over the first batches of this seed; returns what they were made from."""
     states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
     tick = paced("teacher: training batch", say)
     states.build(teacher.to(device_of(run)), data, batches, tick)
+    epochs, rest = divmod(batches, len(data))  # the last batch of an epoch may be a smaller one
+    sequences = epochs * data.stream.count + rest * data.batch_size
+    return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
 
 
 @torch.no_grad()
@@ -357,7 +375,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
         for split in (f"train-s{run.seed}", "val")
     }
-    job = candidate_settings(run, val)
+    job = candidate_settings(run, len(val.chosen))
     try:
         label = f"candidate {run.arch}"
         summary = train(job, place, corpus, teacher, say, label, states=tuple(kept.values()))
@@ -390,14 +408,14 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     return found
 
 
-def candidate_settings(run: SearchRun, val: ValBatches) -> Train:
+def candidate_settings(run: SearchRun, val_sequences: int) -> Train:
     """The training of a candidate: n steps, its error also at a quarter and at half of them."""
     n = run.search.n
     accumulate = run.trainer.get("accumulate_grad_batches") or 1
     trainer = {**run.trainer, "max_steps": n, "max_epochs": -1, "max_time": None}
     trainer["val_check_interval"] = max(1, n // 4) * accumulate
-    lr = run.optim.lr * (run.arch.hidden / 128) ** -run.search.kappa
-    data = replace(run.data, val_sequences=len(val.chosen))
+    lr = width_lr(run.arch.hidden, run.optim.lr, run.search.kappa)
+    data = replace(run.data, val_sequences=val_sequences)
     logger = replace(run.logger, job_type="candidate")
     optim = replace(run.optim, lr=lr)
     return run.training(data=data, optim=optim, trainer=trainer, logger=logger)

@@ -1,13 +1,13 @@
 """Typed settings of search.py and bort.benchmark, beside those of a training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from bort.config import Arch, Train, at_least, one_of
+from bort.config import BASE_LR, KAPPA, Arch, Train, at_least, one_of
 from bort.errors import BortError
 
 
@@ -103,7 +103,7 @@ class Search:
     finalists: int = 3  # the best ones, trained again with other seeds and rates
     seeds: int = 3
     lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
-    kappa: float = 0.67  # rate of a candidate = optim.lr · (H / 128)^-kappa; measured
+    kappa: float = KAPPA  # rate of a candidate = optim.lr · (H / 128)^-kappa
     parallel: int = 1  # candidates that a launcher gets at once
 
     def __post_init__(self) -> None:
@@ -134,6 +134,11 @@ class SearchRun(Train):
     grid: Grid = MISSING
     latency: Latency = field(default_factory=Latency)
     search: Search = field(default_factory=Search)
+
+    def _set_rates(self) -> None:
+        """The rate is that of width 128; every candidate's follows from it."""
+        if self.optim.lr is None:
+            self.optim = replace(self.optim, lr=BASE_LR)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -273,7 +273,7 @@ def test_further_rates_count_by_their_best(search_of, tmp_path):
 def test_rate_by_width(search_of):
     run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
     corpus, _ = prepare(run, quiet)
-    job = search.candidate_settings(run, ValBatches(corpus, run.data))
+    job = search.candidate_settings(run, 8)
     assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
     assert job.trainer["max_steps"] == 6 and type(job) is config.Train
 
