@@ -196,9 +196,7 @@ class Teacher:
     def __post_init__(self) -> None:
         at_least("teacher.max_steps", self.max_steps, 1)
         at_least("teacher.batch_size", self.batch_size, 1)
-        if self.lr is None:
-            self.lr = width_lr(self.arch.hidden)
-        if not self.lr > 0:
+        if self.lr is not None and not self.lr > 0:
             raise BortError(f"teacher.lr={self.lr:g} must be above 0")
 
 
@@ -378,6 +376,8 @@ class Train:
         """Give the rates that were left open the width's own."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
+        if self.teacher.lr is None:
+            self.teacher = replace(self.teacher, lr=width_lr(self.teacher.arch.hidden))
         if self.job == "compare" and self.compare.lrs is None:
             self.compare = replace(self.compare, lrs=[self.optim.lr])
 

@@ -323,7 +323,9 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     yield f"  optimum   {folder}/optimum.yaml"
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"
-    yield f"  next      {python()} train.py experiment=kd_pretrain arch_file={folder}/optimum.yaml"
+    top = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
+    following = page.next_training(folder, folder / "optimum.yaml", top["hidden"], top["lr"])
+    yield f"  next      {python()} {following}"
 
 
 def latency_text(value: float, summary: dict) -> str:

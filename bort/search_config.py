@@ -139,6 +139,7 @@ class SearchRun(Train):
         """The rate is that of width 128; every candidate's follows from it."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=BASE_LR)
+        super()._set_rates()
 
     def __post_init__(self) -> None:
         super().__post_init__()

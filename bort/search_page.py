@@ -131,10 +131,11 @@ def parts(
     """HTML and figures about the search in `folder`; plots: see `figures`."""
     teacher = next(row for row in rows if row["status"] == "teacher")
     unit = "ms" if summary["latency_unit"] == "ms" else "operations"
+    best = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
     yield _head(run, rows, summary, teacher, unit)
     for title, figure in plots.items():
         yield from [f"<h2>{title}</h2>", figure]
-    yield from [_costs(plan, summary), _table(rows), _reproduce(run, folder)]
+    yield from [_costs(plan, summary), _table(rows), _reproduce(run, folder, best)]
 
 
 def _xi(row: dict) -> str:
@@ -324,11 +325,13 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _reproduce(run: SearchRun, folder: Path) -> str:
+def _reproduce(run: SearchRun, folder: Path, best: dict) -> str:
+    """The commands that search again, and that pre-train `best`, the row of the optimum."""
     config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
     again = page.command(folder, "search.py", run.name)
+    following = page.next_training(folder, folder / "optimum.yaml", best["hidden"], best["lr"])
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
-        f"python train.py experiment=kd_pretrain arch_file={escape(str(folder))}/optimum.yaml</pre>"
+        f"python {escape(following)}</pre>"
         + page.details("Configuration", f"<pre>{escape(config)}</pre>")
     )

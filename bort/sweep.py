@@ -22,6 +22,7 @@ from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
+from bort.page import next_training
 from bort.runs import doubt, read_overrides, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
@@ -170,8 +171,10 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
     say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
-    again = f"{cli.python()} train.py experiment=kd_pretrain"
-    say(f"  next      {again} arch_file={folder}/optimum.yaml")
+    won = next(row for row in rows if row["xi"] == chosen.best)
+    place = folder / str(won["job"])
+    following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
+    say(f"  next      {cli.python()} {following}")
 
 
 def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:
@@ -238,6 +241,7 @@ def _row(folder: Path) -> dict:
     sizes = {key: settings[f"arch.{key}"] for key in SIZES}
     length = settings["data.length"]
     operations = encoder_operations(Arch(**sizes), 1, length)
+    summary["lr"] = settings.get("optim.lr")
     row = summary | sizes | {"job": folder.name, "xi": tuple(sizes.values()), "length": length}
     return row | {"operations": operations, "overrides": _given(folder)}
 

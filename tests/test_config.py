@@ -247,10 +247,6 @@ MESSAGES = [
         "data.label=label is the text, too; name the label's column",
     ),
     (
-        lambda: complete(optim=Optim(lr=None)),
-        "optim.lr=null is for fine-tuning; give a number",
-    ),
-    (
         lambda: complete(data=Data(text=["a", "b"])),
         "data.text names two columns, which task=custom takes; name one here",
     ),
@@ -491,7 +487,8 @@ def test_nearest(name, known, hint):
 def test_settings_are_flat_and_leave_out_what_changes_no_weight():
     run = composed()
     flat = config.settings(run)
-    assert flat["optim.lr"] == 4e-3 and flat["arch.hidden"] == 64 and flat["seed"] == 0
+    assert flat["optim.lr"] == pytest.approx(4e-3 * 2**0.67)  # of width 64
+    assert flat["arch.hidden"] == 64 and flat["seed"] == 0
     assert not [value for value in flat.values() if isinstance(value, dict)]
     free = replace(
         run,
@@ -533,6 +530,30 @@ def test_cache_folder(monkeypatch, tmp_path):
         assert config.cache_folder() == Path.home() / ".cache" / "bort"
 
 
+# ------------------------------------------------------------------------------------ rates
+
+
+def test_one_rule_for_rates():
+    """What no rate is given for is trained at 4e-3 · (H / 128)^-0.67, whatever the command."""
+
+    def rule(hidden: int):
+        return pytest.approx(4e-3 * (hidden / 128) ** -0.67, rel=1e-12)
+
+    for experiment in ("kd_pretrain", "mlm_pretrain"):
+        for arch, hidden in (("tiny", 64), ("bort", 1024), ("bert_base", 768)):
+            run = composed(f"experiment={experiment}", f"arch={arch}")
+            assert run.optim.lr == rule(hidden) and run.arch.hidden == hidden
+    assert composed("arch=bort").optim.lr == pytest.approx(1e-3, rel=0.01)
+    assert composed("experiment=teacher_pretrain").optim.lr == rule(128) == 4e-3
+    assert composed("teacher.arch.hidden=256").teacher.lr == rule(256)
+    assert composed("experiment=kd_vs_mlm", "arch.hidden=32").compare.lrs == [rule(32)]
+    # what is given is taken as it is
+    assert composed("arch=bort", "optim.lr=2e-3").optim.lr == 2e-3
+    assert composed("experiment=kd_vs_mlm", "optim.lr=2e-3").compare.lrs == [2e-3]
+    assert composed("teacher.lr=1e-3").teacher.lr == 1e-3
+    assert composed("experiment=finetune").optim.lr is None  # which has a rule of its own
+
+
 # ------------------------------------------------------------------------------------ describe
 
 
@@ -541,21 +562,23 @@ def test_cache_folder(monkeypatch, tmp_path):
     [
         (
             ["experiment=mlm_pretrain", "arch=bort", "trainer.max_steps=9"],
-            "⟨4,8,1024,768⟩ learns by plain MLM on embedded docstrings, 9 steps of 8 × 128 tokens",
+            "⟨4,8,1024,768⟩ learns by plain MLM on embedded docstrings, 9 steps of 8 × 128 tokens, "
+            "lr 0.000993",
         ),
         (
             ["teacher.name=x/y", "data=text", "data.path=my.txt", "data.length=16"],
-            "⟨2,2,64,256⟩ learns from teacher x/y on my.txt, 1,200 steps of 8 × 16 tokens",
+            "⟨2,2,64,256⟩ learns from teacher x/y on my.txt, 1,200 steps of 8 × 16 tokens, "
+            "lr 0.00636",
         ),
         (
             ["experiment=kd_vs_mlm", "trainer.accumulate_grad_batches=4"],
             "⟨2,2,64,256⟩ with and without teacher ⟨2,4,128,512⟩ (trained first unless cached) on "
-            "embedded docstrings, 1,200 steps of 32 × 128 tokens",
+            "embedded docstrings, 1,200 steps of 32 × 128 tokens, lr 0.00636",
         ),
         (
             ["experiment=mlm_pretrain", "trainer.max_time='00:01:00:00'"],
             "⟨2,2,64,256⟩ learns by plain MLM on embedded docstrings, 00:01:00:00 (DD:HH:MM:SS) of "
-            "8 × 128 tokens a step",
+            "8 × 128 tokens a step, lr 0.00636",
         ),
     ],
 )

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from modules named before it; __init__ may import any. The doctor is early
-<<<<<<< HEAD
 # because it must run where no package is installed: of ours it imports the machine alone.
 ORDER = """
 errors
@@ -23,6 +22,7 @@ config
 search_config
 unused
 cli
+identity
 runs
 tokenizer
 rows
@@ -40,6 +40,7 @@ hub
 hf
 cost
 optim
+flops
 checkpoint
 logger
 progress
@@ -81,17 +82,6 @@ pipeline_page
 pipeline
 __init__
 """.split()
-=======
-# because it must run where no package is installed: it imports none of ours.
-ORDER = (
-    "errors wording foreign files doctor config search_config cli identity runs tokenizer rows "
-    "tasks custom casting scoring documents corpus docstrings data batches model hub hf cost "
-    "optim checkpoint logger progress training distill pretrain compare heads finetune agora page "
-    "agora_page generators judge candidate agora_run mistakes record report coefficient "
-    "candidate_table fptas onnx latency search_page search dashboard optimum plan sweep predict "
-    "onnx_predict card export contenders benchmark bort_fptas pipeline_page pipeline __init__"
-).split()
->>>>>>> 8bec6ed (A model is known by its content: another one under the same name is refused; kept teachers are named by what decides their weights)
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))
 

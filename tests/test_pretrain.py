@@ -113,6 +113,7 @@ def undisturbed(settings_of, tmp_path_factory):
                 "trainer.max_steps=30",
                 "trainer.val_check_interval=5",
                 "checkpoint_every=1000",
+                "optim.lr=4e-3",
                 experiment="kd_pretrain" if kd else "mlm_pretrain",
             )
             corpus, teacher = prepare(run, quiet)
@@ -383,11 +384,12 @@ def test_a_finished_run_returns_at_once(done, monkeypatch):
 def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
     run, folder, _ = done
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    lr = run.optim.lr
     changed = replace(run, seed=3, optim=replace(run.optim, lr=1e-3))
     with pytest.raises(BortError) as error:
         pretrain(changed, folder, quiet)
     message = str(error.value)
-    assert "(optim.lr=0.004, now 0.001, seed=0, now 3)" in message
+    assert f"(optim.lr={lr}, now 0.001, seed=0, now 3)" in message
     assert str(folder) in message and "resume=false" in message and "\n" not in message
     many = replace(changed, dropout=0.5, compile=True, data=replace(run.data, length=12))
     with pytest.raises(BortError, match="and 2 more"):
@@ -528,7 +530,7 @@ def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
 
 
 def test_budget_in_epochs(settings_of, tmp_path):
-    run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2")
+    run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2", "optim.lr=4e-3")
     assert pretrain(run, tmp_path / "run", quiet)["steps"] == 14
     rate = float(rows(tmp_path / "run")[-1]["train/lr"])
     assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
