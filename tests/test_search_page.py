@@ -1,12 +1,13 @@
 """The certificate in words, and the page of a search: whole, escaped, without the network."""
 
 import re
+import shlex
 
 import pytest
 from omegaconf import OmegaConf
 from test_search import sweep, table
 
-from bort import search_page
+from bort import page, search_page
 from bort.fptas import UNDECIDED
 
 SUMMARY = {
@@ -146,7 +147,7 @@ def test_text_of_the_user_is_escaped(search_of, tmp_path):
 
 
 def test_the_next_command_trains_the_optimum_as_the_search_did(tmp_path):
-    """Text, teacher and a rate that the rule would not give go with it; what the grid was does not."""
+    """Text, teacher and a rate that the rule would not give go with it; the grid does not."""
     optimum, by_rule = tmp_path / "optimum.yaml", 4e-3 * 4**0.67
 
     def words(*given: str, lr: float = by_rule) -> list[str]:
