@@ -29,13 +29,13 @@ from bort import casting, documents, finetune, hf, onnx, onnx_predict, scoring
 from bort.card import Export, card, example
 from bort.config import Data
 from bort.errors import BortError
+from bort.export_settings import parse_export
 from bort.files import replacing_folder, write_json
 from bort.model import Classifier, MaskedLM
 from bort.rows import Row, Task
 from bort.tokenizer import special_ids
 from bort.wording import decimal
 
-FORMATS = ("hf", "onnx", "onnx-int8")
 TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
 Inputs = dict[str, np.ndarray]
@@ -390,39 +390,28 @@ def _push(folder: Path, name: str) -> None:
         raise BortError(f"push={name}: the hub refuses: {reason}; {folder} is complete") from None
 
 
-def _number(key: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise BortError(f"{key}={text} is not a number") from None
-
-
 def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    paths = ("model", "format", "out", "task", "push")
-    fields = ("root", "train", "val", "text", "label", "kind", "length")
-    known = dict.fromkeys([*paths, *(f"data.{key}" for key in fields)])
-    given = cli.keys(sys.argv[1:], known | {"agreement": "0.95", "drop": "0.01"})
-    if not (given["model"] and given["format"] and given["out"]):
-        raise BortError("give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more")
-    if given["format"] not in FORMATS:
-        raise BortError(f"format={given['format']} is unknown; use {', '.join(FORMATS)}")
-    data = {key: given[f"data.{key}"] for key in fields if given[f"data.{key}"]}
-    if "length" in data:
-        data["length"] = int(_number("data.length", data["length"]))
-    if str(data.get("text", "")).startswith("["):
-        data["text"] = data["text"].strip("[]").split(",")
-    out = Path(given["out"]).expanduser()
-    limits = [_number(key, given[key]) for key in ("agreement", "drop")]
-    export(given["model"], given["format"], out, *limits, given["task"], Data(**data), cli.say)
+    settings = parse_export(sys.argv[1:])
+    out = settings.out
+    export(
+        settings.model,
+        settings.format,
+        out,
+        settings.agreement,
+        settings.drop,
+        settings.task,
+        settings.data,
+        cli.say,
+    )
     size = sum(file.stat().st_size for file in out.iterdir())
     cli.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
-    if given["push"]:
-        _push(out, given["push"])
-        cli.say(f"  hub       https://huggingface.co/{given['push']}")
-    elif given["format"] != "hf":
+    if settings.push:
+        _push(out, settings.push)
+        cli.say(f"  hub       https://huggingface.co/{settings.push}")
+    elif settings.format != "hf":
         cli.say(f"  next      {cli.python()} {out}/predict.py {example(out)}")
 
 

@@ -33,9 +33,11 @@ from bort import benchmark, cli, custom, runs, tasks
 from bort.config import CONF, Arch, Data, Train, parse
 from bort.documents import text_source
 from bort.errors import BortError
+from bort.export_settings import DATA_KEYS, parse_export
 from bort.files import write_json
 from bort.foreign import read_json
 from bort.search_config import Benchmark, SearchRun, register
+from bort.unused import LATENCY_RULES, RULES, refuse_unused
 
 TEXT = ("data.path", "data.sample_by")
 COLUMNS = ("data.val", "data.test", "data.text", "data.label", "data.kind")
@@ -44,7 +46,6 @@ KEYS = ("name", *TEXT, "task", "data.root", "data.train", *COLUMNS, *STAGES)
 # What the pipeline gives to its stages itself.
 OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
 OWN += ("format", "out", "push", "dry_run", "hydra")
-EXPORTED = ("root", "train", "val", "text", "label", "kind", "length")  # of data: bort.export's
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,15 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
             schema, base = (SearchRun, "search") if stage == "search" else (Train, "train")
             cfg = compose(base, [*own, "output_dir=runs"])  # the real one is Hydra's to tell
             parsed[stage] = parse(cfg, schema)
+            refuse_unused(
+                parsed[stage], own, (*RULES, *(LATENCY_RULES if stage == "search" else ()))
+            )
         measured = _benchmark(name, parsed["pretrain"], extra["benchmark"])
         benchmark.named(parse(compose("benchmark", measured), Benchmark).archs)
     _check_data(parsed)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
     exported = _export(name, parsed["finetune"], extra["export"])
+    parse_export(exported)
     return _stages(name, words | {"export": exported, "benchmark": measured})
 
 
@@ -176,13 +181,13 @@ def _task(given: dict[str, str | None]) -> list[str]:
 def _export(name: str, tuned: Train, extra: list[str]) -> list[str]:
     """bort.export's arguments: the task as the model was fine-tuned on it, for the score."""
     usual, words = Data(), []
-    for key in EXPORTED:
+    for key in DATA_KEYS:
         value = getattr(tuned.data, key)
         if value != getattr(usual, key):
             value = f"[{','.join(value)}]" if isinstance(value, list) else value
             words.append(f"data.{key}={value}")
-    place = [f"model=runs/finetune/{name}", "format=onnx-int8", f"out=runs/export/{name}"]
-    return [*place, f"task={tuned.task}", *words, *extra]
+    target = [f"model=runs/finetune/{name}", "format=onnx-int8", f"out=runs/export/{name}"]
+    return [*target, f"task={tuned.task}", *words, *extra]
 
 
 def _benchmark(name: str, student: Train, extra: list[str]) -> list[str]:

@@ -23,6 +23,7 @@ search_config
 unused
 cli
 identity
+export_settings
 runs
 tokenizer
 rows

@@ -49,9 +49,10 @@ BY_HAND = [
         ("output_dir=a b",), ("experiment=finetune", "model=nowhere", "task=glue/rte"),
         ("experiment=finetune", "task=glue/rtee", "model=x"), ("model=x",),
         ("arch_file=nowhere.yaml",), ("data=text",), ("data.path=text.txt",), ("task=custom",),
-        ("trainer.devices=99",), ("trainer.accelerator=tpu",), ("trainer.strategy=nope",),
+        (*TINY, "trainer.devices=99"), (*TINY, "trainer.accelerator=tpu"),
+        (*TINY, "trainer.strategy=nope"), (*TINY, "callbacks.x._target_=os.system"),
         ("data=text", "data.path=nowhere.txt"), ("data=text", "data.path=empty.txt"),
-        ("teacher.name=nowhere/folder/at/all",), ("callbacks.x._target_=os.system",),
+        (*TINY, "teacher.name=nowhere/folder/at/all"), (*TINY, "+callbacks.x=[]"),
     )),
     *(["search.py", *words] for words in (
         ("arch=tiny",), ("grid=none",), ("grid.depth=2",), ("grid.depth=[]",), ("search.n=1",),
@@ -226,7 +227,7 @@ def main(count: int = 400, seed: int = 0) -> int:
                 sep="\n    ",
                 flush=True,
             )
-        if number % 50 == 0:
+        if number % 20 == 0:
             print(f"{number} of {count} commands, {len(faults)} faults", flush=True)
     subprocess.run(["rm", "-rf", os.environ["BORT_CACHE"]], check=True)
     print(f"{count} command lines: exit codes {dict(codes)}, {len(faults)} faults")

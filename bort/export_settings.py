@@ -1,0 +1,102 @@
+"""Typed settings of `python -m bort.export`, which a pipeline also checks before its first stage.
+
+Nothing heavy is imported here.
+"""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from bort import cli
+from bort.config import Data, at_least, one_of
+from bort.errors import BortError
+
+FORMATS = ("hf", "onnx", "onnx-int8")
+SUITE_KEYS = ("root",)  # of data: where the rows of a task's validation set are
+TABLE_KEYS = ("train", "val", "text", "label", "kind")
+DATA_KEYS = (*SUITE_KEYS, *TABLE_KEYS, "length")
+
+
+@dataclass
+class ExportConfig:
+    """What is exported, as what, where to, and what the checks ask of it."""
+
+    model: str  # a run folder, a Hugging Face folder or a hub name
+    format: str  # one of FORMATS
+    out: Path
+    task: str | None = None  # its validation rows are answered before and after
+    data: Data = field(default_factory=Data)  # of the task
+    agreement: float = 0.95  # the least share of equal top answers of int8
+    drop: float = 0.01  # the most that the task's first metric may lose
+    push: str | None = None  # owner/name on the hub, uploaded to afterwards
+
+    def __post_init__(self) -> None:
+        one_of("format", self.format, FORMATS)
+        if not 0 <= self.agreement <= 1:
+            raise BortError(f"agreement={self.agreement:g} must be from 0 to 1")
+        at_least("drop", self.drop, 0)
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise BortError(f"push={self.push} is no name on the hub; write push=owner/name")
+
+
+def parse_export(arguments: list[str]) -> ExportConfig:
+    """The settings that a command line's `key=value` words ask for; BortError for a mistake.
+
+    data.train=FILE alone means task=custom, as in a fine-tuning.
+    """
+    names = [setting.name for setting in fields(ExportConfig) if setting.name != "data"]
+    words = cli.keys(arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)]))
+    if not (words["model"] and words["format"] and words["out"]):
+        raise BortError("give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more")
+    data = {key: words[f"data.{key}"] for key in DATA_KEYS if words[f"data.{key}"]}
+    task = words["task"] or ("custom" if "train" in data else None)
+    _check_data(task, data)
+    numbers = {key: _number(key, words[key]) for key in ("agreement", "drop") if words[key]}
+    return ExportConfig(
+        model=words["model"],
+        format=words["format"],
+        out=Path(words["out"]).expanduser(),
+        task=task,
+        data=_task_data(data),
+        push=words["push"],
+        **numbers,
+    )
+
+
+def _check_data(task: str | None, data: dict[str, str]) -> None:
+    """Raise BortError for a setting of data that this task does not read."""
+    if task is None:
+        unread, reason = set(data), "is for a check on a task; give task=…, or data.train=FILE"
+    elif task == "custom":
+        unread, reason = set(SUITE_KEYS), "is for the tasks of a suite, as in task=glue/rte"
+        if "train" not in data:
+            raise BortError("task=custom needs data.train=FILE, data.text=… and data.label=…")
+    elif task == "docstrings":
+        unread, reason = {*SUITE_KEYS, *TABLE_KEYS}, "is not read by task=docstrings"
+    else:
+        unread, reason = set(TABLE_KEYS), "is for task=custom"
+    for key, value in data.items():
+        if key in unread:
+            raise BortError(f"data.{key}={value} {reason}")
+
+
+def _task_data(values: dict[str, str]) -> Data:
+    settings: dict = dict(values)
+    if "length" in settings:
+        length = _number("data.length", settings["length"])
+        if length != int(length):
+            raise BortError(f"data.length={values['length']} must be a whole number")
+        settings["length"] = int(length)
+    if settings.get("text", "").startswith("["):
+        settings["text"] = [name.strip() for name in settings["text"].strip("[]").split(",")]
+    return Data(**settings)
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise BortError(f"{key}={text} is not a number") from None
+    if not abs(value) < float("inf"):
+        raise BortError(f"{key}={text} is no finite number; give one")
+    return value
