@@ -12,6 +12,7 @@ import numpy as np
 from bort.errors import BortError
 from bort.rows import Row, Task
 from bort.tokenizer import encode, special_ids, text_encoder
+from bort.wording import counted, plain
 
 
 @dataclass
@@ -260,21 +261,32 @@ def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast])
     for name, split in rows.items():
         lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
         middle, top = np.quantile(lengths, (0.5, 0.95)).astype(int)
-        line = f"data: {name} {len(split):,} rows, {middle} tokens (95% up to {top})"
+        line = f"data: {name} {counted(len(split), 'row')}, {middle} tokens (95% up to {top})"
         if cut := inputs[name].cut:
             line += f", {cut:,} cut at the limit ({cut / len(split):.1%})"
         yield line
-    if task.kind != "regression":
+    if task.kind == "regression":
+        labels = np.array([row.label for row in rows["train"]])
+        yield (
+            f"data: labels of train: {labels.min():.6g} to {labels.max():.6g}, mean "
+            f"{labels.mean():.6g} ± {labels.std():.3g}; losses are mean squares in their unit"
+        )
+    else:
         yield f"data: labels of train: {_shares(task, rows['train'])}"
+    for note in task.notes:
+        yield note if note.startswith("warning: ") else f"data: {note}"
     seen = {row.texts for row in rows.get("train", ())}
     for name, split in rows.items():
         if name != "train" and (twice := sum(row.texts in seen for row in split)):
-            yield f"data: {twice:,} rows of {name} are in train, too"
+            verb = "is" if twice == 1 else "are"
+            yield f"data: {counted(twice, 'row')} of {name} {verb} in train, too"
 
 
 def _shares(task: Task, rows: list[Row], most: int = 8) -> str:
     """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
     counts = Counter(row.label for row in rows)
-    parts = [f"{task.labels[k]}: {n:,} ({n / len(rows):.0%})" for k, n in counts.most_common(most)]
+    parts = [
+        f"{plain(task.labels[k])}: {n:,} ({n / len(rows):.0%})" for k, n in counts.most_common(most)
+    ]
     more = len(counts) - len(parts)
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from bort.config import Data
 from bort.errors import BortError, nearest
 from bort.rows import Row, Split, Task, shown
 from bort.tasks import decoded, json_object
+from bort.wording import plain
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
+MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds with room to spare
 HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
 Record = tuple[dict, str]  # cells by column, and where they are
 
@@ -54,18 +57,85 @@ def _task(data: Data, labels: dict[str, list], records: dict[str, list[Record]])
                 raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
     found = list(dict.fromkeys(labels["train"]))
     numbers = [_number(label) for label in found]
-    if data.kind == "number" and None in numbers:
-        wrong = found[numbers.index(None)]
-        where = records["train"][labels["train"].index(wrong)][1]
-        raise BortError(f"{where}: '{data.label}' is {shown(wrong)}, not a number; mend it")
-    regression = data.kind == "number" or (data.kind == "auto" and _continuous(numbers))
-    if regression:
-        ends = (f"{min(numbers):g}", f"{max(numbers):g}")
-        return own_task("custom", "regression", data.texts, ends, label=data.label)
+    if data.kind == "number" or (data.kind == "auto" and _mostly_numbers(numbers)):
+        _check_numbers(found, numbers, labels["train"], records["train"], data)
+    if len(found) == 1:
+        where = f"{data.train}: '{data.label}'"
+        raise BortError(f"{where} is {shown(found[0])} in every row; there is nothing to learn")
+    notes = tuple(_spellings(data.label, labels["train"], records["train"]))
+    if data.kind == "number" or (data.kind == "auto" and _continuous(numbers)):
+        ends = tuple(_spelled(end) for end in (min(numbers), max(numbers)))
+        notes += tuple(_guess(data, numbers, len(labels["train"])))
+        return own_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
     _check_classes(found, len(labels["train"]), data)
     in_order = None not in numbers
     classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
-    return own_task("custom", "classes", data.texts, tuple(classes), label=data.label)
+    return own_task("custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes)
+
+
+def _mostly_numbers(numbers: list[float | None]) -> bool:
+    """Whether labels are amounts but for some that are mistakes: nan, inf, n/a."""
+    amounts = [number for number in numbers if number is not None]
+    return len(amounts) > len(numbers) / 2 and _continuous(amounts)
+
+
+def _check_numbers(
+    found: list[str], numbers: list, labels: list[str], records: list[Record], data: Data
+) -> None:
+    """Raises BortError, with the row, for a label that is no number, or one out of range."""
+    for label, number in zip(found, numbers, strict=True):
+        where = records[labels.index(label)][1]
+        if number is None:
+            hint = "mend it" if data.kind == "number" else "mend it, or set data.kind=classes"
+            raise BortError(f"{where}: '{data.label}' is {shown(label)}, not a number; {hint}")
+        _check_range(number, data.label, where)
+
+
+def _check_range(number: float, column: str, where: str) -> None:
+    """Raises BortError for a number that a model in float32 cannot answer."""
+    if number and not LEAST <= abs(number) <= MOST:
+        raise BortError(
+            f"{where}: '{column}' is {number:g}, beyond what a model can answer ({LEAST:g} to "
+            f"{MOST:g}); use another unit"
+        )
+
+
+def _spelled(number: float) -> str:
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _guess(data: Data, numbers: list[float], rows: int) -> Iterator[str]:
+    """A note where the numbers that are taken as amounts may be names of classes."""
+    whole = all(number.is_integer() for number in numbers)
+    if data.kind == "auto" and whole and len(numbers) <= rows / 2:
+        yield (
+            f"warning: the {len(numbers):,} whole numbers of '{data.label}' are taken as a "
+            "quantity; data.kind=classes makes classes of them, data.kind=number silences this"
+        )
+
+
+def _spellings(column: str, labels: list[str], records: list[Record]) -> Iterator[str]:
+    """Notes about labels that are one although they are written in several ways, and the reverse.
+
+    Spaces around a label, and whether 1 is a number or a text, make no difference; case does.
+    """
+    spellings: dict[str, dict] = {}
+    for label, (record, _) in zip(labels, records, strict=True):
+        spellings.setdefault(label, {})[repr(record.get(column))] = None
+    for label, ways in spellings.items():
+        if len(ways) > 1:
+            written = plain(" and ".join(ways))
+            yield f"'{column}': {written} are one label, {shown(label)}"
+    alike: dict[str, list[str]] = {}
+    for label in spellings:
+        normal = unicodedata.normalize("NFKC", label).casefold()
+        visible = "".join(k for k in normal if unicodedata.category(k) not in ("Cf", "Cc"))
+        alike.setdefault(" ".join(visible.split()), []).append(label)
+    for several in alike.values():
+        if len(several) > 1:
+            case_alone = len(set(map(str.casefold, several))) == 1
+            names = plain(", ".join(map(repr if case_alone else ascii, several)))
+            yield f"warning: '{column}': {names} look alike and are {len(several)} labels"
 
 
 def own_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
@@ -98,8 +168,6 @@ def _continuous(numbers: list[float | None]) -> bool:
 
 def _check_classes(found: list[str], rows: int, data: Data) -> None:
     where = f"{data.train}: '{data.label}'"
-    if len(found) == 1:
-        raise BortError(f"{where} is {shown(found[0])} in every row; there is nothing to learn")
     if len(found) > max(MOST_CLASSES, rows // 2):
         raise BortError(
             f"{where} has {len(found):,} different values in {rows:,} rows, too many for classes; "
@@ -115,6 +183,7 @@ def _row(task: Task, number: int, record: dict, where: str, label: str | None) -
         value = _number(label)
         if value is None:
             raise BortError(f"{where}: '{task.label}' is {shown(label)}, not a number; mend it")
+        _check_range(value, task.label, where)
         return Row(number, texts, value)
     if label not in task.labels:
         raise BortError(
@@ -142,6 +211,8 @@ def _hold_out(rows: dict[str, list[Row]], place: str) -> dict[str, list[Row]]:
 
 
 def _number(label: str) -> float | None:
+    if "_" in label:  # float() reads 1_000, which nobody else does
+        return None
     try:
         value = float(label)
     except ValueError:
@@ -158,6 +229,12 @@ def _label(record: dict, column: str, where: str) -> str | None:
         value = int(value)
     if isinstance(value, (int, float)):
         return None if isinstance(value, float) and math.isnan(value) else str(value)
+    listed = isinstance(value, str) and re.fullmatch(r"\s*\[\s*(['\"\d].*)?\]\s*", value, re.DOTALL)
+    if listed or isinstance(value, list | tuple | dict):
+        raise BortError(
+            f"{where}: '{column}' is {shown(value)}, not a class or a number; a row has one label "
+            "here, several at once cannot be learnt"
+        )
     if value is not None and not isinstance(value, str):
         raise BortError(f"{where}: '{column}' is {shown(value)}, not a class or a number; mend it")
     text = (value or "").strip()
@@ -179,6 +256,8 @@ def _text(record: dict, column: str, where: str) -> str:
 def _check_text(column: str, records: list[Record]) -> None:
     """Raises BortError for a column of numbers: it is not the text that was meant."""
     values = [record.get(column) for record, _ in records]
+    if all(isinstance(value, str) and not value.strip() for value in values):
+        raise BortError(f"{records[0][1]}: '{column}' is empty in this and every other row")
     if all(_number(v) is not None if isinstance(v, str) else v is not None for v in values):
         raise BortError(
             f"{records[0][1]}: '{column}' is {shown(values[0])}, and a number in every row; set "

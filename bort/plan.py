@@ -121,6 +121,8 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     counts = ", ".join(f"{name} {len(split):,}" for name, split in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
     say(f"  rows        {counts}")
+    for note in task.notes:
+        say(f"  labels      {note}")
     arms = " in all arms together, S and replays not counted" if run.job == "agora" else ""
     say(f"  steps       {steps:,} of {run.data.batch_size} rows, {batches:,} an epoch{arms}")
     say(f"  tokens      about {tokens * steps // batches:,}")

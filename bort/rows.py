@@ -62,6 +62,7 @@ class Task:
     flatten: Callable[[dict, str], Iterator[dict]] | None = None  # nested object to flat records
     shape: Callable[["Task", dict, str], Iterator[Row]] | None = None  # flat record to rows
     parent: str | None = None  # the task whose model answers this one
+    notes: tuple[str, ...] = ()  # about the user's labels, to be told before the training
 
     @property
     def spelled(self) -> tuple:

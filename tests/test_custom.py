@@ -190,6 +190,89 @@ def test_wrong_paths(tmp_path, name, message):
         custom.read(data(tmp_path / name))
 
 
+def labelled(path: Path, labels: list, suffix: str = ".jsonl") -> Path:
+    """A file with these labels as JSON writes them."""
+    lines = [json.dumps({"review": f"text {k}", "label": x}) for k, x in enumerate(labels)]
+    path = path.with_suffix(suffix)
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_whole_numbers_that_repeat_may_be_classes(shared, tmp_path):
+    """30 whole numbers in 400 rows are taken as a quantity, and a line says so; prices are not."""
+    cases = shared / "cases" / "N"
+    task, _ = custom.read(data(cases / "N14-int-classes" / "int30.csv", text="text"))
+    (note,) = task.notes
+    assert note.startswith("warning: the 30 whole numbers of 'label' are taken as a quantity")
+    assert "data.kind=classes" in note
+    task, _ = custom.read(
+        data(cases / "N14-int-classes" / "int30.csv", text="text", kind="classes")
+    )
+    assert task.kind == "classes" and task.notes == () and len(task.labels) == 30
+    prices = cases / "N13-regression-scale" / "price.csv"
+    task, rows = custom.read(data(prices, text="text"))
+    assert task.kind == "regression" and task.notes == ()
+    numbers = [row.label for split in rows.values() for row in split]
+    assert list(map(float, task.labels)) == [min(numbers), max(numbers)]  # to the last digit
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "n/a", float("inf"), "1_000"])
+def test_an_amount_that_is_none_is_named(tmp_path, wrong):
+    """Not one more class among numbers."""
+    path = labelled(tmp_path / "a", [0.5, 1.5, 2.25, wrong, 3.5, 0.5])
+    with pytest.raises(BortError, match=r"line 4: 'label' is .*, not a number; mend it, or set"):
+        custom.read(data(path))
+    assert custom.read(data(path, kind="classes"))[0].kind == "classes"
+
+
+@pytest.mark.parametrize("number", ["1e31", "-1e300", "1e-40", "1" + "0" * 400, "1e400"])
+def test_numbers_beyond_any_model(tmp_path, number):
+    path = tmp_path / "a.csv"
+    path.write_text("review,label\na,1.5\nb,2.5\nc," + number + "\nd,0\n")
+    for kind in ("number", "auto"):
+        with pytest.raises(BortError, match=r"line 4: 'label' is .*") as error:
+            custom.read(data(path, kind=kind))
+        assert len(str(error.value)) < 250 and "\n" not in str(error.value)
+
+
+def test_numbers_that_are_all_the_same(tmp_path):
+    path = labelled(tmp_path / "a", [3.0] * 5)
+    for kind in ("number", "auto", "classes"):
+        with pytest.raises(BortError, match="'label' is '3' in every row; there is nothing"):
+            custom.read(data(path, kind=kind))
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["a", "a ", "b"], "'label': 'a' and 'a ' are one label, 'a'"),
+        ([1, "1", 0], "'label': 1 and '1' are one label, '1'"),
+        ([True, "true", False], "'label': True and 'true' are one label, 'true'"),
+        ([True, "True", False], "warning: 'label': 'true', 'True' look alike and are 2 labels"),
+        (["Pos", "pos", "neg"], "warning: 'label': 'Pos', 'pos' look alike and are 2 labels"),
+        (["a", "a\u200b", "b"], "warning: 'label': 'a', 'a\\u200b' look alike and are 2 labels"),
+        (["é", "e\u0301", "b"], "warning: 'label': '\\xe9', 'e\\u0301' look alike and are 2 labels"),
+    ],
+)
+def test_labels_that_are_nearly_equal_are_told(tmp_path, labels, note):
+    task, _ = custom.read(data(labelled(tmp_path / "a", labels * 3)))
+    assert task.notes == (note,)
+
+
+@pytest.mark.parametrize("label", [["x", "y"], {"x": 1}, [], "['x', 'y']", '["x"]', "[1, 2]"])
+def test_several_labels_of_a_row_are_refused(tmp_path, label):
+    path = labelled(tmp_path / "a", ["x", label, "y"])
+    with pytest.raises(BortError, match=r"line 2: 'label' is .*several at once cannot be learnt"):
+        custom.read(data(path))
+
+
+def test_texts_that_are_all_empty(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('review,label\n"",x\n" ",y\n')
+    with pytest.raises(BortError, match="line 2: 'review' is empty in this and every other row"):
+        custom.read(data(path))
+
+
 # ------------------------------------------------------------------------------------ mutations
 
 
