@@ -273,6 +273,7 @@ def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast])
         )
     else:
         yield f"data: labels of train: {_shares(task, rows['train'])}"
+        yield from _absent(task, rows)
     for note in task.notes:
         yield note if note.startswith("warning: ") else f"data: {note}"
     seen = {row.texts for row in rows.get("train", ())}
@@ -280,6 +281,15 @@ def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast])
         if name != "train" and (twice := sum(row.texts in seen for row in split)):
             verb = "is" if twice == 1 else "are"
             yield f"data: {counted(twice, 'row')} of {name} {verb} in train, too"
+
+
+def _absent(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
+    """Warnings about labels that no row of training or of a validation set has."""
+    for name, split in rows.items():
+        if not name.startswith("test"):
+            present = {row.label for row in split}
+            if absent := [label for k, label in enumerate(task.labels) if k not in present]:
+                yield f"warning: no row of {name} has the label {plain(' or '.join(absent))}"
 
 
 def _shares(task: Task, rows: list[Row], most: int = 8) -> str:

@@ -15,9 +15,11 @@ import numpy as np
 from bort import page
 from bort.errors import BortError
 from bort.tasks import decoded, json_object
+from bort.wording import plain
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
+LONGEST = 500  # characters of a text
 BINS, LEAST = 5, 10  # of the score by length: bins, and rows in one
 
 
@@ -31,7 +33,7 @@ def parts(path: Path) -> Iterator[Any]:
     share = f", {right:,} answered rightly" if classes else ""
     yield f"<h2>Answers to {escape(path.stem)}: {len(rows):,} rows{share}</h2>"
     if classes and len(answers := {row["label"] for row in rows}) == 1:
-        yield f"<p class=doubt>One answer for all rows: {escape(answers.pop())}</p>"
+        yield f"<p class=doubt>One answer for all rows: {escape(plain(answers.pop()))}</p>"
     yield "<div class=grid>"
     if classes:
         yield from page.panel("Confusion", confusion(rows))
@@ -157,7 +159,10 @@ def errors(rows: list[dict], classes: bool) -> str:
     if classes:
         wrong = [row for row in rows if row["true"] != row["label"]]
         wrong.sort(key=lambda row: -row["score"])
-        cells = [(r["true"], r["label"], f"{r['score']:.1%}", _texts(r)) for r in wrong[:SHOWN]]
+        cells = [
+            (plain(r["true"]), plain(r["label"]), f"{r['score']:.1%}", _texts(r))
+            for r in wrong[:SHOWN]
+        ]
         title, head = "Errors it was most sure of", ("true", "answer", "sure", "text")
     else:
         wrong = sorted(rows, key=lambda row: -abs(row["true"] - row["score"]))
@@ -169,9 +174,10 @@ def errors(rows: list[dict], classes: bool) -> str:
 
 
 def _texts(row: dict) -> str:
-    return " ⏎ ".join(row.get("texts", ()))
+    return plain(" ⏎ ".join(row.get("texts", ())), 2 * LONGEST)
 
 
 def _short(label: str, most: int = 18) -> str:
     """Plotly reads tags in its texts."""
+    label = plain(label)
     return escape(label if len(label) <= most else label[: most - 1] + "…")

@@ -109,7 +109,10 @@ def curves(run: Run) -> Iterator[Any]:
     for part in PARTS:  # the only one of them is the whole loss
         if part in losses and _same(run.curves[part], run.curves["train/loss"]):
             losses.remove(part)
-    groups = {"Loss": losses, "Score on held-out data": [k for k in run.scores if k in drawn]}
+    scores = [key for key in run.scores if key in drawn]
+    errors = [key for key in scores if key.split("/")[1] in ("rmse", "mae")]  # in the labels' unit
+    groups = {"Loss": losses, "Score on held-out data": [k for k in scores if k not in errors]}
+    groups |= {"Error on held-out data": errors}
     groups |= {title: [key] for title, key in PROGRESS.items() if key in drawn}
     for title, keys in groups.items():
         if not keys:

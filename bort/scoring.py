@@ -37,7 +37,8 @@ def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str
     given = _array(task, rows, predictions)
     if any(row.label is None for row in rows):
         raise BortError(f"{task.name}: rows without labels cannot be scored; use the val split")
-    names = (*task.metrics, *(ERRORS if task.kind == "regression" else ()))
+    extra = ERRORS if task.kind == "regression" else ()
+    names = dict.fromkeys((*task.metrics, *extra))
     values = {name: METRICS[task.form, name](task, rows, given) for name in names}
     return {name: None if value is None else float(value) for name, value in values.items()}
 
@@ -47,20 +48,22 @@ def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | No
     given = _array(task, rows, predictions)
     labelled = all(row.label is not None for row in rows)
     scores = score(task, rows, predictions) if labelled else {}
-    lines = [constant(task, rows, predictions)]
+    warning = constant(task, rows, predictions)
+    lines = [warning.removeprefix(f"{task.name}: ")] if warning else []
     if task.kind == "regression" and labelled:
         spread, asked = given.std(), _labels(rows).std()
-        if lines == [None] and spread < NARROW * asked:
+        if not lines and spread < NARROW * asked:
             lines.append(
-                f"{task.name}: the answers hardly differ: their standard deviation is "
-                f"{spread:.2g}, that of the labels {asked:.2g}; it has learnt next to nothing"
+                f"the answers hardly differ: their standard deviation is {spread:.2g}, that of the "
+                f"labels {asked:.2g}; it has learnt next to nothing"
             )
-        if asked == 0:
-            what = "the only label" if len(rows) == 1 else f"the label of all {len(rows):,} rows"
-            lines.append(f"{task.name}: {_labels(rows)[0]:.4g} is {what}")
+        if len(rows) == 1:
+            lines.append("there is one row only")
+        elif asked == 0:
+            lines.append(f"all {len(rows):,} labels are {_labels(rows)[0]:.6g}")
     if undefined := [name for name, value in scores.items() if value is None]:
-        lines.append(f"{' and '.join(undefined)} not defined")
-    return "; ".join(line for line in lines if line) or None
+        lines.append(f"{', '.join(undefined)} not defined")
+    return "; ".join(lines) or None
 
 
 def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:

@@ -251,7 +251,10 @@ def test_numbers_that_are_all_the_same(tmp_path):
         ([True, "True", False], "warning: 'label': 'true', 'True' look alike and are 2 labels"),
         (["Pos", "pos", "neg"], "warning: 'label': 'Pos', 'pos' look alike and are 2 labels"),
         (["a", "a\u200b", "b"], "warning: 'label': 'a', 'a\\u200b' look alike and are 2 labels"),
-        (["é", "e\u0301", "b"], "warning: 'label': '\\xe9', 'e\\u0301' look alike and are 2 labels"),
+        (
+            ["é", "e\u0301", "b"],
+            "warning: 'label': '\\xe9', 'e\\u0301' look alike and are 2 labels",
+        ),
     ],
 )
 def test_labels_that_are_nearly_equal_are_told(tmp_path, labels, note):

@@ -206,7 +206,7 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
     summary = finetune.finetune(run, tmp_path / "rte", lines.append)
     assert summary["steps"] == 3 * 10
     assert f"model: the encoder of {run.model}, a new head with 2 outputs" in lines
-    assert "val: glue/rte: the model gives one answer for all" in summary["doubt"]
+    assert "val: the model gives one answer for all" in summary["doubt"]
     assert "that alone scores accuracy" in summary["doubt"]
     runs.finish(run, tmp_path / "rte", summary, "finetune", lines.append)
     assert f"warning: {summary['doubt']}" in lines

@@ -319,8 +319,8 @@ def test_labels_that_are_all_the_same_are_told():
     rows, answers = labelled([3.0] * 7), [1.0, 2.0, 3.0, 4.0, 2.5, 1.5, 3.5]
     assert score(find("glue/stsb"), rows, answers)["pearson"] is None
     line = doubt(find("glue/stsb"), rows, answers)
-    assert "3 is the label of all 7 rows" in line
-    assert "pearson and spearman and r2 not defined" in line
+    assert line == "all 7 labels are 3; pearson, spearman, r2 not defined"
+    assert doubt(find("glue/stsb"), rows[:1], [1.0]).startswith("there is one row only; pearson")
 
 
 def test_answers_that_hardly_differ_are_told():
