@@ -1,7 +1,8 @@
 """Documents in, memory-mapped token streams out: what pre-training reads.
 
 Letters: V vocabulary, B sequences, L tokens of a sequence with its first and last special token.
-Everything streams: memory holds one chunk, the longest document, 8 bytes per distinct document.
+Everything streams: memory holds one chunk, the longest document, 16 bytes per distinct document,
+and the runs of words by which near-copies are found (`copies.ROOM`).
 """
 
 import hashlib
@@ -11,17 +12,23 @@ import platform
 import secrets
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bort.config import Data
-from bort.documents import Source, docstring_source, text_source
+from bort.copies import SHARE, Overlap
+from bort.digests import content_digest, read_sealed, write_sealed
+from bort.docstrings import docstring_source
+from bort.documents import Document, Source, text_source
 from bort.errors import BortError
 from bort.files import sync_folder
+from bort.splits import distinct, parts
 from bort.tokenizer import (
     CHUNK,
     encode,
@@ -32,10 +39,11 @@ from bort.tokenizer import (
     train_tokenizer,
 )
 
-VERSION = 1  # part of every fingerprint: raise it when the same text would give other streams
+VERSION = 2  # part of every fingerprint: raise it when the same text would give other streams
 
+SPLITS = ("train", "val")
 SAMPLE = 40_000_000  # characters that a tokenizer is trained on
-RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
+LEAST = 0.1  # of the held-out tokens: with less left, near-copies stay in validation
 
 
 @dataclass
@@ -74,6 +82,8 @@ def build(
         folder = Path(cache) / "corpora" / fingerprint
         corpus = _open(folder, tokenizer)
         if corpus is None:
+            if folder.exists():
+                tick(f"corpus: {folder} is damaged or incomplete; it is built again", now=True)
             _build(source, data, folder, tokenizer, tick)
             corpus = _open(folder, tokenizer)
     except OSError as error:
@@ -103,68 +113,40 @@ def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) 
 # ------------------------------------------------------------------------------------ documents
 
 
-class Seen:
-    """A set of 64-bit hashes that holds hundreds of millions in memory."""
-
-    def __init__(self):
-        self.recent: set[int] = set()
-        self.sorted = np.empty(0, dtype=np.uint64)
-
-    def add(self, key: int) -> bool:
-        """Add a hash; True when it is new."""
-        place = self.sorted.searchsorted(np.uint64(key))
-        if key in self.recent or (place < len(self.sorted) and self.sorted[place] == key):
-            return False
-        self.recent.add(key)
-        if len(self.recent) >= RECENT:
-            recent = np.sort(np.fromiter(self.recent, dtype=np.uint64))
-            self.sorted = np.sort(np.concatenate([self.sorted, recent]), kind="stable")
-            self.recent.clear()
-        return True
-
-
-def document_key(text: str) -> int:
-    """64-bit hash of the stripped text: decides what is a duplicate and in which split it is."""
-    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
-
-
-def held_out(key: int, val_fraction: float) -> bool:
-    """Whether a document is for validation: a function of its own text alone."""
-    return key / 2**64 < val_fraction
-
-
 def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
     """About SAMPLE characters of distinct training documents, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
-    seen, taken, passed = Seen(), 0, 0
-    for text, _ in source.read():
-        key = document_key(text)
-        if held_out(key, data.val_fraction) or not seen.add(key):
-            continue
-        for piece in pieces(text):  # pieces: the source may be one document, a book
-            if taken <= share * passed:
-                taken += len(piece)
-                yield piece
-            passed += len(piece)
+    taken, passed = 0, 0
+    for piece in _training_pieces(source, data):
+        if taken <= share * passed:
+            taken += len(piece)
+            yield piece
+        passed += len(piece)
         if taken >= SAMPLE:
             break
         tick(f"corpus: {taken / 1e6:,.3g} MB of text read for the tokenizer…")
     tick(f"corpus: training a tokenizer on {taken / 1e6:,.3g} MB of text…", now=True)
 
 
-def _chunks(texts: Iterable, counts: dict) -> Iterator[tuple[list[tuple[int, str]], int]]:
-    """Lists of distinct documents with their hashes, and the bytes of the source read for each."""
-    seen, chunk, held, size = Seen(), [], 0, 0
-    for text, taken in texts:
-        size += taken
-        if not text.strip():
-            continue
-        key = document_key(text)
-        if not seen.add(key):
+def _training_pieces(source: Source, data: Data) -> Iterator[str]:
+    """The distinct training text; in pieces, as the source may be one document, a book."""
+    for document, new in distinct(source.read()):
+        if new:
+            for part in parts(document, data.val_fraction):
+                if part.split == "train":
+                    yield from pieces(part.text)
+
+
+def _chunks(source: Iterable[Document], data: Data, counts: dict) -> Iterator[tuple]:
+    """Lists of the parts of distinct documents, and the bytes of the source read for each."""
+    chunk, held, size = [], 0, 0
+    for document, new in distinct(source):
+        size += document.size
+        if not new:
             counts["duplicates"] += 1
             continue
-        chunk.append((key, text))
-        held += len(text)
+        chunk.append(parts(document, data.val_fraction))
+        held += len(document.text)
         if held >= CHUNK:
             yield chunk, size
             chunk, held, size = [], 0, 0
@@ -191,8 +173,8 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
         info["fingerprint"], info["source"] = folder.name, source.name
         info["packages"] = source.identity.get("packages", {})
-        info["files"] = {f.name: f.stat().st_size for f in temporary.iterdir() if f.is_file()}
-        (temporary / "info.json").write_text(json.dumps(info, indent=1))
+        info["files"] = {f.name: content_digest(f) for f in temporary.iterdir() if f.is_file()}
+        write_sealed(temporary / "info.json", info)
         for path in [*temporary.iterdir(), temporary]:
             sync_folder(path)
         if folder.exists() and _open(folder, tokenizer) is None:  # a file is missing or cut
@@ -223,42 +205,101 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> dict:
     """Write train.bin and val.bin; returns counts and the unigram baseline."""
-    encoder, special = text_encoder(tokenizer), special_ids(tokenizer)
-    V, unk, sep = len(special), tokenizer.unk_token_id, np.array([tokenizer.sep_token_id])
+    encoder, special, unk = text_encoder(tokenizer), special_ids(tokenizer), tokenizer.unk_token_id
+    V = len(special)
     dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
-    info = {"documents": 0, "train_documents": 0, "val_documents": 0, "duplicates": 0}
-    tokens = {split: np.zeros(V, dtype=np.int64) for split in ("train", "val")}
-    digest = {split: hashlib.sha256() for split in tokens}
+    info = {"documents": 0, "duplicates": 0}
     texts = source.read()
     progress = _encoding_progress(source.size, tick)  # after docstrings have been read
-    with (folder / "train.bin").open("wb") as train, (folder / "val.bin").open("wb") as val:
-        for chunk, size in _chunks(texts, info):
-            parts: dict[str, list] = {"train": [], "val": []}
-            for (key, _), ids in zip(chunk, encode(encoder, [t for _, t in chunk]), strict=True):
+    streams = [_Stream(folder / f"{s}.bin", dtype, V, tokenizer.sep_token_id) for s in SPLITS]
+    overlap = Overlap()
+    for chunk, size in _chunks(texts, data, info):
+        flat = [part for document in chunk for part in document]
+        encoded = iter(encode(encoder, [part.text for part in flat]))
+        for document in chunk:
+            used = False
+            for part in document:
+                ids = next(encoded)
                 if not len(ids):
                     continue  # nothing but characters that the tokenizer drops
                 if unk is not None:  # some vocabularies (SentencePiece) hold "<s>" as a word too
                     ids[special[ids]] = unk
-                split = "val" if held_out(key, data.val_fraction) else "train"
-                parts[split] += [sep, ids] if info[f"{split}_documents"] else [ids]
-                info[f"{split}_documents"] += 1
-            for split, file in (("train", train), ("val", val)):
-                stream = np.concatenate([np.empty(0, dtype=np.int64), *parts[split]])
-                tokens[split] += np.bincount(stream, minlength=V)
-                content = stream.astype(dtype).tobytes()
-                digest[split].update(content)
-                file.write(content)
-            progress(int(tokens["train"].sum() + tokens["val"].sum()), size)
-    info["documents"] = info["train_documents"] + info["val_documents"]
+                if len(part.runs):
+                    overlap.add(part.runs, part.split == "val")
+                streams[SPLITS.index(part.split)].add(ids)
+                used = True
+            info["documents"] += used
+        progress(sum(stream.write() for stream in streams), size)
+    train, val = streams
     if not info["documents"]:
         raise BortError(f"{source.name}: no text in it; nothing but blank documents")
-    info |= {f"{split}_tokens": int(count.sum()) for split, count in tokens.items()}
-    unknown = 0 if unk is None else int(tokens["train"][unk])
+    info |= _drop_copies(val, overlap.shares() > SHARE)
+    info["documents"] -= info["near_copies"] if info["near_copies_dropped"] else 0
+    for split, stream in zip(SPLITS, streams, strict=True):
+        info[f"{split}_documents"] = len(stream.ends)
+        info[f"{split}_tokens"] = int(stream.counts.sum())
+    unknown = 0 if unk is None else int(train.counts[unk])
     info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
     # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
-    both = "".join(part.hexdigest() for part in digest.values()) + tokenizer_digest(tokenizer)
+    both = "".join(content_digest(stream.path) for stream in streams) + tokenizer_digest(tokenizer)
     info["digest"] = hashlib.sha256(both.encode()).hexdigest()[:16]
-    return info | unigram_baseline(tokens["train"], tokens["val"], special)
+    return info | unigram_baseline(train.counts, val.counts, special)
+
+
+class _Stream:
+    """The file of a split while it is written: documents with a separator between two of them."""
+
+    def __init__(self, path: Path, dtype: np.dtype, V: int, sep: int):
+        self.path, self.dtype, self.sep = path, dtype, sep
+        self.counts = np.zeros(V, dtype=np.int64)  # of each token, separators included
+        self.ends = array("q")  # one past the last token of each document
+        self.waiting: list[np.ndarray] = []
+        path.touch()
+
+    def add(self, ids: np.ndarray) -> None:
+        """One more document of at least one token."""
+        start = 0
+        if self.ends:
+            start = self.ends[-1] + 1
+            self.waiting.append(np.array([self.sep]))
+        self.waiting.append(ids)
+        self.ends.append(start + len(ids))
+
+    def write(self) -> int:
+        """Append what was added; returns the tokens that the file has now."""
+        stream = np.concatenate([np.empty(0, dtype=np.int64), *self.waiting])
+        self.waiting = []
+        self.counts += np.bincount(stream, minlength=len(self.counts))
+        with self.path.open("ab") as file:
+            file.write(stream.astype(self.dtype).tobytes())
+        return int(self.counts.sum())
+
+    def keep(self, wanted: np.ndarray) -> None:
+        """Write the file again with some of its documents, wanted (K,) bool."""
+        whole = self.path.rename(self.path.with_suffix(".all"))
+        tokens = np.memmap(whole, dtype=self.dtype, mode="r")
+        starts, ends = [0, *(end + 1 for end in self.ends[:-1])], self.ends
+        self.ends = array("q")
+        self.counts[:] = 0
+        self.path.touch()
+        for number in np.flatnonzero(wanted):
+            self.add(tokens[starts[number] : ends[number]])
+            if len(self.waiting) > 10_000:
+                self.write()
+        self.write()
+        whole.unlink()
+
+
+def _drop_copies(val: "_Stream", copies: np.ndarray) -> dict:
+    """Leave out held-out documents (K,) that are near-copies of training text.
+
+    Where hardly any other is left, the text is of that kind: all stay, and the summary says so.
+    """
+    sizes = np.diff([0, *val.ends])
+    dropped = bool(copies.any() and sizes[~copies].sum() >= LEAST * sizes.sum())
+    if dropped:
+        val.keep(~copies)
+    return {"near_copies": int(copies.sum()), "near_copies_dropped": dropped}
 
 
 def unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) -> dict:
@@ -281,15 +322,11 @@ def unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) ->
 
 
 def _open(folder: Path, tokenizer) -> Corpus | None:
-    """Open a corpus folder; None when it is absent, or not whole by the sizes in its info.json."""
+    """Open a corpus folder; None when it is absent, or its files are not those that were built."""
     from transformers import PreTrainedTokenizerFast
 
-    try:
-        info = json.loads((folder / "info.json").read_text())
-        sizes = info["files"].items()
-        if not info["digest"] or any((folder / f).stat().st_size != size for f, size in sizes):
-            return None
-    except (OSError, ValueError, KeyError):
+    info = read_sealed(folder / "info.json")
+    if info is None or not all(_is_whole(folder / f, d) for f, d in info["files"].items()):
         return None
     streams = [
         np.memmap(folder / f"{split}.bin", dtype=info["dtype"], mode="r")
@@ -300,6 +337,20 @@ def _open(folder: Path, tokenizer) -> Corpus | None:
     if tokenizer is None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     return Corpus(folder, tokenizer, *streams, info)
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    """Whether a file has the content of this digest; read once in a process unless it changed."""
+    try:
+        stat = path.stat()
+        return _digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == digest
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, *version: int) -> str:
+    return content_digest(path)
 
 
 def _check_length(info: dict, name: str, data: Data) -> None:
@@ -324,6 +375,13 @@ def _summary(corpus: Corpus, data: Data) -> Iterator[str]:
         f"{info['train_tokens']:,} tokens for training and {info['val_tokens']:,} for validation, "
         f"vocabulary {info['vocab_size']:,}, in {corpus.folder}"
     )
+    if info["near_copies_dropped"]:
+        yield f"corpus: {info['near_copies']:,} near-copies of training text left out of validation"
+    elif info["near_copies"]:
+        yield (
+            f"corpus: {info['near_copies']:,} of {info['val_documents']:,} documents held out are "
+            "near-copies of training text and stay, as few are not: val/loss is too good"
+        )
     unknown = info["unknown_tokens"] / info["train_tokens"]
     if unknown > 0.01:
         yield f"corpus: {unknown:.0%} of the tokens are unknown to the tokenizer"

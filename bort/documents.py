@@ -8,16 +8,15 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from bort.config import Data
 from bort.doctor import hub_reachable
@@ -44,32 +43,25 @@ SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in wo
 SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
 
 
+class Document(NamedTuple):
+    """A text and where it stood."""
+
+    text: str
+    size: int  # bytes that it takes in the source
+    group: str = ""  # documents of one group go together into training or validation
+
+
 @dataclass
 class Source:
-    """Where documents come from: `read()` gives each with the bytes that it takes in the source."""
+    """Where documents come from."""
 
     name: str
     identity: dict  # all that decides the text, for the fingerprint
     size: int  # bytes, 0 while unknown
-    read: Callable[[], Iterable[tuple[str, int]]]
+    read: Callable[[], Iterable[Document]]
 
 
 # ------------------------------------------------------------------------------------ docstrings
-
-
-def docstring_source(tick: Callable) -> Source:
-    """The docstrings of the standard library and of those PACKAGES that are installed."""
-    packages = versions(PACKAGES)
-    identity = {"python": platform.python_version(), "packages": packages}
-
-    @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
-    def read() -> list[tuple[str, int]]:
-        texts = [(text, len(text)) for text in _extract(["python", *packages], tick)]
-        source.size = sum(size for _, size in texts)
-        return texts
-
-    source = Source("docstrings", identity, 0, read)
-    return source
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -83,17 +75,17 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _extract(packages: list[str], tick: Callable) -> list[str]:
-    """All docstrings of the packages in a fixed order, parsed by one process per core."""
+def docstrings_of(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
+    """The docstrings of each file of each package, parsed by one process per core."""
     files = [(name, file) for name in packages for file in python_files(name)]
-    documents: list[str] = []
+    documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
     # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
     with ProcessPoolExecutor(min(usable_cores(), 32), mp_context=get_context("spawn")) as pool:
         parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
-        for (name, _), found in zip(files, parsed, strict=True):
+        for (name, file), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
-            documents += found
+            documents[name][file] = found
     return documents
 
 
@@ -145,7 +137,7 @@ def text_source(data: Data) -> Source:
     identity = {"files": stats, "sample_by": data.sample_by, "key": data.text}
     readers = {".jsonl": _jsonl, ".parquet": _parquet}
 
-    def read() -> Iterator[tuple[str, int]]:
+    def read() -> Iterator[Document]:
         for file in files:
             yield from readers.get(file.suffix.lower(), _plain)(file, data)
 
@@ -187,9 +179,9 @@ def _lines(file: Path) -> Iterator[tuple[str, int]]:
             yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n"), len(raw)
 
 
-def _plain(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+def _plain(file: Path, data: Data) -> Iterator[Document]:
     if data.sample_by == "line":
-        yield from _lines(file)
+        yield from (Document(line, size) for line, size in _lines(file))
         return
     lines, size = [], 0
     for line, raw in _lines(file):
@@ -197,12 +189,12 @@ def _plain(file: Path, data: Data) -> Iterator[tuple[str, int]]:
         if data.sample_by == "file" or line.strip(" \t"):
             lines.append(line)
         else:  # a blank line ends a paragraph
-            yield "\n".join(lines), size
+            yield Document("\n".join(lines), size)
             lines, size = [], 0
-    yield "\n".join(lines), size
+    yield Document("\n".join(lines), size)
 
 
-def _jsonl(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+def _jsonl(file: Path, data: Data) -> Iterator[Document]:
     for number, (line, size) in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
@@ -214,10 +206,10 @@ def _jsonl(file: Path, data: Data) -> Iterator[tuple[str, int]]:
         if not isinstance(row, dict):
             kind = type(row).__name__
             raise BortError(f"{where}: a {kind}, not an object {{…}}; mend or drop the line")
-        yield _text(row, where, data), size
+        yield Document(_text(row, where, data), size)
 
 
-def _parquet(file: Path, data: Data) -> Iterator[tuple[str, int]]:
+def _parquet(file: Path, data: Data) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
@@ -231,7 +223,7 @@ def _parquet(file: Path, data: Data) -> Iterator[tuple[str, int]]:
     for batch in table.iter_batches(batch_size=1024, columns=[data.text]):
         for row in batch.to_pylist():
             number += 1
-            yield _text(row, f"{file}, row {number}", data), size
+            yield Document(_text(row, f"{file}, row {number}", data), size)
 
 
 def _check_key(known: Iterable[str], where: str, data: Data) -> None:
@@ -264,7 +256,7 @@ def _hub_source(data: Data) -> Source:
         hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
         raise BortError(f"data.path={data.path}: no such file or folder{hint}")
 
-    def read() -> Iterator[tuple[str, int]]:
+    def read() -> Iterator[Document]:
         if not hub_reachable():
             raise BortError(
                 f"data.path={data.path}: no such file or folder here, and the Hugging Face hub "
@@ -278,6 +270,6 @@ def _hub_source(data: Data) -> Source:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
         for number, row in enumerate(rows, start=1):
-            yield _text(row, f"{data.path}, row {number}", data), 0
+            yield Document(_text(row, f"{data.path}, row {number}", data), 0)
 
     return Source(data.path, {"hub": data.path, "key": data.text}, 0, read)

@@ -18,9 +18,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bort import corpus as module
+from bort import docstrings, splits
 from bort import documents as sources
 from bort.config import Data
 from bort.corpus import Corpus, build, pack, sequences
+from bort.documents import Document
 from bort.errors import BortError
 from bort.tokenizer import encode, text_encoder
 
@@ -276,8 +278,8 @@ def test_too_short_names_what_validation_took(tmp_path, make):
 
 
 def test_set_of_hashes_forgets_nothing(monkeypatch):
-    monkeypatch.setattr(module, "RECENT", 10)
-    rng, seen, reference = np.random.default_rng(0), module.Seen(), set()
+    monkeypatch.setattr(splits, "RECENT", 10)
+    rng, seen, reference = np.random.default_rng(0), splits.Seen(), set()
     for key in [0, 2**64 - 1, *rng.integers(0, 60, 200).tolist(), 0, 2**64 - 1]:
         assert seen.add(key) == (key not in reference)
         reference.add(key)
@@ -404,8 +406,7 @@ def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
     source = sources.text_source(data)
     sample = list(module._sample(source, data, lambda *a, **k: None))
     assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
-    held = [module.held_out(module.document_key(text), 0.2) for text in sample]
-    assert not any(held)
+    assert {splits.parts(Document(text, 0), 0.2)[0].split for text in sample} == {"train"}
     numbers = [int(text.split()[1]) for text in sample]
     assert numbers == sorted(numbers) and numbers[-1] > 100  # from all over the file
 
@@ -605,7 +606,7 @@ def installation(tmp_path, monkeypatch):
     (package / "tests" / "c.py").write_text(f'"""Of a test: {long}"""\n')
     monkeypatch.syspath_prepend(site)
     monkeypatch.setattr(sources.sysconfig, "get_path", lambda name: str(library))
-    monkeypatch.setattr(sources, "PACKAGES", ("bortabsent", "bortfake"))
+    monkeypatch.setattr(docstrings, "PACKAGES", ("bortabsent", "bortfake"))
     return long.strip(), other.strip().replace("\\\\", "\\")
 
 
@@ -620,9 +621,9 @@ def test_docstring_corpus(installation, tmp_path):
     assert not any("Of a test" in text for text in texts)
     assert corpus.info["packages"] == {"bortfake": "1.5"}
     assert "docstrings of 2 packages" in said[0]
-    source = sources.docstring_source(lambda *a, **k: None)
+    source = docstrings.docstring_source(lambda *a, **k: None)
     assert source.size == 0 and source.read() is source.read()  # parsed once
-    assert source.size == sum(len(text) for text, _ in source.read()) > 1000
+    assert source.size == sum(len(document.text) for document in source.read()) > 1000
 
 
 def test_a_new_version_is_a_new_corpus(installation, tmp_path):

@@ -1,0 +1,126 @@
+"""Near-copies: which texts have runs of eleven words in common.
+
+Letters: N runs of a text, K texts.
+"""
+
+import re
+from zlib import crc32
+
+import numpy as np
+
+RUN = 11  # words; unrelated texts have no run of that length in common
+SHARE = 0.2  # of its runs: a text that has more of them in common with others is a near-copy
+ROOM = 1 << 24  # runs that are remembered, of 8 bytes each; of longer texts a sample
+WAITING = 100_000  # texts whose runs are arrays of their own
+# A word is what stands between spaces; in scripts that write none, a character.
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+POWERS = np.array([pow(0x9E3779B97F4A7C15, k, 1 << 64) for k in range(RUN)], dtype=np.uint64)
+
+
+def runs(text: str) -> np.ndarray:
+    """64-bit hashes (N,) of all runs of RUN words, without regard to case; of a shorter text one.
+
+    The same in every process and on every machine.
+    """
+    text = text.lower()
+    words = text.encode().split() if text.isascii() else [w.encode() for w in WORD.findall(text)]
+    hashes = _mixed(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
+    if len(hashes) < RUN:
+        hashes = np.pad(hashes, (0, RUN - len(hashes)))
+    return _mixed(np.correlate(hashes, POWERS, "valid"))
+
+
+def common_key(hashes: np.ndarray) -> int:
+    """A 64-bit number of a text's runs that a near-copy has too (MinHash).
+
+    Two texts have the same one with the probability that their share of common runs is; over
+    unrelated texts it is evenly distributed.
+    """
+    return int(_mixed(hashes.min(keepdims=True) + np.uint64(1))[0])
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """The last steps of SplitMix64: each bit of a result depends on all bits of a number."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def among(hashes: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Which of the hashes (N,) bool are in a sorted table."""
+    return table.searchsorted(hashes, side="left") != table.searchsorted(hashes, side="right")
+
+
+class Overlap:
+    """The shares of held-out texts that are in training texts too, read in any order.
+
+    Memory is bounded: beyond ROOM runs only those with a small hash are remembered, of all texts
+    alike, so that a share is then an estimate.
+    """
+
+    def __init__(self):
+        self.limit = np.uint64(2**64 - 1)  # the largest hash that is remembered
+        self.training: list[np.ndarray] = []
+        self.held: list[np.ndarray] = []
+        self.owners: list[np.ndarray] = []  # the held-out text of each run of `held`
+        self.texts = self.size = self.waiting = 0
+
+    def add(self, hashes: np.ndarray, held: bool) -> None:
+        """Remember the runs of one text."""
+        hashes = hashes[hashes <= self.limit]
+        (self.held if held else self.training).append(hashes)
+        if held:
+            self.owners.append(np.full(len(hashes), self.texts))
+            self.texts += 1
+        self.size += len(hashes)
+        self.waiting += 1
+        if self.size > ROOM or self.waiting > WAITING:
+            self._join()
+            while self.size > ROOM // 2:
+                self.limit >>= np.uint64(1)
+                self._join()
+
+    def _join(self) -> None:
+        """One array of each list, without what is beyond the limit; training runs in order."""
+        joined = np.sort(np.concatenate([np.empty(0, np.uint64), *self.training]))
+        first = np.ones(len(joined), dtype=bool)  # np.unique takes a hundred times as long
+        first[1:] = joined[1:] != joined[:-1]
+        self.training = [joined[first & (joined <= self.limit)]]
+        held = np.concatenate([np.empty(0, np.uint64), *self.held])
+        owners = np.concatenate([np.empty(0, np.int64), *self.owners])
+        self.held, self.owners = [held[held <= self.limit]], [owners[held <= self.limit]]
+        self.size = len(self.training[0]) + len(self.held[0])
+        self.waiting = 0
+
+    def shares(self) -> np.ndarray:
+        """Of each held-out text, in the order added, the share (K,) of its runs in training."""
+        self._join()
+        (training,), (held,), (owners,) = self.training, self.held, self.owners
+        common = np.bincount(owners[among(held, training)], minlength=self.texts)
+        return common / np.maximum(1, np.bincount(owners, minlength=self.texts))
+
+
+def holding(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
+    """Which of K texts (K,) hold more than SHARE of the runs of any of `parts`; both as runs."""
+    owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    hashes = np.concatenate([np.empty(0, np.uint64), *parts])
+    order = np.argsort(hashes, kind="stable")
+    hashes, owners = hashes[order], owners[order]
+    whole = np.concatenate([np.empty(0, np.uint64), *texts])
+    text = np.repeat(np.arange(len(texts)), [len(t) for t in texts])
+    first = hashes.searchsorted(whole, side="left")
+    count = hashes.searchsorted(whole, side="right") - first
+    hits = np.flatnonzero(count)
+    if not len(hits):
+        return np.zeros(len(texts), dtype=bool)
+    # a run that a text repeats counts once
+    _, single = np.unique(text[hits] * len(hashes) + first[hits], return_index=True)
+    hits = hits[single]
+    ends = np.cumsum(count[hits])
+    place = np.arange(ends[-1]) + np.repeat(first[hits] - ends + count[hits], count[hits])
+    pairs = np.repeat(text[hits], count[hits]) * len(parts) + owners[place]
+    pairs, common = np.unique(pairs, return_counts=True)
+    sizes = np.array([len(part) for part in parts])
+    near = common > SHARE * sizes[pairs % len(parts)]
+    return np.isin(np.arange(len(texts)), pairs[near] // len(parts))
