@@ -7,7 +7,7 @@ Writes benchmarks/results/corpus_leak.md.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from bort import corpus, docstrings
 from bort.cli import say
 from bort.config import Data, cache_folder
 from bort.doctor import machine_line
-
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RUN = 11
@@ -29,55 +28,49 @@ def texts(built: corpus.Corpus, split: str) -> Iterator[str]:
         yield built.tokenizer.decode(part[part != built.tokenizer.sep_token_id])
 
 
-def runs(items: list) -> set:
+def runs(items: list) -> Iterator[tuple]:
     """All runs of RUN neighbours, compared as they are, not by a hash of ours."""
-    return {tuple(items[k : k + RUN]) for k in range(len(items) - RUN + 1)}
+    return zip(*(items[k:] for k in range(RUN)), strict=False)
 
 
-def share_in_training(built: corpus.Corpus) -> dict[str, float]:
-    """Share of the different runs of validation that are in training too: of words, of tokens."""
-    words = {
-        split: set().union(*(runs(t.split()) for t in texts(built, split))) for split in SPLITS
-    }
-    tokens = {split: runs(getattr(built, split).tolist()) for split in SPLITS}
-    return {
-        name: len(found["train"] & found["val"]) / len(found["val"])
-        for name, found in (("words", words), ("tokens", tokens))
-    }
-
-
-SPLITS = ("train", "val")
+def share(held: Iterable[list], training: Iterable[list]) -> str:
+    """Share of the different runs of held-out lists that are in training lists, too."""
+    tested = {run for items in held for run in runs(items)}
+    common = {run for items in training for run in runs(items) if run in tested}
+    return f"{len(common) / len(tested):.1%}"
 
 
 def leak() -> list[str]:
     """The table of what is in two places."""
     built = corpus.build(Data(), cache_folder(), say=say)
-    _, rows = docstrings.read(cache_folder())
-    whole = "\0".join(text for split in SPLITS for text in texts(built, split))
-    bare = docstrings.NAMES.sub("…", whole)
-    training = set().union(*(runs(row.texts[0].split()) for row in rows["train"]))
-    lines = ["| what | share |", "|---|---|"]
+    documents = {split: list(texts(built, split)) for split in ("train", "val")}
+    words = {split: [text.split() for text in found] for split, found in documents.items()}
+    bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
+    rows = {
+        split: [row.texts[0] for row in found]
+        for split, found in docstrings.read(cache_folder())[1].items()
+    }
+    of_rows = {split: [text.split() for text in found] for split, found in rows.items()}
+    lines = ["| what | is in | |", "|---|---|---|"]
     for split in ("val", "test"):
-        found = sum(row.texts[0] in bare for row in rows[split])
-        lines.append(
-            f"| texts of the task's {split} set in the corpus | {found} of {len(rows[split])} |"
-        )
-    for split in ("val", "test"):
-        held = set().union(*(runs(row.texts[0].split()) for row in rows[split]))
-        share = len(held & training) / len(held)
-        lines.append(
-            f"| runs of {RUN} words of the task's {split} set in its training set | {share:.1%} |"
-        )
-    for name, share in share_in_training(built).items():
-        lines.append(
-            f"| runs of {RUN} {name} of the corpus's validation in its training | {share:.1%} |"
-        )
-    info = built.info
+        count = f"{sum(text in bare for text in rows[split])} of {len(rows[split])}"
+        again = share(of_rows[split], (text.split() for text in bare.split("\0")))
+        within = share(of_rows[split], of_rows["train"])
+        lines += [
+            f"| texts of the task's {split} set | the corpus | {count} |",
+            f"| runs of {RUN} words of the task's {split} set | the corpus | {again} |",
+            f"| runs of {RUN} words of the task's {split} set | its training set | {within} |",
+        ]
+    tokens = share([built.val.tolist()], [built.train.tolist()])
     lines += [
+        f"| runs of {RUN} words of the corpus's validation | its training | "
+        f"{share(words['val'], words['train'])} |",
+        f"| runs of {RUN} tokens of the corpus's validation | its training | {tokens} |",
         "",
-        f"{info['train_documents']:,} documents for training, {info['val_documents']:,} for ",
+        f"{built.info['train_documents']:,} documents for training and "
+        f"{built.info['val_documents']:,} for validation, without "
+        f"{built.info['near_copies']:,} near-copies",
     ]
-    lines[-1] += f"validation ({info['near_copies']:,} near-copies left out)"
     return lines
 
 

@@ -343,7 +343,7 @@ def _is_whole(path: Path, digest: str) -> bool:
     """Whether a file has the content of this digest; read once in a process unless it changed."""
     try:
         stat = path.stat()
-        return _digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) == digest
+        return _digest(path, stat.st_size, stat.st_ctime_ns, stat.st_ino) == digest
     except OSError:
         return False
 

@@ -277,6 +277,56 @@ def test_too_short_names_what_validation_took(tmp_path, make):
         make(path, length=500)  # the cached corpus is checked again
 
 
+def near_copies(folder: Path, copies: int) -> Path:
+    """200 texts of 60 random words, and of each some copies with one other word."""
+    rng, path = np.random.default_rng(0), folder / "copies.txt"
+    lines = []
+    for _ in range(200):
+        words = [f"w{k}" for k in rng.integers(0, 5_000, 60)]
+        lines.append(" ".join(words))
+        for place in rng.choice(60, copies, replace=False):
+            lines.append(" ".join([*words[:place], "other", *words[place + 1 :]]))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def share_of_runs(corpus: Corpus) -> float:
+    """Share of the validation text's runs of eleven words that are in training too."""
+    found = {}
+    for split in ("train", "val"):
+        words = [text.split() for text in documents(corpus, split)]
+        found[split] = {tuple(w[k : k + 11]) for w in words for k in range(len(w) - 10)}
+    return len(found["train"] & found["val"]) / len(found["val"])
+
+
+def test_near_copies_are_in_one_split(tmp_path, make):
+    corpus = make(near_copies(tmp_path, 2), val_fraction=0.2)
+    assert share_of_runs(corpus) < 0.02 and corpus.info["val_documents"] > 30
+    left_out = corpus.info["near_copies"]
+    assert 0 < left_out < 120 and corpus.info["documents"] == 600 - left_out
+    assert f"{left_out} near-copies of training text left out" in " ".join(make.said)
+
+
+def test_text_of_near_copies_only_is_validated_on_them_and_says_so(tmp_path, make):
+    path = tmp_path / "log.txt"
+    fixed = "request answered by the server after it was read from the queue and checked"
+    path.write_text("\n".join(f"{k * 7919} {k % 97} {fixed}" for k in range(400)))
+    corpus = make(path, val_fraction=0.5)
+    assert corpus.info["val_documents"] > 0 and not corpus.info["near_copies_dropped"]
+    assert "near-copies of training text and stay" in " ".join(make.said)
+
+
+def test_one_long_document_is_trained_and_validated_on(tmp_path, make):
+    rng = np.random.default_rng(0)
+    (tmp_path / "book.txt").write_text(" ".join(f"w{k}" for k in rng.integers(0, 5_000, 20_000)))
+    corpus = make(tmp_path / "book.txt", val_fraction=0.1, length=32)
+    assert corpus.info["documents"] == 1 and share_of_runs(corpus) == 0
+    share = corpus.info["val_tokens"] / corpus.info["train_tokens"]
+    assert 0.08 < share < 0.15 and "no validation" not in " ".join(make.said)
+    whole = make(tmp_path / "book.txt", val_fraction=0.0, length=32)
+    assert documents(whole) == [(tmp_path / "book.txt").read_text()]
+
+
 def test_set_of_hashes_forgets_nothing(monkeypatch):
     monkeypatch.setattr(splits, "RECENT", 10)
     rng, seen, reference = np.random.default_rng(0), splits.Seen(), set()
@@ -465,22 +515,54 @@ def test_what_changes_the_text_changes_the_fingerprint(shared, tmp_path, make):
     assert len(set(prints)) == 7
 
 
-@pytest.mark.parametrize("harm", ["cut", "no info", "bad info", "no stream"])
-def test_broken_folder_is_built_again(tmp_path, make, harm):
+def damage(path: Path, rng: np.random.Generator) -> None:
+    """One of the ways in which a file is no longer what was written; its size may stay."""
+    content = bytearray(path.read_bytes())
+    kind = rng.integers(7)
+    if kind == 0:
+        content = content[: rng.integers(len(content))]
+    elif kind == 1:
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    elif kind == 2:
+        content = bytearray(len(content))
+    elif kind == 3:
+        content = bytearray(b"[" * 100_000)
+    elif kind == 4:
+        content = bytearray(rng.choice([b"[]", b"{}", b"3", b"null", b'"text"', b'{"content": 1}']))
+    elif kind == 5:
+        content.reverse()
+    path.unlink()
+    if kind < 6:
+        path.write_bytes(content)
+
+
+def test_a_damaged_folder_is_never_opened(tmp_path, make):
+    """A hundred ways, in each file of it."""
+    folder, rng = make(words(tmp_path), val_fraction=0.2).folder, np.random.default_rng(0)
+    files = sorted(folder.iterdir())
+    assert {"info.json", "train.bin", "val.bin", "tokenizer.json"} <= {file.name for file in files}
+    info = module._open(folder, None).info
+    for number in range(100):
+        file = files[number % len(files)]
+        content = file.read_bytes()
+        damage(file, rng)
+        corpus = module._open(folder, None)
+        # a changed space in info.json is no damage
+        assert corpus is None or (file.name == "info.json" and corpus.info == info)
+        file.write_bytes(content)
+    assert module._open(folder, None)
+
+
+@pytest.mark.parametrize("name", ["info.json", "train.bin", "tokenizer.json"])
+def test_a_damaged_folder_is_built_again(tmp_path, make, name):
     path = words(tmp_path)
-    corpus = make(path)
-    expected = corpus.train.tolist()
-    stream, info = corpus.folder / "train.bin", corpus.folder / "info.json"
-    if harm == "cut":
-        stream.write_bytes(stream.read_bytes()[:-2])
-    elif harm == "no stream":
-        stream.unlink()
-    elif harm == "no info":
-        info.unlink()
-    else:
-        info.write_text(info.read_text()[:-20])
-    assert make(path).train.tolist() == expected
-    assert left_behind(tmp_path) == [corpus.folder]
+    folder = make(path).folder
+    content = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / name).write_bytes(bytes(len(content[name])))
+    make(path)
+    assert f"{folder} is damaged or incomplete; it is built again" in make.said[0]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == content
+    assert left_behind(tmp_path) == [folder]
 
 
 def test_two_at_once_do_not_clash(tmp_path, make, monkeypatch):
@@ -608,6 +690,15 @@ def installation(tmp_path, monkeypatch):
     monkeypatch.setattr(sources.sysconfig, "get_path", lambda name: str(library))
     monkeypatch.setattr(docstrings, "PACKAGES", ("bortabsent", "bortfake"))
     return long.strip(), other.strip().replace("\\\\", "\\")
+
+
+def test_docstrings_of_a_file_are_in_one_split(installation, tmp_path):
+    source = docstrings.docstring_source(lambda *a, **k: None)
+    groups = {document.group for document in source.read()}
+    assert {"bortfake/b.py", "python/difflib.py"} <= groups
+    for group in groups:
+        of_it = [document for document in source.read() if document.group == group]
+        assert len({splits.parts(document, 0.5)[0].split for document in of_it}) == 1
 
 
 def test_docstring_corpus(installation, tmp_path):

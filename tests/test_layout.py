@@ -90,8 +90,9 @@ ORDER = (
     "errors files digests doctor config search_config cli runs tokenizer rows tasks custom casting "
     "scoring documents copies splits docstrings corpus data batches model hub hf cost optim "
     "checkpoint logger progress training distill pretrain compare finetune agora page agora_page "
-    "generators judge candidate agora_run mistakes record report fptas onnx latency search_page search dashboard "
-    "optimum plan sweep predict onnx_predict card export contenders benchmark bort_fptas "
+    "generators judge candidate agora_run mistakes record report fptas onnx latency search_page "
+    "search dashboard optimum plan sweep predict onnx_predict card export contenders benchmark "
+    "bort_fptas "
     "pipeline_page pipeline __init__"
 ).split()
 >>>>>>> 64cadfa (The embedded corpus is split by file, without the texts of the embedded task's tests; near-copies of training text are no validation; caches carry digests)
