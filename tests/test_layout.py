@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from modules named before it; __init__ may import any. The doctor is early
-<<<<<<< HEAD
 # because it must run where no package is installed: of ours it imports the machine alone.
 ORDER = """
 errors
@@ -18,6 +17,7 @@ wording
 machine
 foreign
 files
+digests
 doctor
 config
 search_config
@@ -33,8 +33,10 @@ custom
 casting
 scoring
 documents
-corpus
+copies
+splits
 docstrings
+corpus
 data
 batches
 model
@@ -84,18 +86,6 @@ pipeline_page
 pipeline
 __init__
 """.split()
-=======
-# because it must run where no package is installed: it imports none of ours.
-ORDER = (
-    "errors files digests doctor config search_config cli runs tokenizer rows tasks custom casting "
-    "scoring documents copies splits docstrings corpus data batches model hub hf cost optim "
-    "checkpoint logger progress training distill pretrain compare finetune agora page agora_page "
-    "generators judge candidate agora_run mistakes record report fptas onnx latency search_page "
-    "search dashboard optimum plan sweep predict onnx_predict card export contenders benchmark "
-    "bort_fptas "
-    "pipeline_page pipeline __init__"
-).split()
->>>>>>> 64cadfa (The embedded corpus is split by file, without the texts of the embedded task's tests; near-copies of training text are no validation; caches carry digests)
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))
 
