@@ -9,7 +9,8 @@ from zlib import crc32
 import numpy as np
 
 RUN = 11  # words; unrelated texts have no run of that length in common
-SHARE = 0.2  # of its runs: a text that has more of them in common with others is a near-copy
+SHARE = 0.1  # of its runs: a text that has more of them in common with others is a near-copy
+PART = 0.2  # of the runs of a short text: a text with more of them holds much of it
 ROOM = 1 << 24  # runs that are remembered, of 8 bytes each; of longer texts a sample
 WAITING = 100_000  # texts whose runs are arrays of their own
 # A word is what stands between spaces; in scripts that write none, a character.
@@ -102,7 +103,7 @@ class Overlap:
 
 
 def holding(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
-    """Which of K texts (K,) hold more than SHARE of the runs of any of `parts`; both as runs."""
+    """Which of K texts (K,) hold more than PART of the runs of any of `parts`; both as runs."""
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     hashes = np.concatenate([np.empty(0, np.uint64), *parts])
     order = np.argsort(hashes, kind="stable")
@@ -122,5 +123,5 @@ def holding(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
     pairs = np.repeat(text[hits], count[hits]) * len(parts) + owners[place]
     pairs, common = np.unique(pairs, return_counts=True)
     sizes = np.array([len(part) for part in parts])
-    near = common > SHARE * sizes[pairs % len(parts)]
+    near = common > PART * sizes[pairs % len(parts)]
     return np.isin(np.arange(len(texts)), pairs[near] // len(parts))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bort import copies
-from bort.copies import RUN, SHARE, Overlap, common_key, holding, runs
+from bort.copies import PART, RUN, Overlap, common_key, holding, runs
 from bort.documents import Document
 from bort.splits import GAP, LONG, parts
 
@@ -66,7 +66,7 @@ def test_which_texts_hold_a_part_of_another(texts):
     pieces = [" ".join(text.split()[5:40]) for text in texts[:10]] + ["of nothing else"]
     near = holding([runs(text) for text in texts], [runs(piece) for piece in pieces])
     expected = [
-        any(len(word_runs(p) & word_runs(text)) > SHARE * len(word_runs(p)) for p in pieces)
+        any(len(word_runs(p) & word_runs(text)) > PART * len(word_runs(p)) for p in pieces)
         for text in texts
     ]
     assert near.tolist() == expected and 0 < sum(expected) < len(texts)
