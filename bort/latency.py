@@ -1,5 +1,6 @@
 """î of many architectures: operations, wall clock, a regression on it, or a table."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -42,9 +43,10 @@ def latencies(
         points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
         return _latency_record(points, "ms", note)
     function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
-    say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {error:.0%}")
+    most = f"{math.ceil(100 * error)}%"
+    say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {most}")
     points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
-    return _latency_record(points, "ms", f"fitted: {note}, missed by up to {error:.0%}")
+    return _latency_record(points, "ms", f"fitted: {note}, missed by up to {most}")
 
 
 def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> dict:

@@ -1,6 +1,5 @@
 """From the records of a sweep to the optimum: what is proven, how sure it is, what to doubt."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,8 +16,9 @@ from bort.config import SIZES, parse
 from bort.files import replacing, write_csv, write_json
 from bort.foreign import read_settings
 from bort.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
-from bort.search import Paired, best_record, records, selection
+from bort.search import selection
 from bort.search_config import SearchRun
+from bort.search_records import Paired, best_record, read_plan, records
 
 Say = Callable[[str], None]
 
@@ -49,8 +49,8 @@ def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, A
     """Settings, plan, rows of candidates, summary and figures of the sweep in a folder."""
     stored = read_settings(folder / ".hydra" / "config.yaml")
     run = parse(OmegaConf.create(stored), SearchRun)
-    plan = json.loads((folder / "search.json").read_text())
-    found = records(folder)
+    plan = read_plan(folder)
+    found = records(folder, plan)
     paired = Paired(folder, found, run)
     chosen = selection(plan, run, found, paired)
     certificate = chosen.certificate()

@@ -6,13 +6,12 @@ folder with a `point.json`; `optimum.py` turns these records into the choice.
 """
 
 import csv
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from bort.config import SIZES, Arch, Train, width_lr
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
-from bort.files import write_json
 from bort.flops import Text
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import latencies, paced
@@ -35,6 +33,23 @@ from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_digest, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
 from bort.search_config import SearchRun
+from bort.search_records import (
+    CROWDED,
+    Job,
+    Paired,
+    best_record,
+    crowded_jobs,
+    failed_record,
+    job_of,
+    origin_of,
+    read_checked,
+    read_plan,
+    read_record,
+    records,
+    save_array,
+    write_checked,
+    write_plan,
+)
 from bort.training import check_trainer, device_of
 
 Say = Callable[[str], None]
@@ -66,11 +81,12 @@ def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -
 
 def run_here(run: SearchRun, folder: Path, say: Say) -> dict:
     """A whole sweep in this process, without Hydra's launchers; returns its plan."""
+    alone = replace(run.search, parallel=1)
     with opened(run, folder, say) as sweep:
         while batch := sweep.ask():
             for job in batch:
                 optim = replace(run.optim, lr=job.lr)
-                own = replace(run, arch=Arch(*job.xi), seed=job.seed, optim=optim)
+                own = replace(run, arch=Arch(*job.xi), seed=job.seed, optim=optim, search=alone)
                 evaluate(own, folder, folder / job.folder, say)
             sweep.collect(batch)
         return sweep.plan
@@ -80,33 +96,14 @@ def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: S
     """î of T and of every candidate, by `latency.source`, recorded once in `latency.json`."""
     path = folder / "latency.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_checked(path, "delete it and repeat the command")
     archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
     found = latencies(run.latency, archs, teacher, vocab_size, folder, say)
-    write_json(path, found)
+    write_checked(path, found)
     return found
 
 
 # ------------------------------------------------------------------------------------- the sweep
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: ξ, the seed of its start and its batches, and the rate before `kappa`."""
-
-    xi: Xi
-    seed: int
-    lr: float
-
-    @property
-    def folder(self) -> str:
-        """As conf/search.yaml names it."""
-        return "D{}-A{}-H{}-I{}".format(*self.xi) + f"-s{self.seed}-lr{self.lr}"
-
-    @property
-    def overrides(self) -> list[str]:
-        sizes = [f"arch.{key}={value}" for key, value in zip(SIZES, self.xi, strict=True)]
-        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
 
 
 class Sweep:
@@ -122,7 +119,7 @@ class Sweep:
         self._announce()
 
     def _refresh(self) -> None:
-        self.records = records(self.folder)
+        self.records = records(self.folder, self.plan)
         paired = Paired(self.folder, self.records, self.run)
         self.selection = selection(self.plan, self.run, self.records, paired)
 
@@ -131,8 +128,8 @@ class Sweep:
         run, folder = self.run, self.folder
         shape = Arch(*(getattr(teacher.config, key) for key in SIZES))
         vocab = teacher.config.vocab_size
-        if (path := folder / "search.json").exists():  # written last: all else is there, too
-            return json.loads(path.read_text())
+        if (folder / "search.json").exists():  # written last: all else is there, too
+            return read_plan(folder)
         val = _val_batches(corpus, run)
         if not len(val):
             raise BortError("search.py needs validation text; raise data.val_fraction")
@@ -146,10 +143,10 @@ class Sweep:
         count = self._batches(corpus)
         train = _teacher_pass(run, corpus, teacher, folder, run.seed, count, self.say)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
-        np.save(folder / "teacher" / "entropy.npy", entropy)
+        save_array(folder / "teacher" / "entropy.npy", entropy)
         documents, length = val.documents(), run.data.length
         held = Text(len(val.chosen) * length, length, len(entropy))
-        np.save(folder / "teacher" / "documents.npy", documents)
+        save_array(folder / "teacher" / "documents.npy", documents)
         plan["teacher"] |= {
             "error": float(entropy.mean(dtype=np.float64)),
             "unigram_error": unigram,
@@ -160,8 +157,7 @@ class Sweep:
             **self._count(plan, corpus, shape, vocab, train, held),
             "teacher_pass_seconds": time.monotonic() - start,
         }
-        write_json(path, plan)
-        return plan
+        return write_plan(folder, plan, run, corpus.info["digest"])
 
     def _candidates(self, teacher: MaskedLM, shape: Arch, latency: dict) -> dict:
         """p and î of T and of every point; T's error is not known yet."""
@@ -224,17 +220,23 @@ class Sweep:
         if self.records:
             self.say(f"search: {len(self.records)} recorded already")
 
-    def ask(self) -> list["Job"]:
-        """The next jobs, at most `search.parallel` of them; none when the search is over."""
+    def ask(self) -> list[Job]:
+        """The next jobs, at most `search.parallel` of them; none when the search is over.
+
+        One that found no memory beside others comes first, alone.
+        """
+        if crowded := crowded_jobs(self.folder, self.plan):
+            self.say(f"search: {crowded[0]} found no memory beside others; now alone")
+            return crowded[:1]
         if batch := self.selection.ask(self.run.search.parallel):
             self._progress(batch)
             return [Job(xi, self.run.seed, self.run.optim.lr) for xi in batch]
         due = self._due_finalists()[: self.run.search.parallel]
         for job in due:
-            self.say(f"search: finalist {name(job.xi)} again with seed {job.seed}, lr {job.lr:g}")
+            self.say(f"search: finalist {job} again")
         return due
 
-    def _due_finalists(self) -> list["Job"]:
+    def _due_finalists(self) -> list[Job]:
         """Trainings still to do of the best ones: with further rates, then with further seeds."""
         run, chosen, found = self.run, self.selection, self.records
         if chosen.best is None:
@@ -261,25 +263,30 @@ class Sweep:
         for seed in sorted(seeds):
             _teacher_pass(self.run, corpus, teacher, self.folder, seed, count, self.say)
 
-    def collect(self, batch: list["Job"], died: str | None = None) -> None:
+    def collect(self, batch: list[Job], died: str | None = None) -> None:
         """Take what the jobs of `batch` have recorded.
 
-        died: why a process ended without a record: a result of its candidate, like any other.
+        died: why a process ended without a record: a result of its candidate, like any other. So
+        is a lack of memory, when there was no other job.
         """
+        crowded = crowded_jobs(self.folder, self.plan)
         for job in batch:
-            place = self.folder / job.folder
-            if died and not (place / "point.json").exists():
-                record = failed_record(job.xi, job.seed, job.lr, self.digest, died)
-                write_json(place / "point.json", record)
+            path = self.folder / job.folder / "point.json"
+            if died and not path.exists():
+                write_checked(path, failed_record(self.plan, job, died))
+            elif len(batch) == 1 and job in crowded:
+                write_checked(path, failed_record(self.plan, job, "out of memory"))
         self._refresh()
         for record in self.records:
-            if record["status"] == "failed" and record["xi"] in {job.xi for job in batch}:
-                self.say(f"search: {name(record['xi'])} failed: {record['reason']}")
+            if record["status"] == "failed" and (job := job_of(record)) in batch:
+                first = (job.seed, job.lr) == (self.run.seed, self.run.optim.lr)
+                who = name(job.xi) if first else f"finalist {job}"
+                self.say(f"search: {who} failed: {record['reason']}")
 
     def _progress(self, batch: list[Xi]) -> None:
         chosen = self.selection
-        done = len(chosen.errors) + len(chosen.failed)
-        able = [xi for xi in chosen.order if xi not in chosen.errors and xi not in chosen.failed]
+        done = sum(map(chosen.ended, chosen.order))
+        able = [xi for xi in chosen.order if not chosen.ended(xi)]
         left = list(filter(chosen.can_win(chosen.gibbs), able))
         proven = len(able) - len(left)
         work = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
@@ -365,11 +372,11 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     folder: the sweep's; place: the candidate's own folder in it. A failure that is the candidate's
     own (no memory, a loss that is no number) is a record with its reason.
     """
-    if (path := place / "point.json").exists():
-        return json.loads(path.read_text())
+    plan, path = read_plan(folder), place / "point.json"
+    if path.exists() and (record := read_record(path, plan))["status"] != CROWDED:
+        return record
     corpus, teacher = _opened(run, folder, lambda line: None)
-    xi, start = xi_of(run.arch), time.monotonic()
-    (digest,) = teacher_digest(run, corpus).values()
+    own, start = Job(xi_of(run.arch), run.seed, run.optim.lr), time.monotonic()
     val = _val_batches(corpus, run)
     kept = {
         split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
@@ -386,24 +393,23 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     except Exception as error:
         if (reason := failure(error)) is None:
             raise
-        found = failed_record(xi, run.seed, run.optim.lr, digest, reason)
-        write_json(path, found)
+        found = failed_record(plan, own, reason, diverged=isinstance(error, Diverged))
+        if not found["diverged"] and run.search.parallel > 1:
+            found["status"] = CROWDED
+        write_checked(path, found)
         return found
-    np.save(place / "losses.npy", losses)
     found = {
-        "xi": xi,
-        "seed": run.seed,
-        "base_lr": run.optim.lr,
-        "teacher": digest,
+        **origin_of(plan, own),
         "lr": job.optim.lr,
         "status": "trained",
+        "losses": save_array(place / "losses.npy", losses),
         "error": error,
         "kl_by_step": _kl_by_step(place / "metrics.csv"),
         "mlm_accuracy": summary["val/mlm_accuracy"],
         "seconds": summary["seconds"],
         "wall": time.monotonic() - start,
     }
-    write_json(path, found)
+    write_checked(path, found)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)  # 3 × the model, needed no more
     return found
 
@@ -432,12 +438,6 @@ def failure(error: Exception) -> str | None:
     return None
 
 
-def failed_record(xi: Xi, seed: int, lr: float, teacher: str, reason: str) -> dict:
-    """teacher: T's digest."""
-    record = {"xi": xi, "seed": seed, "base_lr": lr, "teacher": teacher}
-    return record | {"status": "failed", "reason": reason}
-
-
 @torch.no_grad()
 def candidate_losses(
     model: MaskedLM, teacher: MaskedLM, val: ValBatches, states: TeacherStates
@@ -464,18 +464,6 @@ def _kl_by_step(path: Path) -> dict[str, float]:
 # ------------------------------------------------------------------------------------ the records
 
 
-def records(folder: Path) -> list[dict]:
-    """Every candidate training that has ended, in a fixed order."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("D*/point.json"))]
-    return [{**record, "xi": tuple(record["xi"])} for record in found]
-
-
-def best_record(found: list[dict], xi: Xi, run: SearchRun) -> dict:
-    """The training of ξ that counts: of the sweep's own seed, the rate with the lowest error."""
-    own = [r for r in found if r["xi"] == xi and r["seed"] == run.seed and r["status"] == "trained"]
-    return min(own, key=lambda r: (r["error"], r["base_lr"]))
-
-
 def scale_of(plan: dict, run: SearchRun) -> Scale:
     teacher, search = plan["teacher"], run.search
     exponents = tuple(search.exponents) if search.objective == "w" else (0.0, 0.0, 1.0)
@@ -485,7 +473,7 @@ def scale_of(plan: dict, run: SearchRun) -> Scale:
 
 
 def selection(
-    plan: dict, run: SearchRun, found: list[dict], paired: "Paired | None" = None
+    plan: dict, run: SearchRun, found: list[dict], paired: Paired | None = None
 ) -> Selection:
     """The selection with these records; `paired` tells which contradictions are beyond chance."""
     beyond_chance = {"significant": paired.worse} if paired else {}
@@ -505,42 +493,5 @@ def selection(
         if record["status"] == "trained":
             chosen.tell(record["xi"], record["error"])
         else:
-            chosen.fail(record["xi"], record["reason"])
+            chosen.fail(record["xi"], record["reason"], record["diverged"])
     return chosen
-
-
-class Paired:
-    """Paired bootstrap over documents: all candidates are scored at the same positions."""
-
-    def __init__(self, folder: Path, found: list[dict], run: SearchRun, count: int = 1000):
-        self.folder, self.run, self.count = folder, run, count
-        self.found = found
-        self._weights: np.ndarray | None = None
-        self._errors: dict[Xi, np.ndarray] = {}
-
-    def _resampled(self, losses: np.ndarray) -> np.ndarray:
-        """Means (count,) of resampled documents."""
-        if self._weights is None:
-            documents = np.load(self.folder / "teacher" / "documents.npy")
-            _, self.inverse = np.unique(documents, return_inverse=True)
-            self.sizes = np.bincount(self.inverse)
-            rng = np.random.default_rng(0)
-            n = len(self.sizes)
-            self._weights = rng.multinomial(n, np.full(n, 1 / n), self.count).astype(float)
-        sums = np.bincount(self.inverse, weights=losses.astype(float))
-        return (self._weights @ sums) / (self._weights @ self.sizes)
-
-    def teacher(self) -> np.ndarray:
-        return self._resampled(np.load(self.folder / "teacher" / "entropy.npy"))
-
-    def error(self, xi: Xi) -> np.ndarray:
-        """Resampled errors (count,) of the training of ξ that counts."""
-        if xi not in self._errors:
-            lr = best_record(self.found, xi, self.run)["base_lr"]
-            path = self.folder / Job(xi, self.run.seed, lr).folder / "losses.npy"
-            self._errors[xi] = self._resampled(np.load(path))
-        return self._errors[xi]
-
-    def worse(self, small: Xi, large: Xi) -> bool:
-        """Whether the larger one's error is higher beyond the 95% interval of their difference."""
-        return float(np.quantile(self.error(large) - self.error(small), 0.025)) > 0

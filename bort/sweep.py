@@ -84,7 +84,7 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
             return
         for job, own in zip(batch, overrides, strict=True):  # which one it was shows alone
             if not (search.folder / job.folder / "point.json").exists():
-                launch(launcher, [own], first, search, [job])
+                launch(launcher, [[*own, "search.parallel=1"]], first, search, [job])
         return
     for job in returned:
         if job.status is JobStatus.FAILED:

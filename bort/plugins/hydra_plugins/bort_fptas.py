@@ -32,7 +32,9 @@ class FptasSweeper(Sweeper):
         with sweep.started(self.config, arguments, several) as search:
             done = 0
             while search and (batch := search.ask()):
-                overrides = [[*search.arguments, *job.overrides] for job in batch]
+                # what a job finds no memory for beside others is tried again alone
+                beside = f"search.parallel={len(batch)}"
+                overrides = [[*search.arguments, *job.overrides, beside] for job in batch]
                 self.validate_batch_is_legal(overrides)
                 sweep.launch(self.launcher, overrides, done, search, batch)
                 done += len(batch)
