@@ -223,18 +223,21 @@ class Sweep:
     def ask(self) -> list[Job]:
         """The next jobs, at most `search.parallel` of them; none when the search is over.
 
-        One that found no memory beside others comes first, alone.
+        One that found no memory beside others is a batch of its own.
         """
-        if crowded := crowded_jobs(self.folder, self.plan):
+        batch = self.selection.ask(self.run.search.parallel)
+        jobs = [Job(xi, self.run.seed, self.run.optim.lr) for xi in batch]
+        if not batch:
+            jobs = self._due_finalists()[: self.run.search.parallel]
+        if crowded := [job for job in crowded_jobs(self.folder, self.plan) if job in jobs]:
             self.say(f"search: {crowded[0]} found no memory beside others; now alone")
             return crowded[:1]
-        if batch := self.selection.ask(self.run.search.parallel):
+        if batch:
             self._progress(batch)
-            return [Job(xi, self.run.seed, self.run.optim.lr) for xi in batch]
-        due = self._due_finalists()[: self.run.search.parallel]
-        for job in due:
-            self.say(f"search: finalist {job} again")
-        return due
+        else:
+            for job in jobs:
+                self.say(f"search: finalist {job} again")
+        return jobs
 
     def _due_finalists(self) -> list[Job]:
         """Trainings still to do of the best ones: with further rates, then with further seeds."""

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from bort import config, latency, optimum, search, search_config
 from bort.config import Arch
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
-from bort.fptas import Selection
+from bort.fptas import UNDECIDED, Scale, Selection
 from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_folder
 from bort.search_config import SearchRun
@@ -192,6 +193,10 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     assert summary["train_flops"] < summary["exhaustive_flops"]
 
 
+# One width and depth, nothing trained again.
+ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalists=1"]
+
+
 def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
     """Trainings of candidates with this intermediate size raise."""
     train = search.train
@@ -216,11 +221,151 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
     summary = sweep(run, tmp_path / "run", lines.append)
     assert (summary["trained"], summary["failed"], summary["invalid"]) == (2, 2, 4)
     assert "search: ⟨1,1,16,32⟩ failed: the loss became nan at step 3" in lines
+    assert summary["diverged"] == 1
+    # every bound is 1: the one without memory could have been better by all that is left
+    assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
+    statuses = {row["intermediate"]: row["status"] for row in table(tmp_path / "run")[:4]}
+    assert (statuses["32"], statuses["48"]) == ("diverged", "failed")
     reasons = {row["reason"] for row in table(tmp_path / "run")}
     assert {"out of memory", "heads=3 does not divide hidden=16"} <= reasons
     errors = {tuple(r["xi"]): r.get("error") for r in search.records(tmp_path / "run")}
     best = min((xi for xi in errors if errors[xi]), key=errors.get)
     assert summary["optimum"] == list(best)
+
+
+def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
+    """The first time beside another training; then alone, where it fits or does not."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.parallel=2")
+    train, crowd = search.train, []
+
+    def scarce(job, *inputs, **options):
+        if options.get("states") and job.arch.intermediate == 32:
+            raise MemoryError
+        if options.get("states") and len(crowd) > 1:
+            raise MemoryError
+        return train(job, *inputs, **options)
+
+    monkeypatch.setattr(search, "train", scarce)
+    lines, batches = [], []
+    with search.opened(run, tmp_path / "run", lines.append) as sweep:
+        while crowd := sweep.ask():
+            batches.append([job.xi[3] for job in crowd])
+            for job in crowd:
+                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
+                search.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder, quiet)
+            sweep.collect(crowd)
+    assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
+    assert [r["status"] for r in search.records(tmp_path / "run")] == ["trained", "failed"]
+    assert any("found no memory beside others; now alone" in line for line in lines)
+    assert [line for line in lines if "⟨1,1,16,32⟩ failed: out of memory" in line]
+    summary = optimum.conclude(tmp_path / "run", quiet)
+    assert (summary["trained"], summary["failed"], summary["diverged"]) == (1, 1, 0)
+    assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
+
+
+def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
+    """A further seed that fails takes nothing from the candidate's own error."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=2")
+    train = search.train
+
+    def broken(job, *inputs, **options):
+        if options.get("states") and job.seed == 1:
+            raise Diverged("the loss became nan at step 3")
+        return train(job, *inputs, **options)
+
+    monkeypatch.setattr(search, "train", broken)
+    lines = []
+    summary = sweep(run, tmp_path / "run", lines.append)
+    assert (summary["trained"], summary["failed"], summary["further_failed"]) == (2, 0, 1)
+    assert summary["regret_bound"] == 0 and summary["seed_spread"] is None
+    assert any("finalist" in x and "with seed 1" in x and "failed: the loss" in x for x in lines)
+
+
+# ------------------------------------------------------------------------------- edited records
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """The folder of `done`, without its models: what a choice is made from."""
+    folder = tmp_path / "run"
+    shutil.copytree(done[1], folder, ignore=shutil.ignore_patterns("model", "*.f16", "wandb"))
+    assert optimum.choice(folder)[3]["w"] == done[2]["w"]
+    return folder
+
+
+def edited(path: Path, **changes) -> dict:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"error": 1.0}, "was changed, damaged or written by another version; delete its folder"),
+        ({"status": "failed", "reason": "x"}, "was changed"),
+        ({"check": None}, "was changed"),
+    ],
+)
+def test_an_edited_record_is_refused(copied, done, changes, reason):
+    path = sorted(copied.glob("D*/point.json"))[1]
+    edited(path, **changes)
+    with pytest.raises(BortError, match=f"point.json {reason}"):
+        optimum.choice(copied)
+    with pytest.raises(BortError, match=f"point.json {reason}"):
+        search.run_here(done[0], copied, quiet)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("teacher", "0123456789abcdef", "another teacher"),
+        ("positions", "0123456789abcdef", "another set of masked positions"),
+        ("settings", "0123456789abcdef", "another set of settings"),
+        ("corpus", "0123456789abcdef", "another text"),
+        ("n", 7, "another number of steps \\(7, here 6\\)"),
+        ("version", 0, "another version of bort"),
+    ],
+)
+def test_a_record_of_another_search_is_refused(copied, key, value, words):
+    path = sorted(copied.glob("D*/point.json"))[1]
+    content = json.loads(path.read_text()) | {key: value}
+    content.pop("check")
+    search.write_checked(path, content)
+    with pytest.raises(BortError, match=f"point.json was measured with {words}"):
+        optimum.choice(copied)
+
+
+def test_a_record_in_the_wrong_folder_is_refused(copied):
+    first, second = sorted(copied.glob("D*/point.json"))[:2]
+    shutil.copy(first, second)
+    with pytest.raises(BortError, match=f"is the record of {first.parent.name}"):
+        optimum.choice(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"{}", b"[" * 99999, b"null"])
+@pytest.mark.parametrize(
+    "name", ["point.json", "losses.npy", "search.json", "entropy.npy", "documents.npy"]
+)
+def test_damaged_files_of_a_search_are_one_line(copied, name, content):
+    path = next(copied.rglob(name))
+    path.write_bytes(content)
+    with pytest.raises(BortError, match=f"{name} (was|is missing,) changed") as error:
+        optimum.choice(copied)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    if name != "point.json":
+        with pytest.raises(BortError, match=name):
+            optimum.choice(copied)
+
+
+def test_an_edited_plan_is_refused(copied):
+    """T's entropy decides every W, and p and î every bound."""
+    plan = json.loads((copied / "search.json").read_text())
+    plan["points"][0]["latency"][0] /= 2
+    (copied / "search.json").write_text(json.dumps(plan))
+    with pytest.raises(BortError, match="search.json was changed, damaged or written by another"):
+        optimum.choice(copied)
 
 
 def test_all_fail(search_of, tmp_path, monkeypatch):
@@ -352,13 +497,99 @@ def test_noise_in_latency_makes_ties(done):
     run, folder, _, _, _ = done
     plan = json.loads((folder / "search.json").read_text())
     paired = search.Paired(folder, search.records(folder), run)
-    chosen = search.selection(plan, run, paired.found, paired)
-    calm = optimum.ties(plan, paired, chosen, seeds=0.0)
+    by_w = replace(run, search=replace(run.search, exponents=[1, 1, 1]))
+    choices = [search.selection(plan, own, paired.found, paired) for own in (by_w, run)]
+    calm = [set(optimum.ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
     for point in plan["points"]:
         value = point["latency"][0]
         point["latency"] = [value, 0.2 * value, 3 * value]
-    assert set(optimum.ties(plan, paired, chosen, seeds=0.0)) > set(calm)
-    assert len(optimum.ties(plan, paired, chosen, seeds=10.0)) == 7
+    noisy = [set(optimum.ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
+    assert noisy[0] > calm[0]
+    assert noisy[1] == calm[1]  # by error alone no latency matters
+    assert len(optimum.ties(plan, paired, choices[0], seeds=10.0)) == 7
+
+
+class TwoErrors:
+    """Resampled errors of two candidates: normal, with these means and deviations, in pairs."""
+
+    def __init__(self, means: dict, spread: float, common: float):
+        rng = np.random.default_rng(0)
+        base = rng.normal(0, common, 1000)
+        self.errors = {xi: mean + base + rng.normal(0, spread, 1000) for xi, mean in means.items()}
+        self.entropy = 4.0 + base
+
+    def teacher(self) -> np.ndarray:
+        return self.entropy
+
+    def error(self, xi) -> np.ndarray:
+        return self.errors[xi]
+
+
+@pytest.mark.parametrize(
+    ("exponents", "apart", "tied"),
+    [((0, 0, 1), 0.2, False), ((0, 0, 1), 0.004, True), ((1, 1, 1), 0.2, True)],
+)
+def test_ties_by_error_know_no_latency(exponents, apart, tied):
+    """0.2 nats are 70 standard errors of the paired difference; latencies are known to a third.
+
+    The larger one is the better one by W, too, by less than the noise in its latency.
+    """
+    small, large = (1, 1, 8, 8), (1, 1, 8, 16)
+    scale = Scale(1000, 100, 4.0, exponents)
+    chosen = Selection({small: (10.0, 10.0), large: (11.0, 11.0)}, scale)
+    for xi, error in ((small, 6.0 + apart), (large, 6.0)):
+        chosen.tell(xi, error)
+    latency = {xi: [i, 0.6 * i, 1.4 * i] for xi, (_, i) in chosen.points.items()}
+    points = [{"xi": xi, "latency": latency[xi]} for xi in (small, large)]
+    plan = {"points": points, "teacher": {"latency": [100.0, 60.0, 140.0]}}
+    paired = TwoErrors(chosen.errors, spread=0.002, common=0.05)
+    assert chosen.best == large
+    assert optimum.ties(plan, paired, chosen, seeds=None) == ([small] if tied else [])
+
+
+def test_controls_break_ties_as_the_search_does():
+    """Equal p and i for two numbers of heads: each control names the one that the search would.
+
+    Without a weight on size and time every bound is 1, so that none is a choice.
+    """
+    grid = [(d, a, 8, 8) for d in (1, 2) for a in (4, 1, 2)]
+    points = [{"xi": xi, "body": 10 * xi[0]} for xi in grid]
+    plan = {"points": points, "exponents": (1.0, 1.0, 1.0)}
+    numbers = {xi: (10.0 * xi[0], 1.0 * xi[0]) for xi in grid}
+    errors = dict.fromkeys(grid, 5.0)
+    by_w = optimum.controls(plan, Selection(numbers, Scale(100, 10, 4.0), errors=errors))
+    assert set(by_w.values()) == {"⟨1,1,8,8⟩"}
+    scale = Scale(100, 10, 4.0, (0, 0, 1))
+    by_error = optimum.controls(plan, Selection(numbers, scale, errors=errors))
+    assert by_error["control_bound"] is None and by_error["by_error"] == "⟨1,1,8,8⟩"
+    few = Selection(numbers, Scale(100, 10, 4.0), errors={(1, 1, 8, 8): 5.0})
+    assert optimum.controls(plan, few)["control_size"] is None
+    assert optimum.controls(plan, few)["by_error"] == UNDECIDED
+
+
+def test_a_winner_at_an_earlier_step_is_named_only_when_proven():
+    """Of two trained ones the other is ahead at half; a third, untrained, could have been first."""
+    grid = [(1, 1, 8, k) for k in (8, 16, 32)]
+    points = {xi: (float(xi[3]), float(xi[3])) for xi in grid}
+    run = type("Run", (), {"seed": 0, "search": type("Search", (), {"n": 8})})
+    at_half = {(1, 1, 8, 8): 2.0, (1, 1, 8, 16): 0.5}
+    found = [
+        {"xi": xi, "seed": 0, "status": "trained", "error": error, "base_lr": 1.0}
+        | {"kl_by_step": {"2": 3.0, "4": at_half[xi]}}
+        for xi, error in (((1, 1, 8, 8), 4.1), ((1, 1, 8, 16), 4.5))
+    ]
+    chosen = Selection(points, Scale(100, 100, 4.0))
+    for record in found:
+        chosen.tell(record["xi"], record["error"])
+    shown = optimum.horizon(found, chosen, run, 4.0)
+    # W at half: 0.92² · 4/6 = 0.564 and 0.84² · 4/4.5 = 0.627; the third has at most 0.68² = 0.462
+    assert chosen.best == (1, 1, 8, 8) and shown["ahead_at_half"] == "⟨1,1,8,16⟩"
+    assert shown["winner_at_half"] == "⟨1,1,8,16⟩" and shown["step_at_half"] == 4
+    assert (shown["winner_at_quarter"], shown["ahead_at_quarter"]) == ("⟨1,1,8,8⟩", "⟨1,1,8,8⟩")
+    for record in found:
+        record["kl_by_step"]["2"] = 6.0  # 0.92² · 0.4 = 0.339 is below the third one's bound
+    shown = optimum.horizon(found, chosen, run, 4.0)
+    assert (shown["winner_at_quarter"], shown["ahead_at_quarter"]) == (UNDECIDED, "⟨1,1,8,8⟩")
 
 
 def test_border_and_horizon(done):
@@ -366,6 +597,7 @@ def test_border_and_horizon(done):
     plan = json.loads((folder / "search.json").read_text())
     chosen = search.selection(plan, run, search.records(folder))
     assert isinstance(chosen, Selection)
+    assert summary["step_at_half"] == 2 and summary["n"] == 6  # validated every n // 4
     named = optimum.border(chosen)
     for place, key in ((0, "depth"), (2, "hidden"), (3, "intermediate")):
         values = {xi[place] for xi in chosen.order}
