@@ -378,15 +378,15 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     plan, path = read_plan(folder), place / "point.json"
     if path.exists() and (record := read_record(path, plan))["status"] != CROWDED:
         return record
-    corpus, teacher = _opened(run, folder, lambda line: None)
     own, start = Job(xi_of(run.arch), run.seed, run.optim.lr), time.monotonic()
-    val = _val_batches(corpus, run)
-    kept = {
-        split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
-        for split in (f"train-s{run.seed}", "val")
-    }
-    job = candidate_settings(run, len(val.chosen))
     try:
+        corpus, teacher = _opened(run, folder, lambda line: None)
+        val = _val_batches(corpus, run)
+        kept = {
+            split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
+            for split in (f"train-s{run.seed}", "val")
+        }
+        job = candidate_settings(run, len(val.chosen))
         label = f"candidate {run.arch}"
         summary = train(job, place, corpus, teacher, say, label, states=tuple(kept.values()))
         losses = candidate_losses(hf.load_masked_lm(place / "model"), teacher, val, kept["val"])
@@ -436,7 +436,9 @@ def failure(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory"
-    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+    # as torch's own allocator says it, on Linux and elsewhere
+    words = ("can't allocate memory", "not enough memory")
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
         return "out of memory"
     return None
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from bort.coefficient import check_exponents
 from bort.config import BASE_LR, KAPPA, Arch, Train, at_least, one_of
 from bort.errors import BortError
 
@@ -114,10 +115,7 @@ class Search:
         one_of("search.assume", self.assume, ("none", "monotone"))
         one_of("search.objective", self.objective, ("w", "error"))
         one_of("search.error", self.error, ("ratio", "perplexity"))
-        if len(self.exponents) != 3 or min(self.exponents) < 0 or not any(self.exponents):
-            raise BortError(
-                f"search.exponents={self.exponents} must be three numbers, at least 0, not all 0"
-            )
+        check_exponents("search.exponents", self.exponents)
         for key in ("max_params", "max_latency_ms"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"search.{key}={getattr(self, key)} must be above 0")

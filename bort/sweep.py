@@ -269,6 +269,7 @@ def _weigh(rows: list[dict]) -> Selection | None:
     except BortError:  # none is smaller than the teacher
         return None
     for row in rows:
-        if row["xi"] not in found.excluded:
-            found.tell(row["xi"], row["val/teacher_entropy"] + row["val/kd_loss"])
+        loss = row["val/kd_loss"]
+        if row["xi"] not in found.excluded and loss is not None and math.isfinite(loss):
+            found.tell(row["xi"], scale.e + loss)
     return found

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only from modules named before it; __init__ may import any. The doctor is early
-<<<<<<< HEAD
 # because it must run where no package is installed: of ours it imports the machine alone.
 ORDER = """
 errors
@@ -21,6 +20,7 @@ files
 digests
 doctor
 config
+coefficient
 search_config
 unused
 cli
@@ -65,9 +65,9 @@ agora_run
 mistakes
 record
 report
-coefficient
 candidate_table
 fptas
+search_records
 onnx
 latency
 search_page
@@ -87,18 +87,6 @@ pipeline_page
 pipeline
 __init__
 """.split()
-=======
-# because it must run where no package is installed: it imports none of ours.
-ORDER = (
-    "errors foreign files doctor config search_config cli identity runs tokenizer rows tasks "
-    "custom casting scoring documents corpus docstrings data batches model hub hf cost optim "
-    "flops checkpoint logger progress training distill pretrain compare finetune agora page "
-    "agora_page generators judge candidate agora_run mistakes record report coefficient "
-    "candidate_table fptas search_records onnx latency search_page search dashboard optimum plan "
-    "sweep predict onnx_predict card export contenders benchmark bort_fptas pipeline_page "
-    "pipeline __init__"
-).split()
->>>>>>> c6f26e9 (The records of a search carry what they were measured with and a check value; what finds no memory beside others is tried alone; the interval of fitted latencies covers its errors)
 HEAVY = {"torch", "lightning", "transformers", "datasets", "pandas"}
 MODULES = sorted((ROOT / "bort").rglob("*.py"))
 

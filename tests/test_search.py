@@ -375,6 +375,20 @@ def test_all_fail(search_of, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "optimum.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out of memory"),
+        (Diverged("the loss became nan"), "the loss became nan"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (BortError("the text was changed"), None),
+    ],
+)
+def test_what_a_candidate_can_be_blamed_for(error, reason):
+    assert search.failure(error) == reason
+
+
 def test_a_bug_ends_the_search(search_of, tmp_path, monkeypatch):
     failing(monkeypatch, {16: RuntimeError("mat1 and mat2 shapes cannot be multiplied")})
     with pytest.raises(RuntimeError, match="mat1"):
