@@ -28,7 +28,7 @@ from bort.agora import (
     written,
 )
 from bort.agora_page import ARMS, show
-from bort.candidate import Candidate, Say
+from bort.candidate import Candidate, Say, recorded
 from bort.casting import cast, data_report
 from bort.config import Train, settings
 from bort.errors import BortError
@@ -47,7 +47,7 @@ from bort.identity import named_models
 from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
 from bort.rows import Row
-from bort.runs import check_corpus, done, finished, locked, open_folder
+from bort.runs import check_corpus, done, locked, open_folder
 from bort.tasks import json_object
 from bort.training import check_trainer, device_of, quiet
 from bort.wording import counted, decimal, plain
@@ -171,7 +171,7 @@ class Arena:
 
     def _train_teacher(self, encoder: str, place: Path) -> None:
         """Fine-tune S on D; E chooses its epoch."""
-        if finished(place) is None:
+        if recorded(place) is None:
             self.say(f"S: fine-tuning {encoder} on D first, kept in {place}")
             tokenizer = hf.load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
@@ -230,7 +230,7 @@ class Arena:
             place = self.f.train(names[k], theta, data)
             scores.append(self.f.score(place))
             facts = {"round": number, "replay": replay, "theta": str(theta), "rows": len(data)}
-            own = finished(place)
+            own = recorded(place)
             shown = scores[-1] if scores[-1] > -math.inf else None
             self.trained.append(facts | {"steps": own["steps"], "score": shown})
             line = {f"agora/{key}": facts[key] for key in ("round", "replay", "rows")}
@@ -391,9 +391,9 @@ class Arena:
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)
         self._sample(history)
-        keys = ("parameters", "tokens", "tokens_per_s", "lr", "metric")
-        own = finished(best["agora"])
-        each = [finished(path.parent) for path in self.folder.glob("*/**/summary.json")]
+        keys = ("parameters", "tokens", "tokens_per_s", "lr")
+        own = recorded(best["agora"])
+        each = [recorded(path.parent) or {} for path in self.folder.glob("*/**/summary.json")]
         return values | {
             **{key: own[key] for key in keys},
             "seconds": sum(summary.get("seconds", 0.0) for summary in each),
@@ -403,6 +403,7 @@ class Arena:
             "generated": made,
             "pruned": len(self.thetas) - len(history[-1].thetas),
             "theta": str(max(history, key=lambda each: each.score).ordered[0]),
+            "metric": f"val/{self.f.metric}",
             "task": self.task.name,
             "seed": self.run.seed,
         }
@@ -411,12 +412,12 @@ class Arena:
         """Optimizer steps that each arm took; those of a training that diverged are not counted."""
         of_controls = {
             arm: sum(
-                finished(path.parent)["steps"]
+                recorded(path.parent)["steps"]
                 for path in (self.folder / arm).glob("*/summary.json")
             )
             for arm in ("plain", "random")
         }
-        return {"default": finished(best["default"])["steps"], **of_controls, "agora": total}
+        return {"default": recorded(best["default"])["steps"], **of_controls, "agora": total}
 
     def _sample(self, history: list[Round]) -> None:
         """generated.jsonl: rows to read, spread over the rounds."""

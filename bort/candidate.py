@@ -84,7 +84,7 @@ class Candidate:
         steps: instead of the run's epochs.
         """
         place = self.folder / name
-        if finished(place) is None:
+        if recorded(place) is None:
             if rows is not self._rows:
                 self._rows, self._inputs = rows, self.cast(rows)
             parts = {"train": softened(self.task, rows), "val": self.E}
@@ -95,7 +95,7 @@ class Candidate:
             except Diverged as error:  # a result: the θ is a bad one
                 self.say(f"{name} drops out: {error}")
                 write_json(place / "summary.json", {"failed": str(error), "steps": 0})
-        self._passed[name] = finished(place)["steps"]
+        self._passed[name] = recorded(place)["steps"]
         return place
 
     def train_all(self, jobs: list[tuple[str, Point, int | None]], rows: list[Row]) -> None:
@@ -103,7 +103,7 @@ class Candidate:
 
         jobs: (name, θ, steps), as of `train`.
         """
-        todo = [job for job in jobs if finished(self.folder / job[0]) is None]
+        todo = [job for job in jobs if recorded(self.folder / job[0]) is None]
         if self.launch is None or len(todo) < 2:
             return
         path = (self.folder / todo[0][0]).parent / "launched.jsonl"
@@ -150,12 +150,12 @@ class Candidate:
 
     def score(self, place: Path) -> float:
         """On E, by the task's first metric; -inf of one that diverged or has none."""
-        value = finished(place).get(f"eval/{self.metric}")
+        value = recorded(place).get(f"eval/{self.metric}")
         return -math.inf if value is None else value
 
     def blame(self, places: list[Path]) -> str:
         """Why none of these trainings has a score, and what to do."""
-        if all("failed" in finished(place) for place in places):
+        if all("failed" in recorded(place) for place in places):
             return "diverged; lower optim.lr, agora.grid.lr or lr_factor"
         return (
             f"gives the same answer to all rows of E, so that {self.metric} is not defined; "
@@ -168,6 +168,21 @@ class Candidate:
             return ""
         rest = max(0, self.planned - sum(self._passed.values()))
         return f"; about {clock(rest * self._seconds / self._steps)} left"
+
+
+NOTED = ("steps", "seconds", "parameters", "tokens", "tokens_per_s", "lr")  # of a training
+
+
+def recorded(place: Path) -> dict | None:
+    """The summary of a training that is finished; None where there is none, or not as it was left.
+
+    A damaged one is of no use: the training is done again.
+    """
+    summary = finished(place)
+    if not isinstance(summary, dict):
+        return None
+    numbers = [summary.get(key) for key in (("steps",) if "failed" in summary else NOTED)]
+    return summary if all(type(number) in (int, float) for number in numbers) else None
 
 
 def train_one(run: Train, folder: Path, say: Say) -> None:

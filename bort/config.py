@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.errors import BortError, nearest, nearest_path
 from bort.foreign import read_yaml
+from bort.wording import counted
 
 INITS = ("default", "paper", "teacher")
 
@@ -485,19 +486,21 @@ def describe(run: Train) -> str:
     """One line: what will be trained, from what, on what, for how long."""
     trainer, data = run.trainer or {}, run.data
     if run.fits_task:
-        budget = f"{trainer.get('max_epochs')} epochs"
-        if (trainer.get("max_steps") or -1) > 0:
-            budget = f"{trainer['max_steps']:,} steps"
+        epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps") or -1
+        budget = "no limit" if epochs in (None, -1) else counted(epochs, "epoch")
+        if steps > 0:
+            budget = counted(steps, "step")
         model = run.model or f"an encoder {run.arch} of its own"
         task = data.train if run.task == "custom" else run.task
-        return f"{model} on {task}, {budget} of {data.batch_size} rows"
+        return f"{model} on {task}, {budget} of {counted(data.batch_size, 'row')}"
     teacher = run.teacher.name or f"{run.teacher.arch} (trained first unless cached)"
     how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
     if run.job == "compare":
         how = f"with and without teacher {teacher}"
     text = data.path if data.source == "text" else "embedded docstrings"
     batch = data.batch_size * (trainer.get("accumulate_grad_batches") or 1)
-    budget = f"{trainer.get('max_steps', -1):,} steps of {batch} × {data.length} tokens"
+    steps = counted(trainer.get("max_steps", -1), "step")
+    budget = f"{steps} of {batch} × {data.length} tokens"
     if trainer.get("max_time"):
         budget = f"{trainer['max_time']} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
     rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]

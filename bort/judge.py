@@ -101,4 +101,6 @@ def saw_all(place: Path, task: str) -> bool:
         settings = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError):
         return False
+    if not isinstance(settings, dict):
+        return False
     return settings.get("job") == "finetune" and settings.get("task") == task

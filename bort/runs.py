@@ -24,11 +24,12 @@ from bort.wording import decimal
 
 
 def finished(folder: Path) -> dict | None:
-    """The summary of a finished run, or None."""
+    """The summary of a finished run, or None, also where it is damaged."""
     try:
-        return json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return None
+    return summary if isinstance(summary, dict) else None
 
 
 def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
@@ -222,7 +223,8 @@ def doubt(summary: dict) -> str | None:
     Of a task, what its scores leave in doubt (`bort.scoring.doubt`).
     """
     if "task" in summary:
-        return summary.get("doubt")
+        line = summary.get("doubt")
+        return line if isinstance(line, str) else None
     below = (summary.get("unigram_ce") or 0) - (summary.get("val/loss") or -math.inf)
     if below >= NEAR:
         return None
@@ -267,7 +269,8 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
 
 def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> str | None:
     """The last lines of a fine-tuning; returns what to do next."""
-    scores = [f"{k} {decimal(v)}" for k, v in summary.items() if re.match(r"(val|test)\w*/", k)]
+    named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
+    scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]
     by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
     say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
     if warning := doubt(summary):
