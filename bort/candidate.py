@@ -44,6 +44,7 @@ from bort.runs import check_corpus, finished, locked, open_folder
 from bort.scoring import score
 from bort.tasks import decoded, json_object
 from bort.training import quiet
+from bort.wording import counted
 
 Say = Callable[[str], None]
 JOBS = "launched.json"  # what the launcher's jobs are to do
@@ -113,7 +114,7 @@ class Candidate:
         place = str(path.relative_to(self.folder))
         facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
         write_json(self.folder / JOBS, facts)
-        self.say(f"{len(todo)} trainings go to the launcher")
+        self.say(f"{counted(len(todo), 'training')} go to the launcher")
         self.launch([[f"agora.training={name}"] for name, *_ in todo])
 
     def fit(

@@ -487,7 +487,7 @@ def describe(run: Train) -> str:
     trainer, data = run.trainer or {}, run.data
     if run.fits_task:
         epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps") or -1
-        budget = "no limit" if epochs in (None, -1) else counted(epochs, "epoch")
+        budget = "no limit" if epochs in (None, -1) else f"{epochs} epoch{'s' * (epochs != 1)}"
         if steps > 0:
             budget = counted(steps, "step")
         model = run.model or f"an encoder {run.arch} of its own"

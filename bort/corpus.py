@@ -38,6 +38,7 @@ from bort.tokenizer import (
     tokenizer_digest,
     train_tokenizer,
 )
+from bort.wording import counted
 
 VERSION = 2  # part of every fingerprint: raise it when the same text would give other streams
 
@@ -369,9 +370,9 @@ def _check_length(info: dict, name: str, data: Data) -> None:
 
 
 def _summary(corpus: Corpus, data: Data) -> Iterator[str]:
-    info = corpus.info
+    info, documents = corpus.info, counted(corpus.info["documents"], "document")
     yield (
-        f"corpus: {info['documents']:,} documents ({info['duplicates']:,} duplicates dropped), "
+        f"corpus: {documents} ({info['duplicates']:,} duplicates dropped), "
         f"{info['train_tokens']:,} tokens for training and {info['val_tokens']:,} for validation, "
         f"vocabulary {info['vocab_size']:,}, in {corpus.folder}"
     )

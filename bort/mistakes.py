@@ -15,7 +15,7 @@ import numpy as np
 from bort import page
 from bort.errors import BortError
 from bort.tasks import decoded, json_object
-from bort.wording import plain
+from bort.wording import counted, plain
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
@@ -31,7 +31,7 @@ def parts(path: Path) -> Iterator[Any]:
     classes = "label" in rows[0]
     right = sum(row["true"] == row.get("label") for row in rows)
     share = f", {right:,} answered rightly" if classes else ""
-    yield f"<h2>Answers to {escape(path.stem)}: {len(rows):,} rows{share}</h2>"
+    yield f"<h2>Answers to {escape(path.stem)}: {counted(len(rows), 'row')}{share}</h2>"
     if classes and len(answers := {row["label"] for row in rows}) == 1:
         yield f"<p class=doubt>One answer for all rows: {escape(plain(answers.pop()))}</p>"
     yield "<div class=grid>"

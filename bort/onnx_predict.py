@@ -499,7 +499,7 @@ def run(arguments: list[str]) -> None:
         for answer in answers:
             file.write(f"{json_line(answer, 'utf-8')}\n".encode())
             count += 1
-    print(f"{count:,} answers: {given['out']}")
+    print(f"{count:,} answer{'s' * (count != 1)}: {given['out']}")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from bort.finetune import load_task
 from bort.machine import usable_cores
 from bort.pretrain import OWN_STEPS
 from bort.search_config import SearchRun
+from bort.wording import counted
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -79,7 +80,7 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
     say(f"  parameters  {size:,} (vocabulary {V:,})")
-    say(f"  tokens      {tokens:,} in {steps:,} steps")
+    say(f"  tokens      {tokens:,} in {counted(steps, 'step')}")
     say(f"  FLOPs       {total:.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")")
     say(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}, corpus in {cache_folder()}")
@@ -124,7 +125,8 @@ def show_task(run: Train, folder: Path, say: Callable[[str], None]) -> None:
     for note in task.notes:
         say(f"  labels      {note}")
     arms = " in all arms together, S and replays not counted" if run.job == "agora" else ""
-    say(f"  steps       {steps:,} of {run.data.batch_size} rows, {batches:,} an epoch{arms}")
+    size_of_step = counted(run.data.batch_size, "row")
+    say(f"  steps       {steps:,} of {size_of_step}, {batches:,} an epoch{arms}")
     say(f"  tokens      about {tokens * steps // batches:,}")
     say(f"  FLOPs       {flops:.2e}, {arch} with {size:,} parameters")
     say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")

@@ -25,6 +25,7 @@ from bort.errors import BortError
 from bort.files import replacing, user_path
 from bort.model import Classifier, MaskedLM
 from bort.onnx_predict import Mistake, Text
+from bort.wording import counted
 
 MASKS = 64  # masked positions whose words are found at once
 
@@ -201,7 +202,7 @@ def main() -> None:
             for line in lines("utf-8"):
                 file.write(f"{line}\n".encode())
                 count += 1
-        cli.say(f"{count:,} answers: {given['out']}")
+        cli.say(f"{counted(count, 'answer')}: {given['out']}")
     else:
         for line in lines(sys.stdout.encoding):
             cli.say(line)

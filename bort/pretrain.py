@@ -34,6 +34,7 @@ from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
 from bort.runs import check_corpus, done, finished, locked, open_folder, results
 from bort.training import VERSION, check_trainer, device_of, fit, quiet
+from bort.wording import counted
 
 Say = Callable[[str], None]
 OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
@@ -179,10 +180,8 @@ def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
     folder = teacher_folder(run, corpus)
     if finished(folder) is None:
-        say(
-            f"teacher: training {run.teacher.arch} for {run.teacher.max_steps:,} steps first; "
-            f"it is kept in {folder}"
-        )
+        steps = counted(run.teacher.max_steps, "step")
+        say(f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}")
         train(teacher_run(run), folder, corpus, None, say, label="teacher", wait=True)
     summary = finished(folder)
     say(f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}")

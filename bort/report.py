@@ -23,6 +23,7 @@ from bort.config import CONF, SIZES, Arch, Train
 from bort.errors import BortError
 from bort.record import LOSSES, Curve, Run, expand, read, read_json
 from bort.runs import doubt
+from bort.wording import counted
 
 MOST_POINTS = 400  # of a curve; more become the means of as many stretches
 PARTS = ("train/kd_loss", "train/mlm_loss")
@@ -349,7 +350,7 @@ def main() -> None:
         page.write(out, f"bort {runs[0].name}", parts(runs[0]))
     else:
         page.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
-    cli.say(f"report: {len(runs)} run{'s' * (len(runs) > 1)} → {out}")
+    cli.say(f"report: {counted(len(runs), 'run')} → {out}")
 
 
 if __name__ == "__main__":

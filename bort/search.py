@@ -51,6 +51,7 @@ from bort.search_records import (
     write_plan,
 )
 from bort.training import check_trainer, device_of
+from bort.wording import counted
 
 Say = Callable[[str], None]
 POSITIONS = 8192  # at least so many masked positions decide an error
@@ -212,7 +213,7 @@ class Sweep:
     def _announce(self) -> None:
         chosen, teacher = self.selection, self.plan["teacher"]
         self.say(
-            f"search: {len(chosen.order)} of {len(chosen.points)} candidates below "
+            f"search: {len(chosen.order)} of {counted(len(chosen.points), 'candidate')} below "
             f"T = {name(tuple(teacher['xi']))} and within the budgets; T's entropy "
             f"{teacher['error']:.3f} nats at {self.plan['positions']:,} positions, unigram "
             f"{teacher['unigram_error']:.3f}"

@@ -26,7 +26,7 @@ from bort.page import next_training
 from bort.runs import doubt, read_overrides, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
-from bort.wording import decimal
+from bort.wording import counted, decimal
 
 RESTORE = "restore it or remove the run"
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
@@ -54,7 +54,9 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])
-    cli.say(f"search: {count} candidates, n = {run.search.n:,} steps each → {folder}")
+    cli.say(
+        f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
+    )
     with cli.loading("search.py"):  # torch, only now
         from bort import plan, search
 
@@ -155,7 +157,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     columns = ["job", *SIZES, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
-    say(f"sweep: {len(rows)} runs, the best first")
+    say(f"sweep: {counted(len(rows), 'run')}, the best first")
     for row, own in zip(rows[:10], _differing(rows), strict=False):
         w = f"W {row['w']:.4f}  " if row.get("w") is not None else ""
         say(
@@ -200,7 +202,7 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
     metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("val")))
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
-    say(f"sweep: {len(rows)} runs, the best of each task first")
+    say(f"sweep: {counted(len(rows), 'run')}, the best of each task first")
     for row, own in zip(rows, _differing(rows), strict=True):
         say(f"  {row['job']:>4}  {row['task']:>18}  {decimal(row['score'])}  {own}")
     best: dict[str, dict] = {}

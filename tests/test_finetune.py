@@ -17,7 +17,19 @@ from sklearn import metrics
 from test_pretrain import stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bort import config, docstrings, finetune, hf, plan, predict, pretrain, runs, tasks
+from bort import (
+    config,
+    docstrings,
+    finetune,
+    hf,
+    plan,
+    predict,
+    pretrain,
+    record,
+    report,
+    runs,
+    tasks,
+)
 from bort.batches import RowBatches
 from bort.casting import cast
 from bort.config import Arch
@@ -227,6 +239,47 @@ def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
     finetune.finetune(run, tmp_path / "run", quiet)
     for name in ("metrics.csv", "model/model.safetensors", "predictions/RTE.tsv"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_regression_is_stopped_and_continued(shared, run_of, tmp_path):
+    """Bit by bit, best score included: the scale is that of the same training rows again."""
+    root = shared / "cases" / "F3-regression-shape" / "glue"
+    epochs = ["trainer.max_steps=-1", "trainer.max_epochs=3", "optim.lr=1e-2"]
+    run = run_of("glue/stsb", root, *epochs)
+    finetune.finetune(run, tmp_path / "whole", quiet)
+    with pytest.raises(SystemExit):
+        finetune.finetune(stopping(run, 3), tmp_path / "run", quiet)
+    finetune.finetune(run, tmp_path / "run", quiet)
+    for name in ("metrics.csv", "model/model.safetensors", "model/config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_model_of_scores_that_are_never_defined(run_of, tmp_path):
+    """Validation labels that are all the same: the lowest loss chooses, and null is in the JSON."""
+    rows = [{"text": f"row {'cat' if k % 2 else 'dog'}", "label": k % 2 + 0.5} for k in range(40)]
+    for name, some in (("train", rows), ("val", rows[1:12:2])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    given = [f"data.{name}={tmp_path}/{name}.jsonl" for name in ("train", "val")]
+    given += ["data.root=null", "trainer.max_steps=-1", "trainer.max_epochs=9", "patience=2"]
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", quiet)
+    assert summary["val/pearson"] is summary["val/r2"] is None and summary["steps"] == 2 * 10
+    assert summary["doubt"].endswith("all 6 labels are 1.5; r2, pearson, spearman not defined")
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert summary["val/rmse"] ** 2 == pytest.approx(min(losses), rel=1e-4)
+    assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
+    page = report.parts(record.read(tmp_path / "run"))
+    texts = [part for part in page if isinstance(part, str)]
+    warned = next(k for k, part in enumerate(texts) if "not defined" in part)
+    assert warned < next(k for k, part in enumerate(texts) if "class=big" in part)
+
+
+def test_mnli_says_what_chooses_its_checkpoint(shared, run_of, tmp_path):
+    lines, root = [], shared / "cases" / "F2-label-names" / "glue"
+    summary = finetune.finetune(run_of("glue/mnli", root), tmp_path / "run", lines.append)
+    chosen = "the checkpoint is chosen by accuracy on dev_matched.tsv; dev_mismatched.tsv is scored"
+    assert any(line.startswith(f"model: {chosen}") for line in lines)
+    assert summary["selected_by"].startswith(chosen) and "val_mm/accuracy" in summary
 
 
 def test_mnli_answers_the_diagnostic_set_beside_it(shared, run_of, tmp_path, monkeypatch):

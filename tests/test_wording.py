@@ -1,0 +1,20 @@
+"""Numbers and names in lines: singular and plural, scores that are not defined, foreign names."""
+
+from bort.wording import counted, decimal, plain
+
+
+def test_one_is_singular():
+    found = [counted(number, "epoch") for number in (0, 1, 2, 2000)]
+    assert found == ["0 epochs", "1 epoch", "2 epochs", "2,000 epochs"]
+    assert [counted(number, "copy", "copies") for number in (1, 2)] == ["1 copy", "2 copies"]
+
+
+def test_a_score_that_is_not_defined_is_a_word():
+    assert [decimal(0.12345), decimal(None)] == ["0.1235", "undefined"]
+
+
+def test_foreign_names_stay_in_their_line():
+    """Line feeds, control characters and ten thousand letters; other alphabets are as they are."""
+    assert plain("a\nb\x1b[31m\x00\u2028") == r"a\nb\x1b[31m\x00\u2028"
+    assert plain("Größe 日本 😀") == "Größe 日本 😀"
+    assert plain("L" * 10_000, 5) == "LLLLL…" and plain(5) == "5"
