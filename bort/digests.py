@@ -4,10 +4,12 @@ They find what a disk, a kill or an editor did to a file; they are no protection
 """
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from bort.files import replacing
@@ -33,6 +35,27 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return sealed["content"] if whole else None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as `numpy.load` reads it, and its digest behind; whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    content = buffer.getvalue()
+    with replacing(path) as file:
+        file.write(content + xxhash.xxh3_128_digest(content))
+
+
+def read_array(path: Path) -> np.ndarray | None:
+    """What `write_array` wrote; None for a file that is absent or has changed since."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    content, digest = content[:-16], content[-16:]
+    if not digest or xxhash.xxh3_128_digest(content) != digest:
+        return None
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _seal(value: Any) -> str:

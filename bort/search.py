@@ -130,7 +130,9 @@ class Sweep:
         shape = Arch(*(getattr(teacher.config, key) for key in SIZES))
         vocab = teacher.config.vocab_size
         if (folder / "search.json").exists():  # written last: all else is there, too
-            return read_plan(folder)
+            plan = read_plan(folder)
+            self._restore(corpus, teacher)
+            return plan
         val = _val_batches(corpus, run)
         if not len(val):
             raise BortError("search.py needs validation text; raise data.val_fraction")
@@ -159,6 +161,14 @@ class Sweep:
             "teacher_pass_seconds": time.monotonic() - start,
         }
         return write_plan(folder, plan, run, corpus.info["digest"])
+
+    def _restore(self, corpus: Corpus, teacher: MaskedLM) -> None:
+        """Make those of T's states again that are no longer as they were written."""
+        run, val = self.run, _val_batches(corpus, self.run)
+        states = TeacherStates(self.folder / "teacher" / "val", teacher.config.hidden)
+        tick = paced("teacher: validation batch", self.say)
+        states.build(teacher.to(device_of(run)), val, len(val), tick)
+        _teacher_pass(run, corpus, teacher, self.folder, run.seed, self._batches(corpus), self.say)
 
     def _candidates(self, teacher: MaskedLM, shape: Arch, latency: dict) -> dict:
         """p and î of T and of every point; T's error is not known yet."""

@@ -507,6 +507,42 @@ def test_teacher_states_go_on_after_a_stop(done, tmp_path, monkeypatch):
     assert all(np.array_equal(whole[k], again[k]) for k in range(11))
 
 
+@pytest.mark.parametrize("harm", ["zeros", "flipped bit", "cut", "index"])
+def test_damaged_teacher_states_are_made_again(done, tmp_path, monkeypatch, capsys, harm):
+    run, folder, _, _, _ = done
+    corpus, teacher = prepare(run, quiet)
+    batches = TrainBatches(corpus, run.data, 5)
+    TeacherStates(tmp_path / "a", 32).build(teacher, batches, 6, lambda *_: None)
+    path = tmp_path / "a.f16"
+    content, middle = path.read_bytes(), path.stat().st_size // 2
+    if harm == "zeros":
+        path.write_bytes(content[:middle] + bytes(len(content) - middle))
+    elif harm == "flipped bit":
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif harm == "cut":
+        path.write_bytes(content[:middle])
+    else:
+        index = path.with_suffix(".npy")
+        index.write_bytes(index.read_bytes()[:-30] + bytes(30))
+    again = TeacherStates(tmp_path / "a", 32)
+    assert "are damaged; they are made again" in capsys.readouterr().out
+    assert again.build(teacher, batches, 6, lambda *_: None) == (6 if harm == "index" else 3)
+    assert path.read_bytes() == content
+    TeacherStates(tmp_path / "a", 32)
+    assert not capsys.readouterr().out
+
+
+def test_a_search_goes_on_after_its_teacher_states_were_damaged(done, tmp_path):
+    run, folder, _, _, _ = done
+    copy = shutil.copytree(folder, tmp_path / "run")
+    harmed = [copy / "teacher" / "val.f16", copy / "teacher" / f"train-s{run.seed}.f16"]
+    content = [path.read_bytes() for path in harmed]
+    for path in harmed:
+        path.write_bytes(bytes(path.stat().st_size))
+    search.Sweep(run, copy, quiet)
+    assert [path.read_bytes() for path in harmed] == content
+
+
 def test_noise_in_latency_makes_ties(done):
     run, folder, _, _, _ = done
     plan = json.loads((folder / "search.json").read_text())
