@@ -205,6 +205,7 @@ class TeacherStates:
         """The ends and digests of the batches on disk up to the first that is damaged."""
         if not self.index.exists():
             return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+        self.states.touch()  # lost, it is a damaged one
         versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
         ends, digests, whole = _checked_states(self.states, self.index, self.hidden, *versions)
         if whole < len(digests) or len(ends) == 1:
