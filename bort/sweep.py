@@ -4,6 +4,7 @@
 it works with any launcher. Nothing heavy is imported before it is needed.
 """
 
+import atexit
 import math
 import sys
 import traceback
@@ -97,6 +98,9 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
 class Gather(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra makes a warning and exit code 0 of whatever is raised here, but for SystemExit.
         try:
@@ -112,7 +116,6 @@ class Gather(Callback):
                 gather(folder, cli.say)
                 ended = {path.parent.name for path in folder.glob("*/summary.json")}
                 if failed and not ended - failed:
-                    _remove_empty(folder)
                     raise BortError("no job of the sweep ended well; the lines above say why")
         except BortError as error:
             cli.stop(1, f"{Path(sys.argv[0]).name}: {error}")
@@ -123,17 +126,16 @@ class Gather(Callback):
 
 def _remove_empty(folder: Path) -> None:
     """Leave nothing behind of a sweep without a run: Hydra's record of it and empty folders go."""
-    jobs = [path for path in folder.glob("*/") if not path.is_symlink()]
     record = folder / "multirun.yaml"
-    if {path.name for path in folder.iterdir()} <= {*(path.name for path in jobs), record.name}:
-        try:
-            for path in jobs:
-                path.rmdir()
-            record.unlink(missing_ok=True)
-            for path in (folder, folder.parent, folder.parent.parent):
-                path.rmdir()
-        except OSError:  # there is something in it
-            return
+    try:
+        jobs = [path for path in folder.iterdir() if path != record]
+        for path in jobs:
+            path.rmdir()
+        record.unlink(missing_ok=True)
+        for path in (folder, *list(folder.parents)[:2]):
+            path.rmdir()
+    except OSError:  # there is something in it, or it is no folder
+        return
 
 
 def gather(folder: Path, say: Callable[[str], None]) -> None:
