@@ -12,6 +12,7 @@ from bort.config import SIZES
 from bort.errors import BortError, nearest_path
 from bort.foreign import read_json as read_object
 from bort.foreign import short
+from bort.runs import RESTORE, check_numbers
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -47,7 +48,7 @@ def read(folder: Path) -> Run:
         )
     _check_settings(folder / "settings.json", settings)
     summary = read_json(folder / "summary.json") or {}
-    _check_summary(folder / "summary.json", summary)
+    check_numbers(folder / "summary.json", summary)
     curves = {}
     for name in ("metrics.csv", "perf.csv"):
         curves |= _curves(folder / name)
@@ -73,7 +74,7 @@ def _in_order(path: Path) -> list:
 
 def read_json(path: Path) -> dict | None:
     """The object in a file of a run; None where there is no such file."""
-    return read_object(path, "restore it or remove the run") if path.exists() else None
+    return read_object(path, RESTORE) if path.exists() else None
 
 
 def _check_settings(path: Path, values: dict) -> None:
@@ -87,18 +88,6 @@ def _check_settings(path: Path, values: dict) -> None:
             raise BortError(f"{path} lacks {key}; restore it or remove the run")
         if not isinstance(values[key], allowed) or isinstance(values[key], bool):
             raise BortError(f"{path}: {key} is {short(repr(values[key]), 40)}; restore it")
-
-
-NUMBERS = ("parameters", "steps", "tokens", "seconds", "tokens_per_s", "unigram_ce")
-
-
-def _check_summary(path: Path, values: dict) -> None:
-    """Raise BortError for a result that is no number."""
-    for key, value in values.items():
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        named = key in NUMBERS or (key.split("/")[0].rstrip("_m") in ("val", "test") and "/" in key)
-        if named and value is not None and not is_number:
-            raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; restore it")
 
 
 def _curves(path: Path) -> dict[str, Curve]:

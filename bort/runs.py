@@ -18,18 +18,37 @@ from bort.cli import clock, python
 from bort.config import Train, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
-from bort.foreign import read_yaml
+from bort.foreign import read_json, read_yaml, short
 from bort.identity import check_models, local_model, model_digest, named_models
 from bort.wording import decimal
 
 
 def finished(folder: Path) -> dict | None:
-    """The summary of a finished run, or None, also where it is damaged."""
+    """The summary of a finished run, or None, also where it cannot be read: it is made again then.
+
+    Raises BortError for one whose numbers are none.
+    """
+    path = folder / "summary.json"
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError, RecursionError):
+        summary = read_json(path) if path.is_file() else None
+    except BortError:
         return None
-    return summary if isinstance(summary, dict) else None
+    if summary is not None:
+        check_numbers(path, summary)
+    return summary
+
+
+RESTORE = "restore it or remove the run"
+NUMBERS = ("parameters", "steps", "tokens", "seconds", "tokens_per_s", "unigram_ce", "lr", "w")
+
+
+def check_numbers(path: Path, summary: dict) -> None:
+    """Raise BortError for a result in a summary that is neither a number nor null."""
+    for key, value in summary.items():
+        is_score = re.match(r"(val|test|eval)\w*/", key) is not None
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if (key in NUMBERS or is_score) and value is not None and not is_number:
+            raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; {RESTORE}")
 
 
 def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
@@ -55,7 +74,7 @@ def check_folder(folder: Path, run: Train) -> None:
         return
     # through JSON, so that what is compared went the same way as what was stored
     now = json.loads(json.dumps(settings(run), default=str))
-    then = json.loads(path.read_text())
+    then = read_json(path, RESTORE)
     other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
     if other:
         changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
@@ -92,21 +111,27 @@ def check_corpus(folder: Path, info: dict, models: dict[str, str] | None = None)
         notes = {key: info[key] for key in keys if key in info}
         write_json(path, notes | {"models": models or {}})
         return
-    start = json.loads(path.read_text())
-    if (then := start["digest"]) != now:
+    start = read_json(path, RESTORE)
+    if (then := start.get("digest")) != now:
         raise BortError(
             f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
             "another name=, or resume=false to start it again"
         )
-    check_models(start.get("models", {}), models or {}, folder)
+    check_models(_models(path, start), models or {}, folder)
+
+
+def _models(path: Path, start: dict) -> dict[str, str]:
+    """Digests of the models that a run began with, by setting."""
+    models = start.get("models", {})
+    if not isinstance(models, dict):
+        raise BortError(f"{path}: models is {short(repr(models), 40)}, no table; {RESTORE}")
+    return models
 
 
 def _check_models(folder: Path, run: Train) -> None:
     """Raises BortError when a finished run's models are other ones now; a folder may be gone."""
-    try:
-        then = json.loads((folder / "corpus.json").read_text()).get("models", {})
-    except (OSError, ValueError):
-        return
+    path = folder / "corpus.json"
+    then = _models(path, read_json(path, RESTORE)) if path.is_file() else {}
     places = {key: local_model(name) for key, name in named_models(run).items() if key in then}
     check_models(then, {k: model_digest(place) for k, place in places.items() if place}, folder)
 
@@ -277,12 +302,12 @@ def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Call
         say(f"warning: {warning}")
     following = None
     if (folder / "model").is_dir():  # a diagnostic set has none of its own
-        kept = json.loads((folder / "model" / "config.json").read_text())
-        kind = kept["architectures"][0].partition("For")[2]
+        config = read_json(folder / "model" / "config.json")
+        kind = str((config.get("architectures") or [""])[0]).partition("For")[2]
         opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
         say(f"  model     {folder}/model   ({opened})")
         if kind == "SequenceClassification":
-            pair = " pair='…'" if kept.get("bort_texts") == 2 else ""
+            pair = " pair='…'" if config.get("bort_texts") == 2 else ""
             following = f"-m bort.predict model={{folder}} text='…'{pair}"
     say(f"  answers   {folder}/predictions/")
     return following

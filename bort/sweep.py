@@ -24,12 +24,11 @@ from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
 from bort.page import next_training
-from bort.runs import doubt, read_overrides, take_failures
+from bort.runs import RESTORE, doubt, read_overrides, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.wording import counted, decimal
 
-RESTORE = "restore it or remove the run"
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
 
