@@ -17,6 +17,12 @@ from bort.search_config import Latency
 Say = Callable[[str], None]
 
 
+def check_device(latency: Latency) -> None:
+    """Raise BortError, before any work, for a device that is not here."""
+    if latency.device == "cuda" and not torch.cuda.is_available():
+        raise BortError("latency.device=cuda: torch finds no GPU here; leave it out")
+
+
 def latencies(
     latency: Latency, archs: list[Arch], teacher: Arch | None, vocab: int, folder: Path, say: Say
 ) -> dict:
@@ -24,6 +30,7 @@ def latencies(
 
     teacher: measured for `fitted` too, whatever the rank of its size.
     """
+    check_device(latency)
     size = f"batch {latency.batch} × {latency.length} tokens"
     if latency.source == "analytic":
         points = {a: cost.encoder_operations(a, latency.batch, latency.length) for a in archs}

@@ -28,7 +28,7 @@ from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
 from bort.flops import Text
 from bort.fptas import Scale, Selection, Xi, name
-from bort.latency import latencies, paced
+from bort.latency import check_device, latencies, paced
 from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_digest, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
@@ -71,6 +71,7 @@ def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -
     record: file name → text for the folder's `.hydra`; by default the settings alone.
     """
     check_trainer(run)
+    check_device(run.latency)
     check_folder(folder, run)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.structured(run))

@@ -56,8 +56,10 @@ BY_HAND = [
     )),
     *(["search.py", *words] for words in (
         ("arch=tiny",), ("grid=none",), ("grid.depth=2",), ("grid.depth=[]",), ("search.n=1",),
-        ("search.epsilon=0",), ("latency=table",), ("latency=table", "latency.path=table.csv"),
-        ("search.exponents=[1]",), ("search.max_params=1",), ("-m", "seed=1,2"), ("optim.lr=1,2",),
+        ("search.epsilon=0",), ("latency=table",),
+        (*TINY[:-2], "latency=table", "latency.path=table.csv"),
+        ("search.exponents=[1]",),
+        (*TINY[:-2], "search.max_params=1"), ("-m", "seed=1,2"), ("optim.lr=1,2",),
         ("search.max_latency_ms=1",), ("distill.w_kd=0",), ("trainer.devices=2",),
     )),
     *(["-m", f"bort.{program}", *words] for program, words in (
