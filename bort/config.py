@@ -17,13 +17,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.errors import BortError, nearest, nearest_path
-from bort.foreign import read_yaml
+from bort.foreign import read_yaml, short
 from bort.wording import counted
 
 INITS = ("default", "paper", "teacher")
 
 
 SIZES = ("depth", "heads", "hidden", "intermediate")  # of ⟨D, A, H, I⟩, in this order
+# Far above any encoder that was ever trained; larger ones are typing mistakes or attacks.
+LARGEST = {"depth": 1_000, "heads": 10_000, "hidden": 100_000, "intermediate": 1_000_000}
 
 
 def cache_folder() -> Path:
@@ -47,13 +49,15 @@ def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
 
 def at_most(key: str, value: int, most: int) -> None:
     if value > most:
-        raise BortError(f"{key}={value:,} must be at most {most:,}")
+        raise BortError(f"{key}={short(f'{value:,}', 24)} must be at most {most:,}")
 
 
 def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
     if not (value >= least and (below is None or value < below)):
         limit = "" if below is None else f" and below {below:g}"
-        raise BortError(f"{key}={value:g} must be at least {least:g}{limit}")
+        # a whole number may be too large for a float, and too long for a line
+        shown = f"{value:g}" if abs(value) < 1e300 else short(str(value), 24)
+        raise BortError(f"{key}={shown} must be at least {least:g}{limit}")
 
 
 @dataclass(unsafe_hash=True)  # a key of tables; frozen, no command line could override it
@@ -68,6 +72,7 @@ class Arch:
     def __post_init__(self) -> None:
         for key, value in asdict(self).items():
             at_least(f"arch.{key}", value, 1)
+            at_most(f"arch.{key}", value, LARGEST[key])
         if self.hidden % self.heads:
             divisors = [n for n in range(1, self.hidden + 1) if self.hidden % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.heads))[:3])

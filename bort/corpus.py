@@ -38,6 +38,7 @@ from bort.tokenizer import (
     tokenizer_digest,
     train_tokenizer,
 )
+from bort.tokenizer_folder import save_tokenizer
 from bort.wording import counted
 
 VERSION = 3  # part of every fingerprint: raise it when the same text would give other streams
@@ -167,7 +168,7 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
     try:
         if tokenizer is None:
             tokenizer = train_tokenizer(_sample(source, data, tick), data.vocab_size)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
         info = _write_streams(source, data, temporary, tokenizer, tick)
         _check_length(info, source.name, data)
         if "files" in source.identity and text_source(data).identity != source.identity:

@@ -85,8 +85,7 @@ def _check_place(out: Path, source: str) -> None:
 
 def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
     """The files of a format but for its card."""
-    kept = {k: v for k, v in hf.settings(source).items() if k in hf.OF_A_TASK}
-    hf.save(model, tokenizer, folder, kept)
+    hf.save(model, tokenizer, folder, hf.task_keys(source))
     if form == "hf":
         return
     onnx.require_onnx()

@@ -52,6 +52,17 @@ def short(error: BaseException | str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def show(value: Any, most: int = 40) -> str:
+    """A value of a file for an error line: a text or a number, shortened, or what else it is."""
+    if isinstance(value, dict):
+        return "{…}"
+    if isinstance(value, list):
+        if any(isinstance(part, dict | list) for part in value[:3]):
+            return "[…]"
+        return f"[{short(', '.join(show(part, 12) for part in value[:4]), most)}]"
+    return short(repr(value) if isinstance(value, str) else str(value), most)
+
+
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """PyYAML's safe loader, which also refuses a key that stands twice in a table."""
 

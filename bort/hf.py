@@ -8,29 +8,21 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertTokenizer,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaTokenizer,
-)
+from transformers import PreTrainedTokenizerFast
 
+from bort import hf_config
 from bort.errors import BortError
 from bort.files import replacing_folder, write_json
-from bort.foreign import read_json
+from bort.foreign import read_json, short, show
 from bort.hub import (
-    TOKENIZER_FILES,
     WEIGHT_FILES,
     find,
     find_any,
     local_folder,
     read_weights,
 )
-from bort.model import Classifier, MaskedLM, ModelConfig, draw, empty, init_std
-
-FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
+from bort.model import Classifier, MaskedLM, ModelConfig, draw, init_std
+from bort.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 
 EMBEDDING_NAMES = {
     "words": "word_embeddings",
@@ -104,14 +96,19 @@ def _masked_lm(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor], trained: bool
 ) -> MaskedLM:
     """trained: whether the head is the file's; else it is fresh."""
-    family, model = _family(config), empty(config)
+    family = _family(config)
+    with torch.device("meta"):
+        model = MaskedLM(config)
     names = hf_names(model)
     if trained:
         _drop_tied(weights, family, settings, folder)
     else:
-        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
         head = HEAD_NAMES[family][""] + "."
         names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
+    _check(model, names, weights, folder)
+    model = model.to_empty(device="cpu")
+    if not trained:
+        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
     _fill(model, names, weights, folder)
     return model
 
@@ -119,37 +116,49 @@ def _masked_lm(
 def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]]:
     """A fine-tuned folder, also of Hugging Face's own classes, and the names of its outputs.
 
-    Raises BortError if it holds no classifier, and as `load_masked_lm` does.
+    Raises BortError if it holds no classifier, or one that gives a text several labels at once,
+    which no task here does; and as `load_masked_lm` does.
     """
-    opened = _open(name)
-    if (found := _classifier(*opened)) is None:
+    opened = folder, settings, *_ = _open(name)
+    if (loaded := _classifier(*opened)) is None:
         raise BortError(
-            f"{opened[0]} is not a fine-tuned model; train.py experiment=finetune makes one"
+            f"{folder} is not a fine-tuned model; train.py experiment=finetune makes one"
         )
-    return found
+    if settings.get("problem_type") == hf_config.MULTI_LABEL:
+        raise BortError(f"{folder} gives a text several labels at once, which no task here does")
+    return loaded
 
 
 def _classifier(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
 ) -> tuple[Classifier, dict[int, str]] | None:
     """None when the folder holds no classifier."""
-    family = _family(config)
-    kind = str((settings.get("architectures") or [""])[0]).removeprefix(family.capitalize())
+    family, path = _family(config), folder / "config.json"
+    kind = hf_config.architecture(settings, path).removeprefix(family.capitalize())
     names = CLASSIFIER_NAMES.get(kind, {}).get(family)
     if names is None or f"{names[1]}.weight" not in weights:
         return None
-    outputs, width = weights[f"{names[1]}.weight"].shape
-    spans = width // config.hidden - 1
+    shape = weights[f"{names[1]}.weight"].shape
+    if len(shape) != 2 or not shape[0] or shape[1] % config.hidden:
+        raise BortError(
+            f"{folder}: {names[1]}.weight has shape {list(shape)}, but config.json asks for rows "
+            f"of {config.hidden}"
+        )
+    outputs, spans = shape[0], shape[1] // config.hidden - 1
+    choices = kind == "ForMultipleChoice"
+    labels = {} if choices else hf_config.output_names(settings, outputs, path)
+    hf_config.problem_type(settings, outputs, path)
     with torch.device("meta"):
-        model = Classifier(config, outputs, "bort", spans, kind == "ForMultipleChoice")
-    model = model.to_empty(device="cpu")
+        model = Classifier(config, outputs, "bort", spans, choices)
     layers = {"dense": names[0], "out": names[1]}
     head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
-    _fill(model, hf_names(model) | head, weights, folder)
+    names = hf_names(model) | head
+    _check(model, names, weights, folder)
+    model = model.to_empty(device="cpu")
+    _fill(model, names, weights, folder)
     if outputs == 1:
         _unfold_scale(model, settings.get(SCALE))
-    labels = settings.get("id2label") or {}
-    return model.eval(), {int(number): label for number, label in labels.items()}
+    return model.eval(), labels
 
 
 SCALE = "bort_scale"  # of a regression, in config.json: [offset, factor]
@@ -179,10 +188,6 @@ def _whole_scale(model: Classifier) -> tuple[float, float]:
     return offset + factor * model.out.bias.item(), factor
 
 
-# Keys of config.json that a task gave it.
-OF_A_TASK = ("id2label", "label2id", "problem_type", "bort_task", "bort_texts")
-
-
 def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
     """A fine-tuned model and the names of its outputs, or else a masked LM and none.
 
@@ -199,6 +204,14 @@ def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]
     return _masked_lm(*opened, trained=True), {}
 
 
+def task_keys(name: str | os.PathLike) -> dict:
+    """What a fine-tuned folder that was loaded before says of its task; of others nothing."""
+    folder = local_folder(find(name), ["*.json"], ("config.json",))
+    stated = read_json(folder / "config.json")
+    labels = stated.get("id2label")
+    return hf_config.task_settings(stated, len(labels) if isinstance(labels, dict) else 1, folder)
+
+
 def settings(name: str | os.PathLike) -> dict:
     """The config.json of a model that was loaded before."""
     return read_json(local_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
@@ -209,7 +222,8 @@ def model_config(folder: Path) -> ModelConfig:
 
     Raises BortError if it is neither BERT nor RoBERTa, or damaged.
     """
-    return _config(read_json(folder / "config.json"), folder)
+    path = folder / "config.json"
+    return hf_config.model_config(read_json(path), path)
 
 
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
@@ -219,9 +233,10 @@ def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, T
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         folder = local_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
     settings = read_json(folder / "config.json")
-    config = _config(settings, folder)
+    config = hf_config.model_config(settings, folder / "config.json")
     family = _family(config)
     weights = _full_names(read_weights(folder), family)
+    _check_depth(config, weights, folder)
     types = f"{family}.embeddings.token_type_embeddings.weight"
     if settings.get("no_token_types") and types in weights and not weights[types].any():
         config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
@@ -231,46 +246,6 @@ def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, T
 
 def _family(config: ModelConfig) -> str:
     return "roberta" if config.position_offset else "bert"
-
-
-def _config(settings: dict, folder: Path) -> ModelConfig:
-    """The ModelConfig that config.json describes; what it leaves out has Hugging Face's default."""
-    where, kind = folder / "config.json", settings.get("model_type")
-    if kind not in FAMILIES:
-        raise BortError(f"{where} says model_type={kind}; supported are bert and roberta")
-    if settings.get("position_embedding_type", "absolute") != "absolute":
-        raise BortError(f"{where} asks for relative positions; only absolute ones are supported")
-    if settings.get("is_decoder"):
-        raise BortError(f"{where} says is_decoder; only bidirectional encoders are supported")
-    defaults = FAMILIES[kind]()
-
-    def value(key: str, kinds: type | tuple):
-        found = settings.get(key)
-        found = getattr(defaults, key) if found is None else found
-        if not isinstance(found, kinds):
-            raise BortError(f"{where} has {key}={found!r}, which is not a number")
-        return found
-
-    pad_id = value("pad_token_id", int)
-    offset = pad_id + 1 if kind == "roberta" else 0
-    try:
-        return ModelConfig(
-            depth=value("num_hidden_layers", int),
-            heads=value("num_attention_heads", int),
-            hidden=value("hidden_size", int),
-            intermediate=value("intermediate_size", int),
-            vocab_size=value("vocab_size", int),
-            positions=value("max_position_embeddings", int) - offset,
-            position_offset=offset,
-            type_vocab=value("type_vocab_size", int),
-            pad_id=pad_id,
-            dropout=value("hidden_dropout_prob", (int, float)),
-            attention_dropout=value("attention_probs_dropout_prob", (int, float)),
-            layer_norm_eps=value("layer_norm_eps", (int, float)),
-            activation=str(settings.get("hidden_act", defaults.hidden_act)),
-        )
-    except BortError as e:
-        raise BortError(f"{where}: {e}") from None
 
 
 def _full_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]:
@@ -324,66 +299,65 @@ def hf_names(model: MaskedLM | Classifier) -> dict[str, str]:
     return names
 
 
-def _fill(
+def _check_depth(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> None:
+    """Raise BortError for layers that the file lacks, before a model is as deep as it is told."""
+    prefix = f"{_family(config)}.encoder.layer."
+    layers = {name.split(".")[3] for name in weights if name.startswith(prefix)}
+    if len(layers) < config.depth:
+        raise BortError(
+            f"{folder} has {len(layers)} layers, but config.json asks for {config.depth}"
+        )
+
+
+def _check(
     model: MaskedLM | Classifier, names: dict[str, str], weights: dict[str, Tensor], folder: Path
 ) -> None:
-    """Copies weights into the model, where each one of the encoder must have its place."""
+    """Raise BortError where names and shapes of the weights are not those of the model.
+
+    The model is on torch's meta device: nothing has been allocated for it yet.
+    """
     state = model.state_dict()
     for ours, theirs in names.items():
         if theirs not in weights:
             raise BortError(f"{folder} lacks the weight {theirs}; fetch the model again")
-        found, asked = list(weights[theirs].shape), list(state[ours].shape)
-        if found != asked:
+        stored, expected = list(weights[theirs].shape), list(state[ours].shape)
+        if stored != expected:
             raise BortError(
-                f"{folder}: {theirs} has shape {found}, but config.json asks for {asked}"
+                f"{folder}: {theirs} has shape {show(stored)}, but config.json asks for {expected}"
             )
-        state[ours].copy_(weights.pop(theirs))
     encoder = tuple(f"{_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
-    for extra in weights:
+    for extra in weights.keys() - set(names.values()):
         if extra.startswith(encoder) and not extra.endswith(("position_ids", "token_type_ids")):
-            raise BortError(f"{folder} has the weight {extra}, which config.json has no place for")
+            raise BortError(
+                f"{folder} has the weight {short(extra)}, which config.json has no place for"
+            )
+
+
+@torch.no_grad()
+def _fill(
+    model: MaskedLM | Classifier, names: dict[str, str], weights: dict[str, Tensor], folder: Path
+) -> None:
+    """Copy weights into the model; raises BortError for one that is no number or infinite."""
+    state = model.state_dict()
+    for ours, theirs in names.items():
+        state[ours].copy_(weights.pop(theirs))
+        low, high = torch.aminmax(state[ours])
+        if not torch.isfinite(low) or not torch.isfinite(high):
+            raise BortError(f"{folder}: {theirs} holds numbers that are infinite or not numbers")
 
 
 def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a run folder, model or tokenizer folder, or hub name.
 
     Where the folder also has a config.json, `model_max_length` is at most the model's true limit.
-    Raises BortError if there is no tokenizer, if it has more tokens than the model, or lacks one of
-    the tokens that start, end, mask and pad a sequence.
+    Raises BortError if it has more tokens than the model, and as `open_tokenizer` does.
     """
     found = find_any(str(name), ("config.json", *TOKENIZER_FILES))
     folder = local_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        # transformers would answer with a tokenizer of five tokens.
-        raise BortError(f"{folder} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
-    try:
-        tokenizer = _open_tokenizer(folder)
-    except Exception as e:  # whatever a foreign file makes the library raise is the file's fault
-        reason = " ".join(str(e).split())[:200]
-        raise BortError(f"cannot read the tokenizer in {folder}: {reason}") from None
-    special = {"cls": "bos", "sep": "eos", "mask": "mask", "pad": "pad"}
-    for kind, other in special.items():
-        if getattr(tokenizer, f"{kind}_token_id") is None:
-            if getattr(tokenizer, f"{other}_token_id") is None:
-                raise BortError(f"the tokenizer in {folder} has no {kind} token, which is needed")
+    tokenizer = open_tokenizer(folder)
     if (folder / "config.json").is_file():
         _fit(tokenizer, folder)
     return tokenizer
-
-
-def _open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    stated = folder / "tokenizer_config.json"
-    stated = read_json(stated) if stated.is_file() else {}
-    plain = not (folder / "tokenizer.json").is_file()
-    options = {}
-    if plain and (folder / "vocab.txt").is_file() and "do_lower_case" not in stated:
-        # transformers lower-cases by default, whatever the vocabulary holds.
-        words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-        options["do_lower_case"] = not any(w != w.lower() for w in words if not w.startswith("["))
-    if plain and "tokenizer_class" not in stated:  # AutoTokenizer would need a config.json
-        kind = BertTokenizer if (folder / "vocab.txt").is_file() else RobertaTokenizer
-        return kind.from_pretrained(folder, **options)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
 
 
 def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -394,7 +368,7 @@ def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
             f"the tokenizer in {folder} has {most} tokens, its model only {config.vocab_size}; "
             "they do not belong together"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.positions)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.limit)
 
 
 def save(
@@ -410,7 +384,7 @@ def save(
     only. An existing folder is replaced only when the new one is
     complete. Raises BortError if it cannot be written, or holds anything but a model.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), model.config
     if folder.exists() and not (folder / "config.json").is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise BortError(f"{folder} exists and is not a model folder; give another place")
@@ -420,7 +394,7 @@ def save(
             safetensors.torch.save_file(
                 _hf_weights(model, state), fresh / "model.safetensors", metadata={"format": "pt"}
             )
-            _save_tokenizer(tokenizer, model.config, fresh)
+            save_tokenizer(tokenizer, fresh, config.limit, config.type_vocab > 1)
     except (OSError, SafetensorError) as e:
         raise BortError(f"cannot write the model folder {folder}: {e}") from None
 
@@ -503,23 +477,6 @@ def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) 
         settings["no_token_types"] = True  # read back by load_masked_lm
     if isinstance(model, Classifier) and model.scale is not None:
         settings[SCALE] = list(_whole_scale(model))
+    if config.length is not None:
+        settings["bort_length"] = config.length
     return settings
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, config: ModelConfig, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path)
-    for key in ("backend", "is_local", "local_files_only", "name_or_path"):
-        settings.pop(key, None)
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    if config.type_vocab < 2:
-        inputs.remove("token_type_ids")
-    settings |= {
-        # A named class would rebuild tokenizer.json its own way; this one takes it as it is, and
-        # transformers 4 knows it, unlike the TokenizersBackend that transformers 5 writes.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.positions,
-        "model_input_names": inputs,
-    }
-    write_json(path, settings)

@@ -5,21 +5,20 @@ Nothing here imports code from a folder or unpickles more than plain tensors.
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
 import safetensors.torch
 import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
-from bort.foreign import read_json
+from bort.foreign import read_json, short, show
 from bort.identity import model_digest
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -124,16 +123,34 @@ def digest(name: str | os.PathLike) -> str:
     return model_digest(local_folder(find(name), [], WEIGHT_FILES))
 
 
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, by the names in its files."""
+    """All tensors of a folder, by the names in its files: floating-point numbers, or positions.
+
+    Safetensors are mapped, not read: nothing takes memory before it is used.
+    """
+    weights = _read_files(folder)
+    for name, tensor in weights.items():
+        if name.endswith(("position_ids", "token_type_ids")):
+            continue  # counted numbers that older versions of transformers saved
+        if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BortError(
+                f"{folder}: {short(name)} holds {kind} numbers; "
+                "weights must be float32, float16, bfloat16 or float64"
+            )
+    return weights
+
+
+def _read_files(folder: Path) -> dict[str, Tensor]:
     whole, index, plain = (folder / file for file in WEIGHT_FILES)
     if whole.is_file():
         return _read_safetensors(whole)
     if index.is_file():
-        # Only the last part of each name: an index must not lead out of its folder.
-        files = sorted({Path(str(f)).name for f in read_json(index).get("weight_map", {}).values()})
         weights = {}
-        for file in files:
+        for file in _shards(index):
             if not (folder / file).is_file():
                 raise BortError(f"{folder / file} is missing, which {index.name} names")
             weights |= _read_safetensors(folder / file)
@@ -148,25 +165,48 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     raise BortError(f"{folder} holds no weights; looked for {', '.join(WEIGHT_FILES)}")
 
 
+def _shards(index: Path) -> list[str]:
+    """The names of the files that hold the parts; an index must not lead out of its folder."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(x, str) for x in table.values()):
+        raise BortError(f"{index} has no weight_map from weights to files; fetch it again")
+    names = sorted({Path(file).name for file in table.values()})
+    if wrong := [name for name in names if not name.endswith(".safetensors") or "\0" in name]:
+        raise BortError(f"{index} names {show(wrong[0])}, which is no .safetensors file")
+    return names
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise BortError(f"{path} is damaged or cut off ({e}); fetch it again") from None
+    except Exception as error:  # whatever a foreign file makes the library raise is its fault
+        raise BortError(f"{path} is damaged or cut off ({short(error)}); fetch it again") from None
 
 
 def _read_plain(path: Path) -> dict[str, Tensor]:
     try:
+        _check_stored(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BortError(
             f"{path} holds more than plain tensors, and nothing in it was run; "
             "weights must be safetensors, or a plain tensor file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+    except BortError:
+        raise
+    except Exception as error:  # as above
         raise BortError(
-            f"{path} is damaged or cut off ({type(e).__name__}); fetch it again"
+            f"{path} is damaged or cut off ({type(error).__name__}); fetch it again"
         ) from None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    plain = isinstance(weights, dict) and all(isinstance(x, str) for x in weights)
+    if not plain or not all(isinstance(x, Tensor) for x in weights.values()):
         raise BortError(f"{path} is not a plain dictionary of tensors; convert it to safetensors")
     return weights
+
+
+def _check_stored(path: Path) -> None:
+    """Raise BortError for a compressed file: torch writes none, and a small one can be huge."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                raise BortError(f"{path} is compressed, which torch never does; fetch it again")

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bort.config import INITS, Arch, one_of
+from bort.config import INITS, Arch, at_least, one_of
 from bort.errors import BortError, nearest
+from bort.foreign import short
 
+MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
 
 
@@ -20,9 +22,10 @@ ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", 
 class ModelConfig:
     """Architecture of one model; BERT, RoBERTa and our own style differ only in these numbers.
 
-    positions: the longest input in tokens (without RoBERTa's offset). position_offset: 0 (BERT and
-    ours) or pad_id + 1 (RoBERTa, where padding sits at row pad_id). type_vocab: number of token
-    types, 0 for none. Raises BortError if the numbers cannot make a model.
+    positions: rows for positions (without RoBERTa's offset): no input can be longer.
+    position_offset: 0 (BERT and ours) or pad_id + 1 (RoBERTa, where padding sits at row pad_id).
+    type_vocab: number of token types, 0 for none. length: the longest input that it was trained at,
+    None where that is unknown. Raises BortError if the numbers cannot make a model.
     """
 
     depth: int
@@ -38,15 +41,24 @@ class ModelConfig:
     attention_dropout: float = 0.0
     layer_norm_eps: float = 1e-5
     activation: str = "gelu"
+    length: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """The longest input in tokens whose answers can be trusted."""
+        return self.positions if self.length is None else self.length
 
     def __post_init__(self):
         Arch(self.depth, self.heads, self.hidden, self.intermediate)  # raises for wrong numbers
         for name, least in (("vocab_size", 1), ("positions", 1), ("type_vocab", 0), ("pad_id", 0)):
-            if getattr(self, name) < least:
-                raise BortError(f"{name}={getattr(self, name)} must be at least {least}")
+            at_least(name, getattr(self, name), least, below=MOST_ROWS)
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise BortError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if not 0 < self.layer_norm_eps < 1:
+            raise BortError(f"layer_norm_eps={self.layer_norm_eps:g} must be above 0 and below 1")
+        if self.length is not None:
+            at_least("length", self.length, 1, below=self.positions + 1)
         if self.pad_id >= self.vocab_size:
             raise BortError(f"pad_id={self.pad_id} is outside the vocabulary of {self.vocab_size}")
         if self.position_offset not in (0, self.pad_id + 1):
@@ -56,8 +68,8 @@ class ModelConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise BortError(
-                f"activation '{self.activation}' is not supported; use one of "
-                f"{', '.join(ACTIVATIONS)}{nearest(self.activation, ACTIVATIONS)}"
+                f"activation '{short(self.activation, 20)}' is not supported; use one of "
+                f"{', '.join(ACTIVATIONS)}{nearest(self.activation[:40], ACTIVATIONS)}"
             )
 
 
@@ -431,8 +443,8 @@ def _take_embeddings(mine: Embeddings, source: Embeddings) -> None:
     ours, theirs = mine.config, source.config
     # on the CPU, wherever the teacher is: every student of it starts from the same bits
     words, types = source.words.weight.cpu(), source.types.weight.cpu() if source.types else None
-    start = theirs.position_offset
-    positions = source.positions.weight[start : start + ours.positions].cpu()
+    start, rows = theirs.position_offset, min(ours.positions, theirs.positions)
+    positions = source.positions.weight[start : start + rows].cpu()
     if types is not None and mine.types is None:
         positions = positions + types[0]  # what the teacher adds to every token of a first text
     if ours.hidden == theirs.hidden:
@@ -441,8 +453,8 @@ def _take_embeddings(mine: Embeddings, source: Embeddings) -> None:
     else:
         project = _projection(words, ours.hidden)
     mine.words.weight.copy_(words @ project)
-    if ours.positions <= theirs.positions:
-        mine.positions.weight[ours.position_offset :].copy_(positions @ project)
+    first = ours.position_offset  # rows that the teacher lacks keep their own start
+    mine.positions.weight[first : first + rows].copy_(positions @ project)
     if types is not None and ours.type_vocab == theirs.type_vocab:
         mine.types.weight.copy_(types @ project)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bort import hf, onnx_predict
+from bort import hf, hf_config, onnx_predict
 from bort.errors import BortError
 from bort.files import replacing, user_path
 from bort.model import Classifier, MaskedLM
@@ -48,10 +48,14 @@ class Predictor:
         tokenizer,
         labels: dict[int, str],
         texts: int | None = None,
+        multi_label: bool = False,
     ):
-        """texts: how many a row of the model's task has, if that is known."""
+        """texts: how many a row of the model's task has, if that is known.
+
+        multi_label: each label of a text is right or wrong by itself, with its own probability.
+        """
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
-        self.texts = texts
+        self.texts, self.multi_label = texts, multi_label
 
     def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """An answer per text, or pair of texts, in their order.
@@ -106,13 +110,14 @@ class Predictor:
             yield from self._fill(ids, mask, inputs.get("token_type_ids"), top)
             return
         outputs = self.model(ids, mask, inputs.get("token_type_ids"))
-        if outputs.shape[1] == 1:
+        if outputs.shape[1] == 1 and not self.multi_label:
             yield from ({"score": float(value)} for value in outputs[:, 0])
             return
-        for probabilities in outputs.float().softmax(-1).tolist():
-            scores = {self.labels[k]: p for k, p in enumerate(probabilities)}
-            label = max(scores, key=scores.get)
-            yield {"label": label, "score": scores[label], "scores": scores}
+        outputs = outputs.float()
+        outputs = outputs.sigmoid() if self.multi_label else outputs.softmax(-1)
+        names = [self.labels[k] for k in range(outputs.shape[1])]
+        for probabilities in outputs.tolist():
+            yield onnx_predict.answer_of(probabilities, names)
 
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:
         places = (ids == self.tokenizer.mask_token_id).flatten().nonzero().flatten()
@@ -144,7 +149,10 @@ def load(name: str | Path) -> Predictor:
         kind = "spans" if model.spans else "choices"
         raise BortError(f"{name} answers a task with {kind}; train.py task=… writes its answers")
     labels = labels or {k: f"LABEL_{k}" for k in range(model.out.out_features)}
-    return Predictor(model, hf.load_tokenizer(name), labels, hf.settings(name).get("bort_texts"))
+    settings = hf.settings(name)
+    texts = hf_config.texts_of_a_row(settings)
+    several = settings.get("problem_type") == hf_config.MULTI_LABEL
+    return Predictor(model, hf.load_tokenizer(name), labels, texts, several)
 
 
 def read_texts(path: Path) -> Iterator[Text]:

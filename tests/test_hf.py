@@ -618,7 +618,7 @@ def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
     def stuck(self, target):
         return full() if self.name.endswith(".new") else rename(self, target)
 
-    for owner, name, failure in ((hf, "_save_tokenizer", full), (Path, "rename", stuck)):
+    for owner, name, failure in ((hf, "save_tokenizer", full), (Path, "rename", stuck)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failure)
             with pytest.raises(BortError, match="no space left for .*model") as error:

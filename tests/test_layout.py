@@ -28,6 +28,7 @@ identity
 export_settings
 runs
 tokenizer
+tokenizer_folder
 rows
 tasks
 custom
@@ -42,6 +43,7 @@ data
 batches
 model
 hub
+hf_config
 hf
 cost
 optim
