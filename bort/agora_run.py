@@ -422,7 +422,9 @@ class Arena:
     def _sample(self, history: list[Round]) -> None:
         """generated.jsonl: rows to read, spread over the rounds."""
         paths = [self._rows_file(each.number, each.replay) for each in history[1:]]
-        lines = [(line, path) for path in paths for line in path.read_text().splitlines()]
+        lines = [
+            (line, path) for path in paths for line in path.read_text(encoding="utf-8").splitlines()
+        ]
         with replacing(self.folder / "generated.jsonl") as file:
             for line, path in lines[:: max(1, len(lines) // SHOWN)]:
                 row = json_object(line, str(path))

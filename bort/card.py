@@ -52,7 +52,7 @@ def card(model, source: str, out: Path, found: Export) -> str:
 
 
 def _json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _usage(model, found: Export) -> str:

@@ -185,6 +185,6 @@ def picture(results: dict[str, dict], path: Path) -> None:
 
 
 def _curve(path: Path) -> list[tuple[int, float]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/mlm_accuracy"]]
     return [(int(row["step"]), float(row["val/mlm_accuracy"])) for row in rows]

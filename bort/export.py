@@ -70,7 +70,7 @@ def export(
         if rows:
             found.scores = _scored(rows, reference, run, drop, say)
         write_json(fresh / "export.json", vars(found))
-        (fresh / "README.md").write_text(card(model, source, out, found))
+        (fresh / "README.md").write_text(card(model, source, out, found), encoding="utf-8")
     return found
 
 

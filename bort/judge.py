@@ -98,7 +98,7 @@ def saw_all(place: Path, task: str) -> bool:
     """Whether S is a fine-tuning of ours on the whole training set."""
     folder = place.parent if place.name == "model" else place
     try:
-        settings = json.loads((folder / "settings.json").read_text())
+        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not isinstance(settings, dict):

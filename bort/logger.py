@@ -107,7 +107,7 @@ class Table:
 
     def rows(self) -> list[dict[str, str]]:
         """All whole rows; what a kill left half-written at the end is not one."""
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             text = file.read()
         return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 

@@ -192,7 +192,7 @@ def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int
 def _open_lock(path: Path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w")
+        return path.open("w", encoding="utf-8")
     except OSError as error:
         raise BortError(f"{path.parent} cannot be written: {error.strerror}") from error
 

@@ -473,7 +473,7 @@ def candidate_losses(
 
 
 def _kl_by_step(path: Path) -> dict[str, float]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("val/kd_loss")]
     return {row["step"]: float(row["val/kd_loss"]) for row in rows}
 

@@ -158,6 +158,42 @@ def test_start_is_light(module):
     assert not loaded & HEAVY
 
 
+def unnamed_encodings(source: str) -> list[int]:
+    """Lines that read or write text by the machine's own encoding, which may lack signs of ours."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        words = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if name in ("read_text", "write_text") and len(node.args) <= (name == "write_text"):
+            lines.append(node.lineno)
+        elif name == "open" and ast.unparse(node.func) != "os.open":
+            if not any("b" in str(word) for word in words):
+                lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("path.read_text()", [1]),
+        ("path.write_text(x)", [1]),
+        ("x\npath.open('w')", [2]),
+        ("path.open(newline='')", [1]),
+        ("path.open('rb'); os.open(x, y); path.read_text('utf-8'); p.open(encoding='ascii')", []),
+    ],
+)
+def test_every_form_of_text_file_is_seen(source, lines):
+    assert unnamed_encodings(source) == lines
+
+
+def test_text_files_are_utf_8_on_every_machine():
+    files = [*MODULES, ROOT / "train.py", ROOT / "search.py"]
+    wrong = {path.name: unnamed_encodings(path.read_text("utf-8")) for path in files}
+    assert not {name: lines for name, lines in wrong.items() if lines}
+
+
 def repository_files() -> list[Path]:
     """What is or would be committed."""
     git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
