@@ -19,6 +19,8 @@ from bort import cli, config, runs, unused
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
     sweep = hydra_config.mode is RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir if sweep else cfg.output_dir)
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
@@ -50,6 +52,10 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
     if run.job != "compare" and not run.dry_run:
         if (summary := runs.done(run, folder, cli.say)) is not None:
+            if not (folder / "report.html").exists():  # a kill came between them
+                from bort import report
+
+                report.write(folder)
             runs.finish(run, folder, summary, choices.experiment, cli.say)
             return objective(summary)
     with cli.loading("train.py"):  # torch, only now

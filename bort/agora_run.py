@@ -46,6 +46,7 @@ from bort.generators import GENERATORS, Source
 from bort.identity import named_models
 from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
+from bort.ownership import remove_model
 from bort.rows import Row
 from bort.runs import check_corpus, done, locked, open_folder
 from bort.tasks import json_object
@@ -248,7 +249,7 @@ class Arena:
         best = int(np.argmax(scores))
         for k, name in enumerate(names):
             if k != best and name != self.default:
-                shutil.rmtree(self.folder / name / "model", ignore_errors=True)
+                remove_model(self.folder / name)
         return scores
 
     def _place(self, each: Round) -> Path:

@@ -27,6 +27,8 @@ from bort import cli, contenders, page
 from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
 from bort.files import check_writable, write_csv
+from bort.locks import check_unread, output
+from bort.ownership import is_own_page
 from bort.search_config import Benchmark, register
 from bort.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 
@@ -235,9 +237,23 @@ def table(settings: Benchmark) -> list[dict]:
 
 
 def run(settings: Benchmark) -> list[dict]:
-    if settings.out:
-        check_writable(Path(settings.out))
-    return compare(settings) if settings.compares else table(settings)
+    if not settings.out:
+        return compare(settings) if settings.compares else table(settings)
+    out = Path(settings.out)
+    check_writable(out)
+    for name in settings.models:
+        check_unread(out, {"models": name})
+    if has_picture(settings) and (picture := out.with_suffix(".html")).exists():
+        if not is_own_page(picture):
+            raise BortError(f"{picture}, beside out={out}, is no page of bort; give another out=")
+    with output(out):
+        return compare(settings) if settings.compares else table(settings)
+
+
+def has_picture(settings: Benchmark) -> bool:
+    """Whether a picture goes beside out=; a table of a grid or of operations has none."""
+    plain = settings.grid.points()[0] or settings.latency.source == "analytic"
+    return settings.compares or not plain
 
 
 def main() -> None:

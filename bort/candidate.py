@@ -5,7 +5,6 @@ Each training has a folder of its own and is recorded there as soon as it is fin
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -38,6 +37,7 @@ from bort.finetune import (
     predict,
     train_classifier,
 )
+from bort.ownership import remove_checkpoints
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, finished, locked, open_folder
@@ -144,7 +144,7 @@ class Candidate:
             )
             found = predict(self.task, best, self.E, inputs["val"], tokenizer.pad_token_id)
             scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
-            shutil.rmtree(place / "checkpoints", ignore_errors=True)
+            remove_checkpoints(place)
             write_json(place / "summary.json", {**numbers, **scores})
         self._steps += numbers["steps"]
         self._seconds += time.monotonic() - start

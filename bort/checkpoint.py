@@ -50,8 +50,6 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
 
     Says which damaged ones were passed over. Raises BortError when all are damaged.
     """
-    for cut in folder.glob(".step_*"):  # a kill in the middle of a write
-        cut.unlink()
     found = sorted(folder.glob("step_*.ckpt"), reverse=True)
     for number, path in enumerate(found):
         if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from bort import locks
 from bort.errors import BortError, nearest
 from bort.machine import cpu_quota, usable_cores
 
@@ -72,6 +73,8 @@ def run(main: Callable[[], object], name: str) -> None:
         if (line := mistake(error)) is None:
             raise
         stop(1, f"{name}: {line}")
+    finally:
+        locks.release()
 
 
 def prepare_process() -> None:
@@ -98,6 +101,7 @@ def _leave(name: str) -> Callable:
     """A handler of signals that ends the process at once."""
 
     def leave(number: int, _) -> None:
+        locks.release()
         print(_stopped(name), file=sys.stderr, flush=True)
         os._exit(128 + number)
 

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bort.cli import clock
-from bort.config import Distill, Train, settings
+from bort.config import Distill, Train
+from bort.corpus import Corpus
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
+from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_digest, teacher_folder, train
-from bort.runs import check_corpus, check_folder, doubt, finished
+from bort.runs import check_corpus, check_folder, doubt, finished, locked, open_folder
 from bort.training import check_trainer
 
 ARMS = {
@@ -45,13 +47,15 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
     corpus, teacher = prepare(run, say)
     if not len(corpus.val):
         raise BortError("experiment=kd_vs_mlm needs validation text; raise data.val_fraction")
-    for name, text in (record or {}).items():
-        with replacing(folder / ".hydra" / name) as file:
-            file.write(text.encode())
-    write_json(folder / "settings.json", settings(run))
-    if not run.resume:
-        (folder / "corpus.json").unlink(missing_ok=True)
-    check_corpus(folder, corpus.info, teacher_digest(run, corpus))
+    with locked(folder, False, say):
+        open_folder(folder, run, record)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
+        return _train_arms(run, folder, corpus, teacher, say)
+
+
+def _train_arms(
+    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
+) -> dict:
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries, rates = {}, {}

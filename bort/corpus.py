@@ -7,9 +7,6 @@ and the runs of words by which near-copies are found (`copies.ROOM`).
 
 import hashlib
 import json
-import os
-import platform
-import secrets
 import shutil
 import time
 from array import array
@@ -21,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from bort import ownership
 from bort.config import Data
 from bort.copies import SHARE, Overlap
 from bort.digests import content_digest, read_sealed, write_sealed
 from bort.docstrings import docstring_source
 from bort.documents import Document, Source, text_source
 from bort.errors import BortError
-from bort.files import sync_folder
+from bort.files import swap_folder, sync_folder
 from bort.splits import distinct, parts
 from bort.tokenizer import (
     CHUNK,
@@ -161,9 +159,8 @@ def _chunks(source: Iterable[Document], data: Data, counts: dict) -> Iterator[tu
 
 def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
-    _remove_abandoned(folder)
-    name = f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}"
-    temporary = folder.parent / name
+    ownership.settle(folder.parent)
+    temporary = ownership.temporary(folder, "new")
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
@@ -179,30 +176,10 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
         write_sealed(temporary / "info.json", info)
         for path in [*temporary.iterdir(), temporary]:
             sync_folder(path)
-        if folder.exists() and _open(folder, tokenizer) is None:  # a file is missing or cut
-            broken = temporary.with_name(f"{temporary.name}-broken")
-            folder.rename(broken)
-            shutil.rmtree(broken)
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process may have built the same corpus meanwhile: use that
-            if _open(folder, tokenizer) is None:
-                raise
-        sync_folder(folder.parent)
+        if _open(folder, tokenizer) is None:  # or another process has built the same meanwhile
+            swap_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Drop what processes that were killed while they built this corpus have left."""
-    # of this machine: on a shared disk, process numbers of another say nothing
-    for old in folder.parent.glob(f".{folder.name}-*@{platform.node()}*"):
-        try:
-            os.kill(int(old.name.split("-")[1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError:
-            continue  # alive, of another user
 
 
 def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> dict:

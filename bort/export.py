@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import casting, documents, finetune, hf, onnx, onnx_predict, scoring
+from bort import casting, documents, finetune, hf, onnx, onnx_predict, ownership, scoring
 from bort.card import Export, card, example
 from bort.config import Data
 from bort.errors import BortError
 from bort.export_settings import parse_export
 from bort.files import replacing_folder, write_json
+from bort.locks import output
 from bort.model import Classifier, MaskedLM
 from bort.rows import Row, Task
 from bort.tokenizer import special_ids
@@ -63,22 +64,27 @@ def export(
     _check_place(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
     reference = torch_run(model)
-    with replacing_folder(out) as fresh:
+    with output(out), replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
         answers = rows.some().answers if rows else _on_texts(model, tokenizer)
         found, run = _checked(model, tokenizer, form, fresh, reference, answers, agreement, say)
         if rows:
             found.scores = _scored(rows, reference, run, drop, say)
-        write_json(fresh / "export.json", vars(found))
         (fresh / "README.md").write_text(card(model, source, out, found), encoding="utf-8")
+        names = [*(path.name for path in fresh.iterdir()), "export.json"]
+        write_json(fresh / "export.json", ownership.export_record(names, vars(found)))
     return found
 
 
 def _check_place(out: Path, source: str) -> None:
-    home = Path(source).expanduser()
-    if home.exists() and out.resolve().is_relative_to(home.resolve()):
+    """Raises BortError for a folder that bort did not write, and for one in or around the model."""
+    home, target = Path(source).expanduser(), out.resolve()
+    if home.exists() and target.is_relative_to(home.resolve()):
         raise BortError(f"out={out} is inside model={source}; give another folder")
-    if out.exists() and not (out / "export.json").is_file():
+    if home.exists() and home.resolve().is_relative_to(target):
+        raise BortError(f"model={source} is inside out={out}; give another folder")
+    ownership.settle(target.parent)
+    if out.exists() and ownership.exported_names(out) is None:
         if not out.is_dir() or any(out.iterdir()):
             raise BortError(f"out={out} exists and is no export of bort; give another folder")
 
@@ -383,7 +389,8 @@ def _push(folder: Path, name: str) -> None:
     try:
         api = huggingface_hub.HfApi()
         api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder)
+        names = sorted(ownership.own_names(folder))  # not what the user keeps beside them
+        api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=names)
     except Exception as error:  # the hub's client has no common class for its refusals
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BortError(f"push={name}: the hub refuses: {reason}; {folder} is complete") from None
@@ -405,7 +412,7 @@ def main() -> None:
         settings.data,
         cli.say,
     )
-    size = sum(file.stat().st_size for file in out.iterdir())
+    size = sum((out / name).stat().st_size for name in ownership.own_names(out))
     cli.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
     if settings.push:
         _push(out, settings.push)

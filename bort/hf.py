@@ -22,6 +22,7 @@ from bort.hub import (
     read_weights,
 )
 from bort.model import Classifier, MaskedLM, ModelConfig, draw, init_std
+from bort.ownership import run_settings
 from bort.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 
 EMBEDDING_NAMES = {
@@ -381,11 +382,12 @@ def save(
     """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
 
     extra: further keys of config.json. state: the weights of a masked LM that holds pieces of them
-    only. An existing folder is replaced only when the new one is
-    complete. Raises BortError if it cannot be written, or holds anything but a model.
+    only. An existing folder is replaced only when the new one is complete; files that bort does not
+    write stay in it. Raises BortError if it cannot be written, or holds anything but a model.
     """
     folder, config = Path(folder), model.config
-    if folder.exists() and not (folder / "config.json").is_file():
+    in_run = run_settings(folder.parent) is not None  # where bort chose the name
+    if folder.exists() and not (in_run or (folder / "config.json").is_file()):
         if not folder.is_dir() or any(folder.iterdir()):
             raise BortError(f"{folder} exists and is not a model folder; give another place")
     try:

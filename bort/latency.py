@@ -12,6 +12,7 @@ from bort import cost, onnx
 from bort.cli import clock
 from bort.config import Arch
 from bort.errors import BortError
+from bort.ownership import temporary
 from bort.search_config import Latency
 
 Say = Callable[[str], None]
@@ -80,7 +81,7 @@ def _timed(
         if engine == "measured":
             make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
         else:
-            files.append(folder / f".latency_{number}.onnx")
+            files.append(temporary(folder / f"latency_{number}.onnx", "part"))
             int8 = engine == "onnx_int8"
             make[arch] = onnx.onnx_encoder_call(arch, *size, threads, files[-1], int8)
             tick(number + 1, len(archs))

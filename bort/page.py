@@ -9,6 +9,7 @@ from typing import Any
 
 from bort.config import width_lr
 from bort.files import replacing
+from bort.ownership import PAGE_MARK
 from bort.runs import read_overrides
 
 STYLE = """
@@ -52,7 +53,7 @@ def write(path: Path, title: str, parts: Iterable[Any]) -> None:
     text = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        f"{PAGE_MARK}<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         + "\n".join(body)
         # once more when all is in place: plotly measures a figure while the page is still read
         + '<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>'

@@ -18,7 +18,6 @@ import hashlib
 import importlib.util
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from bort import benchmark, cli, custom, runs, tasks
+from bort import benchmark, cli, custom, ownership, runs, tasks
 from bort.config import CONF, Arch, Data, Train, parse
 from bort.documents import text_source
 from bort.errors import BortError
@@ -298,9 +297,7 @@ def _clear(stage: Stage, say: Callable[[str], None]) -> None:
     if stage.key in ("pretrain", "finetune") and stage.folder.exists():
         say(f"{stage.folder} was made from what has changed since; it is made anew")
         with runs.locked(stage.folder, wait=True, say=say):
-            for path in stage.folder.iterdir():
-                if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            ownership.clear_run(stage.folder)
 
 
 def _so_far(records: dict[str, dict]) -> str:

@@ -22,7 +22,8 @@ import torch
 
 from bort import hf, hf_config, onnx_predict
 from bort.errors import BortError
-from bort.files import replacing, user_path
+from bort.files import is_stream, user_path, writing
+from bort.locks import check_unread, output
 from bort.model import Classifier, MaskedLM
 from bort.onnx_predict import Mistake, Text
 from bort.wording import counted
@@ -205,12 +206,14 @@ def main() -> None:
             yield onnx_predict.json_line(answer, encoding)
 
     if given["out"]:
-        count = 0
-        with replacing(user_path("out", given["out"])) as file:  # first: a place that is none shows
+        count, out = 0, user_path("out", given["out"])
+        check_unread(out, {"input": given["input"], "model": given["model"]})
+        with output(out), writing(out) as file:  # first: a place that is none shows at once
             for line in lines("utf-8"):
                 file.write(f"{line}\n".encode())
                 count += 1
-        cli.say(f"{counted(count, 'answer')}: {given['out']}")
+        if not is_stream(out):
+            cli.say(f"{counted(count, 'answer')}: {given['out']}")
     else:
         for line in lines(sys.stdout.encoding):
             cli.say(line)

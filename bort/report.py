@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from bort import agora_page, cli, mistakes, page
 from bort.config import CONF, SIZES, Arch, Train
 from bort.errors import BortError
+from bort.ownership import is_own_page
 from bort.record import LOSSES, Curve, Run, expand, read, read_json
 from bort.runs import doubt
 from bort.wording import counted
@@ -340,11 +341,14 @@ def main() -> None:
     words = sys.argv[1:]
     folders = [Path(word) for word in words if "=" not in word or Path(word).exists()]
     settings = [word for word in words if "=" in word and not Path(word).exists()]
-    out = Path(cli.keys(settings, {"out": "report.html"})["out"])
+    given = cli.keys(settings, {"out": None})
+    out = Path(given["out"] or "report.html")
     if not folders:
         raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")
     if out.suffix != ".html" or out.is_dir():
         raise BortError(f"out={out} must name a page, as in out=report.html")
+    if given["out"] is None and out.exists() and not is_own_page(out):
+        raise BortError(f"{out} is here and no page of bort; give out=FILE.html for the report")
     runs = list({run.folder.resolve(): run for f in folders for run in expand(f)}.values())
     if len(runs) == 1:
         page.write(out, f"bort {runs[0].name}", parts(runs[0]))

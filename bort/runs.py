@@ -3,17 +3,18 @@
 Nothing heavy is imported, so that a finished run says so at once.
 """
 
-import fcntl
 import json
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
+from bort import locks, ownership
 from bort.cli import clock, python
 from bort.config import Train, settings
 from bort.errors import BortError
@@ -59,22 +60,28 @@ def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     check_folder(folder, run)
     if not run.resume or (summary := finished(folder)) is None:
         return None
+    ownership.settle(folder)
     _check_models(folder, run)
     say(f"{folder} is finished; name= starts another run, resume=false this one again")
     return summary
 
 
 def check_folder(folder: Path, run: Train) -> None:
-    """Raises BortError when `folder` holds a run with other settings, naming up to three."""
-    path = folder / "settings.json"
-    if not run.resume or not path.is_file():
-        # hidden ones are ours: a kill may come before settings.json is written
-        if folder.is_dir() and not path.is_file() and any(folder.glob("[!.]*")):
+    """Raises BortError when `folder` holds a run with other settings, naming up to three.
+
+    Also when it holds something else, which no run may replace, and when starting again would
+    remove what the run reads.
+    """
+    then = ownership.run_settings(folder)
+    if then is None:
+        if ownership.foreign_names(folder):
             raise BortError(f"{folder} holds files but no run of bort; use another name=")
+        return
+    if not run.resume:
+        check_sources(folder, run)
         return
     # through JSON, so that what is compared went the same way as what was stored
     now = json.loads(json.dumps(settings(run), default=str))
-    then = read_json(path, RESTORE)
     other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
     if other:
         changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
@@ -85,18 +92,33 @@ def check_folder(folder: Path, run: Train) -> None:
         )
 
 
+def check_sources(folder: Path, run: Train) -> None:
+    """Raises BortError when a run reads what resume=false would remove from `folder`."""
+    data = run.data
+    sources = {"model": run.model, "teacher.name": run.teacher.name, "arch_file": run.arch_file}
+    sources |= {"agora.teacher": run.agora.teacher, "agora.mlm": run.agora.mlm}
+    sources |= {"data.tokenizer": data.tokenizer, "data.path": data.path}
+    for key, source in sources.items():
+        path = Path(source or ".").expanduser()
+        if source and path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            raise BortError(
+                f"{key}={source} lies in {folder}, which resume=false would clear; use another "
+                "name="
+            )
+
+
 def open_folder(folder: Path, run: Train, record: dict | None) -> None:
+    """Write down what runs in `folder`; with resume=false, what a run has made there goes first."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    if not run.resume and folder.is_dir():
-        for item in folder.iterdir():
-            if item.name != ".lock":
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-    if not (folder / "settings.json").exists():
-        for name, text in (record or {}).items():
+    if not run.resume:
+        ownership.clear_run(folder)
+    if not (folder / "settings.json").exists():  # first: by it, all else is known as bort's
+        write_json(folder / "settings.json", ownership.run_record(settings(run)))
+    for name, text in (record or {}).items():
+        if not (folder / ".hydra" / name).exists():
             with replacing(folder / ".hydra" / name) as file:
                 file.write(text.encode())
-        write_json(folder / "settings.json", settings(run))
 
 
 def check_corpus(folder: Path, info: dict, models: dict[str, str] | None = None) -> None:
@@ -147,6 +169,24 @@ def read_overrides(folder: Path) -> list[str] | None:
     return [str(word) for word in words]
 
 
+def reserve_stamp(cfg: DictConfig, output: Callable[[], Path]) -> bool:
+    """Where a run is named by the time of day: a name that no run of the same second has.
+
+    cfg: has `name` and `dry_run`, and gets the name with a suffix if the folder is taken; output:
+    gives the folder that belongs to it. `locks.release` removes the folder if nothing is written.
+    Returns whether there was anything to do.
+    """
+    stamp = str(OmegaConf.to_container(cfg, resolve=False).get("name"))
+    if "${now:" not in stamp or cfg.dry_run or "LOCAL_RANK" in os.environ:
+        return False
+    number, name = 1, cfg.name
+    cfg.name = name
+    while not locks.reserve(output()):
+        number += 1
+        cfg.name = f"{name}-{number}"
+    return True
+
+
 @contextmanager
 def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int | None]:
     """One process works in a folder; the lock goes with the process, however it ends.
@@ -159,54 +199,40 @@ def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int
     if os.environ.get("LOCAL_RANK", "0") != "0":
         yield  # the other processes of DDP work under the first one's lock
         return
-    path, start = folder / ".lock", time.monotonic()
-    waited = False
-    while True:
-        file = _open_lock(path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if not wait:
-                file.close()
-                raise BortError(
-                    f"another process is training in {folder}; use another name= or wait for it"
-                ) from None
-            if not waited:
-                say(f"waiting for the process that trains in {folder}…")
-            waited = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Whoever had the lock removed the file with it: a lock on that one keeps nobody out.
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()
-    if waited:
-        say(f"waited {clock(time.monotonic() - start)}")
-    with file:
-        try:
-            yield file.fileno()
-        finally:
-            path.unlink(missing_ok=True)
-            _remove_unstarted(folder)
+    created = locks.create_folder(folder)
+    busy = f"another process is training in {folder}; use another name= or wait for it"
+    start, waited = time.monotonic(), False
 
+    def waiting() -> None:
+        nonlocal waited
+        waited = True
+        say(f"waiting for the process that trains in {folder}…")
 
-def _open_lock(path: Path):
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise BortError(f"{path.parent} cannot be written: {error.strerror}") from error
+        with locks.lock(folder / ".lock", busy, waiting if wait else None) as handle:
+            if waited:
+                say(f"waited {clock(time.monotonic() - start)}")
+            for path in (folder, *(folder / name for name in WRITTEN_INTO)):
+                ownership.settle(path)
+            try:
+                yield handle
+            finally:
+                _remove_unstarted(folder)
+    finally:
+        ownership.remove_empty(created)
+
+
+WRITTEN_INTO = ("checkpoints", "predictions", ".hydra", "teacher")
 
 
 def _remove_unstarted(folder: Path) -> None:
     """Leave nothing behind of a run that failed before its first step."""
     started = ("metrics.csv", "checkpoints", "summary.json", "teacher", "default", "stages.json")
-    if not any((folder / name).exists() for name in started):
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in list(folder.parents)[:2]:
-            try:
-                parent.rmdir()  # only when it is empty
-            except OSError:
-                break
+    if not any((folder / name).exists() for name in (*started, *ARM_FOLDERS)):
+        ownership.clear_run(folder)
+
+
+ARM_FOLDERS = ("kd", "mlm")  # of a comparison
 
 
 FAILED = ".failed-"  # in the folder of a sweep, with the name of a job that did not end well

@@ -7,7 +7,6 @@ folder with a `point.json`; `optimum.py` turns these records into the choice.
 
 import csv
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from bort.flops import Text
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import check_device, latencies, paced
 from bort.model import MaskedLM
+from bort.ownership import remove_checkpoints
 from bort.pretrain import prepare, teacher_digest, train
 from bort.runs import check_corpus, check_folder, locked, open_folder
 from bort.search_config import SearchRun
@@ -425,7 +425,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         "wall": time.monotonic() - start,
     }
     write_checked(path, found)
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)  # 3 × the model, needed no more
+    remove_checkpoints(place)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bort import cli
 from bort.config import SIZES, Arch, parse
@@ -24,7 +24,7 @@ from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
 from bort.page import next_training
-from bort.runs import RESTORE, doubt, read_overrides, take_failures
+from bort.runs import RESTORE, doubt, read_overrides, reserve_stamp, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.wording import counted, decimal
@@ -98,6 +98,13 @@ class Gather(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the sweep a name of its own when another one started in the same second."""
+        words = config.hydra.overrides.task
+        with read_write(config), open_dict(config):
+            if not any(word.startswith("name=") for word in words) and reserve_stamp(
+                config, lambda: Path(config.hydra.sweep.dir)
+            ):
+                words.append(f"name={config.name}")  # for the jobs, which are composed anew
         atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -587,12 +588,14 @@ def test_builds_of_dead_processes_are_removed(tmp_path, make):
     shutil.rmtree(folder)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = module.platform.node()
-    names = [f"{dead.pid}-a@{host}", f"{os.getpid()}-b@{host}", f"{dead.pid}-c@another.node"]
+    host = platform.node()
+    digits = "0123456789abcdef"
+    names = [f"{dead.pid}-{digits}@{host}", f"{os.getpid()}-{digits}@{host}"]
+    names += [f"{dead.pid}-{digits}@another.node", f"{dead.pid}-mine@{host}"]
     for name in names:
-        (folder.parent / f".{folder.name}-{name}").mkdir()
+        (folder.parent / f".{folder.name}.new-{name}").mkdir()
     make(path)
-    kept = [f".{folder.name}-{name}" for name in names[1:]]
+    kept = [f".{folder.name}.new-{name}" for name in names[1:]]
     assert {f.name for f in left_behind(tmp_path)} == {folder.name, *kept}
 
 

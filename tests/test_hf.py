@@ -604,9 +604,12 @@ def test_tokenizers_that_are_not_there(hub_folder):
 def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
     folder, first = tmp_path / "model", build(OWN, seed=1)
     hf.save(first, tokenizer, folder)
-    (folder / "stale.txt").write_text("of the old model")
+    (folder / "special_tokens_map.json").write_text("of the old model")
+    (folder / "notes.txt").write_text("of the user")
     hf.save(build(OWN, seed=2), tokenizer, folder)
-    assert os.listdir(tmp_path) == ["model"] and not (folder / "stale.txt").exists()
+    assert os.listdir(tmp_path) == ["model"]
+    assert not (folder / "special_tokens_map.json").exists()
+    assert (folder / "notes.txt").read_text() == "of the user"
     second = hf.load_masked_lm(folder).encoder.embeddings.words.weight
     assert not torch.equal(second, first.encoder.embeddings.words.weight)
 
@@ -616,7 +619,7 @@ def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
     rename = Path.rename
 
     def stuck(self, target):
-        return full() if self.name.endswith(".new") else rename(self, target)
+        return full() if ".new-" in self.name else rename(self, target)
 
     for owner, name, failure in ((hf, "save_tokenizer", full), (Path, "rename", stuck)):
         with monkeypatch.context() as patch:

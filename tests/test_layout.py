@@ -16,7 +16,9 @@ errors
 wording
 machine
 foreign
+ownership
 files
+locks
 digests
 doctor
 config

@@ -29,6 +29,7 @@ from bort.compare import compare
 from bort.config import Train, settings
 from bort.data import PackedData, TrainBatches
 from bort.errors import BortError
+from bort.ownership import run_record
 from bort.pretrain import prepare, pretrain, train
 from bort.runs import finished, locked
 from bort.tokenizer import encode, text_encoder
@@ -412,12 +413,16 @@ def test_settings_that_change_no_weight_may_change(done):
 def test_start_again(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=2")
     pretrain(run, tmp_path / "run", quiet)
-    (tmp_path / "run" / "junk").write_text("left by someone")
+    (tmp_path / "run" / "notes.txt").write_text("of the user")
+    (tmp_path / "run" / "model" / "mine.txt").write_text("of the user")
+    (tmp_path / "run" / "samples.txt").write_text("of the first run")
     again = replace(run, seed=1, resume=False)
     pretrain(again, tmp_path / "run", quiet)
     assert finished(tmp_path / "run")["seed"] == 1
     assert len(rows(tmp_path / "run")) == 2
-    assert not (tmp_path / "run" / "junk").exists()
+    assert (tmp_path / "run" / "samples.txt").read_text() != "of the first run"
+    for name in ("notes.txt", "model/mine.txt"):  # only what a run makes was removed
+        assert (tmp_path / "run" / name).read_text() == "of the user"
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["seed"] == 1
 
 
@@ -426,7 +431,8 @@ def test_one_process_in_a_folder(settings_of, tmp_path):
     folder.mkdir()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / "settings.json").write_text(json.dumps(settings(settings_of()), default=str))
+        recorded = run_record(settings(settings_of()))
+        (folder / "settings.json").write_text(json.dumps(recorded, default=str))
         with pytest.raises(BortError, match="another process is training in"):
             pretrain(settings_of(), folder, quiet)
     pretrain(settings_of(), folder, quiet)  # the lock went with its owner
