@@ -176,8 +176,6 @@ def _texts(given: dict[str, str | None]) -> Iterable[Text]:
     if given["pair"] is not None:
         raise BortError('pair= is for text=; a file has {"text": …, "pair": …} on each line')
     path = user_path("input", given["input"])
-    if given["out"] and path.resolve() == user_path("out", given["out"]).resolve():
-        raise BortError(f"out={given['out']} is the input; give another file")
     if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
         raise BortError(f"input={path} is empty; put a text on each line")
     return read_texts(path)
