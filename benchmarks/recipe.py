@@ -75,7 +75,7 @@ def start(run: config.Train, parts: dict):
 
 def recipe() -> list[str]:
     lines = ["| change, cumulative | val CE (nats) | MLM accuracy |", "|---|---|---|"]
-    default, parts = pretrain._student, {}
+    default, parts = pretrain.student, {}
     base = settings("experiment=mlm_pretrain", "arch=tiny_teacher")
     for number, (name, change) in enumerate(RECIPE.items()):
         parts |= change
@@ -87,9 +87,9 @@ def recipe() -> list[str]:
             run = replace(run, data=replace(run.data, batch_size=4), trainer=trainer)
             run = replace(run, optim=replace(run.optim, lr=3e-3, muon_ratio=4 / 3))
         corpus, _ = pretrain.prepare(run, say)
-        pretrain._student = start(run, dict(parts))
+        pretrain.student = start(run, dict(parts))
         row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, say, label=name)
-        pretrain._student = default
+        pretrain.student = default
         lines.append(f"| {name} | {row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} |")
         say(lines[-1])
     unigram = f"{row['unigram_ce']:.3f} | {row['unigram_accuracy']:.1%}"

@@ -84,7 +84,7 @@ def agora(
         open_folder(folder, run, record)
         encoder = None if run.agora.teacher else teacher_source(run, say)
         info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, _model_digests(run, candidate.source, encoder))
+        check_corpus(folder, info, _model_digests(run, candidate.source, encoder), run)
         loggers = extra_loggers(run.logger, folder, settings(run))
         try:
             return Arena(candidate, loggers).play(encoder)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from bort import locks
-from bort.errors import BortError, nearest
+from bort.errors import BortError, is_out_of_memory, nearest
 from bort.machine import cpu_quota, usable_cores
 
 HYDRA_FLAGS = (
@@ -197,8 +197,14 @@ def _explain(error: BaseException) -> str | None:
             return f"the name {str(inner.filename)[:60]}… is too long; give a shorter one"
         if isinstance(inner, RuntimeError) and "home directory" in str(inner):  # pathlib's words
             return "a path that begins with ~ names no user of this machine; write it in full"
-        if type(inner).__name__ == "OutOfMemoryError":
-            return "out of memory; lower data.batch_size and raise trainer.accumulate_grad_batches"
+        if is_out_of_memory(inner):
+            return (
+                "out of memory; lower data.batch_size (and raise trainer.accumulate_grad_batches), "
+                "data.length or the model's sizes"
+            )
+        if type(inner).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = " ".join(str(inner).split())[:90]
+            return f"compile=true does not work here ({reason}…); use compile=false"
     if str(error).startswith("Config group override must be"):  # a plain ValueError of Hydra's
         return "a group takes the name of one of its files, as in arch=tiny or trainer=cpu"
     if type(error).__module__.split(".")[0] not in ("hydra", "omegaconf"):

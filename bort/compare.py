@@ -1,32 +1,45 @@
 """Was the teacher worth it? KD against plain MLM from the same start (arXiv 2010.10499, §4.3).
 
 Three arms, each with its best learning rate of the same list: KD; MLM for as many steps; MLM for as
-much wall clock, in which KD's time includes the teacher's passes.
+much time, in which KD's includes the teacher's passes. Time is that of steps taken in turns: by the
+wall clock of each arm's own training, whatever else the machine did then would decide.
 """
 
 import csv
+import json
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
 from bort.cli import clock
 from bort.config import Distill, Train
-from bort.corpus import Corpus
+from bort.corpus import Corpus, sequences
+from bort.data import PackedData
+from bort.distill import Pretraining
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
+from bort.logger import MetricsCsv
 from bort.model import MaskedLM
-from bort.pretrain import prepare, teacher_digest, teacher_folder, train
+from bort.pretrain import prepare, student, teacher_digest, teacher_folder, train
+from bort.progress import Throughput
 from bort.runs import check_corpus, check_folder, doubt, finished, locked, open_folder
-from bort.training import check_trainer
+from bort.training import check_trainer, interruptible
 
 ARMS = {
     "kd": "KD",
     "mlm": "MLM, equal steps",
     "mlm_equal_time": "MLM, equal time",
 }
+TIMING = "timing.json"  # seconds of a step of both kinds
 
 
 def compare(run: Train, folder: Path, say: Callable = print, record: dict | None = None) -> dict:
@@ -40,22 +53,26 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
         raise BortError(
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
-    if (run.trainer or {}).get("max_steps", -1) < 1:
+    if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
         )
     corpus, teacher = prepare(run, say)
-    if not len(corpus.val):
-        raise BortError("experiment=kd_vs_mlm needs validation text; raise data.val_fraction")
+    if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
+            "data.length, and leave trainer.limit_val_batches above 0"
+        )
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher, say)
 
 
 def _train_arms(
     run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
 ) -> dict:
+    seconds = step_seconds(run, folder, corpus, teacher, say)
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries, rates = {}, {}
@@ -76,7 +93,14 @@ def _train_arms(
         if not tries:
             raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
         best = max(tries, key=lambda p: tries[p]["val/mlm_accuracy"])
-        results[arm] = {**tries[best], "folder": str(best), "lr": rates[best]}
+        row = tries[best]
+        results[arm] = {
+            **row,
+            "seconds": row["steps"] * seconds["kd" if arm == "kd" else "mlm"],
+            "wall_seconds": row["seconds"],
+            "folder": str(best),
+            "lr": rates[best],
+        }
     own = run.teacher.name is None
     cost = finished(teacher_folder(run, corpus))["seconds"] if own else None
     summary = _summary(results, cost)
@@ -97,21 +121,90 @@ def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
         distill = Distill(w_kd=0.0, w_mlm=1.0)
     if arm == "mlm_equal_time":
         kd, mlm = results["kd"], results["mlm"]
-        # As many steps as the plain arm would have made in KD's time: by its own measured speed,
-        # so that the arm is a step budget too, with a schedule that ends where it ends.
-        steps = round(trainer["max_steps"] * kd["seconds"] / mlm["seconds"])
-        trainer["val_check_interval"] = round(trainer["val_check_interval"] * steps / kd["steps"])
-        trainer["max_steps"] = max(1, steps)
+        # A step budget, too, with a schedule that ends where it ends.
+        ratio = (kd["seconds"] / kd["steps"]) / (mlm["seconds"] / mlm["steps"])
+        trainer["max_steps"] = max(1, round(kd["steps"] * ratio))
+        if isinstance(every := trainer["val_check_interval"], int):  # else a share of an epoch
+            trainer["val_check_interval"] = max(1, round(every * ratio))
     return run.training(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
 
 
+# ---------------------------------------------------------------------------------- time of a step
+
+
+class Turns(pl.Callback):
+    """Makes the steps of a training those of several losses by turns, and times each.
+
+    losses: arm → its weights. `seconds`: arm → of its steps, all but the first, which warms up.
+    """
+
+    def __init__(self, losses: dict[str, Distill]):
+        self.losses = losses
+        self.seconds: dict[str, list[float]] = {arm: [] for arm in losses}
+        self._mark = 0.0
+
+    def on_train_start(self, trainer, module) -> None:
+        self._step = trainer.global_step
+        self._next(module)
+
+    def _next(self, module) -> None:
+        self._arm = list(self.losses)[self._step % len(self.losses)]
+        module.distill = self.losses[self._arm]
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self._step:
+            return  # one of several batches of a step
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if self._step >= len(self.losses):
+            self.seconds[self._arm].append(time.perf_counter() - self._mark)
+        self._step = trainer.global_step
+        self._next(module)
+
+
+def step_seconds(
+    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM, say: Callable
+) -> dict[str, float]:
+    """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
+
+    Their steps are taken in turns, so that other work on the machine weighs on both alike.
+    """
+    path = folder / TIMING
+    if path.exists():
+        return json.loads(path.read_text())
+    turns = Turns({"kd": run.distill, "mlm": Distill(w_kd=0.0, w_mlm=1.0)})
+    count = min(100, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
+    budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
+    pl.seed_everything(run.seed, verbose=False)
+    optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
+    model = student(run, corpus, teacher)
+    module = Pretraining(model, teacher, optim, run.distill, compile=run.compile)
+    with tempfile.TemporaryDirectory() as place, interruptible():
+        trainer = instantiate(
+            {**run.trainer, **budget, "limit_val_batches": 0},
+            logger=[MetricsCsv(Path(place))],
+            callbacks=[Throughput(), turns],
+            default_root_dir=place,
+        )
+        data = PackedData(corpus, replace(run.data, workers=0), run.seed)
+        trainer.fit(module, datamodule=data)
+    seconds = {arm: float(np.median(values)) for arm, values in turns.seconds.items()}
+    say(
+        f"a step takes {1000 * seconds['kd']:.1f} ms with the teacher, "
+        f"{1000 * seconds['mlm']:.1f} ms without (in turns, {count - 1} each)"
+    )
+    write_json(path, seconds)
+    return seconds
+
+
 def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:
-    keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "lr", "folder")
-    flat = {f"{arm}/{key}": results[arm][key] for arm in results for key in keys}
+    keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "wall_seconds")
+    flat = {f"{a}/{key}": results[a][key] for a in results for key in (*keys, "lr", "folder")}
     kd = results["kd"]
     return {
         **flat,
-        **{key: kd[key] for key in kd if key not in ("folder", "lr")},
+        **{key: kd[key] for key in kd if key not in ("folder", "lr", "wall_seconds")},
         "teacher_seconds": teacher_seconds,
     }
 

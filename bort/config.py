@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.errors import BortError, nearest, nearest_path
 from bort.foreign import read_yaml, short
+from bort.trainer_ranges import check_trainer_numbers
 from bort.wording import counted
 
 INITS = ("default", "paper", "teacher")
@@ -354,9 +355,9 @@ class Train:
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0, below=2**32)
-        for key in ("max_steps", "accumulate_grad_batches"):
-            if not isinstance((self.trainer or {}).get(key, 1), int):
-                raise BortError(f"trainer.{key}={self.trainer[key]} must be a whole number")
+        # a comparison says itself that it needs a number of steps
+        stops = bool(self.patience or self.callbacks) or self.job == "compare"
+        check_trainer_numbers(self.trainer or {}, stops)
 
     def _check_task(self) -> None:
         if self.job == "agora" and str((self.trainer or {}).get("devices", 1)) != "1":

@@ -5,6 +5,8 @@ Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from bort.cli import say
 from bort.config import Data
 from bort.corpus import Corpus, pack, sequences
 from bort.digests import read_array, write_array
+from bort.errors import BortError
 from bort.tokenizer import special_ids
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
@@ -309,14 +312,82 @@ class ResumeSampler(Sampler):
 class ResumableLoader(DataLoader):
     """A loader whose place is in the trainer's own progress: nothing to save beside it.
 
-    Lightning takes a loader with these two methods for resumable, and warns about any other.
+    Lightning takes a loader with these two methods for resumable, and warns about any other. When
+    one of its processes dies, the batches that are still asked for are made in this process, and
+    `failure` says why: whoever trains can finish its step, save and stop.
     """
+
+    failure: str | None = None
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         pass
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if not self.num_workers:
+            yield from super().__iter__()
+            return
+        numbers, batches = list(self.sampler), None
+        for number in numbers:
+            if self.failure is None:
+                try:
+                    batches = self._start() if batches is None else batches
+                    yield next(batches)
+                    continue
+                except (RuntimeError, OSError) as error:
+                    self.failure = _loader_failure(error)
+                    if self.failure is None:
+                        raise
+            yield self.dataset[number]
+
+    def _start(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The loader's processes; the end of one of them is noticed when a batch is fetched.
+
+        PyTorch's handler of SIGCHLD would raise at once, in the middle of an optimizer step.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return super().__iter__()
+        before = signal.getsignal(signal.SIGCHLD)
+        try:
+            return super().__iter__()
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+
+
+SHARED_MEMORY = ("unable to write to file", "shared memory", "unable to mmap", "No space left")
+
+
+def _loader_failure(error: Exception) -> str | None:
+    """What happened to a loader's process, as the start of a line; None for a bug in a data set."""
+    text = str(error)
+    if any(part in text for part in SHARED_MEMORY):
+        return "the loader's processes found no room in shared memory; use data.workers=0"
+    if "DataLoader worker (pid" in text:
+        return "a loader process was killed, perhaps for its memory; lower data.workers"
+    if isinstance(error, OSError):
+        return f"the loader's processes cannot work here ({error.strerror}); use data.workers=0"
+    return None
+
+
+def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/dev/shm")) -> None:
+    """Raises BortError, before they start, where loader processes could not hand batches over.
+
+    Each reads two batches ahead, and these lie in shared memory.
+    """
+    if workers == 0 or sys.platform != "linux":
+        return
+    if not os.access(folder, os.W_OK):
+        raise BortError(f"data.workers={workers} needs {folder} to write to; use data.workers=0")
+    size = sum(tensor.nbytes for tensor in dataset[0].values())
+    state = os.statvfs(folder)
+    free, needed = state.f_bavail * state.f_frsize, (2 * workers + 1) * size
+    if free < needed:
+        raise BortError(
+            f"data.workers={workers} needs {needed:,} bytes of shared memory, {folder} has "
+            f"{free:,} left; use data.workers=0"
+        )
 
 
 def _leave_signals(worker: int) -> None:
@@ -329,7 +400,11 @@ def _leave_signals(worker: int) -> None:
 
 
 def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
-    """A loader of whole batches that Lightning can resume."""
+    """A loader of whole batches that Lightning can resume.
+
+    Raises BortError where there is no shared memory for its processes.
+    """
+    check_shared_memory(dataset, workers)
     return ResumableLoader(
         dataset,
         batch_size=None,  # an item is a whole batch

@@ -1,6 +1,7 @@
 """A user's mistake is one line: what was wrong, where, and what to do instead."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,26 @@ class BortError(Exception):
 
 class Diverged(BortError):
     """The loss is no number any more: of one run the end, of several a result."""
+
+
+NO_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to map segment",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the device had no memory left, whoever says so in whatever words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | ImportError) and any(part in text for part in NO_MEMORY)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import Classifier
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
-from bort.runs import check_corpus, done, locked, open_folder
+from bort.runs import check_corpus, done, finished, locked, open_folder
 from bort.scoring import doubt, readable, score, write_answers, write_submission
 from bort.training import StepModule, check_trainer, device_of, fit, quiet
 from bort.wording import counted
@@ -158,6 +158,11 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, say, record)
+    facts = {"digest": digest(rows), "source": task.name}
+    if run.resume and (summary := finished(folder)) is not None:
+        # a file was touched, and holds what it held
+        check_corpus(folder, facts, run=run)
+        return summary
     source = run.model or own_encoder(run, say)
     body = hf.load_masked_lm(source, head_required=False)
     tokenizer = hf.load_tokenizer(source)
@@ -172,8 +177,7 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
         run = replace(run, callbacks={**(run.callbacks or {}), "patience": _patience(run, task)})
     with locked(folder, False, say):
         open_folder(folder, run, record)
-        info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, {"model": hub.digest(source)})
+        check_corpus(folder, facts, {"model": hub.digest(source)}, run)
         pl.seed_everything(run.seed, verbose=False)
         model = fresh_classifier(task, body, run, rows["train"])
         outputs = counted(model.out.out_features, "output")

@@ -248,12 +248,13 @@ def train(
     quiet()
     with locked(folder, wait, say):
         if run.resume and (summary := finished(folder)) is not None:
+            check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
             return summary
         open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
-        model = _student(run, corpus, teacher)
+        model = student(run, corpus, teacher)
         data = PackedData(corpus, run.data, run.seed, states)
         loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
         module = Pretraining(
@@ -268,13 +269,16 @@ def train(
         trainer, throughput = fit(run, folder, module, data, loggers, label, say)
         summary = _summary(run, trainer, module, throughput, corpus, teacher)
         summary["parameters"] = parameters
+        if (reason := _no_validation(run, corpus, len(data.val))) is not None:
+            summary["no_validation"] = reason
         if trainer.is_global_zero:
             hf.save(model, corpus.tokenizer, folder / "model", state=module.whole)
             write_json(folder / "summary.json", summary)
         return summary
 
 
-def _student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+    """The model of a run at its start."""
     # A teacher may have more rows than its tokenizer has words: both models need equal logits.
     V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
     config = ModelConfig(
@@ -307,6 +311,16 @@ def _summary(
         "threads": torch.get_num_threads(),
         **({} if teacher is None else _teacher_numbers(run, corpus, teacher)),
     }
+
+
+def _no_validation(run: Train, corpus: Corpus, batches: int) -> str | None:
+    """Why a run has no `val/loss`; None when it has one."""
+    if batches == 0:
+        held, needed = corpus.info["val_tokens"], run.data.length - 2
+        return f"{held:,} tokens are held out, one sequence needs {needed:,}"
+    if run.trainer.get("limit_val_batches") == 0:
+        return "trainer.limit_val_batches=0"
+    return None
 
 
 def _teacher_numbers(run: Train, corpus: Corpus, teacher: MaskedLM) -> dict:

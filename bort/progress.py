@@ -23,7 +23,7 @@ class Throughput(pl.Callback):
         self.clock, self.every_s = clock, every_s
         self.seconds = 0.0  # of training in all sessions of the run
         self.tokens_per_s = 0.0  # over the last few seconds
-        self._mark = 0.0
+        self._mark: float | None = None  # when training was last seen to run; None: it does not
         self._window_tokens = self._window_s = 0.0
 
     def state_dict(self) -> dict:
@@ -37,10 +37,15 @@ class Throughput(pl.Callback):
         self._tokens = module.tokens
 
     def on_validation_start(self, trainer, module) -> None:
-        self._count()
+        if self._mark is not None:  # else of its own, after training
+            self._count()
 
     def on_validation_end(self, trainer, module) -> None:
-        self._mark = self.clock()
+        if self._mark is not None:
+            self._mark = self.clock()
+
+    def on_train_end(self, trainer, module) -> None:
+        self._mark = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self._count()

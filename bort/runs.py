@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bort import locks, ownership
 from bort.cli import clock, python
-from bort.config import Train, settings
+from bort.config import Train, fingerprint, settings
 from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.foreign import read_json, read_yaml, short
@@ -55,10 +55,11 @@ def check_numbers(path: Path, summary: dict) -> None:
 def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     """The summary when `folder` holds this run, finished; None when there is something to do.
 
-    Raises BortError when `folder` holds something else.
+    That is also to read the data again, where their files are not as they were: `check_corpus`
+    decides then. Raises BortError when `folder` holds something else.
     """
     check_folder(folder, run)
-    if not run.resume or (summary := finished(folder)) is None:
+    if not run.resume or (summary := finished(folder)) is None or _touched(folder, run):
         return None
     ownership.settle(folder)
     _check_models(folder, run)
@@ -121,17 +122,21 @@ def open_folder(folder: Path, run: Train, record: dict | None) -> None:
                 file.write(text.encode())
 
 
-def check_corpus(folder: Path, info: dict, models: dict[str, str] | None = None) -> None:
-    """Raises BortError when a run would go on with other text, another tokenizer or another model.
+def check_corpus(
+    folder: Path, info: dict, models: dict[str, str] | None = None, run: Train | None = None
+) -> None:
+    """Raises BortError when a run has, or had, other text, another tokenizer or another model.
 
     info: its `digest`, and more that is worth a note. models: digests of the models that the run
-    reads, by the setting that names them.
+    reads, by the setting that names them. run: so that the state of its data files is noted, by
+    which `done` knows at once that nothing has changed.
     """
     path, now = folder / "corpus.json", info["digest"]
+    state = {} if run is None or (files := data_state(run)) is None else {"files": files}
     if not path.exists():
         keys = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
         notes = {key: info[key] for key in keys if key in info}
-        write_json(path, notes | {"models": models or {}})
+        write_json(path, notes | {"models": models or {}} | state)
         return
     start = read_json(path, RESTORE)
     if (then := start.get("digest")) != now:
@@ -140,6 +145,8 @@ def check_corpus(folder: Path, info: dict, models: dict[str, str] | None = None)
             "another name=, or resume=false to start it again"
         )
     check_models(_models(path, start), models or {}, folder)
+    if start | state != start:
+        write_json(path, start | state)
 
 
 def _models(path: Path, start: dict) -> dict[str, str]:
@@ -148,6 +155,39 @@ def _models(path: Path, start: dict) -> dict[str, str]:
     if not isinstance(models, dict):
         raise BortError(f"{path}: models is {short(repr(models), 40)}, no table; {RESTORE}")
     return models
+
+
+def data_state(run: Train) -> str | None:
+    """16 digits of the names, sizes and times of the user's data files.
+
+    None where there are none, or where one is missing: then nothing can be compared.
+    """
+    data = run.data
+    if run.fits_task:
+        named = [data.train, data.val, data.test] if run.task == "custom" else [data.root]
+    else:
+        named = [data.path]
+    paths = [Path(name).expanduser() for name in named if name]
+    files: list[tuple[str, int, int]] = []
+    try:
+        for path in paths:
+            inside = [Path(place, name) for place, _, names in os.walk(path) for name in names]
+            for file in sorted(inside) if path.is_dir() else [path]:
+                state = file.stat()
+                files.append((str(file.absolute()), state.st_size, state.st_mtime_ns))
+    except OSError:
+        return None
+    return fingerprint({"files": files}) if files else None
+
+
+def _touched(folder: Path, run: Train) -> bool:
+    """Whether a data file was changed since the run last looked, perhaps to the same content."""
+    try:
+        recorded = json.loads((folder / "corpus.json").read_text()).get("files")
+    except (OSError, ValueError, AttributeError):
+        return False
+    state = data_state(run)
+    return recorded is not None and state is not None and state != recorded
 
 
 def _check_models(folder: Path, run: Train) -> None:
@@ -261,7 +301,8 @@ def take_failures(folder: Path) -> set[str]:
 def results(summary: dict) -> str:
     """`val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
     if summary.get("val/loss") is None:
-        return "no validation"
+        reason = summary.get("no_validation")
+        return "no validation" + (f" ({reason})" if reason else "")
     return (
         f"val {summary['val/loss']:.2f} nats ({summary['val/mlm_accuracy']:.1%} of masked words; "
         f"unigram {summary['unigram_ce']:.2f}, {summary['unigram_accuracy']:.1%})"

@@ -24,7 +24,7 @@ from bort.cli import clock
 from bort.config import SIZES, Arch, Train, width_lr
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
-from bort.errors import BortError, Diverged
+from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.flops import Text
 from bort.fptas import Scale, Selection, Xi, name
 from bort.latency import check_device, latencies, paced
@@ -420,7 +420,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         "losses": save_array(place / "losses.npy", losses),
         "error": error,
         "kl_by_step": _kl_by_step(place / "metrics.csv"),
-        "mlm_accuracy": summary["val/mlm_accuracy"],
+        "mlm_accuracy": summary.get("val/mlm_accuracy"),
         "seconds": summary["seconds"],
         "wall": time.monotonic() - start,
     }
@@ -446,13 +446,7 @@ def failure(error: Exception) -> str | None:
     """The reason when it is the candidate's own; None for anything that would hit them all."""
     if isinstance(error, Diverged):
         return str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory"
-    # as torch's own allocator says it, on Linux and elsewhere
-    words = ("can't allocate memory", "not enough memory")
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
-        return "out of memory"
-    return None
+    return "out of memory" if is_out_of_memory(error) else None
 
 
 @torch.no_grad()

@@ -3,18 +3,23 @@
 import inspect
 import logging
 import math
+import os
+import shutil
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from bort import optim
-from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
+from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
 from bort.config import Optim, Train
 from bort.errors import BortError, Diverged, nearest
 from bort.logger import finish_loggers
@@ -36,6 +41,7 @@ class StepModule(pl.LightningModule):
         self.model, self.optim = model, optim
         self.validated: int | None = None  # the step of the last validation
         self.metric = "val/mlm_accuracy"  # what the progress line shows beside val/loss
+        self.run_identity: str | None = None  # in its checkpoints: no other run goes on from them
         self.tokens = 0  # input tokens seen in training
         self._targets = 0  # in the current optimizer step
         self._sums: dict[str, Tensor] = {}
@@ -166,7 +172,11 @@ class StepModule(pl.LightningModule):
         # Steps between two logged ones are not looked at, and nobody can go on from NaN.
         if self._last_loss is not None:
             self._check_finite(float(self._last_loss), self.trainer.global_step)
-        checkpoint["bort"] = {"tokens": self.tokens, "rng": torch.get_rng_state()}
+        checkpoint["bort"] = {
+            "run": self.run_identity,
+            "tokens": self.tokens,
+            "rng": torch.get_rng_state(),
+        }
         if torch.cuda.is_available():
             checkpoint["bort"]["cuda_rng"] = torch.cuda.get_rng_state()
 
@@ -198,6 +208,13 @@ def check_trainer(run: Train) -> None:
         raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
     if "fsdp" in str(run.trainer.get("strategy")) and run.job not in ("pretrain", "compare"):
         raise BortError(f"trainer=fsdp is for pre-training; use trainer=ddp for job={run.job}")
+    if run.fits_task and run.trainer.get("limit_val_batches") == 0:
+        raise BortError(
+            f"job={run.job} keeps the model of its best validation; trainer.limit_val_batches=0 "
+            "leaves none"
+        )
+    if run.compile:
+        _check_compiler(device_of(run))
     try:
         instantiate(run.trainer, logger=False)
     except InstantiationException as error:
@@ -205,6 +222,19 @@ def check_trainer(run: Train) -> None:
         missing = "backend found" in reason or "not available" in reason
         hint = "; trainer=default takes what is here" if missing else ""
         raise BortError(f"trainer: {reason}{hint}") from None
+
+
+def _check_compiler(device: str) -> None:
+    """Raises BortError where torch.compile would not find the compiler that it calls."""
+    if device == "cpu":
+        names = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+    else:
+        names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, names)):
+        raise BortError(
+            f"compile=true needs a compiler, and {' or '.join(names)} is not found; use "
+            "compile=false"
+        )
 
 
 def fit(
@@ -222,21 +252,29 @@ def fit(
     is the run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after
     a checkpoint.
     """
-    start = newest_whole(folder / "checkpoints", say)
+    validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
+    _check_watched(run, validates)
+    module.run_identity = run_identity(folder)
+    start = newest_whole(folder / "checkpoints", say, module.run_identity)
     throughput = Throughput()
-    trainer = _trainer(run, folder, label, loggers, throughput, validate=len(data.val) > 0)
-    if start is not None:
+    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
+    own = [throughput, ProgressLine(label, throughput)]
+    trainer = _trainer(run, folder, loggers, own, saves, validates)
+    if start is None:
+        loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
+    else:
         step = int(start.stem.split("_")[1].split("-")[0])
         loggers[0].resume(step)
         say(f"resume: {label} goes on after step {step:,} ({start})")
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-        if len(data.val) and module.validated != trainer.global_step:
-            trainer.validate(module, datamodule=data, verbose=False)
-    except SystemExit as stopped:
-        if isinstance(stopped.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None  # Lightning makes it exit code 1
-        raise
+        with interruptible(), saves.catching(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+            if validates and module.validated != trainer.global_step:
+                trainer.validate(module, datamodule=data, verbose=False)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        if (line := _mistake_in_settings(error)) is None:
+            raise
+        raise BortError(line) from error
     finally:
         finish_loggers(loggers)
         # Lightning leaves the loader's processes alive when it is stopped in a validation.
@@ -246,14 +284,48 @@ def fit(
     return trainer, throughput
 
 
+def _mistake_in_settings(error: Exception) -> str | None:
+    """Lightning's words about settings that only the data or a first validation show wrong."""
+    text = " ".join(str(error).split())
+    if text.startswith("Early stopping conditioned on metric"):
+        return f"callbacks: {text[:170]}"
+    if isinstance(error, MisconfigurationException) or text.startswith("`val_check_interval`"):
+        return f"trainer: {text[:170]}"
+    return None
+
+
+def _check_watched(run: Train, validates: bool) -> None:
+    """Raises BortError for a callback that waits for a score of a validation that never comes."""
+    for name, callback in (run.callbacks or {}).items():
+        if callback and not validates and str(callback.get("monitor", "")).startswith("val/"):
+            raise BortError(
+                f"callbacks.{name} watches {callback['monitor']}, and nothing is validated here; "
+                "use callbacks=none, or hold text out"
+            )
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is KeyboardInterrupt again, of which Lightning makes exit code 1."""
+    try:
+        yield
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def _trainer(
-    run: Train, folder: Path, label: str, loggers: list, throughput, validate: bool
+    run: Train,
+    folder: Path,
+    loggers: list,
+    own: list[pl.Callback],
+    saves: Checkpoints,
+    validates: bool,
 ) -> pl.Trainer:
-    own = [throughput, ProgressLine(label, throughput)]
     extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
-    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
     return instantiate(
-        run.trainer if validate else {**run.trainer, "limit_val_batches": 0},
+        run.trainer if validates else {**run.trainer, "limit_val_batches": 0},
         logger=loggers,
         callbacks=[*own, *extra, saves],  # the last: it saves what the others did
         plugins=[AtomicCheckpointIO()],

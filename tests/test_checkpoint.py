@@ -17,6 +17,7 @@ import torch
 
 from bort import files
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
+from bort.corpus import Corpus
 from bort.errors import BortError
 from bort.files import replacing, replacing_folder, write_json
 from bort.pretrain import prepare, pretrain, train
@@ -252,6 +253,25 @@ def test_a_run_without_a_whole_one_is_one_line(stopped, tmp_path):
     assert sorted(place.rglob("*")) == before and finished(place) is None
     train(replace(run, resume=False), place, corpus, None, quiet)
     assert finished(place)["steps"] == 8
+
+
+def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path):
+    """Of the same shape, but of another seed, or of other text; nothing is trained or lost."""
+    run, corpus, folder = stopped
+    crash = {"crash": {"_target_": f"{__name__}.Crash"}}
+    other = Corpus(corpus.folder, corpus.tokenizer, corpus.train, corpus.val, dict(corpus.info))
+    other.info["digest"] = "another text"
+    for name, seed, text in (("seed", 1, corpus), ("text", run.seed, other)):
+        place = tmp_path / name
+        with pytest.raises(RuntimeError, match="crash"):
+            train(replace(run, callbacks=crash, seed=seed), place, text, None, quiet)
+        foreign = max((folder / "run" / "checkpoints").iterdir())
+        for path in (place / "checkpoints").iterdir():
+            path.unlink()
+        (place / "checkpoints" / foreign.name).write_bytes(foreign.read_bytes())
+        with pytest.raises(BortError, match=f"{foreign.name} is a checkpoint of another run; move"):
+            train(replace(run, seed=seed), place, text, None, quiet)
+        assert [path.name for path in (place / "checkpoints").iterdir()] == [foreign.name]
 
 
 def copy(source: Path, target: Path) -> Path:

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from bort import cli, config, search_config
+from bort import cli, config, search, search_config
 from bort.errors import BortError
 from bort.pretrain import pretrain
 
@@ -178,7 +178,20 @@ def test_machines_that_are_full():
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     assert "no space left on the disk (while writing)" in cli.mistake(wrapped)
     memory = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
-    assert cli.mistake(memory).startswith("out of memory; lower data.batch_size")
+    words = (
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+    )
+    library = "libtorch_cpu.so: failed to map segment from shared object"
+    out_of_memory = [
+        *(memory, MemoryError(), RuntimeError(words), RuntimeError("std::bad_alloc")),
+        *(OSError(errno.ENOMEM, "Cannot allocate memory"), ImportError(library)),
+    ]
+    for error in out_of_memory:
+        wrapped = ValueError("while training")
+        wrapped.__cause__ = error
+        assert cli.mistake(wrapped).startswith("out of memory; lower data.batch_size")
+        assert search.failure(error) == "out of memory"
+    assert search.failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from test_pretrain import stopping
 from bort import compare as comparing
 from bort import pretrain as pretraining
 from bort.compare import ARMS, compare
-from bort.config import Compare, settings
+from bort.config import Compare, Distill, settings
 from bort.data import PackedData
 from bort.errors import BortError
 from bort.pretrain import prepare
@@ -77,7 +78,7 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
         assert changed == expected
     corpus, teacher = prepare(run, quiet)
     jobs = [comparing.arm_settings(run, arm, 4e-3, results) for arm in ARMS]
-    models = [pretraining._student(job, corpus, teacher).state_dict() for job in jobs]
+    models = [pretraining.student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [PackedData(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
         assert all(torch.equal(group[0][k], other[k]) for other in group[1:] for k in group[0])
@@ -90,7 +91,7 @@ def test_all_arms_may_start_from_the_teacher(run):
     results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
     for arm in ARMS:
         job = comparing.arm_settings(taught, arm, 1e-3, results)
-        student = pretraining._student(job, corpus, teacher)
+        student = pretraining.student(job, corpus, teacher)
         words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
         assert torch.equal(*words)
 
@@ -119,9 +120,12 @@ def test_summary(done, run):
 
 
 def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, monkeypatch):
-    """By hand: KD's best took 10 s, MLM's best 4 s for the same steps, so 20 steps for 8."""
+    """By hand: KD's steps take 10 s, MLM's 4 s when in turns, so 20 steps for 8.
+
+    The wall clock of either training, here 10 and 99 times as long, decides nothing.
+    """
     accuracy = {("kd", 4e-3): 0.1, ("kd", 1e-5): 0.3, ("mlm", 4e-3): 0.2, ("mlm", 1e-5): 0.1}
-    seconds = {("kd", 4e-3): 99.0, ("kd", 1e-5): 10.0, ("mlm", 4e-3): 4.0, ("mlm", 1e-5): 1.0}
+    seconds = {("kd", 4e-3): 9.0, ("kd", 1e-5): 99.0, ("mlm", 4e-3): 400.0, ("mlm", 1e-5): 1.0}
     steps = {}
 
     def train(job, place, *_, **__):
@@ -136,9 +140,53 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
         }
 
     monkeypatch.setattr(comparing, "train", train)
+    steps_of = {"kd": 10 / 8, "mlm": 4 / 8}
+    monkeypatch.setattr(comparing, "step_seconds", lambda *_: steps_of)
     summary = compare(run, tmp_path / "run", quiet)
     assert [summary[f"{arm}/lr"] for arm in ARMS] == [1e-5, 4e-3, 4e-3]
     assert steps == {"kd": (8, 4), "mlm": (8, 4), "mlm_equal_time": (20, 10)}
+    assert summary["kd/seconds"] == summary["mlm_equal_time/seconds"] == 10.0
+    assert (summary["kd/wall_seconds"], summary["mlm/wall_seconds"]) == (99.0, 400.0)
+
+
+def test_a_teacher_that_costs_next_to_nothing(run):
+    """An arm of equal time has a step, and an interval of validation, however short KD's was."""
+    results = {arm: {"seconds": 3.0, "steps": 3} for arm in ("kd", "mlm")}
+    results["kd"]["seconds"] = 0.01
+    short = replace(run, trainer={**run.trainer, "max_steps": 3})
+    trainer = comparing.arm_settings(short, "mlm_equal_time", 1e-3, results).trainer
+    assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
+    share = replace(run, trainer={**run.trainer, "val_check_interval": 0.5})
+    trainer = comparing.arm_settings(share, "mlm_equal_time", 1e-3, results).trainer
+    assert trainer["val_check_interval"] == 0.5  # of an epoch: that stays
+
+
+def test_three_steps(settings_of, tmp_path):
+    """The smallest comparison ends, and its second call finds it finished."""
+    run = settings_of("trainer.max_steps=3", "trainer.val_check_interval=2", experiment="kd_vs_mlm")
+    summary = compare(run, tmp_path / "run", quiet)
+    assert summary["kd/steps"] == summary["mlm/steps"] == 3
+    assert compare(run, tmp_path / "run", quiet) == summary
+
+
+def test_steps_are_timed_in_turns():
+    """By a clock of its own: KD 3 s, MLM 1 s, and twice that while the machine is busy."""
+    turns = comparing.Turns({"kd": Distill(), "mlm": Distill(w_kd=0.0, w_mlm=1.0)})
+    module, trainer = SimpleNamespace(distill=None), SimpleNamespace(global_step=0)
+    with pytest.MonkeyPatch.context() as patch:
+        now = [0.0]
+        patch.setattr(comparing.time, "perf_counter", lambda: now[0])
+        turns.on_train_start(trainer, module)
+        for step in range(42):
+            trainer.global_step = step
+            turns.on_train_batch_end(trainer, module, None, None, 0)  # half of an accumulated step
+            assert module.distill is turns.losses["mlm" if step % 2 else "kd"]
+            now[0] += (1.0 if step % 2 else 3.0) * (2 if step > 25 else 1)
+            trainer.global_step = step + 1
+            turns.on_train_batch_end(trainer, module, None, None, 1)
+    assert [len(values) for values in turns.seconds.values()] == [20, 20]
+    kd, mlm = (sum(values) for values in turns.seconds.values())
+    assert kd / mlm == 3
 
 
 def test_what_is_printed(run, done, capsys):

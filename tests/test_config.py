@@ -429,7 +429,7 @@ MESSAGES = [
     ),
     (
         lambda: complete(trainer={"accumulate_grad_batches": 1.5}),
-        "trainer.accumulate_grad_batches=1.5 must be a whole number",
+        "trainer.accumulate_grad_batches=1.5 must be a whole number, at least 1",
     ),
 ]
 

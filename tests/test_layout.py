@@ -21,6 +21,7 @@ files
 locks
 digests
 doctor
+trainer_ranges
 config
 coefficient
 search_config

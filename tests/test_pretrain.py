@@ -27,11 +27,11 @@ from bort import corpus as corpora
 from bort import pretrain as pretraining
 from bort.compare import compare
 from bort.config import Train, settings
-from bort.data import PackedData, TrainBatches
+from bort.data import PackedData, ResumableLoader, TrainBatches, check_shared_memory
 from bort.errors import BortError
 from bort.ownership import run_record
 from bort.pretrain import prepare, pretrain, train
-from bort.runs import finished, locked
+from bort.runs import finish, finished, locked
 from bort.tokenizer import encode, text_encoder
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
@@ -215,6 +215,71 @@ def test_killed_between_checkpoints(undisturbed, tmp_path):
     assert not differences(tmp_path, reference)
 
 
+def test_killed_before_the_first_checkpoint(undisturbed, tmp_path):
+    """Rows of steps that are made again are not there twice, nor are those of another curve."""
+    run, corpus, teacher, reference = undisturbed()
+    crash = {"crash": {"_target_": f"{__name__}.Crash", "step": 3}}
+    with pytest.raises(RuntimeError, match="crash"):
+        train(replace(run, callbacks=crash), tmp_path, corpus, teacher, quiet)
+    assert len(rows(tmp_path)) == 3 and not list(tmp_path.glob("checkpoints/*"))
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(1, 31))
+    assert not differences(tmp_path, reference)
+    with (tmp_path / "perf.csv").open(newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file)]
+    assert len(steps) == len(set(steps))
+
+
+@pytest.mark.parametrize(("accumulation", "kd"), [(1, True), (3, True)])
+def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, accumulation, kd):
+    """One line after a checkpoint of the last whole step; the same call then goes on."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    variant = {
+        "dropout": 0.1 if accumulation == 1 else 0,
+        "workers": 2,
+        "accumulation": accumulation,
+        "kd": kd,
+    }
+    run, corpus, teacher, reference = undisturbed(**variant)
+    kill = {"kill": {"_target_": f"{__name__}.KillWorker", "step": 3}}
+    message = r"a loader process was killed.* the same command goes on after step \d+$"
+    with pytest.raises(BortError, match=message):
+        train(replace(run, callbacks=kill), tmp_path, corpus, teacher, quiet)
+    assert not multiprocessing.active_children()
+    assert last_checkpoint(tmp_path)["global_step"] == len(rows(tmp_path)) >= 3
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+class KillWorker(pl.Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step - 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_loader_starts(undisturbed, tmp_path, monkeypatch, number):
+    """It sets a flag: an exception in there may be lost, or leave a process that waits for ever."""
+    run, corpus, teacher, reference = undisturbed(workers=2, dropout=0.1, kd=True)
+    start = ResumableLoader._start
+
+    def start_and_signal(loader):
+        signal.raise_signal(number)
+        return start(loader)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(ResumableLoader, "_start", start_and_signal)
+        train(run, tmp_path, corpus, teacher, quiet)
+    assert stopped.value.code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert not multiprocessing.active_children() and len(rows(tmp_path)) == 1
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
 class Crash(pl.Callback):
     def __init__(self, step: int):
         self.step = step
@@ -228,9 +293,10 @@ def test_loader_workers_leave_signals_to_training(settings_of):
     """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
     run = settings_of("data.workers=2")
     corpus, _ = prepare(run, quiet)
-    batches = iter(PackedData(corpus, run.data, run.seed).train_dataloader())
+    loader = PackedData(corpus, run.data, run.seed).train_dataloader()
+    batches = iter(loader)
     next(batches), next(batches)  # one of each worker: both have started
-    workers = batches._workers
+    workers = loader._iterator._workers
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
         for worker in workers:
             os.kill(worker.pid, number)
@@ -269,6 +335,31 @@ def test_text_that_changed_between_stop_and_resume(settings_of, text, tmp_path):
     assert pretrain(run, tmp_path / "run", quiet)["steps"] == 4
 
 
+def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatch):
+    """A finished run is not one on the new text; a file that was only touched changes nothing."""
+    source = tmp_path / "texts" / "text.txt"
+    source.parent.mkdir()
+    source.write_text(text.read_text())
+    run, lines = settings_of(f"data.path={source.parent}", "trainer.max_steps=2"), []
+    summary = pretrain(run, tmp_path / "run", quiet)
+    os.utime(source, (1, 1))
+    assert pretrain(run, tmp_path / "run", quiet) == summary
+    with monkeypatch.context() as patch:  # what was looked at once is known by its time
+        patch.setattr(pretraining, "prepare", lambda *_: pytest.fail("read again"))
+        assert pretrain(run, tmp_path / "run", lines.append) == summary
+        assert len(lines) == 1 and "is finished" in lines[0]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    (source.parent / "more.txt").write_text("One more document, which nobody has seen before.\n")
+    for _ in range(2):
+        with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
+            pretrain(run, tmp_path / "run", quiet)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert before == after
+    (source.parent / "more.txt").unlink()
+    shutil.move(source.parent, tmp_path / "elsewhere")  # nothing to compare with
+    assert pretrain(run, tmp_path / "run", quiet) == summary
+
+
 @pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
 def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
     run, corpus, teacher, reference = undisturbed()
@@ -279,7 +370,7 @@ def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
     assert not differences(folder, reference)
     ours, theirs = finished(folder), finished(reference)
     assert ours.keys() == theirs.keys() and ours["val/loss"] == theirs["val/loss"]
-    assert (ours["steps"], ours["tokens"]) == (theirs["steps"], theirs["tokens"])
+    assert all(ours[key] == theirs[key] for key in ("steps", "tokens", "seconds", "tokens_per_s"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -302,6 +393,10 @@ def test_stopped_in_the_last_validation(undisturbed, tmp_path, number):
     train(run, tmp_path / "run", corpus, teacher, quiet)
     assert not differences(tmp_path / "run", tmp_path / "whole")
     assert rows(tmp_path / "run")[-1]["val/loss"]
+    measured = last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"]["seconds"]
+    assert (
+        finished(tmp_path / "run")["seconds"] == measured < 60
+    )  # and not how long the machine is on
 
 
 class StopInLastValidation(pl.Callback):
@@ -320,6 +415,25 @@ def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
     assert summary["seconds"] > last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"][
         "seconds"
     ] * (11 / 30)
+
+
+@pytest.mark.parametrize("override", ["max_steps=0", "limit_train_batches=0", "max_epochs=0"])
+def test_no_step_takes_no_time(settings_of, tmp_path, override):
+    summary = pretrain(settings_of(f"trainer.{override}"), tmp_path / "run", quiet)
+    assert (summary["steps"], summary["tokens"], summary["seconds"]) == (0, 0, 0.0)
+
+
+def test_shared_memory_that_loader_processes_need(tmp_path, monkeypatch):
+    """A folder of batches of 800 bytes: too small, absent, enough."""
+    batches = [{"a": torch.zeros(100, dtype=torch.int64)}]
+    check_shared_memory(batches, 2, tmp_path)
+    check_shared_memory(batches, 0, tmp_path / "none")
+    with pytest.raises(BortError, match=r"data.workers=2 needs .*none to write to; use data.work"):
+        check_shared_memory(batches, 2, tmp_path / "none")
+    little = os.statvfs_result((0, 1, 9, 9, 3999, 0, 0, 0, 0, 255))  # blocks of a byte, 3,999 left
+    monkeypatch.setattr(os, "statvfs", lambda folder: little)
+    with pytest.raises(BortError, match=r"needs 4,000 bytes of shared memory, .* has 3,999 left"):
+        check_shared_memory(batches, 2, tmp_path)
 
 
 # ------------------------------------------------------------------------------------ run folders
@@ -358,7 +472,7 @@ def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
     summary = pretrain(run, tmp_path / "run", quiet)
     corpus, _ = prepare(run, quiet)
     batches = list(PackedData(corpus, run.data, run.seed).val)
-    assert len(batches) == 3 and len({len(batch["labels"]) for batch in batches}) > 1
+    assert len(batches) == 4 and len({len(batch["labels"]) for batch in batches}) > 1
     reference = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").double().eval()
     total = correct = count = 0.0
     with torch.no_grad():
@@ -460,6 +574,56 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_a_run_without_validation_says_why(settings_of, tmp_path):
+    """In the summary and in the last lines, whoever reads `val/loss` then."""
+    for number, (overrides, reason) in enumerate(
+        [
+            (["data.val_fraction=0"], "0 tokens are held out, one sequence needs 14"),
+            (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
+        ]
+    ):
+        run, lines = settings_of(*overrides, "trainer.max_steps=2"), []
+        summary = pretrain(run, tmp_path / f"run{number}", quiet)
+        assert "val/loss" not in summary and summary["no_validation"] == reason
+        finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain", lines.append)
+        assert f"mlm_pretrain: no validation ({reason}) after 0:0" in lines[0]
+        watched = settings_of(*overrides, "callbacks=early_stopping")
+        with pytest.raises(BortError, match="early_stopping watches val/loss, and nothing is vali"):
+            pretrain(watched, tmp_path / f"watched{number}", quiet)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [
+                *("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"),
+                "trainer.val_check_interval=2",
+            ],
+            "callbacks: Early stopping conditioned on metric `val/los` which is not available",
+        ),
+        (
+            ["trainer.check_val_every_n_epoch=1", "trainer.max_epochs=1"],
+            "trainer: `val_check_interval` (200) must be less than or equal to the number of the",
+        ),
+        (["trainer.limit_train_batches=0.01"], "trainer: You requested to check 0.01 of the"),
+    ],
+)
+def test_settings_that_only_the_data_show_wrong(settings_of, tmp_path, overrides, message):
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(*overrides), tmp_path / "run", quiet)
+    assert str(error.value).startswith(message) and len(str(error.value)) <= 200
+
+
+def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BortError, match=r"compile=true needs a compiler, and .*\+\+ is not found"):
+        pretrain(settings_of("compile=true"), tmp_path / "runs" / "x", quiet)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
     run = settings_of("trainer.strategy=fsdp")
     with pytest.raises(BortError, match="Muon needs them whole; use optim=adamw"):
@@ -482,7 +646,8 @@ def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, mo
         ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
         ("trainer.precision=33", "trainer: "),
         ("trainer.accelerator=tpuu", "trainer: "),
-        ("trainer.max_steps=-5", "trainer: "),
+        ("trainer.max_steps=-5", "trainer.max_steps=-5 must be a whole number, at least -1"),
+        ("trainer.devices=0", "trainer: "),
     ],
 )
 def test_mistakes_in_the_trainer_come_before_any_work(
@@ -690,7 +855,7 @@ def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
 def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
     corpus, teacher = prepare(run, quiet)
-    student = pretraining._student(run, corpus, teacher)
+    student = pretraining.student(run, corpus, teacher)
     words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
     assert torch.equal(*words)
     assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5

@@ -1,0 +1,81 @@
+"""Which numbers Lightning's trainer can work with, said before anything heavy is loaded.
+
+Lightning itself takes many others: a clipping of -1 climbs the loss, an interval of 0 divides by 0.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bort.errors import BortError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers a key takes: whole ones from `least` on.
+
+    share: a fraction between 0 and 1 as well. whole: false for any finite number from `least` on.
+    null: nothing as well. duration: a text as 00:12:00:00 as well.
+    """
+
+    least: int
+    share: bool = False
+    whole: bool = True
+    null: bool = True
+    duration: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if value is None:
+            return self.null
+        if isinstance(value, str):
+            return self.duration and re.fullmatch(r"\d+(:\d\d){3}", value) is not None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(value, float) and self.whole:
+            # 0.0 is a share of nothing; where nothing is too little, no share is
+            return self.share and (0 < value <= 1 or value == self.least == 0)
+        return math.isfinite(value) and value >= self.least
+
+    def __str__(self) -> str:
+        text = f"a {'whole ' if self.whole else ''}number, at least {self.least}"
+        return text + (", or a share as 0.5" if self.share else "")
+
+
+RANGES = {
+    "max_steps": Range(-1, null=False),
+    "min_steps": Range(0),
+    "max_epochs": Range(-1),
+    "min_epochs": Range(0),
+    "limit_train_batches": Range(0, share=True),
+    "limit_val_batches": Range(0, share=True),
+    "limit_test_batches": Range(0, share=True),
+    "limit_predict_batches": Range(0, share=True),
+    "overfit_batches": Range(0, share=True, null=False),
+    "val_check_interval": Range(1, share=True, duration=True),
+    "check_val_every_n_epoch": Range(1),
+    "num_sanity_val_steps": Range(-1),
+    "log_every_n_steps": Range(1, null=False),
+    "accumulate_grad_batches": Range(1, null=False),
+    "gradient_clip_val": Range(0, whole=False),
+    "num_nodes": Range(1, null=False),
+}
+
+
+def check_trainer_numbers(trainer: dict[str, Any], stops: bool) -> None:
+    """Raises BortError for a number of `trainer.` with a wrong sign or outside of its range.
+
+    stops: whether something besides its budgets can end a training.
+    """
+    for key, allowed in RANGES.items():
+        if key in trainer and trainer[key] not in allowed:
+            raise BortError(f"trainer.{key}={trainer[key]} must be {allowed}")
+    budget = trainer.get("max_time")
+    if isinstance(budget, str) and not re.fullmatch(r"(?=.*[1-9])\d+(:\d\d){3}", budget):
+        raise BortError(f"trainer.max_time={budget} must be DD:HH:MM:SS, as in 00:12:00:00")
+    endless = trainer.get("max_steps") == -1 and trainer.get("max_epochs") == -1
+    if endless and budget is None and not stops:
+        raise BortError(
+            "trainer.max_steps=-1 trains for ever; give a number of steps, trainer.max_epochs=N or "
+            "trainer.max_time=DD:HH:MM:SS"
+        )
