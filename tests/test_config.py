@@ -425,7 +425,7 @@ MESSAGES = [
     (lambda: complete(seed=2**32), "seed=4.29497e+09 must be at least 0 and below 4.29497e+09"),
     (
         lambda: complete(trainer={"max_steps": "many"}),
-        "trainer.max_steps=many must be a whole number",
+        "trainer.max_steps=many must be a whole number, at least -1",
     ),
     (
         lambda: complete(trainer={"accumulate_grad_batches": 1.5}),
