@@ -49,7 +49,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def run_identity(folder: Path) -> str:
     """16 digits that name the run of a folder: its settings, data and models at its start."""
-    data = json.loads((folder / "corpus.json").read_text())
+    data = json.loads((folder / "corpus.json").read_text("utf-8"))
     noted = json.dumps([data["digest"], data.get("models")], sort_keys=True)
     content = (folder / "settings.json").read_bytes() + noted.encode()
     return hashlib.sha256(content).hexdigest()[:16]

@@ -183,7 +183,7 @@ def data_state(run: Train) -> str | None:
 def _touched(folder: Path, run: Train) -> bool:
     """Whether a data file was changed since the run last looked, perhaps to the same content."""
     try:
-        recorded = json.loads((folder / "corpus.json").read_text()).get("files")
+        recorded = json.loads((folder / "corpus.json").read_text("utf-8")).get("files")
     except (OSError, ValueError, AttributeError):
         return False
     state = data_state(run)
