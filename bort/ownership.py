@@ -35,7 +35,7 @@ SUBMISSIONS = (
 RUN_FILES = (
     *"summary.json failed.json point.json metrics.csv perf.csv samples.txt losses.npy".split(),
     *"corpus.json report.html curves.html search.json latency.json candidates.csv".split(),
-    *"optimum.yaml launched.json rounds.json generated.jsonl".split(),
+    *"optimum.yaml timing.json launched.json rounds.json generated.jsonl".split(),
     *"random/rows.jsonl random/launched.jsonl plain/launched.jsonl".split(),
     *"rounds/*/rows.jsonl rounds/*/launched.jsonl checkpoints/step_*.ckpt".split(),
     *"teacher/train-s*.f16 teacher/train-s*.npy teacher/val.f16 teacher/val.npy".split(),
