@@ -72,6 +72,8 @@ def build(
     tick = _paced(say, interval)
     try:
         source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
+        if source.note:
+            tick(f"corpus: {source.note}", now=True)
         identity = {
             "version": VERSION,
             "source": source.identity,

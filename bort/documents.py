@@ -18,10 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bort.config import Data
+from bort.config import Data, cache_folder
+from bort.digests import read_sealed, write_sealed
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.machine import usable_cores
+from bort.text_files import lines, parquet_rows, parquet_shape
 
 # Dependencies by the name that is both their distribution's and their import's. Left out: plotly
 # (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
@@ -40,6 +42,7 @@ PACKAGES = (
     "transformers",
 )
 SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
+HALF = re.compile("[\ud800-\udfff]")  # half of a character, which Python's source can spell
 SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
 
 
@@ -47,7 +50,7 @@ class Document(NamedTuple):
     """A text and where it stood."""
 
     text: str
-    size: int  # bytes that it takes in the source
+    size: float  # bytes that it takes in the source
     group: str = ""  # documents of one group go together into training or validation
 
 
@@ -59,6 +62,7 @@ class Source:
     identity: dict  # all that decides the text, for the fingerprint
     size: int  # bytes, 0 while unknown
     read: Callable[[], Iterable[Document]]
+    note: str = ""  # what is not read of it
 
 
 # ------------------------------------------------------------------------------------ docstrings
@@ -121,7 +125,8 @@ def docstrings(file: str) -> list[str]:
     if Path(file).parts[-2:] == ("pydoc_data", "topics.py"):
         values = [v for node in ast.walk(tree) if isinstance(node, ast.Dict) for v in node.values]
         texts += [value.value for value in values if isinstance(value, ast.Constant)]
-    return [text for text in texts if text and len(text) > SHORTEST]
+    texts = [text for text in texts if text and len(text) > SHORTEST]
+    return [text for text in texts if text.isascii() or not HALF.search(text)]
 
 
 # ------------------------------------------------------------------------------------ user's text
@@ -132,19 +137,42 @@ def text_source(data: Data) -> Source:
     path = Path(data.path).expanduser()
     if not path.exists():
         return _hub_source(data)
-    files = _text_files(path)
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    identity = {"files": stats, "sample_by": data.sample_by, "key": data.text}
+    files, left_out = _text_files(path)
+    identity = {
+        "files": [_version(file) for file in files],
+        "sample_by": data.sample_by,
+        "key": data.text,
+    }
     readers = {".jsonl": _jsonl, ".parquet": _parquet}
 
     def read() -> Iterator[Document]:
         for file in files:
             yield from readers.get(file.suffix.lower(), _plain)(file, data)
 
-    return Source(str(path), identity, sum(size for _, size, _ in stats), read)
+    size = sum(file.stat().st_size for file in files)
+    return Source(str(path), identity, size, read, _note(path, left_out))
 
 
-def _text_files(path: Path) -> list[Path]:
+def _version(file: Path) -> tuple[str, int, int, int]:
+    """What changes with a file's content: also when its size and time of change are set back."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _note(path: Path, left_out: list[str], most: int = 4) -> str:
+    """A line about what a folder holds and is not read."""
+    if not left_out:
+        return ""
+    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in left_out[:most]]
+    more = f" and {len(left_out) - most:,} more" if len(left_out) > most else ""
+    return (
+        f"not read in {path.name}: {', '.join(names)}{more}; read are {', '.join(SUFFIXES)} files"
+    )
+
+
+def _text_files(path: Path) -> tuple[list[Path], list[str]]:
+    """The files to read, in order, and the names of other files and of links to folders."""
+
     def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
         raise error
 
@@ -152,50 +180,38 @@ def _text_files(path: Path) -> list[Path]:
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise BortError(f"data.path={path}: not a kind of file that is read here; use {kinds}")
-        return [path]
-    files = []
+        return [path], []
+    files, left_out = [], []
     for folder, folders, names in os.walk(path, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
         names = [name for name in names if not name.startswith(".")]
         files += [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+        left_out += [name for name in names if not name.lower().endswith(SUFFIXES)]
+        left_out += [f"{name} (a link)" for name in folders if Path(folder, name).is_symlink()]
     if not files:
-        raise BortError(f"data.path={path}: no text in it; put {kinds} files there")
-    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
-
-
-def _lines(file: Path) -> Iterator[tuple[str, int]]:
-    """Lines and their bytes. Only \\n and \\r\\n end one; str.splitlines cuts at eight more."""
-    offset = 0
-    with file.open("rb") as stream:
-        for raw in stream:
-            try:
-                line = raw.decode()
-            except UnicodeDecodeError as error:
-                where = offset + error.start
-                raise BortError(f"{file}: not UTF-8 at byte {where}; convert the file") from error
-            if not offset:
-                line = line.removeprefix("\ufeff")  # a byte-order mark belongs to no text
-            offset += len(raw)
-            yield line[:-2] if line.endswith("\r\n") else line.removesuffix("\n"), len(raw)
+        has = f", only {sorted(left_out)[0][:40]}" if left_out else ""
+        raise BortError(f"data.path={path}: no text in it{has}; put {kinds} files there")
+    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return files, sorted(left_out)
 
 
 def _plain(file: Path, data: Data) -> Iterator[Document]:
     if data.sample_by == "line":
-        yield from (Document(line, size) for line, size in _lines(file))
+        yield from (Document(line.text, line.size) for line in lines(file))
         return
-    lines, size = [], 0
-    for line, raw in _lines(file):
-        size += raw
-        if data.sample_by == "file" or line.strip(" \t"):
-            lines.append(line)
+    texts, size = [], 0
+    for line in lines(file):
+        size += line.size
+        if data.sample_by == "file" or line.text.strip(" \t"):
+            texts.append(line.text)
         else:  # a blank line ends a paragraph
-            yield Document("\n".join(lines), size)
-            lines, size = [], 0
-    yield Document("\n".join(lines), size)
+            yield Document("\n".join(texts), size)
+            texts, size = [], 0
+    yield Document("\n".join(texts), size)
 
 
 def _jsonl(file: Path, data: Data) -> Iterator[Document]:
-    for number, (line, size) in enumerate(_lines(file), start=1):
+    for line, number, size in lines(file):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -210,20 +226,11 @@ def _jsonl(file: Path, data: Data) -> Iterator[Document]:
 
 
 def _parquet(file: Path, data: Data) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-        raise BortError(f"{file}: not a whole parquet file; make it again") from error
-    _check_key(table.schema_arrow.names, str(file), data)
-    size = file.stat().st_size / max(1, table.metadata.num_rows)
-    number = 0
-    for batch in table.iter_batches(batch_size=1024, columns=[data.text]):
-        for row in batch.to_pylist():
-            number += 1
-            yield Document(_text(row, f"{file}, row {number}", data), size)
+    rows, columns = parquet_shape(file)
+    _check_key(columns, str(file), data)
+    size = file.stat().st_size / max(1, rows)
+    for number, (text,) in enumerate(parquet_rows(file, [data.text]), start=1):
+        yield Document(_text({data.text: text}, f"{file}, row {number}", data), size)
 
 
 def _check_key(known: Iterable[str], where: str, data: Data) -> None:
@@ -256,6 +263,8 @@ def _hub_source(data: Data) -> Source:
         hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
         raise BortError(f"data.path={data.path}: no such file or folder{hint}")
 
+    revision = _revision(name)
+
     def read() -> Iterator[Document]:
         if not hub_reachable():
             raise BortError(
@@ -265,11 +274,29 @@ def _hub_source(data: Data) -> Source:
         import datasets
 
         try:
-            rows = datasets.load_dataset(name, subset or None, split="train", streaming=True)
+            rows = datasets.load_dataset(
+                name, subset or None, split="train", streaming=True, revision=revision
+            )
         except Exception as error:  # the hub's client has no common class for its refusals
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
         for number, row in enumerate(rows, start=1):
             yield Document(_text(row, f"{data.path}, row {number}", data), 0)
 
-    return Source(data.path, {"hub": data.path, "key": data.text}, 0, read)
+    identity = {"hub": data.path, "revision": revision, "key": data.text}
+    return Source(data.path, identity, 0, read)
+
+
+def _revision(name: str) -> str | None:
+    """The commit of a data set on the hub; without a network that of the last time, if any."""
+    path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
+    if not hub_reachable():
+        return (read_sealed(path) or {}).get("revision")
+    from huggingface_hub import HfApi
+
+    try:
+        revision = HfApi().dataset_info(name, timeout=10).sha
+    except Exception:  # what the hub has against the name is said when it is read
+        return None
+    write_sealed(path, {"revision": revision})
+    return revision

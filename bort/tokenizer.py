@@ -6,7 +6,8 @@ Letters: V vocabulary.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, groupby
 
 import numpy as np
@@ -15,7 +16,9 @@ from bort.errors import BortError
 
 CHUNK = 4_000_000  # characters encoded at once; the tokenizer needs about 150 MB for it
 PIECE = 100_000  # characters; longer documents are encoded in pieces, on all cores
+WORD = 64  # characters; of a longer word a BPE would be learnt in quadratic time
 CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or of WordPiece crosses this
+LONG_WORD = re.compile(rf"\S{{{WORD}}}|\s{{{WORD}}}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int):
@@ -38,7 +41,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    texts = (part for text in texts for part in _short_words(text))
+    _leave_to_signals(lambda: backend.train_from_iterator(texts, trainer))
     backend.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
     )
@@ -54,6 +58,41 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def _short_words(text: str) -> Iterator[str]:
+    """A text, cut within its words and spaces of more than WORD characters."""
+    if " " * WORD not in text and max(map(len, text.split(" "))) <= WORD:
+        yield text
+        return
+    start = 0
+    for match in LONG_WORD.finditer(text):
+        yield text[start : match.end()]
+        start = match.end()
+    yield text[start:]
+
+
+def _leave_to_signals(work: Callable[[], object]) -> None:
+    """Do work that keeps the interpreter busy for long in a thread beside, which ends with it.
+
+    Python answers a signal only between two of its own steps, and training a tokenizer is one.
+    """
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def text_encoder(tokenizer):

@@ -1,6 +1,7 @@
 """The embedded corpus and the user's text, down to bytes on disk."""
 
 import importlib
+import importlib.metadata
 import inspect
 import json
 import math
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,7 @@ from bort.config import Data
 from bort.corpus import Corpus, build, pack, sequences
 from bort.documents import Document
 from bort.errors import BortError
+from bort.text_files import parquet_rows
 from bort.tokenizer import encode, text_encoder
 
 
@@ -124,6 +127,52 @@ def test_parquet_mistakes_are_one_line(tmp_path, make):
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("badutf", r"badutf\.parquet, row 8: b'caf\\xe9 au lait' is not UTF-8"),
+        ("page", r"page\.parquet: damaged after row 0"),
+        ("struct", r"struct\.parquet, row 1: 'text' is a dict, not text"),
+    ],
+)
+def test_damaged_parquet_is_one_line(shared, make, name, message):
+    with pytest.raises(BortError, match=message):
+        make(shared / "cases" / "N" / "N09-parquet-utf8" / f"{name}.parquet")
+
+
+def test_equal_rows_of_parquet_are_one_text_in_memory(tmp_path):
+    """A million rows of 3,000 characters in 20 kB."""
+    path, text = tmp_path / "a.parquet", "river stone lamp " * 180
+    pa.parquet.write_table(pa.table({"text": [text] * 1000}), path)
+    rows = [row for (row,) in parquet_rows(path, ["text"])]
+    assert rows == [text] * 1000 and len({id(row) for row in rows}) == 1
+
+
+def test_what_a_folder_holds_and_is_not_read_is_told(shared, tmp_path, make):
+    make(shared / "cases" / "N" / "N10-symlinked-folder" / "texts")
+    assert make.said[0].startswith("corpus: not read in texts: b.txt.gz, c.csv, e.json, link; read")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    words(folder)
+    (folder / "linked").symlink_to(folder)  # a loop
+    for k in range(9):
+        (folder / f"{k}-{'x' * 100}.pdf").touch()
+    assert make(folder).info["documents"] == 200
+    assert "and 6 more" in make.said[0] and len(make.said[0]) <= 200
+    assert "linked (a link)" in sources._text_files(folder)[1]
+    (folder / "words.txt").unlink()
+    with pytest.raises(BortError, match="no text in it, only 0-xxx"):
+        make(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named(tmp_path, make, encoding):
+    (tmp_path / "a.txt").write_bytes("Plain letters.\n".encode(encoding))
+    name = encoding[:6].upper()
+    with pytest.raises(BortError, match=rf"a\.txt: {name}, not UTF-8; convert .*iconv -f {name}"):
+        make(tmp_path / "a.txt")
+
+
 def test_folder_is_read_whole_and_blank_files_are_skipped(shared, make):
     """Case D5, good."""
     folder = shared / "cases" / "D5-file-folder" / "good"
@@ -159,7 +208,7 @@ def test_mistakes_in_a_folder_are_one_line(shared, make, tmp_path):
 
 def test_byte_offset_counts_from_the_start_of_the_file(tmp_path, make):
     (tmp_path / "a.txt").write_bytes(b"first line\r\nsecond\ncaf\xe9\n")
-    with pytest.raises(BortError, match="not UTF-8 at byte 22"):
+    with pytest.raises(BortError, match=r"not UTF-8 at byte 22; convert the file \(line 3\)"):
         make(tmp_path)
 
 
@@ -219,14 +268,41 @@ def test_hub_name(make, monkeypatch):
         make("owner/name")
     asked = []
 
-    def load(name, subset, split, streaming):
-        asked.append((name, subset, split, streaming))
+    def load(name, subset, split, streaming, revision):
+        asked.append((name, subset, split, streaming, revision))
         return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(sources, "_revision", lambda name: "a1")
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
-    assert set(asked) == {("owner/name", "part", "train", True)}
+    assert set(asked) == {("owner/name", "part", "train", True, "a1")}
+
+
+def test_a_data_set_of_the_hub_that_changed_is_another_corpus(make, monkeypatch):
+    """Without a network the last revision that was seen is opened."""
+    import datasets
+    import huggingface_hub
+
+    revisions, online = ["a1"], [True]
+    monkeypatch.setattr(sources, "hub_reachable", lambda: online[0])
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "dataset_info",
+        lambda self, name, timeout: SimpleNamespace(sha=revisions[0]),
+    )
+
+    def load(name, subset, split, streaming, revision):
+        return iter([{"text": f"Row {k} of revision {revision}."} for k in range(9)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    first = make("owner/changing")
+    revisions[0] = "b2"
+    assert documents(make("owner/changing"))[0] == "Row 0 of revision b2."
+    online[0] = False
+    assert documents(make("owner/changing"))[0] == "Row 0 of revision b2."
+    online[0], revisions[0] = True, "a1"
+    assert make("owner/changing").folder == first.folder
 
 
 # ------------------------------------------------------------------------------------ splits
@@ -514,6 +590,26 @@ def test_what_changes_the_text_changes_the_fingerprint(shared, tmp_path, make):
     os.utime(path, ns=(1, 1))
     prints.append(make(path).info["fingerprint"])
     assert len(set(prints)) == 7
+
+
+def test_text_of_equal_size_and_time_is_another_one(tmp_path, make):
+    path = words(tmp_path)
+    first, stat = make(path), path.stat()
+    path.write_text(path.read_text().replace("Line", "Lime"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size and path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert documents(make(path))[0].startswith("Lime") and documents(first)[0].startswith("Line")
+
+
+def test_streams_change_only_with_the_version_of_the_corpus(tmp_path, make):
+    """Where this fails, `corpus.VERSION` must be raised: kept corpora are of older code.
+
+    The digest is of tokenizers 0.23; another version may train another vocabulary.
+    """
+    if not importlib.metadata.version("tokenizers").startswith("0.23."):
+        pytest.skip("another version of tokenizers")
+    info = make(near_copies(tmp_path, 1), val_fraction=0.2).info
+    assert (module.VERSION, info["digest"]) == (3, "3714fc8b4892498e")
 
 
 def damage(path: Path, rng: np.random.Generator) -> None:

@@ -32,6 +32,7 @@ export_settings
 runs
 tokenizer
 tokenizer_folder
+text_files
 rows
 tasks
 custom

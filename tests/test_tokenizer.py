@@ -1,5 +1,11 @@
 """The trained tokenizer's layout, and long texts to ids in pieces."""
 
+import os
+import signal
+import threading
+import time
+
+import pytest
 from transformers import AutoTokenizer
 
 from bort import tokenizer as module
@@ -40,3 +46,36 @@ def test_long_documents_are_cut_without_a_trace(shared, monkeypatch):
     for tokenizer, expected in zip(tokenizers, whole, strict=True):
         cut = module.encode(module.text_encoder(tokenizer), [text, "", "end"])
         assert [ids.tolist() for ids in cut] == [ids.tolist() for ids in expected]
+
+
+def test_words_of_any_length_are_learnt_in_little_time(shared):
+    """100,000 characters without a space; cut nowhere else than in long words and spaces."""
+    text = (shared / "cases" / "N" / "N11-one-word-text" / "one_line.txt").read_text()
+    start = time.process_time()
+    tokenizer = train_tokenizer([text, " " * 100_000, "-" * 100_000], 2000)
+    assert time.process_time() - start < 10 and len(tokenizer.get_vocab()) > 500
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    plain = "Words of usual length\n    and usual spaces, http://example.org/" + "a/" * 10
+    assert list(module._short_words(plain)) == [plain]
+    odd = "a " + "x" * 200 + " b" + "\n" * 70 + " " * 64 + "c"
+    assert "".join(module._short_words(odd)) == odd and len(list(module._short_words(odd))) == 6
+
+
+def test_a_signal_ends_training_a_tokenizer():
+    """A text that takes longer to learn than the test waits."""
+
+    def stop(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        start = time.monotonic()
+        timer.start()
+        with pytest.raises(InterruptedError):
+            module._leave_to_signals(lambda: threading.Event().wait(20))
+        assert time.monotonic() - start < 10
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ZeroDivisionError):
+        module._leave_to_signals(lambda: 1 / 0)

@@ -1,0 +1,121 @@
+"""Lines of text files and rows of Parquet files, streamed: memory holds one line or a few rows."""
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bort.errors import BortError
+
+BATCH = 8_000_000  # bytes of Parquet rows read at once
+ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+class Line(NamedTuple):
+    """A line without its end."""
+
+    text: str
+    number: int  # from 1
+    size: int  # bytes in the file, its end included
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Lines of a UTF-8 file. Only \\n and \\r\\n end one; str.splitlines cuts at eight more.
+
+    A byte-order mark belongs to none. Raises BortError for another encoding, naming byte and line.
+    """
+    offset = 0
+    with path.open("rb") as stream:
+        check_encoding(stream.peek(4)[:4], path)
+        for number, raw in enumerate(stream, start=1):
+            try:
+                text = raw.decode()
+            except UnicodeDecodeError as error:
+                raise undecodable(path, offset + error.start, number) from error
+            if not offset:
+                text = text.removeprefix("\ufeff")
+            offset += len(raw)
+            text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+            yield Line(text, number, len(raw))
+
+
+def check_encoding(head: bytes, path: Path) -> None:
+    """Raises BortError when the first four bytes of a file are of UTF-16 or UTF-32."""
+    name = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), None)
+    if name is None and len(head) > 1 and (head[0] == 0) != (head[1] == 0):
+        name = "UTF-16"  # without a mark: each second byte of plain letters is 0
+    if name:
+        raise BortError(f"{path}: {name}, not UTF-8; convert the file (iconv -f {name} -t UTF-8)")
+
+
+def undecodable(path: Path, place: int, line: int) -> BortError:
+    """The error for a byte that is no UTF-8; counted from 0, lines from 1."""
+    return BortError(f"{path}: not UTF-8 at byte {place}; convert the file (line {line})")
+
+
+def parquet_shape(path: Path) -> tuple[int, list[str]]:
+    """Rows and the names of the columns; raises BortError for a file that is not whole."""
+    table = _parquet(path)
+    return table.metadata.num_rows, list(table.schema_arrow.names)
+
+
+def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple]:
+    """The cells of these columns, row by row; equal texts of a batch are one object.
+
+    Raises BortError for a damaged file, and for the row whose text is not UTF-8.
+    """
+    import pyarrow
+
+    schema = _parquet(path).schema_arrow
+    # read as places in a table of the different ones
+    texts = [name for name in columns if pyarrow.types.is_string(schema.field(name).type)]
+    table = _parquet(path, read_dictionary=texts)
+    groups = (table.metadata.row_group(k) for k in range(table.metadata.num_row_groups))
+    size = sum(group.total_byte_size for group in groups) / max(1, table.metadata.num_rows)
+    batch_size = int(min(1024, max(1, BATCH // max(1, size))))
+    number = 0
+    try:
+        for batch in table.iter_batches(batch_size=batch_size, columns=columns):
+            cells = [_cells(batch.column(name), path, number) for name in columns]
+            yield from zip(*cells, strict=True)
+            number += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BortError(f"{path}: damaged after row {number:,}; make it again") from error
+
+
+def _parquet(path: Path, **options):
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path, **options)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
+            raise
+        raise BortError(f"{path}: not a whole parquet file; make it again") from error
+
+
+def _cells(column, path: Path, before: int) -> list:
+    """Python values of a column of a batch; `before`: rows of the file before it."""
+    import pyarrow
+
+    try:
+        if pyarrow.types.is_dictionary(column.type):
+            values = column.dictionary.to_pylist()
+            return [None if k is None else values[k] for k in column.indices.to_pylist()]
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        for row, cell in enumerate(column):
+            try:
+                cell.as_py()
+            except UnicodeDecodeError as error:
+                raise BortError(
+                    f"{path}, row {before + row + 1}: {error.object[:20]!r} is not UTF-8; "
+                    "mend or drop the row"
+                ) from error
+        raise
