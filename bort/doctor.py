@@ -193,9 +193,12 @@ def free_space(folder: Path) -> str:
 
 def disk() -> None:
     folder = os.environ.get("BORT_CACHE") or "~/.cache/bort"
-    cache = Path(os.path.expanduser(folder)).absolute()  # unchanged for a user without a home
+    cache = os.path.expanduser(folder)  # unchanged for a user without a home
     row("here", free_space(Path.cwd()))
-    row("cache", free_space(cache))
+    if cache.startswith("~"):
+        row("cache", "none: this user has no home folder; set BORT_CACHE=FOLDER")
+    else:
+        row("cache", free_space(Path(cache).absolute()))
 
 
 def gflops(

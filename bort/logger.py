@@ -197,6 +197,8 @@ def _stage_wandb(folder: Path) -> None:
 
 
 def _can_be_made(folder: Path) -> bool:
+    if not folder.is_absolute():  # ~, of a user without a home
+        return False
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 

@@ -584,3 +584,18 @@ def test_one_rule_for_rates():
 )
 def test_describe(overrides, line):
     assert config.describe(composed(*overrides)) == line
+
+
+def test_the_cache_is_asked_for_a_home_only_where_it_needs_one(monkeypatch, tmp_path):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", refuse)
+    monkeypatch.setenv("BORT_CACHE", str(tmp_path))
+    assert config.cache_folder() == tmp_path
+    monkeypatch.delenv("BORT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert config.cache_folder() == tmp_path / "bort"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(BortError, match="no home folder .* set BORT_CACHE=FOLDER"):
+        config.cache_folder()

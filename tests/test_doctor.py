@@ -174,3 +174,17 @@ def test_gflops_is_the_median_product_after_warm_up():
     assert doctor.gflops(product, lambda: now, seconds=0.6) == pytest.approx(
         2 * 1024**3 / 0.2 / 1e9
     )
+
+
+def test_a_user_without_a_home(monkeypatch, capsys):
+    """As in a container that runs under a number that it has no name for."""
+    monkeypatch.delenv("BORT_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    doctor.disk()
+    assert "none: this user has no home folder; set BORT_CACHE=FOLDER" in capsys.readouterr().out
+
+
+def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
+    doctor.hardware("torch is not loaded here")
+    assert "usable, a quota of 0.5 processors' time" in capsys.readouterr().out

@@ -245,13 +245,15 @@ def test_a_training_outlives_its_wandb_log(tmp_path, monkeypatch, no_key, capsys
     assert capsys.readouterr().out.count("wandb: logs no more (no space left on device)") == 1
 
 
-def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(tmp_path, monkeypatch):
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(tmp_path, monkeypatch, home):
     for name in loggers.WANDB_FOLDERS:
         monkeypatch.setenv(name, "unset by this test")
         monkeypatch.delenv(name)
     monkeypatch.setattr(loggers, "_CHOSEN", {"WANDB_CACHE_DIR"})
     (tmp_path / "file").touch()
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    homes = {"a file": str(tmp_path / "file"), "none": "~"}
+    monkeypatch.setattr(os.path, "expanduser", lambda path: homes[home])
     loggers._stage_wandb(tmp_path / "run")
     values = {name: os.environ.get(name) for name in loggers.WANDB_FOLDERS}
     inside = str(tmp_path / "run" / "wandb")
