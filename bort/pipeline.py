@@ -370,6 +370,8 @@ def _report(
     width = max(map(len, found)) + 2
     for what, value in found.items():
         say(f"  {what:<{width}}{value}")
+    for line in pipeline_page.doubts(folders):
+        say(f"warning: {line}")
 
 
 def main() -> None:

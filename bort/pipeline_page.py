@@ -83,15 +83,22 @@ def _latencies(rows: list[dict], folders: dict[str, Path]) -> Iterator[tuple[str
     yield "size of int8 on disk", f"{ours['disk_bytes'] / 1e6:.2f} MB"
 
 
+def doubts(folders: dict[str, Path]) -> list[str]:
+    """What to doubt in the results of the stages, which stands first on the page."""
+    search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
+    lines = [line for line in search_page.doubts(search) if line.startswith("doubt")]
+    for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
+        if line := runs.doubt(summary):
+            lines.append(f"{TITLES[key]}: {line}")
+    return lines
+
+
 def parts(
     name: str, found: dict[str, str], folders: dict[str, Path], commands: list[str]
 ) -> Iterator[Any]:
     """HTML and figures; found: see `overview`, folders: by stage, commands: of the stages."""
-    search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
-    doubts = [line for line in search_page.doubts(search) if line.startswith("doubt")]
-    doubts += [line for summary in trained if (line := runs.doubt(summary))]
     yield f"<h1>bort pipeline {escape(name)}</h1>"
-    yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts)
+    yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts(folders))
     yield page.table(found.items(), kind="texts")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
