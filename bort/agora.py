@@ -46,6 +46,11 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
     parts = [row for k, row in enumerate(rows) if k not in held], [rows[k] for k in sorted(held)]
     for name, part in zip(("D", "E"), parts, strict=True):
         found = _counts(task, part)
+        if task.kind == "regression" and len({row.label for row in part}) < 2:
+            raise BortError(
+                f"{name} would hold {counted(len(part), 'row')} of one number or none, which no "
+                "score tells apart; give more training rows, or another agora.eval_fraction"
+            )
         if len(found) < max(len(wanted), 1 if task.kind == "regression" else 2):
             labels = ", ".join(task.labels[label] for label in found if label is not None)
             labels = plain(labels)

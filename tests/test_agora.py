@@ -217,6 +217,14 @@ def test_e_with_one_class_is_refused(labels):
         split(TASK, rows, 0.2)
 
 
+@pytest.mark.parametrize("numbers", [[0.5, 1.5], [0.5, 1.5, 2.5], [0.5] * 30, [0.5] * 29 + [1.5]])
+def test_e_with_one_number_is_refused(numbers):
+    """Before S is trained: no correlation and no r2 would be defined."""
+    rows = [Row(k, (f"row {k}",), number) for k, number in enumerate(numbers)]
+    with pytest.raises(BortError, match="would hold .* rows? of one number or none"):
+        split(NUMBERS, rows, 0.2)
+
+
 # ------------------------------------------------------------------------------------ generators
 
 
