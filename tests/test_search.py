@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -758,7 +759,7 @@ def test_search_by_hand(printed, done):
 
 def test_the_optimum_is_trained_by_the_printed_command(printed, text):
     cwd, result = printed
-    command = result.stdout.splitlines()[-1].split("train.py")[1].split()
+    command = shlex.split(result.stdout.splitlines()[-1].split("train.py", 1)[1])
     tiny = [f"data.path={text}", "data=text", "data.length=16", "data.vocab_size=280"]
     tiny += ["data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2", "teacher.max_steps=5"]
     tiny += ["teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}", "name=found"]
