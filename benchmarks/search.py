@@ -142,7 +142,7 @@ def horizon_part() -> None:
             for arch in shown:
                 place = folder / search.Job(search.xi_of(arch), run.seed, run.optim.lr).folder
                 search.evaluate(replace(run, arch=arch), folder, place, say)
-        found[n] = {r["xi"]: r["error"] for r in search.records(folder)}
+        found[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
     for n in (75, 300):
         tau = kendalltau(list(found[n].values()), list(found[4 * n].values())).statistic
         winners = [best_by_w(plans[m], found[m]) for m in (n, 4 * n)]
@@ -155,7 +155,7 @@ def best_by_w(plan: dict, errors: dict) -> tuple:
     teacher = plan["teacher"]
     scale = Scale(teacher["parameters"], teacher["latency"][0], teacher["error"])
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
-    return max(errors, key=lambda xi: (scale.w(*points[xi], errors[xi]), xi))
+    return Selection(points, scale).first(lambda xi: scale.w(*points[xi], errors[xi]), errors)
 
 
 def kappa_part() -> None:

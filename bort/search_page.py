@@ -147,8 +147,12 @@ def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: 
     shares = [best[key] / teacher[key] for key in ("parameters", "latency")]
     low, high = summary["w_interval"]
     latency = _latency(best["latency"], unit)
+    proven = summary["regret_bound"] == 0
+    choice, title = (
+        ("optimum", "The optimal BERT") if proven else ("best found", "The best BERT found")
+    )
     figures = [
-        (_xi(best), "optimum ⟨layers, heads, hidden, intermediate⟩"),
+        (_xi(best), f"{choice} ⟨layers, heads, hidden, intermediate⟩"),
         (f"{summary['w']:.3f}", f"W [{low:.3f}, {high:.3f}]"),
         (f"{best['parameters']:,}", f"parameters, {shares[0]:.1%} of T's"),
         (latency, f"latency, {shares[1]:.1%} of T's ({summary['latency_note']})"),
@@ -157,7 +161,6 @@ def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: 
     lines = list(certificate_lines(summary))
     plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
     doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
-    title = "The best BERT found" if summary["regret_bound"] else "The optimal BERT"
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
         f"<h1>{title} on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
