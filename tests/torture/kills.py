@@ -1,0 +1,206 @@
+"""SIGKILL at every write of a pre-training, a fine-tuning, a search and an export.
+
+    python tests/torture/kills.py               # at each of their writes
+    python tests/torture/kills.py every=10      # at each tenth
+    python tests/torture/kills.py every=10 job=3   # of the fourth job alone
+
+A write is a call that changes the disk: a file opened for writing, a rename, a removal, a folder,
+an fsync. Each command is run once undisturbed; then, for each of its writes, it is killed before
+that write, and the same command is run again. Afterwards all files have to be there, weights,
+curves and answers byte for byte those of the undisturbed run, the user's own files as they were,
+and no temporary. Of an export, either the old folder or the new one has to be whole right after
+the kill, wherever there is one. Ends with 1 when anything else was found.
+"""
+
+import builtins
+import io
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import forked
+
+TINY = [
+    "data=text", "data.path=text.txt", "data.length=16", "data.vocab_size=280", "trainer=cpu",
+    "data.val_fraction=0.2",
+]  # fmt: skip
+SMALL = "arch={depth: 1, heads: 2, hidden: 16, intermediate: 16}"
+PRETRAIN = ["train.py", "experiment=mlm_pretrain", *TINY, SMALL, "trainer.max_steps=6", "name=run"]
+PRETRAIN += ["trainer.val_check_interval=3", "trainer.log_every_n_steps=1", "checkpoint_every=2"]
+FINETUNE = ["train.py", "experiment=finetune", "task=custom", "model=runs/mlm_pretrain/run"]
+FINETUNE += ["data.train=table.csv", "data.length=16", "data.batch_size=8", "trainer=cpu"]
+FINETUNE += ["trainer.max_epochs=2", "trainer.log_every_n_steps=1", "checkpoint_every=2"]
+FINETUNE += ["name=run"]
+SEARCH = ["search.py", *TINY, "teacher.max_steps=4", "search.n=4", "name=run"]
+SEARCH += ["teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 32}", "search.seeds=1"]
+SEARCH += ["grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32]}"]
+SEARCH += ["trainer.log_every_n_steps=1", "search.finalists=1"]
+EXPORT = ["-m", "bort.export", "model=runs/mlm_pretrain/run", "format=hf", "out=out"]
+JOBS = {
+    "pre-training": ([], PRETRAIN),
+    "fine-tuning": ([PRETRAIN], FINETUNE),
+    "search": ([], SEARCH),
+    "export": (
+        [PRETRAIN, ["-m", "bort.export", "model=other", "format=hf", "out=out"]],
+        EXPORT,
+    ),
+}
+EQUAL = re.compile(r".*\.(safetensors|bin|jsonl|tsv)|.*metrics\.csv|.*optimum\.yaml|out/.*")
+
+
+@dataclass
+class Writes:
+    """Counts the calls of this process that change the disk, and kills it before call `last`."""
+
+    last: int | None
+    count: int = 0
+
+    def install(self) -> None:
+        for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync"):
+            setattr(os, name, self._counted(getattr(os, name), lambda *_, **__: True))
+        os.open = self._counted(os.open, lambda path, flags, *_, **__: flags & os.O_CREAT)
+        opened = self._counted(io.open, lambda file, mode="r", *_, **__: set(mode) & set("wax+"))
+        io.open = builtins.open = opened
+
+    def _counted(self, function: Callable, changes: Callable) -> Callable:
+        def call(*arguments, **options):
+            if changes(*arguments, **options):
+                self.count += 1
+                if self.count == self.last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+
+def run(command: list[str], folder: Path, last: int | None = None) -> tuple[int, int]:
+    """Exit code of a command in `folder`, and its number of writes, before the last of which it is
+    killed."""
+    log, counted = folder.parent / "log.txt", folder.parent / "count.txt"
+    os.environ["BORT_CACHE"] = str(folder / "cache")
+    counted.write_text("0")
+    handle = os.open(counted, os.O_WRONLY)
+
+    def prepare() -> None:
+        writes = Writes(last)
+        writes.install()
+        leave = os._exit
+
+        def exit_(code: int) -> None:
+            os.pwrite(handle, str(writes.count).encode(), 0)
+            leave(code)
+
+        os._exit = exit_
+
+    code = forked.end(forked.start(command, folder, log, prepare))
+    os.close(handle)
+    return code, int(counted.read_text())
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    """Every file that a run leaves with its content, None where that holds times; by its name.
+
+    Digests in names are left out: a checkpoint holds times, too, and those of a cache depend on
+    when the text was written.
+    """
+    return {
+        re.sub(r"\b[0-9a-f]{16}\b", "digest", name): path.read_bytes()
+        if EQUAL.fullmatch(name)
+        else None
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (name := str(path.relative_to(folder)))
+    }
+
+
+def prepared(root: Path, before: list[list[str]]) -> Path:
+    """A folder with the input of a job, and what the commands before it leave."""
+    folder = root / "prepared"
+    folder.mkdir(parents=True)
+    lines = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    rows = [f"{line},{'ab'[k % 2]}" for k, line in enumerate(lines)]
+    (folder / "table.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    for command in before:
+        if "model=other" in command:
+            shutil.copytree(folder / "runs/mlm_pretrain/run/model", folder / "other")
+            weights = folder / "other" / "model.safetensors"
+            content = weights.read_bytes()
+            weights.write_bytes(content[:-4] + bytes(4))
+        if run(command, folder)[0]:
+            raise SystemExit((root / "log.txt").read_text())
+    if before and "out=out" in before[-1]:
+        (folder / "out" / "notes").mkdir()
+        (folder / "out" / "notes" / "plan.txt").write_text("of the user")
+        (folder / "out" / "serve.py").write_text("of the user")
+    return folder
+
+
+def faults(root: Path, command: list[str], last: int, expected: dict, old: dict) -> list[str]:
+    """What is wrong after a kill before write `last`, and the same command again."""
+    folder = root / "tried"
+    shutil.copytree(root / "prepared", folder)
+    try:
+        code, _ = run(command, folder, last)
+        if code != -signal.SIGKILL:
+            return [f"it was not killed, and ended with {code}"]
+        found = []
+        if (folder / "out").is_dir():
+            now = {k: v for k, v in files(folder).items() if k.startswith("out/")}
+            sets = [{k: v for k, v in s.items() if k.startswith("out/")} for s in (old, expected)]
+            own = [{k: v for k, v in s.items() if v != b"of the user"} for s in (now, *sets)]
+            if own[0] not in own[1:]:
+                found.append("the export is neither the old nor the new one after the kill")
+        code, _ = run(command, folder)
+        if code:
+            lines = (root / "log.txt").read_text().splitlines()
+            found.append(f"the second start ended with {code}: {lines[-1] if lines else ''}")
+        after = files(folder)
+        found += [f"{name} is missing" for name in sorted(expected.keys() - after.keys())]
+        found += [f"{name} is left" for name in sorted(after.keys() - expected.keys())]
+        same = sorted(expected.keys() & after.keys())
+        found += [f"{name} differs" for name in same if expected[name] != after[name]]
+        return found + [f"{name} is a temporary" for name in forked.temporaries(folder)]
+    finally:
+        shutil.rmtree(folder)
+        (root / "log.txt").unlink()
+
+
+def main(every: int = 1, job: int | None = None, first: int = 1) -> int:
+    """every: the distance of the writes that are tried, from the `first` on; job: one of JOBS."""
+    forked.load()
+    wrong = total = 0
+    with tempfile.TemporaryDirectory() as name:
+        for number, (title, (before, command)) in enumerate(JOBS.items()):
+            if job not in (None, number):
+                continue
+            root = Path(name, str(number))
+            folder = prepared(root, before)
+            old = files(folder)
+            shutil.copytree(folder, root / "whole")
+            code, count = run(command, root / "whole")
+            if code:
+                raise SystemExit((root / "log.txt").read_text())
+            expected = files(root / "whole")
+            points = range(first, count + 1, every)
+            bad = 0
+            for last in points:
+                if found := faults(root, command, last, expected, old):
+                    bad += 1
+                    print(f"{title}, write {last}: {'; '.join(found)}"[:400], flush=True)
+            print(f"{title}: {len(points)} kills at {count} writes, {bad} with faults", flush=True)
+            wrong, total = wrong + bad, total + len(points)
+    print(f"{total} kills, {wrong} with faults")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+    else:
+        sys.exit(main(**forked.options(sys.argv[1:])))
