@@ -226,6 +226,8 @@ def run(stages: list[Stage], folder: Path, again: str, say: Callable[[str], None
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
     command ended well, its result is there, and all that it read is still the same.
     """
+    if not (folder / "stages.json").is_file() and ownership.foreign_names(folder):
+        raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
     with runs.locked(folder, wait=True, say=say) as lock:
         records = _records(folder)
         for number, stage in enumerate(stages, 1):

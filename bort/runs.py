@@ -216,8 +216,8 @@ def reserve_stamp(cfg: DictConfig, output: Callable[[], Path]) -> bool:
     gives the folder that belongs to it. `locks.release` removes the folder if nothing is written.
     Returns whether there was anything to do.
     """
-    stamp = str(OmegaConf.to_container(cfg, resolve=False).get("name"))
-    if "${now:" not in stamp or cfg.dry_run or "LOCAL_RANK" in os.environ:
+    stamp = OmegaConf.to_container(OmegaConf.masked_copy(cfg, "name"), resolve=False)["name"]
+    if "${now:" not in str(stamp) or cfg.dry_run or "LOCAL_RANK" in os.environ:
         return False
     number, name = 1, cfg.name
     cfg.name = name

@@ -12,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf
 
-from bort import benchmark, export, files, hf, locks, ownership, page, predict, report, runs
-from bort.config import Arch
+from bort import benchmark, export, files, hf, locks, ownership, page, predict, report, runs, sweep
+from bort.config import CONF, Arch
 from bort.errors import BortError
 from bort.files import replacing, replacing_folder, write_json, writing
 from bort.model import ModelConfig, build
@@ -441,6 +444,34 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path):
     assert locks.reserve(tmp_path / "other" / "x")
     locks.release()
     assert not (tmp_path / "other").exists()
+
+
+def test_sweeps_of_one_second_have_two_folders(tmp_path, monkeypatch):
+    """Also a search; the jobs of each are told its name. A name of the user's is left alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bort.sweep.atexit.register", lambda *_: None)
+    try:
+        for program, place in (("train", "runs/kd_pretrain"), ("search", "runs/search")):
+            for name in ("12-00-00", "12-00-00-2", "12-00-00-3"):
+                cfg = composed(program)
+                sweep.Gather().on_multirun_start(cfg)
+                assert cfg.hydra.sweep.dir == f"{place}/{name}" and Path(place, name).is_dir()
+                assert cfg.hydra.overrides.task == ["seed=0", f"name={name}"]
+            for words in (["name=mine"], ["dry_run=true"]):
+                cfg = composed(program, *words)
+                sweep.Gather().on_multirun_start(cfg)
+                assert cfg.hydra.overrides.task == ["seed=0", *words]
+    finally:
+        setup_globals()
+        locks.release()
+    assert not (tmp_path / "runs").exists()
+
+
+def composed(program: str, *words: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(program, ["seed=0", *words], return_hydra_config=True)
+    OmegaConf.register_new_resolver("now", lambda _: "12-00-00", replace=True)
+    return cfg
 
 
 # ------------------------------------------------------------------------------------ outputs
