@@ -23,6 +23,7 @@ from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_i
 from bort.config import Optim, Train
 from bort.errors import BortError, Diverged, nearest
 from bort.logger import finish_loggers
+from bort.machine import usable_cores
 from bort.progress import ProgressLine, Throughput
 
 # Part of the name of every kept training: raise it when the same settings would give other weights.
@@ -215,6 +216,9 @@ def check_trainer(run: Train) -> None:
         )
     if run.compile:
         _check_compiler(device_of(run))
+    devices, most = run.trainer.get("devices"), max(8, 2 * usable_cores())
+    if isinstance(devices, int) and devices > most and device_of(run) == "cpu":
+        raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
     try:
         instantiate(run.trainer, logger=False)
     except InstantiationException as error:

@@ -643,6 +643,7 @@ def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, mo
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("trainer.devices=99", "trainer.devices=99: on this CPU use at most "),
         ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
         ("trainer.precision=33", "trainer: "),
         ("trainer.accelerator=tpuu", "trainer: "),

@@ -9,6 +9,7 @@ was loaded once. A command that happens to be right may do its work (the sizes a
 line, left a file behind, or took longer than a minute.
 """
 
+import atexit
 import os
 import random
 import runpy
@@ -205,6 +206,7 @@ def _become(command: list[str], folder: Path, errors: Path, output: Path) -> Non
         traceback.print_exc()
         code = 1
     finally:
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
