@@ -1,13 +1,20 @@
 """What an exported folder says of itself: export.json and README.md, its model card."""
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bort import hf
 from bort.documents import versions
+from bort.foreign import read_json
 from bort.model import Classifier
+from bort.origin import origin, public_name, scores
 from bort.wording import decimal
+
+# What Markdown or HTML may read as markup, and where an address starts that it makes a link of.
+MARKUP = re.compile(r"[&<>|\[\]`*#\\~!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+LONGEST = 300  # characters of a value
 
 
 @dataclass
@@ -17,15 +24,38 @@ class Export:
     format: str
     largest_difference: float
     agreement: float | None = None  # share of the compared answers that are equal
+    error: float | None = None  # of numbers instead: root mean square difference / their spread
+    spread: float | None = None  # of numbers: the standard deviation of the float32 answers
     compared: int | None = None
+    answers: str | None = None  # what was compared
     float32: list[str] | None = None
     scores: dict | None = None
 
 
-def card(model, source: str, out: Path, found: Export) -> str:
-    """README.md of the folder: what the model is, what it scored, how it is used."""
-    config, folder = model.config, Path(source)
-    run = _json(folder / "summary.json") | _json(folder / "settings.json")
+def kept_answers(found: dict[str, Any]) -> str:
+    """What int8 leaves of the answers, from the content of export.json."""
+    if found.get("error") is None:
+        return f"{found['agreement']:.1%} of {found['compared']:,} top answers equal"
+    return f"{found['error']:.1%} of the answers' spread, {found['spread']:.3g}, off"
+
+
+def plain(value: Any) -> str:
+    """Text as Markdown shows it letter by letter, on one line: no markup, tag or link in it works.
+
+    It may stand in a cell of a table.
+    """
+    text = " ".join(str(value).split())
+    text = "".join(letter for letter in text if letter.isprintable())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
+
+
+def card(model, source: str, run: dict[str, Any], out: Path, found: Export) -> str:
+    """README.md of the folder: what the model is, where it came from, its scores, its use.
+
+    source: the model as the user named it; run: what `origin.run_facts` says of it.
+    """
+    config = model.config
     packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
     facts = {
         "architecture": f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩: "
@@ -34,25 +64,19 @@ def card(model, source: str, out: Path, found: Export) -> str:
         "vocabulary": f"{config.vocab_size:,}",
         "longest input": f"{config.positions} tokens",
     }
-    keys = ("task", "model", "data.source", "data.path", "data.train", "teacher.name", "seed")
-    facts |= {key: run[key] for key in keys if run.get(key) is not None}
-    facts |= {k: f"{v:.4f}" for k, v in run.items() if "/" in k and isinstance(v, float)}
+    facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
     facts |= {f"{k} export": decimal(v) for k, v in (found.scores or {}).items()}
     facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
-    if found.agreement is not None:
-        facts["equal top answers"] = f"{found.agreement:.1%} of {found.compared:,}"
+    if found.compared is not None:
+        facts["int8"] = f"{kept_answers(vars(found))} ({found.answers})"
     if found.float32:
         facts["in float32"] = ", ".join(found.float32)
     facts["made with"] = ", ".join(f"{name} {v}" for name, v in versions(packages).items())
     library = "transformers" if found.format == "hf" else "onnx"
     facts["licence"] = "not stated: that of the weights it started from and of the data"
-    lines = ["---", f"library_name: {library}", "---", "", f"# {out.name}", ""]
-    lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), ""]
-    return "\n".join([*lines, _usage(model, found)])
-
-
-def _json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lines = ["---", f"library_name: {library}", "---", "", f"# {plain(out.name)}", ""]
+    rows = (f"| {plain(key)} | {plain(value)} |" for key, value in facts.items())
+    return "\n".join([*lines, "| | |", "|---|---|", *rows, "", _usage(model, found)])
 
 
 def _usage(model, found: Export) -> str:
@@ -72,7 +96,7 @@ def _usage(model, found: Export) -> str:
 
 def example(folder: Path) -> str:
     """Arguments of an ONNX folder's predict.py."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     kind = config["architectures"][0].partition("For")[2]
     if kind == "MaskedLM":
         return f"'a text with a {hf.load_tokenizer(folder).mask_token} in it'"

@@ -5,9 +5,9 @@
     python -m bort.export model=FOLDER format=onnx-int8 out=FOLDER  # quantized
     … task=glue/rte data.root=glue_data                             # the score before and after
 
-agreement=0.95 is the least share of equal top answers of int8, drop=0.01 the most that the task's
-first metric may lose; push=user/name uploads to the hub afterwards. When a check fails, it exits
-with 1 and leaves nothing.
+agreement=0.95 is the least share of equal top answers of int8 (of numbers: they may be off by 5% of
+their spread), drop=0.01 the most that the task's first metric may lose; push=user/name uploads to
+the hub afterwards. When a check fails, it exits with 1 and leaves nothing.
 """
 
 from bort import cli
@@ -15,33 +15,40 @@ from bort import cli
 if __name__ == "__main__":
     cli.starting("bort.export")  # what follows takes seconds
 
-import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bort import casting, documents, finetune, hf, onnx, onnx_predict, ownership, scoring
+from bort import casting, finetune, hf, onnx, onnx_predict, ownership, scoring
+from bort.agreement import (
+    SHAPES,
+    Agreement,
+    Answers,
+    Inputs,
+    Run,
+    compare,
+    largest_difference,
+    onnx_run,
+    samples,
+    torch_run,
+)
 from bort.card import Export, card, example
 from bort.config import Data
 from bort.errors import BortError
 from bort.export_settings import parse_export
 from bort.files import replacing_folder, write_json
 from bort.locks import output
-from bort.model import Classifier, MaskedLM
+from bort.model import MaskedLM
+from bort.origin import run_facts
 from bort.rows import Row, Task
-from bort.tokenizer import special_ids
 from bort.wording import decimal
 
-TOLERANCE = 1e-4  # of a logit, or of the largest one where that is above 1
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
-Inputs = dict[str, np.ndarray]
-Run = Callable[[Inputs], np.ndarray]  # inputs to logits
-Answers = Callable[[Run], list[np.ndarray]]  # logits for a fixed set of inputs
 
 
 def export(
@@ -61,16 +68,19 @@ def export(
     """
     model, labels = hf.load(source)
     tokenizer = hf.load_tokenizer(source)
+    facts = run_facts(source)
     _check_place(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
     reference = torch_run(model)
     with output(out), replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
-        answers = rows.some().answers if rows else _on_texts(model, tokenizer)
+        compared, answers = _answers(model, tokenizer, rows)
         found, run = _checked(model, tokenizer, form, fresh, reference, answers, agreement, say)
         if rows:
             found.scores = _scored(rows, reference, run, drop, say)
-        (fresh / "README.md").write_text(card(model, source, out, found), encoding="utf-8")
+        if found.compared:
+            found.answers = compared
+        (fresh / "README.md").write_text(card(model, source, facts, out, found), encoding="utf-8")
         names = [*(path.name for path in fresh.iterdir()), "export.json"]
         write_json(fresh / "export.json", ownership.export_record(names, vars(found)))
     return found
@@ -119,105 +129,47 @@ def _checked(
     """
     if form == "hf":
         written, _ = hf.load(folder)
-        found = Export(form, _largest(reference, _reopened(folder, written), model, tokenizer))
-        say(f"check: reopened, the largest difference of a logit is {found.largest_difference:.1e}")
-        return found, torch_run(written)
+        largest = largest_difference(reference, _reopened(folder, written), model, tokenizer)
+        say(f"check: reopened, the largest difference of a logit is {largest:.1e}")
+        return Export(form, largest), torch_run(written)
     path = folder / "model.onnx"
     run = onnx_run(path)
-    found = Export(form, _largest(reference, run, model, tokenizer))
+    largest = largest_difference(reference, run, model, tokenizer)
     say(
         f"check: {len(SHAPES)} shapes with padding, the largest difference of a logit is "
-        f"{found.largest_difference:.1e}"
+        f"{largest:.1e}"
     )
     if form == "onnx":
-        return found, run
-    expected = answers(reference)
-    found.float32, run, given = _quantized(path, expected, answers, agreement, say)
-    found.agreement = agree(expected, given)
-    found.compared = sum(a.size // a.shape[-1] for a in expected)
-    differences = [float(np.abs(a - b).max()) for a, b in zip(expected, given, strict=True)]
-    found.largest_difference = max(differences)
-    say(
-        f"int8: {found.agreement:.1%} of {found.compared:,} top answers are equal (asked "
-        f"{agreement:.1%}), the largest difference of a logit is {found.largest_difference:.3f}"
-    )
-    return found, run
+        return Export(form, largest), run
+    float32, run, found = _quantized(path, answers(reference), answers, agreement, say)
+    say(f"int8: {found} (asked {agreement:.1%}), the largest difference is {found.largest:.3g}")
+    return Export(
+        form,
+        found.largest,
+        agreement=found.equal,
+        error=found.error,
+        spread=found.spread,
+        compared=found.compared,
+        float32=float32,
+    ), run
 
 
-SHAPES = ((1, 2), (2, 7), (8, 33), (1, 0), (3, 64), (2, -1))  # 0: the limit, -1: half of it
-
-
-def _largest(reference: Run, run: Run, model, tokenizer) -> float:
-    """The largest difference over SHAPES; raises BortError when it is above TOLERANCE."""
-    worst = 0.0
-    for number, (batch, length) in enumerate(SHAPES):
-        limit = model.config.positions
-        length = min(limit, {0: limit, -1: max(2, limit // 2)}.get(length, length))
-        inputs = random_inputs(model, tokenizer, batch, length, seed=number)
-        expected, found = (_real(model, inputs, call(inputs)) for call in (reference, run))
-        scale = max(1.0, float(np.abs(expected).max()))
-        difference = float(np.abs(expected - found).max()) / scale
-        if not difference <= TOLERANCE:
-            raise BortError(
-                f"check: at {batch} × {length} tokens the export's logits differ by "
-                f"{difference:.1e}, more than {TOLERANCE:g}; nothing was written"
-            )
-        worst = max(worst, difference)
-    return worst
-
-
-def random_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> Inputs:
-    """Ids (B, S) of ordinary words, in rows of unequal length padded at their end; two spans."""
-    random = np.random.default_rng(seed)
-    words = np.flatnonzero(~special_ids(tokenizer))
-    ids = random.choice(words, (batch, length))
-    lengths = random.integers(2, length + 1, batch)
-    lengths[0] = length
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-    inputs = {"input_ids": np.where(mask, ids, model.config.pad_id), "attention_mask": mask}
-    if model.config.type_vocab:
-        second = np.arange(length) >= lengths[:, None] // 2
-        types = second & (model.config.type_vocab > 1)
-        inputs["token_type_ids"] = (types * mask).astype(np.int64)
-    if getattr(model, "spans", 0):
-        starts = np.stack([np.zeros(batch, dtype=np.int64), lengths - 1], axis=1)
-        inputs["spans"] = np.stack([starts, starts + 1], axis=2)
-    return inputs
-
-
-def _on_texts(model, tokenizer) -> Answers:
-    """Answers where there is no task: at every token, or one for a text."""
-    samples = list(_samples(model, tokenizer))
-    return lambda run: [_real(model, x, run(x)) for x in samples]
-
-
-def _samples(model, tokenizer, count: int = 64, length: int = 64) -> Iterator[Inputs]:
-    """Inputs for int8's answers: docstrings of Python's own library, where they are known words."""
-    texts = documents.docstrings(os.__file__)[:count]
-    room = min(length, model.config.positions)
-    rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
-    flat = [k for row in rows for k in row]
-    known = len(flat) and np.mean([k == tokenizer.unk_token_id for k in flat]) < 0.1
-    if not known or getattr(model, "spans", 0):
-        for seed in range(8):
-            yield random_inputs(model, tokenizer, count // 8, room, seed)
-        return
-    for row in rows:
-        ids = np.array([row])
-        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        if model.config.type_vocab:
-            inputs["token_type_ids"] = np.zeros_like(ids)
-        yield inputs
+def _answers(model, tokenizer, rows: "TaskRows | None") -> tuple[str, Answers]:
+    """What int8 has to leave as it is: what it answers to, in words, and the answers."""
+    if rows:
+        return f"rows of {rows.task.name}", rows.some().answers
+    name, found = samples(model, tokenizer)
+    return name, lambda run: [sample.answers(run) for sample in found]
 
 
 def _quantized(
     path: Path, expected: list[np.ndarray], answers: Answers, agreement: float, say: Callable
-) -> tuple[list[str], Run, list[np.ndarray]]:
+) -> tuple[list[str], Run, Agreement]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
     First those alone whose rounding noise is large; then, while the answers differ, twice as many.
-    Returns the names of those, the session and its answers. Raises BortError when more than half
-    would have to stay.
+    Returns the names of those, the session and how far it agrees. Raises BortError when more than
+    half would have to stay.
     """
     losses = onnx.matrices(path)
     order = sorted(losses, key=lambda node: -losses[node][1])
@@ -228,58 +180,23 @@ def _quantized(
         keep = order[:count]
         onnx.quantize(whole, path, keep)
         run = onnx_run(path)
-        given = answers(run)
-        if (equal := agree(expected, given)) >= agreement:
+        found = compare(expected, answers(run))
+        if found.kept >= agreement:
             break
         count = max(1, 2 * count)
         if count > MOST_KEPT * len(order):
             raise BortError(
-                f"int8 keeps {equal:.1%} of the top answers, less than agreement={agreement:g}, "
-                f"even with {len(keep)} of {len(order)} matrices in float32; use format=onnx"
+                f"int8: {found}, less than agreement={agreement:g} asks, even with "
+                f"{len(keep)} of {len(order)} matrices in float32; use format=onnx"
             )
     whole.unlink()
     names = sorted(losses[node][0] for node in keep)
     if names:
         say(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
-    return names, run, given
+    return names, run, found
 
 
 RUINED = 0.1  # rounding noise of a matrix's worst column; 0.01 is usual
-
-
-def agree(expected: list[np.ndarray], found: list[np.ndarray]) -> float:
-    """Share of equal top answers: words at each token, classes, or numbers that are close."""
-    if expected[0].shape[-1] > 1:
-        equal = [a.argmax(-1) == b.argmax(-1) for a, b in zip(expected, found, strict=True)]
-        return float(np.concatenate(equal).mean())
-    numbers, others = np.concatenate(expected), np.concatenate(found)
-    close = 0.05 * max(float(np.ptp(numbers)), 1e-3)  # a twentieth of the answers' spread
-    return float((np.abs(numbers - others) <= close).mean())
-
-
-def _real(model, inputs: Inputs, logits: np.ndarray) -> np.ndarray:
-    """Of a masked LM the logits (tokens, V) where there is no padding; of others all."""
-    masked = isinstance(model, MaskedLM)
-    return logits[inputs["attention_mask"].astype(bool)] if masked else logits
-
-
-def torch_run(model: MaskedLM | Classifier) -> Run:
-    """The model in PyTorch, float32."""
-    model.eval()
-
-    @torch.no_grad()
-    def run(inputs: Inputs) -> np.ndarray:
-        given = {k: torch.from_numpy(v) for k, v in inputs.items()}
-        if "token_type_ids" in given:
-            given["token_types"] = given.pop("token_type_ids")
-        return model(**given).numpy()
-
-    return run
-
-
-def onnx_run(path: Path) -> Run:
-    session = onnx.onnx_session(path, threads=0)
-    return lambda inputs: session.run(None, inputs)[0]
 
 
 def _reopened(folder: Path, written) -> Run:
@@ -323,10 +240,15 @@ class TaskRows:
         if isinstance(model, MaskedLM):
             raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
         task, rows = finetune.load_task(name, data)
-        if "val" not in rows:
-            raise BortError(f"task={name} has no rows with labels; use task={task.parent}")
+        true = [row.label for row in rows.get("val", [])]
+        if not true or None in true:
+            use = f"; use task={task.parent}" if task.parent else ""
+            raise BortError(f"task={name} has no rows with labels{use}")
         order = finetune.output_order(task, model, labels, f"model={source}")
-        room = min(data.length, model.config.positions)
+        room = model.config.positions
+        if data.length > room and data.length != Data.length:
+            raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
+        room = min(data.length, room)
         inputs = casting.cast(task, rows["val"], tokenizer, room)
         types = model.config.type_vocab > 0
         return cls(task, rows["val"], inputs, tokenizer.pad_token_id, types, order)

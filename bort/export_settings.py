@@ -6,10 +6,13 @@ Nothing heavy is imported here.
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from bort import cli
 from bort.config import Data, at_least, one_of
 from bort.errors import BortError
+from bort.files import user_path
+from bort.origin import run_facts
 
 FORMATS = ("hf", "onnx", "onnx-int8")
 SUITE_KEYS = ("root",)  # of data: where the rows of a task's validation set are
@@ -35,6 +38,10 @@ class ExportConfig:
         if not 0 <= self.agreement <= 1:
             raise BortError(f"agreement={self.agreement:g} must be from 0 to 1")
         at_least("drop", self.drop, 0)
+        if self.drop > 1:
+            raise BortError(f"drop={self.drop:g} must be at most 1, the best that a score can be")
+        if Path.cwd().is_relative_to(self.out.resolve()):
+            raise BortError(f"out={self.out} is the folder you are in; give the name of a new one")
         if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
             raise BortError(f"push={self.push} is no name on the hub; write push=owner/name")
 
@@ -46,21 +53,28 @@ def parse_export(arguments: list[str]) -> ExportConfig:
     """
     names = [setting.name for setting in fields(ExportConfig) if setting.name != "data"]
     words = cli.keys(arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)]))
+    if empty := [key for key, value in words.items() if value == ""]:
+        raise BortError(f"{empty[0]}= has no value; give one, or leave it out")
     if not (words["model"] and words["format"] and words["out"]):
         raise BortError("give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more")
     data = {key: words[f"data.{key}"] for key in DATA_KEYS if words[f"data.{key}"]}
     task = words["task"] or ("custom" if "train" in data else None)
     _check_data(task, data)
     numbers = {key: _number(key, words[key]) for key in ("agreement", "drop") if words[key]}
-    return ExportConfig(
+    settings = ExportConfig(
         model=words["model"],
         format=words["format"],
-        out=Path(words["out"]).expanduser(),
+        out=user_path("out", words["out"]),
         task=task,
-        data=_task_data(data),
+        data=_task_data(data, run_facts(words["model"]) if task else {}),
         push=words["push"],
         **numbers,
     )
+    if "drop" in numbers and task is None:
+        raise BortError("drop= is for a check on a task; give task=…, or data.train=FILE")
+    if "agreement" in numbers and settings.format != "onnx-int8":
+        raise BortError(f"agreement= is for format=onnx-int8, not for format={settings.format}")
+    return settings
 
 
 def _check_data(task: str | None, data: dict[str, str]) -> None:
@@ -80,13 +94,16 @@ def _check_data(task: str | None, data: dict[str, str]) -> None:
             raise BortError(f"data.{key}={value} {reason}")
 
 
-def _task_data(values: dict[str, str]) -> Data:
+def _task_data(values: dict[str, str], run: dict[str, Any]) -> Data:
+    """Where a task's rows are; run: of the model, whose rows were as long where it had any."""
     settings: dict = dict(values)
-    if "length" in settings:
-        length = _number("data.length", settings["length"])
+    if "length" in values:
+        length = _number("data.length", values["length"])
         if length != int(length):
             raise BortError(f"data.length={values['length']} must be a whole number")
         settings["length"] = int(length)
+    elif run.get("task") and isinstance(run.get("data.length"), int):
+        settings["length"] = run["data.length"]
     if settings.get("text", "").startswith("["):
         settings["text"] = [name.strip() for name in settings["text"].strip("[]").split(",")]
     return Data(**settings)

@@ -15,6 +15,7 @@ from bort.model import Classifier, Encoder, MaskedLM, ModelConfig
 
 OPSET = 18  # CPU kernels refuse opset 23's Attention with a padding mask
 QUANTIZED = ("MatMul", "Gather")
+SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules that it is in
 
 
 class _Deployed(nn.Module):
@@ -77,7 +78,20 @@ def _trace(model: nn.Module, inputs: dict[str, Tensor], path: Path, output: str)
             dynamic_shapes=shapes,
             verbose=False,
         )
+    _strip(program.model)
     program.save(str(path))
+
+
+def _strip(model) -> None:
+    """Take out what the exporter notes of each node but for the module: paths of this machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.doc_string = None
+        for key in set(node.metadata_props) - {SCOPES}:
+            del node.metadata_props[key]
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def quantize(source: Path, target: Path, keep: Iterable[str] = ()) -> None:
@@ -136,7 +150,7 @@ def _noise(matrix: np.ndarray, table: bool) -> float:
 def _module(node) -> str:
     """`encoder.layers.0.attention.query`; the tied decoder has no module of its own."""
     scopes = {entry.key: entry.value for entry in node.metadata_props}
-    names = [part.strip(" '[]") for part in scopes.get("pkg.torch.onnx.name_scopes", "").split(",")]
+    names = [part.strip(" '[]") for part in scopes.get(SCOPES, "").split(",")]
     owners = [name for name in names if name.startswith("model.")]
     return owners[-1].removeprefix("model.") if owners else "decoder"
 

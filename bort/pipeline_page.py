@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bort import benchmark, optimum, page, record, report, runs, search_page
+from bort.card import kept_answers
 from bort.cli import clock
 from bort.foreign import read_json
 from bort.wording import decimal
@@ -33,7 +34,7 @@ def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, s
         "parameters": f"{student['parameters']:,}, {share:.0%} of T's {teacher['parameters']:,}",
         "pre-training": runs.results(student),
         "task": ", ".join([str(tuned["task"]), *_scores(tuned)]),
-        "int8": f"{shipped['agreement']:.1%} of the top answers as in float32",
+        "int8": kept_answers(shipped),
     }
     for metric in [k.removeprefix("before/") for k in shipped["scores"] if k.startswith("before/")]:
         before, after = (shipped["scores"][f"{when}/{metric}"] for when in ("before", "after"))
@@ -125,7 +126,7 @@ def export_parts(folder: Path) -> Iterator[str]:
     rows = [
         ("format", found["format"]),
         ("largest difference of a logit", f"{found['largest_difference']:.2e}"),
-        ("top answers as in float32", f"{found['agreement']:.1%}"),
+        ("int8 beside float32", kept_answers(found)),
         ("matrices that stay float32", ", ".join(kept) if kept else "none"),
     ]
     rows += [(f"{key.replace('/', ': val/', 1)}", decimal(v)) for key, v in found["scores"].items()]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
-from bort import export, finetune, hf, onnx, tasks
+from bort import agreement, export, finetune, hf, onnx, tasks
 from bort.config import Arch, Data
 from bort.errors import BortError
 from bort.finetune import fresh_classifier, label_names
@@ -89,7 +89,7 @@ def test_one_file_serves_all_shapes(folders, exported, tokenizer, name):
     model, _ = hf.load(folders / name)
     run, expected = export.onnx_run(exported / name / "model.onnx"), export.torch_run(model)
     for seed, (batch, length) in enumerate([(1, 2), (2, 3), (8, 17), (1, 64), (5, 31), (2, 64)]):
-        inputs = export.random_inputs(model, tokenizer, batch, length, seed)
+        inputs = agreement.random_inputs(model, tokenizer, batch, length, seed)
         mask = inputs["attention_mask"].astype(bool)
         pair = run(inputs), expected(inputs)
         if name == "mlm":
@@ -213,39 +213,67 @@ def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenize
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     theirs = AutoModelForMaskedLM.from_pretrained(folders / "mlm").eval()
     same = count = 0
-    for inputs in export._samples(hf.load(folders / "mlm")[0], tokenizer):
-        (logits,) = session.run(None, inputs)
+    for sample in agreement.samples(hf.load(folders / "mlm")[0], tokenizer)[1]:
+        (logits,) = session.run(None, sample.inputs)
         with torch.no_grad():
-            expected = theirs(**{k: torch.from_numpy(v) for k, v in inputs.items()}).logits
-        real = inputs["attention_mask"].astype(bool)
-        same += (logits.argmax(-1) == expected.numpy().argmax(-1))[real].sum()
-        count += real.sum()
+            expected = theirs(**{k: torch.from_numpy(v) for k, v in sample.inputs.items()}).logits
+        equal = (logits.argmax(-1) == expected.numpy().argmax(-1)).ravel()[sample.places]
+        same, count = same + equal.sum(), count + len(equal)
     assert found.agreement == pytest.approx(same / count, abs=2e-3) and count > 300
     assert any(
         f"int8: {found.agreement:.1%} of {count:,} top answers are equal" in x for x in lines
     )
+    assert found.answers == "masked words of docstrings"
     assert (
         json.loads((tmp_path / "out" / "export.json").read_text())["agreement"] == found.agreement
     )
 
 
+def test_int8_of_a_masked_model_is_compared_where_words_are_masked(folders, tokenizer):
+    """15% of the tokens, most of them hidden: a token that can be read has only to be copied."""
+    model, _ = hf.load(folders / "mlm")
+    name, found = agreement.samples(model, tokenizer)
+    assert name == "masked words of docstrings"
+    count = sum(len(sample.places) for sample in found)
+    tokens = sum(int(sample.inputs["attention_mask"].sum()) - 2 for sample in found)
+    assert count / tokens == pytest.approx(0.15, abs=0.02)
+    ids = [sample.inputs["input_ids"].ravel()[sample.places] for sample in found]
+    hidden = np.concatenate(ids) == tokenizer.mask_token_id
+    assert hidden.mean() == pytest.approx(0.8, abs=0.05)
+    assert found[0].answers(agreement.torch_run(model)).shape == (len(found[0].places), 320)
+
+
 def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "agree", lambda *_: 0.5)
-    message = r"int8 keeps 50.0% of the top answers, less than agreement=0.95, even with \d+ of 1"
+    half = agreement.Agreement(compared=200, largest=1.0, equal=0.5)
+    monkeypatch.setattr(export, "compare", lambda *_: half)
+    message = r"int8: 50.0% of 200 top answers are equal, less than agreement=0.95 asks, even with"
     with pytest.raises(BortError, match=message):
         export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out", say=quiet)
     assert not list(tmp_path.iterdir())
 
 
 def test_agreement_by_hand():
-    """Two of three classes; of numbers those within a twentieth of their spread."""
+    """Two of three classes; of numbers the root mean square difference beside their spread."""
     classes = np.array([[1.0, 2], [3, 1], [0, 5]]), np.array([[1.0, 3], [0, 1], [0, 9]])
-    numbers = np.array([[0.0], [1.0], [2.0]]), np.array([[0.09], [1.2], [2.0]])
+    numbers = np.array([[0.0], [1.0], [2.0]]), np.array([[0.1], [1.2], [1.8]])
+    error = np.sqrt((0.1**2 + 0.2**2 + 0.2**2) / 3) / np.sqrt(2 / 3)
     for expected, found in (classes, numbers):
-        assert export.agree([expected], [found]) == pytest.approx(2 / 3)
         # one row at a time, as texts of different lengths are: the spread is still that of all
         rows = [list(values[:, None]) for values in (expected, found)]
-        assert export.agree(*rows) == pytest.approx(2 / 3)
+        for result in (agreement.compare([expected], [found]), agreement.compare(*rows)):
+            assert result.compared == 3
+            if expected is classes[0]:
+                assert result.kept == result.equal == pytest.approx(2 / 3)
+                assert result.largest == 4.0 and result.error is None
+                assert str(result) == "66.7% of 3 top answers are equal"
+            else:
+                assert result.equal is None and result.error == pytest.approx(error)
+                assert result.kept == pytest.approx(1 - error)
+                assert result.spread == pytest.approx(np.sqrt(2 / 3))
+                assert str(result) == "3 answers are 21.2% of their spread 0.816 off"
+    alike = [np.full((3, 1), 3.0)]
+    assert agreement.compare(alike, alike).kept == 1
+    assert agreement.compare(alike, [alike[0] + 1e-4]).kept < 0  # nothing is left of no spread
 
 
 # ------------------------------------------------------------------------------------ row by row
@@ -281,14 +309,18 @@ def test_numbers_in_int8(shared, settings_of, tmp_path):
     with_rows = {"task": "glue/stsb", "data": data}
     for given in ({}, with_rows):
         found = export.export(source, "onnx-int8", tmp_path / "out", say=print, **given)
-        assert found.agreement >= 0.95 and found.largest_difference > 1e-4
+        assert found.agreement is None and found.largest_difference > 1e-4
+        assert 0 < found.error <= 0.05 and found.spread > 0
+        text = (tmp_path / "out" / "README.md").read_text()
+        assert "of the answers' spread" in text and "top answers" not in text
     session = runpy.run_path(str(tmp_path / "out" / "predict.py"))["Model"](tmp_path / "out")
-    rows = tasks.read(tasks.find("glue/stsb"), tmp_path)["val"][:300]
+    rows = tasks.read(tasks.find("glue/stsb"), tmp_path)["val"][::2]  # as the export takes them
     texts = [row.texts for row in rows]
     before = np.array([answer["score"] for answer in bort.load(source).predict(texts)])
-    after = np.array([session.predict([pair])[0]["score"] for pair in texts])
-    close = np.abs(before - after) <= np.ptp(before) / 20
-    assert found.agreement == pytest.approx(close.mean(), abs=0.05)
+    after = np.array([answer["score"] for answer in session.predict(texts)])
+    assert found.compared == len(texts) and found.spread == pytest.approx(before.std(), rel=0.01)
+    error = np.sqrt(np.mean((before - after) ** 2)) / before.std()
+    assert found.error == pytest.approx(error, abs=0.02)
 
 
 def entailed(answers: list[dict]) -> np.ndarray:
@@ -464,6 +496,32 @@ def test_mistakes(folders, tmp_path, monkeypatch, capsys):
             export.main()
         assert message in str(error.value) and "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_rows_without_labels_are_refused_before_the_work(folders, tmp_path):
+    source = str(folders / "glue-sst2")
+    (tmp_path / "train.csv").write_text("text,label\n" + "a cat,positive\na dog,negative\n" * 9)
+    for content, message in (("a cat,\n", "no 'label'"), ("", "no rows in it")):
+        (tmp_path / "val.csv").write_text(f"text,label\n{content}")
+        data = Data(train=str(tmp_path / "train.csv"), val=str(tmp_path / "val.csv"))
+        with pytest.raises(BortError, match=message):
+            export.export(source, "hf", tmp_path / "out", task="custom", data=data, say=quiet)
+    long = Data(train=str(tmp_path / "train.csv"), length=100)
+    with pytest.raises(BortError, match="data.length=100 is longer than the model's 64 tokens"):
+        export.export(source, "hf", tmp_path / "out", task="custom", data=long, say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_that_are_not_defined(folders, tmp_path):
+    """One label in all validation rows: the score has no value, or one; it is no crash."""
+    (tmp_path / "train.csv").write_text("text,label\n" + "a cat,positive\na dog,negative\n" * 9)
+    (tmp_path / "val.csv").write_text("text,label\na cat,positive\na dog so on,positive\n")
+    data = Data(train=str(tmp_path / "train.csv"), val=str(tmp_path / "val.csv"), length=32)
+    found = export.export(
+        *(str(folders / "glue-sst2"), "hf", tmp_path / "out"), task="custom", data=data, say=quiet
+    )
+    assert found.scores["before/accuracy"] == found.scores["after/accuracy"]
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["scores"] == found.scores
 
 
 def test_pickled_weights_are_not_run(shared, tmp_path):

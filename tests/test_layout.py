@@ -28,6 +28,7 @@ search_config
 unused
 cli
 identity
+origin
 export_settings
 runs
 tokenizer
@@ -84,6 +85,7 @@ plan
 sweep
 onnx_predict
 predict
+agreement
 card
 export
 contenders
