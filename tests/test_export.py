@@ -542,7 +542,8 @@ def test_upload(folders, tmp_path, monkeypatch):
         def create_repo(self, name, exist_ok):
             calls.append(name)
 
-        def upload_folder(self, repo_id, folder_path):
+        def upload_folder(self, repo_id, folder_path, allow_patterns):
+            assert {"README.md", "model.safetensors"} <= set(allow_patterns)
             calls.append(Path(folder_path).name)
             if repo_id == "no/token":
                 raise OSError("401: log in\nand more")
