@@ -259,7 +259,10 @@ class Selection:
         if best is None:
             reasons = [*self.failed.values(), *self.diverged.values()]
             reason = next(iter(reasons), "none was trained")
-            raise BortError(f"all {len(reasons)} candidates failed; the first one: {reason}")
+            tried = f"all {len(reasons)}"
+            if len(reasons) < len(self.order):
+                tried += f" tried of {len(self.order)}"
+            raise BortError(f"{tried} candidates failed; the first one: {reason}")
         rivals = self.rivals
         regret = max((self.gibbs(xi) - self.w(best) for xi in rivals), default=0.0)
         weaker = max((self.monotone_bound(xi) - self.w(best) for xi in rivals), default=0.0)

@@ -16,6 +16,7 @@ from bort.config import SIZES, parse
 from bort.files import replacing, write_csv, write_json
 from bort.foreign import read_settings
 from bort.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
+from bort.runs import check_folder
 from bort.search import selection
 from bort.search_config import SearchRun
 from bort.search_records import Paired, best_record, read_plan, records
@@ -50,6 +51,7 @@ def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, A
     stored = read_settings(folder / ".hydra" / "config.yaml")
     run = parse(OmegaConf.create(stored), SearchRun)
     plan = read_plan(folder)
+    check_folder(folder, replace(run, resume=True))  # the settings that the records are of
     found = records(folder, plan)
     paired = Paired(folder, found, run)
     chosen = selection(plan, run, found, paired)

@@ -91,10 +91,9 @@ def save_array(path: Path, array: np.ndarray) -> str:
 
 def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
     """An array of `save_array`; raises BortError when it is not the one with this digest."""
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest()[:16] != digest:
+    if _file_digest(path) != digest:
         raise BortError(f"{path} is missing, changed or damaged; {remedy}")
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    return np.load(path, allow_pickle=False)
 
 
 # ------------------------------------------------------------------------------------ the plan
@@ -120,19 +119,22 @@ def write_plan(folder: Path, plan: dict, run: SearchRun, corpus: str) -> dict:
 
 
 def read_plan(folder: Path) -> dict:
-    """Raises BortError when it, or an array of T's that it rests on, is not as it was written."""
+    """Raises BortError when it, or a file that it rests on, is not as it was written."""
     remedy = "use another name=, or resume=false"
     plan = read_checked(folder / "search.json", remedy)
     if plan["origin"]["version"] != VERSION:
         raise BortError(f"{folder} was written by another version of bort; {remedy}")
+    if _file_digest(folder / "settings.json") != plan["origin"]["settings"]:
+        raise BortError(f"{folder}/settings.json is missing, changed or damaged; {remedy}")
     for key, digest in plan["arrays"].items():
         load_array(folder / "teacher" / key, digest, remedy)
     return plan
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Of the content; of an absent file that of an empty one."""
+    content = path.read_bytes() if path.is_file() else b""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------ records

@@ -25,7 +25,7 @@ from bort import config, latency, optimum, search, search_config
 from bort.config import Arch
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged
-from bort.fptas import UNDECIDED, Scale, Selection
+from bort.fptas import BY_ERROR, UNDECIDED, Scale, Selection, pareto
 from bort.model import MaskedLM
 from bort.pretrain import prepare, teacher_folder
 from bort.search_config import SearchRun
@@ -191,6 +191,17 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
     for record in search.records(tmp_path / "run"):
         assert record["error"] == errors[record["xi"]]  # pruning changes no training
+    # another aim's winner is that of the exhaustive records, or is not named
+    scales = {"by_error": replace(scale, exponents=BY_ERROR), "by_ratio": scale}
+    scales["by_perplexity"] = replace(scale, error="perplexity")
+    for key, aim in scales.items():
+        exhaustive = Selection(points, aim, errors=errors).best
+        assert summary[key] in (UNDECIDED, optimum.name(exhaustive))
+    assert (summary["by_ratio"], summary["by_error"]) == (summary["optimum_name"], UNDECIDED)
+    front = pareto({xi: (*points[xi], e) for xi, e in errors.items()})
+    assert set(summary["pareto"]) <= {optimum.name(xi) for xi in front}
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert f"<td class=unknown>{UNDECIDED}</td>" in html
     assert summary["train_flops"] < summary["exhaustive_flops"]
 
 
@@ -346,10 +357,11 @@ def test_a_record_in_the_wrong_folder_is_refused(copied):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"{}", b"[" * 99999, b"null"])
 @pytest.mark.parametrize(
-    "name", ["point.json", "losses.npy", "search.json", "entropy.npy", "documents.npy"]
+    "name",
+    "point.json losses.npy search.json entropy.npy documents.npy settings.json".split(),
 )
 def test_damaged_files_of_a_search_are_one_line(copied, name, content):
-    path = next(copied.rglob(name))
+    path = min(copied.rglob(name), key=lambda path: len(path.parts))
     path.write_bytes(content)
     with pytest.raises(BortError, match=f"{name} (was|is missing,) changed") as error:
         optimum.choice(copied)
@@ -358,6 +370,16 @@ def test_damaged_files_of_a_search_are_one_line(copied, name, content):
     if name != "point.json":
         with pytest.raises(BortError, match=name):
             optimum.choice(copied)
+
+
+def test_other_settings_than_those_of_the_search_are_refused(copied):
+    """Of .hydra/config.yaml, from which the aim of the search is read when it has ended."""
+    path = copied / ".hydra" / "config.yaml"
+    config = OmegaConf.load(path)
+    config.search.exponents = [1.0, 1.0, 1.0]
+    OmegaConf.save(config, path)
+    with pytest.raises(BortError, match="other settings \\(search.exponents="):
+        optimum.choice(copied)
 
 
 def test_an_edited_plan_is_refused(copied):
