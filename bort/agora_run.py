@@ -176,9 +176,10 @@ class Arena:
             self.say(f"S: fine-tuning {encoder} on D first, kept in {place}")
             tokenizer = hf.load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
-            length = min(self.run.data.length, hf.load_masked_lm(encoder, False).config.positions)
+            length = min(self.run.data.length, hf.load_masked_lm(encoder, False).config.limit)
             inputs = {k: cast(self.task, v, tokenizer, length) for k, v in parts.items()}
-            own = replace(self.run, optim=replace(self.run.optim, lr=None))
+            data = replace(self.run.data, length=length)
+            own = replace(self.run, optim=replace(self.run.optim, lr=None), data=data)
             self.f.fit(own, place, encoder, tokenizer, parts, inputs, "S")
 
     def _words(self, encoder: str | None) -> Source | None:

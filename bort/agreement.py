@@ -74,7 +74,7 @@ def largest_difference(reference: Run, run: Run, model, tokenizer) -> float:
     """Of a logit, over SHAPES; raises BortError when it is above TOLERANCE."""
     worst = 0.0
     for number, (batch, length) in enumerate(SHAPES):
-        limit = model.config.positions
+        limit = model.config.limit
         length = min(limit, {0: limit, -1: max(2, limit // 2)}.get(length, length))
         inputs = random_inputs(model, tokenizer, batch, length, seed=number)
         expected, found = (_real(model, inputs, call(inputs)) for call in (reference, run))
@@ -142,7 +142,7 @@ def samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]:
         for module in (os, argparse, typing, logging)
         for text in documents.docstrings(module.__file__)
     ]
-    room = min(length, model.config.positions)
+    room = min(length, model.config.limit)
     rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
     flat = [k for row in rows for k in row]
     known = len(flat) and np.mean([k == tokenizer.unk_token_id for k in flat]) < 0.1

@@ -33,6 +33,7 @@ from bort.finetune import (
     check_length,
     digest,
     fresh_classifier,
+    length_doubt,
     load_task,
     predict,
     train_classifier,
@@ -70,6 +71,8 @@ class Candidate:
         self.tokenizer = hf.load_tokenizer(self.source)
         self.metric = self.task.metrics[0]
         self.held = self.cast(self.E)
+        if warning := length_doubt(run, self.source, config.limit, self.held):
+            say(f"warning: {warning}")
         self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
         self._rows: list[Row] | None = None  # that were cast last: those of a whole round
         self._inputs: Cast | None = None

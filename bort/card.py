@@ -62,7 +62,7 @@ def card(model, source: str, run: dict[str, Any], out: Path, found: Export) -> s
         "layers, heads, hidden, intermediate",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "vocabulary": f"{config.vocab_size:,}",
-        "longest input": f"{config.positions} tokens",
+        "longest input": f"{config.limit} tokens",
     }
     facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
     facts |= {f"{k} export": decimal(v) for k, v in (found.scores or {}).items()}

@@ -98,7 +98,7 @@ def of_folder(name: str) -> Contender:
         found = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
     weights = list(found.glob("model*.safetensors")) or [found / "pytorch_model.bin"]
     return Contender(
-        name, what, "measured", arch, config.vocab_size, config.positions, count,
+        name, what, "measured", arch, config.vocab_size, config.limit, count,
         sum(file.stat().st_size for file in weights), name,
     )  # fmt: skip
 

@@ -245,7 +245,7 @@ class TaskRows:
             use = f"; use task={task.parent}" if task.parent else ""
             raise BortError(f"task={name} has no rows with labels{use}")
         order = finetune.output_order(task, model, labels, f"model={source}")
-        room = model.config.positions
+        room = model.config.limit
         if data.length > room and data.length != Data.length:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
         room = min(data.length, room)

@@ -170,6 +170,8 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
     for line in data_report(task, rows, inputs):
         say(line)
+    if warning := length_doubt(run, source, body.config.limit, inputs["train"]):
+        say(f"warning: {warning}")
     missing = [name for name in task.splits if name not in rows]
     if missing and task.name != "custom":
         say(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
@@ -410,3 +412,14 @@ def check_length(run: Train, positions: int) -> None:
             f"data.length={run.data.length} is longer than the {positions} tokens of "
             f"model={run.model}; use data.length={positions} or less"
         )
+
+
+def length_doubt(run: Train, source: str | Path, limit: int, inputs: Cast) -> str | None:
+    """A warning when rows may be longer than the `limit` tokens that the model was trained at."""
+    if run.data.length <= limit:
+        return None
+    longer = int((inputs.lengths > limit).sum())
+    return (
+        f"model={source} was trained at {limit} tokens, data.length={run.data.length} is longer; "
+        f"{longer:,} of {counted(len(inputs.lengths), 'row')} reach positions that it never saw"
+    )

@@ -217,7 +217,7 @@ def _masked(text: str, words: list[Word], source: Source) -> tuple[list[int], li
     borders = [0, *(place for word in words for place in (word.start, word.end)), len(text)]
     # without the space before it: it belongs to the hidden word, in training too
     pieces = [text[a:b].rstrip() for a, b in zip(borders[::2], borders[1::2], strict=True)]
-    tokenizer, room = source.tokenizer, source.model.config.positions - 2
+    tokenizer, room = source.tokenizer, source.model.config.limit - 2
     ids, kept = [], []
     for k, encoding in enumerate(source.encoder.encode_batch(pieces, add_special_tokens=False)):
         ids += encoding.ids

@@ -17,9 +17,11 @@ def fresh_classifier(
     """The task's head on a pre-trained encoder, with the run's dropout; CoLA has two linear layers.
 
     The last is the paper's. train: the rows that it will be trained on; of a regression they give
-    the scale of the answers.
+    the scale of the answers. What is saved says that it answers inputs of data.length: a predictor
+    that cut them elsewhere would not give the answers that the run has scored.
     """
     body.config.dropout = body.config.attention_dropout = run.dropout
+    body.config.length = run.data.length
     head = "linear2" if run.head == "linear" and task.name == "glue/cola" else run.head
     choices = task.kind == "choices"
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)
@@ -72,6 +74,8 @@ def output_order(
 def label_names(task: Task) -> dict:
     """What config.json says about the task and its outputs."""
     own = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
+    if task.cut is not None:
+        own["bort_cut"] = task.cut  # which text is shortened in a row that is too long
     if task.kind == "regression":
         names = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
         return own | names | {"problem_type": "regression"}

@@ -135,6 +135,12 @@ def task_settings(settings: dict[str, Any], outputs: int, path: Path) -> dict[st
     return kept
 
 
+def text_to_cut(settings: dict[str, Any]) -> int | None:
+    """Which of two texts a row that is too long loses the end of; None for the longer one."""
+    cut = settings.get("bort_cut")
+    return cut if texts_of_a_row(settings) == 2 and cut in (0, 1) else None
+
+
 def texts_of_a_row(settings: dict[str, Any]) -> int | None:
     """How many texts a row of the model's task has, None when the file does not say."""
     texts = settings.get("bort_texts")

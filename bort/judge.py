@@ -48,7 +48,7 @@ def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
     model, labels = hf.load_classifier(place)
     order = output_order(task, model, labels, f"agora.teacher={place}")
     model.to(device)
-    return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.positions))
+    return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.limit))
 
 
 def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str) -> dict:

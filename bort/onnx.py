@@ -42,7 +42,7 @@ def to_onnx(model: MaskedLM | Classifier, path: Path) -> None:
     A model with token types also takes token_type_ids (B, S), one with spans also spans
     (B, spans, 2). Logits as `MaskedLM.forward` and `Classifier.forward` give them.
     """
-    ids = torch.randint(2, model.config.vocab_size, (2, 16))
+    ids = torch.randint(2, model.config.vocab_size, (2, min(16, model.config.positions)))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.type_vocab:
         inputs["token_type_ids"] = torch.zeros_like(ids)
@@ -53,7 +53,7 @@ def to_onnx(model: MaskedLM | Classifier, path: Path) -> None:
 
 def encoder_to_onnx(encoder: Encoder, path: Path, int8: bool = False) -> None:
     """Write the encoder: input_ids (B, S), int64 → states (B, S, H), for any B and S."""
-    ids = torch.randint(2, encoder.config.vocab_size, (2, 16))
+    ids = torch.randint(2, encoder.config.vocab_size, (2, min(16, encoder.config.positions)))
     _trace(encoder, {"input_ids": ids}, path, "states")
     if int8:
         quantize(path, path)

@@ -254,7 +254,9 @@ class Model:
         except Exception as error:  # neither library has a class for damaged files
             raise Mistake(f"{folder} cannot be opened: {shortened(str(error), 100)}") from None
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.limit)
+        cut = self.config.get("bort_cut")  # which of two texts, None: the longer one
+        self.cut = {0: "only_first", 1: "only_second"}.get(cut, "longest_first")
+        self.tokenizer.enable_truncation(self.limit, strategy=self.cut)
         # words such as <mask> are ordinary text to all but a masked language model
         self.tokenizer.encode_special_tokens = self.kind != "MaskedLM"
         self.mask = str(settings.get("mask_token"))
@@ -306,11 +308,26 @@ class Model:
                     plain, spans = self.checked(text)
                 texts.append(plain if len(plain) > 1 else plain[0])
                 marks.append(spans)
-            found = self.tokenizer.encode_batch(texts)
+            found = self.tokens(texts)
             for k, (text, spans, row) in enumerate(zip(texts, marks, found, strict=True)):
                 with named_row(first + start + k, alone):
                     rows.append(self.placed(text, spans, row))
         return rows
+
+    def tokens(self, texts: list[Text]) -> list:
+        """Encodings within the limit; of a row whose other text alone is too long, both are cut."""
+        try:
+            return self.tokenizer.encode_batch(texts)
+        except Exception:  # tokenizers has no class for it
+            if self.cut == "longest_first":
+                raise
+        if len(texts) > 1:
+            return [row for text in texts for row in self.tokens([text])]
+        self.tokenizer.enable_truncation(self.limit)
+        try:
+            return self.tokenizer.encode_batch(texts)
+        finally:
+            self.tokenizer.enable_truncation(self.limit, strategy=self.cut)
 
     def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
         """The one or two texts of a row, and the characters that are marked in each."""

@@ -50,13 +50,16 @@ class Predictor:
         labels: dict[int, str],
         texts: int | None = None,
         multi_label: bool = False,
+        cut: int | None = None,
     ):
         """texts: how many a row of the model's task has, if that is known.
 
         multi_label: each label of a text is right or wrong by itself, with its own probability.
+        cut: which text of a pair is shortened where they are too long; None: the longer one.
         """
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
         self.texts, self.multi_label = texts, multi_label
+        self.truncation = True if cut is None else ("only_first", "only_second")[cut]
 
     def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """An answer per text, or pair of texts, in their order.
@@ -97,7 +100,13 @@ class Predictor:
         parts = onnx_predict.parts_of(text, self.texts)
         masked = isinstance(self.model, MaskedLM)
         # words such as <mask> are ordinary text to a classifier, as in its training
-        encoded = self.tokenizer(*parts, truncation=True, split_special_tokens=not masked)
+        given = {"split_special_tokens": not masked}
+        try:
+            encoded = self.tokenizer(*parts, truncation=self.truncation, **given)
+        except (
+            Exception
+        ):  # of tokenizers, which has no class for it: the other text alone is longer
+            encoded = self.tokenizer(*parts, truncation=True, **given)
         if masked:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
@@ -153,7 +162,8 @@ def load(name: str | Path) -> Predictor:
     settings = hf.settings(name)
     texts = hf_config.texts_of_a_row(settings)
     several = settings.get("problem_type") == hf_config.MULTI_LABEL
-    return Predictor(model, hf.load_tokenizer(name), labels, texts, several)
+    cut = hf_config.text_to_cut(settings)
+    return Predictor(model, hf.load_tokenizer(name), labels, texts, several, cut)
 
 
 def read_texts(path: Path) -> Iterator[Text]:

@@ -60,7 +60,7 @@ def prepare(run: Train, say: Say) -> tuple[Corpus, MaskedLM | None]:
         tokenizer = _teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = hf.load_masked_lm(run.teacher.name)
-            _check_length(run, teacher.config.positions)
+            _check_length(run, teacher.config.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = hf.load_tokenizer(run.data.tokenizer)
     corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
@@ -84,11 +84,12 @@ def _teacher_tokenizer(run: Train):
     return None
 
 
-def _check_length(run: Train, positions: int) -> None:
-    if run.data.length > positions:
+def _check_length(run: Train, limit: int) -> None:
+    """Raise BortError when the teacher would be asked beyond the length that it was trained at."""
+    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
         raise BortError(
-            f"data.length={run.data.length} is longer than the {positions} tokens of the teacher "
-            f"{run.teacher.name}; use data.length={positions} or less"
+            f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
+            f"{run.teacher.name}; use data.length={limit} or less"
         )
 
 
@@ -278,7 +279,11 @@ def train(
 
 
 def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
-    """The model of a run at its start."""
+    """The model that is trained, with its start values.
+
+    It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
+    but says that it was trained at data.length: what it would answer beyond is noise.
+    """
     # A teacher may have more rows than its tokenizer has words: both models need equal logits.
     V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
     config = ModelConfig(
@@ -288,7 +293,11 @@ def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
         pad_id=corpus.tokenizer.pad_token_id,
         dropout=run.dropout,
         attention_dropout=run.dropout,
+        length=run.data.length,
     )
+    if run.init == "teacher":  # its layers are copied, so they must compute what they did there
+        same = {key: getattr(teacher.config, key) for key in ("layer_norm_eps", "activation")}
+        config = replace(config, **same)
     return build(config, run.init, run.seed, teacher)
 
 
