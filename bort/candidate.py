@@ -62,7 +62,7 @@ class Candidate:
         self.run, self.folder = replace(run, resume=True), folder
         self.say, self.launch = say, launch
         self.task, self.rows = load_task(run.task, run.data)
-        _check_task(self.task)
+        check_task(self.task)
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or own_encoder(run, say))
         config = hf.load_masked_lm(self.source, head_required=False).config
@@ -203,7 +203,8 @@ def train_one(run: Train, folder: Path, say: Say) -> None:
     candidate.train(name, theta, candidate.D + read_rows(path, candidate.task), steps)
 
 
-def _check_task(task: Task) -> None:
+def check_task(task: Task) -> None:
+    """Raises BortError for a task whose rows Agora cannot make."""
     if task.parent:
         raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
     if task.form == "record":

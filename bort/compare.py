@@ -49,14 +49,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
     """
     check_trainer(run)
     check_folder(folder, run)
-    if run.distill.w_kd == 0:
-        raise BortError(
-            "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
-        )
-    if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
-        raise BortError(
-            "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
-        )
+    check_arms(run)
     corpus, teacher = prepare(run, say)
     if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
         raise BortError(
@@ -108,6 +101,18 @@ def _train_arms(
     picture(results, folder / "curves.html")
     show(results, cost, folder)
     return summary
+
+
+def check_arms(run: Train) -> None:
+    """Raises BortError for settings that leave one of the arms without its meaning."""
+    if run.distill.w_kd == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
+        )
+    if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
+        )
 
 
 def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:

@@ -116,8 +116,6 @@ class Data:
         texts = self.texts
         if not 1 <= len(texts) <= 2 or not all(isinstance(name, str) for name in texts):
             raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
-        if self.source == "text" and not self.path:
-            raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         if self.source != "text" and self.path:
             raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
         at_least("data.length", self.length, 4)
@@ -342,6 +340,8 @@ class Train:
             self._set_rates()
         if not self.fits_task and len(self.data.texts) > 1:
             raise BortError("data.text names two columns, which task=custom takes; name one here")
+        if self.data.source == "text" and not (self.data.path or self.dry_run):
+            raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         if self.patience is not None:
             at_least("patience", self.patience, 1)
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
@@ -458,7 +458,18 @@ def _arch_from_file(path: Path) -> dict:
 
 
 # What may differ between a run and its continuation: none of these changes a weight.
-FREE_KEYS = {"resume", "dry_run", "logger", "callbacks", "output_dir", "name", "checkpoint_every"}
+FREE_KEYS = {"resume", "dry_run", "logger", "output_dir", "name", "checkpoint_every"}
+# Lightning's callbacks that end a training early, or set or average its weights; others look on.
+ACTIVE_CALLBACKS = {
+    "EarlyStopping",
+    "Timer",
+    "GradientAccumulationScheduler",
+    "StochasticWeightAveraging",
+    "WeightAveraging",
+    "EMAWeightAveraging",
+    "LearningRateFinder",
+    "BatchSizeFinder",
+}
 CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tuning reads them
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 
@@ -474,12 +485,22 @@ def settings(run: Train) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", {k: v for k, v in asdict(run).items() if k not in FREE_KEYS})
+    values = {k: v for k, v in asdict(run).items() if k not in FREE_KEYS}
+    walk("", values | {"callbacks": _active_callbacks(run.callbacks)})
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
     other = "agora.training" if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(other)}
+
+
+def _active_callbacks(callbacks: dict | None) -> dict:
+    """Those of the callbacks that decide how a training ends."""
+
+    def kind(callback: Any) -> str:
+        return str(callback.get("_target_")).split(".")[-1] if isinstance(callback, dict) else ""
+
+    return {k: v for k, v in (callbacks or {}).items() if kind(v) in ACTIVE_CALLBACKS}
 
 
 def fingerprint(values: dict[str, Any]) -> str:
@@ -503,7 +524,7 @@ def describe(run: Train) -> str:
     how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
     if run.job == "compare":
         how = f"with and without teacher {teacher}"
-    text = data.path if data.source == "text" else "embedded docstrings"
+    text = data.path or "text to be named" if data.source == "text" else "embedded docstrings"
     batch = data.batch_size * (trainer.get("accumulate_grad_batches") or 1)
     steps = counted(trainer.get("max_steps", -1), "step")
     budget = f"{steps} of {batch} × {data.length} tokens"

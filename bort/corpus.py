@@ -11,6 +11,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,31 +71,53 @@ def build(
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
     tick = _paced(say, interval)
-    try:
-        source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
+    with _refusals(cache):
+        source, folder = _place(data, cache, tokenizer, tick)
         if source.note:
             tick(f"corpus: {source.note}", now=True)
-        identity = {
-            "version": VERSION,
-            "source": source.identity,
-            "val_fraction": data.val_fraction,
-            "tokenizer": tokenizer_digest(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
-        }
-        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        folder = Path(cache) / "corpora" / fingerprint
         corpus = _open(folder, tokenizer)
         if corpus is None:
             if folder.exists():
                 tick(f"corpus: {folder} is damaged or incomplete; it is built again", now=True)
             _build(source, data, folder, tokenizer, tick)
             corpus = _open(folder, tokenizer)
-    except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or cache}"
-        raise BortError(f"corpus: {reason}; mend that or use another folder") from error
     _check_length(corpus.info, source.name, data)
     for line in _summary(corpus, data):
         tick(line, now=True)
     return corpus
+
+
+def find(data: Data, cache: Path, tokenizer=None) -> Corpus | None:
+    """The corpus of `data` if it was built before; raises BortError as `build` for wrong text."""
+    with _refusals(cache):
+        _, folder = _place(data, cache, tokenizer, lambda *_, **__: None)
+        corpus = _open(folder, tokenizer)
+    if corpus is not None:
+        _check_length(corpus.info, corpus.info["source"], data)
+    return corpus
+
+
+@contextmanager
+def _refusals(cache: Path) -> Iterator[None]:
+    """What the disk refuses, as one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename or cache}"
+        raise BortError(f"corpus: {reason}; mend that or use another folder") from error
+
+
+def _place(data: Data, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
+    """Where the text of `data` comes from, and the folder of the corpus that is made of it."""
+    source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
+    identity = {
+        "version": VERSION,
+        "source": source.identity,
+        "val_fraction": data.val_fraction,
+        "tokenizer": tokenizer_digest(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return source, Path(cache) / "corpora" / fingerprint
 
 
 def sequences(stream: np.ndarray, length: int) -> int:

@@ -8,7 +8,7 @@ import csv
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -173,25 +173,40 @@ def spread_out(archs: list[Arch], count: int, length: int) -> list[Arch]:
 def read_table(path: Path, archs: list[Arch]) -> dict[Arch, float]:
     """Milliseconds of these from a CSV with SIZES and latency_ms, as `bort.benchmark` writes it.
 
-    Raises BortError for a wrong file, and with the names of the points that it lacks.
+    Raises BortError for a wrong file, a shape with two latencies, and points that it lacks.
     """
     if not path.is_file():
         raise BortError(f"latency.path={path} does not exist; python -m bort.benchmark writes one")
-    found = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        for column in (*SIZES, "latency_ms"):
-            if column not in (rows.fieldnames or ()):
-                raise BortError(f"{path} has no column {column}")
-        for row in rows:
-            try:
-                arch, ms = [int(row[column]) for column in SIZES], float(row["latency_ms"])
-            except (TypeError, ValueError) as error:
-                raise BortError(f"{path} line {rows.line_num}: {error}") from None
-            if not 0 < ms < math.inf:
-                raise BortError(f"{path} line {rows.line_num}: latency_ms={ms:g} must be above 0")
-            found[tuple(arch)] = ms
+    found: dict[tuple[int, ...], float] = {}
+    for line, row in _table_rows(path):
+        try:
+            shape, ms = tuple(int(row[column]) for column in SIZES), float(row["latency_ms"])
+        except (TypeError, ValueError) as error:
+            raise BortError(f"{path} line {line}: {error}") from None
+        if not 0 < ms < math.inf:
+            raise BortError(f"{path} line {line}: latency_ms={ms:g} must be above 0")
+        if found.setdefault(shape, ms) != ms:
+            raise BortError(
+                f"{path} line {line}: ⟨{','.join(map(str, shape))}⟩ has {ms:g} ms here and "
+                f"{found[shape]:g} ms further up; leave one of them out"
+            )
     if missing := [arch for arch in archs if tuple(vars(arch).values()) not in found]:
-        names = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        names = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise BortError(f"{path} lacks {len(missing)} of the points: {names}")
     return {arch: found[tuple(vars(arch).values())] for arch in archs}
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of a CSV that has the columns of a latency table."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            for column in (*SIZES, "latency_ms"):
+                if column not in (rows.fieldnames or ()):
+                    raise BortError(f"{path} has no column {column}")
+            for row in rows:
+                yield rows.line_num, row
+    except (UnicodeDecodeError, csv.Error):
+        raise BortError(f"{path} is no CSV; python -m bort.benchmark writes one") from None
+    except OSError as error:
+        raise BortError(f"{path} cannot be read: {error.strerror}") from None

@@ -175,11 +175,12 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     missing = [name for name in task.splits if name not in rows]
     if missing and task.name != "custom":
         say(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
-    if run.patience:
-        run = replace(run, callbacks={**(run.callbacks or {}), "patience": _patience(run, task)})
     with locked(folder, False, say):
         open_folder(folder, run, record)
         check_corpus(folder, facts, {"model": hub.digest(source)}, run)
+        if run.patience:
+            patience = {"patience": _patience(run, task)}
+            run = replace(run, callbacks={**(run.callbacks or {}), **patience})
         pl.seed_everything(run.seed, verbose=False)
         model = fresh_classifier(task, body, run, rows["train"])
         outputs = counted(model.out.out_features, "output")

@@ -6,7 +6,9 @@ teacher, Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW h
 
 from dataclasses import dataclass
 
-from bort.config import Arch, Data, Train
+from bort.config import Arch, Train
+from bort.corpus import Corpus
+from bort.corpus import sequences as sequences_of
 from bort.cost import forward_flops
 from bort.data import VAL_RATE
 from bort.optim import NEWTON_SCHULZ_STEPS
@@ -32,19 +34,10 @@ def expected_text(sequences: float, length: int, rate: float, borders: float = 0
     return Text(sequences * length, length, sequences * masked)
 
 
-def training_text(data: Data, batches: float, borders: float = 0.0) -> Text:
-    """What so many training batches hold."""
-    return expected_text(batches * data.batch_size, data.length, data.mask_rate, borders)
-
-
-def validation_text(data: Data, borders: float = 0.0) -> Text:
-    """What one validation reads, if the text has so many held-out sequences."""
-    return expected_text(data.val_sequences, data.length, VAL_RATE, borders)
-
-
 def states_flops(arch: Arch, text: Text) -> float:
     """Forward pass up to the head's states: all but the product with the vocabulary."""
-    return forward_flops(arch, 0, text.length, text.positions / text.tokens) * text.tokens
+    layers = forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
+    return layers + 2 * arch.hidden**2 * text.positions
 
 
 def decoder_flops(hidden: int, vocab_size: int, positions: float) -> float:
@@ -77,20 +70,36 @@ def training_flops(arch: Arch, vocab_size: int, text: Text, steps: float, optimi
     return 3 * logits_flops(arch, vocab_size, text) + steps * optimizer_flops(arch, optimizer)
 
 
-def candidate_flops(
-    run: Train, teacher: Arch, vocab_size: int, train: Text, val: Text, batches: int
-) -> float:
-    """One candidate of a search: training, validations, its error; T's logits from kept states.
+@dataclass(frozen=True)
+class Amount:
+    """How much a training does: optimizer steps, batches and validations of these texts."""
 
-    run: the candidate's training, whose `max_steps` are n. train: all that it is trained on, in so
-    many batches; val: what one validation reads.
-    """
-    arch, steps = run.arch, run.trainer["max_steps"]
-    evaluations = validations(run, batches) + 1  # and the error that is recorded
-    positions = train.positions + evaluations * val.positions
+    steps: int
+    batches: int
+    validations: int
+    train: Text
+    val: Text
+
+
+def student_flops(run: Train, vocab_size: int, amount: Amount) -> float:
+    """What a run computes with the model that it trains: steps and validations."""
+    own = training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
+    return own + amount.validations * logits_flops(run.arch, vocab_size, amount.val)
+
+
+def teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
+    """T's passes over every training batch and in every validation, without kept states."""
+    val = logits_flops(teacher, vocab_size, amount.val)
+    return logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
+
+
+def candidate_flops(run: Train, teacher: Arch, vocab_size: int, amount: Amount) -> float:
+    """One candidate of a search: its training, and its error; T's logits come from kept states."""
+    evaluations = amount.validations + 1  # and the error that is recorded
+    positions = amount.train.positions + evaluations * amount.val.positions
     return (
-        training_flops(arch, vocab_size, train, steps, run.optim.name)
-        + evaluations * logits_flops(arch, vocab_size, val)
+        student_flops(run, vocab_size, amount)
+        + logits_flops(run.arch, vocab_size, amount.val)
         + decoder_flops(teacher.hidden, vocab_size, positions)
     )
 
@@ -119,3 +128,43 @@ def validations(run: Train, batches: int, per_epoch: int | None = None) -> int:
     if not interval or not batches:
         return 1
     return -(-batches // max(1, int(interval)))
+
+
+def amount_of(run: Train, corpus: Corpus | None) -> Amount:
+    """Steps, batches and text of a run; by its corpus, where that is there already.
+
+    Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
+    """
+    trainer, data, size = run.trainer or {}, run.data, run.data.batch_size * _processes(run)
+    per_epoch, held = None, data.val_sequences
+    borders = {"train": 0.0, "val": 0.0}
+    if corpus is not None:
+        counts = {split: sequences_of(getattr(corpus, split), data.length) for split in borders}
+        per_epoch, held = -(-counts["train"] // size), min(held, counts["val"])
+        for split in borders:
+            tokens, documents = (corpus.info[f"{split}_{x}"] for x in ("tokens", "documents"))
+            borders[split] = max(0, documents - 1) / max(1, tokens)
+    steps = max(trainer.get("max_steps") or 0, 0)
+    if (trainer.get("max_epochs") or -1) > 0 and per_epoch:
+        group = trainer.get("accumulate_grad_batches") or 1
+        by_epochs = trainer["max_epochs"] * -(-per_epoch // group)
+        steps = min(steps, by_epochs) if steps else by_epochs
+    batches = batches_of(run, steps, per_epoch)
+    read = batches * size
+    if per_epoch:  # the last batch of an epoch may be a smaller one
+        epochs, rest = divmod(batches, per_epoch)
+        read = epochs * counts["train"] + rest * size
+    train = expected_text(read, data.length, data.mask_rate, borders["train"])
+    val = expected_text(held, data.length, VAL_RATE, borders["val"])
+    return Amount(steps, batches, validations(run, batches, per_epoch) if held else 0, train, val)
+
+
+def _processes(run: Train) -> int:
+    """Devices that train together, each with batches of its own."""
+    devices = (run.trainer or {}).get("devices", 1)
+    count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1
+    return max(1, count) * ((run.trainer or {}).get("num_nodes") or 1)
+
+
+def _is_count(devices: object) -> bool:
+    return isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit())

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -29,6 +30,7 @@ from bort.data import PackedData, TeacherStates
 from bort.distill import Pretraining
 from bort.errors import BortError
 from bort.files import replacing, write_json
+from bort.identity import local_model
 from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
@@ -55,20 +57,33 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
 
 def prepare(run: Train, say: Say) -> tuple[Corpus, MaskedLM | None]:
     """The corpus of a run and the teacher that it needs, trained first if it has no name."""
+    teacher, tokenizer = open_sources(run)
+    corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
+    if teacher is None and run.needs_teacher:
+        teacher = trained_teacher(run, corpus, say)
+    elif teacher is not None and tokenizer is None:
+        _check_vocabulary(run, corpus.tokenizer, teacher)
+    return corpus, teacher
+
+
+def open_sources(run: Train) -> tuple[MaskedLM | None, Any]:
+    """The named teacher that a run needs, and the tokenizer that it is given; None for neither.
+
+    Raises BortError for what can be known to be wrong with them before there is a corpus.
+    """
     teacher = tokenizer = None
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
+        if run.needs_teacher and (folder := local_model(run.teacher.name)):
+            _check_length(run, hf.model_config(folder).positions)  # before anything large is read
         tokenizer = _teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = hf.load_masked_lm(run.teacher.name)
             _check_length(run, teacher.config.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = hf.load_tokenizer(run.data.tokenizer)
-    corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
-    if teacher is not None:
-        _check_vocabulary(run, corpus, teacher)
-    elif run.needs_teacher:
-        teacher = trained_teacher(run, corpus, say)
-    return corpus, teacher
+    if teacher is not None and tokenizer is not None:
+        _check_vocabulary(run, tokenizer, teacher)
+    return teacher, tokenizer
 
 
 def _teacher_tokenizer(run: Train):
@@ -93,9 +108,9 @@ def _check_length(run: Train, limit: int) -> None:
         )
 
 
-def _check_vocabulary(run: Train, corpus: Corpus, teacher: MaskedLM) -> None:
+def _check_vocabulary(run: Train, tokenizer: Any, teacher: MaskedLM) -> None:
     """The same word behind each id, or KD would teach noise."""
-    ours = corpus.tokenizer.get_vocab()
+    ours = tokenizer.get_vocab()
     theirs = hf.load_tokenizer(run.teacher.name).get_vocab()
     other = [word for word, number in ours.items() if theirs.get(word) != number]
     if other or teacher.config.vocab_size < len(ours):
@@ -189,11 +204,16 @@ def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
     return hf.load_masked_lm(folder)
 
 
+def encoder_folder(run: Train, corpus: Corpus) -> Path:
+    """Where the encoder of a fine-tuning without a model is kept."""
+    return _cached("encoders", own_run(run), corpus)
+
+
 def own_encoder(run: Train, say: Say) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
-    own = _own(run)
+    own = own_run(run)
     corpus = corpora.build(own.data, cache_folder(), None, say)
-    folder = _cached("encoders", own, corpus)
+    folder = encoder_folder(run, corpus)
     if finished(folder) is None:
         say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
         train(own, folder, corpus, None, say, label="encoder", wait=True)
@@ -202,13 +222,13 @@ def own_encoder(run: Train, say: Say) -> Path:
 
 def own_teacher(run: Train, say: Say) -> Path:
     """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
-    own = _own(run)
+    own = own_run(run)
     corpus = corpora.build(own.data, cache_folder(), None, say)
     trained_teacher(own, corpus, say)
     return teacher_folder(own, corpus)
 
 
-def _own(run: Train) -> Train:
+def own_run(run: Train) -> Train:
     """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}

@@ -209,8 +209,11 @@ def cost(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def operations(run: Run) -> Iterator[tuple[str, float]]:
-    """FLOPs by bort.cost, as (of what, how many); of a fine-tuning at most, at its full length."""
-    from bort.cost import forward_flops, training_flops  # loads torch
+    """FLOPs by bort.flops, as (of what, how many); of a fine-tuning at most, at its full length.
+
+    Validations are not part of them.
+    """
+    from bort.flops import Text, expected_text, logits_flops, training_flops  # loads torch
 
     s, found = run.settings, run.summary
     config = read_json(run.folder / "model" / "config.json")
@@ -218,14 +221,16 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
         return
     names = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     arch, length = Arch(*(config[name] for name in names)), s["data.length"]
+    vocab, work = config["vocab_size"], (found["steps"], s["optim.name"])
     if s["task"]:
-        yield "training, at most", training_flops(arch, 0, length, 0.0) * found["tokens"]
+        text = Text(found["tokens"], length, 0)
+        yield "training, at most", training_flops(arch, vocab, text, *work)
         return
-    head = (config["vocab_size"], length, s["data.mask_rate"])
-    yield "training", training_flops(arch, *head) * found["tokens"]
+    text = expected_text(found["tokens"] / length, length, s["data.mask_rate"])
+    yield "training", training_flops(arch, vocab, text, *work)
     if s["distill.w_kd"] and found.get("teacher_depth"):
         teacher = Arch(*(found[f"teacher_{key}"] for key in SIZES))
-        yield "the teacher's passes", forward_flops(teacher, *head) * found["tokens"]
+        yield "the teacher's passes", logits_flops(teacher, vocab, text)
 
 
 def configuration(run: Run) -> str:

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from bort import cost, flops, hf
+from bort import cost, flops, hf, hub
 from bort.cli import clock
-from bort.config import SIZES, Arch, Train, width_lr
+from bort.config import SIZES, Arch, Data, Train, width_lr
 from bort.corpus import Corpus
 from bort.data import TeacherStates, TrainBatches, ValBatches
 from bort.errors import BortError, Diverged, is_out_of_memory
@@ -73,6 +73,7 @@ def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -
     check_trainer(run)
     check_device(run.latency)
     check_folder(folder, run)
+    check_latency(run, folder)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.structured(run))
         record = {"config.yaml": config, "overrides.yaml": "[]"}
@@ -92,6 +93,18 @@ def run_here(run: SearchRun, folder: Path, say: Say) -> dict:
                 evaluate(own, folder, folder / job.folder, say)
             sweep.collect(batch)
         return sweep.plan
+
+
+def check_latency(run: SearchRun, folder: Path) -> None:
+    """Raises BortError, before T is trained, for a latency table that cannot be used."""
+    if run.latency.source != "table" or (run.resume and (folder / "latency.json").exists()):
+        return
+    archs = run.grid.points()[0]
+    if run.teacher.name is None:
+        archs = [run.teacher.arch, *archs]
+    elif isinstance(place := hub.find(run.teacher.name), Path):
+        archs = [Arch(*(getattr(hf.model_config(place), key) for key in SIZES)), *archs]
+    cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
 def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
@@ -206,11 +219,12 @@ class Sweep:
 
         Gives every point of `plan` the FLOPs of its training, too. train, val: what was read.
         """
-        batches = self._batches(corpus)
+        n, batches = self.run.search.n, self._batches(corpus)
         sequences = int(val.tokens / val.length)
         for point in plan["points"]:
             job = candidate_settings(replace(self.run, arch=Arch(*point["xi"])), sequences)
-            point["flops"] = flops.candidate_flops(job, shape, vocab, train, val, batches)
+            amount = flops.Amount(n, batches, flops.validations(job, batches), train, val)
+            point["flops"] = flops.candidate_flops(job, shape, vocab, amount)
         return {
             "teacher_flops": flops.states_flops(shape, train),
             "teacher_val_flops": flops.logits_flops(shape, vocab, val),
@@ -320,9 +334,12 @@ class Sweep:
 
 def _val_batches(corpus: Corpus, run: Train) -> ValBatches:
     """Held-out batches with at least POSITIONS masked positions, if the text has them."""
-    needed = math.ceil(POSITIONS / (0.14 * run.data.length))
-    data = replace(run.data, val_sequences=max(run.data.val_sequences, needed))
-    return ValBatches(corpus, data)
+    return ValBatches(corpus, replace(run.data, val_sequences=held_sequences(run.data)))
+
+
+def held_sequences(data: Data) -> int:
+    """How many held-out sequences decide an error, if the text has them."""
+    return max(data.val_sequences, math.ceil(POSITIONS / (0.14 * data.length)))
 
 
 def _teacher_pass(

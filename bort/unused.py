@@ -136,7 +136,7 @@ RULES = (
     ),
     Rule(
         "optim.lr",
-        lambda run: run.job == "compare" and bool(run.compare.lrs),
+        lambda run: run.job == "compare" and run.compare.lrs != [run.optim.lr],
         "is not read here: compare.lrs=[…] are the rates of experiment=kd_vs_mlm",
     ),
     Rule(

@@ -328,7 +328,7 @@ MESSAGES = [
         "data.sample_by=lines is unknown; use line, paragraph, file; did you mean 'line'?",
     ),
     (
-        lambda: Data(source="text"),
+        lambda: complete(data=Data(source="text")),
         "data=text needs data.path=FILE, FOLDER or the name of a hub data set",
     ),
     (lambda: Data(length=3), "data.length=3 must be at least 4"),
@@ -507,6 +507,7 @@ def test_settings_are_flat_and_leave_out_what_changes_no_weight():
         {"optim": replace(run.optim, beta1=0.8)},
         {"trainer": {**run.trainer, "max_steps": 3}},
         {"trainer": {**run.trainer, "precision": "bf16-mixed"}},
+        {"callbacks": {"stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping"}}},
     ):
         other = config.settings(replace(run, **change))
         assert len([k for k in {**flat, **other} if flat.get(k) != other.get(k)]) == 1

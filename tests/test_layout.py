@@ -81,6 +81,7 @@ search_page
 search
 dashboard
 optimum
+task_plan
 plan
 sweep
 onnx_predict

@@ -853,6 +853,43 @@ def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
         prepare(wrong, quiet)
 
 
+def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_path):
+    """All of that, and nothing else: a key too many trains it again, one too few takes another."""
+    run = settings_of(experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    first = pretraining.teacher_folder(run, corpus)
+    stop = {"a": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}}
+    for same in (
+        replace(run, data=replace(run.data, val_sequences=3, workers=2)),
+        replace(run, trainer={**run.trainer, "max_steps": 9, "accelerator": "auto"}),
+        replace(run, trainer={**run.trainer, "val_check_interval": 3, "max_time": "00:00:01:00"}),
+        replace(run, optim=replace(run.optim, lr=1e-3), seed=3, dropout=0.5, callbacks=stop),
+    ):
+        assert pretraining.teacher_folder(same, corpus) == first
+        assert pretraining.teacher_run(same).callbacks is None  # none that stops half-way
+    for other in (
+        replace(run, trainer={**run.trainer, "precision": "bf16-mixed"}),
+        replace(run, trainer={**run.trainer, "gradient_clip_val": 0.5}),
+        replace(run, optim=replace(run.optim, warmup=0.2)),
+        replace(run, teacher=replace(run.teacher, lr=1e-3)),
+        replace(run, teacher=replace(run.teacher, batch_size=4)),
+        replace(run, data=replace(run.data, mask_rate=0.2)),
+    ):
+        assert pretraining.teacher_folder(other, corpus) != first
+    changed = replace(corpus, info=corpus.info | {"digest": "of other text"})
+    assert pretraining.teacher_folder(run, changed) != first
+    renamed = replace(corpus, info=corpus.info | {"fingerprint": "of a copy of the same text"})
+    assert pretraining.teacher_folder(run, renamed) == first
+
+
+def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch):
+    run = settings_of(experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    first = pretraining.teacher_folder(run, corpus)
+    monkeypatch.setattr(pretraining, "VERSION", pretraining.VERSION + 1)
+    assert pretraining.teacher_folder(run, corpus) != first
+
+
 def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
     corpus, teacher = prepare(run, quiet)

@@ -147,12 +147,17 @@ def test_settings_that_are_not_the_default(kd):
 
 
 def test_operations(kd):
-    """By hand: 6 steps of 8 × 16 tokens; matrices, attention, 30% of the tokens in the head."""
+    """By hand: 6 steps of 8 × 16 tokens; matrices, attention, the masked of them in the head, Muon.
+
+    Of a row's 14 places 30% are masked, or one where it would have been none.
+    """
     found = dict(report.operations(report.read(kd)))
     tokens, V, S = 6 * 8 * 16, 280, 16
-    student = (4 * 16**2 + 2 * 16 * 32) * 2 + 4 * S * 16 + 0.3 * 2 * (16 * 16 + 16 * V)
-    teacher = (4 * 32**2 + 2 * 32 * 64) * 2 + 4 * S * 32 + 0.3 * 2 * (32 * 32 + 32 * V)
-    assert found["training"] == pytest.approx(3 * student * tokens)
+    masked = (0.3 * 14 + 0.7**14) / S
+    student = (4 * 16**2 + 2 * 16 * 32) * 2 + 4 * S * 16 + masked * 2 * (16 * 16 + 16 * V)
+    teacher = (4 * 32**2 + 2 * 32 * 64) * 2 + 4 * S * 32 + masked * 2 * (32 * 32 + 32 * V)
+    muon = 5 * (4 * 6 * 16**3 + 2 * (4 * 16**2 * 32 + 2 * 16**3))
+    assert found["training"] == pytest.approx(3 * student * tokens + 6 * muon)
     assert found["the teacher's passes"] == pytest.approx(teacher * tokens)
 
 
