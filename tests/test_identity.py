@@ -106,7 +106,12 @@ def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path)
 
 def test_a_comparison_does_not_mix_teachers(model, settings_of, tmp_path, monkeypatch):
     run = settings_of(f"teacher.name={model}", experiment="kd_vs_mlm")
-    monkeypatch.setattr(compare, "train", lambda *_, **__: pytest.fail("an arm was trained"))
+
+    def begun(job, place, *inputs, **options):
+        place.mkdir(parents=True, exist_ok=True)
+        pytest.fail("an arm was trained")
+
+    monkeypatch.setattr(compare, "train", begun)
     for _ in range(2):
         with pytest.raises(pytest.fail.Exception):
             compare.compare(run, tmp_path / "run", quiet)
