@@ -1,12 +1,9 @@
 """The user's own task: rows of csv, tsv, jsonl or parquet files, labels inferred from them."""
 
-import csv
 import hashlib
-import io
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,13 @@ from typing import Any
 from bort.config import Data
 from bort.errors import BortError, nearest
 from bort.rows import Row, Split, Task, shown
-from bort.tasks import decoded, json_object
+from bort.tables import Table, read_table
 from bort.wording import plain
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
 MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds with room to spare
 HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
-Record = tuple[dict, str]  # cells by column, and where they are
 
 
 def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
@@ -49,7 +45,7 @@ def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
     return task, rows
 
 
-def _task(data: Data, labels: dict[str, list], records: dict[str, list[Record]]) -> Task:
+def _task(data: Data, labels: dict[str, list], records: dict[str, Table]) -> Task:
     """What the labels of the training rows are, as a row of the table of tasks."""
     for split in ("train", "val"):
         for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
@@ -80,7 +76,7 @@ def _mostly_numbers(numbers: list[float | None]) -> bool:
 
 
 def _check_numbers(
-    found: list[str], numbers: list, labels: list[str], records: list[Record], data: Data
+    found: list[str], numbers: list, labels: list[str], records: Table, data: Data
 ) -> None:
     """Raises BortError, with the row, for a label that is no number, or one out of range."""
     for label, number in zip(found, numbers, strict=True):
@@ -114,7 +110,7 @@ def _guess(data: Data, numbers: list[float], rows: int) -> Iterator[str]:
         )
 
 
-def _spellings(column: str, labels: list[str], records: list[Record]) -> Iterator[str]:
+def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
     """Notes about labels that are one although they are written in several ways, and the reverse.
 
     Spaces around a label, and whether 1 is a number or a text, make no difference; case does.
@@ -248,7 +244,9 @@ def _label(record: dict, column: str, where: str) -> str | None:
 def _text(record: dict, column: str, where: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
-        what = "absent" if value is None else f"{shown(value)}, not text"
+        whole = isinstance(value, (dict, list))
+        what = f"a {type(value).__name__}" if whole else shown(value)
+        what = "absent" if value is None else f"{what}, not text"
         raise BortError(f"{where}: '{column}' is {what}; mend or drop the row")
     try:
         value.encode()
@@ -257,12 +255,13 @@ def _text(record: dict, column: str, where: str) -> str:
     return value
 
 
-def _check_text(column: str, records: list[Record]) -> None:
+def _check_text(column: str, records: Table) -> None:
     """Raises BortError for a column of numbers: it is not the text that was meant."""
     values = [record.get(column) for record, _ in records]
     if all(isinstance(value, str) and not value.strip() for value in values):
         raise BortError(f"{records[0][1]}: '{column}' is empty in this and every other row")
-    if all(_number(v) is not None if isinstance(v, str) else v is not None for v in values):
+    numbers = (v if isinstance(v, (int, float)) else _number(str(v)) for v in values)
+    if all(number is not None for number in numbers):
         raise BortError(
             f"{records[0][1]}: '{column}' is {shown(values[0])}, and a number in every row; set "
             "data.text to the column with the text"
@@ -272,93 +271,21 @@ def _check_text(column: str, records: list[Record]) -> None:
 # ------------------------------------------------------------------------------------ files
 
 
-def _records(path: Path, split: str, data: Data) -> list[Record]:
+def _records(path: Path, split: str, data: Data) -> Table:
     """All records of a file; its columns are checked."""
     path = path.expanduser()
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in SUFFIXES:
         raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         raise BortError(f"data.{split}={path} is not there{nearest(path.name, near)}")
+    if not path.stat().st_size:
+        raise BortError(f"{path}: the file is empty; get it again")
     needed = [*data.texts, *([] if split == "test" else [data.label])]
     try:
-        found = list(reader(path, needed))
+        table = read_table(path, needed, [*data.texts, data.label])
     except OSError as error:
         raise BortError(f"data.{split}={path}: {error.strerror or error}") from error
-    if not found:
+    if not len(table):
         raise BortError(f"{path}: no rows in it; get the file again")
-    return found
-
-
-def _check_columns(has: list[str], needed: list[str], where: str) -> None:
-    for column in needed:
-        if column not in has:
-            hint = nearest(column, has) or "; set data.text and data.label"
-            raise BortError(f"{where}: no column '{column}' (it has {shown(', '.join(has))}){hint}")
-    twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
-    if twice:
-        raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
-
-
-def _csv(path: Path, needed: list[str]) -> Iterator[Record]:
-    """Rows of comma-separated cells, quoted as spreadsheets do; a quoted one may hold lines."""
-    csv.field_size_limit(1 << 30)  # the default refuses a text of 131,072 characters
-    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for cells in reader:
-            where, line = f"{path}, line {line}", reader.line_num + 1
-            if not cells:
-                continue  # a blank line
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                _check_columns(header, needed, where)
-                continue
-            yield _cells(header, cells, where)
-    except csv.Error as error:
-        raise BortError(
-            f"{path}, line {line}: the row that starts here is not whole ({error}); mend its quotes"
-        ) from error
-
-
-def _tsv(path: Path, needed: list[str]) -> Iterator[Record]:
-    """Rows of cells between tabs, one on each line; a quote is a letter like any other."""
-    lines = decoded(path).split("\n")
-    header = lines[0].removesuffix("\r").split("\t")
-    _check_columns(header, needed, f"{path}, line 1")
-    for number, line in enumerate(lines[1:], start=2):
-        if line.removesuffix("\r"):
-            cells = line.removesuffix("\r").split("\t")
-            yield _cells(header, cells, f"{path}, line {number}")
-
-
-def _cells(header: list[str], cells: list[str], where: str) -> Record:
-    if len(cells) != len(header):
-        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; mend or drop the line")
-    return dict(zip(header, cells, strict=True)), where
-
-
-def _jsonl(path: Path, needed: list[str]) -> Iterator[Record]:
-    """One JSON object a line."""
-    for number, line in enumerate(decoded(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            record: dict[str, Any] = json_object(line, where)
-            _check_columns(list(record), needed, where)
-            yield record, where
-
-
-def _parquet(path: Path, needed: list[str]) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BortError(f"{path}: not a whole parquet file; make it again") from error
-    _check_columns(table.column_names, needed, str(path))
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield record, f"{path}, row {number}"
+    return table

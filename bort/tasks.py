@@ -16,6 +16,7 @@ from bort import rows as shapes
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.rows import Row, Split, Task, shown
+from bort.text_files import check_encoding, undecodable
 
 
 def find(name: str) -> Task:
@@ -134,10 +135,12 @@ def _missing(task: Task, root: Path, split: Split) -> str:
 def decoded(path: Path) -> str:
     """The whole text of a file, without a byte-order mark."""
     content = path.read_bytes()
+    check_encoding(content[:4], path)
     try:
         text = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise BortError(f"{path}: not UTF-8 at byte {error.start}; convert the file") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise undecodable(path, error.start, line) from error
     if not text:
         raise BortError(f"{path}: the file is empty; get it again")
     if "\0" in text:

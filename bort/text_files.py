@@ -17,7 +17,7 @@ ENCODINGS = {
 
 
 class Line(NamedTuple):
-    """A line without its end."""
+    """A line of a file."""
 
     text: str
     number: int  # from 1
@@ -25,7 +25,14 @@ class Line(NamedTuple):
 
 
 def lines(path: Path) -> Iterator[Line]:
-    """Lines of a UTF-8 file. Only \\n and \\r\\n end one; str.splitlines cuts at eight more.
+    """As `raw_lines`, without the ends."""
+    for text, number, size in raw_lines(path):
+        text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+        yield Line(text, number, size)
+
+
+def raw_lines(path: Path) -> Iterator[Line]:
+    """Lines of a UTF-8 file with their ends. Only \\n ends one; str.splitlines cuts at nine more.
 
     A byte-order mark belongs to none. Raises BortError for another encoding, naming byte and line.
     """
@@ -37,11 +44,8 @@ def lines(path: Path) -> Iterator[Line]:
                 text = raw.decode()
             except UnicodeDecodeError as error:
                 raise undecodable(path, offset + error.start, number) from error
-            if not offset:
-                text = text.removeprefix("\ufeff")
+            yield Line(text if offset else text.removeprefix("\ufeff"), number, len(raw))
             offset += len(raw)
-            text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
-            yield Line(text, number, len(raw))
 
 
 def check_encoding(head: bytes, path: Path) -> None:

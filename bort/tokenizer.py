@@ -14,7 +14,8 @@ import numpy as np
 
 from bort.errors import BortError
 
-CHUNK = 4_000_000  # characters encoded at once; the tokenizer needs about 150 MB for it
+CHUNK = 4_000_000  # characters of documents that are read and encoded together
+BATCH = 1_000_000  # characters encoded at once; the tokenizer needs about 40 MB for it
 PIECE = 100_000  # characters; longer documents are encoded in pieces, on all cores
 WORD = 64  # characters; of a longer word a BPE would be learnt in quadratic time
 CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or of WordPiece crosses this
@@ -117,16 +118,16 @@ def text_encoder(tokenizer):
 
 
 def encode(encoder, texts: list[str]) -> list[np.ndarray]:
-    """Ids (int64) of each text, no special token added, on all cores."""
+    """Ids (int32) of each text, no special token added, on all cores."""
     cut = [(row, piece) for row, text in enumerate(texts) for piece in pieces(text)]
     ends = accumulate(len(piece) for _, piece in cut)
-    grouped = groupby(zip(cut, ends, strict=True), key=lambda item: item[1] // (2 * CHUNK))
+    grouped = groupby(zip(cut, ends, strict=True), key=lambda item: item[1] // BATCH)
     parts: list[list] = [[] for _ in texts]
-    for _, group in grouped:  # one group, unless a document is longer than a chunk
+    for _, group in grouped:
         rows, batch = zip(*(piece for piece, _ in group), strict=True)
         encodings = encoder.encode_batch_fast(batch, add_special_tokens=False)
         for row, encoding in zip(rows, encodings, strict=True):
-            parts[row].append(np.array(encoding.ids, dtype=np.int64))
+            parts[row].append(np.array(encoding.ids, dtype=np.int32))
     return [np.concatenate(part) for part in parts]
 
 

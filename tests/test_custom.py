@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import tracemalloc
 from pathlib import Path
 
 import pandas
@@ -13,6 +14,8 @@ import pytest
 from bort import custom
 from bort.config import Data
 from bort.errors import BortError
+from bort.tables import read_table
+from bort.text_files import lines
 
 ROWS = [
     ('Good, really "good".', "pos"),
@@ -376,3 +379,49 @@ def test_json_lines_with_numbers_for_labels(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     task, rows = custom.read(data(path, val=str(path)))
     assert task.labels == ("0", "1") and [row.label for row in rows["train"]] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_cells_between_semicolons_or_tabs(tmp_path, sign):
+    path = tmp_path / "a.csv"
+    lines = [("review", "label"), ('"a, b"', "x"), ("c", "y"), ("d", "x")]
+    path.write_text("\n".join(sign.join(cells) for cells in lines))
+    _, rows = custom.read(data(path, val=str(path)))
+    assert [row.texts for row in rows["train"]] == [("a, b",), ("c",), ("d",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("badutf", r"badutf\.parquet, row 8: b'caf\\xe9 au lait' is not UTF-8"),
+        ("page", r"page\.parquet: damaged after row 0"),
+        ("struct", r"struct\.parquet, row 1: 'text' is a dict, not text"),
+    ],
+)
+def test_damaged_parquet_is_one_line(shared, name, message):
+    path = shared / "cases" / "N" / "N09-parquet-utf8" / f"{name}.parquet"
+    with pytest.raises(BortError, match=message):
+        custom.read(data(path, text="text"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_encodings_are_named(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes("review,label\na,x\n".encode("utf-16"))
+    with pytest.raises(BortError, match=rf"a{suffix}: UTF-16, not UTF-8; convert the file"):
+        custom.read(data(path))
+    path.write_bytes(b"review\tlabel\ncaf\xe9\tx\n")
+    with pytest.raises(BortError, match=r"not UTF-8 at byte \d+; convert the file \(line 2\)"):
+        custom.read(data(path)) if suffix == ".tsv" else list(lines(path))
+
+
+def test_a_table_takes_little_memory_beside_its_texts(tmp_path):
+    """50,000 rows of 16 equal letters and a column that nobody needs: 16 bytes and a pointer."""
+    path = tmp_path / "a.csv"
+    path.write_text("review,label,other\n" + f"{'a' * 16},x,{'b' * 200}\n" * 50_000)
+    tracemalloc.start()
+    table = read_table(path, ["review", "label"], ["review", "label"])
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(table) == 50_000 and table[49_999][1].endswith("a.csv, line 50001")
+    assert peak < 50_000 * 40

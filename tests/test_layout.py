@@ -36,6 +36,7 @@ tokenizer_folder
 text_files
 rows
 tasks
+tables
 custom
 casting
 scoring

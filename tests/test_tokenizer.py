@@ -40,7 +40,7 @@ def test_long_documents_are_cut_without_a_trace(shared, monkeypatch):
     tokenizers.append(train_tokenizer([text], 500))
     whole = [module.encode(module.text_encoder(t), [text, "", "end"]) for t in tokenizers]
     monkeypatch.setattr(module, "PIECE", 50)
-    monkeypatch.setattr(module, "CHUNK", 1000)
+    monkeypatch.setattr(module, "BATCH", 1000)
     assert len(list(module.pieces(text))) > 500 and "".join(module.pieces(text)) == text
     assert "".join(module.pieces("x" * 1001)) == "x" * 1001
     for tokenizer, expected in zip(tokenizers, whole, strict=True):
