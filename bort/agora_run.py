@@ -48,7 +48,7 @@ from bort.judge import judged, open_judge, saw_all, teacher_source
 from bort.logger import extra_loggers, finish_loggers
 from bort.ownership import remove_model
 from bort.rows import Row
-from bort.runs import check_corpus, done, locked, open_folder
+from bort.runs import check_corpus, done, finished, locked, open_folder
 from bort.tasks import json_object
 from bort.training import check_trainer, device_of, quiet
 from bort.wording import counted, decimal, plain
@@ -85,6 +85,8 @@ def agora(
         encoder = None if run.agora.teacher else teacher_source(run, say)
         info = {"digest": digest(rows), "source": task.name}
         check_corpus(folder, info, _model_digests(run, candidate.source, encoder), run)
+        if run.resume and (summary := finished(folder)) is not None:
+            return summary  # a file was touched, and holds what it held
         loggers = extra_loggers(run.logger, folder, settings(run))
         try:
             return Arena(candidate, loggers).play(encoder)

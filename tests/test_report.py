@@ -247,6 +247,39 @@ def test_page_of_a_task(classes):
     assert f"40 rows, {right} answered rightly" in words(text)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b"{", b"5", b"[]", b"{}", b'{"true": "a"}', b'{"true": 1.5, "score": 2.0, "tokens": 3}',
+     b'{"true": "a", "label": 5, "score": 0.5, "scores": {}, "tokens": 3}',
+     b'{"true": "a", "label": "a", "score": 0.5, "scores": {}, "tokens": 3, "texts": [1]}',
+     b"\xff", b"[" * 100_000],
+)  # fmt: skip
+def test_damaged_answers_are_one_line(tmp_path, damage):
+    path = tmp_path / "val.jsonl"
+    good = b'{"true": "a", "label": "b", "score": 0.5, "scores": {"a": 0.5, "b": 0.5}, "tokens": 3}'
+    path.write_bytes(good + b"\n" + damage + b"\n")
+    with pytest.raises(BortError, match=r"val\.jsonl") as error:
+        mistakes.read_answers(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200 + len(str(path))
+    path.write_bytes(b"")
+    assert mistakes.read_answers(path) == []
+
+
+def test_foreign_names_are_plain_on_the_page(tmp_path):
+    """Line feeds, control characters and labels of ten thousand letters."""
+    labels = ["a\nb\x1b[0m", "L" * 10_000]
+    rows = [
+        {"true": labels[k % 2], "label": labels[0], "score": 0.9, "tokens": 3, "texts": ["x\x00"]}
+        for k in range(4)
+    ]
+    rows = [row | {"scores": dict.fromkeys(labels, 0.5)} for row in rows]
+    (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    parts = list(mistakes.parts(tmp_path / "val.jsonl"))
+    text = "".join(part for part in parts if isinstance(part, str))
+    assert "One answer for all rows: a\\nb\\x1b[0m" in text
+    assert not {"\x1b", "\x00"} & set(text) and len(text) < 5_000
+
+
 def test_one_answer_for_all(tmp_path):
     path = tmp_path / "val.jsonl"
     rows = [row | {"scores": {"a": 0.2, "b": 0.8}} for row in made(9, 0, 5)]
