@@ -25,6 +25,7 @@ from bort.wording import decimal, plain
 
 SHOWN = 400  # characters of a text that is answered wrongly
 ERRORS = ("rmse", "mae", "r2")  # of a regression, beside its official metrics
+NEARLY_ALL = 0.98  # of the rows with one answer
 NARROW = 0.1  # deviation of the answers against that of the labels: r² is below 0.01
 
 
@@ -61,9 +62,20 @@ def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | No
             lines.append("there is one row only")
         elif asked == 0:
             lines.append(f"all {len(rows):,} labels are {_labels(rows)[0]:.6g}")
+    elif not lines and labelled and task.form != "record":
+        lines += _nearly_constant(task, rows, given)
     if undefined := [name for name, value in scores.items() if value is None]:
         lines.append(f"{', '.join(undefined)} not defined")
     return "; ".join(lines) or None
+
+
+def _nearly_constant(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+    """A line when nearly all rows get one answer that many fewer of them have as their label."""
+    answer, count = Counter(given.tolist()).most_common(1)[0]
+    share, true = count / len(rows), float((_labels(rows) == answer).mean())
+    if share >= NEARLY_ALL and true < 0.9 * share:
+        name = plain(task.labels[int(answer)])
+        yield f"the model answers '{name}' to {share:.1%} of the rows, and {true:.1%} are that"
 
 
 def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:

@@ -334,3 +334,12 @@ def test_answers_that_hardly_differ_are_told():
         find("glue/stsb"), rows, [2.0] * 4
     )
     assert doubt(find("glue/rte"), labelled([0, 1]), [0, 1]) is None
+
+
+def test_nearly_one_answer_is_told():
+    """99 of 100 rows get one answer; where as many have it as their label, nothing is wrong."""
+    answers = [1] * 99 + [0]
+    line = doubt(find("glue/rte"), labelled([0, 1] * 50), answers)
+    assert line == "the model answers 'not_entailment' to 99.0% of the rows, and 50.0% are that"
+    assert doubt(find("glue/rte"), labelled([1] * 95 + [0] * 5), answers) is None
+    assert doubt(find("glue/rte"), labelled([0, 1] * 50), [1] * 90 + [0] * 10) is None
