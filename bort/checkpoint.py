@@ -20,6 +20,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from bort.errors import BortError
 from bort.files import replacing
+from bort.ownership import CHECKPOINT
 
 DIGITS = 16  # of the SHA-256 in a name
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -63,7 +64,7 @@ def newest_whole(
     identity: that of the run, which its checkpoints hold; None: of any. Says which damaged ones
     were passed over. Raises BortError when all are damaged, or the newest is another run's.
     """
-    found = sorted(folder.glob("step_*.ckpt"), reverse=True)
+    found = sorted(folder.glob(CHECKPOINT), reverse=True)
     for number, path in enumerate(found):
         if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):
             if identity is not None and _identity_in(path) != identity:
@@ -189,10 +190,10 @@ class Checkpoints(pl.Callback):
         """Save where training stands, drop what is too old, and end the process if asked to."""
         if list(self.folder.glob(f"step_{trainer.global_step:08d}-*.ckpt")):
             return self._end(trainer)  # a resumed run that had nothing left to do
-        old = sorted(self.folder.glob("step_*.ckpt"))
+        old = sorted(self.folder.glob(CHECKPOINT))
         trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
         if trainer.is_global_zero:  # the old ones go only now that the new one is complete
-            new = set(self.folder.glob("step_*.ckpt")) - set(old)
+            new = set(self.folder.glob(CHECKPOINT)) - set(old)
             for path in old[: max(0, len(old) + len(new) - self.keep)] if new else []:
                 path.unlink(missing_ok=True)
         self._end(trainer)

@@ -32,12 +32,14 @@ SUBMISSIONS = (
     "AX AX-b AX-g BoolQ CB COPA CoLA MNLI-m MNLI-mm MRPC MultiRC QNLI QQP RACE-H RACE-M RTE ReCoRD "
     "SST-2 STS-B WNLI WSC WiC"
 ).split()
+CHECKPOINT = f"step_{'[0-9]' * 8}-{'[0-9a-f]' * 16}.ckpt"  # a copy of the user's has another name
 RUN_FILES = (
     *"summary.json failed.json point.json metrics.csv perf.csv samples.txt losses.npy".split(),
     *"corpus.json report.html curves.html search.json latency.json candidates.csv".split(),
     *"optimum.yaml timing.json launched.json rounds.json generated.jsonl".split(),
     *"random/rows.jsonl random/launched.jsonl plain/launched.jsonl".split(),
-    *"rounds/*/rows.jsonl rounds/*/launched.jsonl checkpoints/step_*.ckpt".split(),
+    *"rounds/*/rows.jsonl rounds/*/launched.jsonl".split(),
+    f"checkpoints/{CHECKPOINT}",
     *"teacher/train-s*.f16 teacher/train-s*.npy teacher/val.f16 teacher/val.npy".split(),
     *"teacher/entropy.npy teacher/documents.npy".split(),
     *(f"model/{name}" for name in sorted(MODEL_FILES)),
@@ -198,8 +200,9 @@ def clear_run(folder: Path) -> None:
     settle(folder)
     for pattern in RUNS_BELOW:
         for path in folder.glob(pattern):
-            clear_run(path)
-            remove_empty([path, *_between(path, folder)])
+            if _is_inside(path, folder):
+                clear_run(path)
+                remove_empty([path, *_between(path, folder)])
     for pattern in RUN_TREES:
         for path in folder.glob(pattern):
             shutil.rmtree(path) if _is_real_folder(path) else path.unlink()
@@ -209,9 +212,14 @@ def clear_run(folder: Path) -> None:
 
 
 def remove_matching(folder: Path, pattern: str) -> None:
-    """Remove the files below a run folder with these names, and the folders that are empty then."""
+    """Remove the files below a run folder with these names, and the folders that are empty then.
+
+    What lies behind a linked folder may belong to another run and stays, but for checkpoints: those
+    of a run may lie on another disk.
+    """
     for path in folder.glob(pattern):
-        if not _is_real_folder(path):
+        linked = not _is_inside(path.parent, folder) and path.parent.name != "checkpoints"
+        if not _is_real_folder(path) and not linked:
             path.unlink()
     if inner := pattern.rpartition("/")[0]:
         for path in folder.glob(inner):
@@ -221,7 +229,7 @@ def remove_matching(folder: Path, pattern: str) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Of a finished training in `folder`, which needs them no more: three times the model."""
-    remove_matching(folder, "checkpoints/step_*.ckpt")
+    remove_matching(folder, f"checkpoints/{CHECKPOINT}")
 
 
 def remove_model(folder: Path) -> None:
@@ -237,6 +245,10 @@ def remove_empty(folders: Iterable[Path]) -> None:
             path.rmdir()
         except OSError:
             break
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _between(path: Path, folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
+from bort.ownership import foreign_names, run_settings
 from bort.page import next_training
 from bort.runs import RESTORE, doubt, read_overrides, reserve_stamp, take_failures
 from bort.search_config import SearchRun
@@ -94,12 +95,21 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
     search.collect(batch)
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds files, but neither Hydra's record of a sweep nor a run."""
+    names = foreign_names(folder)
+    own = "multirun.yaml" in names or any(run_settings(folder / name) for name in names)
+    return bool(names) and not own
+
+
 class Gather(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Give the sweep a name of its own when another one started in the same second."""
-        words = config.hydra.overrides.task
+        folder, words = Path(config.hydra.sweep.dir), config.hydra.overrides.task
+        if config.job != "search" and is_foreign(folder):  # a search looks itself
+            cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
         with read_write(config), open_dict(config):
             if not any(word.startswith("name=") for word in words) and reserve_stamp(
                 config, lambda: Path(config.hydra.sweep.dir)

@@ -335,7 +335,8 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
     for stopped in (RuntimeError, KeyboardInterrupt):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "bort.pretrain._student", lambda *_, stopped=stopped: (_ for _ in ()).throw(stopped)
+                "bort.pretrain.MetricsCsv",
+                lambda *_, stopped=stopped: (_ for _ in ()).throw(stopped),
             )
             with pytest.raises(stopped):
                 train(run, repository, corpus, None, quiet)
@@ -369,6 +370,44 @@ def test_starting_again_does_not_remove_what_it_reads(settings_of, tmp_path):
         ) as error:
             runs.check_folder(folder, replace(again, model=str(source), resume=False))
         assert "\n" not in str(error.value)
+
+
+def test_nothing_behind_a_link_is_cleared(settings_of, tmp_path):
+    """Another run's model and another run, linked into this one."""
+    run = settings_of("trainer.max_steps=1")
+    for name in ("this", "other"):
+        pretrain(run, tmp_path / name, quiet)
+    before = content(tmp_path / "other")
+    (tmp_path / "this" / "teacher").symlink_to(tmp_path / "other")
+    (tmp_path / "this" / "kd").mkdir()
+    (tmp_path / "this" / "kd" / "lr_1").symlink_to(tmp_path / "other")
+    (tmp_path / "this" / "model").rename(tmp_path / "old")
+    (tmp_path / "this" / "model").symlink_to(tmp_path / "other" / "model")
+    ownership.clear_run(tmp_path / "this")
+    assert content(tmp_path / "other") == before
+    assert {p.name for p in (tmp_path / "this").iterdir()} == {"teacher", "kd", "model"}
+
+
+def test_a_copy_of_a_checkpoint_is_the_users(settings_of, tmp_path):
+    """It is neither counted among the newest two nor taken for a damaged one."""
+    run = settings_of("trainer.max_steps=6", "checkpoint_every=1")
+    corpus, _ = prepare(run, quiet)
+    write(tmp_path / "run", {"checkpoints/step_best.ckpt": "mine"})
+    train(run, tmp_path / "run", corpus, None, quiet)
+    assert (tmp_path / "run" / "checkpoints" / "step_best.ckpt").read_text() == "mine"
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 3
+
+
+def test_a_sweep_into_a_strangers_folder_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    project = write(tmp_path / "proj", {"summary.csv": "mine"})
+    with pytest.raises(SystemExit):
+        sweep.Gather().on_multirun_start(composed("train", "hydra.sweep.dir=proj"))
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "proj holds files but no sweep of bort" in line
+    assert content(project) == {"summary.csv": "mine"}
+    write(project, {"multirun.yaml": "{}"})
+    assert not sweep.is_foreign(project)
 
 
 def test_every_file_of_every_job_is_known(settings_of, tmp_path):
