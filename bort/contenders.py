@@ -105,7 +105,7 @@ def of_folder(name: str) -> Contender:
 
 def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
     """An exported folder; its parameters are the weights in the file, scales of int8 left out."""
-    from bort import hf, onnx
+    from bort import hf, hf_config, onnx
 
     onnx.require_onnx()
     import onnxruntime
@@ -116,6 +116,9 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
     for key in (*keys, "vocab_size", "architectures"):
         if key not in settings:
             raise BortError(f"{folder / 'config.json'} has no {key}; export the model again")
+    config = hf.model_config(folder)  # checked: anybody may have written it
+    arch = Arch(config.depth, config.heads, config.hidden, config.intermediate)
+    kind = hf_config.architecture(settings, folder / "config.json").partition("For")[2]
     limit = hf.load_tokenizer(folder).model_max_length
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -130,12 +133,12 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
     weights = [t for t in tensors if t.data_type in kinds and t.dims]
     weights = [t for t in weights if not t.name.endswith(("_scale", "_zero_point"))]
     count = sum(int(np.prod(tensor.dims)) for tensor in weights)
-    what = HEADS.get("For" + settings["architectures"][0].partition("For")[2], "encoder")
+    what = HEADS.get(f"For{kind}", "encoder")
     if "spans" in [given.name for given in session.get_inputs()]:
         what = HEADS["Model"]
     return Contender(
-        name, what, "onnx_int8" if int8 else "onnx", Arch(*(settings[key] for key in keys)),
-        settings["vocab_size"], limit, count, file.stat().st_size, name, file,
+        name, what, "onnx_int8" if int8 else "onnx", arch, config.vocab_size, limit, count,
+        file.stat().st_size, name, file,
     )  # fmt: skip
 
 

@@ -248,7 +248,8 @@ class TaskRows:
         room = model.config.limit
         if data.length > room and data.length != Data.length:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
-        room = min(data.length, room)
+        if model.config.length is None or data.length != Data.length:
+            room = min(data.length, room)  # else as in the run whose scores are compared
         inputs = casting.cast(task, rows["val"], tokenizer, room)
         types = model.config.type_vocab > 0
         return cls(task, rows["val"], inputs, tokenizer.pad_token_id, types, order)

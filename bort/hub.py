@@ -6,6 +6,7 @@ Nothing here imports code from a folder or unpickles more than plain tensors.
 import os
 import pickle
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import huggingface_hub
@@ -19,6 +20,7 @@ from bort.errors import BortError, nearest
 from bort.foreign import read_json, short, show
 from bort.identity import model_digest
 
+DEEPEST, MOST_FOLDERS = 3, 1_000  # of folders that are searched for runs
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
@@ -34,17 +36,14 @@ def find(name: str | os.PathLike) -> Path | str:
 
 def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
     """`find` for a folder that holds one of the files `marks`."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = _user_path(name)
+    if os.path.isdir(path):  # False, where Path.is_dir raises: too long, not allowed
         for folder in (path, path / "model"):
-            if any((folder / mark).is_file() for mark in marks):
+            if any(os.path.isfile(folder / mark) for mark in marks):
                 return folder
-        if several := sorted(
-            path.glob("*/**/model/config.json")
-        ):  # a comparison, a sweep, a search
+        if several := _runs_below(path):  # a comparison, a sweep, a search
             raise BortError(
-                f"{name} holds {len(several)} models; give one of them, as in "
-                f"{several[0].parent.parent}"
+                f"{name} holds {len(several)} models; give one of them, as in {several[0]}"
             )
         if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
             raise BortError(
@@ -54,7 +53,7 @@ def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
         if not any(path.iterdir()):
             raise BortError(f"{name} is an empty folder; give one that holds {marks[0]}")
         raise BortError(f"{name} is not a model folder: it holds no {' or '.join(marks)}")
-    if path.exists():
+    if os.path.exists(path):
         raise BortError(f"{name} is a file; give the folder of a model, which holds {marks[0]}")
     if _looks_local(name):
         hint = _nearest_folder(path) or "; give a run folder, a model folder or a hub name"
@@ -62,10 +61,50 @@ def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
     try:
         huggingface_hub.utils.validate_repo_id(name)
     except HFValidationError:
-        raise BortError(f"'{name}' is neither a folder nor a possible hub name") from None
+        raise BortError(
+            f"'{short(name, 60)}' is neither a folder nor a possible hub name"
+        ) from None
     if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
         _require_hub(name)
     return name
+
+
+def _user_path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
+
+
+def _runs_below(path: Path) -> list[Path]:
+    """The folders with a model/ in the first DEEPEST levels below a folder, in their order.
+
+    At most MOST_FOLDERS are looked at, level by level, and no link is followed: the folder may be
+    anything, the root of a disk too.
+    """
+    runs, level, looked = [], [path], 0
+    for depth in range(DEEPEST + 1):
+        below = []
+        for folder in level:
+            if depth and os.path.isfile(folder / "model" / "config.json"):
+                runs.append(folder)
+            if depth < DEEPEST:
+                below += _folders(folder)
+            looked += 1
+            if looked == MOST_FOLDERS:
+                return sorted(runs)
+        level = below
+    return sorted(runs)
+
+
+def _folders(path: Path) -> list[Path]:
+    """The first MOST_FOLDERS folders in one, links left out; none where it may not be read."""
+    try:
+        with os.scandir(path) as entries:
+            some = islice(entries, MOST_FOLDERS)
+            return sorted(path / e.name for e in some if e.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
 
 
 def _looks_local(name: str) -> bool:
@@ -83,19 +122,19 @@ def _nearest_folder(path: Path) -> str:
         path = path.parent
     if not path.parent.is_dir():
         return f"; {path.parent} is a file"
-    return nearest(path.name, [p.name for p in path.parent.iterdir() if p.is_dir()])
+    return nearest(path.name, [folder.name for folder in _folders(path.parent)])
 
 
 def _require_hub(name: str) -> None:
     hint = _nearest_folder(Path(name))
     if huggingface_hub.is_offline_mode():
         raise BortError(
-            f"'{name}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
+            f"'{short(name, 60)}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
             f"is set; give a folder, or unset it{hint}"
         )
     if not hub_reachable():
         raise BortError(
-            f"'{name}' is neither a folder nor in the local Hugging Face cache, and the hub does "
+            f"'{short(name, 60)}' is neither a folder nor in the local Hugging Face cache, and the hub does "
             f"not answer; give a folder, or try again with a network{hint}"
         )
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -501,6 +502,31 @@ def test_hub_names_from_the_cache(hub_folder, monkeypatch):
     with pytest.raises(BortError, match="cannot fetch 'someone/model' .* 403 Forbidden") as error:
         hf.load_masked_lm("someone/model")
     one_line(error)
+
+
+def test_a_folder_full_of_folders_is_not_walked(tmp_path, monkeypatch):
+    """model=/ answers at once: a few levels and a few thousand folders are looked at, no links."""
+    (tmp_path / "a" / "b" / "c" / "d" / "model").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c" / "d" / "model" / "config.json").write_text("{}")
+    (tmp_path / "again").symlink_to(tmp_path)
+    for k in range(40):
+        (tmp_path / f"x{k}").mkdir()
+    with pytest.raises(BortError, match="is not a model folder"):
+        hub.find(tmp_path)
+    with pytest.raises(BortError, match="a holds 1 models; give one of them, as in .*/a/b/c/d"):
+        hub.find(tmp_path / "a")
+    looked = []
+    monkeypatch.setattr(hub, "MOST_FOLDERS", 10)
+    monkeypatch.setattr(hub, "_folders", lambda path: looked.append(path) or [path / "x"] * 50)
+    with pytest.raises(BortError):
+        hub.find(tmp_path)
+    assert len(looked) <= 10
+    start = time.monotonic()
+    for name in ("/", "/proc", "~nobody-of-this-name/x", "x" * 300, "x\0y"):
+        with pytest.raises(BortError) as error:
+            hub.find(name)
+        assert len(one_line(error)) <= 200
+    assert time.monotonic() - start < 4
 
 
 # Tokenizers
