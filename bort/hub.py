@@ -126,16 +126,15 @@ def _nearest_folder(path: Path) -> str:
 
 
 def _require_hub(name: str) -> None:
-    hint = _nearest_folder(Path(name))
+    """Raise BortError when a model that is not in the local cache cannot be fetched."""
+    shown, hint = short(name, 60), _nearest_folder(Path(name))
+    absent = f"'{shown}' is neither a folder nor in the local Hugging Face cache"
     if huggingface_hub.is_offline_mode():
-        raise BortError(
-            f"'{short(name, 60)}' is neither a folder nor in the local Hugging Face cache, and HF_HUB_OFFLINE "
-            f"is set; give a folder, or unset it{hint}"
-        )
+        raise BortError(f"{absent}, and HF_HUB_OFFLINE is set; give a folder, or unset it{hint}")
     if not hub_reachable():
         raise BortError(
-            f"'{short(name, 60)}' is neither a folder nor in the local Hugging Face cache, and the hub does "
-            f"not answer; give a folder, or try again with a network{hint}"
+            f"{absent}, and the hub does not answer; give a folder, or try again with a "
+            f"network{hint}"
         )
 
 
