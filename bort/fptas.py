@@ -344,10 +344,10 @@ def main(arguments: list[str]) -> None:
         return
     if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
-    known = {"exponents": "1,1,1", "epsilon": "1", "error": "ratio", "objective": "w"}
+    known = {"exponents": None, "epsilon": "1", "error": "ratio", "objective": "w"}
     settings = cli.keys(arguments[1:], known)
     try:
-        exponents = tuple(float(x) for x in settings["exponents"].split(","))
+        exponents = tuple(float(x) for x in (settings["exponents"] or "1,1,1").split(","))
         epsilon = int(settings["epsilon"])
     except ValueError as error:
         raise BortError(f"exponents= and epsilon= take numbers: {error}") from None
@@ -357,6 +357,8 @@ def main(arguments: list[str]) -> None:
     if settings["objective"] not in OBJECTIVES:
         raise BortError(f"objective={settings['objective']} is unknown; use w or error")
     if settings["objective"] == "error":
+        if settings["exponents"] is not None:
+            raise BortError("objective=error has no exponents; leave exponents= or objective= out")
         exponents = BY_ERROR
     table = read(Path(arguments[0]))
     scale = replace(table.scale, exponents=exponents, error=settings["error"])

@@ -108,7 +108,7 @@ def write_plan(folder: Path, plan: dict, run: SearchRun, corpus: str) -> dict:
     origin = {
         "version": VERSION,
         "settings": _file_digest(folder / "settings.json"),
-        "teacher": plan["teacher"].get("digest"),
+        "teacher": plan["teacher"]["digest"],
         "corpus": corpus,
         "positions": check_value(digests),
         "n": run.search.n,

@@ -450,6 +450,7 @@ def test_numbers_of_ones_own(tmp_path, capsys):
         (None, ["exponents=nan,1,1"], "must be three numbers, at least 0"),
         (None, ["exponents=inf,1,1"], "must be three numbers, at least 0"),
         (None, ["objective=x"], "objective=x is unknown; use w or error"),
+        (None, ["objective=error", "exponents=1,1,1"], "objective=error has no exponents"),
         (None, ["epsilon=9"], "search.epsilon=9 must be a whole number from 1 to the 4 candidates"),
         (None, ["epsilon=0"], "search.epsilon=0 must"),
         (None, ["epsilon=x"], "epsilon= take numbers"),
