@@ -56,7 +56,7 @@ def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | No
         if not lines and spread < NARROW * asked:
             lines.append(
                 f"the answers hardly differ: their standard deviation is {spread:.2g}, that of the "
-                f"labels {asked:.2g}; it has learnt next to nothing"
+                f"labels {asked:.2g}; the model has learnt little"
             )
         if len(rows) == 1:
             lines.append("there is one row only")
