@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bort import cli, pipeline
+from bort.errors import BortError
+from bort.ownership import run_record
 
 
 def given(*words: str) -> dict:
@@ -175,15 +177,28 @@ def test_what_is_finished_stays(place, no_report, capfd):
 
 
 def test_training_on_what_has_changed_starts_anew(place, no_report):
-    """Its folder is emptied: the old checkpoints are another model's."""
+    """What the run made goes, since its checkpoints are another model's; notes of the user stay."""
     one = stage("one", "open('one', 'w').write('1')")
-    make = "import os; os.makedirs('s', exist_ok=True); open('s/' + str(len(os.listdir('s'))), 'w')"
-    student = pipeline.Stage("pretrain", ["-c", make], Path("s"), Path("s/0"), (Path("one"),))
+    make = "import os; os.makedirs('s', exist_ok=True); open('s/metrics.csv', 'a').write('row ')"
+    record = json.dumps(run_record({"job": "pretrain"}))
+    make += f"; open('s/settings.json', 'w').write({record!r})"
+    result = Path("s/metrics.csv")
+    student = pipeline.Stage("pretrain", ["-c", make], Path("s"), result, (Path("one"),))
     last = stage("export", "open('export', 'w')")
     assert did(one, student, last)[0] == 0
+    Path("s/notes.txt").write_text("of the user")
     Path("one").write_text("another")
     assert did(one, student, last)[0] == 0
-    assert [path.name for path in Path("s").iterdir()] == ["0"]
+    assert result.read_text() == "row " and Path("s/notes.txt").exists()
+
+
+def test_a_folder_without_a_pipeline_is_left_alone(place, no_report):
+    folder = Path("runs/pipeline/x")
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("mine")
+    with pytest.raises(BortError, match="x holds files but no pipeline of bort"):
+        did(stage("export", "open('export', 'w')"))
+    assert (folder / "report.html").read_text() == "mine" and not Path("export").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
