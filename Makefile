@@ -44,6 +44,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff format --check
 
 bench: $(STAMP)
+	$(BIN)/python benchmarks/corpus.py leak
 	$(BIN)/python benchmarks/pretrain.py
 	$(BIN)/python benchmarks/recipe.py
 	$(BIN)/python benchmarks/search.py
