@@ -51,7 +51,7 @@ from bort import config, finetune, hf, model, optim, tasks
 from bort.batches import RowBatches
 from bort.casting import cast
 from bort.cli import say
-from bort.config import Train
+from bort.config import Train, width_lr
 from bort.doctor import machine_line
 from bort.errors import BortError
 from bort.files import replacing, write_json
@@ -463,7 +463,7 @@ PARTS = {"parity": parity, "speed": speed, "scores": scores, "pretraining": pret
 
 def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: list[str]) -> None:
     """Write results/NAME_<part>.md for the parts asked for, or all; of_model: which take model=."""
-    start = str(ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / "lr_0.004" / "model")
+    start = str(ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / f"lr_{width_lr(64):g}" / "model")
     chosen = []
     for argument in arguments:
         if argument.startswith("model="):
