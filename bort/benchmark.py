@@ -16,6 +16,7 @@ is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from omegaconf import OmegaConf
 from bort import cli, contenders, page
 from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
-from bort.files import check_writable, write_csv
+from bort.files import check_writable, user_path, write_csv
 from bort.locks import check_unread, output
 from bort.ownership import is_own_page
 from bort.search_config import Benchmark, register
@@ -239,7 +240,8 @@ def table(settings: Benchmark) -> list[dict]:
 def run(settings: Benchmark) -> list[dict]:
     if not settings.out:
         return compare(settings) if settings.compares else table(settings)
-    out = Path(settings.out)
+    out = user_path("out", settings.out)
+    settings = replace(settings, out=str(out))
     check_writable(out)
     for name in settings.models:
         check_unread(out, {"models": name})

@@ -109,8 +109,9 @@ def named_row(number: int, alone: bool) -> Iterator[None]:
         raise error if alone else Mistake(f"row {number}: {error}") from None
 
 
-def blocks(texts: Iterable[Text], size: int = BLOCK) -> Iterator[list[Text]]:
-    """Texts in lists of `size`, in their order."""
+def blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
+    """Texts in lists, in their order; top: words of an answer, which all are kept for a list."""
+    size = max(1, min(BLOCK, 100 * BLOCK // top))
     block = []
     for text in texts:
         block.append(text)
@@ -248,6 +249,8 @@ class Model:
         self.limit = int(settings["model_max_length"])
         self.kind = self.config["architectures"][0].partition("For")[2]
         self.pad = self.config["pad_token_id"]
+        texts = self.config.get("bort_texts")
+        self.texts = texts if texts in (1, 2) else None  # of a row, where the file says it
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             self.session = open_session(folder / "model.onnx", threads)
@@ -277,7 +280,7 @@ class Model:
             yield from self.choice(list(inputs))
             return
         first = 1
-        for block in blocks(inputs):
+        for block in blocks(inputs, top):
             rows = self.encoded(block, first)
             found: list[dict] = [{}] * len(rows)
             for batch in self.batches(rows):
@@ -331,7 +334,7 @@ class Model:
 
     def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
         """The one or two texts of a row, and the characters that are marked in each."""
-        parts = parts_of(text, self.config.get("bort_texts"))
+        parts = parts_of(text, self.texts)
         if self.kind:
             return parts, []
         unmarked = [unmark(part) for part in parts]
@@ -383,11 +386,11 @@ class Model:
         if self.kind == "MaskedLM":
             places = [k for k, number in enumerate(row.ids) if number == self.mask_id]
             return {"words": [self.words(softmax(logits[place]), top) for place in places]}
-        if len(logits) == 1:
+        several = self.config.get("problem_type") == "multi_label_classification"
+        if len(logits) == 1 and not several:
             return {"score": float(logits[0])}
         names = self.config.get("id2label") or {}
         names = [names.get(str(k), f"LABEL_{k}") for k in range(len(logits))]
-        several = self.config.get("problem_type") == "multi_label_classification"
         return answer_of((sigmoid if several else softmax)(logits).tolist(), names)
 
     def words(self, scores: np.ndarray, top: int) -> list[dict]:

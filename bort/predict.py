@@ -78,7 +78,7 @@ class Predictor:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BortError(f"batch_size={batch_size} is no number of texts; write batch_size=32")
         first = 1
-        for block in onnx_predict.blocks(texts):
+        for block in onnx_predict.blocks(texts, top):
             rows = []
             for number, text in enumerate(block, first):
                 with _own_errors(), onnx_predict.named_row(number, first == len(block) == 1):

@@ -150,6 +150,13 @@ def test_several_labels_of_one_text(shared, tmp_path):
     assert answer["scores"] == pytest.approx(expected, abs=1e-3) and answer["label"] == "money"
 
 
+def test_many_words_of_an_answer_are_kept_for_few_texts():
+    texts = [str(k) for k in range(3000)]
+    for top, size in ((5, 1024), (1000, 102), (10**9, 1)):
+        found = list(onnx_predict.blocks(texts, top))
+        assert len(found[0]) == size and [text for block in found for text in block] == texts
+
+
 # ------------------------------------------------------------------------------------ command
 
 
