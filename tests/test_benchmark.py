@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from bort import benchmark, contenders, cost, export, hf, tasks
-from bort.config import CONF, Arch, parse
+from bort.config import CONF, Arch, Data, parse
 from bort.errors import BortError
 from bort.finetune import fresh_classifier, label_names
 from bort.model import ModelConfig, build
@@ -64,7 +64,7 @@ def assert_self_contained(page: Path, *words: str) -> None:
 
 
 class Run:
-    head, seed, dropout = "linear", 0, 0.0
+    head, seed, dropout, data = "linear", 0, 0.0, Data(length=64)
 
 
 @pytest.fixture(scope="module")

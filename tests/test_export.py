@@ -33,7 +33,7 @@ def quiet(line: str) -> None:
 
 
 class Run:
-    head, seed, dropout = "linear", 0, 0.0
+    head, seed, dropout, data = "linear", 0, 0.0, Data(length=64)
 
 
 @pytest.fixture(scope="module")

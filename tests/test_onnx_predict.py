@@ -11,7 +11,7 @@ import torch
 
 import bort
 from bort import export, hf, onnx_predict, tasks
-from bort.config import Arch
+from bort.config import Arch, Data
 from bort.errors import BortError
 from bort.finetune import fresh_classifier, label_names
 from bort.model import ModelConfig, build
@@ -22,7 +22,7 @@ LONG = "river stone lamp " * 200
 
 
 class Run:
-    head, seed, dropout = "linear", 0, 0.0
+    head, seed, dropout, data = "linear", 0, 0.0, Data(length=512)
 
 
 @pytest.fixture(scope="module")
