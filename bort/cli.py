@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -130,6 +131,10 @@ def loading(name: str) -> Iterator[None]:
     before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
+    except (ImportError, SystemError) as error:  # what some packages say where memory is limited
+        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+            raise
+        raise MemoryError from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 Shape letters: B batch, S sequence, M masked positions, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -76,8 +77,11 @@ class Pretraining(StepModule):
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.__dict__["student"] = torch.compile(model) if compile else model
         self.distill, self.samples = distill, samples
-        self.val_loss, self.val_accuracy = MeanMetric(), MeanMetric()
-        self.val_kd, self.val_entropy = MeanMetric(), MeanMetric()
+        # By default, what is no number would be left out, and the mean of the rest pass for all;
+        # with "disable" the weights would be.
+        self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy = (
+            MeanMetric(nan_strategy=math.nan) for _ in range(4)
+        )
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Logits (M, V) at the flat positions (M,)."""
@@ -125,6 +129,9 @@ class Pretraining(StepModule):
             values["val/teacher_entropy"] = self.val_entropy
         # In training, a row of step k; `trainer.validate` after it leaves the same row.
         self.log_dict({name: metric.compute() for name, metric in values.items()}, logger=False)
+        self.check_finite(
+            float(self.trainer.callback_metrics["val/loss"]), self.trainer.global_step
+        )
         for metric in values.values():
             metric.reset()
         self.log_validation({n: self.trainer.callback_metrics[n].item() for n in values})

@@ -140,7 +140,7 @@ class StepModule(pl.LightningModule):
                     torch.distributed.all_reduce(value)
             count = max(float(targets), 1.0)
             row = {f"train/{k}": float(v) / count for k, v in self._sums.items()}
-            self._check_finite(row["train/loss"], step)
+            self.check_finite(row["train/loss"], step)
             if self._grad_norm is not None:
                 row["train/grad_norm"] = float(self._grad_norm)
             row["train/lr"] = optimizer.param_groups[-1]["lr"]
@@ -148,7 +148,8 @@ class StepModule(pl.LightningModule):
             self.log_row(row, step)
         self._targets, self._sums = 0, {}
 
-    def _check_finite(self, loss: float, step: int) -> None:
+    def check_finite(self, loss: float, step: int) -> None:
+        """Raises Diverged for a loss that is no number."""
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} at step {step}; lower optim.lr (now {self.optim.lr:g}) "
@@ -172,7 +173,7 @@ class StepModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # Steps between two logged ones are not looked at, and nobody can go on from NaN.
         if self._last_loss is not None:
-            self._check_finite(float(self._last_loss), self.trainer.global_step)
+            self.check_finite(float(self._last_loss), self.trainer.global_step)
         checkpoint["bort"] = {
             "run": self.run_identity,
             "tokens": self.tokens,

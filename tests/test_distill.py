@@ -98,7 +98,7 @@ def test_other_vocabulary_is_refused():
 
 def test_kd_needs_a_teacher():
     with pytest.raises(BortError, match="there is no teacher; set teacher.name"):
-        Pretraining(tiny(), None, Optim(), Distill(w_kd=1.0))
+        Pretraining(tiny(), None, Optim(lr=4e-3), Distill(w_kd=1.0))
 
 
 # ------------------------------------------------------------------------------------ helpers
@@ -116,7 +116,7 @@ class Fixed(torch.nn.Module):
 
 
 def stub(distill: Distill, student: torch.Tensor, teacher: torch.Tensor) -> Pretraining:
-    module = Pretraining(Fixed(student), Fixed(teacher), Optim(name="adamw"), distill)
+    module = Pretraining(Fixed(student), Fixed(teacher), Optim("adamw", 4e-3), distill)
     module.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     return module
 
@@ -191,7 +191,10 @@ def hand_logits() -> torch.Tensor:
 def test_loss_of_a_step_by_hand(accumulate, losses):
     """(4 + 0 + 0 + 0) / 4 = 1, where the mean of means is 2; in a last, short group too."""
     module = Pretraining(
-        Fixed(hand_logits()), None, Optim(name="adamw", warmup=0.0), Distill(w_kd=0, w_mlm=1)
+        Fixed(hand_logits()),
+        None,
+        Optim("adamw", 4e-3, warmup=0.0),
+        Distill(w_kd=0, w_mlm=1),
     )
     rows = fit(module, four_and_nothing(), accumulate_grad_batches=accumulate)
     assert [row["train/loss"] for row in rows] == pytest.approx(losses, abs=1e-6)
@@ -202,7 +205,7 @@ def test_loss_of_a_step_by_hand(accumulate, losses):
 def test_gradient_of_a_step_by_hand(accumulate):
     """A step of SGD with rate 1 is the gradient of the mean over tokens: (p − onehot) / 4."""
     start, model = hand_logits(), Fixed(hand_logits())
-    module = Pretraining(model, None, Optim(), Distill(w_kd=0, w_mlm=1))
+    module = Pretraining(model, None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
     module.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=1.0)
     fit(module, four_and_nothing(), accumulate_grad_batches=accumulate, gradient_clip_val=None)
     expected = (start.softmax(-1) - torch.tensor([1.0, 0.0])) / 4
@@ -245,7 +248,7 @@ def test_a_short_last_group_is_divided_by_what_it_holds():
     moves = []
     for feed, accumulate in ((batches[3:], 3), ([joined], 1)):
         model = tiny()
-        module = Pretraining(model, None, Optim(), Distill(w_kd=0, w_mlm=1))
+        module = Pretraining(model, None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
         module.configure_optimizers = lambda m=model: torch.optim.SGD(m.parameters(), lr=1.0)
         fit(module, feed, accumulate_grad_batches=accumulate, gradient_clip_val=None)
         moves.append(model.state_dict())
@@ -268,7 +271,7 @@ def test_a_step_without_a_target_moves_nothing(accumulate):
     """Case M1: a loss of 0, no gradient, no NaN."""
     model = tiny()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    module = Pretraining(model, tiny(1), Optim(weight_decay=0.0), Distill(w_kd=1, w_mlm=1))
+    module = Pretraining(model, tiny(1), Optim(lr=4e-3, weight_decay=0.0), Distill(w_kd=1, w_mlm=1))
     rows = fit(module, 2 * [example(1, [0])], accumulate_grad_batches=accumulate)
     assert rows and all(row["train/loss"] == 0 == row["train/grad_norm"] for row in rows)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -281,7 +284,7 @@ def test_gradient_norm_is_logged_before_it_is_clipped():
     norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in model.parameters()]))
     limit = norm.item() / 3
     start, model = tiny().state_dict(), tiny()
-    module = Pretraining(model, None, Optim(), Distill(w_kd=0, w_mlm=1))
+    module = Pretraining(model, None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
     module.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=1.0)
     rows = fit(module, [batch], gradient_clip_val=limit)
     assert rows[0]["train/grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
@@ -291,7 +294,10 @@ def test_gradient_norm_is_logged_before_it_is_clipped():
 
 def test_divergence_is_one_line():
     module = Pretraining(
-        Fixed(torch.tensor([[math.nan, 0.0]])), None, Optim(name="adamw"), Distill(w_kd=0, w_mlm=1)
+        Fixed(torch.tensor([[math.nan, 0.0]])),
+        None,
+        Optim("adamw", 4e-3),
+        Distill(w_kd=0, w_mlm=1),
     )
     batch = {"input_ids": torch.zeros(1, 4).long(), "positions": torch.tensor([0])}
     with pytest.raises(BortError, match=r"the loss became nan at step 1; lower optim.lr \(now"):
@@ -303,7 +309,7 @@ def test_divergence_is_one_line():
 
 def test_teacher_passes_are_bit_identical():
     """Its config says dropout 0.1, the student's passes between are in training mode."""
-    module = Pretraining(tiny(), tiny(1, dropout=0.1), Optim(), Distill())
+    module = Pretraining(tiny(), tiny(1, dropout=0.1), Optim(lr=4e-3), Distill())
     module.train()
     batch = example(4, [2, 3, 1, 2])
     first = module.teacher_logits(batch)
@@ -317,7 +323,9 @@ def test_teacher_passes_are_bit_identical():
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_teacher_as_its_own_student(temperature):
-    module = Pretraining(tiny(1), tiny(1, dropout=0.1), Optim(), Distill(temperature=temperature))
+    module = Pretraining(
+        tiny(1), tiny(1, dropout=0.1), Optim(lr=4e-3), Distill(temperature=temperature)
+    )
     module.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     module.train()
     loss = module.training_step(example(4, [2, 3, 1, 2]), 0)
@@ -328,7 +336,7 @@ def test_teacher_as_its_own_student(temperature):
 
 
 def test_teacher_is_no_part_of_the_module():
-    module = Pretraining(tiny(), tiny(1, hidden=32), Optim(), Distill())
+    module = Pretraining(tiny(), tiny(1, hidden=32), Optim(lr=4e-3), Distill())
     assert {name.split(".")[0] for name in module.state_dict()} == {"model"}
     assert sum(p.numel() for p in module.parameters()) == sum(
         p.numel() for p in tiny().parameters()
@@ -382,7 +390,7 @@ def tensors(value) -> list[torch.Tensor]:
 
 
 def test_progress_by_steps_and_by_the_clock():
-    module = Pretraining(tiny(), None, Optim(), Distill(w_kd=0, w_mlm=1))
+    module = Pretraining(tiny(), None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
     elapsed = {"time_elapsed": lambda: 15.0, "time_remaining": lambda: 45.0}
     clock = type("Clock", (pl.callbacks.Timer,), {k: staticmethod(v) for k, v in elapsed.items()})
     for total, callbacks, expected in (
@@ -395,13 +403,13 @@ def test_progress_by_steps_and_by_the_clock():
 
 
 def test_checkpoint_restores_tokens_and_generator():
-    module = Pretraining(tiny(), None, Optim(), Distill(w_kd=0, w_mlm=1))
+    module = Pretraining(tiny(), None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
     module.tokens = 77
     checkpoint = {}
     torch.manual_seed(5)
     module.on_save_checkpoint(checkpoint)
     expected = torch.rand(3)
-    other = Pretraining(tiny(), None, Optim(), Distill(w_kd=0, w_mlm=1))
+    other = Pretraining(tiny(), None, Optim(lr=4e-3), Distill(w_kd=0, w_mlm=1))
     other.on_load_checkpoint(checkpoint)
     torch.rand(9)
     other.on_train_start()

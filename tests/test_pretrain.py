@@ -669,6 +669,17 @@ def test_a_diverging_run_is_one_line(settings_of, tmp_path):
         assert all(math.isfinite(float(value)) for value in row.values() if value)
 
 
+def test_a_validation_that_is_no_number_is_no_score(settings_of, tmp_path):
+    """The first loss is that of the start; the weights after its step have none."""
+    run = settings_of(
+        *("optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=1"),
+        *("trainer.gradient_clip_val=null", "trainer.val_check_interval=1"),
+    )
+    with pytest.raises(BortError, match="the loss became nan at step 1; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert not [row for row in rows(tmp_path / "run") if row["val/loss"]]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
