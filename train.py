@@ -13,11 +13,13 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort import cli, config, runs, unused
+from bort import cli, config
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
+    from bort import runs  # not at the top: --help, --cfg and completion need none of it
+
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not RunMode.MULTIRUN:
         runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
@@ -46,6 +48,8 @@ def main(cfg: DictConfig) -> float | None:
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
     """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
+    from bort import runs, unused
+
     run = config.parse(cfg)
     unused.refuse_unused(run, HydraConfig.get().overrides.task)
     choices = HydraConfig.get().runtime.choices

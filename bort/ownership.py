@@ -9,7 +9,6 @@ names below. Everything else in such folders is the user's and stays.
 import os
 import platform
 import re
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +63,7 @@ PAGE_MARK = f'<meta name=generator content="{GENERATOR}">'
 
 def temporary(target: Path, kind: str) -> Path:
     """A name beside `target` that nobody else gives; kind: part, new or old, as of TEMPORARY."""
-    owner = f"{os.getpid()}-{secrets.token_hex(8)}@{platform.node()}"
+    owner = f"{os.getpid()}-{os.urandom(8).hex()}@{platform.node()}"
     return target.with_name(f".{target.name}.{kind}-{owner}")
 
 
