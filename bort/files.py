@@ -55,7 +55,7 @@ def check_writable(path: Path) -> None:
             raise BortError(f"{path} is a device or a pipe; give the name of a file")
         if path.exists() and not os.access(path, os.W_OK):
             raise BortError(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
-        _check_parent(_target(path), path)
+        check_parent(_target(path), path)
 
 
 def _target(path: Path) -> Path:
@@ -63,7 +63,7 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _check_parent(target: Path, path: Path) -> None:
+def check_parent(target: Path, path: Path) -> None:
     """Whether the nearest folder that is there may be written to; path: as the user gave it."""
     with _refusals(path):
         parent = next(folder for folder in target.parents if folder.exists())
@@ -159,7 +159,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     one of the user's.
     """
     target = _target(folder)
-    _check_parent(target, folder)
+    check_parent(target, folder)
     fresh = ownership.temporary(target, "new")
     with _refusals(folder):
         ownership.settle(target.parent)

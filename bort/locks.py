@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bort import ownership
 from bort.errors import BortError
-from bort.files import check_writable, is_stream
+from bort.files import check_parent, is_stream
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def output(out: Path) -> Iterator[None]:
         yield
         return
     target = Path(os.path.realpath(out))
-    check_writable(target.parent / f".{target.name}.bort-lock")
+    check_parent(target, out)
     created = create_folder(target.parent)
     try:
         busy = f"another process is writing to {out}; wait for it or use another out="

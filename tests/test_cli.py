@@ -321,7 +321,7 @@ def test_what_a_user_sees(run):
     cwd, result = run
     first, *_, model, metrics, samples, page, following = result.stdout.splitlines()
     assert first.startswith("mlm_pretrain: ⟨1,2,16,32⟩ learns by plain MLM on ")
-    assert first.endswith("2 steps of 8 × 16 tokens → runs/mlm_pretrain/first")
+    assert first.endswith("2 steps of 8 × 16 tokens, lr 0.0161 → runs/mlm_pretrain/first")
     named = ((model, "model"), (metrics, "metrics.csv"), (samples, "samples.txt"))
     for line, path in (*named, (page, "report.html")):
         assert f"runs/mlm_pretrain/first/{path}" in line

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from bort import export, hf, onnx
+from bort import agreement, export, hf, onnx
 from bort.config import Arch
 from bort.errors import BortError
 from bort.model import ACTIVATIONS, HEADS, Classifier, MaskedLM, ModelConfig, build, classifier
@@ -112,7 +112,7 @@ def test_random_models(tmp_path, tokenizer, number):
     short = [(1, 4), (1, 11), (2, 5), (8, 6)]
     long = [(1, limit), (3, limit // 2), (5, limit - 1), (8, limit)]
     for seed, (batch, length) in enumerate(short + long):
-        inputs = export.random_inputs(model, tokenizer, batch, length, seed=100 + seed)
+        inputs = agreement.random_inputs(model, tokenizer, batch, length, seed=100 + seed)
         (found,) = session.run(None, inputs)
         real = inputs["attention_mask"].astype(bool) if isinstance(model, MaskedLM) else slice(None)
         for expected in (reference(inputs) for reference in references):

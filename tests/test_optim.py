@@ -130,7 +130,7 @@ def test_paper_is_plain_adamw():
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_each_parameter_once(name):
     network = model()
-    optimizer = build_optimizer(network, Optim(name=name))
+    optimizer = build_optimizer(network, Optim(name=name, lr=4e-3))
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert len(held) == len(set(held)) == len(list(network.parameters()))
 
