@@ -87,7 +87,9 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
             refuse_unused(
                 parsed[stage], own, (*RULES, *(LATENCY_RULES if stage == "search" else ()))
             )
-        measured = _benchmark(name, parsed["pretrain"], extra["benchmark"])
+        measured = _benchmark(
+            name, parsed["pretrain"], parsed["finetune"].data.length, extra["benchmark"]
+        )
         benchmark.named(parse(compose("benchmark", measured), Benchmark).archs)
     _check_data(parsed)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
@@ -189,14 +191,17 @@ def _export(name: str, tuned: Train, extra: list[str]) -> list[str]:
     return [*target, f"task={tuned.task}", *words, *extra]
 
 
-def _benchmark(name: str, student: Train, extra: list[str]) -> list[str]:
-    """bort.benchmark's arguments: both forms of the model beside BERT-base and the teacher."""
+def _benchmark(name: str, student: Train, longest: int, extra: list[str]) -> list[str]:
+    """bort.benchmark's arguments: both forms of the model beside BERT-base and the teacher.
+
+    longest: tokens that the fine-tuned model takes.
+    """
     archs = ["bert_base"]
     if student.teacher.name is None:
         named = benchmark.named(sorted(path.stem for path in (CONF / "arch").glob("*.yaml")))
         archs += [named[arch] for arch in [Arch(**vars(student.teacher.arch))] if arch in named]
     words = [f"models=[runs/finetune/{name},runs/export/{name}]", f"archs=[{','.join(archs)}]"]
-    words += ["engines=[measured]", "batches=[1,8]", "lengths=[128]"]
+    words += ["engines=[measured]", "batches=[1,8]", f"lengths=[{min(128, longest)}]"]
     given = {word.partition("=")[0] for word in extra}
     kept = [word for word in words if word.partition("=")[0] not in given]
     return [*kept, *extra, f"out=runs/benchmark/{name}.csv"]

@@ -95,7 +95,7 @@ def test_more_for_one_stage(place):
     assert finetune[2:4] == ["data.length=64", "trainer.max_epochs=5"]
     assert export[-2:] == ["data.length=64", "drop=0.02"]
     assert "archs=[bort]" in benchmark and "batches=[1,8]" not in benchmark
-    assert "lengths=[128]" in benchmark
+    assert "lengths=[64]" in benchmark
 
 
 MISTAKES = {
