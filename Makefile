@@ -5,6 +5,8 @@
 # Names or paths to try, best first; `make install PYTHON=python3.13` insists on one.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 BIN = .venv/bin
+# Processes that run the tests; each keeps the files that it was given to itself.
+WORKERS ?= 2
 # Written last: a set-up that was interrupted has none and is done again by the next make.
 STAMP = .venv/.bort-installed
 # There while packages are being copied: who finds it starts from an empty .venv. A pip that fails
@@ -37,7 +39,7 @@ pipeline: $(STAMP)
 	$(BIN)/python -m bort.pipeline $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check
