@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from bort import locks
 from bort.errors import BortError, is_out_of_memory, nearest
 from bort.machine import cpu_quota, usable_cores
 
@@ -75,6 +74,15 @@ def run(main: Callable[[], object], name: str) -> None:
             raise
         stop(1, f"{name}: {line}")
     finally:
+        _release_folders()
+
+
+def _release_folders() -> None:
+    """Remove folders that were reserved and not used; who reserves one has loaded bort.locks.
+
+    `--help`, `--cfg` and completion reserve none, and load less without it.
+    """
+    if (locks := sys.modules.get("bort.locks")) is not None:
         locks.release()
 
 
@@ -102,7 +110,7 @@ def _leave(name: str) -> Callable:
     """A handler of signals that ends the process at once."""
 
     def leave(number: int, _) -> None:
-        locks.release()
+        _release_folders()
         print(_stopped(name), file=sys.stderr, flush=True)
         os._exit(128 + number)
 
