@@ -20,6 +20,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from bort.errors import BortError
 from bort.files import replacing
+from bort.foreign import read_json
 from bort.ownership import CHECKPOINT
 
 DIGITS = 16  # of the SHA-256 in a name
@@ -50,8 +51,8 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def run_identity(folder: Path) -> str:
     """16 digits that name the run of a folder: its settings, data and models at its start."""
-    data = json.loads((folder / "corpus.json").read_text("utf-8"))
-    noted = json.dumps([data["digest"], data.get("models")], sort_keys=True)
+    data = read_json(folder / "corpus.json", "restore it or remove the run")
+    noted = json.dumps([data.get("digest"), data.get("models")], sort_keys=True)
     content = (folder / "settings.json").read_bytes() + noted.encode()
     return hashlib.sha256(content).hexdigest()[:16]
 

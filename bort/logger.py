@@ -21,6 +21,7 @@ from bort.config import Logger as LoggerConfig
 from bort.doctor import reachable, wandb_key
 from bort.errors import BortError
 from bort.files import replacing
+from bort.foreign import short
 
 COLUMNS = [
     "step",
@@ -107,9 +108,15 @@ class Table:
 
     def rows(self) -> list[dict[str, str]]:
         """All whole rows; what a kill left half-written at the end is not one."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            text = file.read()
-        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        text = self.path.read_bytes().decode("utf-8", "replace")
+        try:
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+            if any(not row["step"].isdecimal() or None in row for row in rows):
+                raise ValueError("a row without a step")
+        except (ValueError, KeyError, AttributeError, csv.Error) as error:
+            line = f"{self.path} is no table by step ({short(error)}); restore it or remove the run"
+            raise BortError(line) from None
+        return rows
 
     def cut(self, step: float) -> None:
         if self.path.exists():

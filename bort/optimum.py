@@ -13,8 +13,9 @@ from scipy.stats import kendalltau
 from bort import dashboard, page, search_page
 from bort.cli import python
 from bort.config import SIZES, parse
+from bort.errors import BortError
 from bort.files import replacing, write_csv, write_json
-from bort.foreign import read_settings
+from bort.foreign import read_settings, short
 from bort.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
 from bort.runs import check_folder
 from bort.search import selection
@@ -114,6 +115,14 @@ def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarr
     return chosen.gibbs(xi) * quality ** scale.exponents[2]
 
 
+def count_batches(path: Path) -> int:
+    """The batches of a teacher's pass by its index; raises BortError for a damaged one."""
+    try:
+        return len(np.load(path, allow_pickle=False)) - 1
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise BortError(f"{path} is damaged ({short(error)}); the search makes it again") from None
+
+
 def summarize(
     plan: dict,
     run: SearchRun,
@@ -127,7 +136,7 @@ def summarize(
     flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
     trained = [r for r in found if r["status"] == "trained"]
     passes = sorted((paired.folder / "teacher").glob("train-s*.npy"))
-    batches = sum(len(np.load(path)) - 1 for path in passes)
+    batches = sum(count_batches(path) for path in passes)
     spent = sum(flops[r["xi"]] for r in trained)
     once = plan.get("teacher_val_flops", 0.0)  # T over the held-out positions
     best, teacher = chosen.best, plan["teacher"]

@@ -22,7 +22,7 @@ from bort import agora_page, cli, mistakes, page
 from bort.config import CONF, SIZES, Arch, Train
 from bort.errors import BortError
 from bort.ownership import is_own_page
-from bort.record import LOSSES, Curve, Run, expand, read, read_json
+from bort.record import LOSSES, Curve, Run, expand, read
 from bort.runs import doubt
 from bort.wording import counted
 
@@ -214,14 +214,14 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     Validations are not part of them.
     """
     from bort.flops import Text, expected_text, logits_flops, training_flops  # loads torch
+    from bort.hf import model_config
 
     s, found = run.settings, run.summary
-    config = read_json(run.folder / "model" / "config.json")
-    if config is None:
+    if not (run.folder / "model" / "config.json").is_file() or not found.get("steps"):
         return
-    names = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
-    arch, length = Arch(*(config[name] for name in names)), s["data.length"]
-    vocab, work = config["vocab_size"], (found["steps"], s["optim.name"])
+    config = model_config(run.folder / "model")
+    arch, length = Arch(*(getattr(config, size) for size in SIZES)), s["data.length"]
+    vocab, work = config.vocab_size, (found["steps"], s["optim.name"])
     if s["task"]:
         text = Text(found["tokens"], length, 0)
         yield "training, at most", training_flops(arch, vocab, text, *work)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def check_numbers(path: Path, summary: dict) -> None:
     """Raise BortError for a result in a summary that is neither a number nor null."""
     for key, value in summary.items():
         is_score = re.match(r"(val|test|eval)\w*/", key) is not None
-        is_number = type(value) in (int, float) and math.isfinite(value)
+        is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
         if (key in NUMBERS or is_score) and value is not None and not is_number:
             raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; {RESTORE}")
 
@@ -182,10 +183,8 @@ def data_state(run: Train) -> str | None:
 
 def _touched(folder: Path, run: Train) -> bool:
     """Whether a data file was changed since the run last looked, perhaps to the same content."""
-    try:
-        recorded = json.loads((folder / "corpus.json").read_text("utf-8")).get("files")
-    except (OSError, ValueError, AttributeError):
-        return False
+    path = folder / "corpus.json"
+    recorded = read_json(path, RESTORE).get("files") if path.is_file() else None
     state = data_state(run)
     return recorded is not None and state is not None and state != recorded
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -181,7 +182,9 @@ def run(command: list[str]) -> Verdict:
 
 
 def _become(command: list[str], folder: Path, errors: Path, output: Path) -> None:
-    """Make this forked process the command."""
+    """Make this forked process the command; what its parent does at its own exit is not its."""
+    weakref.finalize._registry.clear()
+    atexit._clear()
     os.setpgid(0, 0)
     os.chdir(folder)
     for number, path in ((1, output), (2, errors)):
