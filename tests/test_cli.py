@@ -25,7 +25,7 @@ PASTED = re.compile(r"[A-Za-z0-9_.:/+-]+")  # case C1: needs no quotes in any sh
 
 def train_py(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment
-    # Of a run that another test logged in this process: its service would get this one's files too.
+    # wandb's service of another test in this process would also get the files of this one.
     settings |= {"WANDB_SERVICE": ""}
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments],
