@@ -20,18 +20,10 @@ from bort import cli, config
 def main(cfg: DictConfig) -> float | None:
     from bort import runs  # not at the top: --help, --cfg and completion need none of it
 
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode is not RunMode.MULTIRUN:
-        runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
-    sweep = hydra_config.mode is RunMode.MULTIRUN
-    folder = Path(hydra_config.runtime.output_dir if sweep else cfg.output_dir)
-    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    if "LOCAL_RANK" in os.environ:  # a further process of DDP: its time stamp would be another
-        folder = Path(os.environ.get("BORT_RUN_FOLDER", folder))
-    else:
-        os.environ["BORT_RUN_FOLDER"] = str(folder)
+    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    folder = None
     try:
+        folder = locate_folder(cfg, sweep)
         return start(cfg, folder)
     except SystemExit as stopped:  # by a signal, after a checkpoint
         cli.stop(stopped.code, f"train.py: stopped; the same command with name={cfg.name} goes on")
@@ -42,8 +34,24 @@ def main(cfg: DictConfig) -> float | None:
         if not sweep:
             cli.stop(1, f"train.py: {line}")  # here: Hydra would add a line of its own
         cli.say(f"train.py: {folder}: {line}")  # a result of the sweep, not its end
-        runs.note_failure(folder)
+        if folder is not None:
+            runs.note_failure(folder)
         return float("nan")
+
+
+def locate_folder(cfg: DictConfig, sweep: bool) -> Path:
+    """The folder of this job, seen from here; the processes of DDP share that of the first one."""
+    from bort import runs
+
+    if not sweep:
+        runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir if sweep else cfg.output_dir)
+    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    if "LOCAL_RANK" in os.environ:  # a further process of DDP: its time stamp would be another
+        return Path(os.environ.get("BORT_RUN_FOLDER", folder))
+    os.environ["BORT_RUN_FOLDER"] = str(folder)
+    return folder
 
 
 def start(cfg: DictConfig, folder: Path) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from bort import cli
 from bort.config import SIZES, Arch, parse
@@ -106,16 +107,10 @@ class Gather(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Give the sweep a name of its own when another one started in the same second."""
-        folder, words = Path(config.hydra.sweep.dir), config.hydra.overrides.task
-        if config.job != "search" and is_foreign(folder):  # a search looks itself
-            cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
-        with read_write(config), open_dict(config):
-            if not any(word.startswith("name=") for word in words) and reserve_stamp(
-                config, lambda: Path(config.hydra.sweep.dir)
-            ):
-                words.append(f"name={config.name}")  # for the jobs, which are composed anew
-        atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
+        try:
+            _name_sweep(config)
+        except OmegaConfBaseException:  # a mistake in a setting, which the sweeper tells next
+            return
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         # Hydra makes a warning and exit code 0 of whatever is raised here, but for SystemExit.
@@ -138,6 +133,19 @@ class Gather(Callback):
         except Exception:
             traceback.print_exc()
             sys.exit(1)
+
+
+def _name_sweep(config: DictConfig) -> None:
+    """Give a sweep a name of its own when another one started in the same second."""
+    folder, words = Path(config.hydra.sweep.dir), config.hydra.overrides.task
+    if config.job != "search" and is_foreign(folder):  # a search looks itself
+        cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
+    with read_write(config), open_dict(config):
+        if not any(word.startswith("name=") for word in words) and reserve_stamp(
+            config, lambda: Path(config.hydra.sweep.dir)
+        ):
+            words.append(f"name={config.name}")  # for the jobs, which are composed anew
+    atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
 
 
 def _remove_empty(folder: Path) -> None:

@@ -457,3 +457,11 @@ def test_a_screen_without_the_signs_gets_others(tiny, tmp_path):
     result = train_py(*settings, cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert (result.returncode, result.stderr) == (0, "")
     assert "?1,2,16,32?" in result.stdout
+
+
+@pytest.mark.parametrize("setting", ["name=${x}", "optim.lr=${x}"])
+def test_an_interpolation_that_leads_nowhere_is_one_line(tmp_path, setting):
+    result = train_py("experiment=mlm_pretrain", setting, cwd=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "Interpolation key 'x' not found" in result.stderr
+    assert not list(tmp_path.iterdir())
