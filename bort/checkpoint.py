@@ -101,8 +101,9 @@ class Checkpoints(pl.Callback):
     process that died ends a run in the same way, with BortError.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int = 2):
-        self.folder, self.every, self.keep = folder, every, keep
+    def __init__(self, folder: Path, every: int, keep: int = 2, saved: int | None = None):
+        """saved: the step after which a resumed training stands; None: it starts anew."""
+        self.folder, self.every, self.keep, self.saved = folder, every, keep, saved
         self.signal: int | None = None
         self._due = False
         self._saves = True  # not in a validation of its own
@@ -189,13 +190,11 @@ class Checkpoints(pl.Callback):
 
     def save(self, trainer) -> None:
         """Save where training stands, drop what is too old, and end the process if asked to."""
-        if list(self.folder.glob(f"step_{trainer.global_step:08d}-*.ckpt")):
-            return self._end(trainer)  # a resumed run that had nothing left to do
-        old = sorted(self.folder.glob(CHECKPOINT))
-        trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
+        if self.saved != trainer.global_step:  # equal for a resumed run with nothing left to train
+            trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
+            self.saved = trainer.global_step
         if trainer.is_global_zero:  # the old ones go only now that the new one is complete
-            new = set(self.folder.glob(CHECKPOINT)) - set(old)
-            for path in old[: max(0, len(old) + len(new) - self.keep)] if new else []:
+            for path in sorted(self.folder.glob(CHECKPOINT))[: -self.keep]:
                 path.unlink(missing_ok=True)
         self._end(trainer)
 

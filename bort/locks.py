@@ -4,7 +4,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bort import ownership
@@ -46,6 +46,13 @@ def lock(path: Path, busy: str, waiting: Callable[[], None] | None = None) -> It
         if not os.fstat(handle).st_size:  # a file with content is not ours
             path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the lock file of a process that was killed; one that is held stays."""
+    if path.is_file():
+        with suppress(BortError), lock(path, "held"):
+            pass  # at the end of its block a lock removes its file
 
 
 def _open(path: Path) -> int:

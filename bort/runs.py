@@ -25,6 +25,9 @@ from bort.identity import check_models, local_model, model_digest, named_models
 from bort.wording import decimal
 
 
+LOCK = ".lock"  # its file in a run folder
+
+
 def finished(folder: Path) -> dict | None:
     """The summary of a finished run, or None, also where it cannot be read: it is made again then.
 
@@ -63,6 +66,7 @@ def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     if not run.resume or (summary := finished(folder)) is None or _touched(folder, run):
         return None
     ownership.settle(folder)
+    locks.remove_stale(folder / LOCK)
     _check_models(folder, run)
     say(f"{folder} is finished; name= starts another run, resume=false this one again")
     return summary
@@ -248,7 +252,7 @@ def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int
         say(f"waiting for the process that trains in {folder}…")
 
     try:
-        with locks.lock(folder / ".lock", busy, waiting if wait else None) as handle:
+        with locks.lock(folder / LOCK, busy, waiting if wait else None) as handle:
             if waited:
                 say(f"waited {clock(time.monotonic() - start)}")
             for path in (folder, *(folder / name for name in WRITTEN_INTO)):

@@ -261,14 +261,14 @@ def fit(
     _check_watched(run, validates)
     module.run_identity = run_identity(folder)
     start = newest_whole(folder / "checkpoints", say, module.run_identity)
+    step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
     throughput = Throughput()
-    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every)
+    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
     own = [throughput, ProgressLine(label, throughput)]
     trainer = _trainer(run, folder, loggers, own, saves, validates)
-    if start is None:
+    if step is None:
         loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
     else:
-        step = int(start.stem.split("_")[1].split("-")[0])
         loggers[0].resume(step)
         say(f"resume: {label} goes on after step {step:,} ({start})")
     try:

@@ -350,6 +350,27 @@ def test_the_newest_two_stay(tmp_path):
     assert steps(tmp_path) == [40, 50]
 
 
+def test_a_kill_between_saving_and_removing_leaves_no_third(tmp_path, monkeypatch):
+    """The run that resumes has nothing left to save, and removes what the killed one did not."""
+    trainer = Loops()
+    for number in (10, 20, 30):
+        trainer.global_step = number
+        trainer.save_checkpoint(tmp_path / f"step_{number:08d}.ckpt")
+    resumed = Checkpoints(tmp_path, every=10, saved=30)
+    monkeypatch.setattr(trainer, "save_checkpoint", None)
+    resumed.on_train_end(trainer, None)
+    assert steps(tmp_path) == [20, 30]
+
+
+def test_a_late_process_of_several_saves_as_the_first_one_does(tmp_path):
+    """Saving is joint work: one that took the first one's file for its own would never join in."""
+    callback, trainer, calls = Checkpoints(tmp_path, every=10), Loops(), []
+    fill(tmp_path, 10)
+    trainer.save_checkpoint = calls.append
+    step(callback, trainer, 10)
+    assert [path.name for path in calls] == ["step_00000010.ckpt"]
+
+
 def test_half_a_step_is_never_saved(tmp_path):
     callback, trainer = Checkpoints(tmp_path, every=1), Loops()
     trainer.accumulates = True

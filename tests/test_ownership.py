@@ -441,6 +441,21 @@ def test_a_linked_lock_is_neither_followed_nor_emptied(settings_of, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years" and (folder / ".lock").is_symlink()
 
 
+def test_the_lock_of_a_killed_process_goes_and_a_held_one_stays(tmp_path):
+    path = tmp_path / ".lock"
+    locks.remove_stale(path)
+    assert not path.exists()
+    path.touch()
+    locks.remove_stale(path)
+    assert not path.exists()
+    with locks.lock(path, "busy"):
+        locks.remove_stale(path)
+        assert path.exists()
+    path.write_text("of the user")
+    locks.remove_stale(path)
+    assert path.read_text() == "of the user"
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "text"])
 def test_a_lock_that_is_no_lock(tmp_path, kind):
     path = tmp_path / ".lock"

@@ -489,6 +489,7 @@ def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
 def test_a_finished_run_returns_at_once(done, monkeypatch):
     run, folder, _ = done
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (folder / ".lock").touch()  # of a process that was killed when all but this was done
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
     lines = []
     assert pretrain(run, folder, lines.append) == finished(folder)
