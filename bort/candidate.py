@@ -41,7 +41,7 @@ from bort.finetune import (
 from bort.ownership import remove_checkpoints
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
-from bort.runs import check_corpus, finished, locked, open_folder
+from bort.runs import check_corpus, locked, open_folder, take_finished
 from bort.scoring import score
 from bort.tasks import decoded, json_object
 from bort.training import quiet
@@ -182,7 +182,7 @@ def recorded(place: Path) -> dict | None:
 
     A damaged one is of no use: the training is done again.
     """
-    summary = finished(place)
+    summary = take_finished(place)
     if not isinstance(summary, dict):
         return None
     numbers = [summary.get(key) for key in (("steps",) if "failed" in summary else NOTED)]

@@ -34,7 +34,7 @@ from bort.identity import local_model
 from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
-from bort.runs import check_corpus, done, finished, locked, open_folder, results
+from bort.runs import check_corpus, done, finished, locked, open_folder, results, take_finished
 from bort.training import VERSION, check_trainer, device_of, fit, quiet
 from bort.wording import counted
 
@@ -195,7 +195,7 @@ def _weight_settings(own: Train) -> dict:
 def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
     folder = teacher_folder(run, corpus)
-    if finished(folder) is None:
+    if take_finished(folder) is None:
         steps = counted(run.teacher.max_steps, "step")
         say(f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}")
         train(teacher_run(run), folder, corpus, None, say, label="teacher", wait=True)
@@ -214,7 +214,7 @@ def own_encoder(run: Train, say: Say) -> Path:
     own = own_run(run)
     corpus = corpora.build(own.data, cache_folder(), None, say)
     folder = encoder_folder(run, corpus)
-    if finished(folder) is None:
+    if take_finished(folder) is None:
         say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
         train(own, folder, corpus, None, say, label="encoder", wait=True)
     return folder

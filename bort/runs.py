@@ -24,7 +24,6 @@ from bort.foreign import read_json, read_yaml, short
 from bort.identity import check_models, local_model, model_digest, named_models
 from bort.wording import decimal
 
-
 LOCK = ".lock"  # its file in a run folder
 
 
@@ -40,6 +39,18 @@ def finished(folder: Path) -> dict | None:
         return None
     if summary is not None:
         check_numbers(path, summary)
+    return summary
+
+
+def take_finished(folder: Path) -> dict | None:
+    """The summary of a finished run; None of another.
+
+    A process that was killed after its summary was written may have left its lock and temporary
+    files, and nobody works in this folder again: they go here.
+    """
+    if (summary := finished(folder)) is not None:
+        ownership.settle(folder)
+        locks.remove_stale(folder / LOCK)
     return summary
 
 
@@ -63,10 +74,9 @@ def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     decides then. Raises BortError when `folder` holds something else.
     """
     check_folder(folder, run)
-    if not run.resume or (summary := finished(folder)) is None or _touched(folder, run):
+    if not run.resume or finished(folder) is None or _touched(folder, run):
         return None
-    ownership.settle(folder)
-    locks.remove_stale(folder / LOCK)
+    summary = take_finished(folder)
     _check_models(folder, run)
     say(f"{folder} is finished; name= starts another run, resume=false this one again")
     return summary

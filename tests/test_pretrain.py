@@ -810,7 +810,9 @@ def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tm
     assert [line for line in first if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
     folder = pretraining.teacher_folder(run, corpus)
     assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
+    (folder / ".lock").touch()  # of a process that was killed when all but this was done
     _, again = prepare(replace(run, seed=5), second.append)
+    assert not (folder / ".lock").exists()
     assert not [line for line in second if "training" in line and line.startswith("teacher")]
     assert same(dict(teacher.state_dict()), dict(again.state_dict()))
     named = replace(run, teacher=replace(run.teacher, name=str(folder)))
