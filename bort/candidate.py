@@ -36,6 +36,7 @@ from bort.finetune import (
     length_doubt,
     load_task,
     predict,
+    score_names,
     train_classifier,
 )
 from bort.ownership import remove_checkpoints
@@ -44,7 +45,7 @@ from bort.rows import Row, Task
 from bort.runs import check_corpus, locked, open_folder, take_finished
 from bort.scoring import score
 from bort.tasks import decoded, json_object
-from bort.training import quiet
+from bort.training import check_watched, quiet
 from bort.wording import counted
 
 Say = Callable[[str], None]
@@ -63,6 +64,7 @@ class Candidate:
         self.say, self.launch = say, launch
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
+        check_watched(run, score_names(self.task, ["val"]))
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or own_encoder(run, say))
         config = hf.load_masked_lm(self.source, head_required=False).config

@@ -23,7 +23,7 @@ from bort.cli import clock
 from bort.config import Distill, Train
 from bort.corpus import Corpus, sequences
 from bort.data import PackedData
-from bort.distill import Pretraining
+from bort.distill import Pretraining, score_names
 from bort.errors import BortError, Diverged
 from bort.files import replacing, write_json
 from bort.foreign import read_json
@@ -32,7 +32,7 @@ from bort.model import MaskedLM
 from bort.pretrain import prepare, student, teacher_digest, teacher_folder, train
 from bort.progress import Throughput
 from bort.runs import check_corpus, check_folder, doubt, finished, locked, open_folder
-from bort.training import check_trainer, interruptible
+from bort.training import check_trainer, check_watched, interruptible
 
 ARMS = {
     "kd": "KD",
@@ -109,6 +109,7 @@ def check_arms(run: Train) -> None:
         raise BortError(
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
+    check_watched(run, score_names(taught=False))  # what all arms have
     if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"

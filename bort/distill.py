@@ -53,6 +53,12 @@ def _reduce(total: Tensor, count: int, reduction: str) -> Tensor:
     return total / max(count, 1) if reduction == "mean" else total
 
 
+def score_names(taught: bool) -> list[str]:
+    """What a validation of a pre-training logs; taught: with a teacher beside it."""
+    names = ["val/loss", "val/mlm_accuracy"]
+    return [*names, "val/kd_loss", "val/teacher_entropy"] if taught else names
+
+
 class Pretraining(StepModule):
     """A student that learns masked words from a teacher, from the text, or from both.
 
@@ -77,6 +83,7 @@ class Pretraining(StepModule):
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.__dict__["student"] = torch.compile(model) if compile else model
         self.distill, self.samples = distill, samples
+        self.scores = score_names(teacher is not None)
         # By default, what is no number would be left out, and the mean of the rest pass for all;
         # with "disable" the weights would be.
         self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy = (
@@ -123,10 +130,8 @@ class Pretraining(StepModule):
             self.samples(batch["input_ids"], batch["positions"], labels, predictions)
 
     def on_validation_epoch_end(self) -> None:
-        values = {"val/loss": self.val_loss, "val/mlm_accuracy": self.val_accuracy}
-        if self.teacher is not None:
-            values["val/kd_loss"] = self.val_kd
-            values["val/teacher_entropy"] = self.val_entropy
+        metrics = (self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy)
+        values = dict(zip(self.scores, metrics, strict=False))
         # In training, a row of step k; `trainer.validate` after it leaves the same row.
         self.log_dict({name: metric.compute() for name, metric in values.items()}, logger=False)
         self.check_finite(

@@ -6,7 +6,7 @@ Letters: N rows of a split, B rows of a batch.
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from bort.model import Classifier
 from bort.pretrain import own_encoder
 from bort.rows import Row, Task
 from bort.runs import check_corpus, done, finished, locked, open_folder
-from bort.scoring import doubt, readable, score, write_answers, write_submission
-from bort.training import StepModule, check_trainer, device_of, fit, quiet
+from bort.scoring import doubt, metric_names, readable, score, write_answers, write_submission
+from bort.training import StepModule, check_trainer, check_watched, device_of, fit, quiet
 from bort.wording import counted
 
 Say = Callable[[str], None]
@@ -53,6 +53,12 @@ def task_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean
     return F.cross_entropy(outputs.float(), labels, reduction=reduction)
 
 
+def score_names(task: Task, splits: Iterable[str]) -> list[str]:
+    """What a validation of a fine-tuning logs, of those of the splits that are for validation."""
+    names = ("loss", *metric_names(task))
+    return [f"{split}/{name}" for split in splits if split.startswith("val") for name in names]
+
+
 class FineTuning(StepModule):
     """A classifier on one task; every validation is scored over the whole set.
 
@@ -71,6 +77,7 @@ class FineTuning(StepModule):
     ):
         super().__init__(model, optim)
         self.task, self.rows, self.keep = task, rows, keep
+        self.scores = score_names(task, rows)
         self.metric = f"val/{task.metrics[0]}"
         self.best: tuple[bool, float] | None = None  # whether the score is defined; it, or -loss
         self._answers: dict[str, np.ndarray] = {}
@@ -158,6 +165,7 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, say, record)
+    check_watched(run, score_names(task, rows))
     facts = {"digest": digest(rows), "source": task.name}
     if run.resume and (summary := finished(folder)) is not None:
         # a file was touched, and holds what it held
@@ -319,7 +327,7 @@ def diagnose(
     with locked(folder, False, say):
         open_folder(folder, run, record)
         info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, {"model": hub.digest(run.model)})
+        check_corpus(folder, info, {"model": hub.digest(run.model)}, run)
         scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
         write_json(folder / "summary.json", summary)

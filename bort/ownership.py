@@ -50,6 +50,7 @@ RUN_TREES = (  # of other packages' loggers
     *"wandb/run-* wandb/offline-run-* wandb/latest-run wandb/debug*.log".split(),
     *"tensorboard/version_* lightning_logs/version_*".split(),
 )
+SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
 RUNS_BELOW = (  # of a comparison, a search, Agora
     *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* D*-A*-H*-I*-s*-lr* teacher default".split(),
     *"plain/theta_* random/theta_* rounds/*/theta_*".split(),

@@ -12,6 +12,7 @@ from bort import cost, flops, hub
 from bort.compare import ARMS, arm_settings, check_arms
 from bort.config import SIZES, Arch, Train, cache_folder
 from bort.corpus import Corpus
+from bort.distill import score_names
 from bort.doctor import SIZE, gflops
 from bort.errors import BortError
 from bort.flops import amount_of
@@ -25,7 +26,7 @@ from bort.search import candidate_settings, check_latency, held_sequences, scale
 from bort.search_config import SearchRun
 from bort.task_plan import show_task
 from bort.tokenizer import special_ids
-from bort.training import check_trainer
+from bort.training import check_trainer, check_watched
 from bort.wording import counted
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
@@ -150,6 +151,8 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
         return
     if run.job == "compare":
         check_arms(run)
+    else:
+        check_watched(run, score_names(run.distill.w_kd > 0))
     outlook, data = look_ahead(run), run.data
     V = outlook.vocab
     amount = amount_of(run, outlook.corpus)

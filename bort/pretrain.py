@@ -27,7 +27,7 @@ from bort.config import (
 )
 from bort.corpus import Corpus
 from bort.data import PackedData, TeacherStates
-from bort.distill import Pretraining
+from bort.distill import Pretraining, score_names
 from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.identity import local_model
@@ -35,7 +35,7 @@ from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
 from bort.runs import check_corpus, done, finished, locked, open_folder, results, take_finished
-from bort.training import VERSION, check_trainer, device_of, fit, quiet
+from bort.training import VERSION, check_trainer, check_watched, device_of, fit, quiet
 from bort.wording import counted
 
 Say = Callable[[str], None]
@@ -49,6 +49,7 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
     return at once when the run is finished. record: file name → text for the folder's `.hydra`.
     """
     check_trainer(run)
+    check_watched(run, score_names(run.distill.w_kd > 0))
     if (summary := done(run, folder, say)) is not None:
         return summary
     corpus, teacher = prepare(run, say)

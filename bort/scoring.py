@@ -38,10 +38,15 @@ def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str
     given = _array(task, rows, predictions)
     if any(row.label is None for row in rows):
         raise BortError(f"{task.name}: rows without labels cannot be scored; use the val split")
-    extra = ERRORS if task.kind == "regression" else ()
-    names = dict.fromkeys((*task.metrics, *extra))
+    names = metric_names(task)
     values = {name: METRICS[task.form, name](task, rows, given) for name in names}
     return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def metric_names(task: Task) -> list[str]:
+    """What `score` tells about a task, each once; the first one is the task's own choice."""
+    extra = ERRORS if task.kind == "regression" else ()
+    return list(dict.fromkeys((*task.metrics, *extra)))
 
 
 def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:

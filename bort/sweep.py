@@ -6,6 +6,7 @@ it works with any launcher. Nothing heavy is imported before it is needed.
 
 import atexit
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -24,7 +26,7 @@ from bort.errors import BortError
 from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
-from bort.ownership import foreign_names, run_settings
+from bort.ownership import SWEEP_RECORD, foreign_names, run_settings
 from bort.page import next_training
 from bort.runs import RESTORE, doubt, read_overrides, reserve_stamp, take_failures
 from bort.search_config import SearchRun
@@ -99,7 +101,7 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
 def is_foreign(folder: Path) -> bool:
     """Whether a folder holds files, but neither Hydra's record of a sweep nor a run."""
     names = foreign_names(folder)
-    own = "multirun.yaml" in names or any(run_settings(folder / name) for name in names)
+    own = SWEEP_RECORD in names or any(run_settings(folder / name) for name in names)
     return bool(names) and not own
 
 
@@ -137,7 +139,13 @@ class Gather(Callback):
 
 def _name_sweep(config: DictConfig) -> None:
     """Give a sweep a name of its own when another one started in the same second."""
-    folder, words = Path(config.hydra.sweep.dir), config.hydra.overrides.task
+    words = config.hydra.overrides.task
+    typed = OmegaConf.to_container(words, resolve=False)
+    if config.job != "search" and (word := next(filter(_names_jobs, typed), None)):
+        cli.stop(
+            1, f"train.py: {word}: name= names the whole sweep, its jobs are numbered; give one"
+        )
+    folder = Path(config.hydra.sweep.dir)
     if config.job != "search" and is_foreign(folder):  # a search looks itself
         cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
     with read_write(config), open_dict(config):
@@ -148,9 +156,20 @@ def _name_sweep(config: DictConfig) -> None:
     atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
 
 
+def _names_jobs(word: str) -> bool:
+    """Whether an override would give each job of a sweep the folder of a sweep of its own.
+
+    That is a list of names, or a name that is made of another setting.
+    """
+    if not word.startswith("name="):
+        return False
+    override = OverridesParser.create().parse_override(word)
+    return override.is_sweep_override() or re.search(r"\$\{[^:}]+\}", word) is not None
+
+
 def _remove_empty(folder: Path) -> None:
     """Leave nothing behind of a sweep without a run: Hydra's record of it and empty folders go."""
-    record = folder / "multirun.yaml"
+    record = folder / SWEEP_RECORD
     try:
         jobs = [path for path in folder.iterdir() if path != record]
         for path in jobs:

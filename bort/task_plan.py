@@ -10,7 +10,7 @@ from bort.candidate import check_task
 from bort.casting import cast
 from bort.config import SIZES, Arch, Train, cache_folder
 from bort.errors import BortError
-from bort.finetune import check_length, load_task
+from bort.finetune import check_length, load_task, score_names
 from bort.heads import output_order
 from bort.judge import teacher_source
 from bort.machine import usable_cores
@@ -18,6 +18,7 @@ from bort.model import ModelConfig
 from bort.pretrain import OWN_STEPS, encoder_folder, own_run
 from bort.rows import Task
 from bort.runs import finished
+from bort.training import check_watched
 from bort.wording import counted
 
 Say = Callable[[str], None]
@@ -34,6 +35,7 @@ def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float
         say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
         say("dry_run=true: nothing was started")
         return
+    check_watched(run, score_names(task, rows))
     arch, vocab = run.arch, run.data.vocab_size
     longest = run.data.batch_size * run.data.length
     tokens = len(rows["train"]) * run.data.length

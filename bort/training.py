@@ -42,6 +42,7 @@ class StepModule(pl.LightningModule):
         self.model, self.optim = model, optim
         self.validated: int | None = None  # the step of the last validation
         self.metric = "val/mlm_accuracy"  # what the progress line shows beside val/loss
+        self.scores: list[str] = []  # what a validation logs
         self.run_identity: str | None = None  # in its checkpoints: no other run goes on from them
         self.tokens = 0  # input tokens seen in training
         self._targets = 0  # in the current optimizer step
@@ -245,7 +246,7 @@ def _check_compiler(device: str) -> None:
 def fit(
     run: Train,
     folder: Path,
-    module: pl.LightningModule,
+    module: StepModule,
     data: pl.LightningDataModule,
     loggers: list,
     label: str,
@@ -253,12 +254,12 @@ def fit(
 ) -> tuple[pl.Trainer, Throughput]:
     """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
 
-    module: has `tokens`, `log_row` and `validated`; data: has `val`, sized. loggers: the first one
-    is the run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after
-    a checkpoint.
+    module: says in `scores` what it logs; data: has `val`, sized. loggers: the first one is the
+    run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a
+    checkpoint.
     """
     validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
-    _check_watched(run, validates)
+    check_watched(run, module.scores if validates else [])
     module.run_identity = run_identity(folder)
     start = newest_whole(folder / "checkpoints", say, module.run_identity)
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
@@ -299,14 +300,27 @@ def _mistake_in_settings(error: Exception) -> str | None:
     return None
 
 
-def _check_watched(run: Train, validates: bool) -> None:
-    """Raises BortError for a callback that waits for a score of a validation that never comes."""
-    for name, callback in (run.callbacks or {}).items():
-        if callback and not validates and str(callback.get("monitor", "")).startswith("val/"):
+def check_watched(run: Train, scores: list[str]) -> None:
+    """Raises BortError for a callback that watches a score which never comes.
+
+    scores: what a validation logs; empty where nothing is validated. A callback that is not of
+    Lightning's may log more, but none of "val/" without a validation.
+    """
+    callbacks = {name: callback for name, callback in (run.callbacks or {}).items() if callback}
+    targets = [str(callback.get("_target_")) for callback in callbacks.values()]
+    logs_more = not all(target.startswith("lightning.") for target in targets)
+    for name, callback in callbacks.items():
+        watched = callback.get("monitor")
+        if watched is None or watched in scores:
+            continue
+        if not scores and str(watched).startswith("val/"):
             raise BortError(
-                f"callbacks.{name} watches {callback['monitor']}, and nothing is validated here; "
+                f"callbacks.{name} watches {watched}, and nothing is validated here; "
                 "use callbacks=none, or hold text out"
             )
+        if not logs_more:
+            hint = nearest(str(watched), scores) or f"; use one of {', '.join(scores)}"
+            raise BortError(f"callbacks.{name}.monitor={watched} is no score of this run{hint}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import csv as csv_module
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -493,6 +494,29 @@ def test_what_a_run_leaves(whole, run_of, csv):
     made = [json.loads(line) for line in (folder / "generated.jsonl").read_text().splitlines()]
     assert len(made) == 20 and {row["label"] for row in made} <= {"yes", "no"}
     assert any(line.startswith("  round 2, θ 1 of 1") for line in lines)
+
+
+def test_data_that_changed_after_the_end(whole, run_of, csv, tmp_path):
+    """A finished run is not one on other rows; a file that was only touched changes nothing."""
+    folder, path = tmp_path / "run", csv / "train.csv"
+    shutil.copytree(whole[0], folder)
+    content = path.read_text()
+    try:
+        os.utime(path, (1, 1))
+        assert agora_run.agora(run_of(), folder, quiet) == whole[1]
+        path.write_text(content.replace("train the", "train one", 1))
+        with pytest.raises(BortError, match="was started on other text"):
+            agora_run.agora(run_of(), folder, quiet)
+    finally:
+        path.write_text(content)
+        os.utime(path, (1, 1))
+
+
+def test_a_callback_that_watches_no_score(run_of, tmp_path):
+    stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/los"}
+    with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; did"):
+        agora_run.agora(replace(run_of(), callbacks={"a": stop}), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_page(whole):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -35,6 +36,7 @@ from bort.casting import cast
 from bort.config import Arch
 from bort.errors import BortError
 from bort.finetune import output_order, task_loss
+from bort.heads import label_names
 from bort.model import ModelConfig, build, classifier
 from bort.tasks import TASKS
 from bort.tokenizer import train_tokenizer
@@ -537,5 +539,61 @@ def test_other_data_is_refused(shared, run_of, tmp_path, monkeypatch):
         finetune.finetune(stopping(run, 1), tmp_path / "run", quiet)
     monkeypatch.undo()
     few(monkeypatch, 63, 8)
+    with pytest.raises(BortError, match="was started on other text"):
+        finetune.finetune(run, tmp_path / "run", quiet)
+
+
+@pytest.fixture
+def changeable(tmp_path) -> list[str]:
+    """Settings that name three tables of ten rows, each in a file of its own."""
+    lines = [f"row {k} is {k % 3},{'yes' if k % 3 else 'no'}\n" for k in range(10)]
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join(lines))
+    words = [f"data.{split}={tmp_path / split}.csv" for split in ("train", "val", "test")]
+    return [*words, "data.root=null", "trainer.max_steps=1", "data.length=32"]
+
+
+def test_a_callback_that_watches_no_score(run_of, changeable, tmp_path):
+    """One line before anything is written; the names are those of the task's validation sets."""
+    stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/mlm_accuracy"}
+    run = run_of("custom", None, *changeable)
+    with pytest.raises(BortError, match="mlm_accuracy is no score of this run; did you mean 'val/"):
+        finetune.finetune(replace(run, callbacks={"a": stop}), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_after_the_end(run_of, changeable, tmp_path, monkeypatch):
+    """A finished run is not one on other rows; a file that was only touched changes nothing."""
+    run, lines = run_of("custom", None, *changeable), []
+    summary = finetune.finetune(run, tmp_path / "run", quiet)
+    os.utime(tmp_path / "val.csv", (1, 1))
+    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+    with monkeypatch.context() as patch:  # what was looked at once is known by its time
+        patch.setattr(finetune, "load_task", lambda *_: pytest.fail("read again"))
+        assert finetune.finetune(run, tmp_path / "run", lines.append) == summary
+        assert len(lines) == 1 and "is finished" in lines[0]
+    for split in ("train", "val", "test"):
+        path = tmp_path / f"{split}.csv"
+        content = path.read_text()
+        path.write_text(content.replace("row 3", "row three"))
+        for _ in range(2):
+            with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
+                finetune.finetune(run, tmp_path / "run", quiet)
+        path.write_text(content)
+    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+
+
+def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_path):
+    """Its answers are those to the rows that were there."""
+    root = tmp_path / "superglue"
+    shutil.copytree(shared / "data/superglue/AX-g", root / "AX-g")
+    classes = classifier(hf.load_masked_lm(model), 2)
+    names = label_names(TASKS["superglue/rte"])
+    hf.save(classes, hf.load_tokenizer(model), tmp_path / "judge", names)
+    run = run_of("superglue/axg", root, f"model={tmp_path / 'judge'}")
+    summary = finetune.finetune(run, tmp_path / "run", quiet)
+    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+    (path,) = (root / "AX-g").glob("*.jsonl")
+    path.write_text(path.read_text().replace("The", "Then", 1))
     with pytest.raises(BortError, match="was started on other text"):
         finetune.finetune(run, tmp_path / "run", quiet)

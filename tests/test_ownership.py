@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -498,6 +498,24 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path):
     assert locks.reserve(tmp_path / "other" / "x")
     locks.release()
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "refused"),
+    [("name=a,b", 1), ("name=choice(a,b)", 1), ("name=r_${seed}", 1), ("name=${oc.env:X}", 0)],
+)
+def test_jobs_of_a_sweep_have_no_names_of_their_own(tmp_path, monkeypatch, capsys, word, refused):
+    """Each would be put in a sweep's folder of its own, where nobody gathers it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("X", "x")
+    cfg = composed("train")
+    cfg.hydra.overrides.task.append(word)
+    with pytest.raises(SystemExit) if refused else nullcontext():
+        sweep.Gather().on_multirun_start(cfg)
+    locks.release()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == refused and all(f"{word}: name= names the whole" in line for line in lines)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sweeps_of_one_second_have_two_folders(tmp_path, monkeypatch):

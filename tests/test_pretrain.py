@@ -33,6 +33,7 @@ from bort.ownership import run_record
 from bort.pretrain import prepare, pretrain, train
 from bort.runs import finish, finished, locked
 from bort.tokenizer import encode, text_encoder
+from bort.training import check_watched
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 
@@ -597,13 +598,6 @@ def test_a_run_without_validation_says_why(settings_of, tmp_path):
     ("overrides", "message"),
     [
         (
-            [
-                *("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"),
-                "trainer.val_check_interval=2",
-            ],
-            "callbacks: Early stopping conditioned on metric `val/los` which is not available",
-        ),
-        (
             ["trainer.check_val_every_n_epoch=1", "trainer.max_epochs=1"],
             "trainer: `val_check_interval` (200) must be less than or equal to the number of the",
         ),
@@ -614,6 +608,41 @@ def test_settings_that_only_the_data_show_wrong(settings_of, tmp_path, overrides
     with pytest.raises(BortError) as error:
         pretrain(settings_of(*overrides), tmp_path / "run", quiet)
     assert str(error.value).startswith(message) and len(str(error.value)) <= 200
+
+
+WATCHES = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/los"}
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, kind):
+    """One line before there is a corpus; a plain MLM has no KD loss, nor has each arm of two."""
+    run = settings_of(experiment="kd_pretrain")
+    watching = {**WATCHES, "_target_": f"lightning.pytorch.callbacks.{kind}"}
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; di"):
+        pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run", quiet)
+    for other in (replace(run, job="compare"), settings_of("trainer.max_steps=1")):
+        other = replace(other, callbacks={"a": watching | {"monitor": "val/kd_loss"}})
+        with pytest.raises(BortError, match="monitor=val/kd_loss is no score of this run"):
+            (compare if other.job == "compare" else pretrain)(other, tmp_path, quiet)
+    check_watched(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_callback_of_ones_own_may_log_what_another_watches(settings_of, tmp_path):
+    """What it never logs is found by Lightning, after the first validation."""
+    silent = {"_target_": "test_pretrain.Logs"}
+    run = settings_of("trainer.val_check_interval=2")
+    run = replace(run, callbacks={"mine": silent, "a": WATCHES | {"monitor": "mine/score"}})
+    assert pretrain(run, tmp_path / "logged", quiet)["steps"]
+    run = replace(run, callbacks=run.callbacks | {"a": WATCHES})
+    with pytest.raises(BortError, match="^callbacks: Early stopping conditioned on metric `val/lo"):
+        pretrain(run, tmp_path / "missing", quiet)
+
+
+class Logs(pl.Callback):
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        module.log("mine/score", 1.0, logger=False)
 
 
 def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
