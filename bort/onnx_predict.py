@@ -251,17 +251,20 @@ class Model:
         self.pad = self.config["pad_token_id"]
         texts = self.config.get("bort_texts")
         self.texts = texts if texts in (1, 2) else None  # of a row, where the file says it
+        cut = self.config.get("bort_cut")  # which of two texts, None: the longer one
+        cut = {0: "only_first", 1: "only_second"}.get(cut, "longest_first")
+        # words such as <mask> are ordinary text to all but a masked language model
+        masked = self.kind == "MaskedLM"
         try:
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.tokenizer = open_tokenizer(folder / "tokenizer.json", self.limit, cut, masked)
+            self.longest_first = (  # no tokenizer changes later: threads may share the model
+                self.tokenizer
+                if cut == "longest_first"
+                else open_tokenizer(folder / "tokenizer.json", self.limit, "longest_first", masked)
+            )
             self.session = open_session(folder / "model.onnx", threads)
         except Exception as error:  # neither library has a class for damaged files
             raise Mistake(f"{folder} cannot be opened: {shortened(str(error), 100)}") from None
-        self.tokenizer.no_padding()
-        cut = self.config.get("bort_cut")  # which of two texts, None: the longer one
-        self.cut = {0: "only_first", 1: "only_second"}.get(cut, "longest_first")
-        self.tokenizer.enable_truncation(self.limit, strategy=self.cut)
-        # words such as <mask> are ordinary text to all but a masked language model
-        self.tokenizer.encode_special_tokens = self.kind != "MaskedLM"
         self.mask = str(settings.get("mask_token"))
         self.mask_id = self.tokenizer.token_to_id(self.mask)
 
@@ -322,15 +325,9 @@ class Model:
         try:
             return self.tokenizer.encode_batch(texts)
         except Exception:  # tokenizers has no class for it
-            if self.cut == "longest_first":
-                raise
-        if len(texts) > 1:
-            return [row for text in texts for row in self.tokens([text])]
-        self.tokenizer.enable_truncation(self.limit)
-        try:
-            return self.tokenizer.encode_batch(texts)
-        finally:
-            self.tokenizer.enable_truncation(self.limit, strategy=self.cut)
+            if len(texts) > 1:
+                return [row for text in texts for row in self.tokens([text])]
+            return self.longest_first.encode_batch(texts)
 
     def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
         """The one or two texts of a row, and the characters that are marked in each."""
@@ -411,6 +408,18 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Mistake(f"{path} cannot be read: {error}; export the model again") from None
+
+
+def open_tokenizer(path: Path, limit: int, cut: str, special: bool) -> Tokenizer:
+    """A tokenizer that cuts what is longer than the limit; cut: which text, as tokenizers says it.
+
+    special: whether words such as <mask> are tokens.
+    """
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit, strategy=cut)
+    tokenizer.encode_special_tokens = not special
+    return tokenizer
 
 
 def open_session(path: Path, threads: int):

@@ -13,6 +13,7 @@ from bort import cli
 if __name__ == "__main__":
     cli.starting("bort.predict")  # what follows takes seconds
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,10 @@ class Predictor:
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
         self.texts, self.multi_label = texts, multi_label
         self.truncation = True if cut is None else ("only_first", "only_second")[cut]
+        self.longest_first = tokenizer if cut is None else copy.deepcopy(tokenizer)
+        # The first call sets how a tokenizer cuts; later ones change nothing, so threads may share.
+        self._encode_with(self.tokenizer, ("",), self.truncation)
+        self._encode_with(self.longest_first, ("",), True)
 
     def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """An answer per text, or pair of texts, in their order.
@@ -99,19 +104,20 @@ class Predictor:
         """The tokens of a row; raises Mistake for what the model cannot answer."""
         parts = onnx_predict.parts_of(text, self.texts)
         masked = isinstance(self.model, MaskedLM)
-        # words such as <mask> are ordinary text to a classifier, as in its training
-        given = {"split_special_tokens": not masked}
         try:
-            encoded = self.tokenizer(*parts, truncation=self.truncation, **given)
-        except (
-            Exception
-        ):  # of tokenizers, which has no class for it: the other text alone is longer
-            encoded = self.tokenizer(*parts, truncation=True, **given)
+            encoded = self._encode_with(self.tokenizer, parts, self.truncation)
+        except Exception:  # tokenizers has no class for it: the other text alone is too long
+            encoded = self._encode_with(self.longest_first, parts, True)
         if masked:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
             onnx_predict.check_masks(parts, count, self.tokenizer.mask_token, limit)
         return dict(encoded)
+
+    def _encode_with(self, tokenizer, parts: tuple[str, ...], truncation: bool | str) -> dict:
+        # words such as <mask> are ordinary text to a classifier, as in its training
+        masked = isinstance(self.model, MaskedLM)
+        return tokenizer(*parts, truncation=truncation, split_special_tokens=not masked)
 
     @torch.no_grad()
     def _answers(self, inputs: dict, top: int) -> Iterator[dict]:

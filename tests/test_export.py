@@ -1,5 +1,6 @@
 """Exports against the model in memory, plain transformers, and onnxruntime without torch."""
 
+import copy
 import json
 import runpy
 import shlex
@@ -452,6 +453,33 @@ def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
     with pytest.raises(BortError, match="check: at 1 × 2 tokens the export's logits differ by"):
         export.export(str(folders / "glue-stsb"), "onnx", tmp_path / "out", say=quiet)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mean", "allowed"), [(0, 1e-3), (1e3, 2e-3), (1e4, 1e-2), (1e6, 0.5)])
+def test_numbers_far_from_zero_are_compared_by_their_spread(tokenizer, mean, allowed):
+    """Answers of 1000 ± 1 that are 0.05 off are wrong; those of float64 agree but for rounding."""
+    model = fresh_classifier(tasks.find("glue/stsb"), body(1), Run)
+    inputs = [agreement.random_inputs(model, tokenizer, 8, 33, seed) for seed in range(4)]
+    with torch.no_grad():
+        spread = np.std([export.torch_run(model)(x) for x in inputs])
+        model.out.weight /= float(spread)
+        model.out.bias.fill_(mean)
+    exact = export.torch_run(copy.deepcopy(model).double())
+    run = export.torch_run(model)
+    assert agreement.largest_difference(run, exact, model, tokenizer) < allowed / 2
+    with pytest.raises(BortError, match=r"the export's logits differ by .*nothing was written"):
+        agreement.largest_difference(run, lambda x: run(x) + allowed, model, tokenizer)
+
+
+def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
+    """Numbers without a spread: a model whose output layer is 0, and one of small outputs."""
+    model = fresh_classifier(tasks.find("glue/stsb"), body(1), Run)
+    for weight, bias in ((0.0, 3.0), (1e-6, 0.0)):
+        with torch.no_grad():
+            model.out.weight.fill_(weight)
+            model.out.bias.fill_(bias)
+        exact = export.torch_run(copy.deepcopy(model).double())
+        agreement.largest_difference(export.torch_run(model), exact, model, tokenizer)
 
 
 # ------------------------------------------------------------------------------------ mistakes

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 import bort
-from bort import export, finetune, hf, pretrain
+from bort import export, finetune, hf, onnx_predict, pretrain
 from bort.errors import BortError
 from bort.model import ModelConfig, build, classifier
 from bort.onnx_predict import Model
@@ -123,7 +124,7 @@ def test_models_of_others_keep_their_own_limit(shared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["glue/qnli", "superglue/boolq", "glue/mrpc"])
-def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path):
+def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     """Predictors cut the text that the task cuts; where the other is too long alone, both."""
     from bort.casting import cast
     from bort.heads import label_names
@@ -143,14 +144,17 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path):
         assert predictor._encode(row)["input_ids"] == ids.tolist()
     for row in rows:
         assert len(predictor._encode(row)["input_ids"]) == 20
-    config = json.loads((tmp_path / "model/config.json").read_text())
-    standalone = object.__new__(Model)  # without its onnx file
-    standalone.config, standalone.limit = config, 20
-    standalone.tokenizer = tokenizer.backend_tokenizer
-    standalone.cut = {0: "only_first", 1: "only_second"}.get(task.cut, "longest_first")
-    standalone.tokenizer.enable_truncation(20, strategy=standalone.cut)
+    monkeypatch.setattr(onnx_predict, "open_session", lambda path, threads: None)
+    standalone = Model(tmp_path / "model")
     found = standalone.tokens(rows)
     assert [row.ids for row in found] == [predictor._encode(row)["input_ids"] for row in rows]
+    for encode in (
+        lambda row: standalone.tokens([row])[0].ids,
+        lambda row: predictor._encode(row)["input_ids"],
+    ):  # threads may share a predictor, whatever their rows
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(encode, rows * 200))
+        assert answers == [row.ids for row in found] * 200
 
 
 def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of):
