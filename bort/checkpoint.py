@@ -193,10 +193,14 @@ class Checkpoints(pl.Callback):
         if self.saved != trainer.global_step:  # equal for a resumed run with nothing left to train
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
             self.saved = trainer.global_step
-        if trainer.is_global_zero:  # the old ones go only now that the new one is complete
+        self.remove_old(trainer)  # only now that the new one is complete
+        self._end(trainer)
+
+    def remove_old(self, trainer) -> None:
+        """Leave the newest `keep`; a process that was killed may have left one more."""
+        if trainer.is_global_zero:
             for path in sorted(self.folder.glob(CHECKPOINT))[: -self.keep]:
                 path.unlink(missing_ok=True)
-        self._end(trainer)
 
     def _must_stop(self, trainer) -> bool:
         return self.signal is not None or loader_failure(trainer) is not None

@@ -271,6 +271,7 @@ def fit(
         loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
     else:
         loggers[0].resume(step)
+        saves.remove_old(trainer)
         say(f"resume: {label} goes on after step {step:,} ({start})")
     try:
         with interruptible(), saves.catching(trainer):

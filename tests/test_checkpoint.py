@@ -350,16 +350,16 @@ def test_the_newest_two_stay(tmp_path):
     assert steps(tmp_path) == [40, 50]
 
 
-def test_a_kill_between_saving_and_removing_leaves_no_third(tmp_path, monkeypatch):
-    """The run that resumes has nothing left to save, and removes what the killed one did not."""
-    trainer = Loops()
-    for number in (10, 20, 30):
-        trainer.global_step = number
-        trainer.save_checkpoint(tmp_path / f"step_{number:08d}.ckpt")
-    resumed = Checkpoints(tmp_path, every=10, saved=30)
-    monkeypatch.setattr(trainer, "save_checkpoint", None)
-    resumed.on_train_end(trainer, None)
-    assert steps(tmp_path) == [20, 30]
+def test_a_kill_between_saving_and_removing_leaves_no_third(settings_of, tmp_path):
+    """The run that resumes after its last step trains no more, and removes what was left."""
+    run, folder = settings_of("checkpoint_every=2"), tmp_path / "run"
+    pretrain(run, folder, quiet)
+    before = steps(folder / "checkpoints")
+    assert len(before) == 2
+    fill(folder / "checkpoints", 1)
+    (folder / "summary.json").unlink()
+    pretrain(run, folder, quiet)
+    assert steps(folder / "checkpoints") == before
 
 
 def test_a_late_process_of_several_saves_as_the_first_one_does(tmp_path):
