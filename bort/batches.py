@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 
 from bort.casting import Cast
 from bort.data import ResumeSampler, generator, loader
+from bort.errors import BortError
 from bort.rows import Row
+from bort.wording import counted
 
 POOL = 50  # batches of random rows that are sorted by length together
 
@@ -23,6 +25,7 @@ class RowBatches(Dataset):
     ones (B, classes)), rows (B,), the rows' numbers in the split, and, where there are any,
     token_types and spans (B, 2, 2).
     seed: of the order, new in every epoch; None puts all rows in order of length, for evaluation.
+    Of several processes, see `divide`, each has a part of every batch and an epoch all rows.
     """
 
     def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
@@ -32,9 +35,23 @@ class RowBatches(Dataset):
         self.labels = np.array([0 if row.label is None else row.label for row in rows], number)
         self.lengths = inputs.lengths
         self.order: tuple[int, list[np.ndarray]] | None = None
+        self.rank, self.processes = 0, 1
+
+    def divide(self, rank: int, processes: int) -> None:
+        """Give this process its part of each step's rows, those of one large batch.
+
+        Raises BortError for fewer rows than processes.
+        """
+        if len(self.lengths) < processes:
+            raise BortError(
+                f"{counted(len(self.lengths), 'training row')} for {processes} processes; use "
+                "fewer trainer.devices"
+            )
+        self.rank, self.processes, self.order = rank, processes, None
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        full, rest = divmod(len(self.lengths), self.batch_size * self.processes)
+        return max(1, full + (rest >= self.processes))  # fewer are in the batch before
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, batch = divmod(index, len(self))
@@ -42,7 +59,7 @@ class RowBatches(Dataset):
             raise IndexError(index)  # which also ends `for batch in RowBatches(…)`
         if self.order is None or self.order[0] != epoch:
             self.order = epoch, self._batches(epoch)
-        return self._collate(self.order[1][batch])
+        return self._collate(self.order[1][batch][self.rank :: self.processes])
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         count = len(self.lengths)
@@ -50,9 +67,12 @@ class RowBatches(Dataset):
             return self._cut(np.argsort(self.lengths, kind="stable"))
         random = generator((self.seed, epoch), 0)
         shuffled = random.permutation(count)
-        pools = self._cut(shuffled, POOL * self.batch_size)
+        size = self.batch_size * self.processes
+        pools = self._cut(shuffled, POOL * size)
         by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-        batches = [batch for pool in by_length for batch in self._cut(pool)]
+        batches = [batch for pool in by_length for batch in self._cut(pool, size)]
+        if len(batches[-1]) < self.processes:
+            batches[-2:] = [np.concatenate(batches[-2:])]
         return [batches[k] for k in random.permutation(len(batches))]
 
     def _cut(self, rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:
@@ -93,9 +113,9 @@ class TaskData(pl.LightningDataModule):
 
     def train_dataloader(self):
         trainer = self.trainer
+        self.train.divide(trainer.global_rank, trainer.world_size)
         progress = trainer.fit_loop.epoch_loop.batch_progress.total
-        place = (trainer.global_rank, trainer.world_size)
-        sampler = ResumeSampler(len(self.train), lambda: progress.processed, *place)
+        sampler = ResumeSampler(len(self.train), lambda: progress.processed)
         return loader(self.train, sampler, self.workers)
 
     def val_dataloader(self):

@@ -202,7 +202,11 @@ def _explain(error: BaseException) -> str | None:
     if (own := _user_error(error)) is not None:
         return str(own)
     for inner in _chain(error):
-        if isinstance(inner, OSError) and inner.errno == errno.ENOSPC:
+        if isinstance(inner, OSError) and inner.errno in (errno.EMFILE, errno.ENFILE):
+            return "too many open files; raise their limit (ulimit -n), or lower data.workers"
+        if "can't start new thread" in str(inner) or isinstance(inner, BlockingIOError):
+            return "no more threads or processes; raise their limit (ulimit -u) or that of memory"
+        if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"no space left on the disk ({inner.filename or 'while writing'}); free some"
         if "(os error 28)" in str(inner):  # of the libraries that are written in Rust
             return "no space left on the disk; free some"

@@ -290,23 +290,17 @@ class ResumeSampler(Sampler):
     """The next epoch's worth of batch numbers from wherever training stands.
 
     position: () → batches that this process has trained on, asked when the loader is iterated.
-    Of several processes each takes every world_size-th batch; what does not divide is left out.
     """
 
-    def __init__(
-        self, batches: int, position: Callable[[], int], rank: int = 0, world_size: int = 1
-    ):
+    def __init__(self, batches: int, position: Callable[[], int]):
         self.batches, self.position = batches, position
-        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
-        return max(1, self.batches // self.world_size)
+        return self.batches
 
     def __iter__(self) -> Iterator[int]:
         start = self.position()
-        for step in range(start, start + len(self)):
-            epoch, batch = divmod(step, len(self))
-            yield epoch * self.batches + (batch * self.world_size + self.rank) % self.batches
+        yield from range(start, start + len(self))
 
 
 class ResumableLoader(DataLoader):

@@ -274,6 +274,7 @@ def train_classifier(
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
     module = FineTuning(model, replace(run.optim, lr=rate), task, vals, keep)
     trainer, throughput = fit(run, folder, module, data, loggers, label, say)
+    trainer.strategy.barrier()  # until the process that keeps the best model has kept it
     best, _ = hf.load_classifier(folder / "model")
     return best.to(device_of(run)), {
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -130,9 +130,9 @@ class Gather(Callback):
                 ended = {path.parent.name for path in folder.glob("*/summary.json")}
                 if failed and not ended - failed:
                     raise BortError("no job of the sweep ended well; the lines above say why")
-        except BortError as error:
-            cli.stop(1, f"{Path(sys.argv[0]).name}: {error}")
-        except Exception:
+        except Exception as error:
+            if (line := cli.mistake(error)) is not None:
+                cli.stop(1, f"{Path(sys.argv[0]).name}: {line}")
             traceback.print_exc()
             sys.exit(1)
 

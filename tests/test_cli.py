@@ -179,6 +179,12 @@ def test_machines_that_are_full():
     wrapped = RuntimeError("worker died")
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     assert "no space left on the disk (while writing)" in cli.mistake(wrapped)
+    quota = OSError(errno.EDQUOT, "Disk quota exceeded", "runs/x")
+    assert cli.mistake(quota) == "no space left on the disk (runs/x); free some"
+    files = OSError(errno.EMFILE, "Too many open files")
+    assert cli.mistake(files).startswith("too many open files; raise their limit (ulimit -n)")
+    for error in (RuntimeError("can't start new thread"), BlockingIOError(errno.EAGAIN, "fork")):
+        assert cli.mistake(error).startswith("no more threads or processes; raise their limit")
     memory = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory")
     words = (
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"

@@ -371,26 +371,6 @@ def test_sampler_goes_on_from_any_place():
         assert list(ResumeSampler(7, lambda done=done: done)) == whole[done : done + 7]
 
 
-@pytest.mark.parametrize(("batches", "world"), [(7, 2), (8, 4), (3, 4)])
-def test_processes_share_an_epoch(batches, world):
-    for epoch in range(3):
-        samplers = [
-            ResumeSampler(batches, lambda e=epoch: e * max(1, batches // world), rank, world)
-            for rank in range(world)
-        ]
-        parts = [list(sampler) for sampler in samplers]
-        assert {len(part) for part in parts} == {len(samplers[0])} == {max(1, batches // world)}
-        taken = [k for part in parts for k in part]
-        assert {k // batches for k in taken} == {epoch}
-        if batches >= world:
-            assert len(set(taken)) == len(taken)
-            steps = zip(*parts, strict=True)
-            assert [sorted(step) for step in steps] == [
-                [epoch * batches + s * world + r for r in range(world)]
-                for s in range(batches // world)
-            ]
-
-
 class Recorder(pl.LightningModule):
     """Trains one number and keeps every batch that it has seen."""
 

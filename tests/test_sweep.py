@@ -81,6 +81,18 @@ def test_nothing_to_gather(tmp_path):
     assert lines_of(tmp_path) == [] and list(tmp_path.iterdir()) == []
 
 
+def test_a_full_machine_at_the_end_of_a_sweep_is_one_line(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(sweep, "gather", fail)
+    cfg = OmegaConf.create({"job": "pretrain", "hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(SystemExit) as stopped:
+        sweep.Gather().on_multirun_end(cfg)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 1 and "out of memory" in line
+
+
 def test_jobs_are_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 2, 0):
         run_folder(tmp_path / str(number), 8)
