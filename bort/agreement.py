@@ -77,7 +77,7 @@ def largest_difference(reference: Run, run: Run, model, tokenizer) -> float:
         for seed, (batch, length) in enumerate(_shapes(model.config.limit))
     ]
     numbers = isinstance(model, Classifier) and model.out.out_features == 1
-    allowed = _allowed_in_numbers(model, [reference(x) for x in inputs]) if numbers else None
+    allowed = _allowed_in_numbers(model, inputs) if numbers else None
     worst = 0.0
     for x in inputs:
         expected, found = (_real(model, x, call(x)) for call in (reference, run))
@@ -99,15 +99,22 @@ def _shapes(limit: int) -> list[tuple[int, int]]:
     return [(batch, min(limit, lengths.get(length, length))) for batch, length in SHAPES]
 
 
-def _allowed_in_numbers(model: Classifier, answers: list[np.ndarray]) -> float:
+def _allowed_in_numbers(model: Classifier, inputs: list[Inputs]) -> float:
     """By how much answers of one output may differ: a share of their spread, and rounding.
 
-    A share of the answers themselves would forgive anything where they lie far from 0.
-    answers: (rows, 1) each, of the model in memory. Rounding is that of the last sum and of its
-    terms, whose sizes the weights tell; it alone remains where all answers are equal.
+    A share of the answers themselves would forgive anything where they lie far from 0. Rounding is
+    that of the last layer's sums and of their terms; it alone remains where all answers are equal.
     """
-    values = np.concatenate([part.ravel() for part in answers]).astype(float)
-    terms = float(model.out.weight.detach().abs().sum())
+    sizes = []  # of the terms of each sum, together
+
+    def measure(layer: torch.nn.Linear, states: tuple[torch.Tensor]) -> None:
+        sizes.append(float((states[0].abs() @ layer.weight.abs().T).max()))
+
+    hook = model.out.register_forward_pre_hook(measure)
+    run = torch_run(model)
+    values = np.concatenate([run(x).ravel() for x in inputs]).astype(float)
+    hook.remove()
+    terms = max(sizes) * (model.scale[1] if model.scale else 1.0)
     rounding = np.finfo(np.float32).eps * (2 * np.abs(values).max() + 8 * terms)
     return float(TOLERANCE * values.std() + rounding)
 

@@ -409,6 +409,8 @@ def _hf_weights(
         theirs: state[ours].detach().float().cpu().contiguous()
         for ours, theirs in hf_names(model).items()
     }
+    if "lm_head.bias" in weights:  # of RoBERTa: transformers 4 takes it from the decoder, or 0
+        weights["lm_head.decoder.bias"] = weights["lm_head.bias"].clone()
     if not config.type_vocab:  # Hugging Face always adds a token type: one that changes nothing
         types = f"{_family(config)}.embeddings.token_type_embeddings.weight"
         weights[types] = torch.zeros(1, config.hidden)

@@ -165,8 +165,12 @@ def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             where = f"byte {offset + error.start} (line {number})"
             raise Mistake(f"{name} is not UTF-8 at {where}; convert the file") from None
-        if not offset:
-            line = line.removeprefix("\ufeff")
+        if "\0" in line:
+            raise Mistake(
+                f"{name} has a NUL byte in line {number}, as UTF-16 has; convert the file"
+            )
+        if not offset and not (line := line.removeprefix("\ufeff")):
+            return  # a byte-order mark alone is an empty file
         offset += len(raw)
         yield line.removesuffix("\n").removesuffix("\r")
 
@@ -452,16 +456,22 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     target = path.resolve()
     if target.is_dir():
         raise Mistake(f"out={path} is a folder; give the name of a file")
-    if target.exists() and not target.is_file():
-        with target.open("wb") as file:
-            yield file
-        return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    device = target.exists() and not target.is_file()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("xb")
+        with target.open("wb") if device else replacing(target) as file:
+            yield file
+    except BrokenPipeError:
+        raise  # who reads the pipe has seen enough
     except OSError as error:
         raise Mistake(f"out={path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A new file, which gets the name when it is complete, and the mode of the one before it."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = temporary.open("xb")
     try:
         with file:
             yield file
@@ -500,6 +510,8 @@ def inputs_of(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Te
     if kind == "MultipleChoice":
         raise Mistake("a model for choices takes a passage and its options as arguments")
     if texts:
+        if sys.stdin is None:
+            raise Mistake("there is no standard input; give input=FILE")
         return lines_of(sys.stdin.buffer, "the standard input")
     path = path_of("input", given["input"])
     if "out" in given and path.resolve() == path_of("out", given["out"]).resolve():
@@ -520,6 +532,8 @@ def run(arguments: list[str]) -> None:
         raise Mistake("top= is for a masked language model, which this is not; leave it out")
     answers = model.answers(inputs_of(texts, given, model.kind), int(given.get("top", "5")))
     if "out" not in given:
+        if sys.stdout is None:
+            raise Mistake("there is no standard output; give out=FILE")
         for answer in answers:
             print(json_line(answer, sys.stdout.encoding), flush=True)
         return
@@ -539,7 +553,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (Mistake, OSError) as error:
-        line = " ".join(str(error).split())
+        line = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise SystemExit(f"predict.py: {line if len(line) < 180 else f'{line[:180]}…'}") from None
 
 

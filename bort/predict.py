@@ -112,12 +112,15 @@ class Predictor:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
             onnx_predict.check_masks(parts, count, self.tokenizer.mask_token, limit)
-        return dict(encoded)
+        return encoded
 
     def _encode_with(self, tokenizer, parts: tuple[str, ...], truncation: bool | str) -> dict:
+        """The tokens of a row, asked for as a list of one: alone, it would lose an empty pair."""
         # words such as <mask> are ordinary text to a classifier, as in its training
         masked = isinstance(self.model, MaskedLM)
-        return tokenizer(*parts, truncation=truncation, split_special_tokens=not masked)
+        columns = ([part] for part in parts)
+        rows = tokenizer(*columns, truncation=truncation, split_special_tokens=not masked)
+        return {name: values[0] for name, values in rows.items()}
 
     @torch.no_grad()
     def _answers(self, inputs: dict, top: int) -> Iterator[dict]:
@@ -212,6 +215,8 @@ def main() -> None:
         raise BortError("give model=FOLDER and either text='…' or input=FILE; --help shows more")
     if given["top"] is not None and not (given["top"].isdecimal() and int(given["top"])):
         raise BortError(f"top={given['top']} is no number of words; write top=5")
+    if sys.stdout is None and not given["out"]:  # closed, as by >&-
+        raise BortError("there is no standard output; give out=FILE")
     texts = _texts(given)
 
     def lines(encoding: str | None) -> Iterator[str]:

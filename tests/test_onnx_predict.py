@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_both_predictors_answer_the_same(folders, name):
     """In order, whatever the lengths, and nothing to nothing."""
     both = bort.load(folders / name), Model(folders / f"{name}.onnx")
     texts = [f"{k} <mask> of the river" + LONG[: k * k * 3] for k in range(37)]
-    texts = [(text, "and so on") for text in texts] if name == "pairs" else texts
+    if name == "pairs":  # one with an empty text is a pair too
+        texts = [(text, "and so on") for text in texts] + [("a river", ""), ("", "")]
     ours, theirs = (predictor.predict(texts) for predictor in both)
     for mine, other in zip(ours, theirs, strict=True):
         if name == "mlm":
@@ -214,6 +216,9 @@ def test_files_and_the_standard_input(call, tmp_path):
         (["input=in.txt", "out=in.txt/x"], "out=in.txt/x cannot be written: "),
         (["input=missing.txt"], "input=missing.txt: No such file"),
         (["input=empty.txt"], "input=empty.txt is empty"),
+        (["input=wide.txt"], "input=wide.txt has a NUL byte in line 1, as UTF-16 has"),
+        (["input=mark.txt"], "input=mark.txt is empty"),
+        (["input=in.txt", "out=/dev/full"], "out=/dev/full cannot be written: No space left"),
         (["input=t.CSV"], "give a .txt file with a text per line"),
         (["input=latin.txt"], "input=latin.txt is not UTF-8 at byte 6 (line 2)"),
         (["input=bad.jsonl"], "input=bad.jsonl line 2 is no object with the key text"),
@@ -224,6 +229,8 @@ def test_files_and_the_standard_input(call, tmp_path):
 def test_a_mistake_is_one_line(call, tmp_path, arguments, message):
     (tmp_path / "in.txt").write_text("one\n")
     (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "wide.txt").write_bytes("a text".encode("utf-16-le"))
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbf")
     (tmp_path / "latin.txt").write_bytes(b"one\nca\xff\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n[1]\n')
     (tmp_path / "half.jsonl").write_text('{"text": "x"}\n{"text": "\\ud83d"}\n')
@@ -233,6 +240,18 @@ def test_a_mistake_is_one_line(call, tmp_path, arguments, message):
     assert errors.count("\n") == 1 and len(errors) < 200
     assert {path.name for path in tmp_path.iterdir()} == before
     assert (tmp_path / "in.txt").read_text() == "one\n"
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("stdin", "-"), ("stdout", "a text")])
+def test_streams_that_are_closed_are_one_line(call, monkeypatch, name, arguments):
+    """As `predict.py - <&-` and `>&-` close them."""
+    closed = types.SimpleNamespace(stdin=sys.stdin, stdout=sys.stdout, argv=["", arguments])
+    setattr(closed, name, None)
+    monkeypatch.setattr(onnx_predict, "sys", closed)
+    model = types.SimpleNamespace(kind="", answers=lambda texts, top: texts)
+    monkeypatch.setattr(onnx_predict, "Model", lambda: model)
+    with pytest.raises(SystemExit, match=f"there is no standard {name[3:]}put"):
+        onnx_predict.main()
 
 
 def test_answers_on_a_screen_that_lacks_letters_are_still_json():

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
-from bort import hf
+from bort import hf, predict
 from bort.config import Arch
 from bort.errors import BortError
 from bort.model import ModelConfig, build, classifier
@@ -108,6 +108,13 @@ def test_more_words_than_there_are(folders):
     (answer,) = bort.load(folders["masked"]).predict(["a <mask>"], top=10**6)
     words = bort.load(folders["masked"]).model.config.vocab_size
     assert len(answer["words"][0]) == words
+
+
+def test_without_a_standard_output_nothing_is_answered(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", "model=absent", "text=a"])
+    with monkeypatch.context() as closed, pytest.raises(BortError, match="no standard output"):
+        closed.setattr("sys.stdout", None)
+        predict.main()
 
 
 def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
