@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import lightning.pytorch as pl
 import torch
@@ -22,6 +24,7 @@ from bort import optim
 from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
 from bort.config import Optim, Train
 from bort.errors import BortError, Diverged, nearest
+from bort.foreign import short
 from bort.logger import finish_loggers
 from bort.machine import usable_cores
 from bort.progress import ProgressLine, Throughput
@@ -200,6 +203,16 @@ def device_of(run: Train) -> str:
     return "cuda" if cuda else "cpu"
 
 
+# Keys of Lightning's trainer that every run fills itself, and what to give instead.
+SET_HERE = {
+    "logger": "logger=NAME",
+    "callbacks": "callbacks=NAME",
+    "plugins": "trainer.strategy and trainer.precision",
+    "default_root_dir": "name=NAME",
+    "enable_checkpointing": "checkpoint_every=STEPS",
+}
+
+
 def check_trainer(run: Train) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
     quiet()
@@ -207,6 +220,10 @@ def check_trainer(run: Train) -> None:
     for key in run.trainer:
         if key not in known and key != "_target_":
             raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
+        if key in SET_HERE and run.trainer[key]:
+            raise BortError(f"trainer.{key} is set by bort; use {SET_HERE[key]}")
+        if key != "_target_":
+            _check_kind(key, run.trainer[key], known[key].annotation)
     if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
         raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
     if "fsdp" in str(run.trainer.get("strategy")) and run.job not in ("pretrain", "compare"):
@@ -228,6 +245,36 @@ def check_trainer(run: Train) -> None:
         missing = "backend found" in reason or "not available" in reason
         hint = "; trainer=default takes what is here" if missing else ""
         raise BortError(f"trainer: {reason}{hint}") from None
+
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
+
+
+def _check_kind(key: str, value: Any, annotation: Any) -> None:
+    """Raises BortError for a value of `trainer.` of a kind that Lightning does not declare.
+
+    Lightning itself finds out in the middle of a training, if at all. Words and numbers within
+    their kinds are for Lightning to judge, and `_target_` makes an object of any kind.
+    """
+    if value is None or (isinstance(value, dict) and "_target_" in value):
+        return
+    union = get_origin(annotation) in (Union, UnionType)
+    kinds = set()
+    for part in get_args(annotation) if union else (annotation,):
+        if get_origin(part) is Literal:
+            kinds |= {type(literal) for literal in get_args(part)}
+        else:
+            kinds.add(get_origin(part) or part)
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    words = " or ".join(text for kind, text in KINDS.items() if kind in kinds) or "left out"
+    raise BortError(f"trainer.{key}={short(str(value))} must be {words}")
 
 
 def _check_compiler(device: str) -> None:

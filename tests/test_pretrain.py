@@ -33,7 +33,7 @@ from bort.ownership import run_record
 from bort.pretrain import prepare, pretrain, train
 from bort.runs import finish, finished, locked
 from bort.tokenizer import encode, text_encoder
-from bort.training import check_watched
+from bort.training import check_trainer, check_watched
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 
@@ -827,6 +827,35 @@ def test_profile(settings_of, tmp_path):
     run = settings_of("debug=profiler", "trainer.max_steps=2")
     pretrain(run, tmp_path / "run", lines.append)
     assert [line for line in lines if "run_training_batch" in line]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.profiler=1.5", "trainer.profiler=1.5 must be text"),
+        ("trainer.detect_anomaly=3", "trainer.detect_anomaly=3 must be true or false"),
+        ("trainer.precision=[1]", "trainer.precision=[1] must be a whole number or text"),
+        ("+trainer.sync_batchnorm={a: 1}", "trainer.sync_batchnorm={'a': 1} must be true or false"),
+        ("+trainer.default_root_dir=x", "trainer.default_root_dir is set by bort; use name=NAME"),
+        ("trainer.enable_checkpointing=true", "is set by bort; use checkpoint_every=STEPS"),
+        ("+trainer.callbacks=[x]", "trainer.callbacks is set by bort; use callbacks=NAME"),
+    ],
+)
+def test_trainer_settings_of_a_wrong_kind(settings_of, override, message):
+    """Lightning would find them in the middle of a training, or bort's own would replace them."""
+    with pytest.raises(BortError) as error:
+        check_trainer(settings_of(override))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.precision=bf16-mixed", "trainer.precision=32", "trainer.devices='1'"]
+    + ["trainer.deterministic=warn", "trainer.profiler=simple", "trainer.gradient_clip_val=1"]
+    + ["trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler}"],
+)
+def test_trainer_settings_of_every_right_kind(settings_of, override):
+    check_trainer(settings_of(override))
 
 
 # ------------------------------------------------------------------------------------ teachers
