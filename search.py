@@ -21,6 +21,8 @@ def main(cfg: DictConfig) -> float:
     place = Path(HydraConfig.get().runtime.output_dir)
     try:
         found = search.evaluate(run, Path(run.output_dir), place, cli.say)
+    except cli.Stopped:
+        raise
     except SystemExit as stopped:  # by a signal, after a checkpoint
         cli.stop(stopped.code, f"search.py: stopped; the same command with name={cfg.name} goes on")
     return found.get("error", float("nan"))

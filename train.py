@@ -25,6 +25,8 @@ def main(cfg: DictConfig) -> float | None:
     try:
         folder = locate_folder(cfg, sweep)
         return start(cfg, folder)
+    except cli.Stopped:
+        raise
     except SystemExit as stopped:  # by a signal, after a checkpoint
         cli.stop(stopped.code, f"train.py: stopped; the same command with name={cfg.name} goes on")
     except Exception as error:

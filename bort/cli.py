@@ -58,7 +58,7 @@ def run(main: Callable[[], object], name: str) -> None:
     prepare_process()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: stop(143, f"{name}: stopped"))
+    signal.signal(signal.SIGTERM, lambda *_: stop(143, _stopped(name).lstrip()))
     try:
         for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # argparse takes it at the ends only
             sys.argv.remove(flag)
@@ -148,10 +148,14 @@ def loading(name: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Stopped(SystemExit):
+    """The end of the process after a line that says why: it needs no other one."""
+
+
 def stop(code: int, line: str) -> None:
     """Print a line on standard error and end the process with this exit code."""
     print(shorten(line, LONGEST_LINE), file=sys.stderr, flush=True)
-    raise SystemExit(code)
+    raise Stopped(code)
 
 
 def shorten(text: str, longest: int) -> str:

@@ -5,14 +5,18 @@ import errno
 import json
 import os
 import re
+import runpy
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from bort import cli, config, search, search_config
@@ -200,6 +204,26 @@ def test_machines_that_are_full():
         assert cli.mistake(wrapped).startswith("out of memory; lower data.batch_size")
         assert search.failure(error) == "out of memory"
     assert search.failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+def test_a_signal_before_training_is_one_line(monkeypatch, capsys):
+    """As while a text is encoded; only after a checkpoint there is something to go on with."""
+    program = SimpleNamespace(**runpy.run_path(str(ROOT / "train.py")))
+    names = program.main.__wrapped__.__globals__
+    monkeypatch.setitem(names, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(mode=1)))
+    monkeypatch.setitem(names, "locate_folder", lambda *_: Path("x"))
+    monkeypatch.setitem(names, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            settings = OmegaConf.create({"name": "x"})
+            cli.run(lambda: program.main.__wrapped__(settings), "train.py")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == f"train.py: {cli.STOPPED}\n"
 
 
 @pytest.mark.parametrize(

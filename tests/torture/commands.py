@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import forked
+
 SECONDS = 60
 LONGEST = 200
 
@@ -133,7 +134,7 @@ def commands(count: int, seed: int) -> list[list[str]]:
     from bort.config import Arch, Train
     from bort.search_config import SearchRun
 
-    trainer = [line.split(":")[0] for line in (ROOT / "conf/trainer/default.yaml").open()]
+    trainer = [line.split(":")[0] for line in (forked.ROOT / "conf/trainer/default.yaml").open()]
     trainer = [f"trainer.{name}" for name in trainer if name[0] not in "#_"]
     shape = [f"arch.{name}" for name in keys(Arch)]
     training = [*keys(Train), *trainer, *shape]
@@ -197,7 +198,7 @@ def _become(command: list[str], folder: Path, errors: Path, output: Path) -> Non
             sys.argv = [command[1], *command[2:]]
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         else:
-            sys.argv = [str(ROOT / command[0]), *command[1:]]
+            sys.argv = [str(forked.ROOT / command[0]), *command[1:]]
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -218,7 +219,7 @@ def _become(command: list[str], folder: Path, errors: Path, output: Path) -> Non
 def main(count: int = 400, seed: int = 0) -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
     os.environ["BORT_CACHE"] = tempfile.mkdtemp()
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(forked.ROOT))
     import transformers  # noqa: F401  so that the forked processes need not load them
     from lightning import pytorch  # noqa: F401
 
@@ -242,8 +243,4 @@ def main(count: int = 400, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-    else:
-        options = dict(word.split("=") for word in sys.argv[1:])
-        sys.exit(main(**{key: int(value) for key, value in options.items()}))
+    forked.run_script(main, __doc__)

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+import forked
+
 LONGEST = 200
 TINY = [
     "data=text", "data.path=text.txt", "data.length=16", "data.vocab_size=280", "trainer=cpu",
@@ -58,7 +59,7 @@ def make_runs() -> Iterator[RunKind]:
     register(SearchRun)
 
     def settings(base: str, schema: type, *words: str):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(forked.ROOT / "conf"), version_base="1.3"):
             return config.parse(compose(base, [*words, "output_dir=unused"]), schema)
 
     def page(folder: Path) -> None:
@@ -182,7 +183,7 @@ answers: Counter[str] = Counter()
 
 def main(count: int = 300, seed: int = 0) -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(forked.ROOT))
     pick, faults = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -210,14 +211,10 @@ def main(count: int = 300, seed: int = 0) -> int:
                     )
             if (number + 1) % 20 == 0:
                 print(f"{number + 1} of {count} damaged files, {faults} faults", flush=True)
-        os.chdir(ROOT)
+        os.chdir(forked.ROOT)
     print(f"{count} damaged files: {dict(answers)}, {faults} faults")
     return int(bool(faults))
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-    else:
-        options = dict(word.split("=") for word in sys.argv[1:])
-        sys.exit(main(**{key: int(value) for key, value in options.items()}))
+    forked.run_script(main, __doc__)

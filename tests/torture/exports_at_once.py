@@ -8,10 +8,8 @@ has ended well or with the one line that another one writes there; the user's ow
 there, and no temporary. Ends with 1 otherwise.
 """
 
-import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -93,8 +91,4 @@ def main(count: int = 40, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-    else:
-        sys.exit(main(**forked.options(sys.argv[1:])))
+    forked.run_script(main, __doc__)

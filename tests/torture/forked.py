@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,6 +77,13 @@ def temporaries(folder: Path) -> list[str]:
     ]
 
 
-def options(words: list[str]) -> dict[str, int]:
-    """`count=40 seed=1` as numbers."""
-    return {key: int(value) for key, value in (word.split("=") for word in words)}
+def run_script(main: Callable[..., int], description: str) -> NoReturn:
+    """End this process with what `main` returns; `count=40 seed=1` are its numbers.
+
+    `--help` prints the description instead.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(description)
+        sys.exit()
+    options = dict(word.split("=") for word in sys.argv[1:])
+    sys.exit(main(**{key: int(value) for key, value in options.items()}))

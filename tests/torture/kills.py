@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,7 +199,4 @@ def main(every: int = 1, job: int | None = None, first: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-    else:
-        sys.exit(main(**forked.options(sys.argv[1:])))
+    forked.run_script(main, __doc__)

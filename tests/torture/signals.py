@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -108,6 +107,8 @@ def faults(
     lines = (root / "log.txt").read_text().splitlines()
     if any("Traceback" in line for line in lines):
         found.append("a trace")
+    if code and sum(": stopped" in line for line in lines) != 1:
+        found.append("not one line says that it was stopped")
     if code and not (lines and "stopped" in lines[-1]):
         found.append(f"last line {lines[-1] if lines else '(none)'}")
     time.sleep(0.2)
@@ -152,7 +153,4 @@ def main(count: int = 12, seed: int = 0, job: int | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-    else:
-        sys.exit(main(**forked.options(sys.argv[1:])))
+    forked.run_script(main, __doc__)
