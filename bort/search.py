@@ -418,6 +418,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         job = candidate_settings(run, len(val.chosen))
         label = f"candidate {run.arch}"
         summary = train(job, place, corpus, teacher, say, label, states=tuple(kept.values()))
+        remove_checkpoints(place)  # before there is a record: a recorded candidate is left alone
         losses = candidate_losses(hf.load_masked_lm(place / "model"), teacher, val, kept["val"])
         error = float(losses.mean(dtype=np.float64))
         if not math.isfinite(error):
@@ -442,7 +443,6 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
         "wall": time.monotonic() - start,
     }
     write_checked(path, found)
-    remove_checkpoints(place)
     return found
 
 

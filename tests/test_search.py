@@ -275,6 +275,27 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
     assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
 
 
+def test_a_kill_among_the_checkpoints_of_a_candidate_leaves_none(search_of, tmp_path, monkeypatch):
+    """They go before the candidate has a record, by which it is left alone."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=1", "checkpoint_every=2")
+
+    def killed(folder: Path) -> None:
+        checkpoints(folder)[0].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "remove_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(run, tmp_path / "run")
+    assert any(map(checkpoints, (tmp_path / "run").glob("D*")))
+    assert sweep(run, tmp_path / "run")["trained"] == 2
+    assert not any(map(checkpoints, (tmp_path / "run").glob("D*")))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoints/*.ckpt"))
+
+
 def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
     """A further seed that fails takes nothing from the candidate's own error."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=2")
