@@ -15,6 +15,16 @@ BUSY = .venv/.bort-installing
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+# make takes NAME=VALUE for a variable of its own, which no command would see: settings go in ARGS.
+# Names of settings begin with a small letter; spaces in a value are `\ ` here, and hidden first.
+empty :=
+space := $(empty) $(empty)
+SMALL = a% b% c% d% e% f% g% h% i% j% k% l% m% n% o% p% q% r% s% t% u% v% w% x% y% z%
+SETTING := $(firstword $(filter $(SMALL),$(subst \$(space),_,$(MAKEOVERRIDES))))
+ifneq ($(SETTING),)
+$(error $(SETTING) would be ignored; write make $(firstword $(MAKECMDGOALS)) ARGS="$(SETTING)")
+endif
+
 .PHONY: help install demo search pipeline test lint bench
 
 help:
@@ -30,10 +40,10 @@ install: $(STAMP)
 	@echo "bort is installed in .venv; next: make demo"
 
 demo: $(STAMP)
-	$(BIN)/python train.py experiment=kd_vs_mlm name=demo
+	$(BIN)/python train.py experiment=kd_vs_mlm name=demo $(ARGS)
 
 search: $(STAMP)
-	$(BIN)/python search.py name=search
+	$(BIN)/python search.py name=search $(ARGS)
 
 pipeline: $(STAMP)
 	$(BIN)/python -m bort.pipeline $(ARGS)

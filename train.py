@@ -58,8 +58,12 @@ def locate_folder(cfg: DictConfig, sweep: bool) -> Path:
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
     """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
-    from bort import runs, unused
+    from bort import custom, runs, tasks, unused
 
+    if cfg.job in ("finetune", "agora"):  # wrong names first, then what is missing beside them
+        tasks.check_name(cfg.task)
+        if not cfg.model:  # which is said next
+            custom.check_files(cfg.data)
     run = config.parse(cfg)
     unused.refuse_unused(run, HydraConfig.get().overrides.task)
     choices = HydraConfig.get().runtime.choices

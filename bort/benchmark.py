@@ -13,6 +13,7 @@ the whole model, head included; archs= are encoders of these shapes with random 
 is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,9 +30,11 @@ from bort.config import CONF, Arch, parse
 from bort.errors import BortError, nearest
 from bort.files import check_writable, user_path, write_csv
 from bort.locks import check_unread, output
+from bort.machine import is_busy, usable_cores
 from bort.ownership import is_own_page
 from bort.search_config import Benchmark, register
 from bort.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
+from bort.wording import counted
 
 ENGINE_NAMES = {
     "huggingface": "Hugging Face",
@@ -70,6 +73,8 @@ def compare(settings: Benchmark) -> list[dict]:
     threads = wanted.threads or torch.get_num_threads()
     machine = f"{machine_line()}; int8 products: {int8_instructions()}"
     cli.say(machine)
+    if busy := busy_note():
+        cli.say(busy)
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for arch, name in archs.items():
@@ -84,6 +89,7 @@ def compare(settings: Benchmark) -> list[dict]:
         f"archs: the encoder alone, random weights, vocabulary {settings.vocab_size:,}; models: "
         "whole, head included (a masked LM gives logits at every token)",
     ]
+    notes += [note for note in (busy, wide_note(rows)) if note]
     if settings.memory:
         notes.append("peak: resident memory of a process that loads this model alone, all included")
     for line in notes:
@@ -100,6 +106,33 @@ def compare(settings: Benchmark) -> list[dict]:
         write_page(out.with_suffix(".html"), rows, [machine, *notes])
         cli.say(f"table: {out}, picture: {out.with_suffix('.html')}")
     return rows
+
+
+WIDE = 0.25  # of the median, between the quartiles: from there on, a ratio is in doubt
+
+
+def busy_note() -> str | None:
+    """A warning when other work has the processors; to be asked before anything is measured."""
+    if not is_busy():
+        return None
+    return (
+        f"warning: other work runs on this machine (load {os.getloadavg()[0]:.1f}, "
+        f"{counted(usable_cores(), 'core')}): it slows long calls more than short ones, so ratios "
+        "are in doubt; measure again when it is idle"
+    )
+
+
+def wide_note(rows: list[dict]) -> str | None:
+    """A warning that names the rows whose quartiles are far apart; rows: as a comparison's."""
+    wide = [r for r in rows if r["high_ms"] - r["low_ms"] > WIDE * r["median_ms"]]
+    if not wide:
+        return None
+    names = ", ".join(dict.fromkeys(f"{r['name']} {ENGINE_NAMES[r['engine']]}" for r in wide[:3]))
+    more = f" and {len(wide) - 3} more" if len(wide) > 3 else ""
+    return (
+        f"warning: quartiles more than {WIDE:.0%} of the median apart ({names}{more}): something "
+        "disturbed the machine, so ratios are in doubt; measure again, or raise latency.rounds"
+    )
 
 
 def int8_instructions() -> str:
@@ -198,6 +231,9 @@ def table(settings: Benchmark) -> list[dict]:
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
     cli.say(machine_line())
+    busy = busy_note() if wanted.source != "analytic" else None
+    if busy:
+        cli.say(busy)
     with tempfile.TemporaryDirectory() as folder:
         found = latency.latencies(
             wanted, list(archs), None, settings.vocab_size, Path(folder), cli.say
@@ -212,6 +248,13 @@ def table(settings: Benchmark) -> list[dict]:
         rows.append(
             {"name": name, **vars(arch), **numbers, "parameters": size, "ratio": first / value}
         )
+    times = {"latency_ms": "median_ms", "low": "low_ms", "high": "high_ms"}
+    engine = wanted.engine if wanted.source == "fitted" else wanted.source
+    size = {"engine": engine, "batch": wanted.batch, "length": wanted.length}
+    shown = [{times.get(key, key): x for key, x in row.items()} | size for row in rows]
+    timed = wanted.source not in ("analytic", "fitted")
+    if (wide := wide_note(shown) if timed else None) is not None:
+        cli.say(wide)
     cli.say(f"{found['note']}, vocabulary {settings.vocab_size:,}; the ratio is to the first row")
     for row, arch in zip(rows, archs, strict=True):
         if found["unit"] == "ms":
@@ -227,12 +270,8 @@ def table(settings: Benchmark) -> list[dict]:
         write_csv(Path(settings.out), columns, rows)
         cli.say(f"table: {settings.out}")
     if settings.out and found["unit"] == "ms" and not points:
-        times = {"latency_ms": "median_ms", "low": "low_ms", "high": "high_ms"}
-        engine = wanted.engine if wanted.source == "fitted" else wanted.source
-        size = {"engine": engine, "batch": wanted.batch, "length": wanted.length}
-        shown = [{times.get(key, key): x for key, x in row.items()} | size for row in rows]
         path = Path(settings.out).with_suffix(".html")
-        write_page(path, shown, [machine_line(), found["note"]])
+        write_page(path, shown, [machine_line(), found["note"], *filter(None, (busy, wide))])
         cli.say(f"picture: {path}")
     return rows
 

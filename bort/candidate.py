@@ -62,6 +62,8 @@ class Candidate:
     def __init__(self, run: Train, folder: Path, say: Say, launch: Callable | None = None):
         self.run, self.folder = replace(run, resume=True), folder
         self.say, self.launch = say, launch
+        if run.model:
+            hub.find(run.model)  # a wrong name, before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
         check_watched(run, score_names(self.task, ["val"]))

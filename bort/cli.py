@@ -11,8 +11,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import NoReturn
 
 from bort.errors import BortError, is_out_of_memory, nearest
@@ -24,6 +25,7 @@ HYDRA_FLAGS = (
     "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
 # Not among them: --experimental-rerun, which unpickles the file that it is given.
+NEARBY = 30  # characters in which a long line is rather cut between words
 LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or goes on"
@@ -63,7 +65,7 @@ def run(main: Callable[[], object], name: str) -> None:
         for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # argparse takes it at the ends only
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-        _check_flags(sys.argv[1:])
+        _check_flags(sys.argv[1:], name)
         main()
     except KeyboardInterrupt:
         stop(130, _stopped(name))
@@ -161,25 +163,37 @@ def stop(code: int, line: str) -> None:
 def shorten(text: str, longest: int) -> str:
     """The text on one line, with an ellipsis in its middle where it has more signs than `longest`.
 
-    Its end stays: that is where a line about a mistake says what to do.
+    Its end stays: that is where a line about a mistake says what to do. It is cut between words
+    where there is a space nearby.
     """
     head = text[: len(text) - len(text.lstrip("\n"))]  # after Ctrl-C the terminal shows ^C
     text = " ".join(text.split())
     if len(text) > longest:
         first = longest * 2 // 3
-        text = f"{text[:first]}…{text[len(text) - (longest - first - 1) :]}"
+        start, end = text[:first], text[len(text) - (longest - first - 1) :]
+        if not text[first].isspace() and (space := start.rfind(" ", -NEARBY)) >= 0:
+            start = start[: space + 1]
+        if not text[-len(end) - 1].isspace() and 0 <= (space := end.find(" ", 0, NEARBY)):
+            end = end[space:]
+        text = f"{start}…{end}"
     return head + text
 
 
-def _check_flags(arguments: list[str]) -> None:
+def listed(names: Iterable[str], longest: int) -> str:
+    """Names with commas between; the last ones are an ellipsis where they are too many."""
+    text = ", ".join(names)
+    return text if len(text) <= longest else f"{text[: text.rfind(',', 0, longest)]}, …"
+
+
+def _check_flags(arguments: list[str], program: str) -> None:
     """Raise BortError for an option that is not Hydra's, or one without what belongs to it.
 
     argparse alone would print its usage and exit with 2.
     """
-    for argument in arguments:
+    for number, argument in enumerate(arguments, start=1):
         flag = argument.split("=")[0]
         if argument.startswith("-") and flag not in HYDRA_FLAGS and not argument.startswith("-p"):
-            plain = argument.lstrip("-").replace("--", "")
+            plain = _plain_setting(argument, arguments[number:], program)
             raise BortError(
                 f"{argument} is not an option; settings are written without dashes: {plain}"
             )
@@ -190,6 +204,41 @@ def _check_flags(arguments: list[str]) -> None:
     options = parser.parse_args([word for word in arguments if word != "--version"])
     if options.experimental_rerun is not None:  # by a shortened name
         raise BortError("--experimental-rerun unpickles a file, which bort does not do")
+
+
+def _plain_setting(option: str, after: list[str], program: str) -> str:
+    """What was meant by an option, as a setting of `program`: `trainer.max_epochs=3`.
+
+    after: the words behind the option, of which the first may be its value.
+    """
+    word, sign, value = option.lstrip("-").replace("--", "").partition("=")
+    if not sign and after and not after[0].startswith("-") and "=" not in after[0]:
+        sign, value = "=", after[0]
+    name = word.replace("-", "_")
+    places = _settings_of(program)
+    ends = [key for key in places if key.endswith(f"_{name}")]
+    close = [name] if name in places else ends or difflib.get_close_matches(name, places, 1, 0.6)
+    return f"{places[close[0]] if close else word}{sign}{value}"
+
+
+def _settings_of(program: str) -> dict[str, str]:
+    """Every name of a setting of a program that Hydra reads, and where it stands; else none."""
+    from bort import search_config
+    from bort.config import CONF, Train
+    from bort.foreign import read_yaml
+
+    programs = {"train.py": Train, "search.py": search_config.SearchRun}
+    programs["bort.benchmark"] = search_config.Benchmark
+    if (schema := programs.get(program)) is None:
+        return {}
+    places = {item.name: item.name for item in fields(schema)}
+    if "trainer" in places:
+        for key in read_yaml(CONF / "trainer" / "default.yaml"):
+            places.setdefault(key, f"trainer.{key}")
+    for item in fields(schema):
+        for inner in fields(item.type) if is_dataclass(item.type) else ():
+            places.setdefault(inner.name, f"{item.name}.{inner.name}")
+    return places
 
 
 def _refuse_options(reason: str) -> NoReturn:
@@ -275,7 +324,7 @@ def keys(arguments: list[str], known: dict[str, str | None]) -> dict[str, str | 
             raise BortError(f"{argument} is not key=value; text with spaces is quoted: text='a b'")
         if key not in known:
             raise BortError(
-                f"{argument} is not a setting{nearest(key, known)}; use {', '.join(known)}"
+                f"{argument} is not a setting{nearest(key, known)}; use {listed(known, 120)}"
             )
         found[key] = value
     return found
@@ -293,8 +342,6 @@ def _user_error(error: BaseException) -> BortError | None:
 
 def _near(error: BaseException, key: str) -> str:
     """The nearest known key beside the unknown one, then anywhere in the configuration."""
-    from dataclasses import fields
-
     from bort.config import Train
 
     name, prefix = key.split(".")[-1], key.rpartition(".")[0]
@@ -307,7 +354,7 @@ def _near(error: BaseException, key: str) -> str:
         return f"; did you mean '{f'{prefix}.' if prefix else ''}{close[0]}'?"
     if close := difflib.get_close_matches(name, everywhere, 1, 0.6):
         return f"; did you mean '{everywhere[close[0]]}'?"
-    return f"; known here: {shorten(', '.join(beside), 120)}" if beside else ""
+    return f"; known here: {listed(beside, 120)}" if beside else ""
 
 
 def _places(root) -> dict[str, str]:
@@ -331,5 +378,5 @@ def _unknown_choice(choice: str, text: str) -> str:
     options = re.findall(r"^\t(\S+)$", text.split("Available options", 1)[-1], re.MULTILINE)
     close = difflib.get_close_matches(name, options, 1, 0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    listed = f" (known: {shorten(', '.join(options), 100)})" if options else ""
-    return f"{group}={name} is unknown{hint}{listed}"
+    known = f" (known: {listed(options, 100)})" if options else ""
+    return f"{group}={name} is unknown{hint}{known}"

@@ -50,7 +50,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
     check_trainer(run)
     check_folder(folder, run)
     check_arms(run)
-    corpus, teacher = prepare(run, say)
+    corpus, teacher = prepare(run, say, folder)
     if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "

@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.errors import BortError, nearest, nearest_path
 from bort.foreign import read_yaml, short
+from bort.machine import user_cache
 from bort.trainer_ranges import check_trainer_numbers
 from bort.wording import counted
 
@@ -31,16 +32,11 @@ LARGEST = {"depth": 1_000, "heads": 10_000, "hidden": 100_000, "intermediate": 1
 
 def cache_folder() -> Path:
     """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
-    if folder := os.environ.get("BORT_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder, "bort")
-    try:
-        return Path.home() / ".cache" / "bort"
-    except RuntimeError:  # a user whom this machine does not know, as in many containers
+    if (folder := user_cache()) is None:
         raise BortError(
             "this user has no home folder to keep corpora and teachers in; set BORT_CACHE=FOLDER"
-        ) from None
+        )
+    return folder
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -364,6 +360,11 @@ class Train:
             raise BortError("experiment=agora trains on one device; use trainer.devices=1")
         if self.job == "agora" and self.patience is not None:
             raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
+        if self.task == "custom" and not self.data.train and not self.model:
+            raise BortError(
+                "task=custom needs model=FOLDER and data.train=FILE (csv, tsv, jsonl or parquet), "
+                "data.text=COLUMN, data.label=COLUMN"
+            )
         if not self.task or not (self.model or self.task == "docstrings"):
             raise BortError(
                 f"task={self.task} needs model=FOLDER, as in task=glue/rte "

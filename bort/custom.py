@@ -271,21 +271,37 @@ def _check_text(column: str, records: Table) -> None:
 # ------------------------------------------------------------------------------------ files
 
 
-def _records(path: Path, split: str, data: Data) -> Table:
-    """All records of a file; its columns are checked."""
-    path = path.expanduser()
+def check_files(data: Any) -> None:
+    """Raises BortError, before anything is read, for a file that is not there or none of rows.
+
+    data: the settings, or as much of them as the command line has.
+    """
+    for split in ("train", "val", "test"):
+        if name := data.get(split):
+            _check_file(Path(str(name)).expanduser(), split)
+
+
+def _check_file(path: Path, split: str) -> None:
+    if path.is_dir():
+        raise BortError(f"data.{split}={path} is a folder; name one file ({', '.join(SUFFIXES)})")
     if path.suffix.lower() not in SUFFIXES:
         raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
         raise BortError(f"data.{split}={path} is not there{nearest(path.name, near)}")
     if not path.stat().st_size:
-        raise BortError(f"{path}: the file is empty; get it again")
+        raise BortError(f"data.{split}={path} is empty; give a file with rows")
+
+
+def _records(path: Path, split: str, data: Data) -> Table:
+    """All records of a file; its columns are checked."""
+    path = path.expanduser()
+    _check_file(path, split)
     needed = [*data.texts, *([] if split == "test" else [data.label])]
     try:
         table = read_table(path, needed, [*data.texts, data.label])
     except OSError as error:
         raise BortError(f"data.{split}={path}: {error.strerror or error}") from error
     if not len(table):
-        raise BortError(f"{path}: no rows in it; get the file again")
+        raise BortError(f"{path}: no rows in it, only the names of columns; give a file with rows")
     return table

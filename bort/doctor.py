@@ -21,15 +21,15 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
-from bort.machine import cpu_quota, usable_cores
+from bort.machine import cpu_quota, usable_cores, user_cache
 
 PACKAGES = (
     "torch lightning hydra-core omegaconf transformers tokenizers datasets torchmetrics "
     "safetensors wandb numpy scipy pyarrow pandas plotly rich"
 ).split()
 SETTINGS = (
-    "BORT_CACHE OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_CORETYPE CUDA_VISIBLE_DEVICES "
-    "HF_HOME HF_HUB_OFFLINE WANDB_MODE"
+    "BORT_CACHE XDG_CACHE_HOME OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_CORETYPE "
+    "CUDA_VISIBLE_DEVICES HF_HOME HF_HUB_OFFLINE WANDB_MODE"
 ).split()
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 NETWORK_SECONDS = 3.0
@@ -192,13 +192,12 @@ def free_space(folder: Path) -> str:
 
 
 def disk() -> None:
-    folder = os.environ.get("BORT_CACHE") or "~/.cache/bort"
-    cache = os.path.expanduser(folder)  # unchanged for a user without a home
+    cache = user_cache()
     row("here", free_space(Path.cwd()))
-    if cache.startswith("~"):
+    if cache is None:
         row("cache", "none: this user has no home folder; set BORT_CACHE=FOLDER")
     else:
-        row("cache", free_space(Path(cache).absolute()))
+        row("cache", free_space(cache.absolute()))
 
 
 def gflops(

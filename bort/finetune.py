@@ -162,6 +162,8 @@ def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = N
     if (summary := done(run, folder, say)) is not None:
         return summary
     quiet()
+    if run.model:
+        hub.find(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, say, record)

@@ -48,6 +48,26 @@ def _quotas(root: Path, line: str) -> Iterator[float]:
             continue
 
 
+def user_cache() -> Path | None:
+    """$BORT_CACHE, or bort in the user's cache; None for a user whom this machine does not know."""
+    try:
+        if folder := os.environ.get("BORT_CACHE"):
+            return Path(folder).expanduser()
+        if folder := os.environ.get("XDG_CACHE_HOME"):
+            return Path(folder, "bort").expanduser()
+        return Path.home() / ".cache" / "bort"
+    except RuntimeError:  # as in many containers
+        return None
+
+
+def is_busy() -> bool:
+    """Whether more processes have wanted to run lately than this one has processors."""
+    try:
+        return os.getloadavg()[0] > usable_cores()
+    except (OSError, AttributeError):  # Windows
+        return False
+
+
 def usable_cores() -> int:
     """The processors that this process may run on, at least 1, a container's quota included."""
     cores = os.cpu_count() or 1

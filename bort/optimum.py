@@ -17,10 +17,10 @@ from bort.errors import BortError
 from bort.files import replacing, write_csv, write_json
 from bort.foreign import read_settings, short
 from bort.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
-from bort.runs import check_folder
-from bort.search import selection
+from bort.runs import check_folder, done, finished
+from bort.search import due_finalists, selection
 from bort.search_config import SearchRun
-from bort.search_records import Paired, best_record, read_plan, records
+from bort.search_records import Paired, best_record, crowded_jobs, read_plan, records
 
 Say = Callable[[str], None]
 
@@ -45,6 +45,28 @@ def conclude(folder: Path, say: Say) -> dict:
         dashboard.log_search(run, folder, summary, rows, plots)
         say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     return summary
+
+
+def is_over(run: SearchRun, folder: Path, say: Say) -> bool:
+    """Whether `folder` holds this search, and nothing of it is left to train or to make again.
+
+    Neither the text nor the teacher is read for that, so both may be gone. Raises BortError when
+    the folder holds something else, or a record that was changed.
+    """
+    check_folder(folder, run)
+    if not run.resume or finished(folder) is None or not (folder / "search.json").is_file():
+        return False
+    plan = read_plan(folder)
+    trained = records(folder, plan)
+    chosen = selection(plan, run, trained, Paired(folder, trained, run))
+    if crowded_jobs(folder, plan) or chosen.ask(1) or due_finalists(run, chosen, trained):
+        return False
+    try:
+        for path in (folder / "teacher").glob("train-s*.npy"):
+            count_batches(path)
+    except BortError:  # the search makes it again
+        return False
+    return done(run, folder, say) is not None
 
 
 def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, Any]]:

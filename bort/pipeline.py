@@ -133,6 +133,7 @@ def _check_keys(given: dict[str, str | None]) -> None:
     owners = {key: ("data.train",) for key in COLUMNS}
     owners |= {"data.sample_by": ("data.path",), "data.text": ("data.train", "data.path")}
     owners |= {"data.root": ("task",)}
+    tasks.check_name(given["task"])
     for key, owner in owners.items():
         if given[key] and not any(given[each] for each in owner):
             raise BortError(f"{key}={given[key]} goes with {owner[0]}=…, which is not given")

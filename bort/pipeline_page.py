@@ -39,7 +39,10 @@ def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, s
     for metric in [k.removeprefix("before/") for k in shipped["scores"] if k.startswith("before/")]:
         before, after = (shipped["scores"][f"{when}/{metric}"] for when in ("before", "after"))
         found[f"int8 val/{metric}"] = f"{decimal(after)}, in float32 {decimal(before)}"
-    found |= dict(_latencies(timings(folders["benchmark"]), folders))
+    rows = timings(folders["benchmark"])
+    found |= dict(_latencies(rows, folders))
+    if warning := benchmark.wide_note(rows):
+        found["latency in doubt"] = warning.removeprefix("warning: ")
     spent = ", ".join(f"{key} {clock(value)}" for key, value in seconds.items())
     return found | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
 

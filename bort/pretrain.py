@@ -34,7 +34,17 @@ from bort.identity import local_model
 from bort.logger import MetricsCsv, extra_loggers, log_samples
 from bort.model import MaskedLM, ModelConfig, build
 from bort.progress import Throughput
-from bort.runs import check_corpus, done, finished, locked, open_folder, results, take_finished
+from bort.runs import (
+    check_corpus,
+    check_text,
+    done,
+    finished,
+    locked,
+    open_folder,
+    results,
+    started_models,
+    take_finished,
+)
 from bort.training import VERSION, check_trainer, check_watched, device_of, fit, quiet
 from bort.wording import counted
 
@@ -52,15 +62,27 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
     check_watched(run, score_names(run.distill.w_kd > 0))
     if (summary := done(run, folder, say)) is not None:
         return summary
-    corpus, teacher = prepare(run, say)
+    corpus, teacher = prepare(run, say, folder)
     return train(run, folder, corpus, teacher, say, record=record)
 
 
-def prepare(run: Train, say: Say) -> tuple[Corpus, MaskedLM | None]:
-    """The corpus of a run and the teacher that it needs, trained first if it has no name."""
+def prepare(run: Train, say: Say, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
+    """The corpus of a run and the teacher that it needs, trained first if it has no name.
+
+    folder: of the run, so that one that was started on other text is refused before that, and one
+    whose teacher is no longer there is told what depends on the new one.
+    """
     teacher, tokenizer = open_sources(run)
     corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
+    goes_on = folder is not None and run.resume
+    if goes_on:
+        check_text(folder, corpus.info["digest"])
     if teacher is None and run.needs_teacher:
+        if goes_on and "teacher" in started_models(folder) and _is_gone(run, corpus):
+            say(
+                f"teacher: the one that {folder} was started with is no longer in the cache; it is "
+                "trained again, and only if it comes out the same can this run go on"
+            )
         teacher = trained_teacher(run, corpus, say)
     elif teacher is not None and tokenizer is None:
         _check_vocabulary(run, corpus.tokenizer, teacher)
@@ -149,6 +171,10 @@ def teacher_run(run: Train) -> Train:
 def teacher_folder(run: Train, corpus: Corpus) -> Path:
     """Where the trained teacher of these settings is cached."""
     return _cached("teachers", teacher_run(run), corpus)
+
+
+def _is_gone(run: Train, corpus: Corpus) -> bool:
+    return finished(teacher_folder(run, corpus)) is None
 
 
 def teacher_digest(run: Train, corpus: Corpus) -> dict[str, str]:

@@ -153,15 +153,27 @@ def check_corpus(
         notes = {key: info[key] for key in keys if key in info}
         write_json(path, notes | {"models": models or {}} | state)
         return
+    check_text(folder, now)
     start = read_json(path, RESTORE)
-    if (then := start.get("digest")) != now:
+    check_models(_models(path, start), models or {}, folder)
+    if start | state != start:
+        write_json(path, start | state)
+
+
+def check_text(folder: Path, now: str) -> None:
+    """Raises BortError when the run in `folder` began with text of another digest than `now`."""
+    path = folder / "corpus.json"
+    if path.exists() and (then := read_json(path, RESTORE).get("digest")) != now:
         raise BortError(
             f"{folder} was started on other text (corpus {then}, now {now}); restore the text, use "
             "another name=, or resume=false to start it again"
         )
-    check_models(_models(path, start), models or {}, folder)
-    if start | state != start:
-        write_json(path, start | state)
+
+
+def started_models(folder: Path) -> dict[str, str]:
+    """Digests of the models that the run in `folder` began with; none before it began."""
+    path = folder / "corpus.json"
+    return _models(path, read_json(path, RESTORE)) if path.is_file() else {}
 
 
 def _models(path: Path, start: dict) -> dict[str, str]:
@@ -205,8 +217,7 @@ def _touched(folder: Path, run: Train) -> bool:
 
 def _check_models(folder: Path, run: Train) -> None:
     """Raises BortError when a finished run's models are other ones now; a folder may be gone."""
-    path = folder / "corpus.json"
-    then = _models(path, read_json(path, RESTORE)) if path.is_file() else {}
+    then = started_models(folder)
     places = {key: local_model(name) for key, name in named_models(run).items() if key in then}
     check_models(then, {k: model_digest(place) for k, place in places.items() if place}, folder)
 

@@ -266,22 +266,10 @@ class Sweep:
         return jobs
 
     def _due_finalists(self) -> list[Job]:
-        """Trainings still to do of the best ones: with further rates, then with further seeds."""
-        run, chosen, found = self.run, self.selection, self.records
-        if chosen.best is None:
-            return []
-        best = sorted(chosen.errors, key=chosen.rank)[: run.search.finalists]
-        have = {(record["xi"], record["seed"], record["base_lr"]) for record in found}
-        rates = [Job(xi, run.seed, lr) for xi in best for lr in run.search.lrs]
-        further = range(run.seed + 1, run.seed + run.search.seeds)
-        rate = {xi: best_record(found, xi, run)["base_lr"] for xi in best}
-        seeds = [Job(xi, seed, rate[xi]) for seed in further for xi in best]
-        for stage in (rates, seeds):
-            due = [job for job in stage if (job.xi, job.seed, job.lr) not in have]
-            if due:
-                self._further_passes({job.seed for job in due})
-                return due
-        return []
+        """As `due_finalists`; T has run over their batches then."""
+        due = due_finalists(self.run, self.selection, self.records)
+        self._further_passes({job.seed for job in due})
+        return due
 
     def _further_passes(self, seeds: set[int]) -> None:
         """Other seeds are other batches: T runs over them once, too, for all finalists."""
@@ -392,8 +380,8 @@ def _opened(run: SearchRun, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
     key = folder.resolve()
     if key not in _OPEN:
         _OPEN.clear()
-        corpus, teacher = prepare(run, say)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus))
+        corpus, teacher = prepare(run, say, folder)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 
@@ -498,6 +486,23 @@ def scale_of(plan: dict, run: SearchRun) -> Scale:
     return Scale(
         teacher["parameters"], teacher["latency"][0], teacher["error"], exponents, search.error
     )
+
+
+def due_finalists(run: SearchRun, chosen: Selection, found: list[dict]) -> list[Job]:
+    """Trainings still to do of the best ones: with further rates, then with further seeds."""
+    if chosen.best is None:
+        return []
+    best = sorted(chosen.errors, key=chosen.rank)[: run.search.finalists]
+    have = {(record["xi"], record["seed"], record["base_lr"]) for record in found}
+    rates = [Job(xi, run.seed, lr) for xi in best for lr in run.search.lrs]
+    further = range(run.seed + 1, run.seed + run.search.seeds)
+    rate = {xi: best_record(found, xi, run)["base_lr"] for xi in best}
+    seeds = [Job(xi, seed, rate[xi]) for seed in further for xi in best]
+    for stage in (rates, seeds):
+        due = [job for job in stage if (job.xi, job.seed, job.lr) not in have]
+        if due:
+            return due
+    return []
 
 
 def selection(

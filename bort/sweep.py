@@ -39,7 +39,7 @@ DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "Fa
 
 @contextmanager
 def started(config: DictConfig, arguments: list[str], several: list[str]) -> Iterator[Any]:
-    """The prepared search of a composed configuration; None for dry_run=true.
+    """The prepared search of a composed configuration; None when there is nothing to train.
 
     arguments: the user's overrides; several: those of them that would be sweeps of their own.
     """
@@ -62,10 +62,13 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
         f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
     )
     with cli.loading("search.py"):  # torch, only now
-        from bort import plan, search
+        from bort import optimum, plan, search
 
     if run.dry_run:
         plan.show_search(run, folder, cli.say)
+        yield None
+        return
+    if optimum.is_over(run, folder, cli.say):  # then `Gather` says again what it found
         yield None
         return
     record = {

@@ -29,6 +29,8 @@ def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float
 
     hours: of so many FLOPs here. Raises BortError for what the run itself would refuse.
     """
+    if run.model:
+        hub.find(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
         _check_diagnosis(run, task)

@@ -16,7 +16,7 @@ from bort import rows as shapes
 from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.rows import Row, Split, Task, shown
-from bort.text_files import check_encoding, undecodable
+from bort.text_files import HEAD, check_encoding, undecodable
 
 
 def find(name: str) -> Task:
@@ -25,6 +25,12 @@ def find(name: str) -> Task:
         hint = nearest(name, TASKS) or f"; known are {', '.join(TASKS)}"
         raise BortError(f"task={name} is no known task{hint}")
     return TASKS[name]
+
+
+def check_name(name: str | None) -> None:
+    """Raises BortError for a task that is neither one of these nor the user's nor the embedded."""
+    if name not in (None, "custom", "docstrings"):
+        find(name)
 
 
 def read(task: Task, root: Path | None) -> dict[str, list[Row]]:
@@ -135,14 +141,14 @@ def _missing(task: Task, root: Path, split: Split) -> str:
 def decoded(path: Path) -> str:
     """The whole text of a file, without a byte-order mark."""
     content = path.read_bytes()
-    check_encoding(content[:4], path)
+    check_encoding(content[:HEAD], path)
     try:
         text = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise undecodable(path, error.start, line) from error
     if not text:
-        raise BortError(f"{path}: the file is empty; get it again")
+        raise BortError(f"{path} is empty; give a file with rows")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise BortError(f"{path}, line {line}: a NUL byte, the file is damaged; get it again")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from bort.errors import BortError
 
+HEAD = 512  # bytes of a file that show what it is
 BATCH = 8_000_000  # bytes of Parquet rows read at once
 ENCODINGS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -38,7 +39,7 @@ def raw_lines(path: Path) -> Iterator[Line]:
     """
     offset = 0
     with path.open("rb") as stream:
-        check_encoding(stream.peek(4)[:4], path)
+        check_encoding(stream.peek(HEAD)[:HEAD], path)
         for number, raw in enumerate(stream, start=1):
             try:
                 text = raw.decode()
@@ -48,13 +49,33 @@ def raw_lines(path: Path) -> Iterator[Line]:
             offset += len(raw)
 
 
+# Of zip (xlsx and ods are zips), gzip, bzip2, xz, zstd, 7z, old Office files, PDF, parquet, ELF.
+ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
+ARCHIVES += (b"\xd0\xcf\x11\xe0", b"%PDF", b"PAR1", b"\x7fELF", b"\x89PNG", b"\xff\xd8\xff")
+
+
 def check_encoding(head: bytes, path: Path) -> None:
-    """Raises BortError when the first four bytes of a file are of UTF-16 or UTF-32."""
+    """Raises BortError when the first bytes of a file are of UTF-16, of UTF-32, or of no text."""
     name = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), None)
     if name is None and len(head) > 1 and (head[0] == 0) != (head[1] == 0):
-        name = "UTF-16"  # without a mark: each second byte of plain letters is 0
+        # without a mark: each second byte of plain letters is 0, and the others are not
+        if not (any(head[:4:2]) and any(head[1:4:2])):
+            name = "UTF-16"
     if name:
         raise BortError(f"{path}: {name}, not UTF-8; convert the file (iconv -f {name} -t UTF-8)")
+    if any(head.startswith(mark) for mark in ARCHIVES) or _is_binary(head):
+        raise BortError(
+            f"{path} is not text (a spreadsheet or an archive?); save it as csv or text"
+        )
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether bytes are no UTF-8 and hold control characters, which no encoding of text has."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # a letter may be cut at the end
+    except UnicodeDecodeError:
+        return any(byte < 32 and byte not in b"\t\n\v\f\r\x1a\x1b" for byte in head)
+    return False
 
 
 def undecodable(path: Path, place: int, line: int) -> BortError:

@@ -228,6 +228,20 @@ def test_comparison(folders, tmp_path):
         cost.read_table(tmp_path / "some" / "compared.csv", [])
 
 
+def test_a_busy_machine_and_wide_quartiles_are_told(monkeypatch, tmp_path):
+    """Of a model whose calls take 10.24 ms between 8.23 and 12.26, beside a calm one."""
+    row = {"name": "small", "engine": "measured", "batch": 1, "length": 8, "ratio": 51.0}
+    calm = row | {"median_ms": 0.2, "low_ms": 0.19, "high_ms": 0.21}
+    wide = row | {"name": "base", "median_ms": 10.24, "low_ms": 8.23, "high_ms": 12.26}
+    note = benchmark.wide_note([calm, wide])
+    assert note.startswith("warning: quartiles more than 25% of the median apart (base PyTorch)")
+    assert benchmark.wide_note([calm]) is None and "\n" not in note
+    monkeypatch.setattr(os, "getloadavg", lambda: (999.0, 0.0, 0.0))
+    assert "load 999.0" in benchmark.busy_note()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert benchmark.busy_note() is None
+
+
 MISTAKES = {
     "engines=[]": "engines=[] leaves nothing to measure",
     "engines=[onx]": "engines=onx is unknown; use measured, onnx, onnx_int8; did you mean 'onnx'?",

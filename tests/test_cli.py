@@ -155,7 +155,10 @@ def test_lists_of_other_commands(command, schema, override, one):
         ("data=text", "data=text needs data.path="),
         ("name=a b", "cannot name a run folder; use letters, digits and _ - . : +"),
         ("trainer=3", "a group takes the name of one of its files"),
-        ("--lr=0.1", "--lr=0.1 is not an option; settings are written without dashes: lr=0.1"),
+        (
+            "--lr=0.1",
+            "--lr=0.1 is not an option; settings are written without dashes: optim.lr=0.1",
+        ),
         ("~arch", "arch has no value; give arch=…"),
         ("trainer.max_steps=abc", "trainer.max_steps=abc must be a whole number"),
     ],
@@ -261,7 +264,17 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
         (["--cfg", "banana"], "argument --cfg/-c: invalid choice: 'banana'"),
         (["--cfg"], "argument --cfg/-c: expected one argument"),
         (["--info", "zzz"], "argument --info/-i: invalid choice: 'zzz'"),
-        (["--lr=3"], "--lr=3 is not an option; settings are written without dashes: lr=3"),
+        (["--lr=3"], "--lr=3 is not an option; settings are written without dashes: optim.lr=3"),
+        (
+            ["--epochs", "3"],
+            "--epochs is not an option; settings are written without dashes: trainer.max_epochs=3",
+        ),
+        (
+            ["--batch-size=4"],
+            "--batch-size=4 is not an option; settings are written without dashes: "
+            "data.batch_size=4",
+        ),
+        (["--zzz"], "--zzz is not an option; settings are written without dashes: zzz"),
     ],
 )
 def test_options_are_hydras_and_none_of_them_runs_a_file(monkeypatch, capsys, options, line):
@@ -277,6 +290,25 @@ def test_options_are_hydras_and_none_of_them_runs_a_file(monkeypatch, capsys, op
 def test_a_long_line_is_cut_in_its_middle():
     line = cli.shorten(f"data.path={'x' * 500} does not exist; give a folder", 200)
     assert len(line) == 200 and line.startswith("data.path=xxx") and line.endswith("give a folder")
+
+
+def test_lists_and_long_lines_are_cut_between_words():
+    keys = [f"data.key{k}" for k in range(30)]
+    with pytest.raises(BortError) as error:
+        cli.keys(["data.kye7=x"], dict.fromkeys(keys))
+    words = cli.shorten(str(error.value), 200).split("; use ")[1].split(", ")
+    assert words.pop() == "…" and words == keys[: len(words)] and len(words) > 5
+    text = " ".join(f"word{k}" for k in range(100))
+    start, end = cli.shorten(text, 100).split("…")
+    assert {*start.split(), *end.split()} <= set(text.split())
+
+
+def test_an_option_of_the_search_is_its_setting(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["search.py", "--grid", "tiny"])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        cli.run(lambda: pytest.fail("the program began"), "search.py")
+    assert capsys.readouterr().err.endswith("settings are written without dashes: grid=tiny\n")
 
 
 def test_bugs_are_raised(monkeypatch):

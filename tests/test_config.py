@@ -236,6 +236,11 @@ MESSAGES = [
         "data.root=glue_data",
     ),
     (
+        lambda: complete(job="finetune", task="custom"),
+        "task=custom needs model=FOLDER and data.train=FILE (csv, tsv, jsonl or parquet), "
+        "data.text=COLUMN, data.label=COLUMN",
+    ),
+    (
         lambda: complete(job="finetune", task="custom", model="x"),
         "task=custom needs data.train=FILE (csv, tsv, jsonl or parquet), data.text=COLUMN and "
         "data.label=COLUMN",

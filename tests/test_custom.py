@@ -6,6 +6,7 @@ import json
 import random
 import re
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pandas
@@ -134,7 +135,7 @@ def test_without_a_validation_file_a_tenth_of_the_texts_is_held_out(tmp_path):
         ("review,label\n1,x\n2.5,y\n", {}, "line 2: 'review' is '1', and a number in every row"),
         ("review,label\na,1\nb,x\n", {"kind": "number"}, "line 3: 'label' is 'x', not a number"),
         ("review,label\n", {}, "no rows in it"),
-        ("", {}, "the file is empty"),
+        ("", {}, "a.csv is empty; give a file with rows"),
         (
             "review,label\n" + "".join(f"a{k},b{k}\n" for k in range(60)),
             {},
@@ -180,6 +181,10 @@ def test_mistakes_in_json(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        (".", r"data.train=.* is a folder; name one file \(.csv, .tsv"),
+        ("sheet.csv", "sheet.csv is not text .a spreadsheet or an archive..; save it as csv"),
+        ("noise.csv", "noise.csv is not text"),
+        ("zeros.csv", "zeros.csv is not text"),
         ("a.txt", "data.train=.*a.txt is none of .csv, .tsv, .jsonl, .parquet"),
         ("trian.csv", "data.train=.*trian.csv is not there; did you mean 'train.csv'"),
         ("nowhere/a.csv", "data.train=.*a.csv is not there"),
@@ -188,6 +193,10 @@ def test_mistakes_in_json(tmp_path, line, message):
 )
 def test_wrong_paths(tmp_path, name, message):
     write(tmp_path / "train.csv", records())
+    with zipfile.ZipFile(tmp_path / "sheet.csv", "w") as archive:
+        archive.writestr("sheet1.xml", "<row/>")
+    (tmp_path / "noise.csv").write_bytes(b"\x00\x9f\x01\x88\xff\x02" * 20)
+    (tmp_path / "zeros.csv").write_bytes(b"\x07\x00\x9f\x01\x88" * 20)
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BortError, match=message):
         custom.read(data(tmp_path / name))

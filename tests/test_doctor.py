@@ -184,6 +184,14 @@ def test_a_user_without_a_home(monkeypatch, capsys):
     assert "none: this user has no home folder; set BORT_CACHE=FOLDER" in capsys.readouterr().out
 
 
+def test_the_cache_is_the_one_that_training_uses(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv("BORT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    doctor.disk()
+    assert config.cache_folder() == tmp_path / "other" / "bort"
+    assert capsys.readouterr().out.endswith(f"GiB free at {config.cache_folder()}\n")
+
+
 def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
     doctor.hardware("torch is not loaded here")

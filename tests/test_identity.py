@@ -1,5 +1,6 @@
 """Another model under the same name is one line; digests are of content."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,27 @@ def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_pa
     train_again(model)
     with pytest.raises(BortError, match=CHANGED), search.opened(run, folder, quiet):
         pass
+
+
+def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
+    settings_of, tmp_path, monkeypatch
+):
+    """It goes on when the teacher comes out the same; other text is refused before all that."""
+    run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
+    folder, lines = tmp_path / "run", []
+    first = pretrain.pretrain(run, folder, quiet)
+    (folder / "summary.json").unlink()
+    monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
+    again = pretrain.pretrain(run, folder, lines.append)
+    assert again["teacher_digest"] == first["teacher_digest"]
+    told = next(k for k, line in enumerate(lines) if "no longer in the cache" in line)
+    assert "teacher: training" in lines[told + 1]
+    (folder / "summary.json").unlink()
+    notes = json.loads((folder / "corpus.json").read_text())
+    (folder / "corpus.json").write_text(json.dumps(notes | {"digest": "0" * 16}))
+    monkeypatch.setattr(pretrain, "trained_teacher", lambda *_: pytest.fail("T is trained"))
+    with pytest.raises(BortError, match="was started on other text"):
+        pretrain.pretrain(run, folder, quiet)
 
 
 def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path):

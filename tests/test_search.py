@@ -163,6 +163,29 @@ def test_a_second_call_trains_nothing(done):
     assert "search: 10 recorded already" in lines
 
 
+def test_a_finished_search_needs_neither_text_nor_teacher_again(
+    done, search_of, tmp_path, monkeypatch
+):
+    """Another cache, so T is gone: the results are said at once. A lost record is trained again."""
+    _, folder, summary, _, _ = done
+    run, lines = search_of("search.exponents=[0,0,1]"), []
+    copy = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("text or teacher is read"))
+    assert optimum.is_over(run, copy, lines.append)
+    assert lines == [f"{copy} is finished; name= starts another run, resume=false this one again"]
+    assert optimum.conclude(copy, quiet) == summary
+    assert not optimum.is_over(replace(run, resume=False), copy, quiet)
+    with pytest.raises(BortError, match="holds a run with other settings"):
+        optimum.is_over(search_of("search.exponents=[1,1,1]"), copy, quiet)
+    notes = json.loads((copy / "corpus.json").read_text())
+    (copy / "corpus.json").write_text(json.dumps(notes | {"files": "0" * 16}))  # touched since
+    assert not optimum.is_over(run, copy, quiet)
+    (copy / "corpus.json").write_text(json.dumps(notes))
+    shutil.rmtree(next(copy.glob("D*")))
+    assert not optimum.is_over(run, copy, quiet)
+
+
 def test_all_candidates_see_the_same_batches(done):
     """The kept states of T are those of the batch that a candidate trains on."""
     run, folder, _, _, _ = done

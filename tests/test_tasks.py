@@ -455,7 +455,7 @@ def test_the_good_files_of_the_next_test_are_good(name, tmp_path):
         ("glue/rte", "1\tc", "1\t\0c", r"dev.tsv, line 3: a NUL byte"),
         ("glue/rte", "b\tent", "b\n\tent", r"dev.tsv, line 2: 3 columns, not 4"),
         ("glue/rte", RTE.split("\n", 1)[1], "", r"dev.tsv: no rows in it"),
-        ("glue/rte", RTE, "", r"dev.tsv: the file is empty"),
+        ("glue/rte", RTE, "", r"dev.tsv is empty; give a file with rows"),
         ("superglue/cb", '"neutral"', '"maybe"', r"val.jsonl, line 1: label 'maybe' is none of"),
         ("superglue/cb", '"neutral"', "1", r"label 1 is none of \"entailment\", "),
         ("superglue/cb", '"neutral"', "null", r"val.jsonl, line 1: no 'label'"),
