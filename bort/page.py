@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bort.cli import python
 from bort.config import width_lr
 from bort.files import replacing
 from bort.ownership import PAGE_MARK
@@ -149,4 +150,4 @@ def command(folder: Path, program: str, name: str) -> str | None:
         return None
     if not any(word.startswith("name=") for word in given):
         given.append(f"name={name}")
-    return f"python {program} {shlex.join(given)}"
+    return f"{python()} {program} {shlex.join(given)}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bort import page
-from bort.cli import clock
+from bort.cli import clock, python
 from bort.config import SIZES
 from bort.fptas import UNDECIDED, Xi, name, rounded_up
 from bort.runs import NEAR
@@ -335,6 +335,6 @@ def _reproduce(run: SearchRun, folder: Path, best: dict) -> str:
     following = page.next_training(folder, folder / "optimum.yaml", best["hidden"], best["lr"])
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
-        f"python {escape(following)}</pre>"
+        f"{escape(python())} {escape(following)}</pre>"
         + page.details("Configuration", f"<pre>{escape(config)}</pre>")
     )

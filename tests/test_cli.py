@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,6 +310,21 @@ def test_an_option_of_the_search_is_its_setting(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.run(lambda: pytest.fail("the program began"), "search.py")
     assert capsys.readouterr().err.endswith("settings are written without dashes: grid=tiny\n")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", ["pipeline", "demo", "search"])
+def test_make_refuses_a_setting_that_no_command_would_see(target):
+    def make(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["make", "-n", target, *words], cwd=ROOT, capture_output=True, text=True
+        )
+
+    refused = make("data.train=x.csv")
+    assert refused.returncode != 0 and not refused.stdout
+    assert f'write make {target} ARGS="data.train=x.csv"' in refused.stderr
+    passed = make("ARGS=data.train=x.csv seed=1", "WORKERS=3", "PYTHON=python3.12")
+    assert passed.returncode == 0 and "data.train=x.csv seed=1\n" in passed.stdout
 
 
 def test_bugs_are_raised(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 import bort
-from bort import compare, finetune, mistakes, page, report
+from bort import cli, compare, finetune, mistakes, page, report
 from bort.errors import BortError
 from bort.pretrain import pretrain
 
@@ -108,7 +108,8 @@ def test_page_of_a_pre_training(kd):
     assert f"{summary['val/loss']:.4g}" in seen and f"{summary['parameters']:,}" in seen
     assert "⟨1,2,16,32⟩ distilled from" in seen
     assert (kd / "samples.txt").read_text().split("\n")[0] in seen
-    assert "python train.py experiment=mlm_pretrain 'data.path=my text.txt' name=first" in seen
+    start = f"{cli.python()} train.py experiment=mlm_pretrain"
+    assert f"{start} 'data.path=my text.txt' name=first" in seen
     assert "not finished" not in seen
 
 
