@@ -48,6 +48,19 @@ def quiet(line: str) -> None:
     pass
 
 
+def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
+    """Of a task first, then of a model; rows are read after both."""
+    with pytest.raises(BortError, match="task=glue/rtee is no known task; did you mean 'glue/rte'"):
+        tasks.check_name("glue/rtee")
+    words = ["experiment=finetune", "task=glue/rte", "data.root=nowhere", "output_dir=unused"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        run = config.parse(compose("train", [*words, "model=runs/nope", "name=x", "trainer=cpu"]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finetune, "load_task", lambda *_: pytest.fail("rows are read"))
+    with pytest.raises(BortError, match="runs/nope does not exist"):
+        finetune.finetune(run, tmp_path / "run", quiet)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """A pre-trained folder as small as can be."""
