@@ -16,7 +16,7 @@ is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bort import cli, contenders, page
-from bort.config import CONF, Arch, parse
+from bort.config import CONF, SIZES, Arch, parse
 from bort.errors import BortError, nearest
 from bort.files import check_writable, user_path, write_csv
 from bort.locks import check_unread, output
@@ -84,8 +84,9 @@ def compare(settings: Benchmark) -> list[dict]:
             found += contenders.exported(each, engines, Path(folder), cli.say)
         rows = contenders.measure(found, sizes, threads, wanted.rounds, settings.memory, cli.say)
     notes = [
-        f"{threads} threads, rows without padding, medians [quartiles] of {wanted.rounds} "
-        "rounds in alternating order; the ratio is to the first row of the same size",
+        f"{counted(threads, 'thread')}, rows without padding, medians [quartiles] of "
+        f"{wanted.rounds} rounds in alternating order; the ratio is to the first row of the same "
+        "size",
         f"archs: the encoder alone, random weights, vocabulary {settings.vocab_size:,}; models: "
         "whole, head included (a masked LM gives logits at every token)",
     ]
@@ -164,12 +165,36 @@ def page_parts(rows: list[dict], notes: list[str]) -> Iterator[Any]:
     """HTML and the figure about these rows."""
     yield "<h1>Latency</h1>"
     yield bars(rows)
-    cells = (
-        [f"{x:,.2f}" if isinstance(x, float) else "–" if x is None else x for x in row.values()]
-        for row in rows
-    )
-    yield page.table(cells, [column.replace("_", " ") for column in rows[0]])
+    yield page.table(map(cells_of, rows), COLUMNS)
+    yield "<p>Parameters: of the whole model, its head included where it has one.</p>"
     yield "".join(f"<p>{escape(note)}</p>" for note in notes)
+
+
+# What matters first: on a narrow window the rest is reached by scrolling.
+COLUMNS = ("model", "engine", "batch × tokens", "ms", "ratio", "quartiles (ms)", "sequences/s")
+COLUMNS = (*COLUMNS, "parameters", "on disk", "peak memory", "measures", "shape")
+
+
+def cells_of(row: dict) -> list[str]:
+    """A row of the table in the units of `line_of`; a dash for what was not measured."""
+
+    def shown(key: str, text: Callable[[float], str]) -> str:
+        return "–" if row.get(key) is None else text(row[key])
+
+    return [
+        row["name"],
+        ENGINE_NAMES.get(row["engine"], row["engine"]),
+        f"{row['batch']} × {row['length']}".replace(" ", "\N{NO-BREAK SPACE}"),
+        f"{row['median_ms']:.2f}",
+        f"{row['ratio']:.2f}\N{NO-BREAK SPACE}×",
+        f"{row['low_ms']:.2f}–{row['high_ms']:.2f}",
+        shown("sequences_per_s", "{:,.1f}".format),
+        shown("parameters", "{:,}".format),
+        shown("disk_bytes", lambda count: f"{count / 1e6:,.2f}\N{NO-BREAK SPACE}MB"),
+        shown("peak_bytes", lambda count: f"{count / 1e6:,.0f} MB"),
+        row.get("measures", "encoder"),
+        "⟨{},{},{},{}⟩".format(*(row[key] for key in SIZES)),
+    ]
 
 
 def bars(rows: list[dict]):
@@ -219,7 +244,8 @@ def bars(rows: list[dict]):
         autorange="reversed",
         automargin=True,
     )
-    figure.update_xaxes(title_text="ms", rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(title_text="ms", row=len(sizes), col=1)  # above, a title is in its place
     return figure
 
 

@@ -1,6 +1,7 @@
 """What an exported folder says of itself: export.json and README.md, its model card."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Export:
     answers: str | None = None  # what was compared
     float32: list[str] | None = None
     scores: dict | None = None
+    parameters: int | None = None  # of the model in PyTorch, biases, norms and head included
 
 
 def kept_answers(found: dict[str, Any]) -> str:
@@ -50,10 +52,13 @@ def plain(value: Any) -> str:
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
-def card(model, source: str, run: dict[str, Any], out: Path, found: Export) -> str:
+def card(
+    model, source: str, run: dict[str, Any], out: Path, found: Export, arguments: str = ""
+) -> str:
     """README.md of the folder: what the model is, where it came from, its scores, its use.
 
-    source: the model as the user named it; run: what `origin.run_facts` says of it.
+    source: the model as the user named it; run: what `origin.run_facts` says of it; arguments: of
+    predict.py, see `example`.
     """
     config = model.config
     packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
@@ -65,7 +70,9 @@ def card(model, source: str, run: dict[str, Any], out: Path, found: Export) -> s
         "longest input": f"{config.limit} tokens",
     }
     facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
-    facts |= {f"{k} export": decimal(v) for k, v in (found.scores or {}).items()}
+    for key, value in (found.scores or {}).items():
+        when, _, metric = key.partition("/")
+        facts[f"val/{metric} {when} export"] = decimal(value)
     facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
     if found.compared is not None:
         facts["int8"] = f"{kept_answers(vars(found))} ({found.answers})"
@@ -76,12 +83,13 @@ def card(model, source: str, run: dict[str, Any], out: Path, found: Export) -> s
     facts["licence"] = "not stated: that of the weights it started from and of the data"
     lines = ["---", f"library_name: {library}", "---", "", f"# {plain(out.name)}", ""]
     rows = (f"| {plain(key)} | {plain(value)} |" for key, value in facts.items())
-    return "\n".join([*lines, "| | |", "|---|---|", *rows, "", _usage(model, found)])
+    return "\n".join([*lines, "| | |", "|---|---|", *rows, "", _usage(model, found, arguments)])
 
 
-def _usage(model, found: Export) -> str:
+def _usage(model, found: Export, arguments: str) -> str:
     if found.format != "hf":
-        return "```\npip install numpy onnxruntime tokenizers\npython predict.py\n```\n"
+        command = f"python predict.py {arguments}".rstrip()
+        return f"```\npip install numpy onnxruntime tokenizers\n{command}\n```\n"
     if getattr(model, "spans", 0):
         return (
             "The model takes two marked words; transformers has no class for that, bort reads it.\n"
@@ -99,7 +107,9 @@ def example(folder: Path) -> str:
     config = read_json(folder / "config.json")
     kind = config["architectures"][0].partition("For")[2]
     if kind == "MaskedLM":
-        return f"'a text with a {hf.load_tokenizer(folder).mask_token} in it'"
+        mask = str(hf.load_tokenizer(folder).mask_token)
+        mask = mask if mask.isprintable() and "`" not in mask else "[MASK]"  # it ends no code block
+        return shlex.quote(f"a text with a {mask} in it")
     if kind == "MultipleChoice":
         return "'a passage' 'the first option' 'the second'"
     if kind == "" and config.get("bort_texts") == 2:

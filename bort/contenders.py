@@ -17,6 +17,7 @@ import numpy as np
 
 from bort.config import Arch
 from bort.errors import BortError
+from bort.foreign import read_json
 
 Say = Callable[[str], None]
 HEADS = {  # by the last part of Hugging Face's class
@@ -104,7 +105,10 @@ def of_folder(name: str) -> Contender:
 
 
 def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
-    """An exported folder; its parameters are the weights in the file, scales of int8 left out."""
+    """An exported folder; its parameters are those of the model that was exported.
+
+    Where that is not noted, they are the weights in the file, scales of int8 left out.
+    """
     from bort import hf, hf_config, onnx
 
     onnx.require_onnx()
@@ -132,7 +136,8 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
     kinds = (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8)
     weights = [t for t in tensors if t.data_type in kinds and t.dims]
     weights = [t for t in weights if not t.name.endswith(("_scale", "_zero_point"))]
-    count = sum(int(np.prod(tensor.dims)) for tensor in weights)
+    # The file has constants of its own and lacks weights that were folded into others.
+    count = _noted_parameters(folder) or sum(int(np.prod(tensor.dims)) for tensor in weights)
     what = HEADS.get(f"For{kind}", "encoder")
     if "spans" in [given.name for given in session.get_inputs()]:
         what = HEADS["Model"]
@@ -140,6 +145,13 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
         name, what, "onnx_int8" if int8 else "onnx", arch, config.vocab_size, limit, count,
         file.stat().st_size, name, file,
     )  # fmt: skip
+
+
+def _noted_parameters(folder: Path) -> int | None:
+    """The number of parameters in export.json; None in a folder that notes none."""
+    path = folder / "export.json"
+    count = read_json(path).get("parameters") if path.is_file() else None
+    return count if type(count) is int and count > 0 else None
 
 
 def _short(error: Exception) -> str:

@@ -38,7 +38,7 @@ from bort.tokenizer import (
     train_tokenizer,
 )
 from bort.tokenizer_folder import save_tokenizer
-from bort.wording import counted
+from bort.wording import counted, data_size
 
 VERSION = 3  # part of every fingerprint: raise it when the same text would give other streams
 
@@ -149,8 +149,8 @@ def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
         passed += len(piece)
         if taken >= SAMPLE:
             break
-        tick(f"corpus: {taken / 1e6:,.3g} MB of text read for the tokenizer…")
-    tick(f"corpus: training a tokenizer on {taken / 1e6:,.3g} MB of text…", now=True)
+        tick(f"corpus: {data_size(taken)} of text read for the tokenizer…")
+    tick(f"corpus: training a tokenizer on {data_size(taken)} of text…", now=True)
 
 
 def _training_pieces(source: Source, data: Data) -> Iterator[str]:

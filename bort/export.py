@@ -80,7 +80,10 @@ def export(
             found.scores = _scored(rows, reference, run, drop, say)
         if found.compared:
             found.answers = compared
-        (fresh / "README.md").write_text(card(model, source, facts, out, found), encoding="utf-8")
+        found.parameters = sum(weight.numel() for weight in model.parameters())
+        arguments = example(fresh) if form != "hf" else ""
+        text = card(model, source, facts, out, found, arguments)
+        (fresh / "README.md").write_text(text, encoding="utf-8")
         names = [*(path.name for path in fresh.iterdir()), "export.json"]
         write_json(fresh / "export.json", ownership.export_record(names, vars(found)))
     return found

@@ -33,6 +33,7 @@ from bort.training import StepModule, check_trainer, check_watched, device_of, f
 from bort.wording import counted
 
 Say = Callable[[str], None]
+FEW_ROWS = 50  # of a validation set: of fewer, a single one is more than two hundredths of a score
 LR_WIDTH = 0.064  # the default rate times the width: 1e-3 at 64 (measured), 8e-5 at BERT's 768
 
 
@@ -279,7 +280,7 @@ def train_classifier(
     trainer.strategy.barrier()  # until the process that keeps the best model has kept it
     best, _ = hf.load_classifier(folder / "model")
     return best.to(device_of(run)), {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in best.parameters()),  # as in model/
         "tokens": module.tokens,
         "steps": trainer.global_step,
         "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
@@ -300,22 +301,32 @@ def outcome(
 ) -> dict[str, float]:
     """Scores of the splits with labels; writes the submission files of the test sets.
 
-    `doubt` says in one line what to doubt in them; it is absent where there is nothing.
+    `rows/SPLIT` says how many rows a score is of, `doubt` in one line what to doubt in the scores;
+    it is absent where there is nothing.
     """
-    scores, doubts = {}, []
+    scores, doubts, doubted = {}, [], False
+    counts = {f"rows/{name}": len(rows[name]) for name in predictions}
     for name, values in predictions.items():
         labelled = sum(row.label is not None for row in rows[name])
         if labelled == len(rows[name]):
             found = score(task, rows[name], values)
             scores |= {f"{name}/{metric}": value for metric, value in found.items()}
+            if not name.startswith("test") and 1 < len(rows[name]) < FEW_ROWS:
+                doubts.append(
+                    f"{name}: only {len(rows[name])} rows; one of them is "
+                    f"{100 / len(rows[name]):.0f}% of a score"
+                )
         elif labelled:
             say(f"data: {name}: {labelled:,} of {len(rows[name]):,} rows have a label: no scores")
-        told = doubts and name.startswith("test")  # what the validation sets say goes for the tests
+        told = doubted and name.startswith(
+            "test"
+        )  # what the validation sets say goes for the tests
         if not told and (line := doubt(task, rows[name], values)):
+            doubted = True
             doubts.append(f"{name}: {line}")
     tests = {name: values for name, values in predictions.items() if name.startswith("test")}
     write_submission(task, rows, tests, folder / "predictions")
-    return scores | ({"doubt": "; ".join(doubts)} if doubts else {})
+    return scores | counts | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 
 def diagnose(

@@ -14,6 +14,7 @@ from bort.config import Arch
 from bort.errors import BortError
 from bort.ownership import temporary
 from bort.search_config import Latency
+from bort.wording import counted
 
 Say = Callable[[str], None]
 
@@ -45,7 +46,7 @@ def latencies(
         chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
     engine = latency.engine if latency.source == "fitted" else latency.source
     threads = latency.threads or torch.get_num_threads()
-    note = f"{engine}, {size}, {threads} threads"
+    note = f"{engine}, {size}, {counted(threads, 'thread')}"
     timed = _timed(latency, engine, chosen, vocab, threads, folder, say)
     if latency.source != "fitted":
         points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}

@@ -30,7 +30,7 @@ def parts(path: Path) -> Iterator[Any]:
         return
     classes = "label" in rows[0]
     right = sum(row["true"] == row.get("label") for row in rows)
-    share = f", {right:,} answered rightly" if classes else ""
+    share = f", {right:,} answered correctly" if classes else ""
     yield f"<h2>Answers to {escape(path.stem)}: {counted(len(rows), 'row')}{share}</h2>"
     if classes and len(answers := {row["label"] for row in rows}) == 1:
         yield f"<p class=doubt>One answer for all rows: {escape(plain(answers.pop()))}</p>"

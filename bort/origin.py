@@ -8,7 +8,7 @@ from typing import Any
 
 from bort.config import SIZES
 from bort.foreign import read_json
-from bort.wording import decimal
+from bort.wording import counted, decimal
 
 EMBEDDED = "docstrings of the installed Python packages"
 
@@ -45,7 +45,13 @@ def public_name(value: Any) -> str:
 
 def scores(run: dict[str, Any]) -> dict[str, str]:
     """`val/accuracy` and the like, with four digits."""
-    return {k: decimal(v) for k, v in run.items() if "/" in k and isinstance(v, float)}
+    values = {k: decimal(v) for k, v in run.items() if "/" in k and isinstance(v, float)}
+    for key in values:
+        count = run.get(f"rows/{key.partition('/')[0]}")
+        if isinstance(count, int):
+            values[key] += f" ({counted(count, 'row')})"
+    doubt = run.get("doubt")
+    return values | ({"to doubt": doubt} if isinstance(doubt, str) else {})
 
 
 def origin(run: dict[str, Any]) -> dict[str, str]:

@@ -17,11 +17,19 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
        color: #1f2328; background: #fff; overflow-wrap: break-word; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; margin: 0; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9em; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9em;
+        width: fit-content; max-width: 100%;
+        /* a shadow at the side where there is more: its cover scrolls along with the cells */
+        background: linear-gradient(to right, #fff 2em, #fff0) local 0 0 / 4em 100% no-repeat,
+                    linear-gradient(to left, #fff 2em, #fff0) local 100% 0 / 4em 100% no-repeat,
+                    linear-gradient(to right, #0004, #0000) scroll 0 0 / 1em 100% no-repeat,
+                    linear-gradient(to left, #0004, #0000) scroll 100% 0 / 1em 100% no-repeat; }
 td, th { padding: .2em .8em; border-bottom: 1px solid #d0d7de; text-align: right; }
-th { background: #f6f8fa; } td:first-child, th:first-child { text-align: left; }
+th { background: #d0d7de55; } td:first-child, th:first-child { text-align: left; }
 table.texts td, table.texts th { text-align: left; vertical-align: top; }
 table.texts td:last-child { min-width: 14em; }
+table.settings td, table.settings th { text-align: left; vertical-align: top;
+                                       overflow-wrap: anywhere; }
 .big { display: flex; flex-wrap: wrap; gap: 1em; padding: 0; list-style: none; }
 .big li { background: #f6f8fa; border-radius: 8px; padding: .6em 1em; }
 .big b { display: block; font-size: 1.4em; }
@@ -33,7 +41,7 @@ table.texts td:last-child { min-width: 14em; }
 .legend { padding: 0; list-style: none; font-size: .9em; }
 .legend i { display: inline-block; width: 2em; vertical-align: middle; margin-right: .5em;
             border-top: 3px solid; }
-pre { background: #f6f8fa; padding: .8em; overflow-x: auto; }
+pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 # Of lines, one after the other; then again, with the next kind of dashes.
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")

@@ -379,7 +379,7 @@ def _report(
     for what, value in found.items():
         say(f"  {what:<{width}}{value}")
     for line in pipeline_page.doubts(folders):
-        say(f"warning: {line}")
+        say(f"warning: {line.removeprefix('doubt: ')}")
 
 
 def main() -> None:

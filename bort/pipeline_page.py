@@ -10,7 +10,7 @@ from bort import benchmark, optimum, page, record, report, runs, search_page
 from bort.card import kept_answers
 from bort.cli import clock
 from bort.foreign import read_json
-from bort.wording import decimal
+from bort.wording import counted, decimal
 
 TITLES = {
     "search": "Search",
@@ -72,7 +72,8 @@ def _latencies(rows: list[dict], folders: dict[str, Path]) -> Iterator[tuple[str
     ours = next(row for row in some if row["name"] == str(folders["export"]))
     yield (
         "latency of int8",
-        f"{ours['median_ms']:.2f} ms for {size[0]} × {size[1]} tokens, {ours['threads']} threads",
+        f"{ours['median_ms']:.2f} ms for {size[0]} × {size[1]} tokens, "
+        f"{counted(ours['threads'], 'thread')}",
     )
     for row in some:
         if row is ours:
@@ -103,13 +104,15 @@ def parts(
     """HTML and figures; found: see `overview`, folders: by stage, commands: of the stages."""
     yield f"<h1>bort pipeline {escape(name)}</h1>"
     yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts(folders))
-    yield page.table(found.items(), kind="texts")
+    yield page.table(found.items(), kind="settings")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
-    own = {
-        "search": lambda: search_page.parts(folders["search"], *optimum.choice(folders["search"])),
-        "pretrain": lambda: report.parts(record.read(folders["pretrain"])),
-        "finetune": lambda: report.parts(record.read(folders["finetune"])),
+    own = {  # their doubts stand above
+        "search": lambda: search_page.parts(
+            folders["search"], *optimum.choice(folders["search"]), with_doubts=False
+        ),
+        "pretrain": lambda: report.parts(record.read(folders["pretrain"]), with_doubt=False),
+        "finetune": lambda: report.parts(record.read(folders["finetune"]), with_doubt=False),
         "export": lambda: export_parts(folders["export"]),
         "benchmark": lambda: benchmark.page_parts(
             timings(folders["benchmark"]),

@@ -8,6 +8,7 @@ A comparison, a sweep, a search or any folder of runs stands for the runs in it.
 is.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -19,15 +20,21 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from bort import agora_page, cli, mistakes, page
-from bort.config import CONF, SIZES, Arch, Train
+from bort.config import CONF, SIZES, Arch
 from bort.errors import BortError
 from bort.ownership import is_own_page
 from bort.record import LOSSES, Curve, Run, expand, read
-from bort.runs import doubt
+from bort.runs import doubt, read_overrides
 from bort.wording import counted
 
 MOST_POINTS = 400  # of a curve; more become the means of as many stretches
 PARTS = ("train/kd_loss", "train/mlm_loss")
+KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
+PANELS = {  # losses of a pre-training, by what they are: the two kinds share no scale
+    MLM: ("train/mlm_loss", "val/loss"),
+    KD: ("train/kd_loss", "val/kd_loss"),
+    "Weighted sum of both losses (nats per masked word)": ("train/loss",),
+}
 PROGRESS = {
     "Learning rate": "train/lr",
     "Gradient norm": "train/grad_norm",
@@ -45,13 +52,16 @@ def write(folder: Path) -> None:
     page.write(folder / "report.html", f"bort {run.name}", parts(run))
 
 
-def parts(run: Run) -> Iterator[Any]:
-    """HTML and figures about one run; only such as have something to show."""
+def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
+    """HTML and figures about one run; only such as have something to show.
+
+    with_doubt: False where the page says above what to doubt.
+    """
     yield f"<h1>{escape(run.name)}</h1><p>{escape(describe(run))}</p>"
     if not run.summary:
         yield "<p class=doubt>This run is not finished.</p>"
     known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
-    if (known or "task" in run.summary) and (warning := doubt(run.summary)):
+    if with_doubt and (known or "task" in run.summary) and (warning := doubt(run.summary)):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield page.big(numbers(run))
     if run.settings["job"] == "compare" and run.summary:
@@ -84,7 +94,7 @@ def describe(run: Run) -> str:
     )
     how = f"distilled from {teacher}" if s["distill.w_kd"] else "by plain MLM"
     if s["job"] == "compare":
-        how += " (the numbers here), and by plain MLM"
+        how += " (the numbers above the table are its), and by plain MLM"
     text = s["data.path"] if s["data.source"] == "text" else "the embedded docstrings"
     return f"{arch} {how}, on {text}"
 
@@ -95,9 +105,9 @@ def numbers(run: Run) -> Iterator[tuple[str, str]]:
     for key, value in found.items():
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
-    for key in ("parameters", "steps", "tokens"):
+    for key in ("rows/val", "parameters", "steps", "tokens"):
         if key in found:
-            yield f"{found[key]:,}", key
+            yield f"{found[key]:,}", "rows of val" if key == "rows/val" else key
     if "seconds" in found:
         yield cli.clock(found["seconds"]), "of training"
     if "tokens_per_s" in found:
@@ -107,13 +117,10 @@ def numbers(run: Run) -> Iterator[tuple[str, str]]:
 def curves(run: Run) -> Iterator[Any]:
     """Panels of one run over its steps; a single point is no curve."""
     drawn = {key for key, (steps, _) in run.curves.items() if len(steps) > 1}
-    losses = [key for key in LOSSES if key in drawn]
-    for part in PARTS:  # the only one of them is the whole loss
-        if part in losses and _same(run.curves[part], run.curves["train/loss"]):
-            losses.remove(part)
+    losses = {title: [k for k in keys if k in drawn] for title, keys in loss_panels(run).items()}
     scores = [key for key in run.scores if key in drawn]
     errors = [key for key in scores if key.split("/")[1] in ("rmse", "mae")]  # in the labels' unit
-    groups = {"Loss": losses, "Score on held-out data": [k for k in scores if k not in errors]}
+    groups = losses | {"Score on held-out data": [k for k in scores if k not in errors]}
     groups |= {"Error on held-out data": errors}
     groups |= {title: [key] for title, key in PROGRESS.items() if key in drawn}
     for title, keys in groups.items():
@@ -122,11 +129,22 @@ def curves(run: Run) -> Iterator[Any]:
         plot = page.figure("step", "")
         for number, key in enumerate(keys):
             _line(plot, key, run.curves[key], number)
-        if title == "Loss" and run.summary.get("unigram_ce"):
+        if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
         plot.update_layout(showlegend=len(keys) > 1)
         yield from page.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
+
+
+def loss_panels(run: Run) -> dict[str, list[str]]:
+    """Title → the columns with losses of that kind, each curve once; those of a task are alike."""
+    if run.settings["task"]:
+        return {"Loss": [key for key in LOSSES if key in run.curves]}
+    shown = [key for key in LOSSES if key in run.curves]
+    whole = run.curves.get("train/loss")
+    if whole and any(_same(run.curves[part], whole) for part in PARTS if part in shown):
+        shown.remove("train/loss")  # its only part says what it is
+    return {title: [key for key in keys if key in shown] for title, keys in PANELS.items()}
 
 
 def _same(one: Curve, other: Curve) -> bool:
@@ -234,22 +252,40 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
 
 
 def configuration(run: Run) -> str:
-    """The settings that are not the default ones, and all of them folded away."""
-    usual = defaults()
-    own = {k: v for k, v in run.settings.items() if k not in usual or usual[k] != v}
+    """The settings that are not those of the same experiment by default, and all folded away."""
+    usual = defaults(run.folder)
+    settings = {key: value for key, value in run.settings.items() if key != "bort"}  # a version
+    own = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
     rows = [(k, _shown(v), _shown(usual.get(k, "–"))) for k, v in own.items() if v is not None]
-    everything = page.table((key, _shown(value)) for key, value in run.settings.items())
+    everything = page.table(
+        ((key, _shown(value)) for key, value in settings.items()), kind="settings"
+    )
     return (
         "<h2>Configuration</h2>"
-        + page.table(rows, ("setting", "here", "default"))
+        + page.table(rows, ("setting", "here", "default"), kind="settings")
         + page.details("all settings", everything)
     )
 
 
-def defaults() -> dict[str, Any]:
-    """Flat `key: value` of all settings that have a default."""
-    values = OmegaConf.to_container(OmegaConf.structured(Train))
-    values["trainer"] = OmegaConf.to_container(OmegaConf.load(CONF / "trainer" / "default.yaml"))
+def defaults(folder: Path) -> dict[str, Any]:
+    """Flat `key: value` of all settings of a run's experiment that have a default.
+
+    That is what conf/train.yaml and conf/experiment/ make of no other word on the command line. A
+    run whose experiment is not recorded, or is gone, is held against train.py without any.
+    """
+    words = [word for word in read_overrides(folder) or [] if word.startswith("experiment=")]
+    name = words[-1].partition("=")[2] if words else ""
+    known = (CONF / "experiment" / f"{name}.yaml").is_file()
+    return _composed(name if known else None)
+
+
+@functools.cache
+def _composed(experiment: str | None) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+
+    words = [f"experiment={experiment}"] if experiment else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        values = OmegaConf.to_container(compose("train", words))
     return {key: value for key, value in _flat("", values) if value != "???"}
 
 
@@ -304,12 +340,18 @@ def side_by_side(runs: list[Run]) -> Iterator[Any]:
 
 def overlaid(runs: list[Run], names: list[str]) -> Iterator[Any]:
     """A panel per column that any of the runs has, a line per run; see `page.legend`."""
-    losses = [key for key in LOSSES if key not in PARTS]
+    losses = {
+        (title, key) for run in runs for title, keys in loss_panels(run).items() for key in keys
+    }
     scores = dict.fromkeys(key for run in runs for key in run.scores)
-    for key in (*losses, *scores, *PROGRESS.values()):
+    others = [("", key) for key in (*scores, *PROGRESS.values())]
+    for kind, key in (*sorted(losses), *others):
         having = [k for k, run in enumerate(runs) if len(run.curves.get(key, ((),))[0]) > 1]
+        if kind:  # a run of another kind has another loss under this name
+            having = [k for k in having if key in loss_panels(runs[k]).get(kind, ())]
         if not having:
             continue
+        title = f"{kind}: {key}" if kind else key
         axes = ["step"]
         if key in scores and all(runs[k].summary.get("seconds") for k in having):
             axes.append("seconds of training")
@@ -320,7 +362,7 @@ def overlaid(runs: list[Run], names: list[str]) -> Iterator[Any]:
                 scale = 1.0 if axis == "step" else found["seconds"] / max(found["steps"], 1)
                 _line(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
-            yield from page.panel(key if axis == "step" else f"{key} over time", plot)
+            yield from page.panel(title if axis == "step" else f"{title} over time", plot)
 
 
 def distinct(folders: list[Path]) -> list[str]:

@@ -22,7 +22,7 @@ from bort.errors import BortError
 from bort.files import replacing, write_json
 from bort.foreign import read_json, read_yaml, short
 from bort.identity import check_models, local_model, model_digest, named_models
-from bort.wording import decimal
+from bort.wording import counted, decimal
 
 LOCK = ".lock"  # its file in a run folder
 
@@ -387,6 +387,10 @@ def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Call
     """The last lines of a fine-tuning; returns what to do next."""
     named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
     scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]
+    rows = {k: v for k, v in summary.items() if k.startswith("rows/") and isinstance(v, int)}
+    if rows and scores:  # what a score is worth
+        counts = (f"{counted(v, 'row')} of {k.removeprefix('rows/')}" for k, v in rows.items())
+        scores[-1] += f"; {', '.join(counts)}"
     by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
     say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
     if warning := doubt(summary):

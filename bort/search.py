@@ -262,7 +262,11 @@ class Sweep:
             self._progress(batch)
         else:
             for job in jobs:
-                self.say(f"search: finalist {job} again")
+                rate = width_lr(job.xi[2], job.lr, self.run.search.kappa)  # of its width
+                self.say(
+                    f"search: finalist {name(job.xi)} is trained again with seed {job.seed}, "
+                    f"lr {rate:.3g}"
+                )
         return jobs
 
     def _due_finalists(self) -> list[Job]:

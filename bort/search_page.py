@@ -14,6 +14,12 @@ from bort.runs import NEAR
 from bort.search_config import SearchRun
 
 GREY = "#8b949e"  # of what is not known
+FAITHFUL = 0.8  # Kendall's τ from which on an earlier step ranks much as the last one does
+SYMBOLS = (
+    "ξ = ⟨layers, heads, hidden, intermediate⟩ is a shape; p, i and e are its parameters, latency "
+    "and error; W weighs how small, fast and accurate ξ is against T, the teacher: α weighs "
+    "parameters and β latency; W⁺ is a bound that no W of ξ exceeds."
+)
 
 
 def certificate_lines(summary: dict) -> Iterator[str]:
@@ -96,6 +102,15 @@ def doubts(summary: dict) -> Iterator[str]:
     if summary.get("ahead_at_half") not in (None, best):
         step = f"{summary['step_at_half']:,} of {summary['n']:,} steps"
         yield f"doubt: after {step} {summary['ahead_at_half']} was ahead of the winner"
+    for label in ("half", "quarter"):
+        tau = summary.get(f"tau_at_{label}")
+        if tau is not None and tau < FAITHFUL:
+            yield (
+                f"doubt: after {summary[f'step_at_{label}']:,} of {summary['n']:,} steps the "
+                f"errors ranked the candidates otherwise than at the end (Kendall's τ {tau:.2f}): "
+                "the ranking may change with a larger search.n"
+            )
+            break
     if summary["control_bound"] == best:
         yield "note: arg max W⁺, without any training, chooses the same"
     if summary.get("control_size") == best:
@@ -127,22 +142,29 @@ def parts(
     rows: list[dict],
     summary: dict,
     plots: dict[str, Any],
+    with_doubts: bool = True,
 ) -> Iterator[Any]:
-    """HTML and figures about the search in `folder`; plots: see `figures`."""
+    """HTML and figures about the search in `folder`; plots: see `figures`.
+
+    with_doubts: False where the page says above what to doubt.
+    """
     teacher = next(row for row in rows if row["status"] == "teacher")
     unit = "ms" if summary["latency_unit"] == "ms" else "operations"
     best = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
-    yield _head(run, rows, summary, teacher, unit)
+    yield _head(run, rows, summary, teacher, unit, with_doubts)
+    yield f"<p>{SYMBOLS}</p>"
     for title, figure in plots.items():
         yield from [f"<h2>{title}</h2>", figure]
-    yield from [_costs(plan, summary), _table(rows), _reproduce(run, folder, best)]
+    yield from [_costs(plan, summary), _table(rows, unit), _reproduce(run, folder, best)]
 
 
 def _xi(row: dict) -> str:
     return name(tuple(row[key] for key in SIZES))
 
 
-def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str) -> str:
+def _head(
+    run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str, with_doubts: bool
+) -> str:
     best = rows[0]
     shares = [best[key] / teacher[key] for key in ("parameters", "latency")]
     low, high = summary["w_interval"]
@@ -161,6 +183,7 @@ def _head(run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: 
     lines = list(certificate_lines(summary))
     plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
     doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
+    doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
         f"<h1>{title} on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
@@ -204,17 +227,16 @@ def _front(trained: list[dict], teacher: dict, summary: dict, unit: str):
             text=[f"{_xi(r)}<br>W {r['w']:.4f}, {r['parameters']:,} parameters" for r in some],
             hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
         )
-    figure.add_scatter(
-        x=[trained[0]["latency"] * scale],
-        y=[trained[0]["error"]],
-        mode="text",
-        text=[f"  {_xi(trained[0])}"],
-        textposition="middle right",
-        name="optimum",
-        showlegend=False,
+    figure.add_annotation(  # with an arrow, since there are others around it
+        x=trained[0]["latency"] * scale,
+        y=trained[0]["error"],
+        text=_xi(trained[0]),
+        **{"ax": 30, "ay": 45, "arrowhead": 2, "arrowwidth": 1, "bgcolor": "#fffd"},
     )
     figure.add_hline(y=teacher["error"], line_dash="dot", annotation_text="T's own entropy")
     scale = {"colorscale": "Viridis", "colorbar": {"title": "W", "thickness": 10}}
+    if len({row["w"] for row in trained}) == 1:  # else plotly makes a range of its own around it
+        scale |= {"cmin": 0.0, "cmax": max(1.0, trained[0]["w"])}
     figure.update_layout(coloraxis=scale)
     return figure
 
@@ -240,7 +262,7 @@ def _bars(trained: list[dict], rows: list[dict]):
         x=[_xi(r) for r in [*shown, *rest]],
         y=[r["w_bound"] for r in [*shown, *rest]],
         mode="markers",
-        name="W⁺, no W is larger",
+        name="W⁺: no W can be larger than this bound",
         marker={"symbol": "line-ew-open", "size": 12, "color": GREY},
     )
     figure.add_hline(y=shown[0]["w"], line_dash="dot", line_color="#1f6feb")
@@ -314,12 +336,13 @@ def _ranking(summary: dict, label: str) -> Iterator[tuple[str, str]]:
     yield (f"winner after {step} steps", summary[f"winner_at_{label}"])
 
 
-def _table(rows: list[dict]) -> str:
-    head = ("ξ", "status", "parameters", "latency", "error", "W", "W⁺", "reason")
+def _table(rows: list[dict], unit: str) -> str:
+    head = ("ξ", "status", "parameters", "latency", "error (nats)", "W", "W⁺", "reason")
     body = []
     for row in rows:
         cells = [_xi(row), row["status"], f"{row['parameters'] or 0:,}"]
-        cells += [_number(row[key]) for key in ("latency", "error", "w", "w_bound")]
+        cells.append("" if row["latency"] is None else _latency(row["latency"], unit))
+        cells += [_number(row[key]) for key in ("error", "w", "w_bound")]
         body.append([*cells, row["reason"]])
     return f"<h2>All points</h2>{page.table(body, head)}"
 

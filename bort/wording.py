@@ -10,6 +10,12 @@ def counted(number: int, noun: str, many: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
 
 
+def data_size(count: float) -> str:
+    """Bytes, or characters of about a byte, in the unit that fits: `1.69 kB`, `17.5 MB`."""
+    scale, unit = (1e6, "MB") if count >= 1e6 else (1e3, "kB")
+    return f"{count / scale:,.3g} {unit}"
+
+
 def decimal(value: float | None) -> str:
     """A score with four digits; None is one that is not defined."""
     return "undefined" if value is None else f"{value:.4f}"

@@ -46,6 +46,18 @@ def test_foreign_words_are_shown_letter_by_letter(model, tmp_path):
     assert len(card.plain("x" * 5000)) == card.LONGEST
 
 
+def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_path):
+    few = "val: only 6 rows; one of them is 17% of a score"
+    run = {"job": "finetune", "task": "custom", "val/accuracy": 1.0, "rows/val": 6, "doubt": few}
+    scores = {"before/accuracy": 1.0, "after/accuracy": 0.5}
+    shipped = found(format="onnx", scores=scores)
+    text = unescape(card.card(model, "m", run, tmp_path, shipped, "'a text' 'and another'"))
+    assert "python predict.py 'a text' 'and another'\n" in text
+    assert "| val/accuracy | 1.0000 (6 rows) |" in text and few in text
+    assert "| val/accuracy before export | 1.0000 |" in text
+    assert "| val/accuracy after export | 0.5000 |" in text
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [

@@ -132,6 +132,11 @@ def test_what_the_line_says(show):
     assert line.text(trainer, module, time.now) == (
         "step 220/1,000 · loss 5.250 · val 6.500 (12.3%) · 12,346 tokens/s · 3:54 left"
     )  # 200 of 1,000 steps took 60 s, so 780 take 234 s
+    module.last_row["train/kd_loss"] = 5.25
+    assert "· kd loss 5.250 · val 6.500" in line.text(trainer, module, time.now)
+    module.last_row["train/mlm_loss"] = 7.0
+    assert "· kd+mlm loss 5.250 ·" in line.text(trainer, module, time.now)
+    module.last_row = {"train/loss": 5.25}
     trainer.max_steps = -1  # a budget by the clock
     assert line.text(trainer, module, time.now).startswith("step 220 · loss")
 

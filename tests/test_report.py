@@ -19,7 +19,8 @@ from bort.pretrain import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = "</script><script>alert(1)</script>"
-OVERRIDES = {"overrides.yaml": "- experiment=mlm_pretrain\n- data.path=my text.txt\n"}
+PANEL_KEYS = ("train/kd_loss", "train/mlm_loss", "val/loss")
+OVERRIDES = {"overrides.yaml": "- experiment=kd_pretrain\n- data.path=my text.txt\n"}
 
 
 def quiet(line: str) -> None:
@@ -102,13 +103,13 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def test_page_of_a_pre_training(kd):
     text = written(kd)
-    check_alone(text, plots=4)  # loss, score, rate, norm; perf.csv has one row only
+    check_alone(text, plots=6)  # three kinds of loss, score, rate, norm; perf.csv has one row only
     seen = words(text)
     summary = json.loads((kd / "summary.json").read_text())
     assert f"{summary['val/loss']:.4g}" in seen and f"{summary['parameters']:,}" in seen
     assert "⟨1,2,16,32⟩ distilled from" in seen
     assert (kd / "samples.txt").read_text().split("\n")[0] in seen
-    start = f"{cli.python()} train.py experiment=mlm_pretrain"
+    start = f"{cli.python()} train.py experiment=kd_pretrain"
     assert f"{start} 'data.path=my text.txt' name=first" in seen
     assert "not finished" not in seen
 
@@ -128,7 +129,27 @@ def test_curves_are_those_of_the_files(kd):
 def test_only_part_of_a_loss_is_not_shown_twice(compared):
     run = report.read(compared[0] / "mlm" / "lr_0.004")
     lines = [line.name for p in report.curves(run) if not isinstance(p, str) for line in p.data]
-    assert "train/loss" in lines and "train/mlm_loss" not in lines
+    assert "train/mlm_loss" in lines and "train/loss" not in lines  # the name that says what
+
+
+def test_losses_of_two_kinds_share_no_panel(kd, compared):
+    """The line of word frequencies is a cross-entropy: it stands beside such losses only."""
+    plots = list(report.curves(report.read(kd)))
+    titles = [part for part in plots if isinstance(part, str) and "<h3>" in part]
+    figures = [part for part in plots if not isinstance(part, str)]
+    leveled = [bool(figure.layout.shapes) for figure in figures]
+    assert [report.MLM in title for title in titles] == leveled and sum(leveled) == 1
+    names = {frozenset(line.name for line in figure.data) for figure in figures}
+    assert {frozenset(report.PANELS[kind]) for kind in (report.MLM, report.KD)} <= names
+    arms = [report.read(compared[0] / arm / "lr_0.004") for arm in ("kd", "mlm")]
+    parts = list(report.overlaid(arms, ["kd", "mlm"]))
+    lines = {
+        title: [line.name for line in figure.data]
+        for title, figure in zip(parts[::3], parts[1::3], strict=True)
+    }
+    kinds = {name: lines for title, lines in lines.items() for name in PANEL_KEYS if name in title}
+    assert kinds == {"train/kd_loss": ["kd"], "train/mlm_loss": ["mlm"], "val/loss": ["kd", "mlm"]}
+    assert not any("train/loss" in title for title in lines)
 
 
 def test_a_long_curve_becomes_means():
@@ -145,6 +166,8 @@ def test_settings_that_are_not_the_default(kd):
     assert re.search(r"distill\.w_mlm\s+0\.5\s+0\.0", seen)
     assert re.search(r"trainer\.max_steps\s+6\s+1200", seen)
     assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
+    assert re.search(r"arch\.hidden\s+16\s+64", seen)  # the group's, as --help shows it
+    assert re.search(r"data\.tokenizer\s+\S+\s+bpe", seen) and "bort" not in seen
 
 
 def test_operations(kd):
@@ -166,7 +189,7 @@ def test_a_run_that_goes_on(kd, tmp_path):
     for name in ("settings.json", "metrics.csv"):
         text = (kd / name).read_text()
         (tmp_path / name).write_text(text + "7,0,1.2" if name == "metrics.csv" else text)
-    check_alone(text := written(tmp_path), plots=4)
+    check_alone(text := written(tmp_path), plots=6)
     assert "This run is not finished" in text and "Cost" not in words(text)
     assert report.read(tmp_path).curves["train/loss"][0][-1] == 6  # not the half-written row
 
@@ -174,7 +197,7 @@ def test_a_run_that_goes_on(kd, tmp_path):
 def test_comparison(compared):
     folder, summary = compared
     text = written(folder)
-    check_alone(text, plots=7)  # both losses, KL, accuracy over steps and time, rate, norm
+    check_alone(text, plots=8)  # three losses, KL, accuracy over steps and time, rate, norm
     seen = re.sub(r"\s+", " ", words(text))
     for arm, title in compare.ARMS.items():
         assert f"{title} {summary[f'{arm}/steps']:,}" in seen
@@ -245,7 +268,7 @@ def test_page_of_a_task(classes):
     assert NASTY in words(text)  # as text
     rows = answers(classes)
     right = sum(row["true"] == row["label"] for row in rows)
-    assert f"40 rows, {right} answered rightly" in words(text)
+    assert f"40 rows, {right} answered correctly" in words(text)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +340,10 @@ def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
     assert "val/macro_f1" in seen and "Settings that differ" in seen
     plots = [p for p in report.overlaid(runs, [str(k) for k in range(8)]) if not isinstance(p, str)]
     check_alone(text, plots=len(plots))
-    assert [line.name for line in plots[0].data] == [str(k) for k in range(8)]  # train/loss
-    assert len({(line.line.color, line.line.dash) for line in plots[0].data}) == 8
+    names = {line.name for plot in plots for line in plot.data}
+    assert names == {str(k) for k in range(8)}
+    marks = {(line.name, line.line.color, line.line.dash) for plot in plots for line in plot.data}
+    assert len(marks) == 8 and len({mark[1:] for mark in marks}) == 8
 
 
 def test_jobs_of_a_sweep_in_their_order(kd, tmp_path):

@@ -57,6 +57,11 @@ def test_certificate_in_words():
             {"ahead_at_half": "⟨1,1,32,128⟩", "step_at_half": 150, "n": 300},
             "doubt: after 150 of 300 steps ⟨1,1,32,128⟩ was ahead of the winner",
         ),
+        (
+            {"tau_at_half": 0.5, "tau_at_quarter": 0.21, "step_at_half": 150, "n": 300},
+            "doubt: after 150 of 300 steps the errors ranked the candidates otherwise than at the "
+            "end (Kendall's τ 0.50)",
+        ),
         ({"regret_bound": 0.00001}, "has a W larger by more than 0.0001"),
         ({"regret_bound": 0.1, "failed": 1}, "0.1000; what failed counts with its bound"),
         ({"failed": 3, "diverged": 1}, "2 failed, 1 diverged (no model, so W = 0)"),
@@ -77,6 +82,16 @@ def test_certificate_in_words():
 )
 def test_what_to_doubt(changes, line):
     assert line in said(**changes)
+
+
+def test_rankings_that_agree_are_no_doubt():
+    assert "Kendall" not in said(tau_at_half=0.9, tau_at_quarter=None, step_at_half=150, n=300)
+
+
+def test_points_have_the_units_of_the_card():
+    rows = [trained_row(1, 0.5) | {"latency": 5.243e6, "reason": ""}]
+    text = search_page._table(rows, "operations")
+    assert "<td>5.2 MFLOP</td>" in text and "error (nats)" in text and "e+06" not in text
 
 
 def test_advice_is_for_the_aim_of_the_search():
@@ -112,7 +127,9 @@ def test_what_is_not_decided_is_grey():
     assert (
         names["Pareto front"]["beaten"][0] == names["Pareto front"]["not beaten in p, i and e"][0]
     )
-    assert names["W by candidate"]["W⁺, no W is larger"][0] == 4  # the failed one, too
+    assert (
+        names["W by candidate"]["W⁺: no W can be larger than this bound"][0] == 4
+    )  # the failed one, too
     aims = dict.fromkeys(("by_ratio", "by_perplexity", "by_error", "control_bound"), UNDECIDED)
     costs = dict.fromkeys(("trainings", "teacher_batches", "seconds"), 1)
     costs |= dict.fromkeys(("train_flops", "finalist_flops", "exhaustive_flops"), 1.0)

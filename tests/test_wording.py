@@ -1,12 +1,16 @@
 """Numbers and names in lines: singular and plural, scores that are not defined, foreign names."""
 
-from bort.wording import counted, decimal, plain
+from bort.wording import counted, data_size, decimal, plain
 
 
 def test_one_is_singular():
     found = [counted(number, "epoch") for number in (0, 1, 2, 2000)]
     assert found == ["0 epochs", "1 epoch", "2 epochs", "2,000 epochs"]
     assert [counted(number, "copy", "copies") for number in (1, 2)] == ["1 copy", "2 copies"]
+
+
+def test_sizes_have_the_unit_that_fits():
+    assert [data_size(x) for x in (1690, 17_476_608)] == ["1.69 kB", "17.5 MB"]
 
 
 def test_a_score_that_is_not_defined_is_a_word():
