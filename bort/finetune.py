@@ -314,7 +314,7 @@ def outcome(
             if not name.startswith("test") and 1 < len(rows[name]) < FEW_ROWS:
                 doubts.append(
                     f"{name}: only {len(rows[name])} rows; one of them is "
-                    f"{100 / len(rows[name]):.0f}% of a score"
+                    f"{100 / len(rows[name]):.2g}% of a score"
                 )
         elif labelled:
             say(f"data: {name}: {labelled:,} of {len(rows[name]):,} rows have a label: no scores")

@@ -282,10 +282,18 @@ def defaults(folder: Path) -> dict[str, Any]:
 @functools.cache
 def _composed(experiment: str | None) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     words = [f"experiment={experiment}"] if experiment else []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", words))
+    running = GlobalHydra.instance().hydra  # of train.py, at the end of a run
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            values = OmegaConf.to_container(compose("train", words))
+    finally:
+        GlobalHydra.instance().clear()
+        if running is not None:
+            GlobalHydra.instance().initialize(running)
     return {key: value for key, value in _flat("", values) if value != "???"}
 
 

@@ -234,11 +234,13 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
     assert summary["steps"] == 3 * 10
     assert f"model: the encoder of {run.model}, a new head with 2 outputs" in lines
     assert "val: the model gives one answer for all" in summary["doubt"]
-    assert summary["rows/val"] == 8 and "val: only 8 rows; one of them is 12%" in summary["doubt"]
+    assert (
+        summary["rows/val"] == 40 and "val: only 40 rows; one of them is 2.5%" in summary["doubt"]
+    )
     assert "that alone scores accuracy" in summary["doubt"]
     runs.finish(run, tmp_path / "rte", summary, "finetune", lines.append)
     assert f"warning: {summary['doubt']}" in lines
-    assert any("; 8 rows of val (the best epoch" in line for line in lines)
+    assert any("; 40 rows of val (the best epoch" in line for line in lines)
     trained = hf.load_classifier(tmp_path / "rte" / "model")[0]
     assert summary["parameters"] == sum(weight.numel() for weight in trained.parameters())
     lines.clear()
