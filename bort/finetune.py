@@ -305,12 +305,12 @@ def outcome(
     it is absent where there is nothing.
     """
     scores, doubts, doubted = {}, [], False
-    counts = {f"rows/{name}": len(rows[name]) for name in predictions}
     for name, values in predictions.items():
         labelled = sum(row.label is not None for row in rows[name])
         if labelled == len(rows[name]):
             found = score(task, rows[name], values)
             scores |= {f"{name}/{metric}": value for metric, value in found.items()}
+            scores[f"rows/{name}"] = len(rows[name])
             if not name.startswith("test") and 1 < len(rows[name]) < FEW_ROWS:
                 doubts.append(
                     f"{name}: only {len(rows[name])} rows; one of them is "
@@ -326,7 +326,7 @@ def outcome(
             doubts.append(f"{name}: {line}")
     tests = {name: values for name, values in predictions.items() if name.startswith("test")}
     write_submission(task, rows, tests, folder / "predictions")
-    return scores | counts | ({"doubt": "; ".join(doubts)} if doubts else {})
+    return scores | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 
 def diagnose(
