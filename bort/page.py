@@ -24,7 +24,7 @@ table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 
                     linear-gradient(to left, #fff 2em, #fff0) local 100% 0 / 4em 100% no-repeat,
                     linear-gradient(to right, #0004, #0000) scroll 0 0 / 1em 100% no-repeat,
                     linear-gradient(to left, #0004, #0000) scroll 100% 0 / 1em 100% no-repeat; }
-td, th { padding: .2em .8em; border-bottom: 1px solid #d0d7de; text-align: right; }
+td, th { padding: .2em .5em; border-bottom: 1px solid #d0d7de; text-align: right; }
 th { background: #d0d7de55; } td:first-child, th:first-child { text-align: left; }
 table.texts td, table.texts th { text-align: left; vertical-align: top; }
 table.texts td:last-child { min-width: 14em; }
