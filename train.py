@@ -58,9 +58,11 @@ def locate_folder(cfg: DictConfig, sweep: bool) -> Path:
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
     """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
-    from bort import custom, runs, tasks, unused
+    from bort import runs, unused
 
     if cfg.job in ("finetune", "agora"):  # wrong names first, then what is missing beside them
+        from bort import custom, tasks
+
         tasks.check_name(cfg.task)
         if not cfg.model:  # which is said next
             custom.check_files(cfg.data)

@@ -4,17 +4,12 @@ It also runs where the installation is broken: nothing that needs another packag
 top, and whatever is missing or does not load is a line of the report.
 """
 
-import importlib.metadata
-import netrc
 import os
 import platform
 import shutil
-import statistics
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -42,6 +37,8 @@ def row(name: str, value: object) -> None:
 
 
 def version(package: str) -> str:
+    import importlib.metadata  # such imports stand where they are needed: training loads this, too
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -127,6 +124,9 @@ def cuda(torch: ModuleType) -> str:
 
 def reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
     """One attempt, in a thread: no timeout of a socket limits the look-up of a name."""
+    import urllib.error
+    import urllib.request
+
     answer: list[str] = []
 
     def ask() -> None:
@@ -163,6 +163,8 @@ def hub_reachable() -> bool:
 
 def wandb_key(host: str) -> str:
     """Where wandb finds a key, never the key itself."""
+    import netrc
+
     if os.environ.get("WANDB_API_KEY"):
         return "in WANDB_API_KEY"
     files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
@@ -206,6 +208,8 @@ def gflops(
     seconds: float = 0.5,
 ) -> float:
     """Median GFLOP/s of a SIZE³ `product`, which runs once for warming up, then for `seconds`."""
+    import statistics
+
     product()
     times, end = [], clock() + seconds
     while not times or clock() < end:
