@@ -27,7 +27,6 @@ from bort.files import replacing, write_csv
 from bort.foreign import read_json
 from bort.fptas import Scale, Selection, name
 from bort.ownership import SWEEP_RECORD, foreign_names, run_settings
-from bort.page import next_training
 from bort.runs import RESTORE, doubt, read_overrides, reserve_stamp, take_failures
 from bort.search_config import SearchRun
 from bort.unused import LATENCY_RULES, RULES, refuse_unused
@@ -223,6 +222,8 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
     won = next(row for row in rows if row["xi"] == chosen.best)
     place = folder / str(won["job"])
+    from bort.page import next_training
+
     following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
     say(f"  next      {cli.python()} {following}")
 
