@@ -6,7 +6,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from bort import foreign, page, runs, sweep
+from bort import cli, foreign, page, runs, sweep_table
 from bort.config import parse
 from bort.errors import BortError
 from bort.search_config import SearchRun
@@ -40,8 +40,8 @@ def line_of(error) -> str:
 
 def test_a_recorded_command_line_is_shown_as_it_stands(foreign_run):
     shown = page.command(foreign_run, "train.py", "x")
-    assert shown == f"python train.py 'seed={ASKING}' name=x"
-    assert sweep._given(foreign_run) == f"seed={ASKING} name=x"
+    assert shown == f"{cli.python()} train.py 'seed={ASKING}' name=x"
+    assert sweep_table._given(foreign_run) == f"seed={ASKING} name=x"
 
 
 def test_an_arch_file_asks_nothing_of_the_environment(tmp_path):

@@ -84,6 +84,7 @@ dashboard
 optimum
 task_plan
 plan
+sweep_table
 sweep
 onnx_predict
 predict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bort import sweep
+from bort import sweep, sweep_table
 from bort.errors import BortError
 
 
@@ -31,7 +31,7 @@ TEACHER = {
 
 def lines_of(folder: Path) -> list[str]:
     said: list[str] = []
-    sweep.gather(folder, said.append)
+    sweep_table.gather(folder, said.append)
     return said
 
 
@@ -85,7 +85,7 @@ def test_a_full_machine_at_the_end_of_a_sweep_is_one_line(tmp_path, monkeypatch,
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(sweep, "gather", fail)
+    monkeypatch.setattr(sweep_table, "gather", fail)
     cfg = OmegaConf.create({"job": "pretrain", "hydra": {"sweep": {"dir": str(tmp_path)}}})
     with pytest.raises(SystemExit) as stopped:
         sweep.Gather().on_multirun_end(cfg)
