@@ -330,7 +330,7 @@ class ResumableLoader(DataLoader):
                     batches = self._start() if batches is None else batches
                     yield next(batches)
                     continue
-                except (RuntimeError, OSError) as error:
+                except (RuntimeError, OSError, EOFError) as error:
                     self.failure = _loader_failure(error)
                     if self.failure is None:
                         raise
@@ -358,7 +358,8 @@ def _loader_failure(error: Exception) -> str | None:
     text = str(error)
     if any(part in text for part in SHARED_MEMORY):
         return "the loader's processes found no room in shared memory; use data.workers=0"
-    if "DataLoader worker (pid" in text:
+    # A process may also die while it hands a batch over.
+    if "DataLoader worker (pid" in text or isinstance(error, ConnectionError | EOFError):
         return "a loader process was killed, perhaps for its memory; lower data.workers"
     if isinstance(error, OSError):
         return f"the loader's processes cannot work here ({error.strerror}); use data.workers=0"

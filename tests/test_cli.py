@@ -315,10 +315,12 @@ def test_an_option_of_the_search_is_its_setting(monkeypatch, capsys):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("target", ["pipeline", "demo", "search"])
 def test_make_refuses_a_setting_that_no_command_would_see(target):
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")  # of the make that runs the tests
+    variables = {key: value for key, value in os.environ.items() if key not in outer}
+
     def make(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            ["make", "-n", target, *words], cwd=ROOT, capture_output=True, text=True
-        )
+        command = ["make", "-n", target, *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables)
 
     refused = make("data.train=x.csv")
     assert refused.returncode != 0 and not refused.stdout

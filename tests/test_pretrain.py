@@ -252,6 +252,20 @@ def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, acc
     assert not differences(tmp_path, reference)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_loader_process_that_dies_while_it_hands_a_batch_over(error, monkeypatch):
+    batches = [{"x": torch.tensor(k)} for k in range(3)]
+    loader = ResumableLoader(batches, sampler=range(3), batch_size=None, num_workers=1)
+
+    def start():
+        yield batches[0]
+        raise error
+
+    monkeypatch.setattr(loader, "_start", start)
+    assert [batch["x"].item() for batch in loader] == [0, 1, 2]
+    assert loader.failure.startswith("a loader process was killed")
+
+
 class KillWorker(pl.Callback):
     def __init__(self, step: int):
         self.step = step
