@@ -6,7 +6,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bort import cli, config, search_config
+from bort import shell as cli
+from bort.config import search as search_config
+from bort.config import train as config
 
 search_config.register(search_config.SearchRun)
 
@@ -16,7 +18,7 @@ def main(cfg: DictConfig) -> float:
     """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
     run = config.parse(cfg, search_config.SearchRun)
     with cli.loading("search.py"):  # torch, only now
-        from bort import search
+        from bort.search import sweep as search
 
     place = Path(HydraConfig.get().runtime.output_dir)
     try:

@@ -13,12 +13,15 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort import cli, config
+from bort import shell as cli
+from bort.config import train as config
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from bort import runs  # not at the top: --help, --cfg and completion need none of it
+    from bort.runs import (
+        folder as runs,  # not at the top: --help, --cfg and completion need none of it
+    )
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     folder = None
@@ -43,7 +46,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def locate_folder(cfg: DictConfig, sweep: bool) -> Path:
     """The folder of this job, seen from here; the processes of DDP share that of the first one."""
-    from bort import runs
+    from bort.runs import folder as runs
 
     if not sweep:
         runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
@@ -58,10 +61,12 @@ def locate_folder(cfg: DictConfig, sweep: bool) -> Path:
 
 def start(cfg: DictConfig, folder: Path) -> float | None:
     """Run one job; returns val/loss, which external sweepers minimise (the score, of a task)."""
-    from bort import runs, unused
+    from bort.config import unused
+    from bort.runs import folder as runs
 
     if cfg.job in ("finetune", "agora"):  # wrong names first, then what is missing beside them
-        from bort import custom, tasks
+        from bort.tasks import custom
+        from bort.tasks import registry as tasks
 
         tasks.check_name(cfg.task)
         if not cfg.model:  # which is said next
@@ -79,7 +84,12 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
             runs.finish(run, folder, summary, choices.experiment, cli.say)
             return objective(summary)
     with cli.loading("train.py"):  # torch, only now
-        from bort import agora_run, compare, finetune, plan, pretrain, report
+        from bort import report
+        from bort.agora import recipe as agora_run
+        from bort.finetuning import recipe as finetune
+        from bort.pretraining import dry_run as plan
+        from bort.pretraining import kd_vs_mlm as compare
+        from bort.pretraining import recipe as pretrain
 
     if run.dry_run:
         plan.show(run, folder, cli.say)
@@ -127,7 +137,7 @@ def launcher(folder: Path) -> Callable[[list[list[str]]], None] | None:
 
 def job(cfg: DictConfig) -> None:
     """One of Agora's trainings, in a process of the launcher."""
-    from bort import candidate
+    from bort.agora import student as candidate
 
     candidate.train_one(config.parse(cfg), Path(cfg.output_dir), cli.say)
 

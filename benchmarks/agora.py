@@ -17,12 +17,14 @@ from pathlib import Path
 from finetune import encoder, glue, main
 from hydra import compose, initialize_config_dir
 
-from bort import agora_run, config, hf
-from bort.agora_run import ARMS
-from bort.cli import say
-from bort.config import Arch, Train
+from bort.agora import recipe as agora_run
+from bort.agora.recipe import ARMS
+from bort.config import train as config
+from bort.config.train import Arch, Train
 from bort.errors import BortError
-from bort.runs import finished
+from bort.models import huggingface as hf
+from bort.runs.folder import finished
+from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "agora"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bort import corpus, docstrings
-from bort.cli import say
-from bort.config import Data, cache_folder
+from bort.config.train import Data, cache_folder
 from bort.doctor import machine_line
+from bort.pretraining import corpus
+from bort.shell import say
+from bort.tasks import docstrings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RUN = 11

@@ -47,15 +47,20 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bort import config, finetune, hf, model, optim, tasks
-from bort.batches import RowBatches
-from bort.casting import cast
-from bort.cli import say
-from bort.config import Train, width_lr
+from bort.config import train as config
+from bort.config.train import Train, width_lr
 from bort.doctor import machine_line
 from bort.errors import BortError
-from bort.files import replacing, write_json
-from bort.scoring import score
+from bort.files.writing import replacing, write_json
+from bort.finetuning import recipe as finetune
+from bort.finetuning.datamodule import RowBatches
+from bort.models import bert as model
+from bort.models import huggingface as hf
+from bort.shell import say
+from bort.tasks import registry as tasks
+from bort.tasks.encoding import cast
+from bort.tasks.metrics import score
+from bort.training import optim
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "finetune"

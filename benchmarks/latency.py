@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bort.benchmark import ENGINE_NAMES, int8_instructions
-from bort.cli import say
-from bort.config import Arch
-from bort.contenders import measure, of_arch
+from bort.benchmark.contenders import measure, of_arch
+from bort.benchmark.run import ENGINE_NAMES, int8_instructions
+from bort.config.search import ENGINES
+from bort.config.train import Arch
 from bort.doctor import machine_line
-from bort.search_config import ENGINES
+from bort.shell import say
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
 BATCH, LENGTH, THREADS, ROUNDS = 1, 128, 2, 5

@@ -24,14 +24,16 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
-from bort import corpus, cost, optim
-from bort.cli import say
-from bort.config import Arch, Data, Optim, cache_folder
-from bort.data import mask_tokens, row_keys
-from bort.distill import kd_loss, mlm_loss
+from bort.config.train import Arch, Data, Optim, cache_folder
 from bort.doctor import SIZE, gflops, machine_line
-from bort.model import MaskedLM, ModelConfig, build
-from bort.tokenizer import train_tokenizer
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.objectives import cost
+from bort.pretraining import corpus
+from bort.pretraining.datamodule import mask_tokens, row_keys
+from bort.pretraining.module import kd_loss, mlm_loss
+from bort.shell import say
+from bort.text.tokenizer import train_tokenizer
+from bort.training import optim
 
 RATE, LENGTH = 0.15, 128
 SHAPES = [  # architecture, vocabulary, batch, rounds, ratio to reach

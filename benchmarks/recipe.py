@@ -16,10 +16,13 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from bort import config, model, pretrain, runs
-from bort.cli import say
-from bort.compare import ARMS, arm_settings
+from bort.config import train as config
 from bort.doctor import machine_line
+from bort.models import bert as model
+from bort.pretraining import recipe as pretrain
+from bort.pretraining.kd_vs_mlm import ARMS, arm_settings
+from bort.runs import folder as runs
+from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks"

@@ -20,11 +20,14 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from scipy.stats import kendalltau
 
-from bort import config, cost, latency, search, search_config
-from bort.cli import say
-from bort.config import Arch
+from bort.config import search as search_config
+from bort.config import train as config
+from bort.config.train import Arch
 from bort.doctor import machine_line
-from bort.fptas import Scale, Selection, name
+from bort.objectives import cost, latency
+from bort.search import sweep as search
+from bort.search.fptas import Scale, Selection, name
+from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
 search_config.register(search_config.SearchRun)

@@ -11,12 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bort import cli
-from bort.config import SIZES, settings
+from bort import shell as cli
+from bort.config.search import SearchRun
+from bort.config.train import SIZES, settings
 from bort.errors import BortError
-from bort.logger import wandb_options
-from bort.search_config import SearchRun
-from bort.search_page import certificate_lines
+from bort.search.report import certificate_lines
+from bort.training.loggers import wandb_options
 
 # Section → title → keys of the log. Whatever else is logged has wandb's own panels.
 PANELS: dict[str, dict[str, list[str]]] = {

@@ -8,7 +8,7 @@ input= is a .txt file with a text on each line, or .jsonl with {"text": …, "pa
 A fine-tuned folder gives classes with probabilities, or a number; a masked-LM folder fills <mask>.
 """
 
-from bort import cli
+from bort import shell as cli
 
 if __name__ == "__main__":
     cli.starting("bort.predict")  # what follows takes seconds
@@ -21,13 +21,15 @@ from pathlib import Path
 
 import torch
 
-from bort import hf, hf_config, onnx_predict
+from bort.console import counted
 from bort.errors import BortError
-from bort.files import is_stream, user_path, writing
-from bort.locks import check_unread, output
-from bort.model import Classifier, MaskedLM
-from bort.onnx_predict import Mistake, Text
-from bort.wording import counted
+from bort.export import standalone as onnx_predict
+from bort.export.standalone import Mistake, Text
+from bort.files.locks import check_unread, output
+from bort.files.writing import is_stream, user_path, writing
+from bort.models import hf_config
+from bort.models import huggingface as hf
+from bort.models.bert import Classifier, MaskedLM
 
 MASKS = 64  # masked positions whose words are found at once
 

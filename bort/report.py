@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from bort import agora_page, cli, mistakes, page
-from bort.config import CONF, SIZES, Arch
+from bort import html as page
+from bort import shell as cli
+from bort.agora import report as agora_page
+from bort.config.train import CONF, SIZES, Arch
+from bort.console import counted
 from bort.errors import BortError
-from bort.ownership import is_own_page
-from bort.record import LOSSES, Curve, Run, expand, read
-from bort.runs import doubt, read_overrides
-from bort.wording import counted
+from bort.files.ownership import is_own_page
+from bort.finetuning import report as mistakes
+from bort.runs.folder import doubt, read_overrides
+from bort.runs.record import LOSSES, Curve, Run, expand, read
 
 MOST_POINTS = 400  # of a curve; more become the means of as many stretches
 PARTS = ("train/kd_loss", "train/mlm_loss")
@@ -169,7 +172,7 @@ def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -
 
 def comparison(run: Run) -> Iterator[Any]:
     """KD beside its controls by plain MLM: the table, what it says, the curves."""
-    from bort.compare import ARMS, verdicts
+    from bort.pretraining.kd_vs_mlm import ARMS, verdicts
 
     found = run.summary
     head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
@@ -195,7 +198,7 @@ def comparison(run: Run) -> Iterator[Any]:
 
 def best_of_arms(run: Run) -> list[Run]:
     """The runs that a comparison reports: of each arm the one with the best rate."""
-    from bort.compare import ARMS
+    from bort.pretraining.kd_vs_mlm import ARMS
 
     rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
     return [read(run.folder / arm / f"lr_{rate:g}") for arm, rate in rates.items()]
@@ -227,12 +230,17 @@ def cost(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def operations(run: Run) -> Iterator[tuple[str, float]]:
-    """FLOPs by bort.flops, as (of what, how many); of a fine-tuning at most, at its full length.
+    """FLOPs by bort.pretraining.flops, as (of what, how many).
 
-    Validations are not part of them.
+    Of a fine-tuning at most, at its full length. Validations are not part of them.
     """
-    from bort.flops import Text, expected_text, logits_flops, training_flops  # loads torch
-    from bort.hf import model_config
+    from bort.models.huggingface import model_config
+    from bort.pretraining.flops import (  # loads torch
+        Text,
+        expected_text,
+        logits_flops,
+        training_flops,
+    )
 
     s, found = run.settings, run.summary
     if not (run.folder / "model" / "config.json").is_file() or not found.get("steps"):

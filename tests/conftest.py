@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bort import config, search_config
+from bort.config import search as search_config
+from bort.config import train as config
 
 ROOT = Path(__file__).resolve().parents[1]
 search_config.register(search_config.SearchRun)

@@ -20,8 +20,11 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from test_pretrain import stopping
 
-from bort import agora_page, agora_run, candidate, config, finetune, hf, report, tasks
-from bort.agora import (
+from bort import report
+from bort.agora import recipe as agora_run
+from bort.agora import report as agora_page
+from bort.agora import student as candidate
+from bort.agora.dataset import (
     Point,
     balanced_accuracy,
     generate,
@@ -35,18 +38,22 @@ from bort.agora import (
     unlike,
     without_worst,
 )
-from bort.agora_page import ARMS
-from bort.casting import cast
-from bort.config import Arch, Theta
-from bort.custom import own_task
+from bort.agora.generators import GENERATORS, Source, changeable
+from bort.agora.judge import Judge, teacher_source
+from bort.agora.report import ARMS
+from bort.config import train as config
+from bort.config.train import Arch, Theta
 from bort.errors import BortError
-from bort.files import write_json
-from bort.generators import GENERATORS, Source, changeable
-from bort.judge import Judge, teacher_source
-from bort.model import ModelConfig, build
-from bort.rows import Row
-from bort.runs import finished
-from bort.tokenizer import train_tokenizer
+from bort.files.writing import write_json
+from bort.finetuning import recipe as finetune
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.runs.folder import finished
+from bort.tasks import registry as tasks
+from bort.tasks.custom import own_task
+from bort.tasks.encoding import cast
+from bort.tasks.task import Row
+from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = own_task("toy", "classes", ("text",), ("no", "yes"))
@@ -333,7 +340,7 @@ def test_a_masked_lm_draws_what_is_probable(source):
     """The logits behind a draw are those of Hugging Face for the text with the mask in it."""
     from transformers import AutoModelForMaskedLM
 
-    from bort.generators import _mask_logits, _masked
+    from bort.agora.generators import _mask_logits, _masked
 
     text, folder = "the cat and the dog", source.tokenizer.name_or_path
     word = changeable(TASK, Row(0, (text,), 0))[1]

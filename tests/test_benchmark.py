@@ -22,13 +22,18 @@ from transformers import (
     BertModel,
 )
 
-from bort import benchmark, contenders, cost, export, hf, tasks
-from bort.config import CONF, Arch, Data, parse
+from bort.benchmark import contenders
+from bort.benchmark import run as benchmark
+from bort.config.search import Benchmark, register
+from bort.config.train import CONF, Arch, Data, parse
 from bort.errors import BortError
-from bort.finetune import fresh_classifier, label_names
-from bort.model import ModelConfig, build
-from bort.search_config import Benchmark, register
-from bort.tokenizer import train_tokenizer
+from bort.export import run as export
+from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.objectives import cost
+from bort.tasks import registry as tasks
+from bort.text.tokenizer import train_tokenizer
 
 register(Benchmark)
 ENGINES = ["measured", "onnx", "onnx_int8"]
@@ -203,7 +208,7 @@ def test_peak_memory(tmp_path):
 def test_onnx_is_measured_without_torch(tmp_path):
     (given,) = contenders.of_arch(SMALL, "x", ["onnx"], 100, 64, tmp_path)
     code = (
-        "import pickle, sys; from bort import contenders\n"
+        "import pickle, sys; from bort.benchmark import contenders\n"
         f"given = pickle.loads({pickle.dumps(given)!r})\n"
         "print(*contenders.peaks(given, [(1, 8)], 1))\n"
         "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"

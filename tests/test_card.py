@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bort import card, hf, origin
-from bort.config import Arch, settings
+from bort.config.train import Arch, settings
 from bort.errors import BortError
-from bort.files import write_json
-from bort.model import ModelConfig, build
+from bort.export import card
+from bort.files.writing import write_json
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.runs import origin
 
 EVIL = (
     "a\n# Heading\r\n| x | y |\n[link](http://evil.example) <script>alert(1)</script> `c` *b* &amp;"
@@ -120,8 +122,8 @@ def test_what_int8_kept_in_words():
 
 def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypatch):
     """Of the run, of the user's files, of the code: in no file of the folder, weights included."""
-    from bort import export
-    from bort.tokenizer import train_tokenizer
+    from bort.export import run as export
+    from bort.text.tokenizer import train_tokenizer
 
     home = tmp_path / "home-of-ada"
     run = home / "runs" / "tuned"

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from bort.casting import cast
-from bort.custom import own_task
 from bort.errors import BortError
-from bort.rows import Row
-from bort.tasks import find, read
-from bort.tokenizer import train_tokenizer
+from bort.tasks.custom import own_task
+from bort.tasks.encoding import cast
+from bort.tasks.registry import find, read
+from bort.tasks.task import Row
+from bort.text.tokenizer import train_tokenizer
 
 
 def words(count: int, rng: random.Random) -> str:

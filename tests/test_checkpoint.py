@@ -15,13 +15,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from bort import files
-from bort.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
-from bort.corpus import Corpus
 from bort.errors import BortError
-from bort.files import replacing, replacing_folder, write_json
-from bort.pretrain import prepare, pretrain, train
-from bort.runs import finished
+from bort.files import writing as files
+from bort.files.writing import replacing, replacing_folder, write_json
+from bort.pretraining.corpus import Corpus
+from bort.pretraining.recipe import prepare, pretrain, train
+from bort.runs.folder import finished
+from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 
 IO = AtomicCheckpointIO()
 
@@ -397,7 +397,7 @@ def test_validation_that_is_due_comes_before_the_stop(tmp_path, number, code):
 
 def test_a_second_signal_ends_at_once(tmp_path, monkeypatch, capsys):
     codes = []
-    monkeypatch.setattr("bort.checkpoint.os._exit", codes.append)
+    monkeypatch.setattr("bort.training.checkpoint.os._exit", codes.append)
     callback = Checkpoints(tmp_path, every=100)
     callback._on_signal(signal.SIGINT, None)
     assert not codes and "saving a checkpoint" in capsys.readouterr().err

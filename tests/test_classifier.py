@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMultipleChoice, AutoModelForSequenceClassification
 
-from bort import hf
-from bort.config import Arch
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import HEADS, MaskedLM, ModelConfig, build, classifier
+from bort.models import huggingface as hf
+from bort.models.bert import HEADS, MaskedLM, ModelConfig, build, classifier
 
 STYLES = {
     "bert": {"type_vocab": 2, "pad_id": 0},
@@ -33,7 +33,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from bort.tokenizer import train_tokenizer
+    from bort.text.tokenizer import train_tokenizer
 
     return train_tokenizer([f"line {k} of some text" for k in range(50)], 280)
 

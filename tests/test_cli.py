@@ -20,9 +20,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from bort import cli, config, search, search_config
+from bort import shell as cli
+from bort.config import search as search_config
+from bort.config import train as config
 from bort.errors import BortError
-from bort.pretrain import pretrain
+from bort.pretraining.recipe import pretrain
+from bort.search import sweep as search
 
 ROOT = Path(__file__).resolve().parents[1]
 PASTED = re.compile(r"[A-Za-z0-9_.:/+-]+")  # case C1: needs no quotes in any shell, nor in Hydra

@@ -10,14 +10,14 @@ import pytest
 import torch
 from test_pretrain import stopping
 
-from bort import compare as comparing
-from bort import pretrain as pretraining
-from bort.compare import ARMS, compare
-from bort.config import Compare, Distill, settings
-from bort.data import PackedData
+from bort.config.train import Compare, Distill, settings
 from bort.errors import BortError
-from bort.pretrain import prepare
-from bort.runs import finished
+from bort.pretraining import kd_vs_mlm as comparing
+from bort.pretraining import recipe as pretraining
+from bort.pretraining.datamodule import PackedData
+from bort.pretraining.kd_vs_mlm import ARMS, compare
+from bort.pretraining.recipe import prepare
+from bort.runs.folder import finished
 
 STEPS = 8
 

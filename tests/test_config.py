@@ -10,8 +10,10 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from bort import config, search_config
-from bort.config import (
+from bort.config import search as search_config
+from bort.config import train as config
+from bort.config.search import SOURCES, Benchmark, Grid, Latency, Search, SearchRun
+from bort.config.train import (
     Agora,
     Arch,
     Compare,
@@ -24,7 +26,6 @@ from bort.config import (
     Train,
 )
 from bort.errors import BortError, nearest
-from bort.search_config import SOURCES, Benchmark, Grid, Latency, Search, SearchRun
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)

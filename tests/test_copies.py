@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bort import copies
-from bort.copies import PART, RUN, Overlap, common_key, holding, runs
-from bort.documents import Document
-from bort.splits import GAP, LONG, parts
+from bort.text import copies
+from bort.text.copies import PART, RUN, Overlap, common_key, holding, runs
+from bort.text.sources import Document
+from bort.text.splits import GAP, LONG, parts
 
 
 def sentence(rng: np.random.Generator, size: int) -> str:

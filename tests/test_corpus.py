@@ -20,15 +20,15 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from bort import corpus as module
-from bort import docstrings, splits
-from bort import documents as sources
-from bort.config import Data
-from bort.corpus import Corpus, build, pack, sequences
-from bort.documents import Document
+from bort.config.train import Data
 from bort.errors import BortError
-from bort.text_files import parquet_rows
-from bort.tokenizer import encode, text_encoder
+from bort.files.text_files import parquet_rows
+from bort.pretraining import corpus as module
+from bort.pretraining.corpus import Corpus, build, pack, sequences
+from bort.tasks import docstrings
+from bort.text import sources, splits
+from bort.text.sources import Document
+from bort.text.tokenizer import encode, text_encoder
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
 
 def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
-    monkeypatch.setattr("bort.tokenizer.PIECE", 100)
+    monkeypatch.setattr("bort.text.tokenizer.PIECE", 100)
     data = Data(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
     sample = list(module._sample(sources.text_source(data), data, lambda *a, **k: None))
     text = words(tmp_path).read_text()
@@ -827,8 +827,9 @@ def test_a_new_version_is_a_new_corpus(installation, tmp_path):
 
 
 def test_reading_workers_import_nothing_heavy():
-    code = "import sys, bort.corpus; print(*sys.modules)"
+    code = "import sys, bort.pretraining.corpus; print(*sys.modules)"
     root = Path(module.__file__).parents[1]
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     heavy = {"torch", "transformers", "tokenizers", "lightning", "datasets", "pandas", "pyarrow"}
-    assert "bort.corpus" in loaded.stdout.split() and not heavy & set(loaded.stdout.split())
+    modules = set(loaded.stdout.split())
+    assert "bort.pretraining.corpus" in modules and not heavy & modules

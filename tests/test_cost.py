@@ -12,10 +12,10 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bort import cost
-from bort.config import Arch
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import MaskedLM, ModelConfig, build
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.objectives import cost
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "conf" / "arch").glob("*.yaml"))
 SHAPES = [Arch(1, 1, 8, 8), Arch(2, 4, 32, 48), Arch(3, 2, 16, 64), Arch(5, 8, 40, 24)]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bort import custom
-from bort.config import Data
+from bort.config.train import Data
 from bort.errors import BortError
-from bort.tables import read_table
-from bort.text_files import lines
+from bort.files.tables import read_table
+from bort.files.text_files import lines
+from bort.tasks import custom
 
 ROWS = [
     ('Good, really "good".', "pos"),

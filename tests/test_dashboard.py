@@ -11,11 +11,11 @@ from test_pretrain import offline_log, records
 from test_search import sweep
 
 from bort import dashboard
-from bort.agora_run import agora
+from bort.agora.recipe import agora
 from bort.dashboard import COLUMNS, FIGURES, PANELS, TABLES
 from bort.errors import BortError
-from bort.finetune import finetune
-from bort.pretrain import pretrain
+from bort.finetuning.recipe import finetune
+from bort.pretraining.recipe import pretrain
 
 pytestmark = pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
 

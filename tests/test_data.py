@@ -10,9 +10,16 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from bort.config import Data
-from bort.corpus import Corpus, build, pack, sequences
-from bort.data import PackedData, ResumeSampler, TrainBatches, ValBatches, mask_tokens, row_keys
+from bort.config.train import Data
+from bort.pretraining.corpus import Corpus, build, pack, sequences
+from bort.pretraining.datamodule import (
+    PackedData,
+    ResumeSampler,
+    TrainBatches,
+    ValBatches,
+    mask_tokens,
+    row_keys,
+)
 
 V, MASK = 1000, 4
 SPECIAL = np.arange(V) < 5

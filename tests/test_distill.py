@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bort.checkpoint import AtomicCheckpointIO
-from bort.config import Arch, Distill, Optim
-from bort.distill import Pretraining, kd_loss, mlm_loss
+from bort.config.train import Arch, Distill, Optim
 from bort.errors import BortError
-from bort.hf import load_masked_lm, save
-from bort.model import MaskedLM, ModelConfig, build
-from bort.pretrain import prepare, train
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.huggingface import load_masked_lm, save
+from bort.pretraining.module import Pretraining, kd_loss, mlm_loss
+from bort.pretraining.recipe import prepare, train
+from bort.training.checkpoint import AtomicCheckpointIO
 
 STUDENT = torch.tensor([[0.0, 0, 0], [1, 2, 3]])  # case L3: two positions, three words
 TEACHER = torch.tensor([[2.0, 0, 0], [1, 2, 3]])

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from bort import agora, docstrings
+from bort.agora import dataset as agora
 from bort.errors import BortError
+from bort.tasks import docstrings
 
 
 @pytest.fixture(scope="module")

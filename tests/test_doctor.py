@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bort import config, doctor
+from bort import doctor
+from bort.config import train as config
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}

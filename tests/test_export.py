@@ -17,12 +17,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
-from bort import agreement, export, finetune, hf, onnx, tasks
-from bort.config import Arch, Data
+from bort.config.train import Arch, Data
 from bort.errors import BortError
-from bort.finetune import fresh_classifier, label_names
-from bort.model import ModelConfig, build
-from bort.tokenizer import train_tokenizer
+from bort.export import agreement
+from bort.export import run as export
+from bort.finetuning import recipe as finetune
+from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.models import huggingface as hf
+from bort.models import onnx
+from bort.models.bert import ModelConfig, build
+from bort.tasks import registry as tasks
+from bort.text.tokenizer import train_tokenizer
 
 WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
 PAIRED = {"glue/rte": "pair", "superglue/copa": "choices", "superglue/wic": "spans"}
@@ -130,7 +135,7 @@ def test_predict_py_needs_neither_torch_nor_transformers(folders, exported, name
 
 
 def test_predict_py_takes_choices_and_marked_words(exported):
-    from bort import onnx_predict
+    from bort.export import standalone as onnx_predict
 
     answer = onnx_predict.Model(exported / "superglue-copa").predict(
         [("a cat", "x"), ("a cat", "y")]

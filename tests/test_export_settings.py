@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bort.config import Data
+from bort.config.train import Data
 from bort.errors import BortError
-from bort.export_settings import parse_export
+from bort.export.settings import parse_export
 
 MODEL = ("model=m", "format=hf", "out=o")
 

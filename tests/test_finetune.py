@@ -18,28 +18,25 @@ from sklearn import metrics
 from test_pretrain import stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bort import (
-    config,
-    docstrings,
-    finetune,
-    hf,
-    plan,
-    predict,
-    pretrain,
-    record,
-    report,
-    runs,
-    tasks,
-)
-from bort.batches import RowBatches
-from bort.casting import cast
-from bort.config import Arch
+from bort import predict, report
+from bort.config import train as config
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.finetune import output_order, task_loss
-from bort.heads import label_names
-from bort.model import ModelConfig, build, classifier
-from bort.tasks import TASKS
-from bort.tokenizer import train_tokenizer
+from bort.finetuning import recipe as finetune
+from bort.finetuning.datamodule import RowBatches
+from bort.finetuning.heads import label_names
+from bort.finetuning.recipe import output_order, task_loss
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build, classifier
+from bort.pretraining import dry_run as plan
+from bort.pretraining import recipe as pretrain
+from bort.runs import folder as runs
+from bort.runs import record
+from bort.tasks import docstrings
+from bort.tasks import registry as tasks
+from bort.tasks.encoding import cast
+from bort.tasks.registry import TASKS
+from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 

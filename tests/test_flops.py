@@ -8,10 +8,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bort import flops, optim, search
-from bort.config import Arch, Optim
-from bort.model import ModelConfig, build
-from bort.pretrain import prepare
+from bort.config.train import Arch, Optim
+from bort.models.bert import ModelConfig, build
+from bort.pretraining import flops
+from bort.pretraining.recipe import prepare
+from bort.search import sweep as search
+from bort.training import optim
 
 
 def quiet(line: str) -> None:

@@ -6,10 +6,14 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from bort import cli, foreign, page, runs, sweep_table
-from bort.config import parse
+from bort import html as page
+from bort import shell as cli
+from bort.config.search import SearchRun
+from bort.config.train import parse
 from bort.errors import BortError
-from bort.search_config import SearchRun
+from bort.files import untrusted as foreign
+from bort.runs import folder as runs
+from bort.search import sweep_table
 
 SECRET = "hf_secretsecret"
 ASKING = "${oc.env:HF_TOKEN}"

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bort import fptas
 from bort.errors import BortError
-from bort.fptas import BY_ERROR, Scale, Selection, pareto, shrinks, w_map
+from bort.search import fptas
+from bort.search.fptas import BY_ERROR, Scale, Selection, pareto, shrinks, w_map
 
 T = (4, 8, 64, 256)
 

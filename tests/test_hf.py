@@ -25,9 +25,10 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from bort import hf, hub
 from bort.errors import BortError
-from bort.model import ModelConfig, build, empty
+from bort.models import hub
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build, empty
 
 SIZES = dict(
     vocab_size=300,

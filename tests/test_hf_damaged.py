@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from bort import hf, hub
-from bort.config import Arch
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import ModelConfig, build, classifier
-from bort.tokenizer import train_tokenizer
+from bort.models import hub
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build, classifier
+from bort.text.tokenizer import train_tokenizer
 
 DEEP: list = []
 for _ in range(400):

@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from bort import agora_run, compare, finetune, hf, pretrain, runs, search
-from bort.config import Arch
+from bort.agora import recipe as agora_run
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.identity import local_model, model_digest
-from bort.model import ModelConfig, build
-from bort.tokenizer import train_tokenizer
+from bort.finetuning import recipe as finetune
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.models.identity import local_model, model_digest
+from bort.pretraining import kd_vs_mlm as compare
+from bort.pretraining import recipe as pretrain
+from bort.runs import folder as runs
+from bort.search import sweep as search
+from bort.text.tokenizer import train_tokenizer
 
 CHANGED = r"was started with another \w+ under this name \(weights or tokenizer \w{16}, now \w{16}"
 

@@ -10,12 +10,16 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 import bort
-from bort import export, finetune, hf, onnx_predict, pretrain
 from bort.errors import BortError
-from bort.model import ModelConfig, build, classifier
-from bort.onnx_predict import Model
-from bort.tasks import TASKS
-from bort.tokenizer import train_tokenizer
+from bort.export import run as export
+from bort.export import standalone as onnx_predict
+from bort.export.standalone import Model
+from bort.finetuning import recipe as finetune
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build, classifier
+from bort.pretraining import recipe as pretrain
+from bort.tasks.registry import TASKS
+from bort.text.tokenizer import train_tokenizer
 
 WORDS = ["river", "stone", "lamp", "good", "bad", "tree", "cloud", "seven"]
 
@@ -126,9 +130,9 @@ def test_models_of_others_keep_their_own_limit(shared, tmp_path):
 @pytest.mark.parametrize("name", ["glue/qnli", "superglue/boolq", "glue/mrpc"])
 def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     """Predictors cut the text that the task cuts; where the other is too long alone, both."""
-    from bort.casting import cast
-    from bort.heads import label_names
-    from bort.rows import Row
+    from bort.finetuning.heads import label_names
+    from bort.tasks.encoding import cast
+    from bort.tasks.task import Row
 
     task = TASKS[name]
     tokenizer = train_tokenizer([sentence(k, 9) for k in range(40)], 280)
@@ -161,7 +165,7 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
     """All that both have is copied, also of a teacher with few positions, and with token types."""
     import torch
 
-    from bort.distill import kd_loss
+    from bort.pretraining.module import kd_loss
 
     for name in ("roberta-tiny", "bert-tiny"):
         folder = shared / "cases/models" / name

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bort import logger as loggers
-from bort.config import Logger
+from bort.config.train import Logger
 from bort.errors import BortError
-from bort.logger import COLUMNS, MetricsCsv, Table, extra_loggers
+from bort.training import loggers
+from bort.training.loggers import COLUMNS, MetricsCsv, Table, extra_loggers
 
 
 def lines(path) -> list[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bort import cli, machine
+from bort import machine
+from bort import shell as cli
 
 GROUPS = {
     "version 1": ("3:cpu,cpuacct:/box/inner\n1:name=systemd:/", "cpu,cpuacct"),

@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from bort import hf
 from bort.errors import BortError
-from bort.model import ACTIVATIONS, ModelConfig, build, empty, init_std
+from bort.models import huggingface as hf
+from bort.models.bert import ACTIVATIONS, ModelConfig, build, empty, init_std
 
 SEEDS = range(60)  # even: BERT, odd: RoBERTa
 TINY = ModelConfig(depth=2, heads=2, hidden=8, intermediate=12, vocab_size=40, positions=16)

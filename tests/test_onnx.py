@@ -10,11 +10,22 @@ import pytest
 import torch
 import transformers
 
-from bort import agreement, export, hf, onnx
-from bort.config import Arch
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import ACTIVATIONS, HEADS, Classifier, MaskedLM, ModelConfig, build, classifier
-from bort.tokenizer import train_tokenizer
+from bort.export import agreement
+from bort.export import run as export
+from bort.models import huggingface as hf
+from bort.models import onnx
+from bort.models.bert import (
+    ACTIVATIONS,
+    HEADS,
+    Classifier,
+    MaskedLM,
+    ModelConfig,
+    build,
+    classifier,
+)
+from bort.text.tokenizer import train_tokenizer
 
 ARCH = Arch(2, 2, 32, 64)
 

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 import bort
-from bort import export, hf, onnx_predict, tasks
-from bort.config import Arch, Data
+from bort.config.train import Arch, Data
 from bort.errors import BortError
-from bort.finetune import fresh_classifier, label_names
-from bort.model import ModelConfig, build
-from bort.onnx_predict import Mistake, Model
-from bort.tokenizer import train_tokenizer
+from bort.export import run as export
+from bort.export import standalone as onnx_predict
+from bort.export.standalone import Mistake, Model
+from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.tasks import registry as tasks
+from bort.text.tokenizer import train_tokenizer
 
 LONG = "river stone lamp " * 200
 

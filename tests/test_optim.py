@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-import bort.optim
-from bort.config import Arch, Optim
-from bort.model import MaskedLM, ModelConfig, build
-from bort.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
-from bort.optim import build as build_optimizer
+from bort.config.train import Arch, Optim
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.training import optim
+from bort.training.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
+from bort.training.optim import build as build_optimizer
 
 CONFIG = Optim(lr=3e-3, muon_ratio=2.0, weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)
 MATRICES = ("query", "key", "value", "output", "up", "down")
@@ -105,9 +105,7 @@ def test_orthogonalize(shape):
 
 def test_chunks_change_nothing(monkeypatch):
     whole = train(one := model(), [build_optimizer(one, CONFIG)], range(3))
-    monkeypatch.setattr(
-        bort.optim, "CHUNK", 1000
-    )  # three of the 16 × 16 at a time, one of the others
+    monkeypatch.setattr(optim, "CHUNK", 1000)  # three of the 16 × 16 at a time, one of the others
     chunked = train(two := model(), [build_optimizer(two, CONFIG)], range(3))
     for name, weight in whole.items():
         torch.testing.assert_close(weight, chunked[name], atol=1e-7, rtol=0)

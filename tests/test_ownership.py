@@ -16,14 +16,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
-from bort import benchmark, export, files, hf, locks, ownership, page, predict, report, runs, sweep
-from bort.config import CONF, Arch
+from bort import html as page
+from bort import predict, report
+from bort.benchmark import run as benchmark
+from bort.config.search import Benchmark, Grid
+from bort.config.train import CONF, Arch
 from bort.errors import BortError
-from bort.files import replacing, replacing_folder, write_json, writing
-from bort.model import ModelConfig, build
-from bort.pretrain import prepare, pretrain, train
-from bort.search_config import Benchmark, Grid
-from bort.tokenizer import train_tokenizer
+from bort.export import run as export
+from bort.files import locks, ownership
+from bort.files import writing as files
+from bort.files.writing import replacing, replacing_folder, write_json, writing
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.pretraining.recipe import prepare, pretrain, train
+from bort.runs import folder as runs
+from bort.search import callback as sweep
+from bort.text.tokenizer import train_tokenizer
 
 
 def quiet(line: str) -> None:
@@ -335,7 +343,7 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
     for stopped in (RuntimeError, KeyboardInterrupt):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "bort.pretrain.MetricsCsv",
+                "bort.pretraining.recipe.MetricsCsv",
                 lambda *_, stopped=stopped: (_ for _ in ()).throw(stopped),
             )
             with pytest.raises(stopped):
@@ -521,7 +529,7 @@ def test_jobs_of_a_sweep_have_no_names_of_their_own(tmp_path, monkeypatch, capsy
 def test_sweeps_of_one_second_have_two_folders(tmp_path, monkeypatch):
     """Also a search; the jobs of each are told its name. A name of the user's is left alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bort.sweep.atexit.register", lambda *_: None)
+    monkeypatch.setattr("bort.search.callback.atexit.register", lambda *_: None)
     try:
         for program, place in (("train", "runs/kd_pretrain"), ("search", "runs/search")):
             for name in ("12-00-00", "12-00-00-2", "12-00-00-3"):
@@ -577,8 +585,9 @@ def test_a_device_or_pipe_gets_the_answers(tmp_path, asked):
 def test_standard_output_goes_where_it_stands(tmp_path):
     """Behind what was written before, also when it is a file; the name is no file to replace."""
     code = (
-        "import os, pathlib, bort.files; os.write(1, b'first ')\n"
-        "with bort.files.writing(pathlib.Path('/dev/stdout')) as file: file.write(b'second ')\n"
+        "import os, pathlib, bort.files.writing; os.write(1, b'first ')\n"
+        "with bort.files.writing.writing(pathlib.Path('/dev/stdout')) as file:\n"
+        "    file.write(b'second ')\n"
         "os.write(1, b'third')"
     )
     with (tmp_path / "out.txt").open("wb") as file:
@@ -688,7 +697,7 @@ def test_the_mode_of_what_is_replaced_stays(tmp_path):
 
 KILLED = """
 import os, pathlib, sys
-from bort.files import replacing, replacing_folder
+from bort.files.writing import replacing, replacing_folder
 folder = pathlib.Path(sys.argv[1])
 with replacing(folder / "summary.json") as file, replacing_folder(folder / "model") as fresh:
     file.write(b"half")

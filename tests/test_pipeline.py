@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bort import cli, pipeline
+from bort import shell as cli
 from bort.errors import BortError
-from bort.ownership import run_record
+from bort.files.ownership import run_record
+from bort.pipeline import run as pipeline
 
 
 def given(*words: str) -> dict:
@@ -226,7 +227,7 @@ def test_first_stage_that_fails_leaves_nothing(place, no_report):
 
 def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     """A classifier with one answer, a student at word frequencies: before everything else."""
-    from bort import pipeline_page
+    from bort.pipeline import report as pipeline_page
 
     folders = {key: tmp_path / key for key in pipeline_page.TITLES}
     student = {"unigram_ce": 6.0, "val/loss": 5.9}

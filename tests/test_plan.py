@@ -7,11 +7,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from test_flops import counting
 
-from bort import config, hf, plan, pretrain, search
-from bort.config import Arch
+from bort.config import train as config
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import ModelConfig, build
-from bort.tokenizer import train_tokenizer
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.pretraining import dry_run as plan
+from bort.pretraining import recipe as pretrain
+from bort.search import sweep as search
+from bort.text.tokenizer import train_tokenizer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NOWHERE = Path("nowhere")

@@ -10,12 +10,13 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
-from bort import hf, predict
-from bort.config import Arch
+from bort import predict
+from bort.config.train import Arch
 from bort.errors import BortError
-from bort.model import ModelConfig, build, classifier
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build, classifier
 from bort.predict import read_texts
-from bort.tokenizer import train_tokenizer
+from bort.text.tokenizer import train_tokenizer
 
 TEXTS = ["a short one", "a longer text, with many words", "x", ""]
 

@@ -23,17 +23,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from bort import corpus as corpora
-from bort import pretrain as pretraining
-from bort.compare import compare
-from bort.config import Train, settings
-from bort.data import PackedData, ResumableLoader, TrainBatches, check_shared_memory
+from bort.config.train import Train, settings
 from bort.errors import BortError
-from bort.ownership import run_record
-from bort.pretrain import prepare, pretrain, train
-from bort.runs import finish, finished, locked
-from bort.tokenizer import encode, text_encoder
-from bort.training import check_trainer, check_watched
+from bort.files.ownership import run_record
+from bort.pretraining import corpus as corpora
+from bort.pretraining import recipe as pretraining
+from bort.pretraining.datamodule import (
+    PackedData,
+    ResumableLoader,
+    TrainBatches,
+    check_shared_memory,
+)
+from bort.pretraining.kd_vs_mlm import compare
+from bort.pretraining.recipe import prepare, pretrain, train
+from bort.runs.folder import finish, finished, locked
+from bort.text.tokenizer import encode, text_encoder
+from bort.training.module import check_trainer, check_watched
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from bort import progress
-from bort.cli import clock
-from bort.progress import EVERY_S, ProgressLine, Throughput
+from bort.shell import clock
+from bort.training import progress
+from bort.training.progress import EVERY_S, ProgressLine, Throughput
 
 
 class Clock:

@@ -15,9 +15,14 @@ from hydra.core.global_hydra import GlobalHydra
 from sklearn.metrics import confusion_matrix
 
 import bort
-from bort import cli, compare, finetune, mistakes, page, report
+from bort import html as page
+from bort import report
+from bort import shell as cli
 from bort.errors import BortError
-from bort.pretrain import pretrain
+from bort.finetuning import recipe as finetune
+from bort.finetuning import report as mistakes
+from bort.pretraining import kd_vs_mlm as compare
+from bort.pretraining.recipe import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = "</script><script>alert(1)</script>"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bort.checkpoint import newest_whole
+from bort.training.checkpoint import newest_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/mlm_pretrain/run")

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
+from bort.console import decimal
 from bort.errors import BortError, Diverged
-from bort.rows import Row
-from bort.scoring import ERRORS, constant, doubt, normal, score, word_f1, write_submission
-from bort.tasks import TASKS, find, read
-from bort.wording import decimal
+from bort.tasks.metrics import ERRORS, constant, doubt, normal, score, word_f1, write_submission
+from bort.tasks.registry import TASKS, find, read
+from bort.tasks.task import Row
 
 
 @cache

@@ -21,14 +21,18 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM
 
-from bort import config, latency, optimum, search, search_config
-from bort.config import Arch
-from bort.data import TeacherStates, TrainBatches, ValBatches
+from bort.config import search as search_config
+from bort.config import train as config
+from bort.config.search import SearchRun
+from bort.config.train import Arch
 from bort.errors import BortError, Diverged
-from bort.fptas import BY_ERROR, UNDECIDED, Scale, Selection, pareto
-from bort.model import MaskedLM
-from bort.pretrain import prepare, teacher_folder
-from bort.search_config import SearchRun
+from bort.models.bert import MaskedLM
+from bort.objectives import latency
+from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
+from bort.pretraining.recipe import prepare, teacher_folder
+from bort.search import optimum
+from bort.search import sweep as search
+from bort.search.fptas import BY_ERROR, UNDECIDED, Scale, Selection, pareto
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = (

@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 from test_search import sweep, table
 
-from bort import page, search_page
-from bort.fptas import UNDECIDED
+from bort import html as page
+from bort.search import report as search_page
+from bort.search.fptas import UNDECIDED
 
 SUMMARY = {
     **{"candidates": 24, "invalid": 0, "trained": 9, "pruned": 15, "assumed": 0, "skipped": 0},

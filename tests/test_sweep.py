@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bort import sweep, sweep_table
 from bort.errors import BortError
+from bort.search import callback as sweep
+from bort.search import sweep_table
 
 
 def run_folder(place: Path, hidden: int, **summary) -> None:

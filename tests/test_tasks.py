@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bort import tasks
 from bort.errors import BortError
-from bort.rows import Row, occurrence
-from bort.tasks import find, read
+from bort.tasks import registry as tasks
+from bort.tasks.registry import find, read
+from bort.tasks.task import Row, occurrence
 
 # Rows of the real files, as their README counts them.
 COUNTS = {

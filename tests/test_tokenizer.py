@@ -8,8 +8,8 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
-from bort import tokenizer as module
-from bort.tokenizer import train_tokenizer
+from bort.text import tokenizer as module
+from bort.text.tokenizer import train_tokenizer
 
 
 def test_trained_tokenizer_has_robertas_layout():

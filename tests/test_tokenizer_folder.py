@@ -5,9 +5,9 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from bort import hf
-from bort.tokenizer import tokenizer_digest, train_tokenizer
-from bort.tokenizer_folder import open_tokenizer, save_tokenizer
+from bort.models import huggingface as hf
+from bort.models.tokenizer_folder import open_tokenizer, save_tokenizer
+from bort.text.tokenizer import tokenizer_digest, train_tokenizer
 
 ALLOWED = {
     *("tokenizer_class", "model_max_length", "model_input_names", "clean_up_tokenization_spaces"),
@@ -46,8 +46,8 @@ def test_only_known_settings_are_passed_on(strange, tmp_path):
 
 
 def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
-    from bort import corpus
-    from bort.model import ModelConfig, build
+    from bort.models.bert import ModelConfig, build
+    from bort.pretraining import corpus
 
     tokenizer = hf.load_tokenizer(strange)
     built = corpus.build(settings_of().data, tmp_path / "cache", tokenizer, lambda *_: None)

@@ -3,9 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
-from bort import cli
+from bort import shell as cli
+from bort.config.ranges import RANGES, check_trainer_numbers
 from bort.errors import BortError
-from bort.trainer_ranges import RANGES, check_trainer_numbers
 
 NONE = ["nan", "inf", "-inf", "x", "true", "[1]", "{a: 1}"]
 

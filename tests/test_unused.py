@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from bort import config, search_config
-from bort.config import Train
+from bort.config import search as search_config
+from bort.config import train as config
+from bort.config.train import Train
+from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
-from bort.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
 
 ROOT = Path(__file__).resolve().parents[1]
 search_config.register(search_config.Benchmark)

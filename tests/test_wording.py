@@ -1,6 +1,6 @@
 """Numbers and names in lines: singular and plural, scores that are not defined, foreign names."""
 
-from bort.wording import counted, data_size, decimal, plain
+from bort.console import counted, data_size, decimal, plain
 
 
 def test_one_is_singular():

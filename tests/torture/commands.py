@@ -131,8 +131,8 @@ def keys(schema: type, prefix: str = "") -> Iterator[str]:
 
 def commands(count: int, seed: int) -> list[list[str]]:
     """Those by hand, then any setting with a value that it hardly can have."""
-    from bort.config import Arch, Train
-    from bort.search_config import SearchRun
+    from bort.config.search import SearchRun
+    from bort.config.train import Arch, Train
 
     trainer = [line.split(":")[0] for line in (forked.ROOT / "conf/trainer/default.yaml").open()]
     trainer = [f"trainer.{name}" for name in trainer if name[0] not in "#_"]

@@ -53,8 +53,15 @@ def make_runs() -> Iterator[RunKind]:
     """Run the three jobs in the current folder."""
     from hydra import compose, initialize_config_dir
 
-    from bort import config, finetune, hf, optimum, predict, pretrain, record, report, search
-    from bort.search_config import SearchRun, register
+    from bort import predict, report
+    from bort.config import train as config
+    from bort.config.search import SearchRun, register
+    from bort.finetuning import recipe as finetune
+    from bort.models import huggingface as hf
+    from bort.pretraining import recipe as pretrain
+    from bort.runs import record
+    from bort.search import optimum
+    from bort.search import sweep as search
 
     register(SearchRun)
 
@@ -161,7 +168,7 @@ def _retyped(content: bytes, pick: random.Random) -> bytes:
 
 def fault_of(read: Read) -> str | None:
     """What is wrong with how a reader answered; None for one line, or an answer."""
-    from bort.cli import mistake
+    from bort.shell import mistake
 
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

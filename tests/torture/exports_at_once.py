@@ -22,10 +22,10 @@ BUSY = "another process is writing to"
 
 def make_models(root: Path) -> list[str]:
     """Two tiny models of different shapes; returns their folders."""
-    from bort import hf
-    from bort.config import Arch
-    from bort.model import ModelConfig, build
-    from bort.tokenizer import train_tokenizer
+    from bort.config.train import Arch
+    from bort.models import huggingface as hf
+    from bort.models.bert import ModelConfig, build
+    from bort.text.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([f"the cat of line {k}" for k in range(40)], 280)
     for name, depth in (("first", 1), ("second", 2)):

@@ -19,7 +19,11 @@ def load() -> None:
     import transformers  # noqa: F401
     from lightning import pytorch  # noqa: F401
 
-    from bort import export, finetune, optimum, report, search  # noqa: F401
+    from bort import report  # noqa: F401
+    from bort.export import run as export  # noqa: F401
+    from bort.finetuning import recipe as finetune  # noqa: F401
+    from bort.search import optimum  # noqa: F401
+    from bort.search import sweep as search  # noqa: F401
 
 
 def start(command: list[str], folder: Path, log: Path, prepare: Callable[[], None]) -> int:
@@ -67,7 +71,7 @@ def end(process: int) -> int:
 
 def temporaries(folder: Path) -> list[str]:
     """Names below a folder that no command may leave: half-written files, locks."""
-    from bort.ownership import TEMPORARY
+    from bort.files.ownership import TEMPORARY
 
     names = [str(path.relative_to(folder)) for path in folder.rglob(".*")]
     return [

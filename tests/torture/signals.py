@@ -37,10 +37,10 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 def write_inputs(root: Path, pick: random.Random) -> None:
     """Texts of 4 MB and of a few kB, a table of 20,000 rows, and a tiny model."""
-    from bort import hf
-    from bort.config import Arch
-    from bort.model import ModelConfig, build
-    from bort.tokenizer import train_tokenizer
+    from bort.config.train import Arch
+    from bort.models import huggingface as hf
+    from bort.models.bert import ModelConfig, build
+    from bort.text.tokenizer import train_tokenizer
 
     words = [f"w{pick.randrange(10**6)}" for _ in range(30_000)]
     lines = [" ".join(pick.choices(words, k=12)) for _ in range(48_000)]

@@ -1,4 +1,4 @@
-"""The thin Hydra sweeper of search.py: asks bort.search for jobs and hands them to the launcher.
+"""The thin Hydra sweeper of search.py: asks a Sweep for jobs and hands them to the launcher.
 
 Hydra finds sweepers only under `hydra_plugins`, and imports them at each start: nothing heavy here.
 """
@@ -25,7 +25,7 @@ class FptasSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from bort import sweep
+        from bort.search import callback as sweep
 
         parsed = OverridesParser.create().parse_overrides(overrides=arguments)
         several = [each.input_line for each in parsed if each.is_sweep_override()]

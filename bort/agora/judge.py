@@ -1,0 +1,106 @@
+"""S, the teacher that judges what Agora generates: what it is fine-tuned from, and its guard."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bort.agora.dataset import balanced_accuracy
+from bort.config.train import Train
+from bort.errors import BortError
+from bort.finetuning.recipe import answers, output_order, row_outputs
+from bort.models import huggingface as hf
+from bort.models.bert import Classifier
+from bort.pretraining.recipe import own_teacher
+from bort.runs.folder import finished
+from bort.tasks.encoding import cast
+from bort.tasks.metrics import score
+from bort.tasks.task import Row, Task
+
+SURE = 0.75  # of the rows of E S has this confidence or more
+
+
+@dataclass
+class Judge:
+    """S: a fine-tuned model that labels rows."""
+
+    task: Task
+    model: Classifier
+    tokenizer: object
+    order: list[int] | None  # which output is the first label of the task, …
+    length: int
+
+    def __call__(self, rows: list[Row]) -> np.ndarray:
+        """Probabilities (N, classes) of the labels, or numbers (N, 1)."""
+        inputs = cast(self.task, rows, self.tokenizer, self.length)
+        outputs = row_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
+        return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
+
+
+def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
+    """The fine-tuned model in a folder as S; raises BortError if it answers another task.
+
+    length: tokens of a row at most. device: where it answers.
+    """
+    model, labels = hf.load_classifier(place)
+    order = output_order(task, model, labels, f"agora.teacher={place}")
+    model.to(device)
+    return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.limit))
+
+
+def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str) -> dict:
+    """How good S is on E and on the validation sets, as `teacher/…` of a summary.
+
+    Raises BortError when its balanced accuracy on E is not above `guard`: the theory asks for 2/3,
+    and a constant S has an accuracy of 0.684 on MRPC. Regression is exempt.
+    """
+    values = {}
+    for split, rows in {"eval": E, **vals}.items():
+        outputs = judge(rows)
+        found = answers(judge.task, torch.from_numpy(outputs))
+        scores = score(judge.task, rows, found)
+        values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
+        if split == "eval" and judge.task.kind != "regression":
+            labels = np.array([row.label for row in rows])
+            accuracy = balanced_accuracy(labels, found)
+            values["teacher/eval/balanced_accuracy"] = accuracy
+            values["teacher/eval/confidence"] = float(np.quantile(outputs.max(-1), 1 - SURE))
+            if accuracy <= guard:
+                chance = 1 / len(np.unique(labels))
+                raise BortError(
+                    f"S = {name} has a balanced accuracy of {accuracy:.3f} on E (chance is "
+                    f"{chance:.3f}), and Agora asks for more than {guard:.3f}; give a better "
+                    "agora.teacher=, or lower agora.guard"
+                )
+    return values
+
+
+def teacher_source(run: Train, say: Callable) -> str:
+    """The encoder that S is fine-tuned from: the teacher of the candidate's pre-training."""
+    if run.teacher.name:
+        return run.teacher.name
+    if run.model is None:
+        return str(own_teacher(run, say))
+    place = Path(run.model).expanduser()
+    summary = finished(place) or finished(place.parent if place.name == "model" else place)
+    if summary is None or "teacher" not in summary:
+        raise BortError(
+            f"model={run.model} does not say who taught it; set agora.teacher= to a model "
+            "fine-tuned on the task, or teacher.name= to an encoder that is to be fine-tuned"
+        )
+    return summary["teacher"]
+
+
+def saw_all(place: Path, task: str) -> bool:
+    """Whether S is a fine-tuning of ours on the whole training set."""
+    folder = place.parent if place.name == "model" else place
+    try:
+        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(settings, dict):
+        return False
+    return settings.get("job") == "finetune" and settings.get("task") == task

@@ -1,0 +1,151 @@
+"""What Agora brought: the table at the end of a run, and its part of the run's page."""
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bort import html as page
+from bort.console import counted, decimal, plain
+from bort.errors import BortError
+from bort.tasks.registry import decoded, json_object
+
+ARMS = {
+    "default": "plain, default θ",
+    "plain": "plain, all of Θ",
+    "random": "plain, with random rows",
+    "agora": "Agora",
+}
+SHOWN = 15  # generated rows on the page
+
+
+def arms(summary: dict) -> tuple[list[str], list[list[str]]]:
+    """Column names and a line per arm, and for S: the scores on dev, and the first one on E."""
+    held = f"eval/{summary['metric'].split('/')[1]}"
+    metrics = [k for k in summary if k.startswith("val") and k.count("/") == 1 and k != "val/loss"]
+    lines = []
+    for arm, label in {**ARMS, "teacher": "S, the judge"}.items():
+        prefix = "" if arm == "agora" else f"{arm}/"
+        lines.append([label, *(decimal(summary[prefix + key]) for key in (*metrics, held))])
+    return ["", *(f"dev {key}" for key in metrics), "E"], lines
+
+
+def verdict(summary: dict) -> str:
+    """Agora against the better of its control arms, and what it took."""
+    name = summary["metric"]
+    controls = [summary[f"{arm}/{name}"] for arm in ("plain", "random")]
+    if None in (summary[name], *controls):
+        result = f"Agora cannot be compared: {name} of an arm is not defined"
+    else:
+        margin = summary[name] - max(controls)
+        sign = "above" if margin > 0 else "not above"
+        result = f"Agora is {sign} its control arms on dev ({margin:+.4f})"
+    steps = [f"{summary[f'{arm}/steps']:,} {title}" for arm, title in ARMS.items()]
+    return (
+        f"{result}: {counted(summary['generated'], 'row')} generated, "
+        f"{counted(summary['trainings'], 'training')} in {counted(summary['rounds'], 'round')}, "
+        f"{summary['pruned']} θ pruned; steps by arm: {'; '.join(steps)}"
+    )
+
+
+def show(summary: dict, folder: Path) -> None:
+    """The arms side by side, and what it says in words."""
+    console = Console(highlight=False)
+    head, lines = arms(summary)
+    table = Table(*head, title="what did Agora bring?")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    console.print(verdict(summary))
+    console.print(f"  rows      {folder}/generated.jsonl", soft_wrap=True)
+
+
+def parts(folder: Path, summary: dict) -> Iterator[Any]:
+    """HTML and the figure about a run; of one that is not finished, its rounds so far.
+
+    Raises BortError for a file that is damaged.
+    """
+    if summary:
+        with _intact(folder / "summary.json"):
+            (head, lines), words = arms(summary), verdict(summary)
+        yield "<h2>Agora and its control arms</h2>"
+        yield f"{page.table(lines, head)}<p>{escape(words)}</p>"
+    if (path := folder / "metrics.csv").is_file():
+        trainings = list(csv.DictReader(io.StringIO(decoded(path), newline="")))
+        with _intact(f"{folder}/metrics.csv or rounds.json"):
+            rounds = _objects(folder / "rounds.json", whole=True)[0]["rounds"]
+            figure, columns = plot(trainings, rounds), list(trainings[0])
+        yield from [
+            "<h2>Rounds</h2><div class=grid>",
+            *page.panel("E by round", figure),
+            "</div>",
+        ]
+        lines = [list(row.values()) for row in trainings]
+        yield page.details("all trainings of the rounds", page.table(lines, columns))
+    if (path := folder / "generated.jsonl").is_file():
+        with _intact(path):
+            cells = _generated(_objects(path))
+        if cells:
+            yield "<h2>Rows that were generated</h2>"
+            yield page.table(cells, ("label by S", "sure", "from", "made"), "texts")
+
+
+def _generated(rows: list[dict]) -> list[tuple[str, ...]]:
+    """Cells of some generated rows, spread over all of them."""
+    return [
+        (
+            plain(row["label"]),
+            f"{row['confidence']:.0%}",
+            *(" / ".join(row[key]) for key in ("source", "texts")),
+        )
+        for row in rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
+    ]
+
+
+def _objects(path: Path, whole: bool = False) -> list[dict]:
+    """The JSON objects of a file: one on each line, or (whole) one alone."""
+    if not path.is_file() or not path.stat().st_size:  # of no row there is no line
+        return []
+    if whole:
+        return [json_object(decoded(path), str(path))]
+    lines = enumerate(decoded(path).split("\n"), start=1)
+    return [json_object(line, f"{path}, line {number}") for number, line in lines if line]
+
+
+@contextmanager
+def _intact(path: Path | str) -> Iterator[None]:
+    """What a file lacks, or has as another type, as one line about the file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise BortError(f"{path} is damaged ({reason}); restore it or remove it") from None
+
+
+def plot(trainings: list[dict], rounds: list[dict]) -> Any:
+    """Scores on E of all trainings, and of the best of each round."""
+    found = page.figure("round", "score on E")
+    found.add_scatter(
+        x=[int(row["round"]) for row in trainings],
+        y=[float(row["score"]) if row["score"] else None for row in trainings],
+        text=[row["theta"] + (", replayed" if row["replay"] != "0" else "") for row in trainings],
+        mode="markers",
+        name="a θ",
+        marker={"color": "#8b949e", "size": 8},
+    )
+    found.add_scatter(
+        x=[each["round"] for each in rounds],
+        y=[each["scores"][each["best"]] for each in rounds],
+        text=[f"{each['best']}; {each['rows']:,} rows" for each in rounds],
+        mode="lines+markers",
+        name="best of the round",
+        line={"color": "#1f6feb"},
+    )
+    found.update_xaxes(dtick=1)
+    return found

@@ -1,0 +1,219 @@
+"""f, the candidate that Agora teaches: D and E, and its training with any θ on any rows.
+
+Each training has a folder of its own and is recorded there as soon as it is finished.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from bort.agora.dataset import (
+    Generated,
+    Point,
+    planned_steps,
+    read_rows,
+    softened,
+    split,
+    with_point,
+    written,
+)
+from bort.config.train import Train
+from bort.console import counted
+from bort.errors import BortError, Diverged
+from bort.files.ownership import remove_checkpoints
+from bort.files.writing import replacing, write_json
+from bort.finetuning.recipe import (
+    LR_WIDTH,
+    check_length,
+    digest,
+    fresh_classifier,
+    length_doubt,
+    load_task,
+    predict,
+    score_names,
+    train_classifier,
+)
+from bort.models import hub
+from bort.models import huggingface as hf
+from bort.pretraining.recipe import own_encoder
+from bort.runs.folder import check_corpus, locked, open_folder, take_finished
+from bort.shell import clock
+from bort.tasks.encoding import Cast, cast
+from bort.tasks.metrics import score
+from bort.tasks.registry import decoded, json_object
+from bort.tasks.task import Row, Task
+from bort.training.module import check_watched, quiet
+
+Say = Callable[[str], None]
+JOBS = "launched.json"  # what the launcher's jobs are to do
+
+
+class Candidate:
+    """f from its pre-trained weights on the task of `run`; everything is kept in `folder`.
+
+    launch: see `agora_run.agora`. Raises BortError for a task that Agora cannot do, data that
+    cannot be split, or a wrong model.
+    """
+
+    def __init__(self, run: Train, folder: Path, say: Say, launch: Callable | None = None):
+        self.run, self.folder = replace(run, resume=True), folder
+        self.say, self.launch = say, launch
+        if run.model:
+            hub.find(run.model)  # a wrong name, before rows are read
+        self.task, self.rows = load_task(run.task, run.data)
+        check_task(self.task)
+        check_watched(run, score_names(self.task, ["val"]))
+        self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
+        self.source = str(run.model or own_encoder(run, say))
+        config = hf.load_masked_lm(self.source, head_required=False).config
+        check_length(run, config.positions)
+        self.rate = LR_WIDTH / config.hidden  # where the run names none
+        self.tokenizer = hf.load_tokenizer(self.source)
+        self.metric = self.task.metrics[0]
+        self.held = self.cast(self.E)
+        if warning := length_doubt(run, self.source, config.limit, self.held):
+            say(f"warning: {warning}")
+        self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
+        self._rows: list[Row] | None = None  # that were cast last: those of a whole round
+        self._inputs: Cast | None = None
+        self._passed: dict[str, int] = {}  # steps of what is done, what was found finished too
+        self._steps, self._seconds = 0, 0.0  # of this process
+
+    def cast(self, rows: list[Row]) -> Cast:
+        return cast(self.task, rows, self.tokenizer, self.run.data.length)
+
+    def train(self, name: str, theta: Point, rows: list[Row], steps: int | None = None) -> Path:
+        """Train with θ on rows, or find that it was done; returns the folder.
+
+        steps: instead of the run's epochs.
+        """
+        place = self.folder / name
+        if recorded(place) is None:
+            if rows is not self._rows:
+                self._rows, self._inputs = rows, self.cast(rows)
+            parts = {"train": softened(self.task, rows), "val": self.E}
+            inputs = {"train": self._inputs, "val": self.held}
+            run = with_point(self.run, theta, self.rate, steps)
+            try:
+                self.fit(run, place, self.source, self.tokenizer, parts, inputs, name)
+            except Diverged as error:  # a result: the θ is a bad one
+                self.say(f"{name} drops out: {error}")
+                write_json(place / "summary.json", {"failed": str(error), "steps": 0})
+        self._passed[name] = recorded(place)["steps"]
+        return place
+
+    def train_all(self, jobs: list[tuple[str, Point, int | None]], rows: list[Row]) -> None:
+        """Have the launcher, if there is one, do those of the trainings that are not done.
+
+        jobs: (name, θ, steps), as of `train`.
+        """
+        todo = [job for job in jobs if recorded(self.folder / job[0]) is None]
+        if self.launch is None or len(todo) < 2:
+            return
+        path = (self.folder / todo[0][0]).parent / "launched.jsonl"
+        with replacing(path) as file:
+            for row in rows[len(self.D) :]:
+                file.write(json.dumps(written(Generated(row, row, 1.0))).encode() + b"\n")
+        place = str(path.relative_to(self.folder))
+        facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
+        write_json(self.folder / JOBS, facts)
+        self.say(f"{counted(len(todo), 'training')} go to the launcher")
+        self.launch([[f"agora.training={name}"] for name, *_ in todo])
+
+    def fit(
+        self,
+        run: Train,
+        place: Path,
+        encoder: str,
+        tokenizer,
+        parts: dict[str, list[Row]],
+        inputs: dict[str, Cast],
+        label: str,
+    ) -> None:
+        """Fine-tune an encoder into `place`, with its scores on E; of S too.
+
+        From the newest checkpoint there. parts, inputs: `train` and, as `val`, E.
+        """
+        start = time.monotonic()
+        with locked(place, False, self.say):
+            open_folder(place, run, None)
+            info = {"digest": digest(parts), "source": self.task.name}
+            check_corpus(place, info, {"model": hub.digest(encoder)})
+            pl.seed_everything(run.seed, verbose=False)
+            body = hf.load_masked_lm(encoder, head_required=False)
+            model = fresh_classifier(self.task, body, run, parts["train"])
+            best, numbers = train_classifier(
+                run, place, self.task, model, tokenizer, parts, inputs, self.say, label
+            )
+            found = predict(self.task, best, self.E, inputs["val"], tokenizer.pad_token_id)
+            scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
+            remove_checkpoints(place)
+            write_json(place / "summary.json", {**numbers, **scores})
+        self._steps += numbers["steps"]
+        self._seconds += time.monotonic() - start
+
+    def score(self, place: Path) -> float:
+        """On E, by the task's first metric; -inf of one that diverged or has none."""
+        value = recorded(place).get(f"eval/{self.metric}")
+        return -math.inf if value is None else value
+
+    def blame(self, places: list[Path]) -> str:
+        """Why none of these trainings has a score, and what to do."""
+        if all("failed" in recorded(place) for place in places):
+            return "diverged; lower optim.lr, agora.grid.lr or lr_factor"
+        return (
+            f"gives the same answer to all rows of E, so that {self.metric} is not defined; "
+            "raise optim.lr or trainer.max_epochs"
+        )
+
+    def left(self) -> str:
+        """`; about 3:20 left`, by the speed so far."""
+        if not self._steps:
+            return ""
+        rest = max(0, self.planned - sum(self._passed.values()))
+        return f"; about {clock(rest * self._seconds / self._steps)} left"
+
+
+NOTED = ("steps", "seconds", "parameters", "tokens", "tokens_per_s", "lr")  # of a training
+
+
+def recorded(place: Path) -> dict | None:
+    """The summary of a training that is finished; None where there is none, or not as it was left.
+
+    A damaged one is of no use: the training is done again.
+    """
+    summary = take_finished(place)
+    if not isinstance(summary, dict):
+        return None
+    numbers = [summary.get(key) for key in (("steps",) if "failed" in summary else NOTED)]
+    return summary if all(type(number) in (int, float) for number in numbers) else None
+
+
+def train_one(run: Train, folder: Path, say: Say) -> None:
+    """The training run.agora.training of a round or a control arm, for the run in `folder`."""
+    quiet()
+    name = run.agora.training
+    jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
+    candidate = Candidate(replace(run, agora=replace(run.agora, training=None)), folder, say)
+    try:
+        job = jobs[name]
+        theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]
+    except (KeyError, TypeError):
+        raise BortError(f"{folder / JOBS} does not describe {name}; remove it") from None
+    candidate.train(name, theta, candidate.D + read_rows(path, candidate.task), steps)
+
+
+def check_task(task: Task) -> None:
+    """Raises BortError for a task whose rows Agora cannot make."""
+    if task.parent:
+        raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
+    if task.form == "record":
+        raise BortError(
+            "agora cannot make rows of superglue/record: all entities of a query belong together; "
+            "use experiment=finetune"
+        )

@@ -1,0 +1,1 @@
+"""Latency, size and memory on this machine, side by side."""

@@ -1,0 +1,258 @@
+"""Typed settings of search.py and bort.benchmark, beside those of a training."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from bort.config.train import BASE_LR, KAPPA, Arch, Train, at_least, one_of
+from bort.errors import BortError
+from bort.search.coefficient import check_exponents
+
+
+@dataclass
+class Grid:
+    """Ξ, the candidates: every combination of these in which A divides H."""
+
+    depth: list[int] = MISSING
+    hidden: list[int] = MISSING
+    heads: list[int] | None = None
+    head_size: int | None = None  # instead of heads: A = H / head_size
+    intermediate: list[int] | None = None
+    ratio: list[float] | None = None  # instead of intermediate: I = ratio · H
+
+    def __post_init__(self) -> None:
+        if not self.depth and not self.hidden:
+            return  # grid=none
+        for key in ("depth", "hidden"):
+            if not getattr(self, key):
+                raise BortError(f"grid.{key} is empty; give it values or use grid=tiny")
+        for one, other in (("heads", "head_size"), ("intermediate", "ratio")):
+            if bool(getattr(self, one)) == bool(getattr(self, other)):
+                raise BortError(
+                    f"grid.{one} or grid.{other} needs values, and not both: set the other to null"
+                )
+        others = (self.heads, self.intermediate, self.ratio, [self.head_size or 1])
+        sizes = [*self.depth, *self.hidden, *(x for some in others for x in some or ())]
+        if min(sizes) <= 0:
+            raise BortError("grid: every size must be above 0")
+        if not self.points()[0]:
+            raise BortError("grid: no number of heads divides any hidden size; mend grid.heads")
+
+    def points(self) -> tuple[list[Arch], list[tuple[int, int, int, int]]]:
+        """The valid architectures, each once, and the numbers of those with A not dividing H."""
+        valid, invalid = {}, {}
+        for depth in self.depth:
+            for hidden in self.hidden:
+                for heads in self.heads or [max(1, hidden // self.head_size)]:
+                    sizes = self.intermediate or [round(r * hidden) for r in self.ratio]
+                    for size in sizes:
+                        numbers = (depth, heads, hidden, size)
+                        if hidden % heads:
+                            invalid[numbers] = None
+                        else:
+                            valid[numbers] = Arch(*numbers)
+        return list(valid.values()), list(invalid)
+
+
+SOURCES = ("analytic", "measured", "fitted", "onnx", "onnx_int8", "table")
+
+
+@dataclass
+class Latency:
+    """î, the inference latency of a candidate's embeddings and layers."""
+
+    source: str = "analytic"  # operations in closed form (the paper), or milliseconds: see SOURCES
+    batch: int = 1
+    length: int = 128
+    threads: int | None = None  # of a measurement; null: one per core
+    rounds: int = 7  # of a measurement, in each of which every shape is timed
+    shapes: int = 12  # measured for `fitted`
+    engine: str = "measured"  # how `fitted` measures them: measured, onnx or onnx_int8
+    device: str = "cpu"
+    path: str | None = None  # of `table`: a CSV that python -m bort.benchmark wrote
+
+    def __post_init__(self) -> None:
+        one_of("latency", self.source, SOURCES)
+        one_of("latency.engine", self.engine, ("measured", "onnx", "onnx_int8"))
+        for key in ("batch", "rounds"):
+            at_least(f"latency.{key}", getattr(self, key), 1)
+        at_least("latency.length", self.length, 4)
+        at_least("latency.shapes", self.shapes, 6)
+        if self.threads is not None:
+            at_least("latency.threads", self.threads, 1)
+        if self.source == "table" and not self.path:
+            raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
+        one_of("latency.device", self.device, ("cpu", "cuda"))
+
+
+@dataclass
+class Search:
+    """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
+
+    n: int = 300  # training steps of a candidate
+    epsilon: int = 1  # every ε-th candidate of the order by (p, i); 1 is all of them
+    refine: bool = True  # then what can still win between the neighbours of the best
+    assume: str = "none"  # monotone: also leave out what cannot win if errors are monotone
+    objective: str = "w"  # or error: the lowest error within the budgets
+    error: str = "ratio"  # or perplexity: exp(-KL) in place of e(T) / e
+    exponents: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # α, β, γ
+    max_params: int | None = None
+    max_latency_ms: float | None = None
+    finalists: int = 3  # the best ones, trained again with other seeds and rates
+    seeds: int = 3
+    lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
+    kappa: float = KAPPA  # rate of a candidate = optim.lr · (H / 128)^-kappa
+    parallel: int = 1  # candidates that a launcher gets at once
+
+    def __post_init__(self) -> None:
+        for key in ("n", "epsilon", "finalists", "seeds", "parallel"):
+            at_least(f"search.{key}", getattr(self, key), 1)
+        if self.n < 4:
+            raise BortError(f"search.n={self.n} must be at least 4: its quarters are compared")
+        one_of("search.assume", self.assume, ("none", "monotone"))
+        one_of("search.objective", self.objective, ("w", "error"))
+        one_of("search.error", self.error, ("ratio", "perplexity"))
+        check_exponents("search.exponents", self.exponents)
+        for key in ("max_params", "max_latency_ms"):
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
+                raise BortError(f"search.{key}={getattr(self, key)} must be above 0")
+        if any(not lr > 0 for lr in self.lrs):
+            raise BortError(f"search.lrs={self.lrs} must be above 0")
+
+
+@dataclass
+class SearchRun(Train):
+    """All settings of `search.py`: those of a candidate's training, and how to choose."""
+
+    JOBS: ClassVar[tuple[str, ...]] = ("search",)
+    job: str = "search"
+    grid: Grid = MISSING
+    latency: Latency = field(default_factory=Latency)
+    search: Search = field(default_factory=Search)
+
+    def _set_rates(self) -> None:
+        """The rate is that of width 128; every candidate's follows from it."""
+        if self.optim.lr is None:
+            self.optim = replace(self.optim, lr=BASE_LR)
+        super()._set_rates()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distill.w_kd == 0:
+            raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        table = self.latency.path
+        if self.latency.source == "table" and not Path(table).is_file():
+            raise BortError(
+                f"latency.path={table} does not exist; python -m bort.benchmark writes one"
+            )
+        points, _ = self.grid.points()
+        if not points:
+            raise BortError("search.py needs candidates; use grid=tiny, grid=paper or grid.depth=…")
+        if self.search.epsilon > len(points):
+            raise BortError(
+                f"search.epsilon={self.search.epsilon} must be at most the {len(points)} "
+                "candidates of the grid"
+            )
+        if self.search.max_latency_ms is not None and self.latency.source == "analytic":
+            raise BortError(
+                "search.max_latency_ms needs milliseconds; use latency=measured, onnx_int8, …"
+            )
+        if str((self.trainer or {}).get("devices", 1)) != "1":
+            raise BortError(
+                "search.py trains a candidate on one device (trainer.devices=1); several at once: "
+                "hydra/launcher=joblib search.parallel=4"
+            )
+
+
+ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
+
+
+@dataclass
+class Benchmark:
+    """All settings of `python -m bort.benchmark`."""
+
+    archs: list[str] = field(
+        default_factory=lambda: ["bert_large", "bert_base", "distilbert", "bort", "tinybert4"]
+    )  # names in conf/arch; the first one is what the others are compared with
+    models: list[str] = field(default_factory=list)  # runs, model folders, exported ONNX folders
+    engines: list[str] | None = None  # some of ENGINES; null: the one that `latency` names
+    batches: list[int] | None = None  # null: latency.batch
+    lengths: list[int] | None = None  # null: latency.length
+    huggingface: bool = False  # beside each of the archs its shape as Hugging Face's BertModel
+    memory: bool = True  # also the peak memory of a process with one model alone
+    grid: Grid = MISSING  # instead, unless it is `none`: every point of it
+    latency: Latency = field(default_factory=Latency)
+    vocab_size: int = 30522  # of the archs and the grid
+    out: str | None = None  # a CSV, and a picture beside it
+
+    def __post_init__(self) -> None:
+        at_least("vocab_size", self.vocab_size, 8)
+        if self.latency.source == "table":
+            raise BortError("latency=table is what this writes; use latency=measured or onnx_int8")
+        points = self.grid.points()[0]
+        if not self.archs and not self.models and not points:
+            raise BortError("archs=[] leaves nothing to measure; name some, or set grid=, models=")
+        if self.out and (Path(self.out).suffix == ".html" or Path(self.out).is_dir()):
+            raise BortError(f"out={self.out} must name a table, as in out=table.csv")
+        if self.compares:
+            self._check_comparison(bool(points))
+
+    def _check_comparison(self, grid: bool) -> None:
+        if grid:
+            raise BortError(
+                "grid= makes a table for latency=table, of one engine and size; leave models=, "
+                "engines=, batches=, lengths= and huggingface= out, or set grid=none"
+            )
+        for key, least in (("batches", 1), ("lengths", 4), ("engines", None)):
+            found = getattr(self, key)
+            if found is not None and not found:
+                raise BortError(f"{key}=[] leaves nothing to measure; give it values")
+            for value in found or ():
+                if least:
+                    at_least(key, value, least)
+                else:
+                    one_of(key, value, ENGINES)
+        if self.engines is None and self.latency.source not in ENGINES:
+            raise BortError(
+                f"latency={self.latency.source} is for the archs and a grid alone; "
+                "use engines=[measured,onnx,onnx_int8]"
+            )
+        if self.latency.device != "cpu":
+            raise BortError(
+                f"latency.device={self.latency.device} is for the archs and a grid alone"
+            )
+        if self.huggingface and not (self.archs and "measured" in self.chosen_engines):
+            raise BortError("huggingface=true needs archs=[…] and measured among the engines")
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is more to it than one engine and size of named architectures."""
+        return (
+            bool(self.models)
+            or self.huggingface
+            or any(x is not None for x in (self.engines, self.batches, self.lengths))
+        )
+
+    @property
+    def chosen_engines(self) -> list[str]:
+        return list(dict.fromkeys(self.engines or [self.latency.source]))
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Batches × lengths, in the order given."""
+        batches = self.batches or [self.latency.batch]
+        lengths = self.lengths or [self.latency.length]
+        return list(dict.fromkeys((batch, length) for batch in batches for length in lengths))
+
+
+def register(*schemas: type) -> None:
+    """Let conf/search.yaml and conf/benchmark.yaml find their schemas.
+
+    By the commands that need them: `--help` copies all that is stored for each group it lists.
+    """
+    for schema in schemas:
+        name = {SearchRun: "search_schema", Benchmark: "benchmark_schema"}[schema]
+        ConfigStore.instance().store(name=name, node=schema)

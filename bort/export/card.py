@@ -1,0 +1,119 @@
+"""What an exported folder says of itself: export.json and README.md, its model card."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bort.console import decimal
+from bort.files.untrusted import read_json
+from bort.models import huggingface as hf
+from bort.models.bert import Classifier
+from bort.runs.origin import origin, public_name, scores
+from bort.text.sources import versions
+
+# What Markdown or HTML may read as markup, and where an address starts that it makes a link of.
+MARKUP = re.compile(r"[&<>|\[\]`*#\\~!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+LONGEST = 300  # characters of a value
+
+
+@dataclass
+class Export:
+    """What the checks found; it becomes export.json."""
+
+    format: str
+    largest_difference: float
+    agreement: float | None = None  # share of the compared answers that are equal
+    error: float | None = None  # of numbers instead: root mean square difference / their spread
+    spread: float | None = None  # of numbers: the standard deviation of the float32 answers
+    compared: int | None = None
+    answers: str | None = None  # what was compared
+    float32: list[str] | None = None
+    scores: dict | None = None
+    parameters: int | None = None  # of the model in PyTorch, biases, norms and head included
+
+
+def kept_answers(found: dict[str, Any]) -> str:
+    """What int8 leaves of the answers, from the content of export.json."""
+    if found.get("error") is None:
+        return f"{found['agreement']:.1%} of {found['compared']:,} top answers equal"
+    return f"{found['error']:.1%} of the answers' spread, {found['spread']:.3g}, off"
+
+
+def plain(value: Any) -> str:
+    """Text as Markdown shows it letter by letter, on one line: no markup, tag or link in it works.
+
+    It may stand in a cell of a table.
+    """
+    text = " ".join(str(value).split())
+    text = "".join(letter for letter in text if letter.isprintable())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
+
+
+def card(
+    model, source: str, run: dict[str, Any], out: Path, found: Export, arguments: str = ""
+) -> str:
+    """README.md of the folder: what the model is, where it came from, its scores, its use.
+
+    source: the model as the user named it; run: what `origin.run_facts` says of it; arguments: of
+    predict.py, see `example`.
+    """
+    config = model.config
+    packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
+    facts = {
+        "architecture": f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩: "
+        "layers, heads, hidden, intermediate",
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "vocabulary": f"{config.vocab_size:,}",
+        "longest input": f"{config.limit} tokens",
+    }
+    facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
+    for key, value in (found.scores or {}).items():
+        when, _, metric = key.partition("/")
+        facts[f"val/{metric} {when} export"] = decimal(value)
+    facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
+    if found.compared is not None:
+        facts["int8"] = f"{kept_answers(vars(found))} ({found.answers})"
+    if found.float32:
+        facts["in float32"] = ", ".join(found.float32)
+    facts["made with"] = ", ".join(f"{name} {v}" for name, v in versions(packages).items())
+    library = "transformers" if found.format == "hf" else "onnx"
+    facts["licence"] = "not stated: that of the weights it started from and of the data"
+    lines = ["---", f"library_name: {library}", "---", "", f"# {plain(out.name)}", ""]
+    rows = (f"| {plain(key)} | {plain(value)} |" for key, value in facts.items())
+    return "\n".join([*lines, "| | |", "|---|---|", *rows, "", _usage(model, found, arguments)])
+
+
+def _usage(model, found: Export, arguments: str) -> str:
+    if found.format != "hf":
+        command = f"python predict.py {arguments}".rstrip()
+        return f"```\npip install numpy onnxruntime tokenizers\n{command}\n```\n"
+    if getattr(model, "spans", 0):
+        return (
+            "The model takes two marked words; transformers has no class for that, bort reads it.\n"
+        )
+    kind = hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    return (
+        "```python\nfrom transformers import AutoTokenizer, "
+        f'AutoModel{kind}\n\ntokenizer = AutoTokenizer.from_pretrained(".")\n'
+        f'model = AutoModel{kind}.from_pretrained(".")\n```\n'
+    )
+
+
+def example(folder: Path) -> str:
+    """Arguments of an ONNX folder's predict.py."""
+    config = read_json(folder / "config.json")
+    kind = config["architectures"][0].partition("For")[2]
+    if kind == "MaskedLM":
+        mask = str(hf.load_tokenizer(folder).mask_token)
+        mask = mask if mask.isprintable() and "`" not in mask else "[MASK]"  # it ends no code block
+        return shlex.quote(f"a text with a {mask} in it")
+    if kind == "MultipleChoice":
+        return "'a passage' 'the first option' 'the second'"
+    if kind == "" and config.get("bort_texts") == 2:
+        return "'The [[cup]] fell.' 'A [[cup]] of tea.'"
+    if kind == "":
+        return "'A [[cup]] fell. [[It]] broke.'"
+    return "'a text' 'and another'" if config.get("bort_texts") == 2 else "'a text'"

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, and what may be read, replaced and removed."""

@@ -1,0 +1,154 @@
+"""Cells of csv, tsv, jsonl and Parquet files, read in streams and of the needed columns only."""
+
+import csv
+import io
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bort.errors import BortError, nearest
+from bort.files.text_files import parquet_rows, parquet_shape, raw_lines
+from bort.tasks.registry import json_object
+from bort.tasks.task import shown
+
+SHARED = 10_000  # different texts that are one object wherever they are equal, labels above all
+Record = tuple[dict[str, Any], str]  # cells by column, and where they are
+
+
+class Table(Sequence[Record]):
+    """The records of a file, kept by column: 8 bytes a cell beside its text."""
+
+    def __init__(self, path: Path, unit: str, columns: list[str]):
+        self.path, self.unit = path, unit  # line or row
+        self.cells: dict[str, list] = {name: [] for name in columns}
+        self.numbers = array("q")  # of the line or row, from 1
+        self.shared: dict[str, str] = {}
+
+    def add(self, number: int, cells: dict[str, Any]) -> None:
+        """One more record; a column that it lacks is None."""
+        self.numbers.append(number)
+        for name, column in self.cells.items():
+            cell = cells.get(name)
+            if isinstance(cell, str):
+                cell = self.shared.get(cell, cell)
+                if len(self.shared) < SHARED:
+                    self.shared[cell] = cell
+            column.append(cell)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> Record:
+        record = {name: column[place] for name, column in self.cells.items()}
+        return record, f"{self.path}, {self.unit} {self.numbers[place]}"
+
+
+def read_table(path: Path, needed: list[str], wanted: list[str]) -> Table:
+    """The columns `wanted` of a file, those of `needed` checked to be there.
+
+    Raises BortError, with the line or row, for what cannot be read; OSError for a file that cannot.
+    """
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    suffix = path.suffix.lower()
+    table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(wanted)))
+    for number, cells in readers[suffix](path, needed, wanted):
+        table.add(number, cells)
+    return table
+
+
+def _check_columns(has: list[str], needed: list[str], where: str) -> None:
+    for column in needed:
+        if column not in has:
+            hint = nearest(column, has) or "; set data.text and data.label"
+            raise BortError(f"{where}: no column '{column}' (it has {shown(', '.join(has))}){hint}")
+    twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
+    if twice:
+        raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
+
+
+def _csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+    """Rows of cells quoted as spreadsheets do, where a quoted one may hold lines.
+
+    Between cells stand commas, or what else gives a header with the columns needed: semicolons or
+    tabs, as spreadsheets of other languages write them.
+    """
+    csv.field_size_limit(1 << 30)  # the default refuses a text of 131,072 characters
+    reader = csv.reader(_text(path), strict=True, delimiter=_delimiter(path, needed))
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            start, line = line, reader.line_num + 1
+            if not cells:
+                continue  # a blank line
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                _check_columns(header, needed, f"{path}, line {start}")
+                continue
+            yield start, _cells(header, cells, f"{path}, line {start}")
+    except csv.Error as error:
+        raise BortError(
+            f"{path}, line {line}: the row that starts here is not whole ({error}); mend its quotes"
+        ) from error
+
+
+def _delimiter(path: Path, needed: list[str]) -> str:
+    first = next((line for line in _text(path) if line.strip()), "")
+    for sign in (",", ";", "\t"):
+        header = next(csv.reader([first], delimiter=sign), [])
+        if set(needed) <= {cell.strip() for cell in header}:
+            return sign
+    return ","
+
+
+def _text(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends, cut at a carriage return too."""
+    for _, line in _lines(path):
+        yield from io.StringIO(line, newline="") if "\r" in line[:-2] else (line,)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbers of lines, and the lines with their ends."""
+    for line, number, _ in raw_lines(path):
+        if "\0" in line:
+            raise BortError(f"{path}, line {number}: a NUL byte, the file is damaged; get it again")
+        yield number, line
+
+
+def _tsv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+    """Rows of cells between tabs, one on each line; a quote is a letter like any other."""
+    header: list[str] = []
+    for number, raw in _lines(path):
+        line = raw.removesuffix("\n").removesuffix("\r")
+        cells = line.split("\t")
+        if not header:
+            header = cells
+            _check_columns(header, needed, f"{path}, line {number}")
+        elif line:
+            yield number, _cells(header, cells, f"{path}, line {number}")
+
+
+def _cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; mend or drop the line")
+    return dict(zip(header, cells, strict=True))
+
+
+def _jsonl(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+    """One JSON object a line."""
+    for number, line in _lines(path):
+        if line.strip():
+            where = f"{path}, line {number}"
+            record: dict[str, Any] = json_object(line, where)
+            _check_columns(list(record), needed, where)
+            yield number, record
+
+
+def _parquet(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+    _, names = parquet_shape(path)
+    _check_columns(names, needed, str(path))
+    columns = [name for name in dict.fromkeys(wanted) if name in names]
+    for number, cells in enumerate(parquet_rows(path, columns), start=1):
+        yield number, dict(zip(columns, cells, strict=True))

@@ -1,0 +1,122 @@
+"""What a fine-tuning or a run of Agora will cost, with the checks of the run itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bort.agora.dataset import planned_steps, split
+from bort.agora.judge import teacher_source
+from bort.agora.student import check_task
+from bort.config.train import SIZES, Arch, Train, cache_folder
+from bort.console import counted
+from bort.errors import BortError
+from bort.finetuning.heads import output_order
+from bort.finetuning.recipe import check_length, load_task, score_names
+from bort.machine import usable_cores
+from bort.models import hub
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig
+from bort.objectives import cost
+from bort.pretraining import corpus as corpora
+from bort.pretraining import flops
+from bort.pretraining.recipe import OWN_STEPS, encoder_folder, own_run
+from bort.runs.folder import finished
+from bort.tasks.encoding import cast
+from bort.tasks.task import Task
+from bort.training.module import check_watched
+
+Say = Callable[[str], None]
+
+
+def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float]) -> None:
+    """Print the plan of a fine-tuning, or of Agora: rows, steps, FLOPs, memory, disk, hours.
+
+    hours: of so many FLOPs here. Raises BortError for what the run itself would refuse.
+    """
+    if run.model:
+        hub.find(run.model)  # a wrong name, before rows are read
+    task, rows = load_task(run.task, run.data)
+    if task.parent:
+        _check_diagnosis(run, task)
+        say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
+        say("dry_run=true: nothing was started")
+        return
+    check_watched(run, score_names(task, rows))
+    arch, vocab = run.arch, run.data.vocab_size
+    longest = run.data.batch_size * run.data.length
+    tokens = len(rows["train"]) * run.data.length
+    if run.model:
+        config = _open(run)
+        arch, vocab = Arch(*(getattr(config, key) for key in SIZES)), config.vocab_size
+        inputs = cast(task, rows["train"], hf.load_tokenizer(run.model), run.data.length)
+        tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
+        longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
+        longest *= run.data.batch_size
+    trainer = run.trainer or {}
+    batches = -(-len(rows["train"]) // run.data.batch_size)
+    group = trainer.get("accumulate_grad_batches") or 1
+    per_epoch = -(-batches // group)  # what an epoch leaves of a step is a step
+    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
+    if steps < 0 or 0 < epochs * per_epoch < steps:
+        steps = per_epoch * max(epochs, 1)
+    if run.job == "agora":
+        steps = _agora_steps(run, task, rows["train"], say)
+    read = tokens * steps / per_epoch
+    work = cost.training_flops(arch, 0, run.data.length, 0.0) * read
+    work += steps * flops.optimizer_flops(arch, run.optim.name)
+    size = cost.parameters(arch, vocab, 512)
+    counts = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
+    activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
+    say(f"  rows        {counts}")
+    for note in task.notes:
+        say(f"  labels      {note}")
+    arms = " in all arms together, S and replays not counted" if run.job == "agora" else ""
+    size_of_step = counted(run.data.batch_size * group, "row")
+    say(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
+    say(f"  tokens      about {read:,.0f}")
+    say(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
+    say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
+    say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
+    before = 0.0 if run.model else _say_encoder(run, say)
+    say(f"  hours       about {hours(work + before):,.2f} on {usable_cores()} cores, without a GPU")
+    say("dry_run=true: nothing was started")
+
+
+def _open(run: Train) -> ModelConfig:
+    """The shape of the model that is fine-tuned, opened as the run opens it."""
+    if not isinstance(hub.find(run.model), Path):
+        raise BortError(f"dry_run=true: {run.model} is no local folder, so its size is not known")
+    config = hf.load_masked_lm(run.model, head_required=False).config
+    check_length(run, config.positions)
+    return config
+
+
+def _check_diagnosis(run: Train, task: Task) -> None:
+    if not isinstance(hub.find(run.model), Path):
+        return
+    model, labels = hf.load_classifier(run.model)
+    check_length(run, model.config.positions)
+    output_order(task, model, labels, f"model={run.model}")
+
+
+def _agora_steps(run: Train, task: Task, train: list, say: Say) -> int:
+    """Steps of the rounds and of both control arms; says how the rows are divided."""
+    check_task(task)
+    D, E = split(task, train, run.agora.eval_fraction)
+    say(f"  E           {len(E):,} of the training rows; D has the others")
+    if run.agora.teacher:
+        hub.find(run.agora.teacher)
+    elif run.model:
+        teacher_source(run, say)  # raises when nobody is known to have taught the model
+    return 3 * planned_steps(run, len(D))
+
+
+def _say_encoder(run: Train, say: Say) -> float:
+    """What the encoder costs that stands in for a model; nothing when it is kept already."""
+    own = own_run(run)
+    corpus = corpora.find(own.data, cache_folder())
+    if corpus is not None and finished(encoder_folder(run, corpus)):
+        say(f"  before it   nothing: an encoder {run.arch} is kept from before")
+        return 0.0
+    work = flops.student_flops(own, own.data.vocab_size, flops.amount_of(own, corpus))
+    say(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
+    return work

@@ -1,0 +1,161 @@
+"""A self-contained HTML page: one file, no request to any network, legible on a narrow window."""
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bort.config.train import width_lr
+from bort.files.ownership import PAGE_MARK
+from bort.files.writing import replacing
+from bort.runs.folder import read_overrides
+from bort.shell import python
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
+       color: #1f2328; background: #fff; overflow-wrap: break-word; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; margin: 0; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9em;
+        width: fit-content; max-width: 100%;
+        /* a shadow at the side where there is more: its cover scrolls along with the cells */
+        background: linear-gradient(to right, #fff 2em, #fff0) local 0 0 / 4em 100% no-repeat,
+                    linear-gradient(to left, #fff 2em, #fff0) local 100% 0 / 4em 100% no-repeat,
+                    linear-gradient(to right, #0004, #0000) scroll 0 0 / 1em 100% no-repeat,
+                    linear-gradient(to left, #0004, #0000) scroll 100% 0 / 1em 100% no-repeat; }
+td, th { padding: .2em .5em; border-bottom: 1px solid #d0d7de; text-align: right; }
+th { background: #d0d7de55; } td:first-child, th:first-child { text-align: left; }
+table.texts td, table.texts th { text-align: left; vertical-align: top; }
+table.texts td:last-child { min-width: 14em; }
+table.settings td, table.settings th { text-align: left; vertical-align: top;
+                                       overflow-wrap: anywhere; }
+.big { display: flex; flex-wrap: wrap; gap: 1em; padding: 0; list-style: none; }
+.big li { background: #f6f8fa; border-radius: 8px; padding: .6em 1em; }
+.big b { display: block; font-size: 1.4em; }
+.grid { display: grid; gap: 1em;
+        grid-template-columns: repeat(auto-fill, minmax(min(100%, 26em), 1fr)); }
+.grid > div { min-width: 0; }
+.doubt { background: #fff8c5; border-left: 4px solid #d4a72c; padding: .2em 1em; }
+.unknown { color: #8b949e; }
+.legend { padding: 0; list-style: none; font-size: .9em; }
+.legend i { display: inline-block; width: 2em; vertical-align: middle; margin-right: .5em;
+            border-top: 3px solid; }
+pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+# Of lines, one after the other; then again, with the next kind of dashes.
+COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
+
+
+def write(path: Path, title: str, parts: Iterable[Any]) -> None:
+    """Write a page of pieces of HTML and plotly figures, the first of which brings plotly along."""
+    body, plotly = [], True
+    for part in parts:
+        if not isinstance(part, str):
+            part = part.to_html(
+                full_html=False,
+                include_plotlyjs=plotly,
+                config={"responsive": True, "displayModeBar": False},
+            )
+            plotly = False
+        body.append(part)
+    text = (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"{PAGE_MARK}<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(body)
+        # once more when all is in place: plotly measures a figure while the page is still read
+        + '<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>'
+        "</body></html>"
+    )
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def big(figures: Iterable[tuple[str, str]]) -> str:
+    """Numbers at a glance: (value, what it is)."""
+    items = "".join(f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in figures)
+    return f"<ul class=big>{items}</ul>"
+
+
+def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: str = "") -> str:
+    """Rows of cells, escaped; None is an empty one."""
+
+    def line(cells: Sequence[Any], tag: str) -> str:
+        texts = ("" if cell is None else escape(str(cell)) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
+
+    body = (line(head, "th") if head else "") + "".join(line(row, "td") for row in rows)
+    return f'<table class="{kind}">{body}</table>'
+
+
+def details(summary: str, html: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{html}</details>"
+
+
+def stroke(number: int) -> tuple[str, str]:
+    """Color and dashes of line `number`, as plotly names them."""
+    dashes = ("solid", "dash", "dot")[number // len(COLORS) % 3]
+    return COLORS[number % len(COLORS)], dashes
+
+
+def legend(names: Iterable[tuple[str, str]]) -> str:
+    """What the lines of several figures are: (name, more about it)."""
+    items = []
+    for number, (name, more) in enumerate(names):
+        color, dashes = stroke(number)
+        css = {"solid": "solid", "dash": "dashed", "dot": "dotted"}[dashes]
+        mark = f'<i style="border-color: {color}; border-top-style: {css}"></i>'
+        items.append(f"<li>{mark}<b>{escape(name)}</b> {escape(more)}</li>")
+    return f"<ul class=legend>{''.join(items)}</ul>"
+
+
+def figure(x: str, y: str, height: int = 320):
+    """An empty plotly figure with these axes."""
+    import plotly.graph_objects as go
+
+    found = go.Figure()
+    found.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 55, "r": 10, "t": 30, "b": 45},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    found.update_xaxes(title_text=x)
+    found.update_yaxes(title_text=y)
+    return found
+
+
+def panel(title: str, plot: Any) -> list[Any]:
+    """A figure under its title, as one cell of a grid."""
+    return [f"<div><h3>{escape(title)}</h3>", plot, "</div>"]
+
+
+# Settings of a search that decide how its candidates are trained.
+CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
+
+
+def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
+    """The words after `python` that pre-train an optimum as its search trained it.
+
+    folder: holds the settings of the search, or of the winning run of a sweep. hidden, lr: the
+    optimum's width and the rate that it was trained at.
+    """
+    words = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
+    for word in read_overrides(folder) or []:
+        key = word.partition("=")[0].lstrip("+~")
+        if key.split(".")[0] in CARRIED and key != "optim.lr":
+            words.append(word)
+    by_rule = lr is None or math.isclose(lr, width_lr(hidden), rel_tol=1e-4)
+    if not by_rule or any(word.startswith("optim=") for word in words):  # the group has a rate
+        words.append(f"optim.lr={lr:.6g}")
+    return shlex.join(words)
+
+
+def command(folder: Path, program: str, name: str) -> str | None:
+    """How the run in `folder` was started, for a shell; None where that is not recorded."""
+    if (given := read_overrides(folder)) is None:
+        return None
+    if not any(word.startswith("name=") for word in given):
+        given.append(f"name={name}")
+    return f"{python()} {program} {shlex.join(given)}"

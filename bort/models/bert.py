@@ -1,0 +1,479 @@
+"""The BERT family: post-LayerNorm encoder, tied masked-LM head, and its initialisations.
+
+Shape letters: B batch, S sequence, M masked positions, V vocabulary, D depth, A heads, H hidden,
+I intermediate, K = H / A, P usable positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bort.config.train import INITS, Arch, at_least, one_of
+from bort.errors import BortError, nearest
+from bort.files.untrusted import short
+
+MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
+ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
+
+
+@dataclass
+class ModelConfig:
+    """Architecture of one model; BERT, RoBERTa and our own style differ only in these numbers.
+
+    positions: rows for positions (without RoBERTa's offset): no input can be longer.
+    position_offset: 0 (BERT and ours) or pad_id + 1 (RoBERTa, where padding sits at row pad_id).
+    type_vocab: number of token types, 0 for none. length: the longest input that it was trained at,
+    None where that is unknown. Raises BortError if the numbers cannot make a model.
+    """
+
+    depth: int
+    heads: int
+    hidden: int
+    intermediate: int
+    vocab_size: int
+    positions: int = 512
+    position_offset: int = 0
+    type_vocab: int = 0
+    pad_id: int = 1
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_eps: float = 1e-5
+    activation: str = "gelu"
+    length: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """The longest input in tokens whose answers can be trusted."""
+        return self.positions if self.length is None else self.length
+
+    def __post_init__(self):
+        Arch(self.depth, self.heads, self.hidden, self.intermediate)  # raises for wrong numbers
+        for name, least in (("vocab_size", 1), ("positions", 1), ("type_vocab", 0), ("pad_id", 0)):
+            at_least(name, getattr(self, name), least, below=MOST_ROWS)
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BortError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if not 0 < self.layer_norm_eps < 1:
+            raise BortError(f"layer_norm_eps={self.layer_norm_eps:g} must be above 0 and below 1")
+        if self.length is not None:
+            at_least("length", self.length, 1, below=self.positions + 1)
+        if self.pad_id >= self.vocab_size:
+            raise BortError(f"pad_id={self.pad_id} is outside the vocabulary of {self.vocab_size}")
+        if self.position_offset not in (0, self.pad_id + 1):
+            raise BortError(
+                f"position_offset={self.position_offset} must be 0 (BERT) or pad_id + 1 = "
+                f"{self.pad_id + 1} (RoBERTa)"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise BortError(
+                f"activation '{short(self.activation, 20)}' is not supported; use one of "
+                f"{', '.join(ACTIVATIONS)}{nearest(self.activation[:40], ACTIVATIONS)}"
+            )
+
+
+def _activate(x: Tensor, name: str) -> Tensor:
+    return F.relu(x) if name == "relu" else F.gelu(x, approximate=ACTIVATIONS[name])
+
+
+def _tracing() -> bool:
+    """Under torch.compile and torch.export a shortcut that reads the data breaks the graph."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+class Embeddings(nn.Module):
+    """Word + position (+ token type) embeddings, LayerNorm, dropout."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        rows = config.positions + config.position_offset
+        self.words = nn.Embedding(config.vocab_size, config.hidden, padding_idx=config.pad_id)
+        self.positions = nn.Embedding(rows, config.hidden)
+        self.types = nn.Embedding(config.type_vocab, config.hidden) if config.type_vocab else None
+        self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor, token_types: Tensor | None) -> Tensor:
+        x = self.words(input_ids) + self._position_rows(input_ids)  # (B, S, H)
+        if self.types is not None:
+            x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
+        return F.dropout(self.norm(x), self.config.dropout, self.training)
+
+    def _position_rows(self, input_ids: Tensor) -> Tensor:
+        """(S, H) where all rows of the batch share their positions, else (B, S, H)."""
+        length, offset = input_ids.shape[1], self.config.position_offset
+        if length > self.config.positions:
+            raise BortError(
+                f"an input of {length} tokens is longer than the model's limit of "
+                f"{self.config.positions}; cut it, or lower data.length"
+            )
+        if offset:
+            pad = self.config.pad_id
+            real = input_ids != pad
+            if _tracing() or not real.all():
+                places = real.cumsum(1) * real + pad
+                return F.embedding(places, self.positions.weight, padding_idx=pad)
+        return self.positions.weight[offset : offset + length]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; query, key and value stay separate matrices for Muon."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.query = nn.Linear(config.hidden, config.hidden)
+        self.key = nn.Linear(config.hidden, config.hidden)
+        self.value = nn.Linear(config.hidden, config.hidden)
+        self.output = nn.Linear(config.hidden, config.hidden)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        shape = (*x.shape[:2], self.config.heads, -1)
+        # One product over the concatenated matrices was no faster: equal within 2% at ⟨2,4,128,512⟩
+        # 8 × 128, ⟨4,8,1024,768⟩ 8 × 128 and ⟨4,4,256,512⟩ 32 × 128 (training, float32, 2 cores).
+        q, k, v = (  # (B, A, S, K)
+            project(x).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
+        )
+        dropout = self.config.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.output(mixed.transpose(1, 2).reshape(x.shape))
+
+
+class Layer(nn.Module):
+    """One encoder layer: attention and feed-forward, each added to its input and normalised."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
+        self.up = nn.Linear(config.hidden, config.intermediate)
+        self.down = nn.Linear(config.intermediate, config.hidden)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        p = self.config.dropout
+        x = self.attention_norm(x + F.dropout(self.attention(x, mask), p, self.training))
+        inner = _activate(self.up(x), self.config.activation)  # (B, S, I)
+        return self.norm(x + F.dropout(self.down(inner), p, self.training))
+
+
+class Encoder(nn.Module):
+    """Embeddings and D layers."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, S, H).
+
+        input_ids (B, S); attention_mask (B, S), nonzero where there is a token, None for
+        everywhere; token_types (B, S), None for all 0, unused by a model without token types.
+        Raises BortError if S exceeds config.positions.
+        """
+        mask = _attention_mask(attention_mask)
+        x = self.embeddings(input_ids, token_types)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """None when nothing is masked (the fastest kernel), else bool (B, 1, 1, S)."""
+    if attention_mask is None:
+        return None
+    keep = attention_mask.bool()
+    if not _tracing() and keep.all():
+        return None
+    # A row of padding only attends everywhere: a softmax over nothing would be NaN.
+    keep = keep | ~keep.any(dim=1, keepdim=True)
+    return keep[:, None, None, :]
+
+
+class Head(nn.Module):
+    """Dense, activation, LayerNorm, and the bias of the decoder that shares the word embedding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden, config.hidden)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        # RoBERTa's published head is GELU whatever its layers use; BERT's follows the layers.
+        self.activation = "gelu" if config.position_offset else config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(_activate(self.dense(x), self.activation))
+
+
+class MaskedLM(nn.Module):
+    """Encoder with masked-LM head; gives Hugging Face's numbers from Hugging Face's weights.
+
+    All methods take input_ids, attention_mask and token_types as `Encoder.forward` does.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.head = Head(config)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (M, V) at flat positions (M,) of the (B * S) tokens, or (B, S, V) for None."""
+        return self.decode(self.head_states(input_ids, attention_mask, token_types, positions))
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, S, H)."""
+        return self.encoder(input_ids, attention_mask, token_types)
+
+    def head_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """States (M, H) at flat positions (M,), or (B, S, H): what `decode` turns into logits."""
+        x = self.encode(input_ids, attention_mask, token_types)
+        if positions is not None:  # before the dense layer: the head costs M rows, not B * S
+            x = x.flatten(0, 1).index_select(0, positions)  # (M, H)
+        return self.head(x)
+
+    def decode(self, states: Tensor) -> Tensor:
+        """Logits (..., V) of head states (..., H), by the word embedding."""
+        return F.linear(states, self.encoder.embeddings.words.weight, self.head.bias)
+
+
+HEADS = ("linear", "linear2", "bort")
+
+
+class Classifier(nn.Module):
+    """Encoder with an answer per input: classes, a number, or the score of one of several choices.
+
+    head: `linear`, one linear layer on the first token's state (arXiv 2010.10499, §5); `linear2`,
+    two of them (CoLA there); `bort`, the released code's dropout, dense, tanh, dropout, dense.
+    spans: so many marked spans of the input stand beside the first token, each as its mean state.
+    choices: whether its one output is the score of a choice, to be compared with other inputs'.
+    scale: of a regression, (offset, factor): the layers learn numbers around 0, and the answer,
+    offset + factor · their output, is on the scale of the user's numbers.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        outputs: int,
+        head: str = "linear",
+        spans: int = 0,
+        choices: bool = False,
+        scale: tuple[float, float] | None = None,
+    ):
+        super().__init__()
+        one_of("head", head, HEADS)
+        self.config, self.head, self.spans, self.choices = config, head, spans, choices
+        self.scale = scale
+        self.encoder = Encoder(config)
+        width = config.hidden * (1 + spans)
+        self.dense = nn.Linear(width, width) if head != "linear" else None
+        self.out = nn.Linear(width, outputs)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+        spans: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, outputs). spans (B, spans, 2): first token of each and the one after its last.
+
+        The other inputs as in `Encoder.forward`. With a scale the answers are float64: float32
+        has seven digits, and 200,000 ± 1 needs most of them for the offset.
+        """
+        states = self.encoder(input_ids, attention_mask, token_types)  # (B, S, H)
+        x = states[:, 0]
+        if self.spans:
+            x = torch.cat([x, _span_means(states, spans).flatten(1)], dim=1)
+        dropout = self.config.dropout
+        x = F.dropout(x, dropout, self.training)
+        if self.head == "linear2":
+            x = self.dense(x)
+        elif self.head == "bort":
+            x = F.dropout(torch.tanh(self.dense(x)), dropout, self.training)
+        if self.scale is None:
+            return self.out(x)
+        offset, factor = self.scale
+        return offset + factor * self.out(x).double()
+
+
+def _span_means(states: Tensor, spans: Tensor) -> Tensor:
+    """(B, spans, H) from states (B, S, H) and borders (B, spans, 2); no span is empty."""
+    places = torch.arange(states.shape[1], device=states.device)
+    inside = (places >= spans[..., :1]) & (places < spans[..., 1:])  # (B, spans, S)
+    weights = inside.to(states.dtype)
+    return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1.0)
+
+
+def classifier(
+    body: MaskedLM,
+    outputs: int,
+    head: str = "linear",
+    spans: int = 0,
+    choices: bool = False,
+    seed: int = 0,
+    scale: tuple[float, float] | None = None,
+) -> Classifier:
+    """A classifier with the encoder of `body` (shared, not copied) and a fresh head."""
+    with torch.device("meta"):
+        model = Classifier(body.config, outputs, head, spans, choices, scale)
+    model = model.to_empty(device="cpu")
+    model.encoder = body.encoder
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (model.dense, model.out):
+        if layer is not None:
+            draw(layer, 0.02, generator)
+    return model
+
+
+def empty(config: ModelConfig) -> MaskedLM:
+    """A model whose weights are yet to be written; draws nothing from the global generator."""
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    return model.to_empty(device="cpu")
+
+
+def init_std(hidden: int) -> float:
+    """Standard deviation of fresh weights: small models stay on the unigram plateau at 0.02."""
+    return 0.06 if hidden < 512 else 0.02
+
+
+def build(
+    config: ModelConfig, init: str = "default", seed: int = 0, teacher: MaskedLM | None = None
+) -> MaskedLM:
+    """A freshly initialised model; the same seed gives the same weights.
+
+    init: `default` (made for small models), `paper` (N(0, 0.02) everywhere) or `teacher` (default,
+    then what fits is taken from `teacher`). Raises BortError if init is unknown, or if the teacher
+    is missing, narrower, or has another vocabulary.
+    """
+    one_of("init", init, INITS)
+    if init == "teacher" and teacher is None:
+        raise BortError("init=teacher needs a teacher; set teacher.name, or use init=default")
+    model = empty(config)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
+        draw(model, 0.02 if init == "paper" else init_std(config.hidden), generator)
+        if init != "paper":
+            _shape_start(model)
+        if init == "teacher":
+            _take_from_teacher(model, teacher)
+    return model
+
+
+@torch.no_grad()
+def draw(model: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Every matrix from N(0, std), biases 0, LayerNorms 1 and 0."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(isinstance(module, nn.LayerNorm) and name == "weight")
+
+
+def _shape_start(model: MaskedLM) -> None:
+    """Start values that get a small model off the unigram plateau sooner (measured)."""
+    positions = model.encoder.embeddings.positions.weight
+    # 0.084 at std 0.06; twice as much hurts.
+    positions.copy_(1.4 * init_std(model.config.hidden) * _sinusoids(*positions.shape))
+    for layer in model.encoder.layers:
+        layer.attention.output.weight.zero_()
+        layer.down.weight.zero_()
+        layer.attention.key.weight.copy_(layer.attention.query.weight)
+
+
+def _sinusoids(rows: int, hidden: int, base: float = 1000.0) -> Tensor:
+    """Sines, then cosines, of geometrically spaced wavelengths, (rows, hidden)."""
+    half = (hidden + 1) // 2
+    angles = torch.arange(rows)[:, None] * base ** (-torch.arange(half) / half)  # (rows, half)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :hidden]
+
+
+def _take_from_teacher(model: MaskedLM, teacher: MaskedLM) -> None:
+    ours, theirs = model.config, teacher.config
+    if ours.vocab_size != theirs.vocab_size:
+        raise BortError(
+            f"the teacher's vocabulary has {theirs.vocab_size} tokens, the student's "
+            f"{ours.vocab_size}; they must be the same (data.tokenizer=auto takes the teacher's)"
+        )
+    if ours.hidden > theirs.hidden:
+        raise BortError(
+            f"init=teacher needs arch.hidden={ours.hidden} to be at most the teacher's "
+            f"{theirs.hidden}; use init=default"
+        )
+    _take_embeddings(model.encoder.embeddings, teacher.encoder.embeddings)
+    model.head.bias.copy_(teacher.head.bias)
+    if (ours.hidden, ours.heads, ours.intermediate) == (
+        theirs.hidden,
+        theirs.heads,
+        theirs.intermediate,
+    ):
+        _take_layers(model, teacher)
+
+
+def _take_embeddings(mine: Embeddings, source: Embeddings) -> None:
+    """Word, position and type rows, projected to our width where it is smaller."""
+    ours, theirs = mine.config, source.config
+    # on the CPU, wherever the teacher is: every student of it starts from the same bits
+    words, types = source.words.weight.cpu(), source.types.weight.cpu() if source.types else None
+    start, rows = theirs.position_offset, min(ours.positions, theirs.positions)
+    positions = source.positions.weight[start : start + rows].cpu()
+    if types is not None and mine.types is None:
+        positions = positions + types[0]  # what the teacher adds to every token of a first text
+    if ours.hidden == theirs.hidden:
+        mine.norm.load_state_dict(source.norm.state_dict())
+        project = torch.eye(ours.hidden)
+    else:
+        project = _projection(words, ours.hidden)
+    mine.words.weight.copy_(words @ project)
+    first = ours.position_offset  # rows that the teacher lacks keep their own start
+    mine.positions.weight[first : first + rows].copy_(positions @ project)
+    if types is not None and ours.type_vocab == theirs.type_vocab:
+        mine.types.weight.copy_(types @ project)
+
+
+def _projection(words: Tensor, hidden: int) -> Tensor:
+    """Top right singular vectors (H_T, hidden) of a (V, H_T) matrix, through its small Gram matrix.
+
+    Each vector's largest entry is made positive: an eigenvector's sign is otherwise arbitrary.
+    """
+    wide = words.double()
+    vectors = torch.linalg.eigh(wide.T @ wide).eigenvectors.flip(1)[:, :hidden]
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return (vectors * largest.sign()).to(words.dtype)
+
+
+def _take_layers(model: MaskedLM, teacher: MaskedLM) -> None:
+    """Evenly spaced teacher layers, the first and the last included, and the head's transform."""
+    last, steps = teacher.config.depth - 1, max(model.config.depth - 1, 1)
+    for i, layer in enumerate(model.encoder.layers):
+        source = teacher.encoder.layers[round(i * last / steps)]
+        layer.load_state_dict(source.state_dict())
+    model.head.load_state_dict(teacher.head.state_dict())

@@ -1,0 +1,147 @@
+"""config.json of Hugging Face, read with care: the shape of a model and what its outputs mean.
+
+Anybody may have written the file: every value that is used is checked for its type and its range.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import BertConfig, RobertaConfig
+
+from bort.errors import BortError
+from bort.files.untrusted import short, show
+from bort.models.bert import ModelConfig
+
+FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+MULTI_LABEL = PROBLEMS[2]
+
+
+def model_config(settings: dict[str, Any], path: Path) -> ModelConfig:
+    """The shape that the settings in the file `path` describe.
+
+    What they leave out has Hugging Face's default. Raises BortError if it is neither BERT nor
+    RoBERTa, or if a value cannot be right.
+    """
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        stated = short(kind) if isinstance(kind, str) else show(kind)
+        raise BortError(f"{path} says model_type={stated}; supported are bert and roberta")
+    if settings.get("position_embedding_type", "absolute") not in ("absolute", None):
+        raise BortError(f"{path} asks for relative positions; only absolute ones are supported")
+    if settings.get("is_decoder"):
+        raise BortError(f"{path} says is_decoder; only bidirectional encoders are supported")
+    defaults = FAMILIES[kind]()
+
+    def value(key: str, kinds: type | tuple) -> Any:
+        stated = settings.get(key)
+        stated = getattr(defaults, key) if stated is None else stated
+        if not isinstance(stated, kinds) or isinstance(stated, bool):
+            what = "a whole number" if isinstance(stated, float) else "a number"
+            what = "text" if kinds is str else what
+            raise BortError(f"{path} has {key}={show(stated)}, which is not {what}")
+        return stated
+
+    def number(key: str) -> float:
+        try:
+            return float(value(key, (int, float)))
+        except OverflowError:
+            raise BortError(f"{path} has a {key} that no number can be as large as") from None
+
+    pad_id = value("pad_token_id", int)
+    offset = pad_id + 1 if kind == "roberta" else 0
+    length = settings.get("bort_length")
+    try:
+        return ModelConfig(
+            depth=value("num_hidden_layers", int),
+            heads=value("num_attention_heads", int),
+            hidden=value("hidden_size", int),
+            intermediate=value("intermediate_size", int),
+            vocab_size=value("vocab_size", int),
+            positions=value("max_position_embeddings", int) - offset,
+            position_offset=offset,
+            type_vocab=value("type_vocab_size", int),
+            pad_id=pad_id,
+            dropout=number("hidden_dropout_prob"),
+            attention_dropout=number("attention_probs_dropout_prob"),
+            layer_norm_eps=number("layer_norm_eps"),
+            activation=value("hidden_act", str),
+            length=None if length is None else value("bort_length", int),
+        )
+    except BortError as error:
+        raise error if str(error).startswith(str(path)) else BortError(f"{path}: {error}") from None
+
+
+def architecture(settings: dict[str, Any], path: Path) -> str:
+    """Hugging Face's class of the model, `` when the file names none."""
+    names = settings.get("architectures")
+    if names is None or names == []:
+        return ""
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise BortError(f"{path} has architectures={show(names)}, which is no list of names")
+    return names[0]
+
+
+def output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int, str]:
+    """The name of each output of a classifier, an empty dictionary when the file has none.
+
+    Raises BortError for names that do not belong to these outputs, and for a name given twice: the
+    answer under it would be that of either.
+    """
+    table = settings.get("id2label")
+    if table is None or table == {}:
+        return {}
+    if not isinstance(table, dict) or not all(isinstance(x, str | int) for x in table.values()):
+        raise BortError(f"{path} has id2label={show(table)}, which is no table of names")
+    names = {key: str(name) for key, name in table.items()}
+    if set(names) != {str(number) for number in range(outputs)}:
+        raise BortError(
+            f"{path} has id2label for {show(list(names))}, but the model has {outputs} outputs, "
+            f"numbered from 0"
+        )
+    if len(set(names.values())) < outputs:
+        twice = next(x for x in names.values() if list(names.values()).count(x) > 1)
+        raise BortError(f"{path} names two outputs {show(twice)} in id2label; give each its own")
+    return {number: names[str(number)] for number in range(outputs)}
+
+
+def problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str:
+    """What a classifier's outputs are: one of PROBLEMS; by their number where the file is silent.
+
+    Raises BortError for a kind of problem that is unknown, or that has another number of outputs.
+    """
+    kind = settings.get("problem_type")
+    if kind is None:
+        return PROBLEMS[0] if outputs == 1 else PROBLEMS[1]
+    if not isinstance(kind, str) or kind not in PROBLEMS:
+        raise BortError(f"{path} has problem_type={show(kind)}; known are {', '.join(PROBLEMS)}")
+    if kind == "regression" and outputs > 1:
+        raise BortError(f"{path} is a regression with {outputs} numbers; only one is supported")
+    return kind
+
+
+def task_settings(settings: dict[str, Any], outputs: int, path: Path) -> dict[str, Any]:
+    """Of a classifier's config.json what a task gave it, checked: the rest is not passed on."""
+    names = output_names(settings, outputs, path)
+    kept: dict[str, Any] = {}
+    if names:
+        kept["id2label"] = {str(number): name for number, name in names.items()}
+        kept["label2id"] = {name: number for number, name in names.items()}
+    if settings.get("problem_type") is not None:
+        kept["problem_type"] = problem_type(settings, outputs, path)
+    for key, kind in (("bort_task", str), ("bort_texts", int), ("bort_cut", int)):
+        if isinstance(settings.get(key), kind):
+            kept[key] = settings[key]
+    return kept
+
+
+def text_to_cut(settings: dict[str, Any]) -> int | None:
+    """Which of two texts a row that is too long loses the end of; None for the longer one."""
+    cut = settings.get("bort_cut")
+    return cut if texts_of_a_row(settings) == 2 and cut in (0, 1) else None
+
+
+def texts_of_a_row(settings: dict[str, Any]) -> int | None:
+    """How many texts a row of the model's task has, None when the file does not say."""
+    texts = settings.get("bort_texts")
+    return texts if texts in (1, 2) else None

@@ -1,0 +1,480 @@
+"""Hugging Face folders, both directions: names of weights, config.json, tokenizers."""
+
+import math
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from bort.errors import BortError
+from bort.files.ownership import run_settings
+from bort.files.untrusted import read_json, short, show
+from bort.files.writing import replacing_folder, write_json
+from bort.models import hf_config
+from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw, init_std
+from bort.models.hub import WEIGHT_FILES, find, find_any, local_folder, read_weights
+from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
+
+EMBEDDING_NAMES = {
+    "words": "word_embeddings",
+    "positions": "position_embeddings",
+    "types": "token_type_embeddings",
+    "norm": "LayerNorm",
+}
+LAYER_NAMES = {
+    "attention.query": "attention.self.query",
+    "attention.key": "attention.self.key",
+    "attention.value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm": "output.LayerNorm",
+}
+HEAD_NAMES = {  # the key "" is the head itself, which holds the decoder's bias
+    "bert": {
+        "": "cls.predictions",
+        "dense": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+    },
+    "roberta": {"": "lm_head", "dense": "lm_head.dense", "norm": "lm_head.layer_norm"},
+}
+CLASSIFIER_NAMES = {  # dense and output; a span model has no counterpart in Hugging Face
+    "ForSequenceClassification": {
+        "bert": ("bert.pooler.dense", "classifier"),
+        "roberta": ("classifier.dense", "classifier.out_proj"),
+    },
+    "ForMultipleChoice": {
+        "bert": ("bert.pooler.dense", "classifier"),
+        "roberta": ("roberta.pooler.dense", "classifier"),
+    },
+    "Model": {
+        "bert": ("span_head.dense", "span_head.out"),
+        "roberta": ("span_head.dense", "span_head.out"),
+    },
+}
+
+
+def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> MaskedLM:
+    """The masked language model of a run folder, a Hugging Face folder or a hub name, in float32.
+
+    With head_required=False, a folder that holds an encoder only gets a fresh head.
+    Raises BortError if there is no such model, if it is neither BERT nor RoBERTa, if a weight is
+    missing or has another shape, or if the file is damaged or wants to run code.
+    """
+    if head_required and _random_head(name):  # before anything is fetched
+        raise BortError(
+            "amazon/bort is usable as an encoder, not as a teacher: no masked-LM head "
+            "(the published one is random)"
+        )
+    opened = folder, _, config, weights = _open(name)
+    trained = _has_head(config, weights) and not _random_head(name)
+    if head_required and not trained:
+        raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
+    return _masked_lm(*opened, trained)
+
+
+def _random_head(name: str | os.PathLike) -> bool:
+    return str(name).lower() == "amazon/bort"
+
+
+def _has_head(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
+    head = HEAD_NAMES[_family(config)][""] + "."
+    return any(key.startswith(head) for key in weights)
+
+
+def _masked_lm(
+    folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor], trained: bool
+) -> MaskedLM:
+    """trained: whether the head is the file's; else it is fresh."""
+    family = _family(config)
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    names = hf_names(model)
+    if trained:
+        _drop_tied(weights, family, settings, folder)
+    else:
+        head = HEAD_NAMES[family][""] + "."
+        names = {ours: theirs for ours, theirs in names.items() if not theirs.startswith(head)}
+    _check(model, names, weights, folder)
+    model = model.to_empty(device="cpu")
+    if not trained:
+        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
+    _fill(model, names, weights, folder)
+    return model
+
+
+def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]]:
+    """A fine-tuned folder, also of Hugging Face's own classes, and the names of its outputs.
+
+    Raises BortError if it holds no classifier, or one that gives a text several labels at once,
+    which no task here does; and as `load_masked_lm` does.
+    """
+    opened = folder, settings, *_ = _open(name)
+    if (loaded := _classifier(*opened)) is None:
+        raise BortError(
+            f"{folder} is not a fine-tuned model; train.py experiment=finetune makes one"
+        )
+    if settings.get("problem_type") == hf_config.MULTI_LABEL:
+        raise BortError(f"{folder} gives a text several labels at once, which no task here does")
+    return loaded
+
+
+def _classifier(
+    folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
+) -> tuple[Classifier, dict[int, str]] | None:
+    """None when the folder holds no classifier."""
+    family, path = _family(config), folder / "config.json"
+    kind = hf_config.architecture(settings, path).removeprefix(family.capitalize())
+    names = CLASSIFIER_NAMES.get(kind, {}).get(family)
+    if names is None or f"{names[1]}.weight" not in weights:
+        return None
+    shape = weights[f"{names[1]}.weight"].shape
+    if len(shape) != 2 or not shape[0] or shape[1] % config.hidden:
+        raise BortError(
+            f"{folder}: {names[1]}.weight has shape {list(shape)}, but config.json asks for rows "
+            f"of {config.hidden}"
+        )
+    outputs, spans = shape[0], shape[1] // config.hidden - 1
+    choices = kind == "ForMultipleChoice"
+    labels = {} if choices else hf_config.output_names(settings, outputs, path)
+    hf_config.problem_type(settings, outputs, path)
+    with torch.device("meta"):
+        model = Classifier(config, outputs, "bort", spans, choices)
+    layers = {"dense": names[0], "out": names[1]}
+    head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
+    names = hf_names(model) | head
+    _check(model, names, weights, folder)
+    model = model.to_empty(device="cpu")
+    _fill(model, names, weights, folder)
+    if outputs == 1:
+        _unfold_scale(model, settings.get(SCALE))
+    return model.eval(), labels
+
+
+SCALE = "bort_scale"  # of a regression, in config.json: [offset, factor]
+
+
+@torch.no_grad()
+def _unfold_scale(model: Classifier, stated: object) -> None:
+    """Take the scale of a regression out of the last layer, where `save` put it.
+
+    Only if it is the one that the weights have: config.json may have been edited, or the weights
+    trained on by others. The folded layer then answers here as it does everywhere.
+    """
+    try:
+        offset, factor = map(float, stated)
+    except (TypeError, ValueError, OverflowError):
+        return
+    folded = torch.tensor([offset], dtype=torch.float64).float()
+    if math.isfinite(factor) and factor and torch.equal(model.out.bias, folded):
+        model.out.weight.div_(factor)
+        model.out.bias.zero_()
+        model.scale = (offset, factor)
+
+
+def _whole_scale(model: Classifier) -> tuple[float, float]:
+    """Offset, the bias of the last layer included, and factor of a regression, in float64."""
+    offset, factor = model.scale
+    return offset + factor * model.out.bias.item(), factor
+
+
+def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
+    """A fine-tuned model and the names of its outputs, or else a masked LM and none.
+
+    Raises BortError for an encoder without a head, and as `load_masked_lm` does.
+    """
+    opened = folder, _, config, weights = _open(name)
+    if (found := _classifier(*opened)) is not None:
+        return found
+    if not _has_head(config, weights) or _random_head(name):
+        raise BortError(
+            f"{folder} is an encoder without a trained head; train.py experiment=finetune "
+            f"model={name} gives it one"
+        )
+    return _masked_lm(*opened, trained=True), {}
+
+
+def task_keys(name: str | os.PathLike) -> dict:
+    """What a fine-tuned folder that was loaded before says of its task; of others nothing."""
+    folder = local_folder(find(name), ["*.json"], ("config.json",))
+    stated = read_json(folder / "config.json")
+    labels = stated.get("id2label")
+    return hf_config.task_settings(stated, len(labels) if isinstance(labels, dict) else 1, folder)
+
+
+def settings(name: str | os.PathLike) -> dict:
+    """The config.json of a model that was loaded before."""
+    return read_json(local_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """What a folder's config.json says of the shape; no weights are read.
+
+    Raises BortError if it is neither BERT nor RoBERTa, or damaged.
+    """
+    path = folder / "config.json"
+    return hf_config.model_config(read_json(path), path)
+
+
+def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
+    """Folder, config.json as it is and as ours, and weights by today's names."""
+    found = find(name)
+    folder = local_folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        folder = local_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
+    settings = read_json(folder / "config.json")
+    config = hf_config.model_config(settings, folder / "config.json")
+    family = _family(config)
+    weights = _full_names(read_weights(folder), family)
+    _check_depth(config, weights, folder)
+    types = f"{family}.embeddings.token_type_embeddings.weight"
+    if settings.get("no_token_types") and types in weights and not weights[types].any():
+        config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
+        del weights[types]
+    return folder, settings, config, weights
+
+
+def _family(config: ModelConfig) -> str:
+    return "roberta" if config.position_offset else "bert"
+
+
+def _full_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Today's names for those of an encoder saved alone, and of 2018 (gamma, beta)."""
+    full = {}
+    for name, tensor in weights.items():
+        name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
+        name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
+        if name.startswith(("embeddings.", "encoder.")):
+            name = f"{family}.{name}"
+        full[name] = tensor
+    return full
+
+
+def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: Path) -> None:
+    """Drops the decoder's copies of tied weights; raises BortError if they are no copies."""
+    head = HEAD_NAMES[family][""]
+    originals = {
+        f"{head}.decoder.weight": f"{family}.embeddings.word_embeddings.weight",
+        f"{head}.decoder.bias": f"{head}.bias",
+    }
+    decoder = f"{head}.decoder.weight"
+    untied = settings.get("tie_word_embeddings") is False and decoder not in weights
+    for copy, original in originals.items():
+        if copy in weights:
+            tensor = weights.pop(copy)
+            untied |= not torch.equal(tensor, weights.setdefault(original, tensor))
+    if untied:
+        raise BortError(
+            f"{folder} has a decoder of its own ({decoder}); only decoders tied to the word "
+            "embedding are supported"
+        )
+
+
+def hf_names(model: MaskedLM | Classifier) -> dict[str, str]:
+    """Hugging Face's name of each of our weights; of a classifier, of those of its encoder."""
+    family, names = _family(model.config), {}
+    for ours in model.state_dict():
+        module, leaf = ours.rsplit(".", 1)
+        if module.startswith("encoder.layers."):
+            index, part = module.removeprefix("encoder.layers.").split(".", 1)
+            theirs = f"{family}.encoder.layer.{index}.{LAYER_NAMES[part]}"
+        elif module.startswith("encoder.embeddings."):
+            part = module.removeprefix("encoder.embeddings.")
+            theirs = f"{family}.embeddings.{EMBEDDING_NAMES[part]}"
+        elif isinstance(model, Classifier):
+            continue
+        else:
+            theirs = HEAD_NAMES[family][module.removeprefix("head").removeprefix(".")]
+        names[ours] = f"{theirs}.{leaf}"
+    return names
+
+
+def _check_depth(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> None:
+    """Raise BortError for layers that the file lacks, before a model is as deep as it is told."""
+    prefix = f"{_family(config)}.encoder.layer."
+    layers = {name.split(".")[3] for name in weights if name.startswith(prefix)}
+    if len(layers) < config.depth:
+        raise BortError(
+            f"{folder} has {len(layers)} layers, but config.json asks for {config.depth}"
+        )
+
+
+def _check(
+    model: MaskedLM | Classifier, names: dict[str, str], weights: dict[str, Tensor], folder: Path
+) -> None:
+    """Raise BortError where names and shapes of the weights are not those of the model.
+
+    The model is on torch's meta device: nothing has been allocated for it yet.
+    """
+    state = model.state_dict()
+    for ours, theirs in names.items():
+        if theirs not in weights:
+            raise BortError(f"{folder} lacks the weight {theirs}; fetch the model again")
+        stored, expected = list(weights[theirs].shape), list(state[ours].shape)
+        if stored != expected:
+            raise BortError(
+                f"{folder}: {theirs} has shape {show(stored)}, but config.json asks for {expected}"
+            )
+    encoder = tuple(f"{_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
+    for extra in weights.keys() - set(names.values()):
+        if extra.startswith(encoder) and not extra.endswith(("position_ids", "token_type_ids")):
+            raise BortError(
+                f"{folder} has the weight {short(extra)}, which config.json has no place for"
+            )
+
+
+@torch.no_grad()
+def _fill(
+    model: MaskedLM | Classifier, names: dict[str, str], weights: dict[str, Tensor], folder: Path
+) -> None:
+    """Copy weights into the model; raises BortError for one that is no number or infinite."""
+    state = model.state_dict()
+    for ours, theirs in names.items():
+        state[ours].copy_(weights.pop(theirs))
+        low, high = torch.aminmax(state[ours])
+        if not torch.isfinite(low) or not torch.isfinite(high):
+            raise BortError(f"{folder}: {theirs} holds numbers that are infinite or not numbers")
+
+
+def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a run folder, model or tokenizer folder, or hub name.
+
+    Where the folder also has a config.json, `model_max_length` is at most the model's true limit.
+    Raises BortError if it has more tokens than the model, and as `open_tokenizer` does.
+    """
+    found = find_any(str(name), ("config.json", *TOKENIZER_FILES))
+    folder = local_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
+    tokenizer = open_tokenizer(folder)
+    if (folder / "config.json").is_file():
+        _fit(tokenizer, folder)
+    return tokenizer
+
+
+def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    config = model_config(folder)
+    most = max(tokenizer.get_vocab().values()) + 1
+    if most > config.vocab_size:
+        raise BortError(
+            f"the tokenizer in {folder} has {most} tokens, its model only {config.vocab_size}; "
+            "they do not belong together"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.limit)
+
+
+def save(
+    model: MaskedLM | Classifier,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: str | os.PathLike,
+    extra: dict | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
+
+    extra: further keys of config.json. state: the weights of a masked LM that holds pieces of them
+    only. An existing folder is replaced only when the new one is complete; files that bort does not
+    write stay in it. Raises BortError if it cannot be written, or holds anything but a model.
+    """
+    folder, config = Path(folder), model.config
+    in_run = run_settings(folder.parent) is not None  # where bort chose the name
+    if folder.exists() and not (in_run or (folder / "config.json").is_file()):
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise BortError(f"{folder} exists and is not a model folder; give another place")
+    try:
+        with replacing_folder(folder) as fresh:
+            write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
+            safetensors.torch.save_file(
+                _hf_weights(model, state), fresh / "model.safetensors", metadata={"format": "pt"}
+            )
+            save_tokenizer(tokenizer, fresh, config.limit, config.type_vocab > 1)
+    except (OSError, SafetensorError) as e:
+        raise BortError(f"cannot write the model folder {folder}: {e}") from None
+
+
+def _hf_weights(
+    model: MaskedLM | Classifier, state: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    state, config = state or model.state_dict(), model.config
+    weights = {
+        theirs: state[ours].detach().float().cpu().contiguous()
+        for ours, theirs in hf_names(model).items()
+    }
+    if "lm_head.bias" in weights:  # of RoBERTa: transformers 4 takes it from the decoder, or 0
+        weights["lm_head.decoder.bias"] = weights["lm_head.bias"].clone()
+    if not config.type_vocab:  # Hugging Face always adds a token type: one that changes nothing
+        types = f"{_family(config)}.embeddings.token_type_embeddings.weight"
+        weights[types] = torch.zeros(1, config.hidden)
+    if isinstance(model, Classifier):
+        weights |= _classifier_weights(model)
+    return weights
+
+
+EPSILON = 1e-4  # tanh(εx) / ε differs from x by ε² x³ / 3
+
+
+@torch.no_grad()
+def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
+    """The head as Hugging Face's dense, tanh, dense, so that no code of ours is needed.
+
+    One linear layer is dense = ε I and W / ε; two are ε W₁ and W₂ / ε. The scale of a regression
+    is folded into the last layer, so that every reader answers on the scale of the user's numbers.
+    """
+    out, kind = model.out, model.head
+    scale = 1.0 if kind == "bort" else EPSILON
+    width = out.in_features
+    dense, bias = torch.eye(width), torch.zeros(width)
+    if model.dense is not None:
+        dense, bias = model.dense.weight, model.dense.bias
+    weight, offset = out.weight, out.bias
+    if model.scale is not None:
+        number, factor = _whole_scale(model)
+        weight, offset = weight.double() * factor, torch.tensor([number], dtype=torch.float64)
+    tensors = (scale * dense, scale * bias, weight / scale, offset)
+    names = CLASSIFIER_NAMES[classifier_kind(model)][_family(model.config)]
+    keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
+    return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
+
+
+def classifier_kind(model: Classifier) -> str:
+    """The suffix of Hugging Face's class for it."""
+    if model.spans:
+        return "Model"
+    return "ForMultipleChoice" if model.choices else "ForSequenceClassification"
+
+
+def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) -> dict:
+    """config.json of this model."""
+    config = model.config
+    family = _family(config)
+    kind = classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    settings = {
+        "architectures": [f"{family.capitalize()}{kind}"],
+        "model_type": family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.intermediate,
+        "hidden_act": config.activation,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "max_position_embeddings": config.positions + config.position_offset,
+        "type_vocab_size": config.type_vocab or 1,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": config.pad_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    for kind in ("bos", "eos", "cls", "sep"):
+        settings[f"{kind}_token_id"] = getattr(tokenizer, f"{kind}_token_id")
+    if not config.type_vocab:
+        settings["no_token_types"] = True  # read back by load_masked_lm
+    if isinstance(model, Classifier) and model.scale is not None:
+        settings[SCALE] = list(_whole_scale(model))
+    if config.length is not None:
+        settings["bort_length"] = config.length
+    return settings

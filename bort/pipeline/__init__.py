@@ -1,0 +1,1 @@
+"""From text to a small model in production by one command."""

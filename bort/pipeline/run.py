@@ -1,0 +1,404 @@
+"""From text to a small model in production by one command, with one report.
+
+    python -m bort.pipeline                                      # embedded text and task, offline
+    python -m bort.pipeline data.path=texts.txt data.train=reviews.csv
+    python -m bort.pipeline data.path=texts/ data.train=a.csv data.text=review data.label=stars
+    python -m bort.pipeline task=glue/rte data.root=glue_data name=rte
+
+Five stages, each a command of its own: search.py, train.py experiment=kd_pretrain of the optimum,
+train.py experiment=finetune, bort.export to int8 ONNX, bort.benchmark. Then runs/pipeline/NAME has
+report.html. Stopped anywhere, the same command goes on. More for one stage:
+
+    … search='search.n=600 grid.depth=[1,2,4]' pretrain='trainer.max_steps=5000'
+      finetune='trainer.max_epochs=5' export='drop=0.02' benchmark='archs=[bert_large,bert_base]'
+"""
+
+import ctypes
+import hashlib
+import importlib.util
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from bort import shell as cli
+from bort.benchmark import run as benchmark
+from bort.config.search import Benchmark, SearchRun, register
+from bort.config.train import CONF, Arch, Data, Train, parse
+from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
+from bort.errors import BortError
+from bort.export.settings import DATA_KEYS, parse_export
+from bort.files import ownership
+from bort.files.untrusted import read_json
+from bort.files.writing import write_json
+from bort.runs import folder as runs
+from bort.tasks import custom
+from bort.tasks import registry as tasks
+from bort.text.sources import text_source
+
+TEXT = ("data.path", "data.sample_by")
+COLUMNS = ("data.val", "data.test", "data.text", "data.label", "data.kind")
+STAGES = ("search", "pretrain", "finetune", "export", "benchmark")
+KEYS = ("name", *TEXT, "task", "data.root", "data.train", *COLUMNS, *STAGES)
+# What the pipeline gives to its stages itself.
+OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
+OWN += ("format", "out", "push", "dry_run", "hydra")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command; it is done again when its words or the files that it reads have changed."""
+
+    key: str
+    command: list[str]  # after the interpreter
+    folder: Path  # what it leaves
+    result: Path  # a file in there that is written near the end
+    reads: tuple[Path, ...] = ()
+
+
+# ------------------------------------------------------------------------------------ the plan
+
+
+def planned(given: dict[str, str | None]) -> list[Stage]:
+    """The stages with their commands; raises BortError for a mistake in any of them, and for text
+    or a task that cannot be read."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise BortError(f"int8 export needs {package}; pip install onnx onnxscript onnxruntime")
+    _check_keys(given)
+    name = given["name"] or default_name(given)
+    extra = {stage: _words(stage, given[stage]) for stage in STAGES}
+    text, task = _text(given), _task(given)
+    words = {
+        "search": [*text, *extra["search"], f"name={name}"],
+        "pretrain": ["experiment=kd_pretrain", *text, *extra["pretrain"], f"name={name}"],
+        "finetune": ["experiment=finetune", f"model=runs/kd_pretrain/{name}", *task]
+        + [*extra["finetune"], f"name={name}"],
+    }
+    parsed: dict[str, Train] = {}
+    register(SearchRun, Benchmark)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for stage, own in words.items():
+            schema, base = (SearchRun, "search") if stage == "search" else (Train, "train")
+            cfg = compose(base, [*own, "output_dir=runs"])  # the real one is Hydra's to tell
+            parsed[stage] = parse(cfg, schema)
+            refuse_unused(
+                parsed[stage], own, (*RULES, *(LATENCY_RULES if stage == "search" else ()))
+            )
+        measured = _benchmark(
+            name, parsed["pretrain"], parsed["finetune"].data.length, extra["benchmark"]
+        )
+        benchmark.named(parse(compose("benchmark", measured), Benchmark).archs)
+    _check_data(parsed)
+    words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
+    exported = _export(name, parsed["finetune"], extra["export"])
+    parse_export(exported)
+    return _stages(name, words | {"export": exported, "benchmark": measured})
+
+
+def _stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
+    places = ("search", "kd_pretrain", "finetune", "export", "benchmark")
+    search, student, tuned, shipped, timed = (Path("runs", place, name) for place in places)
+    optimum, table = search / "optimum.yaml", timed.with_suffix(".csv")
+    weights = [folder / "model" / "model.safetensors" for folder in (student, tuned)]
+    onnx = shipped / "model.onnx"
+    programs = [[_script("search.py")], [_script("train.py")], [_script("train.py")]]
+    programs += [["-m", "bort.export"], ["-m", "bort.benchmark"]]
+    folders = (search, student, tuned, shipped, table)
+    results = (optimum, *weights, onnx, table)
+    reads = ((), (optimum,), (weights[0],), (weights[1],), (weights[1], onnx))
+    commands = [[*program, *words[key]] for program, key in zip(programs, STAGES, strict=True)]
+    return [Stage(*each) for each in zip(STAGES, commands, folders, results, reads, strict=True)]
+
+
+def _script(name: str) -> str:
+    """search.py or train.py: of this folder, else of the checkout that bort is in."""
+    for path in (Path(name), Path(__file__).parents[2] / name):
+        if path.is_file():
+            return str(path)
+    raise BortError(f"{name} is not here; run the pipeline in a clone of bort's repository")
+
+
+def default_name(given: dict[str, str | None]) -> str:
+    """`pipeline`, or after the user's files: another text is another run."""
+    sources = [given[key] for key in ("data.path", "data.train") if given[key]]
+    stems = [Path(source).stem for source in sources] or (given["task"] or "").split("/")[1:]
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", "-".join(stems)) or "pipeline"
+
+
+def _check_keys(given: dict[str, str | None]) -> None:
+    """Raises BortError for keys without the one that they belong to."""
+    owners = {key: ("data.train",) for key in COLUMNS}
+    owners |= {"data.sample_by": ("data.path",), "data.text": ("data.train", "data.path")}
+    owners |= {"data.root": ("task",)}
+    tasks.check_name(given["task"])
+    for key, owner in owners.items():
+        if given[key] and not any(given[each] for each in owner):
+            raise BortError(f"{key}={given[key]} goes with {owner[0]}=…, which is not given")
+    if given["data.train"] and given["task"] not in (None, "custom"):
+        raise BortError(
+            f"task={given['task']} reads data.root=FOLDER, data.train={given['data.train']} is for "
+            "task=custom; leave one of them out"
+        )
+
+
+def _words(stage: str, value: str | None) -> list[str]:
+    """The further overrides of one stage."""
+    try:
+        found = shlex.split(value or "")
+    except ValueError as error:
+        raise BortError(f"{stage}='{value}' cannot be read ({error}); mend its quotes") from None
+    for word in found:
+        key, sign, _ = word.partition("=")
+        if not sign:
+            raise BortError(f"{stage}='{value}': {word} is not key=value")
+        if key.lstrip("+~").split(".")[0] in OWN:
+            raise BortError(f"{stage}='{value}': the pipeline sets {key} itself; leave it out")
+    return found
+
+
+def _quoted(key: str, value: str) -> str:
+    """key=value as Hydra reads it back, whatever signs a file name has."""
+    plain = re.fullmatch(r"[A-Za-z0-9_./:+-]+|\[.*\]|'.*'|\".*\"", value)
+    return f"{key}={value}" if plain else f"{key}='" + value.replace("'", "\\'") + "'"
+
+
+def _text(given: dict[str, str | None]) -> list[str]:
+    """What search and pre-training read. data.text is the task's column when there is a task."""
+    if not given["data.path"]:
+        return []
+    keys = [*TEXT] if given["data.train"] else [*TEXT, "data.text"]
+    return ["data=text", *(_quoted(key, given[key]) for key in keys if given[key])]
+
+
+def _task(given: dict[str, str | None]) -> list[str]:
+    task = "custom" if given["data.train"] else given["task"]
+    keys = ["data.root"] if not given["data.train"] else ["data.train", *COLUMNS]
+    words = [_quoted(key, given[key]) for key in keys if given[key]]
+    return [f"task={task}", *words] if task else words
+
+
+def _export(name: str, tuned: Train, extra: list[str]) -> list[str]:
+    """bort.export's arguments: the task as the model was fine-tuned on it, for the score."""
+    usual, words = Data(), []
+    for key in DATA_KEYS:
+        value = getattr(tuned.data, key)
+        if value != getattr(usual, key):
+            value = f"[{','.join(value)}]" if isinstance(value, list) else value
+            words.append(f"data.{key}={value}")
+    target = [f"model=runs/finetune/{name}", "format=onnx-int8", f"out=runs/export/{name}"]
+    return [*target, f"task={tuned.task}", *words, *extra]
+
+
+def _benchmark(name: str, student: Train, longest: int, extra: list[str]) -> list[str]:
+    """bort.benchmark's arguments: both forms of the model beside BERT-base and the teacher.
+
+    longest: tokens that the fine-tuned model takes.
+    """
+    archs = ["bert_base"]
+    if student.teacher.name is None:
+        named = benchmark.named(sorted(path.stem for path in (CONF / "arch").glob("*.yaml")))
+        archs += [named[arch] for arch in [Arch(**vars(student.teacher.arch))] if arch in named]
+    words = [f"models=[runs/finetune/{name},runs/export/{name}]", f"archs=[{','.join(archs)}]"]
+    words += ["engines=[measured]", "batches=[1,8]", f"lengths=[{min(128, longest)}]"]
+    given = {word.partition("=")[0] for word in extra}
+    kept = [word for word in words if word.partition("=")[0] not in given]
+    return [*kept, *extra, f"out=runs/benchmark/{name}.csv"]
+
+
+def _check_data(parsed: dict[str, Train]) -> None:
+    """Read the task and look for the text now: not after ten minutes of search."""
+    for stage in ("search", "pretrain"):
+        if parsed[stage].data.source == "text":
+            text_source(parsed[stage].data)
+    data, task = parsed["finetune"].data, parsed["finetune"].task
+    # not finetune.load_task: no torch in a process that lives as long as all the others
+    if task == "custom":
+        custom.read(data)
+    elif task != "docstrings":
+        if tasks.find(task).parent:
+            raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
+        tasks.read(tasks.find(task), Path(data.root) if data.root else None)
+
+
+# ------------------------------------------------------------------------------------ running it
+
+
+def run(stages: list[Stage], folder: Path, again: str, say: Callable[[str], None]) -> int:
+    """Do what is not done yet, then write the report; returns the exit code.
+
+    folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
+    command ended well, its result is there, and all that it read is still the same.
+    """
+    if not (folder / "stages.json").is_file() and ownership.foreign_names(folder):
+        raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
+    with runs.locked(folder, wait=True, say=say) as lock:
+        records = _records(folder)
+        for number, stage in enumerate(stages, 1):
+            title = f"pipeline {number} of {len(stages)}"
+            if code := _do(stage, title, records, folder, lock, say):
+                return code
+        if not (folder / "report.html").exists():
+            _report(stages, folder, records, again, say)
+    shipped = stages[STAGES.index("export")].folder
+    say(f"  report    {folder}/report.html")
+    say(f"  model     {shipped}   ({cli.python()} {shipped}/predict.py 'a text')")
+    return 0
+
+
+def _do(
+    stage: Stage, title: str, records: dict[str, dict], folder: Path, lock: int, say: Callable
+) -> int:
+    """Run a stage unless it is finished, and keep its record; returns its exit code."""
+    reads = {str(path): digest(path) for path in stage.reads}
+    record = records.setdefault(stage.key, {})
+    if finished(stage, record, reads):
+        say(f"{title}: {stage.key} is finished ({cli.clock(record['seconds'])}) → {stage.folder}")
+        return 0
+    (folder / "report.html").unlink(missing_ok=True)
+    if record.get("reads", reads) != reads:
+        _clear(stage, say)  # what it began was from another model
+        record.clear()
+    record |= {"command": stage.command, "reads": reads, "finished": False}
+    record.setdefault("seconds", 0.0)
+    write_json(folder / "stages.json", records)
+    say(_so_far(records))
+    say(f"{title}: {cli.python()} {shlex.join(stage.command)}")
+    start = time.monotonic()
+    code = follow([sys.executable, *stage.command], lock)
+    record["seconds"] += time.monotonic() - start
+    record["finished"] = code == 0
+    if 0 < code < 128 and not stage.folder.exists():  # a mistake, before anything began
+        del records[stage.key]
+    _keep(folder, records)
+    if code:
+        _say_end(title, stage, code)
+    return code
+
+
+def finished(stage: Stage, record: dict, reads: dict[str, str]) -> bool:
+    same = record.get("command") == stage.command and record.get("reads") == reads
+    return same and record["finished"] and stage.result.exists()
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _records(folder: Path) -> dict[str, dict]:
+    path = folder / "stages.json"
+    return read_json(path, "remove it: finished runs stay") if path.exists() else {}
+
+
+def _keep(folder: Path, records: dict[str, dict]) -> None:
+    """Of a first stage that never began nothing is kept."""
+    if records:
+        write_json(folder / "stages.json", records)
+    else:
+        (folder / "stages.json").unlink()
+
+
+def _clear(stage: Stage, say: Callable[[str], None]) -> None:
+    if stage.key in ("pretrain", "finetune") and stage.folder.exists():
+        say(f"{stage.folder} was made from what has changed since; it is made anew")
+        with runs.locked(stage.folder, wait=True, say=say):
+            ownership.clear_run(stage.folder)
+
+
+def _so_far(records: dict[str, dict]) -> str:
+    spent = {key: record["seconds"] for key, record in records.items() if record.get("seconds")}
+    parts = ", ".join(f"{key} {cli.clock(seconds)}" for key, seconds in spent.items())
+    return f"pipeline: {cli.clock(sum(spent.values()))} so far" + (f" ({parts})" if parts else "")
+
+
+def follow(command: list[str], lock: int) -> int:
+    """Run a command and hand signals on to it, each once; returns its exit code.
+
+    It has a process group of its own: a terminal would send it a second Ctrl-C, which stops a
+    training at once. lock: a file descriptor that stays open, and locked, as long as it runs.
+    """
+    process, sent = None, []
+
+    def forward(number: int, _) -> None:
+        sent.append(number)
+        if process:
+            process.send_signal(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, forward) for number in heard}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            pass_fds=(lock,),
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        if sent:  # before there was anyone to send it to
+            process.send_signal(sent[0])
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if sent:
+        return 128 + sent[0]
+    return 128 - code if code < 0 else code
+
+
+def _end_with_parent() -> None:
+    """SIGTERM to this process when its parent is killed, so that a training saves and ends."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _say_end(title: str, stage: Stage, code: int) -> None:
+    if code in (129, 130, 143):
+        line = f"stopped in {stage.key}; the same command goes on from there"
+    else:
+        line = f"{stage.key} ended with {code}; once that is mended, the same command goes on"
+    print(f"{title}: {line}", file=sys.stderr, flush=True)
+
+
+def _report(
+    stages: list[Stage], folder: Path, records: dict[str, dict], again: str, say: Callable
+) -> None:
+    from bort import html as page  # torch is loaded only now, when no other process runs
+    from bort.pipeline import (
+        report as pipeline_page,  # torch is loaded only now, when no other process runs
+    )
+
+    folders = {stage.key: stage.folder for stage in stages}
+    seconds = {stage.key: records[stage.key]["seconds"] for stage in stages}
+    commands = [again, "", "# stage by stage"]
+    commands += [f"{cli.python()} {shlex.join(stage.command)}" for stage in stages]
+    found = pipeline_page.overview(folders, seconds)
+    parts = pipeline_page.parts(folder.name, found, folders, commands)
+    page.write(folder / "report.html", f"bort pipeline {folder.name}", parts)
+    width = max(map(len, found)) + 2
+    for what, value in found.items():
+        say(f"  {what:<{width}}{value}")
+    for line in pipeline_page.doubts(folders):
+        say(f"warning: {line.removeprefix('doubt: ')}")
+
+
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
+    if "resume=false" in sys.argv[1:]:
+        raise BortError("resume=false goes with one stage, as in search='resume=false'")
+    given = cli.keys(sys.argv[1:], dict.fromkeys(KEYS))
+    stages = planned(given)
+    name = given["name"] or default_name(given)
+    again = f"{cli.python()} -m bort.pipeline {shlex.join(sys.argv[1:])}"
+    if code := run(stages, Path("runs", "pipeline", name), again, cli.say):
+        raise SystemExit(code)

@@ -1,0 +1,170 @@
+"""FLOPs of whole trainings, validations and searches: two per multiply-add of a matrix product.
+
+What torch's own counter counts on the same work: the layers, the head at the masked positions, the
+teacher, Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW hold no product.
+"""
+
+from dataclasses import dataclass
+
+from bort.config.train import Arch, Train
+from bort.objectives.cost import forward_flops
+from bort.pretraining.corpus import Corpus
+from bort.pretraining.corpus import sequences as sequences_of
+from bort.pretraining.datamodule import VAL_RATE
+from bort.training.optim import NEWTON_SCHULZ_STEPS
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a model reads: tokens in sequences of `length`, of which `positions` are masked."""
+
+    tokens: float
+    length: int
+    positions: float
+
+
+def expected_text(sequences: float, length: int, rate: float, borders: float = 0.0) -> Text:
+    """Sequences as they will be masked, with the expected number of masked positions.
+
+    borders: share of the tokens that separate documents, which are never masked.
+    """
+    places = (length - 2) * (1 - borders)  # the first and the last token are special
+    # a sequence in which none was chosen gets one
+    masked = rate * places + (1 - rate) ** places
+    return Text(sequences * length, length, sequences * masked)
+
+
+def states_flops(arch: Arch, text: Text) -> float:
+    """Forward pass up to the head's states: all but the product with the vocabulary."""
+    layers = forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
+    return layers + 2 * arch.hidden**2 * text.positions
+
+
+def decoder_flops(hidden: int, vocab_size: int, positions: float) -> float:
+    """Logits of head states: one product with the word embedding."""
+    return 2 * hidden * vocab_size * positions
+
+
+def logits_flops(arch: Arch, vocab_size: int, text: Text) -> float:
+    """A whole forward pass."""
+    return states_flops(arch, text) + decoder_flops(arch.hidden, vocab_size, text.positions)
+
+
+def optimizer_flops(arch: Arch, optimizer: str) -> float:
+    """One optimizer step: `muon` makes every matrix of the layers semi-orthogonal, AdamW is free.
+
+    With rows ≤ columns, an iteration is two products rows × columns × rows and one of rows³.
+    """
+    if optimizer != "muon":
+        return 0.0
+    H, I = arch.hidden, arch.intermediate  # noqa: E741
+    products = sum(
+        count * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3)
+        for shape, count in (((H, H), 4), ((H, I), 2))
+    )
+    return arch.depth * NEWTON_SCHULZ_STEPS * products
+
+
+def training_flops(arch: Arch, vocab_size: int, text: Text, steps: float, optimizer: str) -> float:
+    """A model's own part of a training: forward, twice as much backward, and the optimizer."""
+    return 3 * logits_flops(arch, vocab_size, text) + steps * optimizer_flops(arch, optimizer)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much a training does: optimizer steps, batches and validations of these texts."""
+
+    steps: int
+    batches: int
+    validations: int
+    train: Text
+    val: Text
+
+
+def student_flops(run: Train, vocab_size: int, amount: Amount) -> float:
+    """What a run computes with the model that it trains: steps and validations."""
+    own = training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
+    return own + amount.validations * logits_flops(run.arch, vocab_size, amount.val)
+
+
+def teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
+    """T's passes over every training batch and in every validation, without kept states."""
+    val = logits_flops(teacher, vocab_size, amount.val)
+    return logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
+
+
+def candidate_flops(run: Train, teacher: Arch, vocab_size: int, amount: Amount) -> float:
+    """One candidate of a search: its training, and its error; T's logits come from kept states."""
+    evaluations = amount.validations + 1  # and the error that is recorded
+    positions = amount.train.positions + evaluations * amount.val.positions
+    return (
+        student_flops(run, vocab_size, amount)
+        + logits_flops(run.arch, vocab_size, amount.val)
+        + decoder_flops(teacher.hidden, vocab_size, positions)
+    )
+
+
+def batches_of(run: Train, steps: int, per_epoch: int | None = None) -> int:
+    """Batches of so many optimizer steps on one device.
+
+    per_epoch: of the text, where that is known: what an epoch leaves of a step is a step.
+    """
+    group = (run.trainer or {}).get("accumulate_grad_batches") or 1
+    if not per_epoch:
+        return steps * group
+    epochs, rest = divmod(steps, -(-per_epoch // group))
+    return epochs * per_epoch + rest * group
+
+
+def validations(run: Train, batches: int, per_epoch: int | None = None) -> int:
+    """How many validations a run of so many batches makes, the one at its end included.
+
+    per_epoch: batches of an epoch, where the run validates by epochs.
+    """
+    trainer = run.trainer or {}
+    interval = trainer.get("val_check_interval")
+    if trainer.get("check_val_every_n_epoch"):
+        interval = (per_epoch or batches) * trainer["check_val_every_n_epoch"]
+    if not interval or not batches:
+        return 1
+    return -(-batches // max(1, int(interval)))
+
+
+def amount_of(run: Train, corpus: Corpus | None) -> Amount:
+    """Steps, batches and text of a run; by its corpus, where that is there already.
+
+    Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
+    """
+    trainer, data, size = run.trainer or {}, run.data, run.data.batch_size * _processes(run)
+    per_epoch, held = None, data.val_sequences
+    borders = {"train": 0.0, "val": 0.0}
+    if corpus is not None:
+        counts = {split: sequences_of(getattr(corpus, split), data.length) for split in borders}
+        per_epoch, held = -(-counts["train"] // size), min(held, counts["val"])
+        for split in borders:
+            tokens, documents = (corpus.info[f"{split}_{x}"] for x in ("tokens", "documents"))
+            borders[split] = max(0, documents - 1) / max(1, tokens)
+    steps = max(trainer.get("max_steps") or 0, 0)
+    if (trainer.get("max_epochs") or -1) > 0 and per_epoch:
+        group = trainer.get("accumulate_grad_batches") or 1
+        by_epochs = trainer["max_epochs"] * -(-per_epoch // group)
+        steps = min(steps, by_epochs) if steps else by_epochs
+    batches = batches_of(run, steps, per_epoch)
+    read = batches * size
+    if per_epoch:  # the last batch of an epoch may be a smaller one
+        epochs, rest = divmod(batches, per_epoch)
+        read = epochs * counts["train"] + rest * size
+    train = expected_text(read, data.length, data.mask_rate, borders["train"])
+    val = expected_text(held, data.length, VAL_RATE, borders["val"])
+    return Amount(steps, batches, validations(run, batches, per_epoch) if held else 0, train, val)
+
+
+def _processes(run: Train) -> int:
+    """Devices that train together, each with batches of its own."""
+    devices = (run.trainer or {}).get("devices", 1)
+    count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1
+    return max(1, count) * ((run.trainer or {}).get("num_nodes") or 1)
+
+
+def _is_count(devices: object) -> bool:
+    return isinstance(devices, int) or (isinstance(devices, str) and devices.isdigit())

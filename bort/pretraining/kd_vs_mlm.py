@@ -1,0 +1,295 @@
+"""Was the teacher worth it? KD against plain MLM from the same start (arXiv 2010.10499, §4.3).
+
+Three arms, each with its best learning rate of the same list: KD; MLM for as many steps; MLM for as
+much time, in which KD's includes the teacher's passes. Time is that of steps taken in turns: by the
+wall clock of each arm's own training, whatever else the machine did then would decide.
+"""
+
+import csv
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
+
+from bort.config.train import Distill, Train
+from bort.errors import BortError, Diverged
+from bort.files.untrusted import read_json
+from bort.files.writing import replacing, write_json
+from bort.models.bert import MaskedLM
+from bort.pretraining.corpus import Corpus, sequences
+from bort.pretraining.datamodule import PackedData
+from bort.pretraining.module import Pretraining, score_names
+from bort.pretraining.recipe import prepare, student, teacher_digest, teacher_folder, train
+from bort.runs.folder import check_corpus, check_folder, doubt, finished, locked, open_folder
+from bort.shell import clock
+from bort.training.loggers import MetricsCsv
+from bort.training.module import check_trainer, check_watched, interruptible
+from bort.training.progress import Throughput
+
+ARMS = {
+    "kd": "KD",
+    "mlm": "MLM, equal steps",
+    "mlm_equal_time": "MLM, equal time",
+}
+TIMING = "timing.json"  # seconds of a step of both kinds
+
+
+def compare(run: Train, folder: Path, say: Callable = print, record: dict | None = None) -> dict:
+    """Train the three arms into sub-folders of `folder`; print and write the comparison.
+
+    Returns the flat summary. Arms that are finished are not trained again.
+    """
+    check_trainer(run)
+    check_folder(folder, run)
+    check_arms(run)
+    corpus, teacher = prepare(run, say, folder)
+    if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
+            "data.length, and leave trainer.limit_val_batches above 0"
+        )
+    with locked(folder, False, say):
+        open_folder(folder, run, record)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+        return _train_arms(run, folder, corpus, teacher, say)
+
+
+def _train_arms(
+    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
+) -> dict:
+    seconds = step_seconds(run, folder, corpus, teacher, say)
+    results: dict[str, dict] = {}
+    for arm in ARMS:
+        tries, rates = {}, {}
+        for lr in run.compare.lrs:
+            place = folder / arm / f"lr_{lr:g}"
+            rates[place] = lr
+            job = arm_settings(run, arm, lr, results)
+            label = f"{ARMS[arm]}, lr {lr:g}"
+            if run.resume and (place / "failed.json").exists():
+                continue
+            if finished(place) is None:
+                say(f"{label} → {place}")
+            try:
+                tries[place] = train(job, place, corpus, teacher, say, label=label)
+            except Diverged as error:  # a result: the arm has its other rates
+                say(f"{label} drops out: {error}")
+                write_json(place / "failed.json", {"reason": str(error)})
+        if not tries:
+            raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
+        best = max(tries, key=lambda p: tries[p]["val/mlm_accuracy"])
+        row = tries[best]
+        results[arm] = {
+            **row,
+            "seconds": row["steps"] * seconds["kd" if arm == "kd" else "mlm"],
+            "wall_seconds": row["seconds"],
+            "folder": str(best),
+            "lr": rates[best],
+        }
+    own = run.teacher.name is None
+    cost = finished(teacher_folder(run, corpus))["seconds"] if own else None
+    summary = _summary(results, cost)
+    write_json(folder / "summary.json", summary)
+    picture(results, folder / "curves.html")
+    show(results, cost, folder)
+    return summary
+
+
+def check_arms(run: Train) -> None:
+    """Raises BortError for settings that leave one of the arms without its meaning."""
+    if run.distill.w_kd == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
+        )
+    check_watched(run, score_names(taught=False))  # what all arms have
+    if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
+        raise BortError(
+            "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
+        )
+
+
+def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
+    """The settings of one arm: they differ in loss weights, learning rate and budget only.
+
+    results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
+    """
+    trainer = dict(run.trainer)
+    distill = run.distill
+    if arm != "kd":
+        distill = Distill(w_kd=0.0, w_mlm=1.0)
+    if arm == "mlm_equal_time":
+        kd, mlm = results["kd"], results["mlm"]
+        # A step budget, too, with a schedule that ends where it ends.
+        ratio = (kd["seconds"] / kd["steps"]) / (mlm["seconds"] / mlm["steps"])
+        trainer["max_steps"] = max(1, round(kd["steps"] * ratio))
+        if isinstance(every := trainer["val_check_interval"], int):  # else a share of an epoch
+            trainer["val_check_interval"] = max(1, round(every * ratio))
+    return run.training(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
+
+
+# ---------------------------------------------------------------------------------- time of a step
+
+
+class Turns(pl.Callback):
+    """Makes the steps of a training those of several losses by turns, and times each.
+
+    losses: arm → its weights. `seconds`: arm → of its steps, all but the first, which warms up.
+    """
+
+    def __init__(self, losses: dict[str, Distill]):
+        self.losses = losses
+        self.seconds: dict[str, list[float]] = {arm: [] for arm in losses}
+        self._mark = 0.0
+
+    def on_train_start(self, trainer, module) -> None:
+        self._step = trainer.global_step
+        self._next(module)
+
+    def _next(self, module) -> None:
+        self._arm = list(self.losses)[self._step % len(self.losses)]
+        module.distill = self.losses[self._arm]
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self._step:
+            return  # one of several batches of a step
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if self._step >= len(self.losses):
+            self.seconds[self._arm].append(time.perf_counter() - self._mark)
+        self._step = trainer.global_step
+        self._next(module)
+
+
+def step_seconds(
+    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM, say: Callable
+) -> dict[str, float]:
+    """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
+
+    Their steps are taken in turns, so that other work on the machine weighs on both alike.
+    """
+    path = folder / TIMING
+    if path.exists():
+        seconds = read_json(path, "remove it, and the steps are timed again")
+        if all(isinstance(seconds.get(arm), float) and seconds[arm] > 0 for arm in ("kd", "mlm")):
+            return seconds
+    turns = Turns({"kd": run.distill, "mlm": Distill(w_kd=0.0, w_mlm=1.0)})
+    count = min(100, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
+    budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
+    pl.seed_everything(run.seed, verbose=False)
+    optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
+    model = student(run, corpus, teacher)
+    module = Pretraining(model, teacher, optim, run.distill, compile=run.compile)
+    with tempfile.TemporaryDirectory() as place, interruptible():
+        trainer = instantiate(
+            {**run.trainer, **budget, "limit_val_batches": 0},
+            logger=[MetricsCsv(Path(place))],
+            callbacks=[Throughput(), turns],
+            default_root_dir=place,
+        )
+        data = PackedData(corpus, replace(run.data, workers=0), run.seed)
+        trainer.fit(module, datamodule=data)
+    seconds = {arm: float(np.median(values)) for arm, values in turns.seconds.items()}
+    say(
+        f"a step takes {1000 * seconds['kd']:.1f} ms with the teacher, "
+        f"{1000 * seconds['mlm']:.1f} ms without (in turns, {count - 1} each)"
+    )
+    write_json(path, seconds)
+    return seconds
+
+
+def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:
+    keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "wall_seconds")
+    flat = {f"{a}/{key}": results[a][key] for a in results for key in (*keys, "lr", "folder")}
+    kd = results["kd"]
+    return {
+        **flat,
+        **{key: kd[key] for key in kd if key not in ("folder", "lr", "wall_seconds")},
+        "teacher_seconds": teacher_seconds,
+    }
+
+
+def verdicts(accuracy: dict[str, float]) -> Iterator[str]:
+    """What the accuracies of the arms say, in words."""
+    for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
+        ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
+        word = "better than" if ratio > 1 else "not better than"
+        yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
+
+
+def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) -> None:
+    """The table, and what it says in words."""
+    console = Console(highlight=False)
+    kd = results["kd"]
+    table = Table(
+        "", "steps", "time", "val loss", "MLM accuracy", "lr", title="was the teacher worth it?"
+    )
+    for arm, row in results.items():
+        table.add_row(
+            ARMS[arm],
+            f"{row['steps']:,}",
+            clock(row["seconds"]),
+            f"{row['val/loss']:.3f}",
+            f"{row['val/mlm_accuracy']:.1%}",
+            f"{row['lr']:g}",
+        )
+    unigram = (f"{kd['unigram_ce']:.3f}", f"{kd['unigram_accuracy']:.1%}", "")
+    table.add_row("unigram frequencies", "", "", *unigram)
+    console.print(table)
+    for line in verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
+        console.print(line)
+    if warning := doubt(min(results.values(), key=lambda row: row["val/loss"])):
+        console.print(f"warning: the best of them is {warning}", soft_wrap=True)
+    if teacher_seconds is not None:
+        console.print(
+            f"The teacher's own training took {clock(teacher_seconds)}: "
+            "paid once, for every student on this text",
+        )
+    for label, file in (("table ", "summary.json"), ("curves", "curves.html")):
+        console.print(f"  {label}    {folder}/{file}", soft_wrap=True)
+    console.print(f"  model     {kd['folder']}/model", soft_wrap=True)
+
+
+def picture(results: dict[str, dict], path: Path) -> None:
+    """Validation accuracy of the arms over steps and over time, one self-contained page."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
+    colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
+    for arm, row in results.items():
+        points = _curve(Path(row["folder"]) / "metrics.csv")
+        steps = [step for step, _ in points]
+        accuracy = [100 * value for _, value in points]
+        seconds = [step * row["seconds"] / row["steps"] for step in steps]
+        for column, x in ((1, steps), (2, seconds)):
+            figure.add_scatter(
+                x=x,
+                y=accuracy,
+                name=ARMS[arm],
+                legendgroup=arm,
+                showlegend=column == 1,
+                line={"color": colors[arm]},
+                row=1,
+                col=column,
+            )
+    unigram = 100 * results["kd"]["unigram_accuracy"]
+    figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
+    figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(title="KD against plain MLM, from the same start", template="plotly_white")
+    with replacing(path) as file:
+        file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
+
+
+def _curve(path: Path) -> list[tuple[int, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/mlm_accuracy"]]
+    return [(int(row["step"]), float(row["val/mlm_accuracy"])) for row in rows]

@@ -1,0 +1,410 @@
+"""One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from bort.config.train import (
+    FREE_TRAINER_KEYS,
+    SIZES,
+    Data,
+    Distill,
+    Optim,
+    Teacher,
+    Train,
+    cache_folder,
+    fingerprint,
+    settings,
+)
+from bort.console import counted
+from bort.errors import BortError
+from bort.files.writing import replacing, write_json
+from bort.models import hub
+from bort.models import huggingface as hf
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.identity import local_model
+from bort.pretraining import corpus as corpora
+from bort.pretraining.corpus import Corpus
+from bort.pretraining.datamodule import PackedData, TeacherStates
+from bort.pretraining.module import Pretraining, score_names
+from bort.runs.folder import (
+    check_corpus,
+    check_text,
+    done,
+    finished,
+    locked,
+    open_folder,
+    results,
+    started_models,
+    take_finished,
+)
+from bort.shell import clock
+from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
+from bort.training.module import VERSION, check_trainer, check_watched, device_of, fit, quiet
+from bort.training.progress import Throughput
+
+Say = Callable[[str], None]
+OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
+
+
+def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+    """Train what `run` describes and leave it in `folder`; returns the content of summary.json.
+
+    The same settings on the same folder continue where the last whole checkpoint stands, or
+    return at once when the run is finished. record: file name → text for the folder's `.hydra`.
+    """
+    check_trainer(run)
+    check_watched(run, score_names(run.distill.w_kd > 0))
+    if (summary := done(run, folder, say)) is not None:
+        return summary
+    corpus, teacher = prepare(run, say, folder)
+    return train(run, folder, corpus, teacher, say, record=record)
+
+
+def prepare(run: Train, say: Say, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
+    """The corpus of a run and the teacher that it needs, trained first if it has no name.
+
+    folder: of the run, so that one that was started on other text is refused before that, and one
+    whose teacher is no longer there is told what depends on the new one.
+    """
+    teacher, tokenizer = open_sources(run)
+    corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
+    goes_on = folder is not None and run.resume
+    if goes_on:
+        check_text(folder, corpus.info["digest"])
+    if teacher is None and run.needs_teacher:
+        if goes_on and "teacher" in started_models(folder) and _is_gone(run, corpus):
+            say(
+                f"teacher: the one that {folder} was started with is no longer in the cache; it is "
+                "trained again, and only if it comes out the same can this run go on"
+            )
+        teacher = trained_teacher(run, corpus, say)
+    elif teacher is not None and tokenizer is None:
+        _check_vocabulary(run, corpus.tokenizer, teacher)
+    return corpus, teacher
+
+
+def open_sources(run: Train) -> tuple[MaskedLM | None, Any]:
+    """The named teacher that a run needs, and the tokenizer that it is given; None for neither.
+
+    Raises BortError for what can be known to be wrong with them before there is a corpus.
+    """
+    teacher = tokenizer = None
+    if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
+        if run.needs_teacher and (folder := local_model(run.teacher.name)):
+            _check_length(run, hf.model_config(folder).positions)  # before anything large is read
+        tokenizer = _teacher_tokenizer(run)
+        if run.needs_teacher:
+            teacher = hf.load_masked_lm(run.teacher.name)
+            _check_length(run, teacher.config.limit)
+    if run.data.tokenizer not in ("auto", "bpe"):
+        tokenizer = hf.load_tokenizer(run.data.tokenizer)
+    if teacher is not None and tokenizer is not None:
+        _check_vocabulary(run, tokenizer, teacher)
+    return teacher, tokenizer
+
+
+def _teacher_tokenizer(run: Train):
+    """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
+    found = hf.load_tokenizer(run.teacher.name)
+    if run.data.tokenizer == "auto":
+        return found
+    if run.data.tokenizer == "bpe" and len(found) != run.data.vocab_size:
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {len(found):,}, the student's is "
+            f"{run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
+        )
+    return None
+
+
+def _check_length(run: Train, limit: int) -> None:
+    """Raise BortError when the teacher would be asked beyond the length that it was trained at."""
+    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
+            f"{run.teacher.name}; use data.length={limit} or less"
+        )
+
+
+def _check_vocabulary(run: Train, tokenizer: Any, teacher: MaskedLM) -> None:
+    """The same word behind each id, or KD would teach noise."""
+    ours = tokenizer.get_vocab()
+    theirs = hf.load_tokenizer(run.teacher.name).get_vocab()
+    other = [word for word, number in ours.items() if theirs.get(word) != number]
+    if other or teacher.config.vocab_size < len(ours):
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
+            f"the student's is {len(ours):,}, and {len(other):,} words differ; "
+            "data.tokenizer=auto takes the teacher's"
+        )
+
+
+def teacher_run(run: Train) -> Train:
+    """The settings that train the teacher of `run`: plain MLM on the same text."""
+    trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
+    trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
+    trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
+    tokenizer = run.data.tokenizer
+    if tokenizer == "auto" and run.teacher.name is None:
+        tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
+    return run.training(
+        arch_file=None,
+        arch=run.teacher.arch,
+        data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
+        optim=replace(run.optim, lr=run.teacher.lr),
+        distill=Distill(w_kd=0.0, w_mlm=1.0),
+        teacher=Teacher(),
+        trainer=trainer,
+        callbacks=None,  # those of the run: one that stops it early would leave half a teacher
+        init="default",
+        dropout=0.0,
+        seed=0,
+        resume=True,
+    )
+
+
+def teacher_folder(run: Train, corpus: Corpus) -> Path:
+    """Where the trained teacher of these settings is cached."""
+    return _cached("teachers", teacher_run(run), corpus)
+
+
+def _is_gone(run: Train, corpus: Corpus) -> bool:
+    return finished(teacher_folder(run, corpus)) is None
+
+
+def teacher_digest(run: Train, corpus: Corpus) -> dict[str, str]:
+    """The digest of the teacher that a run learns from, by the setting that names it."""
+    if not run.needs_teacher:
+        return {}
+    if run.teacher.name:
+        return {"teacher.name": hub.digest(run.teacher.name)}
+    return {"teacher": hub.digest(teacher_folder(run, corpus))}
+
+
+def _cached(kind: str, own: Train, corpus: Corpus) -> Path:
+    """Where a training is kept: named by all that decides its weights, and by nothing else."""
+    name = fingerprint(_weight_settings(own) | {"corpus": corpus.info["digest"]})
+    return cache_folder() / kind / name
+
+
+# Keys of the trainer that leave the weights of a training alone which no callback watches.
+IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "inference_mode",
+    "detect_anomaly",
+}
+WEIGHT_KEYS = re.compile(
+    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
+    r"|(init|dropout|compile|seed)$"
+)
+
+
+def _weight_settings(own: Train) -> dict:
+    """Flat `key: value` of what decides the weights of a pre-training on given streams of tokens.
+
+    What the text is made of and how it is split is told by the digest of the streams.
+    """
+    idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
+    flat = {k: v for k, v in settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle}
+    return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
+
+
+def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
+    """The teacher T, trained by MLM on this corpus the first time that it is needed."""
+    folder = teacher_folder(run, corpus)
+    if take_finished(folder) is None:
+        steps = counted(run.teacher.max_steps, "step")
+        say(f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}")
+        train(teacher_run(run), folder, corpus, None, say, label="teacher", wait=True)
+    summary = finished(folder)
+    say(f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}")
+    return hf.load_masked_lm(folder)
+
+
+def encoder_folder(run: Train, corpus: Corpus) -> Path:
+    """Where the encoder of a fine-tuning without a model is kept."""
+    return _cached("encoders", own_run(run), corpus)
+
+
+def own_encoder(run: Train, say: Say) -> Path:
+    """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
+    own = own_run(run)
+    corpus = corpora.build(own.data, cache_folder(), None, say)
+    folder = encoder_folder(run, corpus)
+    if take_finished(folder) is None:
+        say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
+        train(own, folder, corpus, None, say, label="encoder", wait=True)
+    return folder
+
+
+def own_teacher(run: Train, say: Say) -> Path:
+    """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
+    own = own_run(run)
+    corpus = corpora.build(own.data, cache_folder(), None, say)
+    trained_teacher(own, corpus, say)
+    return teacher_folder(own, corpus)
+
+
+def own_run(run: Train) -> Train:
+    """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
+    steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
+    validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
+    return run.training(
+        data=Data(),
+        optim=Optim(),
+        distill=Distill(w_kd=0.0, w_mlm=1.0),
+        task=None,
+        head="linear",
+        patience=None,
+        dropout=0.0,
+        seed=0,
+        callbacks=None,
+        trainer={**(run.trainer or {}), **steps, **validation, "accumulate_grad_batches": 1},
+        resume=True,
+    )
+
+
+# -------------------------------------------------------------------------------- one training
+
+
+def train(
+    run: Train,
+    folder: Path,
+    corpus: Corpus,
+    teacher: MaskedLM | None,
+    say: Say,
+    label: str = "train",
+    record: dict | None = None,
+    wait: bool = False,
+    states: tuple[TeacherStates, TeacherStates] | None = None,
+) -> dict:
+    """Train one model on a corpus; see `pretrain`.
+
+    wait: for a process busy in the same folder. states: the teacher's output for the training and
+    the validation batches, which is then not computed again.
+    """
+    quiet()
+    with locked(folder, wait, say):
+        if run.resume and (summary := finished(folder)) is not None:
+            check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+            return summary
+        open_folder(folder, run, record)
+        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+        # `deterministic` is not forced: on the CPU, all that we use is.
+        pl.seed_everything(run.seed, verbose=False)
+        model = student(run, corpus, teacher)
+        data = PackedData(corpus, run.data, run.seed, states)
+        loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
+        module = Pretraining(
+            model,
+            teacher if run.distill.w_kd else None,
+            run.optim,
+            run.distill,
+            compile=run.compile,
+            samples=_samples(corpus.tokenizer, folder, loggers),
+        )
+        parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
+        trainer, throughput = fit(run, folder, module, data, loggers, label, say)
+        summary = _summary(run, trainer, module, throughput, corpus, teacher)
+        summary["parameters"] = parameters
+        if (reason := _no_validation(run, corpus, len(data.val))) is not None:
+            summary["no_validation"] = reason
+        if trainer.is_global_zero:
+            hf.save(model, corpus.tokenizer, folder / "model", state=module.whole)
+            write_json(folder / "summary.json", summary)
+        return summary
+
+
+def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+    """The model that is trained, with its start values.
+
+    It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
+    but says that it was trained at data.length: what it would answer beyond is noise.
+    """
+    # A teacher may have more rows than its tokenizer has words: both models need equal logits.
+    V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
+    config = ModelConfig(
+        **asdict(run.arch),
+        vocab_size=V,
+        positions=max(run.data.length, 512),
+        pad_id=corpus.tokenizer.pad_token_id,
+        dropout=run.dropout,
+        attention_dropout=run.dropout,
+        length=run.data.length,
+    )
+    if run.init == "teacher":  # its layers are copied, so they must compute what they did there
+        same = {key: getattr(teacher.config, key) for key in ("layer_norm_eps", "activation")}
+        config = replace(config, **same)
+    return build(config, run.init, run.seed, teacher)
+
+
+def _summary(
+    run: Train, trainer, module, throughput: Throughput, corpus: Corpus, teacher: MaskedLM | None
+) -> dict:
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {
+        **found,
+        "tokens": module.tokens,
+        "steps": trainer.global_step,
+        "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
+        "seconds": throughput.seconds,
+        "seed": run.seed,
+        "unigram_ce": corpus.info["unigram_ce"],
+        "unigram_accuracy": corpus.info["unigram_accuracy"],
+        "corpus": corpus.info["fingerprint"],
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        **({} if teacher is None else _teacher_numbers(run, corpus, teacher)),
+    }
+
+
+def _no_validation(run: Train, corpus: Corpus, batches: int) -> str | None:
+    """Why a run has no `val/loss`; None when it has one."""
+    if batches == 0:
+        held, needed = corpus.info["val_tokens"], run.data.length - 2
+        return f"{held:,} tokens are held out, one sequence needs {needed:,}"
+    if run.trainer.get("limit_val_batches") == 0:
+        return "trainer.limit_val_batches=0"
+    return None
+
+
+def _teacher_numbers(run: Train, corpus: Corpus, teacher: MaskedLM) -> dict:
+    """What a sweep needs to weigh a student against its teacher, and where that is."""
+    sizes = {key: getattr(teacher.config, key) for key in SIZES}
+    numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
+    place = {"teacher": run.teacher.name or str(teacher_folder(run, corpus))}
+    if digests := teacher_digest(run, corpus):  # none where only the vocabulary was the teacher's
+        (place["teacher_digest"],) = digests.values()
+    return place | {f"teacher_{key}": value for key, value in numbers.items()}
+
+
+def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
+    """Keeps a few readable predictions of each validation in samples.txt and in wandb."""
+
+    def keep(inputs, positions, labels, predictions, count: int = 5) -> None:
+        length, lines = inputs.shape[1], []
+        for place in range(0, len(labels), max(1, len(labels) // count)):
+            row, column = divmod(int(positions[place]), length)
+            around = inputs[row, max(0, column - 12) : column + 8].tolist()
+            text = tokenizer.decode(around).replace("\n", " ")
+            lines.append(
+                [text, *(tokenizer.decode([int(x[place])]) for x in (labels, predictions))]
+            )
+        with replacing(folder / "samples.txt") as file:
+            for text, true, guess in lines[:count]:
+                file.write(f"…{text}…\n  true {true!r}, predicted {guess!r}\n".encode())
+        log_samples(loggers, lines[:count])
+
+    return keep

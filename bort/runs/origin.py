@@ -1,0 +1,108 @@
+"""What a run folder tells of its model: its data, its teacher, what it started from, its scores.
+
+All of it is text that a stranger may have written: card.py escapes it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bort.config.train import SIZES
+from bort.console import counted, decimal
+from bort.files.untrusted import read_json
+
+EMBEDDED = "docstrings of the installed Python packages"
+
+
+def run_facts(source: str) -> dict[str, Any]:
+    """summary.json and settings.json of the run whose model this is; empty where there is none.
+
+    source: a run folder, or the model folder in one. Raises BortError for damaged files.
+    """
+    folder = Path(source).expanduser()
+    if folder.name == "model" and not (folder / "settings.json").is_file():
+        folder = folder.parent
+    paths = [folder / name for name in ("summary.json", "settings.json")]
+    facts: dict[str, Any] = {}
+    for path in paths:
+        facts |= read_json(path) if path.is_file() else {}
+    return facts
+
+
+def public_name(value: Any) -> str:
+    """A name without the folders of this machine: of a path the last part, or else a hub name.
+
+    Of a model folder inside a run, the run's name.
+    """
+    text = str(value)
+    path = Path(text)
+    local = text.startswith(("/", ".", "~", "runs/")) or text.count("/") > 1 or "\\" in text
+    if not local and not path.exists():
+        return text
+    path = Path(text.replace("\\", "/"))
+    path = path if path.name and path.name != ".." else path.resolve()
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
+def scores(run: dict[str, Any]) -> dict[str, str]:
+    """`val/accuracy` and the like, with four digits."""
+    values = {k: decimal(v) for k, v in run.items() if "/" in k and isinstance(v, float)}
+    for key in values:
+        count = run.get(f"rows/{key.partition('/')[0]}")
+        if isinstance(count, int):
+            values[key] += f" ({counted(count, 'row')})"
+    doubt = run.get("doubt")
+    return values | ({"to doubt": doubt} if isinstance(doubt, str) else {})
+
+
+def origin(run: dict[str, Any]) -> dict[str, str]:
+    """`task`, `data`, `base model`, `teacher` and `seed` of a run, as far as it had them."""
+    if not run:
+        return {}
+    if run.get("job") in ("finetune", "agora"):
+        facts = {"task": run.get("task"), "data": _rows(run), "base model": _base(run)}
+        if run.get("job") == "agora":
+            named = run.get("agora.teacher")
+            facts["teacher"] = public_name(named) if named else "fine-tuned in the same run"
+    else:
+        facts = {"data": _text(run), "teacher": _teacher(run)}
+    facts["seed"] = run.get("seed")
+    return {key: str(value) for key, value in facts.items() if value is not None}
+
+
+def _rows(run: dict[str, Any]) -> str:
+    """What a classifier was fine-tuned on."""
+    task = run.get("task")
+    if task == "custom":
+        files = [run.get(f"data.{split}") for split in ("train", "val", "test")]
+        return ", ".join(public_name(file) for file in files if file)
+    return EMBEDDED if task == "docstrings" else f"the official rows of {task}"
+
+
+def _base(run: dict[str, Any]) -> str:
+    """What a fine-tuning started from, and what that learnt from, where it is still there."""
+    if not run.get("model"):
+        return f"an encoder {_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
+    name = public_name(run["model"])
+    before = run_facts(run["model"])
+    if before.get("job") not in ("pretrain", "compare"):
+        return name
+    teacher = _teacher(before)
+    return f"{name}, pre-trained on {_text(before)}" + (f" by {teacher}" if teacher else "")
+
+
+def _text(run: dict[str, Any]) -> str:
+    """What a masked language model was pre-trained on."""
+    return public_name(run.get("data.path")) if run.get("data.source") == "text" else EMBEDDED
+
+
+def _teacher(run: dict[str, Any]) -> str | None:
+    """The teacher of a pre-training, if it had one."""
+    if not (run.get("distill.w_kd") or run.get("init") == "teacher"):
+        return None
+    if run.get("teacher.name"):
+        return f"teacher {public_name(run['teacher.name'])}"
+    return f"a teacher {_arch(run, 'teacher.arch')} of its own, trained on the same text"
+
+
+def _arch(run: dict[str, Any], key: str) -> str:
+    return f"⟨{','.join(str(run.get(f'{key}.{size}', '?')) for size in SIZES)}⟩"

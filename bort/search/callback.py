@@ -1,0 +1,184 @@
+"""Between Hydra and bort: what the sweeper of search.py starts, and the callback that gathers.
+
+`Gather` ends every sweep, also `python train.py -m …`: it reads what the jobs left on the disk, so
+it works with any launcher. Every command loads this module: what a sweep alone needs is imported
+where it is needed.
+"""
+
+import atexit
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from bort import shell as cli
+from bort.config.search import SearchRun
+from bort.config.train import parse
+from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
+from bort.console import counted
+from bort.errors import BortError
+from bort.files.ownership import SWEEP_RECORD, foreign_names, run_settings
+from bort.runs.folder import reserve_stamp, take_failures
+
+# Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
+DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
+
+
+@contextmanager
+def started(config: DictConfig, arguments: list[str], several: list[str]) -> Iterator[Any]:
+    """The prepared search of a composed configuration; None when there is nothing to train.
+
+    arguments: the user's overrides; several: those of them that would be sweeps of their own.
+    """
+    if several:
+        raise BortError(
+            f"search.py chooses the points itself: instead of {several[0]} set grid=, as in "
+            "grid.depth=[2,4]"
+        )
+    for argument in arguments:
+        if argument.split("=")[0].lstrip("+~").split(".")[0] in ("arch", "arch_file"):
+            raise BortError(f"{argument}: search.py chooses the architecture; set grid= instead")
+    cfg = config.copy()
+    with open_dict(cfg):
+        hydra = cfg.pop("hydra")
+    run = parse(cfg, SearchRun)
+    refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
+    folder = Path(run.output_dir)
+    count = len(run.grid.points()[0])
+    cli.say(
+        f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
+    )
+    with cli.loading("search.py"):  # torch, only now
+        from bort.pretraining import dry_run as plan
+        from bort.search import optimum
+        from bort.search import sweep as search
+
+    if run.dry_run:
+        plan.show_search(run, folder, cli.say)
+        yield None
+        return
+    if optimum.is_over(run, folder, cli.say):  # then `Gather` says again what it found
+        yield None
+        return
+    record = {
+        "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+    }
+    with search.opened(run, folder, cli.say, record) as sweep:
+        # the name may hold the time of day, which is another one in another process
+        sweep.arguments = [*arguments, f"name={run.name}"]
+        yield sweep
+
+
+def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, batch: list) -> None:
+    """Run jobs and take their records; a worker that dies is its candidate's failure, not ours."""
+    try:
+        returned = launcher.launch(overrides, initial_job_idx=first)
+    except Exception as error:
+        if type(error).__name__ not in DEAD:
+            raise
+        if len(batch) == 1:
+            search.collect(batch, died="its process died; out of memory?")
+            return
+        for job, own in zip(batch, overrides, strict=True):  # which one it was shows alone
+            if not (search.folder / job.folder / "point.json").exists():
+                launch(launcher, [[*own, "search.parallel=1"]], first, search, [job])
+        return
+    for job in returned:
+        if job.status is JobStatus.FAILED:
+            raise job._return_value  # what a candidate can be blamed for is a record, not this
+    search.collect(batch)
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds files, but neither Hydra's record of a sweep nor a run."""
+    names = foreign_names(folder)
+    own = SWEEP_RECORD in names or any(run_settings(folder / name) for name in names)
+    return bool(names) and not own
+
+
+class Gather(Callback):
+    """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _name_sweep(config)
+        except OmegaConfBaseException:  # a mistake in a setting, which the sweeper tells next
+            return
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        # Hydra makes a warning and exit code 0 of whatever is raised here, but for SystemExit.
+        try:
+            if config.get("dry_run"):
+                return
+            if config.job == "search":
+                from bort.search import optimum
+
+                optimum.conclude(Path(config.output_dir), cli.say)
+            else:
+                from bort.search.sweep_table import gather
+
+                folder = Path(config.hydra.sweep.dir)
+                failed = take_failures(folder)
+                gather(folder, cli.say)
+                ended = {path.parent.name for path in folder.glob("*/summary.json")}
+                if failed and not ended - failed:
+                    raise BortError("no job of the sweep ended well; the lines above say why")
+        except Exception as error:
+            if (line := cli.mistake(error)) is not None:
+                cli.stop(1, f"{Path(sys.argv[0]).name}: {line}")
+            traceback.print_exc()
+            sys.exit(1)
+
+
+def _name_sweep(config: DictConfig) -> None:
+    """Give a sweep a name of its own when another one started in the same second."""
+    words = config.hydra.overrides.task
+    typed = OmegaConf.to_container(words, resolve=False)
+    if config.job != "search" and (word := next(filter(_names_jobs, typed), None)):
+        cli.stop(
+            1, f"train.py: {word}: name= names the whole sweep, its jobs are numbered; give one"
+        )
+    folder = Path(config.hydra.sweep.dir)
+    if config.job != "search" and is_foreign(folder):  # a search looks itself
+        cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
+    with read_write(config), open_dict(config):
+        if not any(word.startswith("name=") for word in words) and reserve_stamp(
+            config, lambda: Path(config.hydra.sweep.dir)
+        ):
+            words.append(f"name={config.name}")  # for the jobs, which are composed anew
+    atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
+
+
+def _names_jobs(word: str) -> bool:
+    """Whether an override would give each job of a sweep the folder of a sweep of its own.
+
+    That is a list of names, or a name that is made of another setting.
+    """
+    if not word.startswith("name="):
+        return False
+    override = OverridesParser.create().parse_override(word)
+    return override.is_sweep_override() or re.search(r"\$\{[^:}]+\}", word) is not None
+
+
+def _remove_empty(folder: Path) -> None:
+    """Leave nothing behind of a sweep without a run: Hydra's record of it and empty folders go."""
+    record = folder / SWEEP_RECORD
+    try:
+        jobs = [path for path in folder.iterdir() if path != record]
+        for path in jobs:
+            path.rmdir()
+        record.unlink(missing_ok=True)
+        for path in (folder, *list(folder.parents)[:2]):
+            path.rmdir()
+    except OSError:  # there is something in it, or it is no folder
+        return

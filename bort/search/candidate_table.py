@@ -1,0 +1,118 @@
+"""A table of candidates as `python -m bort.fptas` reads it, each number of it checked."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bort.config.train import SIZES
+from bort.errors import BortError
+from bort.search.coefficient import Scale, Xi, name
+
+
+@dataclass
+class Table:
+    """Candidates of a CSV, what is known of their errors, and T's numbers."""
+
+    points: dict[Xi, tuple[float, float]] = field(default_factory=dict)
+    errors: dict[Xi, float] = field(default_factory=dict)
+    diverged: set[Xi] = field(default_factory=set)
+    scale: Scale | None = None
+
+
+NUMBERS = ("parameters", "latency", "error")
+
+
+def read(path: Path) -> Table:
+    """The table of a CSV. Raises BortError with the line's number.
+
+    Columns depth, heads, hidden, intermediate, parameters, latency, error, status; the row of T has
+    the status `teacher`. A search's candidates.csv is one. An error may be missing: it is unknown,
+    but for a candidate with the status `diverged`.
+    """
+    if not path.is_file():
+        raise BortError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
+    table, lines = Table(), {}
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        columns = rows.fieldnames or []
+        if missing := [c for c in (*SIZES, *NUMBERS, "status") if c not in columns]:
+            header = ", ".join(columns)[:60] or "nothing"
+            raise BortError(f"{path} has no column {missing[0]}; found {header}")
+        for row in rows:
+            if row["status"] != "invalid":  # heads that do not divide the width: no numbers
+                with _line(path, rows.line_num):
+                    lines[_take(table, row)] = rows.line_num
+    except csv.Error as error:
+        raise BortError(f"{path} is no table: {error}") from None
+    if table.scale is None:
+        raise BortError(f"{path} has no row with the status teacher, the maximum point")
+    if not table.points:
+        raise BortError(f"{path} has no candidates, only the row of the teacher")
+    for xi, e in table.errors.items():
+        with _line(path, lines[xi]):
+            table.scale.quality(e)  # raises for one that no candidate can have
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BortError(f"{path} is no text in UTF-8 (byte {error.start})") from None
+    if "\0" in text:
+        raise BortError(f"{path} is no text: it holds a zero byte")
+    return text
+
+
+@contextmanager
+def _line(path: Path, number: int) -> Iterator[None]:
+    try:
+        yield
+    except BortError as error:
+        raise BortError(f"{path} line {number}: {error}") from None
+
+
+def _take(table: Table, row: dict[str, str | None]) -> Xi | None:
+    """Put a row into the table; returns its ξ, None for T's."""
+    try:
+        xi = tuple(int(row[column]) for column in SIZES)
+    except (TypeError, ValueError):
+        sizes = ",".join(str(row[column]) for column in SIZES)
+        raise BortError(f"{sizes} are not four whole numbers") from None
+    if min(xi) < 1:
+        raise BortError(f"{name(xi)} has a size below 1")
+    p, i, e = (_positive(row, column) for column in NUMBERS)
+    if p is None or i is None:
+        raise BortError(f"{name(xi)} needs parameters and latency")
+    if row["status"] == "teacher":
+        if table.scale is not None:
+            raise BortError("a second row has the status teacher")
+        if e is None:
+            raise BortError("the teacher needs an error, the entropy of its own output")
+        table.scale = Scale(p, i, e)
+        return None
+    if xi in table.points:
+        raise BortError(f"{name(xi)} stands in the table twice")
+    table.points[xi] = (p, i)
+    if row["status"] == "diverged":
+        table.diverged.add(xi)
+    elif e is not None:
+        table.errors[xi] = e
+    return xi
+
+
+def _positive(row: dict[str, str | None], column: str) -> float | None:
+    """The number of a cell, None for an empty one."""
+    if not (cell := (row[column] or "").strip()):
+        return None
+    try:
+        value = float(cell)
+    except ValueError as error:
+        raise BortError(f"{str(error)[:80]} ({column})") from None
+    if not 0 < value < math.inf:
+        raise BortError(f"{column}={cell[:40]} must be a number above 0")
+    return value

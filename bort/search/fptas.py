@@ -1,0 +1,383 @@
+"""Choosing ξ: the FPTAS of arXiv 2010.08512 with the W-coefficient of arXiv 2010.10499, §3.
+
+Numbers in, numbers out: parameters p, inference latency i and error e of each candidate, and those
+of the maximum point T; nothing here trains or measures. `Selection` says what to evaluate next and
+proves what it leaves out. With numbers of your own:
+
+    python -m bort.fptas candidates.csv exponents=1,2,1 epsilon=4
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from bort import shell as cli
+from bort.errors import BortError
+from bort.search.candidate_table import Table, read
+from bort.search.coefficient import ERRORS, Scale, Xi, check_exponents, name, rounded_up
+
+OBJECTIVES = ("w", "error")
+BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
+UNDECIDED = "not decided by these records"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known about the candidates without an error, in W at this n, seed and data.
+
+    regret_proven: no candidate is better than the optimum by more than this (Gibbs); one that
+    failed could be as good as its bound, one that diverged is no model and has W = 0.
+    regret_monotone: the same if e never improves when D, H and I shrink at equal A or H/A; None
+    when a trained pair contradicts it.
+    """
+
+    # trained, pruned (proof), assumed, skipped (ε), failed, diverged, excluded
+    status: dict[Xi, str]
+    regret_proven: float
+    regret_monotone: float | None
+
+    def count(self, status: str) -> int:
+        return sum(value == status for value in self.status.values())
+
+
+def shrinks(small: Xi, large: Xi) -> bool:
+    """Whether `small` has no more of D, H and I than `large`, at equal A or equal H/A."""
+    if small == large or any(small[k] > large[k] for k in (0, 2, 3)):
+        return False
+    return small[1] == large[1] or small[2] * large[1] == large[2] * small[1]
+
+
+@dataclass
+class Selection:
+    """Which candidate to evaluate next, which is the best so far, and what that proves.
+
+    points: ξ → (p, i) in T's units. epsilon: evaluate every ε-th of the order by (p, i), then, with
+    `refine`, what can still win between the neighbours of the best. monotone: also leave out what
+    cannot win if errors are monotone (see `shrinks`); the first trained pair that contradicts it
+    beyond its interval withdraws the assumption. significant(small, large): whether such a pair's
+    difference is beyond chance; by default always.
+
+    `ask` gives the candidates with the largest bound first: of all orders it trains the fewest
+    before the rest is proven worse, since each one it trains could still have won. While errors
+    are assumed to be monotone, a training also bounds what is smaller: see `_urgency`.
+
+    failed: candidates that have no error for a reason that says nothing about it; what they could
+    have reached counts in the regret. diverged: those whose loss became no number: they are no
+    models, and W = 0.
+    """
+
+    points: Mapping[Xi, tuple[float, float]]
+    scale: Scale
+    epsilon: int = 1
+    refine: bool = True
+    monotone: bool = False
+    max_params: float | None = None
+    max_latency: float | None = None
+    significant: Callable[[Xi, Xi], bool] = lambda small, large: True
+    errors: dict[Xi, float] = field(default_factory=dict)
+    failed: dict[Xi, str] = field(default_factory=dict)
+    diverged: dict[Xi, str] = field(default_factory=dict)
+    excluded: dict[Xi, str] = field(default_factory=dict)
+    violations: list[tuple[Xi, Xi]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.epsilon <= max(1, len(self.points)) or self.epsilon != int(self.epsilon):
+            raise BortError(
+                f"search.epsilon={self.epsilon} must be a whole number from 1 to the "
+                f"{len(self.points)} candidates of the grid"
+            )
+        for xi, (p, i) in self.points.items():
+            if not (0 < p < math.inf and 0 < i < math.inf):
+                raise BortError(f"{name(xi)} has p={p:g} and i={i:g}; both must be above 0")
+        self.excluded = {xi: why for xi in self.points if (why := self._too_large(xi))}
+        self.order = sorted((xi for xi in self.points if xi not in self.excluded), key=self._key)
+        if not self.order:
+            raise BortError(f"no candidate is left of {len(self.points)}; {self._nearest_miss()}")
+        self.picks = self.order[:: self.epsilon]
+
+    # ---- what there is to choose from
+
+    def _key(self, xi: Xi) -> tuple:
+        return (*self.points[xi], xi)
+
+    def _too_large(self, xi: Xi) -> str | None:
+        p, i = self.points[xi]
+        if p >= self.scale.p or i >= self.scale.i:  # two negative factors would make a winner
+            return "as large or slow as the maximum point"
+        if self.max_params is not None and p > self.max_params:
+            return "over search.max_params"
+        if self.max_latency is not None and i > self.max_latency:
+            return "over search.max_latency_ms"
+        return None
+
+    def _nearest_miss(self) -> str:
+        def excess(xi: Xi) -> float:
+            p, i = self.points[xi]
+            limits = [(p, self.max_params), (i, self.max_latency), (p, self.scale.p)]
+            return max(value / limit for value, limit in limits if limit is not None)
+
+        if not self.points:
+            return "the grid is empty"
+        xi = min(self.points, key=lambda xi: (excess(xi), xi))
+        p, i = self.points[xi]
+        return f"the nearest miss is {name(xi)} with {p:,.0f} parameters and latency {i:,.4g}"
+
+    # ---- what is known
+
+    def w(self, xi: Xi) -> float:
+        return self.scale.w(*self.points[xi], self.errors[xi])
+
+    def gibbs(self, xi: Xi) -> float:
+        return self.scale.bound(*self.points[xi])
+
+    def monotone_bound(self, xi: Xi) -> float:
+        """W⁺ with the quality of the best trained candidate that ξ is a shrunk form of."""
+        above = [self.scale.quality(e) for zeta, e in self.errors.items() if shrinks(xi, zeta)]
+        return self.gibbs(xi) * min(above, default=1.0) ** self.scale.exponents[2]
+
+    def bound(self, xi: Xi) -> float:
+        """The largest W that ξ can have by what is relied on."""
+        return self.monotone_bound(xi) if self.assuming else self.gibbs(xi)
+
+    @property
+    def assuming(self) -> bool:
+        return self.monotone and not self.violations
+
+    @property
+    def unknown(self) -> list[Xi]:
+        """The candidates whose error nobody knows: not trained, or failed."""
+        return [xi for xi in self.order if xi not in self.errors and xi not in self.diverged]
+
+    @property
+    def rivals(self) -> list[Xi]:
+        """The candidates of unknown error that the proof leaves able to be the best."""
+        return list(filter(self.can_win(self.gibbs), self.unknown))
+
+    def winner(self) -> Xi | None:
+        """The best of all, proven; None when a candidate of unknown error could beat it."""
+        return None if self.rivals else self.best
+
+    def first(self, value: Callable[[Xi], float], among: Iterable[Xi] | None = None) -> Xi:
+        """The candidate with the largest value, of all or of these; ties go as in `best`."""
+        return min(among or self.order, key=lambda xi: (-value(xi), *self._key(xi)))
+
+    def under(self, scale: Scale) -> "Selection":
+        """The same candidates and errors, weighed otherwise."""
+        return replace(self, scale=scale)
+
+    @property
+    def best(self) -> Xi | None:
+        """The trained candidate with the largest W; ties go to the smaller (p, i, ξ)."""
+        return min(self.errors, key=self.rank, default=None)
+
+    def rank(self, xi: Xi) -> tuple:
+        """Sorts trained candidates, the best first."""
+        return (-self.w(xi), *self._key(xi))
+
+    def can_win(self, bound: Callable[[Xi], float]) -> Callable[[Xi], bool]:
+        """Whether a candidate would be the best one if its W were `bound`."""
+        best = self.best
+        limit = None if best is None else self.rank(best)
+        return lambda xi: limit is None or (-bound(xi), *self._key(xi)) < limit
+
+    # ---- the loop
+
+    def ask(self, count: int = 1) -> list[Xi]:
+        """Up to `count` candidates to evaluate now; none when the search is over."""
+        for pool in (self.picks, self._interval() if self.refine else []):
+            left = [xi for xi in pool if not self.ended(xi)]
+            if able := list(filter(self.can_win(self.bound), left)):
+                return sorted(able, key=self._urgency(able))[:count]
+        return []
+
+    def ended(self, xi: Xi) -> bool:
+        """Whether ξ was tried."""
+        return xi in self.errors or xi in self.failed or xi in self.diverged
+
+    def _urgency(self, able: list[Xi]) -> Callable[[Xi], tuple]:
+        """Sorts candidates that can win, the one to train first in front.
+
+        By the bound alone; where a training also bounds the errors of smaller candidates, by the
+        bound times the root of how many that are, itself included. Of the orders tried it leaves
+        the fewest trainings, on grids of architectures and on random ones.
+        """
+        if not self.assuming or self.scale.exponents[2] == 0:
+            return lambda xi: (-self.bound(xi), *self._key(xi))
+        left = set(able)
+
+        def reach(xi: Xi) -> float:
+            return math.sqrt(1 + len(self._smaller[xi] & left))
+
+        return lambda xi: (-self.bound(xi) * reach(xi), *self._key(xi))
+
+    @cached_property
+    def _smaller(self) -> dict[Xi, set[Xi]]:
+        """ξ → the candidates whose error its own bounds if errors are monotone."""
+        return {xi: {small for small in self.order if shrinks(small, xi)} for xi in self.order}
+
+    def _interval(self) -> list[Xi]:
+        """The candidates between the picks around the best one."""
+        if self.best is None or self.epsilon == 1:
+            return []
+        place = self.order.index(self.best)
+        first = (place - 1) // self.epsilon * self.epsilon + 1 if place else 0
+        return self.order[first : place // self.epsilon * self.epsilon + self.epsilon]
+
+    def tell(self, xi: Xi, e: float) -> None:
+        """The error of ξ; of several trainings (learning rates) the smallest counts."""
+        self.scale.quality(e)  # raises for an impossible one
+        self.errors[xi] = min(e, self.errors.get(xi, math.inf))
+        self.failed.pop(xi, None)
+        self.diverged.pop(xi, None)
+        others = [pair for pair in self.violations if xi not in pair]
+        pairs = [pair for zeta in self.errors for pair in ((xi, zeta), (zeta, xi))]
+        self.violations = others + [pair for pair in pairs if self._contradicts(*pair)]
+
+    def _contradicts(self, small: Xi, large: Xi) -> bool:
+        lower = self.errors[small] < self.errors[large]
+        return lower and shrinks(small, large) and self.significant(small, large)
+
+    def fail(self, xi: Xi, reason: str, diverged: bool = False) -> None:
+        """ξ has no error; diverged: because it cannot be trained, not for want of memory or time.
+
+        One of several trainings of ξ (learning rates) that ended well outweighs those that did not.
+        """
+        if xi in self.errors:
+            return
+        if not diverged:
+            self.failed[xi] = reason
+            self.diverged.pop(xi, None)
+        elif xi not in self.failed:
+            self.diverged[xi] = reason
+
+    def certificate(self) -> Certificate:
+        """Raises BortError when nothing could be trained."""
+        best = self.best
+        if best is None:
+            reasons = [*self.failed.values(), *self.diverged.values()]
+            reason = next(iter(reasons), "none was trained")
+            tried = f"all {len(reasons)}"
+            if len(reasons) < len(self.order):
+                tried += f" tried of {len(self.order)}"
+            raise BortError(f"{tried} candidates failed; the first one: {reason}")
+        rivals = self.rivals
+        regret = max((self.gibbs(xi) - self.w(best) for xi in rivals), default=0.0)
+        weaker = max((self.monotone_bound(xi) - self.w(best) for xi in rivals), default=0.0)
+        return Certificate(
+            self._statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
+        )
+
+    def _statuses(self) -> dict[Xi, str]:
+        status = dict.fromkeys(self.order, "skipped")
+        proven, assumed = self.can_win(self.gibbs), self.can_win(self.bound)
+        for xi in self.order:
+            if not proven(xi):
+                status[xi] = "pruned"
+            elif not assumed(xi):
+                status[xi] = "assumed"
+        status |= dict.fromkeys(self.failed, "failed") | dict.fromkeys(self.diverged, "diverged")
+        status |= dict.fromkeys(self.errors, "trained")
+        return {xi: status.get(xi, "excluded") for xi in self.points}
+
+
+# ---------------------------------------------------------------------------- beside the optimum
+
+
+def pareto(
+    numbers: Mapping[Xi, tuple[float, ...]], possible: Mapping[Xi, tuple[float, ...]] | None = None
+) -> list[Xi]:
+    """The ξ that no other equals or beats in all of their numbers (smaller is better).
+
+    possible: the least that further candidates may turn out to have; they count as others.
+    """
+    rivals = [*numbers.values(), *(possible or {}).values()]
+
+    def beaten(xi: Xi) -> bool:
+        ours = numbers[xi]
+        return any(
+            theirs != ours and all(t <= o for t, o in zip(theirs, ours, strict=True))
+            for theirs in rivals
+        )
+
+    return sorted(xi for xi in numbers if not beaten(xi))
+
+
+def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Xi | None]:
+    """(α, β) → the ξ that wins with exponents (α, β, 1), each from `weights`.
+
+    None where a candidate of unknown error could win. Only the ratios of the exponents matter to
+    the winner, so two of them say all.
+    """
+    weights = list(weights)
+    return {
+        (alpha, beta): chosen.under(replace(chosen.scale, exponents=(alpha, beta, 1.0))).winner()
+        for alpha in weights
+        for beta in weights
+    }
+
+
+# --------------------------------------------------------------------------- numbers of your own
+
+
+def search_of(table: Table, scale: Scale, epsilon: int) -> Selection:
+    """A search through the table: what it would train, it finds there; the rest stays unknown."""
+    search = Selection(table.points, scale, epsilon)
+    while batch := search.ask():
+        for xi in batch:
+            if xi in table.errors:
+                search.tell(xi, table.errors[xi])
+            else:
+                search.fail(xi, "no error in the table", diverged=xi in table.diverged)
+    if search.best is None:
+        raise BortError(f"none of the {len(search.failed)} candidates tried has an error there")
+    search.failed.clear()  # nobody has tried them: they count as skipped
+    return search
+
+
+def main(arguments: list[str]) -> None:
+    """Print the optimum of a CSV by other exponents, another ε or another error."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return
+    if not arguments or "=" in arguments[0]:
+        raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
+    known = {"exponents": None, "epsilon": "1", "error": "ratio", "objective": "w"}
+    settings = cli.keys(arguments[1:], known)
+    try:
+        exponents = tuple(float(x) for x in (settings["exponents"] or "1,1,1").split(","))
+        epsilon = int(settings["epsilon"])
+    except ValueError as error:
+        raise BortError(f"exponents= and epsilon= take numbers: {error}") from None
+    check_exponents("exponents", exponents)
+    if settings["error"] not in ERRORS:
+        raise BortError(f"error={settings['error']} is unknown; use {' or '.join(ERRORS)}")
+    if settings["objective"] not in OBJECTIVES:
+        raise BortError(f"objective={settings['objective']} is unknown; use w or error")
+    if settings["objective"] == "error":
+        if settings["exponents"] is not None:
+            raise BortError("objective=error has no exponents; leave exponents= or objective= out")
+        exponents = BY_ERROR
+    table = read(Path(arguments[0]))
+    scale = replace(table.scale, exponents=exponents, error=settings["error"])
+    show(search_of(table, scale, epsilon), table)
+
+
+def show(search: Selection, table: Table) -> None:
+    """Print the best ten, the counts, and what is proven."""
+    certificate = search.certificate()
+    for xi in sorted(search.errors, key=search.rank)[:10]:
+        p, i = search.points[xi]
+        e = search.errors[xi]
+        print(f"{name(xi):>20}  W {search.w(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
+    counts = {
+        status: certificate.count(status) for status in sorted({*certificate.status.values()})
+    }
+    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    regret = f"regret at most {rounded_up(certificate.regret_proven)} (proven)"
+    if missing := [xi for xi in search.rivals if xi not in table.errors]:
+        print(f"{len(missing)} that could still win have no error in the table")
+        print(f"{UNDECIDED}; the best of them {name(search.best)}, {regret}")
+    else:
+        print(f"optimum {name(search.best)}, {regret}")

@@ -1,0 +1,1 @@
+"""What a task is: facts, files, rows, token ids and scores."""

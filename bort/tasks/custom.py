@@ -1,0 +1,307 @@
+"""The user's own task: rows of csv, tsv, jsonl or parquet files, labels inferred from them."""
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bort.config.train import Data
+from bort.console import plain
+from bort.errors import BortError, nearest
+from bort.files.tables import Table, read_table
+from bort.tasks.task import Row, Split, Task, shown
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
+MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds with room to spare
+HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
+
+
+def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
+    """The task that data.{train,val,test,text,label} describe and its rows in file order.
+
+    Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`; a test file
+    may have none. Without data.val, a tenth of the distinct texts of data.train is held out,
+    chosen by their hash. Raises BortError, with file and line, for what cannot be read as such.
+    """
+    paths = {"train": data.train, "val": data.val, "test": data.test}
+    records = {split: _records(Path(path), split, data) for split, path in paths.items() if path}
+    for column in data.texts:
+        _check_text(column, records["train"])
+    labels = {
+        split: [_label(r, data.label, where) for r, where in found]
+        for split, found in records.items()
+    }
+    task = _task(data, labels, records)
+    rows = {}
+    for split, found in records.items():
+        places = enumerate(zip(found, labels[split], strict=True))
+        rows[split] = [_row(task, k, *record, label) for k, (record, label) in places]
+    if "val" not in rows:
+        rows = _hold_out(rows, data.train)
+    return task, rows
+
+
+def _task(data: Data, labels: dict[str, list], records: dict[str, Table]) -> Task:
+    """What the labels of the training rows are, as a row of the table of tasks."""
+    for split in ("train", "val"):
+        for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
+            if label is None:
+                raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
+    found = list(dict.fromkeys(labels["train"]))
+    numbers = [_number(label) for label in found]
+    if data.kind == "number" or (data.kind == "auto" and _mostly_numbers(numbers)):
+        _check_numbers(found, numbers, labels["train"], records["train"], data)
+    if len(found) == 1:
+        where = f"{data.train}: '{data.label}'"
+        raise BortError(f"{where} is {shown(found[0])} in every row; there is nothing to learn")
+    notes = tuple(_spellings(data.label, labels["train"], records["train"]))
+    if data.kind == "number" or (data.kind == "auto" and _continuous(numbers)):
+        ends = tuple(_spelled(end) for end in (min(numbers), max(numbers)))
+        notes += tuple(_guess(data, numbers, len(labels["train"])))
+        return own_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
+    _check_classes(found, len(labels["train"]), data)
+    in_order = None not in numbers
+    classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
+    return own_task("custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes)
+
+
+def _mostly_numbers(numbers: list[float | None]) -> bool:
+    """Whether labels are amounts but for some that are mistakes: nan, inf, n/a."""
+    amounts = [number for number in numbers if number is not None]
+    return len(amounts) > len(numbers) / 2 and _continuous(amounts)
+
+
+def _check_numbers(
+    found: list[str], numbers: list, labels: list[str], records: Table, data: Data
+) -> None:
+    """Raises BortError, with the row, for a label that is no number, or one out of range."""
+    for label, number in zip(found, numbers, strict=True):
+        where = records[labels.index(label)][1]
+        if number is None:
+            hint = "mend it" if data.kind == "number" else "mend it, or set data.kind=classes"
+            raise BortError(f"{where}: '{data.label}' is {shown(label)}, not a number; {hint}")
+        _check_range(number, data.label, where)
+
+
+def _check_range(number: float, column: str, where: str) -> None:
+    """Raises BortError for a number that a model in float32 cannot answer."""
+    if number and not LEAST <= abs(number) <= MOST:
+        raise BortError(
+            f"{where}: '{column}' is {number:g}, beyond what a model can answer ({LEAST:g} to "
+            f"{MOST:g}); use another unit"
+        )
+
+
+def _spelled(number: float) -> str:
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _guess(data: Data, numbers: list[float], rows: int) -> Iterator[str]:
+    """A note where the numbers that are taken as amounts may be names of classes."""
+    whole = all(number.is_integer() for number in numbers)
+    if data.kind == "auto" and whole and len(numbers) <= rows / 2:
+        yield (
+            f"warning: the {len(numbers):,} whole numbers of '{data.label}' are taken as a "
+            "quantity; data.kind=classes makes classes of them, data.kind=number silences this"
+        )
+
+
+def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
+    """Notes about labels that are one although they are written in several ways, and the reverse.
+
+    Spaces around a label, and whether 1 is a number or a text, make no difference; case does.
+    """
+    spellings: dict[str, dict] = {}
+    for label, (record, _) in zip(labels, records, strict=True):
+        spellings.setdefault(label, {})[repr(record.get(column))] = None
+    for label, ways in spellings.items():
+        if len(ways) > 1:
+            written = plain(" and ".join(ways))
+            yield f"'{column}': {written} are one label, {shown(label)}"
+    alike: dict[str, list[str]] = {}
+    for label in spellings:
+        normal = unicodedata.normalize("NFKC", label).casefold()
+        visible = "".join(k for k in normal if unicodedata.category(k) not in ("Cf", "Cc"))
+        alike.setdefault(" ".join(visible.split()), []).append(label)
+    for several in alike.values():
+        if len(several) > 1:
+            case_alone = len(set(map(str.casefold, several))) == 1
+            names = plain(", ".join(map(repr if case_alone else ascii, several)))
+            yield f"warning: '{column}': {names} look alike and are {len(several)} labels"
+
+
+def own_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
+    """A task of no suite; answers to a test set go to test.jsonl.
+
+    Of numbers, the answers themselves are wanted, not their order: r2 chooses the checkpoint, since
+    correlations are as high when the answers hardly leave the mean.
+    """
+    metrics = {"regression": ("r2", "pearson", "spearman"), "classes": ("accuracy", "macro_f1")}
+    return Task(
+        name,
+        folders=(),
+        splits={
+            "train": Split((), ""),
+            "val": Split((), ""),
+            "test": Split((), "", "test.jsonl"),
+        },
+        kind=kind,
+        columns=columns,
+        labels=labels,
+        metrics=metrics[kind],
+        hub="",
+        config="",
+        **facts,
+    )
+
+
+def _continuous(numbers: list[float | None]) -> bool:
+    """Whether labels look like amounts rather than names of classes."""
+    if None in numbers:
+        return False
+    return len(numbers) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
+
+
+def _check_classes(found: list[str], rows: int, data: Data) -> None:
+    where = f"{data.train}: '{data.label}'"
+    if len(found) > max(MOST_CLASSES, rows // 2):
+        raise BortError(
+            f"{where} has {len(found):,} different values in {rows:,} rows, too many for classes; "
+            "set data.label to another column, or data.kind=number"
+        )
+
+
+def _row(task: Task, number: int, record: dict, where: str, label: str | None) -> Row:
+    texts = tuple(_text(record, column, where) for column in task.columns)
+    if label is None:
+        return Row(number, texts)
+    if task.kind == "regression":
+        value = _number(label)
+        if value is None:
+            raise BortError(f"{where}: '{task.label}' is {shown(label)}, not a number; mend it")
+        _check_range(value, task.label, where)
+        return Row(number, texts, value)
+    if label not in task.labels:
+        raise BortError(
+            f"{where}: label {shown(label)} is none of those in the training rows "
+            f"({shown(', '.join(task.labels))}){nearest(label, task.labels)}"
+        )
+    return Row(number, texts, task.labels.index(label))
+
+
+def _hold_out(rows: dict[str, list[Row]], place: str) -> dict[str, list[Row]]:
+    """Training rows split by the hash of their texts: equal texts stay together."""
+    distinct = {row.texts for row in rows["train"]}
+    order = sorted(distinct, key=lambda t: hashlib.sha256("\0".join(t).encode()).digest())
+    if len(order) < 2:
+        raise BortError(f"{place}: one distinct text; give more rows, or a file as data.val")
+    held = set(order[: math.ceil(HELD_OUT * len(order))])
+    parts = {
+        "train": [row for row in rows["train"] if row.texts not in held],
+        "val": [row for row in rows["train"] if row.texts in held],
+    }
+    return parts | {split: found for split, found in rows.items() if split == "test"}
+
+
+# ------------------------------------------------------------------------------------ cells
+
+
+def _number(label: str) -> float | None:
+    if "_" in label:  # float() reads 1_000, which nobody else does
+        return None
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _label(record: dict, column: str, where: str) -> str | None:
+    """A label as text: numbers and truth values are spelled one way in all formats."""
+    value = record.get(column)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # whole numbers of a column with gaps
+        value = int(value)
+    if isinstance(value, (int, float)):
+        return None if isinstance(value, float) and math.isnan(value) else str(value)
+    listed = isinstance(value, str) and re.fullmatch(r"\s*\[\s*(['\"\d].*)?\]\s*", value, re.DOTALL)
+    if listed or isinstance(value, list | tuple | dict):
+        raise BortError(
+            f"{where}: '{column}' is {shown(value)}, not a class or a number; a row has one label "
+            "here, several at once cannot be learnt"
+        )
+    if value is not None and not isinstance(value, str):
+        raise BortError(f"{where}: '{column}' is {shown(value)}, not a class or a number; mend it")
+    text = (value or "").strip()
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
+
+
+def _text(record: dict, column: str, where: str) -> str:
+    value = record.get(column)
+    if not isinstance(value, str):
+        whole = isinstance(value, (dict, list))
+        what = f"a {type(value).__name__}" if whole else shown(value)
+        what = "absent" if value is None else f"{what}, not text"
+        raise BortError(f"{where}: '{column}' is {what}; mend or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise BortError(f"{where}: '{column}' has half a character; mend it") from None
+    return value
+
+
+def _check_text(column: str, records: Table) -> None:
+    """Raises BortError for a column of numbers: it is not the text that was meant."""
+    values = [record.get(column) for record, _ in records]
+    if all(isinstance(value, str) and not value.strip() for value in values):
+        raise BortError(f"{records[0][1]}: '{column}' is empty in this and every other row")
+    numbers = (v if isinstance(v, (int, float)) else _number(str(v)) for v in values)
+    if all(number is not None for number in numbers):
+        raise BortError(
+            f"{records[0][1]}: '{column}' is {shown(values[0])}, and a number in every row; set "
+            "data.text to the column with the text"
+        )
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def check_files(data: Any) -> None:
+    """Raises BortError, before anything is read, for a file that is not there or none of rows.
+
+    data: the settings, or as much of them as the command line has.
+    """
+    for split in ("train", "val", "test"):
+        if name := data.get(split):
+            _check_file(Path(str(name)).expanduser(), split)
+
+
+def _check_file(path: Path, split: str) -> None:
+    if path.is_dir():
+        raise BortError(f"data.{split}={path} is a folder; name one file ({', '.join(SUFFIXES)})")
+    if path.suffix.lower() not in SUFFIXES:
+        raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise BortError(f"data.{split}={path} is not there{nearest(path.name, near)}")
+    if not path.stat().st_size:
+        raise BortError(f"data.{split}={path} is empty; give a file with rows")
+
+
+def _records(path: Path, split: str, data: Data) -> Table:
+    """All records of a file; its columns are checked."""
+    path = path.expanduser()
+    _check_file(path, split)
+    needed = [*data.texts, *([] if split == "test" else [data.label])]
+    try:
+        table = read_table(path, needed, [*data.texts, data.label])
+    except OSError as error:
+        raise BortError(f"data.{split}={path}: {error.strerror or error}") from error
+    if not len(table):
+        raise BortError(f"{path}: no rows in it, only the names of columns; give a file with rows")
+    return table

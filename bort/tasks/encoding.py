@@ -1,0 +1,302 @@
+"""Rows of a task to token ids: the tokenizer's own template, and what is cut when a row is long.
+
+Letters: N rows, L tokens of one input.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bort.console import counted, plain
+from bort.errors import BortError
+from bort.tasks.task import Row, Task
+from bort.text.tokenizer import encode, special_ids, text_encoder
+
+
+@dataclass
+class Cast:
+    """The inputs of rows; each row has one, or one per choice."""
+
+    input_ids: list[list[np.ndarray]]  # N × inputs × int32 (L,), with the special tokens
+    token_types: list[list[np.ndarray]] | None  # likewise; None where the tokenizer makes none
+    spans: np.ndarray | None  # (N, 2, 2) int64: first and one past the last token of both spans
+    cut: int  # rows that are shorter than their text
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens (N,) of each row's longest input."""
+        return np.array([max(map(len, choices)) for choices in self.input_ids])
+
+    def of(self, rows: Sequence[int]) -> "Cast":
+        """Those of some rows alone, in the order given."""
+        ids, types, spans = self.input_ids, self.token_types, self.spans
+        return Cast(
+            [ids[row] for row in rows],
+            None if types is None else [types[row] for row in rows],
+            None if spans is None else spans[list(rows)],
+            self.cut,
+        )
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens that a tokenizer puts before, between and after one or two texts."""
+
+    parts: tuple[np.ndarray, ...]  # ids before the first text, after it, after the second
+    part_types: tuple[np.ndarray, ...]
+    text_types: tuple[int, ...]  # type of each text's tokens
+
+    @property
+    def size(self) -> int:
+        """Number of special tokens."""
+        return sum(map(len, self.parts))
+
+    def fill(self, texts: Sequence[np.ndarray]) -> np.ndarray:
+        """Ids (L,) of texts between their special tokens."""
+        pieces = [self.parts[0]]
+        for text, after in zip(texts, self.parts[1:], strict=True):
+            pieces += [text, after]
+        return np.concatenate(pieces).astype(np.int32)
+
+    def types(self, texts: Sequence[np.ndarray]) -> np.ndarray:
+        """Token types (L,) of the same."""
+        pieces = [self.part_types[0]]
+        for text, kind, after in zip(texts, self.text_types, self.part_types[1:], strict=True):
+            pieces += [np.full(len(text), kind), after]
+        return np.concatenate(pieces).astype(np.int32)
+
+
+def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
+    """Inputs of at most `length` tokens for rows; words like `<mask>` in a text are ordinary text.
+
+    Of a row that is too long, the text `task.cut` is shortened at its end (None: the longer of
+    two), for all choices of a question alike; texts with spans are a window around them.
+    Raises BortError for a row that does not fit even without that text.
+    """
+    encoder = text_encoder(tokenizer)
+    texts = [_inputs(task, row) for row in rows]
+    count = 2 if len(task.columns) > 1 else 1
+    template = _template(encoder, count)
+    room = length - template.size
+    if room < 1:
+        raise BortError(
+            f"data.length={length} leaves no room beside the {template.size} special tokens; "
+            "give a larger one"
+        )
+    unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
+
+    def plain(ids: np.ndarray) -> np.ndarray:
+        """Without special ids: some vocabularies (SentencePiece) hold "<s>" as a word too."""
+        return ids if unknown is None else np.where(special[ids], unknown, ids)
+
+    fit = _windows if task.kind == "spans" else _fitted
+    types = "token_type_ids" in tokenizer.model_input_names
+    result = Cast([], [] if types else None, None, 0)
+    spans = []
+    for inputs, places, cut in fit(task, rows, texts, encoder, plain, room):
+        result.input_ids.append([template.fill(given) for given in inputs])
+        if types:
+            result.token_types.append([template.types(given) for given in inputs])
+        if places:
+            spans.append(_placed(places, inputs[0], template))
+        result.cut += cut
+    if task.kind == "spans":
+        result.spans = np.array(spans, dtype=np.int64).reshape(-1, 2, 2)
+    return result
+
+
+def _inputs(task: Task, row: Row) -> list[tuple[str, ...]]:
+    """The one or two texts of each input of a row."""
+    first, *rest = row.texts
+    if task.kind == "choices":
+        question, *options = rest
+        return [(first, f"{question} {option}") for option in options]
+    if task.placeholder:
+        query, entity = rest
+        return [(first, query.replace(task.placeholder, entity))]
+    return [(first, " ".join(rest))] if rest else [(first,)]
+
+
+def _template(encoder, texts: int) -> Template:
+    """What the tokenizer's post-processor puts around one or two texts, seen on the letter a."""
+    probe = encoder.encode("a", "a") if texts == 2 else encoder.encode("a")
+    ids, types = np.array(probe.ids), np.array(probe.type_ids)
+    owner = np.array([-1 if text is None else text for text in probe.sequence_ids])
+    places = [np.flatnonzero(owner == text) for text in range(texts)]
+    if not all(map(len, places)):
+        raise BortError("the tokenizer makes no token of the letter a; use another one")
+    edges = [0, *(edge for place in places for edge in (place[0], place[-1] + 1)), len(ids)]
+    around = [slice(*edges[k : k + 2]) for k in range(0, len(edges), 2)]
+    return Template(
+        tuple(ids[part] for part in around),
+        tuple(types[part] for part in around),
+        tuple(int(types[place[0]]) for place in places),
+    )
+
+
+def _named(task: Task, row: Row) -> str:
+    index = row.index if isinstance(row.index, tuple) else (row.index,)
+    return f"{task.name}, row {'-'.join(map(str, index))}"
+
+
+# ------------------------------------------------------------------------------------ plain rows
+
+# What `_fitted` and `_windows` give for a row: the cut texts of each input, the token ranges
+# (text, first, one past the last) of its spans, and whether anything was cut.
+Fitted = tuple[list[list[np.ndarray]], list[tuple[int, int, int]], bool]
+
+
+def _fitted(
+    task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
+) -> Iterator[Fitted]:
+    """The inputs of rows without spans, cut to `room` tokens of text."""
+    distinct = list(dict.fromkeys(text for inputs in texts for given in inputs for text in given))
+    ids = dict(zip(distinct, map(plain, encode(encoder, distinct)), strict=True))
+    for row, inputs in zip(rows, texts, strict=True):
+        whole = [[ids[text] for text in given] for given in inputs]
+        if task.cut is None:
+            kept = [[a[:n] for a, n in zip(g, _longest_first(g, room), strict=True)] for g in whole]
+        else:
+            fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in whole)  # the same for all
+            if fixed > room:
+                raise BortError(
+                    f"{_named(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
+                    f"data.length leaves {room}; give a larger one"
+                )
+            kept = [
+                [text[: room - fixed] if k == task.cut else text for k, text in enumerate(given)]
+                for given in whole
+            ]
+        yield kept, [], any(sum(map(len, given)) > room for given in whole)
+
+
+def _longest_first(texts: Sequence[np.ndarray], room: int) -> list[int]:
+    """Tokens kept of each text when they are taken one by one from the end of the longer."""
+    if sum(map(len, texts)) <= room:
+        return [len(text) for text in texts]
+    if len(texts) == 1:
+        return [room]
+    first, second = map(len, texts)
+    short = min(first, second, room // 2)
+    return [room - short, short] if first > second else [short, room - short]
+
+
+# ------------------------------------------------------------------------------------ spans
+
+
+def _windows(
+    task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
+) -> Iterator[Fitted]:
+    """The inputs of rows with spans: of each text the part around its spans."""
+    flat = [text for (given,) in texts for text in given]
+    encodings = iter(encoder.encode_batch(flat, add_special_tokens=False))
+    for row, (given,) in zip(rows, texts, strict=True):
+        parts = [next(encodings) for _ in given]
+        ids = [plain(np.array(part.ids, dtype=np.int64)) for part in parts]
+        owners = [0, len(given) - 1]  # the text of each span
+        places = [
+            (text, *_tokens(parts[text].offsets, *span))
+            for text, span in zip(owners, row.spans, strict=True)
+        ]
+        reach = [
+            (min(first for t, first, _ in places if t == k), max(e for t, _, e in places if t == k))
+            for k in range(len(given))
+        ]
+        needed = [end - first for first, end in reach]
+        if sum(needed) > room:
+            raise BortError(
+                f"{_named(task, row)}: its spans and what lies between take {sum(needed)} tokens, "
+                f"data.length leaves {room}; give a larger one"
+            )
+        keep = _kept(ids, needed, room)
+        starts = [
+            min(max(0, first - (n - (end - first)) // 2), len(text) - n)
+            for (first, end), n, text in zip(reach, keep, ids, strict=True)
+        ]
+        kept = [text[s : s + n] for text, s, n in zip(ids, starts, keep, strict=True)]
+        moved = [(t, first - starts[t], end - starts[t]) for t, first, end in places]
+        yield [kept], moved, sum(keep) < sum(map(len, ids))
+
+
+def _kept(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
+    """Tokens kept of each text: the longer is cut first, but not below what its spans need."""
+    if len(texts) == 1:
+        return [min(len(texts[0]), room)]
+    first, second = _longest_first(texts, room)
+    first = min(max(first, needed[0]), len(texts[0]))
+    second = min(second, len(texts[1]), room - first)
+    if second < needed[1]:
+        second = needed[1]
+        first = min(first, room - second)
+    return [first, second]
+
+
+def _tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    """First and one past the last token that overlap characters start to end.
+
+    A word that the tokenizer drops (control characters) is the token after it, else the last.
+    """
+    inside = [k for k, (first, last) in enumerate(offsets) if first < end and last > start]
+    if inside:
+        return inside[0], inside[-1] + 1
+    after = [k for k, (first, _) in enumerate(offsets) if first >= end] or [len(offsets) - 1]
+    return after[0], after[0] + 1
+
+
+def _placed(places: list, texts: list[np.ndarray], template: Template) -> list[tuple[int, int]]:
+    """Token ranges within the whole input."""
+    shifts = [len(template.parts[0])]
+    for text, after in zip(texts, template.parts[1:], strict=True):
+        shifts.append(shifts[-1] + len(text) + len(after))
+    return [(first + shifts[text], end + shifts[text]) for text, first, end in places]
+
+
+# ------------------------------------------------------------------------------------ report
+
+
+def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast]) -> Iterator[str]:
+    """Lines about rows, lengths, how many were cut, labels, and texts that are in two splits."""
+    for name, split in rows.items():
+        lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
+        middle, top = np.quantile(lengths, (0.5, 0.95)).astype(int)
+        line = f"data: {name} {counted(len(split), 'row')}, {middle} tokens (95% up to {top})"
+        if cut := inputs[name].cut:
+            line += f", {cut:,} cut at the limit ({cut / len(split):.1%})"
+        yield line
+    if task.kind == "regression":
+        labels = np.array([row.label for row in rows["train"]])
+        yield (
+            f"data: labels of train: {labels.min():.6g} to {labels.max():.6g}, mean "
+            f"{labels.mean():.6g} ± {labels.std():.3g}; losses are mean squares in their unit"
+        )
+    else:
+        yield f"data: labels of train: {_shares(task, rows['train'])}"
+        yield from _absent(task, rows)
+    for note in task.notes:
+        yield note if note.startswith("warning: ") else f"data: {note}"
+    seen = {row.texts for row in rows.get("train", ())}
+    for name, split in rows.items():
+        if name != "train" and (twice := sum(row.texts in seen for row in split)):
+            verb = "is" if twice == 1 else "are"
+            yield f"data: {counted(twice, 'row')} of {name} {verb} in train, too"
+
+
+def _absent(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
+    """Warnings about labels that no row of training or of a validation set has."""
+    for name, split in rows.items():
+        if not name.startswith("test"):
+            present = {row.label for row in split}
+            if absent := [label for k, label in enumerate(task.labels) if k not in present]:
+                yield f"warning: no row of {name} has the label {plain(' or '.join(absent))}"
+
+
+def _shares(task: Task, rows: list[Row], most: int = 8) -> str:
+    """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
+    counts = Counter(row.label for row in rows)
+    parts = [
+        f"{plain(task.labels[k])}: {n:,} ({n / len(rows):.0%})" for k, n in counts.most_common(most)
+    ]
+    more = len(counts) - len(parts)
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""Documents, their split, near-copies among them, and the tokenizer."""

@@ -1,0 +1,302 @@
+"""Where documents come from: docstrings of the installed packages, or the user's text.
+
+Each source streams: memory holds one document, of the docstrings all (31 MB).
+"""
+
+import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from bort.config.train import Data, cache_folder
+from bort.doctor import hub_reachable
+from bort.errors import BortError, nearest
+from bort.files.digests import read_sealed, write_sealed
+from bort.files.text_files import lines, parquet_rows, parquet_shape
+from bort.machine import usable_cores
+
+# Dependencies by the name that is both their distribution's and their import's. Left out: plotly
+# (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
+PACKAGES = (
+    "datasets",
+    "huggingface_hub",
+    "lightning",
+    "mpmath",
+    "networkx",
+    "numpy",
+    "pandas",
+    "scipy",
+    "sympy",
+    "torch",
+    "torchmetrics",
+    "transformers",
+)
+SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
+HALF = re.compile("[\ud800-\udfff]")  # half of a character, which Python's source can spell
+SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
+
+
+class Document(NamedTuple):
+    """A text and where it stood."""
+
+    text: str
+    size: float  # bytes that it takes in the source
+    group: str = ""  # documents of one group go together into training or validation
+
+
+@dataclass
+class Source:
+    """Where documents come from."""
+
+    name: str
+    identity: dict  # all that decides the text, for the fingerprint
+    size: int  # bytes, 0 while unknown
+    read: Callable[[], Iterable[Document]]
+    note: str = ""  # what is not read of it
+
+
+# ------------------------------------------------------------------------------------ docstrings
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed, for the name of what is made from them."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def docstrings_of(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
+    """The docstrings of each file of each package, parsed by one process per core."""
+    files = [(name, file) for name in packages for file in python_files(name)]
+    documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
+    tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
+    # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
+    with ProcessPoolExecutor(min(usable_cores(), 32), mp_context=get_context("spawn")) as pool:
+        parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
+        for (name, file), found in zip(files, parsed, strict=True):
+            tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
+            documents[name][file] = found
+    return documents
+
+
+def python_files(package: str) -> list[str]:
+    """The package's source files in order, tests left out; found without importing it."""
+    if package == "python":
+        roots = [sysconfig.get_path("stdlib")]
+    else:
+        spec = importlib.util.find_spec(package)
+        roots = list(spec.submodule_search_locations or []) if spec else []
+    skipped = {"test", "tests", "testing", "site-packages", "dist-packages", "__pycache__"}
+    files = []
+    for root in roots:
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(set(folders) - skipped)
+            files += [os.path.join(folder, name) for name in sorted(names) if name.endswith(".py")]
+    return files
+
+
+def docstrings(file: str) -> list[str]:
+    """Cleaned docstrings over 200 characters of one Python file, which is parsed and never run.
+
+    Of `pydoc_data/topics.py` the help texts too. A file that does not parse gives none.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            tree = ast.parse(Path(file).read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, holders)]
+    if Path(file).parts[-2:] == ("pydoc_data", "topics.py"):
+        values = [v for node in ast.walk(tree) if isinstance(node, ast.Dict) for v in node.values]
+        texts += [value.value for value in values if isinstance(value, ast.Constant)]
+    texts = [text for text in texts if text and len(text) > SHORTEST]
+    return [text for text in texts if text.isascii() or not HALF.search(text)]
+
+
+# ------------------------------------------------------------------------------------ user's text
+
+
+def text_source(data: Data) -> Source:
+    """The documents of `data.path`: a file, a folder or a data set of the Hugging Face hub."""
+    path = Path(data.path).expanduser()
+    if not path.exists():
+        return _hub_source(data)
+    files, left_out = _text_files(path)
+    identity = {
+        "files": [_version(file) for file in files],
+        "sample_by": data.sample_by,
+        "key": data.text,
+    }
+    readers = {".jsonl": _jsonl, ".parquet": _parquet}
+
+    def read() -> Iterator[Document]:
+        for file in files:
+            yield from readers.get(file.suffix.lower(), _plain)(file, data)
+
+    size = sum(file.stat().st_size for file in files)
+    return Source(str(path), identity, size, read, _note(path, left_out))
+
+
+def _version(file: Path) -> tuple[str, int, int, int]:
+    """What changes with a file's content: also when its size and time of change are set back."""
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _note(path: Path, left_out: list[str], most: int = 4) -> str:
+    """A line about what a folder holds and is not read."""
+    if not left_out:
+        return ""
+    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in left_out[:most]]
+    more = f" and {len(left_out) - most:,} more" if len(left_out) > most else ""
+    return (
+        f"not read in {path.name}: {', '.join(names)}{more}; read are {', '.join(SUFFIXES)} files"
+    )
+
+
+def _text_files(path: Path) -> tuple[list[Path], list[str]]:
+    """The files to read, in order, and the names of other files and of links to folders."""
+
+    def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
+        raise error
+
+    kinds = ", ".join(SUFFIXES)
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise BortError(f"data.path={path}: not a kind of file that is read here; use {kinds}")
+        return [path], []
+    files, left_out = [], []
+    for folder, folders, names in os.walk(path, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names = [name for name in names if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
+        left_out += [name for name in names if not name.lower().endswith(SUFFIXES)]
+        left_out += [f"{name} (a link)" for name in folders if Path(folder, name).is_symlink()]
+    if not files:
+        has = f", only {sorted(left_out)[0][:40]}" if left_out else ""
+        raise BortError(f"data.path={path}: no text in it{has}; put {kinds} files there")
+    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return files, sorted(left_out)
+
+
+def _plain(file: Path, data: Data) -> Iterator[Document]:
+    if data.sample_by == "line":
+        yield from (Document(line.text, line.size) for line in lines(file))
+        return
+    texts, size = [], 0
+    for line in lines(file):
+        size += line.size
+        if data.sample_by == "file" or line.text.strip(" \t"):
+            texts.append(line.text)
+        else:  # a blank line ends a paragraph
+            yield Document("\n".join(texts), size)
+            texts, size = [], 0
+    yield Document("\n".join(texts), size)
+
+
+def _jsonl(file: Path, data: Data) -> Iterator[Document]:
+    for line, number, size in lines(file):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BortError(f"{where}: not JSON ({error}); mend or drop the line") from error
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise BortError(f"{where}: a {kind}, not an object {{…}}; mend or drop the line")
+        yield Document(_text(row, where, data), size)
+
+
+def _parquet(file: Path, data: Data) -> Iterator[Document]:
+    rows, columns = parquet_shape(file)
+    _check_key(columns, str(file), data)
+    size = file.stat().st_size / max(1, rows)
+    for number, (text,) in enumerate(parquet_rows(file, [data.text]), start=1):
+        yield Document(_text({data.text: text}, f"{file}, row {number}", data), size)
+
+
+def _check_key(known: Iterable[str], where: str, data: Data) -> None:
+    known = list(known)
+    if data.text not in known:
+        has = ", ".join(known) or "none"
+        hint = nearest(data.text, known)
+        raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
+
+
+def _text(row: dict, where: str, data: Data) -> str:
+    _check_key(row, where, data)
+    text = row[data.text]
+    if not isinstance(text, str):
+        kind = "null" if text is None else f"a {type(text).__name__}"
+        raise BortError(f"{where}: '{data.text}' is {kind}, not text; mend or drop the row")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise BortError(f"{where}: '{data.text}' has half a character; mend it") from error
+    return text
+
+
+def _hub_source(data: Data) -> Source:
+    name, _, subset = data.path.partition(":")
+    path = Path(data.path).expanduser()
+    hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)
+    if not hub_name or path.parent.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
+        raise BortError(f"data.path={data.path}: no such file or folder{hint}")
+
+    revision = _revision(name)
+
+    def read() -> Iterator[Document]:
+        if not hub_reachable():
+            raise BortError(
+                f"data.path={data.path}: no such file or folder here, and the Hugging Face hub "
+                "cannot be reached; check the path or the network"
+            )
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(
+                name, subset or None, split="train", streaming=True, revision=revision
+            )
+        except Exception as error:  # the hub's client has no common class for its refusals
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
+        for number, row in enumerate(rows, start=1):
+            yield Document(_text(row, f"{data.path}, row {number}", data), 0)
+
+    identity = {"hub": data.path, "revision": revision, "key": data.text}
+    return Source(data.path, identity, 0, read)
+
+
+def _revision(name: str) -> str | None:
+    """The commit of a data set on the hub; without a network that of the last time, if any."""
+    path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
+    if not hub_reachable():
+        return (read_sealed(path) or {}).get("revision")
+    from huggingface_hub import HfApi
+
+    try:
+        revision = HfApi().dataset_info(name, timeout=10).sha
+    except Exception:  # what the hub has against the name is said when it is read
+        return None
+    write_sealed(path, {"revision": revision})
+    return revision

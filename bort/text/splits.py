@@ -1,0 +1,93 @@
+"""Which documents are for training and which for validation, each decided by itself alone.
+
+So one document more moves no other from one side to the other. Near-copies share a side as a rule
+(MinHash); what is left of them in validation is found by `copies.Overlap`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bort.text.copies import common_key, runs
+from bort.text.sources import Document
+
+RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
+LONG = 50_000  # characters: of a longer document a part is held out, not all or nothing
+GAP = 1_000  # characters before and after that part, in neither split
+
+
+@dataclass
+class Part:
+    """A document, or what one split has of a long one."""
+
+    text: str
+    split: str  # train or val
+    runs: np.ndarray  # of `copies.runs`; empty where nothing is held out
+
+
+class Seen:
+    """A set of 64-bit hashes that holds hundreds of millions in memory."""
+
+    def __init__(self):
+        self.recent: set[int] = set()
+        self.sorted = np.empty(0, dtype=np.uint64)
+
+    def add(self, key: int) -> bool:
+        """Add a hash; True when it is new."""
+        place = self.sorted.searchsorted(np.uint64(key))
+        if key in self.recent or (place < len(self.sorted) and self.sorted[place] == key):
+            return False
+        self.recent.add(key)
+        if len(self.recent) >= RECENT:
+            recent = np.sort(np.fromiter(self.recent, dtype=np.uint64))
+            self.sorted = np.sort(np.concatenate([self.sorted, recent]), kind="stable")
+            self.recent.clear()
+        return True
+
+
+def document_key(text: str) -> int:
+    """64-bit hash of the stripped text: decides what is a duplicate."""
+    return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
+
+
+def distinct(documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
+    """Documents that are not blank, and whether each is new rather than an exact duplicate."""
+    seen = Seen()
+    for document in documents:
+        if document.text.strip():
+            yield document, seen.add(document_key(document.text))
+
+
+def parts(document: Document, val_fraction: float) -> list[Part]:
+    """What each split gets: all of a document for one of them, of a long one a part for each.
+
+    Documents of a group are in one split; others go by a number that near-copies share.
+    """
+    text = document.text
+    if not val_fraction:
+        return [Part(text, "train", np.empty(0, np.uint64))]
+    if not document.group and len(text) > LONG:
+        return _cut(text, val_fraction)
+    hashes = runs(text)
+    key = document_key(document.group) if document.group else common_key(hashes)
+    return [Part(text, "val" if key / 2**64 < val_fraction else "train", hashes)]
+
+
+def _cut(text: str, val_fraction: float) -> list[Part]:
+    """One contiguous part for validation, at a place of the text's own, the rest for training."""
+    size = round(val_fraction * len(text))
+    start = document_key(text) * (len(text) - size) >> 64
+    edges = (start - GAP, start, start + size, start + size + GAP)
+    before, first, last, after = (_word_end(text, place) for place in edges)
+    cut = (("train", text[:before]), ("val", text[first:last]), ("train", text[after:]))
+    return [Part(part.strip(), split, runs(part)) for split, part in cut if part.strip()]
+
+
+def _word_end(text: str, place: int) -> int:
+    """The end of the word at a place; the place itself in a text without spaces."""
+    if place <= 0:
+        return 0
+    space = text.find(" ", place, place + GAP // 2)
+    return min(place, len(text)) if space < 0 else space

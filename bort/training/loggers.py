@@ -1,0 +1,269 @@
+"""metrics.csv: one row per step, appended at once, exact across resumes.
+
+Lightning's CSVLogger deletes the file when a run is resumed.
+"""
+
+import csv
+import functools
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from bort.config.train import Logger as LoggerConfig
+from bort.doctor import reachable, wandb_key
+from bort.errors import BortError
+from bort.files.untrusted import short
+from bort.files.writing import replacing
+from bort.shell import say, shorten
+
+COLUMNS = [
+    "step",
+    "train/epoch",
+    "train/loss",
+    "train/kd_loss",
+    "train/mlm_loss",
+    "train/grad_norm",
+    "train/lr",
+    "val/loss",
+    "val/mlm_accuracy",
+    "val/kd_loss",
+    "val/teacher_entropy",
+]
+
+
+class MetricsCsv(Logger):
+    """Appends rows to `metrics.csv`, and those of wall clock (`perf/…`) to `perf.csv`.
+
+    Apart, so that two runs of the same settings have equal metrics.csv byte for byte. Values that
+    arrive for the step of the last row complete that row.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.tables = {
+            "metrics": Table(folder / "metrics.csv", COLUMNS),
+            "perf": Table(folder / "perf.csv", ["step"]),
+        }
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args, **kwargs) -> None:
+        """The run folder holds the configuration already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        rows: dict[str, dict] = {"metrics": {}, "perf": {}}
+        for name, value in metrics.items():
+            rows["perf" if name.startswith("perf/") else "metrics"][name] = value
+        for table, row in rows.items():
+            if row:
+                self.tables[table].write(step or 0, row)
+
+    def resume(self, step: int) -> None:
+        """Drop the rows after `step`, which a run that goes on from there writes again."""
+        for table in self.tables.values():
+            table.cut(step)
+
+
+class Table:
+    """A CSV file whose last row can still be completed."""
+
+    def __init__(self, path: Path, columns: list[str]):
+        self.path, self.columns = path, list(columns)
+        self.last: dict[str, Any] = {}
+        self.offset = 0  # where the last row starts
+        if path.exists():
+            self.cut(math.inf)
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        if not self.path.exists():
+            self._rewrite([])
+        if unknown := [name for name in row if name not in self.columns]:
+            self.columns += unknown
+            self._rewrite(self.rows())
+        if self.last.get("step") == str(step):
+            row = {**self.last, **_text(row)}
+        else:
+            row = {"step": str(step), **_text(row)}
+            self.offset = self.path.stat().st_size
+        with self.path.open("r+b") as file:
+            file.seek(self.offset)
+            file.write(self._line(row))  # over the row that it completes: a kill loses neither
+            file.truncate()
+        self.last = row
+
+    def rows(self) -> list[dict[str, str]]:
+        """All whole rows; what a kill left half-written at the end is not one."""
+        text = self.path.read_bytes().decode("utf-8", "replace")
+        try:
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+            if any(not row["step"].isdecimal() or None in row for row in rows):
+                raise ValueError("a row without a step")
+        except (ValueError, KeyError, AttributeError, csv.Error) as error:
+            line = f"{self.path} is no table by step ({short(error)}); restore it or remove the run"
+            raise BortError(line) from None
+        return rows
+
+    def cut(self, step: float) -> None:
+        if self.path.exists():
+            rows = self.rows()
+            self.columns += [name for name in (rows[0] if rows else {}) if name not in self.columns]
+            self._rewrite([row for row in rows if int(row["step"]) <= step])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        lines = [self._line(row) for row in rows]
+        header = self._line({name: name for name in self.columns})
+        with replacing(self.path) as file:
+            file.write(header + b"".join(lines))
+        self.offset = len(header) + sum(map(len, lines[:-1]))
+        self.last = rows[-1] if rows else {}
+
+    def _line(self, row: dict[str, Any]) -> bytes:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerow([row.get(name, "") for name in self.columns])
+        return out.getvalue().encode()
+
+
+def _text(row: dict[str, float]) -> dict[str, str]:
+    return {
+        name: repr(value) if isinstance(value, float) else str(value) for name, value in row.items()
+    }
+
+
+def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
+    """The loggers besides metrics.csv; wandb never asks for anything."""
+    if config.name == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return [TensorBoardLogger(folder, name="tensorboard")]
+    if config.name != "wandb":
+        return []
+    options = wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
+    if options["mode"] == "disabled":
+        return []
+    _stage_wandb(folder)
+    return [_wandb_logger(folder, settings, options)]
+
+
+def _wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
+    """wandb's logger, which after a first refusal logs no more: a training does not end with it."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    logger = WandbLogger(save_dir=folder, config=settings, **options)
+    logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
+    for name in ("log_metrics", "log_table"):
+        setattr(logger, name, _end_quietly(getattr(logger, name), folder))
+    return logger
+
+
+def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
+    """`log`, which says in one line that it has failed, and is not called again then."""
+    failed = False
+
+    @functools.wraps(log)
+    def call(*args, **kwargs) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            log(*args, **kwargs)
+        except Exception as error:  # wandb's have no common class
+            failed = True
+            say(f"wandb: logs no more ({shorten(str(error), 80)}); {folder}/metrics.csv goes on")
+
+    return call
+
+
+WANDB_FOLDERS = {  # wandb's own, by the variable that moves each of them
+    "WANDB_DATA_DIR": ".local/share/wandb",
+    "WANDB_CACHE_DIR": ".cache/wandb",
+    "WANDB_CONFIG_DIR": ".config/wandb",
+}
+_CHOSEN = {name for name in WANDB_FOLDERS if name in os.environ}  # by the user
+
+
+def _stage_wandb(folder: Path) -> None:
+    """Let wandb keep its files in the run folder where the user's home cannot be written."""
+    for name, usual in WANDB_FOLDERS.items():
+        if name not in _CHOSEN and not _can_be_made(Path(os.path.expanduser("~"), usual)):
+            os.environ[name] = str((folder / "wandb").absolute())
+
+
+def _can_be_made(folder: Path) -> bool:
+    if not folder.is_absolute():  # ~, of a user without a home
+        return False
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
+def wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
+    """What wandb's runs are started with; their `mode` is `disabled`, `offline` or `online`.
+
+    Raises BortError when there is no key and logger.mode=online.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return {
+        "project": config.project,
+        "name": name,
+        "group": group,
+        "job_type": config.job_type,
+        "mode": wandb_mode(config.mode),
+        "tags": config.tags,
+    }
+
+
+@functools.cache  # the network is tried once, and what comes of it said once
+def wandb_mode(chosen: str) -> str:
+    """`chosen`, or for auto what WANDB_MODE says, or else offline without a key or a network."""
+    if chosen == "offline":
+        return chosen
+    variable = os.environ.get("WANDB_MODE", "")
+    if chosen == "auto" and variable in ("disabled", "offline", "dryrun"):
+        if variable == "disabled":
+            say("wandb: nothing is logged: WANDB_MODE is disabled")
+        return "disabled" if variable == "disabled" else "offline"
+    if not _wandb_key():
+        if chosen == "online":
+            raise BortError(
+                "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or "
+                "leave logger.mode=auto for a local log that `wandb sync` uploads later"
+            )
+        return "offline"
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    if chosen == "auto" and (state := reachable(server)) != "reachable":
+        say(f"wandb: offline, since {server} is {shorten(state, 80)}")
+        return "offline"
+    return "online"
+
+
+def _wandb_key() -> bool:
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return not wandb_key(urlsplit(server).hostname or "").startswith("none")
+
+
+def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:
+    """A table of text, true answer and answer for those that take tables."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)
+
+
+def finish_loggers(loggers: list[Logger]) -> None:
+    """End the wandb run, so that the next job of this process does not write into it."""
+    for logger in loggers:
+        if hasattr(logger, "log_table"):
+            logger.experiment.finish()

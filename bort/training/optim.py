@@ -1,0 +1,127 @@
+"""Muon for the encoder's matrices and AdamW for the rest as one optimizer; the schedule."""
+
+import torch
+from torch import nn
+
+from bort.config.train import Optim
+
+MOMENTUM = 0.95
+# Keller Jordan's quintic: steepest at zero while singular values end between about 0.7 and 1.2
+QUINTIC = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+CHUNK = 2**24  # at most so many numbers of one shape at a time, so that large models do not double
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearest semi-orthogonal matrices of a float stack (n, rows, columns), by Newton-Schulz.
+
+    In the stack's own precision: in bfloat16, as `torch.optim.Muon` works, the last bit of a
+    gradient moves a weight by 1% of a step, and four small batches are not one large.
+    """
+    a, b, c = QUINTIC
+    x = matrices.mT if matrices.size(1) > matrices.size(2) else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if matrices.size(1) > matrices.size(2) else x
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon over the first parameter group, `torch.optim.AdamW` over the others.
+
+    One optimizer, since with two Lightning leaves accumulation, clipping and resume to the user.
+    Muon is `torch.optim.Muon` with match_rms_adamw, but in float32 and one batched product per
+    shape: at the sizes of a search its cost is the number of calls. AdamW's groups and state are
+    shared with the inner optimizer.
+    """
+
+    def __init__(self, matrices: list, groups: list[dict], config: Optim, fused: bool):
+        self.adamw = adamw(groups, config, fused)
+        muon = {
+            "params": matrices,
+            "lr": config.lr * config.muon_ratio,
+            "weight_decay": config.weight_decay,
+        }
+        super().__init__([muon, *self.adamw.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        self.adamw.param_groups = self.param_groups[1:]
+        self.adamw.state = self.state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        by_shape: dict[tuple, list[nn.Parameter]] = {}
+        for matrix in self.param_groups[0]["params"]:
+            if matrix.grad is not None:
+                by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
+        for (rows, columns), same in by_shape.items():
+            size = max(1, CHUNK // (rows * columns))
+            for start in range(0, len(same), size):
+                self._muon(same[start : start + size])
+        self.adamw.step()
+        return loss
+
+    def _muon(self, matrices: list[nn.Parameter]) -> None:
+        """One step of these, all of one shape."""
+        group = self.param_groups[0]
+        for matrix in matrices:
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        gradients = [matrix.grad for matrix in matrices]
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        nesterov = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        updates = orthogonalize(torch.stack(nesterov))
+        # so that an update has the root mean square of AdamW's, whatever the shape
+        scale = 0.2 * max(matrices[0].shape) ** 0.5
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * scale)
+
+
+def adamw(groups: list[dict], config: Optim, fused: bool) -> torch.optim.AdamW:
+    """Bias-corrected AdamW over these groups, each with its own weight_decay."""
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
+
+
+def build(model: nn.Module, config: Optim, fused: bool = True) -> torch.optim.Optimizer:
+    """The optimizer of a `MaskedLM`.
+
+    Weight decay touches matrices only: never LayerNorms and biases; embeddings only with
+    `adamw`, as in the paper. `fused=False` where gradients are clipped under mixed precision,
+    which Lightning refuses together.
+    """
+    matrices, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        is_embedding = "embeddings" in name
+        # by name: what FSDP holds of a matrix is a flat piece
+        is_matrix = name.endswith(".weight") and not name.endswith("norm.weight")
+        if not is_matrix or (is_embedding and config.name == "muon"):
+            plain.append(parameter)
+        elif "layers" in name and config.name == "muon":
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if config.name == "muon":
+        return MuonAdamW(matrices, groups, config, fused)
+    return adamw(groups, config, fused)
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Factor of the peak rate at this share of the budget: linear up for `warmup`, then to 0."""
+    progress = min(max(progress, 0.0), 1.0)
+    return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)
