@@ -6,29 +6,31 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bort import shell as cli
+from bort import console, shell
 from bort.config import search as search_config
 from bort.config import train as config
 
-search_config.register(search_config.SearchRun)
+search_config.register(search_config.SearchRunConfig)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="search")
 def main(cfg: DictConfig) -> float:
     """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
-    run = config.parse(cfg, search_config.SearchRun)
-    with cli.loading("search.py"):  # torch, only now
-        from bort.search import sweep as search
+    run = config.parse(cfg, search_config.SearchRunConfig)
+    with shell.loading("search.py"):  # torch, only now
+        from bort.search import sweep
 
     place = Path(HydraConfig.get().runtime.output_dir)
     try:
-        found = search.evaluate(run, Path(run.output_dir), place, cli.say)
-    except cli.Stopped:
+        found = sweep.evaluate(run, Path(run.output_dir), place, console.say)
+    except shell.Stopped:
         raise
     except SystemExit as stopped:  # by a signal, after a checkpoint
-        cli.stop(stopped.code, f"search.py: stopped; the same command with name={cfg.name} goes on")
+        shell.stop(
+            stopped.code, f"search.py: stopped; the same command with name={cfg.name} goes on"
+        )
     return found.get("error", float("nan"))
 
 
 if __name__ == "__main__":
-    cli.run(main, "search.py")
+    shell.run(main, "search.py")

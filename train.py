@@ -13,7 +13,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort import shell as cli
+from bort import console, shell
 from bort.config import train as config
 
 
@@ -28,17 +28,19 @@ def main(cfg: DictConfig) -> float | None:
     try:
         folder = locate_folder(cfg, sweep)
         return start(cfg, folder)
-    except cli.Stopped:
+    except shell.Stopped:
         raise
     except SystemExit as stopped:  # by a signal, after a checkpoint
-        cli.stop(stopped.code, f"train.py: stopped; the same command with name={cfg.name} goes on")
+        shell.stop(
+            stopped.code, f"train.py: stopped; the same command with name={cfg.name} goes on"
+        )
     except Exception as error:
-        line = cli.mistake(error)
+        line = shell.mistake(error)
         if line is None:
             raise
         if not sweep:
-            cli.stop(1, f"train.py: {line}")  # here: Hydra would add a line of its own
-        cli.say(f"train.py: {folder}: {line}")  # a result of the sweep, not its end
+            shell.stop(1, f"train.py: {line}")  # here: Hydra would add a line of its own
+        console.say(f"train.py: {folder}: {line}")  # a result of the sweep, not its end
         if folder is not None:
             runs.note_failure(folder)
         return float("nan")
@@ -65,34 +67,36 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     from bort.runs import folder as runs
 
     if cfg.job in ("finetune", "agora"):  # wrong names first, then what is missing beside them
-        from bort.tasks import custom
-        from bort.tasks import registry as tasks
+        from bort.tasks import custom, registry
 
-        tasks.check_name(cfg.task)
+        registry.check_name(cfg.task)
         if not cfg.model:  # which is said next
             custom.check_files(cfg.data)
     run = config.parse(cfg)
     unused.refuse_unused(run, HydraConfig.get().overrides.task)
     choices = HydraConfig.get().runtime.choices
-    cli.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
+    console.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
     if run.job != "compare" and not run.dry_run:
-        if (summary := runs.done(run, folder, cli.say)) is not None:
+        if (summary := runs.done(run, folder, console.say)) is not None:
             if not (folder / "report.html").exists():  # a kill came between them
                 from bort import report
 
                 report.write(folder)
-            runs.finish(run, folder, summary, choices.experiment, cli.say)
+            runs.finish(run, folder, summary, choices.experiment, console.say)
             return objective(summary)
-    with cli.loading("train.py"):  # torch, only now
+    with shell.loading("train.py"):  # torch, only now
         from bort import report
+        from bort.agora import dry_run as agora_plan
         from bort.agora import recipe as agora_run
+        from bort.finetuning import dry_run as finetuning_plan
         from bort.finetuning import recipe as finetune
-        from bort.pretraining import dry_run as plan
+        from bort.pretraining import dry_run as pretraining_plan
         from bort.pretraining import kd_vs_mlm as compare
         from bort.pretraining import recipe as pretrain
 
     if run.dry_run:
-        plan.show(run, folder, cli.say)
+        plans = {"finetune": finetuning_plan.show, "agora": agora_plan.show}
+        plans.get(run.job, pretraining_plan.show)(run, folder, console.say)
         return None
     record = {
         "config.yaml": OmegaConf.to_yaml(cfg),
@@ -105,9 +109,9 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         "agora": agora_run.agora,
     }
     more = {"launch": launcher(folder)} if run.job == "agora" else {}
-    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, cli.say, record, **more)
+    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, console.say, record, **more)
     report.write(folder)
-    runs.finish(run, folder, summary, choices.experiment, cli.say)
+    runs.finish(run, folder, summary, choices.experiment, console.say)
     return objective(summary)
 
 
@@ -139,7 +143,7 @@ def job(cfg: DictConfig) -> None:
     """One of Agora's trainings, in a process of the launcher."""
     from bort.agora import student as candidate
 
-    candidate.train_one(config.parse(cfg), Path(cfg.output_dir), cli.say)
+    candidate.train_one(config.parse(cfg), Path(cfg.output_dir), console.say)
 
 
 def objective(summary: dict) -> float | None:
@@ -149,4 +153,4 @@ def objective(summary: dict) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "train.py")
+    shell.run(main, "train.py")

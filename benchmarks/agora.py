@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from bort.agora import recipe as agora_run
 from bort.agora.recipe import ARMS
 from bort.config import train as config
-from bort.config.train import Arch, Train
+from bort.config.train import Arch, TrainConfig
+from bort.console import say
 from bort.errors import BortError
 from bort.models import huggingface as hf
 from bort.runs.folder import finished
-from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "agora"
@@ -43,7 +43,7 @@ TRIED = {
 }
 
 
-def settings(task: str, model: str, seed: int, *overrides: str) -> Train:
+def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
     """One run; seeds of Θ do not overlap between runs."""
     given = [
         *("experiment=agora", "name=x", "output_dir=x", f"task={task}", f"model={model}"),

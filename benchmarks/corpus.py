@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.config.train import Data, cache_folder
-from bort.doctor import machine_line
+from bort.config.train import DataConfig, cache_folder
+from bort.console import say
+from bort.machine import machine_line
 from bort.pretraining import corpus
-from bort.shell import say
 from bort.tasks import docstrings
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -43,7 +43,7 @@ def share(held: Iterable[list], training: Iterable[list]) -> str:
 
 def leak() -> list[str]:
     """The table of what is in two places."""
-    built = corpus.build(Data(), cache_folder(), say=say)
+    built = corpus.build(DataConfig(), cache_folder(), say=say)
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
     words = {split: [text.split() for text in found] for split, found in documents.items()}
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))

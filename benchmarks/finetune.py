@@ -48,16 +48,16 @@ from transformers import (
 )
 
 from bort.config import train as config
-from bort.config.train import Train, width_lr
-from bort.doctor import machine_line
+from bort.config.train import TrainConfig, width_lr
+from bort.console import say
 from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import RowBatches
+from bort.machine import machine_line
 from bort.models import bert as model
 from bort.models import huggingface as hf
-from bort.shell import say
-from bort.tasks import registry as tasks
+from bort.tasks import registry
 from bort.tasks.encoding import cast
 from bort.tasks.metrics import score
 from bort.training import optim
@@ -80,7 +80,7 @@ SMALL_LRS = [5e-4, 1e-3, 2e-3]  # of `pretraining`, around the default at H = 64
 SST2_ROWS = 2000
 
 
-def settings(*overrides: str) -> Train:
+def settings(*overrides: str) -> TrainConfig:
     """What a user's `train.py experiment=finetune …` would be; resume=false: records are ours."""
     fixed = ["experiment=finetune", "name=x", "output_dir=x", "resume=false"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -100,7 +100,7 @@ def glue(name: str, rows: int | None = None) -> Path:
 
     No test set: nobody asks for its answers here. Raises BortError when BORT_DATA lacks the task.
     """
-    task = tasks.find(name)
+    task = registry.find(name)
     data = Path(os.environ.get("BORT_DATA", ROOT.parent / "shared" / "data"))
     source = data / "glue" / task.folders[0]
     if not (source / "train.tsv").is_file():
@@ -115,13 +115,13 @@ def glue(name: str, rows: int | None = None) -> Path:
     return root
 
 
-def on_glue(name: str, rows: int | None, *overrides: str) -> Train:
+def on_glue(name: str, rows: int | None, *overrides: str) -> TrainConfig:
     """Fine-tuning of the encoder on a GLUE task."""
     where = [f"task={name}", f"model={encoder()}", f"data.root={glue(name, rows)}"]
     return settings(*where, f"optim.lr={LR}", *overrides)
 
 
-def outputs_of(task: tasks.Task) -> int:
+def outputs_of(task: registry.Task) -> int:
     return 1 if task.kind == "regression" else len(task.labels)
 
 
@@ -161,7 +161,7 @@ def parity() -> list[str]:
     return lines
 
 
-def reference_losses(run: Train, start: Path) -> list[float]:
+def reference_losses(run: TrainConfig, start: Path) -> list[float]:
     """The losses of the same steps by Hugging Face's encoder with one linear layer on it.
 
     Not by Hugging Face's classifier: our folder writes one linear layer as its ε I, tanh and W / ε,
@@ -215,7 +215,7 @@ def reference_losses(run: Train, start: Path) -> list[float]:
 class HuggingFace:
     """Model, data and steps of the Hugging Face side; rows are those that ours are trained on."""
 
-    def __init__(self, run: Train):
+    def __init__(self, run: TrainConfig):
         torch.manual_seed(run.seed)
         self.run = run
         self.task, self.rows = finetune.load_task(run.task, run.data)
@@ -260,13 +260,13 @@ class HuggingFace:
 # ------------------------------------------------------------------------------------ scores
 
 
-def train_ours(run: Train, folder: Path) -> dict:
+def train_ours(run: TrainConfig, folder: Path) -> dict:
     summary = finetune.finetune(run, folder, lambda _: None)
     shutil.rmtree(folder / "checkpoints")  # of AdamW's state, some hundred MB each
     return summary
 
 
-def train_theirs(run: Train, folder: Path) -> dict:
+def train_theirs(run: TrainConfig, folder: Path) -> dict:
     """By `transformers.Trainer`; the best epoch by the task's first metric counts, as in ours."""
     side, o, size = HuggingFace(run), run.optim, run.data.batch_size
     epochs, first = run.trainer["max_epochs"], f"eval_{side.task.metrics[0]}"
@@ -307,7 +307,7 @@ def train_theirs(run: Train, folder: Path) -> dict:
     return {f"val/{metric}": best[f"eval_{metric}"] for metric in side.task.metrics}
 
 
-def recorded(train: Callable[[Train, Path], dict], run: Train, folder: Path) -> dict:
+def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folder: Path) -> dict:
     """The scores and `cpu_seconds` of a training of these settings, trained if nobody did."""
     path = folder.with_suffix(".json")
     key = config.fingerprint(config.settings(run))
@@ -365,7 +365,7 @@ def by_seed(values: list[float]) -> str:
 # ------------------------------------------------------------------------------------ speed
 
 
-def our_steps(run: Train) -> Iterator[int]:
+def our_steps(run: TrainConfig) -> Iterator[int]:
     """Train; yields the number of rows after each step."""
     task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)

@@ -16,8 +16,8 @@ from bort.benchmark.contenders import measure, of_arch
 from bort.benchmark.run import ENGINE_NAMES, int8_instructions
 from bort.config.search import ENGINES
 from bort.config.train import Arch
-from bort.doctor import machine_line
-from bort.shell import say
+from bort.console import say
+from bort.machine import machine_line
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
 BATCH, LENGTH, THREADS, ROUNDS = 1, 128, 2, 5

@@ -24,14 +24,14 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
-from bort.config.train import Arch, Data, Optim, cache_folder
-from bort.doctor import SIZE, gflops, machine_line
+from bort.config.train import Arch, DataConfig, OptimConfig, cache_folder
+from bort.console import say
+from bort.machine import SIZE, gflops, machine_line
 from bort.models.bert import MaskedLM, ModelConfig, build
 from bort.objectives import cost
 from bort.pretraining import corpus
 from bort.pretraining.datamodule import mask_tokens, row_keys
 from bort.pretraining.module import kd_loss, mlm_loss
-from bort.shell import say
 from bort.text.tokenizer import train_tokenizer
 from bort.training import optim
 
@@ -116,7 +116,7 @@ def bf16(device: str) -> torch.autocast:
 
 
 def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
-    optimizer = optim.build(student, Optim(name="adamw", lr=1e-4))
+    optimizer = optim.build(student, OptimConfig(name="adamw", lr=1e-4))
 
     def step() -> None:
         inputs, positions, labels = batch()
@@ -242,14 +242,17 @@ def data() -> list[str]:
         },
         101,
     )
-    built = corpus.build(Data(), cache_folder(), say=say)
+    built = corpus.build(DataConfig(), cache_folder(), say=say)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         sample = built.tokenizer.decode(built.train[:2_000_000].tolist())
         path.write_text(sample.replace("</s>", "\n"))
         start = time.perf_counter()
         again = corpus.build(
-            Data(source="text", path=str(path)), Path(folder), built.tokenizer, say=lambda _: None
+            DataConfig(source="text", path=str(path)),
+            Path(folder),
+            built.tokenizer,
+            say=lambda _: None,
         )
         seconds = time.perf_counter() - start
     tokens = again.info["train_tokens"] + again.info["val_tokens"]

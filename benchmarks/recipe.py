@@ -17,12 +17,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from bort.config import train as config
-from bort.doctor import machine_line
+from bort.console import say
+from bort.machine import machine_line
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
 from bort.pretraining.kd_vs_mlm import ARMS, arm_settings
 from bort.runs import folder as runs
-from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks"
@@ -46,13 +46,13 @@ MASK_RATES = [0.15, 0.3, 0.5]
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
 
 
-def settings(*overrides: str) -> config.Train:
+def settings(*overrides: str) -> config.TrainConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         fixed = ["name=x", "output_dir=x"]
         return config.parse(compose("train", [*fixed, *overrides]))
 
 
-def start(run: config.Train, parts: dict):
+def start(run: config.TrainConfig, parts: dict):
     """A student builder with only these parts of the default initialisation."""
 
     def build(run, corpus, teacher):

@@ -23,14 +23,14 @@ from scipy.stats import kendalltau
 from bort.config import search as search_config
 from bort.config import train as config
 from bort.config.train import Arch
-from bort.doctor import machine_line
+from bort.console import say
+from bort.machine import machine_line
 from bort.objectives import cost, latency
 from bort.search import sweep as search
 from bort.search.fptas import Scale, Selection, name
-from bort.shell import say
 
 ROOT = Path(__file__).resolve().parent.parent
-search_config.register(search_config.SearchRun)
+search_config.register(search_config.SearchRunConfig)
 RUNS = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
 # By error alone the bound proves nothing away: every candidate is trained.
@@ -43,10 +43,10 @@ FIXED = [
 ]
 
 
-def settings(*overrides: str) -> search_config.SearchRun:
+def settings(*overrides: str) -> search_config.SearchRunConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = ["name=benchmark", "output_dir=unused", *overrides]
-        return config.parse(compose("search", given), search_config.SearchRun)
+        return config.parse(compose("search", given), search_config.SearchRunConfig)
 
 
 VARIANTS = {
@@ -68,7 +68,7 @@ VARIANTS = {
 }
 
 
-def replays(plan: dict, folder: Path, run: search_config.SearchRun) -> list[str]:
+def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
     """Each variant on the recorded errors: optimum, true and stated regret, share of the FLOPs."""
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
@@ -107,7 +107,7 @@ def replays(plan: dict, folder: Path, run: search_config.SearchRun) -> list[str]
     return lines
 
 
-def facts(plan: dict, run: search_config.SearchRun, folder: Path) -> list[str]:
+def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[str]:
     teacher = plan["teacher"]
     passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
     count = len(search.records(folder))

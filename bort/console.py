@@ -1,5 +1,8 @@
 """Numbers and foreign names as lines on screen show them."""
 
+import os
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 SHOWN = 60  # characters of a name that is quoted
@@ -25,3 +28,57 @@ def plain(name: Any, most: int = SHOWN) -> str:
     """A name from a file as part of one line: no control characters, and not too long."""
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(name))
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+# Not among them: --experimental-rerun, which unpickles the file that it is given.
+NEARBY = 30  # characters in which a long line is rather cut between words
+
+
+def say(line: str) -> None:
+    """A line for the user, at once; of several processes only the first speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """`0:42`, `12:05`, `3:07:12`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def python() -> str:
+    """How this interpreter is called from here: `.venv/bin/python`, or `python`."""
+    path = os.path.relpath(sys.executable) if sys.executable else ".."
+    return "python" if path.startswith("..") else path
+
+
+def shorten(text: str, longest: int) -> str:
+    """The text on one line, with an ellipsis in its middle where it has more signs than `longest`.
+
+    Its end stays: that is where a line about a mistake says what to do. It is cut between words
+    where there is a space nearby.
+    """
+    head = text[: len(text) - len(text.lstrip("\n"))]  # after Ctrl-C the terminal shows ^C
+    text = " ".join(text.split())
+    if len(text) > longest:
+        first = longest * 2 // 3
+        start, end = text[:first], text[len(text) - (longest - first - 1) :]
+        if not text[first].isspace() and (space := start.rfind(" ", -NEARBY)) >= 0:
+            start = start[: space + 1]
+        if not text[-len(end) - 1].isspace() and 0 <= (space := end.find(" ", 0, NEARBY)):
+            end = end[space:]
+        text = f"{start}…{end}"
+    return head + text
+
+
+def listed(names: Iterable[str], longest: int) -> str:
+    """Names with commas between; the last ones are an ellipsis where they are too many."""
+    text = ", ".join(names)
+    return text if len(text) <= longest else f"{text[: text.rfind(',', 0, longest)]}, …"
+
+
+def shown(value: Any) -> str:
+    """A value for an error line: short, without line ends."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -7,16 +7,11 @@ wandb-workspaces and a wandb key.
 """
 
 import sys
-from html import escape
-from pathlib import Path
 from typing import Any
 
-from bort import shell as cli
-from bort.config.search import SearchRun
-from bort.config.train import SIZES, settings
+from bort import console, shell
+from bort.config import key_values
 from bort.errors import BortError
-from bort.search.report import certificate_lines
-from bort.training.loggers import wandb_options
 
 # Section → title → keys of the log. Whatever else is logged has wandb's own panels.
 PANELS: dict[str, dict[str, list[str]]] = {
@@ -47,28 +42,6 @@ PANELS: dict[str, dict[str, list[str]]] = {
     },
 }
 TABLES = ("samples/predictions", "search/candidates")
-FIGURES = ("search/pareto_front", "search/w_by_candidate", "search/w_map")  # as on the page
-COLUMNS = (*SIZES, "status", "parameters", "latency", "error", "w", "w_low", "w_high", "w_bound")
-
-
-def log_search(
-    run: SearchRun, folder: Path, summary: dict, rows: list[dict], plots: dict[str, Any]
-) -> None:
-    """One wandb run of the whole sweep, in one group with those of its candidates.
-
-    rows: of candidates.csv; plots: of `search_page.figures`, in its order.
-    """
-    import wandb
-
-    options = wandb_options(run.logger, folder.name, "-".join(folder.parts[-2:]))
-    options |= {"dir": folder, "config": settings(run), "job_type": "search"}
-    table = wandb.Table(list(COLUMNS), [[row[column] for column in COLUMNS] for row in rows])
-    lines = "".join(f"<p>{escape(line)}</p>" for line in certificate_lines(summary))
-    with wandb.init(**options) as log:
-        figures = {k: wandb.Plotly(plot) for k, plot in zip(FIGURES, plots.values(), strict=True)}
-        certificate = {"search/certificate": wandb.Html(lines, inject=False)}
-        log.log({**figures, **certificate, "search/candidates": table})
-        log.summary.update(summary)
 
 
 def workspace(entity: str, project: str) -> Any:
@@ -103,13 +76,13 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    given = cli.keys(sys.argv[1:], {"entity": None, "project": "bort"})
+    given = key_values.keys(sys.argv[1:], {"entity": None, "project": "bort"})
     if not given["entity"]:
         raise BortError("give entity=NAME, the wandb user or team that owns the project")
     made = workspace(given["entity"], given["project"])
     made.save()
-    cli.say(f"dashboard: {made.url}")
+    console.say(f"dashboard: {made.url}")
 
 
 if __name__ == "__main__":
-    cli.run(main, "bort.dashboard")
+    shell.run(main, "bort.dashboard")

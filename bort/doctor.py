@@ -8,15 +8,22 @@ import os
 import platform
 import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
-from bort.machine import cpu_quota, usable_cores, user_cache
+from bort.machine import (
+    GIB,
+    SIZE,
+    cpu,
+    cpu_quota,
+    gflops,
+    memory,
+    usable_cores,
+    user_cache,
+    version,
+)
+from bort.network import hub_address, hub_state, reachable, wandb_key
 
 PACKAGES = (
     "torch lightning hydra-core omegaconf transformers tokenizers datasets torchmetrics "
@@ -26,23 +33,10 @@ SETTINGS = (
     "BORT_CACHE XDG_CACHE_HOME OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_CORETYPE "
     "CUDA_VISIBLE_DEVICES HF_HOME HF_HUB_OFFLINE WANDB_MODE"
 ).split()
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-NETWORK_SECONDS = 3.0
-SIZE = 1024  # rows and columns of the matrices multiplied
-GIB = 2**30
 
 
 def row(name: str, value: object) -> None:
     print(f"  {name:<14}{value}", flush=True)
-
-
-def version(package: str) -> str:
-    import importlib.metadata  # such imports stand where they are needed: training loads this, too
-
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
 
 
 def load_torch() -> ModuleType | str:
@@ -64,34 +58,6 @@ def software() -> None:
         row(package, version(package))
     settings = ", ".join(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ)
     row("environment", settings or "-")
-
-
-def cpu() -> tuple[str, str]:
-    """Model name and the instruction sets that decide the speed of matrix products."""
-    model, flags = platform.processor() or platform.machine(), []
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = (part.strip() for part in line.partition(":"))
-            if key == "model name":
-                model = value
-            elif key in ("flags", "Features"):
-                flags = value.split()
-    return model, " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown"
-
-
-def memory() -> str:
-    if not hasattr(os, "sysconf"):  # Windows
-        return "unknown"
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = f"{total / GIB:.1f} GiB"
-    if Path("/proc/meminfo").exists():
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        text += f", {kib * 1024 / GIB:.1f} GiB available"
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and (value := limit.read_text(encoding="utf-8").strip()) != "max":
-        text += f", limited to {int(value) / GIB:.1f} GiB"
-    return text
 
 
 def hardware(torch: ModuleType | str) -> None:
@@ -122,61 +88,6 @@ def cuda(torch: ModuleType) -> str:
     return f"{torch.version.cuda}; " + "; ".join(devices)
 
 
-def reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
-    """One attempt, in a thread: no timeout of a socket limits the look-up of a name."""
-    import urllib.error
-    import urllib.request
-
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD")).close()
-            answer.append("reachable")
-        except urllib.error.HTTPError:
-            answer.append("reachable")  # any answer is one
-        except (OSError, ValueError) as e:
-            answer.append(f"not reachable: {getattr(e, 'reason', e)}")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else f"not reachable: no answer within {seconds:g} s"
-
-
-def hub_address() -> str:
-    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-
-
-def hub_state() -> str:
-    """`reachable`, or why not."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return "HF_HUB_OFFLINE is set"
-    return reachable(hub_address())
-
-
-@cache
-def hub_reachable() -> bool:
-    """Whether the hub answers within 3 s, asked once; its own client retries for 23 s per file."""
-    return hub_state() == "reachable"
-
-
-def wandb_key(host: str) -> str:
-    """Where wandb finds a key, never the key itself."""
-    import netrc
-
-    if os.environ.get("WANDB_API_KEY"):
-        return "in WANDB_API_KEY"
-    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for file in (Path(os.path.expanduser(name)) for name in files if name):
-        try:
-            if netrc.netrc(file).authenticators(host):
-                return f"in {file}"
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return "none: logger=wandb stays offline"
-
-
 def network() -> None:
     row("hub", f"{urlsplit(hub_address()).hostname}, {hub_state()}")
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
@@ -202,23 +113,6 @@ def disk() -> None:
         row("cache", free_space(cache.absolute()))
 
 
-def gflops(
-    product: Callable[[], object],
-    clock: Callable[[], float] = time.perf_counter,
-    seconds: float = 0.5,
-) -> float:
-    """Median GFLOP/s of a SIZE³ `product`, which runs once for warming up, then for `seconds`."""
-    import statistics
-
-    product()
-    times, end = [], clock() + seconds
-    while not times or clock() < end:
-        start = clock()
-        product()
-        times.append(clock() - start)
-    return 2 * SIZE**3 / statistics.median(times) / 1e9
-
-
 def speed(torch: ModuleType | str) -> None:
     if isinstance(torch, str):
         row("matmul", "not measured: torch is not usable")
@@ -227,15 +121,6 @@ def speed(torch: ModuleType | str) -> None:
         a, b = torch.randn(2, SIZE, SIZE).to(dtype)
         rate = gflops(lambda a=a, b=b: a @ b)
         row(str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}")
-
-
-def machine_line() -> str:
-    """One line that dates a benchmark and names its machine."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return (
-        f"{cpu()[0]}, {os.cpu_count()} cores, {memory().split(',')[0]}, "
-        f"Python {platform.python_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
-    )
 
 
 def main(arguments: list[str]) -> None:

@@ -1,17 +1,12 @@
 """A self-contained HTML page: one file, no request to any network, legible on a narrow window."""
 
-import math
-import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from bort.config.train import width_lr
 from bort.files.ownership import PAGE_MARK
 from bort.files.writing import replacing
-from bort.runs.folder import read_overrides
-from bort.shell import python
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
@@ -129,33 +124,3 @@ def figure(x: str, y: str, height: int = 320):
 def panel(title: str, plot: Any) -> list[Any]:
     """A figure under its title, as one cell of a grid."""
     return [f"<div><h3>{escape(title)}</h3>", plot, "</div>"]
-
-
-# Settings of a search that decide how its candidates are trained.
-CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
-
-
-def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
-    """The words after `python` that pre-train an optimum as its search trained it.
-
-    folder: holds the settings of the search, or of the winning run of a sweep. hidden, lr: the
-    optimum's width and the rate that it was trained at.
-    """
-    words = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
-    for word in read_overrides(folder) or []:
-        key = word.partition("=")[0].lstrip("+~")
-        if key.split(".")[0] in CARRIED and key != "optim.lr":
-            words.append(word)
-    by_rule = lr is None or math.isclose(lr, width_lr(hidden), rel_tol=1e-4)
-    if not by_rule or any(word.startswith("optim=") for word in words):  # the group has a rate
-        words.append(f"optim.lr={lr:.6g}")
-    return shlex.join(words)
-
-
-def command(folder: Path, program: str, name: str) -> str | None:
-    """How the run in `folder` was started, for a shell; None where that is not recorded."""
-    if (given := read_overrides(folder)) is None:
-        return None
-    if not any(word.startswith("name=") for word in given):
-        given.append(f"name={name}")
-    return f"{python()} {program} {shlex.join(given)}"

@@ -5,7 +5,9 @@ A container limits processor time by a quota, which `os.cpu_count` does not know
 
 import math
 import os
-from collections.abc import Iterator
+import platform
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -75,3 +77,71 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+SIZE = 1024  # rows and columns of the matrices multiplied
+GIB = 2**30
+
+
+def version(package: str) -> str:
+    import importlib.metadata  # such imports stand where they are needed: training loads this, too
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def cpu() -> tuple[str, str]:
+    """Model name and the instruction sets that decide the speed of matrix products."""
+    model, flags = platform.processor() or platform.machine(), []
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key == "model name":
+                model = value
+            elif key in ("flags", "Features"):
+                flags = value.split()
+    return model, " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown"
+
+
+def memory() -> str:
+    if not hasattr(os, "sysconf"):  # Windows
+        return "unknown"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"{total / GIB:.1f} GiB"
+    if Path("/proc/meminfo").exists():
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        text += f", {kib * 1024 / GIB:.1f} GiB available"
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and (value := limit.read_text(encoding="utf-8").strip()) != "max":
+        text += f", limited to {int(value) / GIB:.1f} GiB"
+    return text
+
+
+def gflops(
+    product: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    seconds: float = 0.5,
+) -> float:
+    """Median GFLOP/s of a SIZE³ `product`, which runs once for warming up, then for `seconds`."""
+    import statistics
+
+    product()
+    times, end = [], clock() + seconds
+    while not times or clock() < end:
+        start = clock()
+        product()
+        times.append(clock() - start)
+    return 2 * SIZE**3 / statistics.median(times) / 1e9
+
+
+def machine_line() -> str:
+    """One line that dates a benchmark and names its machine."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return (
+        f"{cpu()[0]}, {os.cpu_count()} cores, {memory().split(',')[0]}, "
+        f"Python {platform.python_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
+    )

@@ -8,10 +8,11 @@ input= is a .txt file with a text on each line, or .jsonl with {"text": …, "pa
 A fine-tuned folder gives classes with probabilities, or a number; a masked-LM folder fills <mask>.
 """
 
-from bort import shell as cli
+from bort import console, shell
+from bort.config import key_values
 
 if __name__ == "__main__":
-    cli.starting("bort.predict")  # what follows takes seconds
+    shell.starting("bort.predict")  # what follows takes seconds
 
 import copy
 import sys
@@ -23,7 +24,7 @@ import torch
 
 from bort.console import counted
 from bort.errors import BortError
-from bort.export import standalone as onnx_predict
+from bort.export import standalone
 from bort.export.standalone import Mistake, Text
 from bort.files.locks import check_unread, output
 from bort.files.writing import is_stream, user_path, writing
@@ -80,15 +81,15 @@ class Predictor:
     def answers(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> Iterator[dict]:
         """`predict` for any number of texts: memory holds 1,024 of them."""
         with _own_errors():
-            onnx_predict.check_list(texts)
-            onnx_predict.check_top(top)
+            standalone.check_list(texts)
+            standalone.check_top(top)
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BortError(f"batch_size={batch_size} is no number of texts; write batch_size=32")
         first = 1
-        for block in onnx_predict.blocks(texts, top):
+        for block in standalone.blocks(texts, top):
             rows = []
             for number, text in enumerate(block, first):
-                with _own_errors(), onnx_predict.named_row(number, first == len(block) == 1):
+                with _own_errors(), standalone.named_row(number, first == len(block) == 1):
                     rows.append(self._encode(text))
             yield from self._block(rows, batch_size, top)
             first += len(block)
@@ -96,7 +97,7 @@ class Predictor:
     def _block(self, rows: list[dict], batch_size: int, top: int) -> list[dict]:
         """The answers to encoded rows, those of similar length together."""
         found: list[dict] = [{}] * len(rows)
-        for batch in onnx_predict.batches([len(row["input_ids"]) for row in rows], batch_size):
+        for batch in standalone.batches([len(row["input_ids"]) for row in rows], batch_size):
             inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
             for row, answer in zip(batch, self._answers(inputs, top), strict=True):
                 found[row] = answer
@@ -104,7 +105,7 @@ class Predictor:
 
     def _encode(self, text: Text) -> dict:
         """The tokens of a row; raises Mistake for what the model cannot answer."""
-        parts = onnx_predict.parts_of(text, self.texts)
+        parts = standalone.parts_of(text, self.texts)
         masked = isinstance(self.model, MaskedLM)
         try:
             encoded = self._encode_with(self.tokenizer, parts, self.truncation)
@@ -113,7 +114,7 @@ class Predictor:
         if masked:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
-            onnx_predict.check_masks(parts, count, self.tokenizer.mask_token, limit)
+            standalone.check_masks(parts, count, self.tokenizer.mask_token, limit)
         return encoded
 
     def _encode_with(self, tokenizer, parts: tuple[str, ...], truncation: bool | str) -> dict:
@@ -138,7 +139,7 @@ class Predictor:
         outputs = outputs.sigmoid() if self.multi_label else outputs.softmax(-1)
         names = [self.labels[k] for k in range(outputs.shape[1])]
         for probabilities in outputs.tolist():
-            yield onnx_predict.answer_of(probabilities, names)
+            yield standalone.answer_of(probabilities, names)
 
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:
         places = (ids == self.tokenizer.mask_token_id).flatten().nonzero().flatten()
@@ -183,7 +184,7 @@ def read_texts(path: Path) -> Iterator[Text]:
     Raises BortError, with the line, for what cannot be read so.
     """
     try:
-        yield from onnx_predict.read_texts(path)
+        yield from standalone.read_texts(path)
     except Mistake as error:
         table = path.suffix.lower() in (".csv", ".tsv", ".parquet")
         hint = "; train.py task=custom data.test=FILE answers tables" if table else ""
@@ -212,7 +213,9 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    given = cli.keys(sys.argv[1:], dict.fromkeys(("model", "text", "pair", "input", "out", "top")))
+    given = key_values.keys(
+        sys.argv[1:], dict.fromkeys(("model", "text", "pair", "input", "out", "top"))
+    )
     if not given["model"] or (given["text"] is None) == (not given["input"]):
         raise BortError("give model=FOLDER and either text='…' or input=FILE; --help shows more")
     if given["top"] is not None and not (given["top"].isdecimal() and int(given["top"])):
@@ -224,7 +227,7 @@ def main() -> None:
     def lines(encoding: str | None) -> Iterator[str]:
         predictor = load(given["model"])
         for answer in predictor.answers(texts, top=_check_top(given, predictor)):
-            yield onnx_predict.json_line(answer, encoding)
+            yield standalone.json_line(answer, encoding)
 
     if given["out"]:
         count, out = 0, user_path("out", given["out"])
@@ -234,11 +237,11 @@ def main() -> None:
                 file.write(f"{line}\n".encode())
                 count += 1
         if not is_stream(out):
-            cli.say(f"{counted(count, 'answer')}: {given['out']}")
+            console.say(f"{counted(count, 'answer')}: {given['out']}")
     else:
         for line in lines(sys.stdout.encoding):
-            cli.say(line)
+            console.say(line)
 
 
 if __name__ == "__main__":
-    cli.run(main, "bort.predict")
+    shell.run(main, "bort.predict")

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from bort import html as page
-from bort import shell as cli
+from bort import console, html, shell
 from bort.agora import report as agora_page
+from bort.config import key_values
 from bort.config.train import CONF, SIZES, Arch
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
 from bort.finetuning import report as mistakes
+from bort.runs import commands
 from bort.runs.folder import doubt, read_overrides
 from bort.runs.record import LOSSES, Curve, Run, expand, read
 
@@ -52,7 +53,7 @@ def write(folder: Path) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     run = read(folder)
-    page.write(folder / "report.html", f"bort {run.name}", parts(run))
+    html.write(folder / "report.html", f"bort {run.name}", parts(run))
 
 
 def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
@@ -66,7 +67,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
     known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
     if with_doubt and (known or "task" in run.summary) and (warning := doubt(run.summary)):
         yield f"<p class=doubt>{escape(warning)}</p>"
-    yield page.big(numbers(run))
+    yield html.big(numbers(run))
     if run.settings["job"] == "compare" and run.summary:
         yield from comparison(run)
     if run.settings["job"] == "agora":
@@ -79,9 +80,9 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"
     if rows := list(cost(run)):
-        yield f"<h2>Cost</h2>{page.table(rows)}"
+        yield f"<h2>Cost</h2>{html.table(rows)}"
     yield configuration(run)
-    if again := page.command(run.folder, "train.py", run.folder.name):
+    if again := commands.command(run.folder, "train.py", run.folder.name):
         yield f"<h2>Again</h2><pre>{escape(again)}</pre>"
 
 
@@ -112,7 +113,7 @@ def numbers(run: Run) -> Iterator[tuple[str, str]]:
         if key in found:
             yield f"{found[key]:,}", "rows of val" if key == "rows/val" else key
     if "seconds" in found:
-        yield cli.clock(found["seconds"]), "of training"
+        yield console.clock(found["seconds"]), "of training"
     if "tokens_per_s" in found:
         yield f"{found['tokens_per_s']:,.0f}", "tokens per second"
 
@@ -129,14 +130,14 @@ def curves(run: Run) -> Iterator[Any]:
     for title, keys in groups.items():
         if not keys:
             continue
-        plot = page.figure("step", "")
+        plot = html.figure("step", "")
         for number, key in enumerate(keys):
             _line(plot, key, run.curves[key], number)
         if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
         plot.update_layout(showlegend=len(keys) > 1)
-        yield from page.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
+        yield from html.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 
 
 def loss_panels(run: Run) -> dict[str, list[str]]:
@@ -156,7 +157,7 @@ def _same(one: Curve, other: Curve) -> bool:
 
 def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -> None:
     """Line `number`, with marks where there are few points."""
-    color, dashes = page.stroke(number)
+    color, dashes = html.stroke(number)
     steps, values = curve
     if len(steps) > MOST_POINTS:
         steps = [part[-1] for part in np.array_split(steps, MOST_POINTS)]
@@ -180,7 +181,7 @@ def comparison(run: Run) -> Iterator[Any]:
         (
             title,
             f"{found[f'{arm}/steps']:,}",
-            cli.clock(found[f"{arm}/seconds"]),
+            console.clock(found[f"{arm}/seconds"]),
             f"{found[f'{arm}/val/loss']:.3f}",
             f"{found[f'{arm}/val/mlm_accuracy']:.1%}",
             f"{found[f'{arm}/lr']:g}",
@@ -191,8 +192,8 @@ def comparison(run: Run) -> Iterator[Any]:
     accuracy = {arm: found[f"{arm}/val/mlm_accuracy"] for arm in ARMS}
     said = "".join(f"<p>{escape(line)}</p>" for line in verdicts(accuracy))
     yield "<h2>Was the teacher worth it?</h2>"
-    yield page.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
-    yield page.legend((title, "") for title in ARMS.values())
+    yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
+    yield html.legend((title, "") for title in ARMS.values())
     yield from ["<div class=grid>", *overlaid(best_of_arms(run), list(ARMS.values())), "</div>"]
 
 
@@ -265,13 +266,13 @@ def configuration(run: Run) -> str:
     settings = {key: value for key, value in run.settings.items() if key != "bort"}  # a version
     own = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
     rows = [(k, _shown(v), _shown(usual.get(k, "–"))) for k, v in own.items() if v is not None]
-    everything = page.table(
+    everything = html.table(
         ((key, _shown(value)) for key, value in settings.items()), kind="settings"
     )
     return (
         "<h2>Configuration</h2>"
-        + page.table(rows, ("setting", "here", "default"), kind="settings")
-        + page.details("all settings", everything)
+        + html.table(rows, ("setting", "here", "default"), kind="settings")
+        + html.details("all settings", everything)
     )
 
 
@@ -331,12 +332,12 @@ def side_by_side(runs: list[Run]) -> Iterator[Any]:
         found = run.summary
         cells = [name if found else f"{name} (not finished)"]
         cells += [f"{found[key]:,}" if key in found else "" for key in ("parameters", "steps")]
-        cells.append(cli.clock(found["seconds"]) if "seconds" in found else "")
+        cells.append(console.clock(found["seconds"]) if "seconds" in found else "")
         cells.append(f"{found['tokens_per_s']:,.0f}" if "tokens_per_s" in found else "")
         rows.append([*cells, *(_number(found.get(key)) for key in scores)])
-    yield page.table(rows, head)
+    yield html.table(rows, head)
     if panels := list(overlaid(runs, names)):
-        legend = page.legend(zip(names, map(describe, runs), strict=True))
+        legend = html.legend(zip(names, map(describe, runs), strict=True))
         yield from [f"<h2>Curves</h2>{legend}<div class=grid>", *panels, "</div>"]
     differing = [
         key
@@ -348,9 +349,9 @@ def side_by_side(runs: list[Run]) -> Iterator[Any]:
             (name, *(_shown(run.settings.get(key)) for key in differing))
             for run, name in zip(runs, names, strict=True)
         ]
-        yield f"<h2>Settings that differ</h2>{page.table(table, ['', *differing])}"
-    commands = [page.command(run.folder, "train.py", run.folder.name) for run in runs]
-    if lines := [line for line in commands if line]:
+        yield f"<h2>Settings that differ</h2>{html.table(table, ['', *differing])}"
+    again = [commands.command(run.folder, "train.py", run.folder.name) for run in runs]
+    if lines := [line for line in again if line]:
         yield f"<h2>Again</h2><pre>{escape(chr(10).join(lines))}</pre>"
 
 
@@ -372,13 +373,13 @@ def overlaid(runs: list[Run], names: list[str]) -> Iterator[Any]:
         if key in scores and all(runs[k].summary.get("seconds") for k in having):
             axes.append("seconds of training")
         for axis in axes:
-            plot = page.figure(axis, "")
+            plot = html.figure(axis, "")
             for k in having:
                 found = runs[k].summary
                 scale = 1.0 if axis == "step" else found["seconds"] / max(found["steps"], 1)
                 _line(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
-            yield from page.panel(title if axis == "step" else f"{title} over time", plot)
+            yield from html.panel(title if axis == "step" else f"{title} over time", plot)
 
 
 def distinct(folders: list[Path]) -> list[str]:
@@ -404,7 +405,7 @@ def main() -> None:
     words = sys.argv[1:]
     folders = [Path(word) for word in words if "=" not in word or Path(word).exists()]
     settings = [word for word in words if "=" in word and not Path(word).exists()]
-    given = cli.keys(settings, {"out": None})
+    given = key_values.keys(settings, {"out": None})
     out = Path(given["out"] or "report.html")
     if not folders:
         raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")
@@ -414,11 +415,11 @@ def main() -> None:
         raise BortError(f"{out} is here and no page of bort; give out=FILE.html for the report")
     runs = list({run.folder.resolve(): run for f in folders for run in expand(f)}.values())
     if len(runs) == 1:
-        page.write(out, f"bort {runs[0].name}", parts(runs[0]))
+        html.write(out, f"bort {runs[0].name}", parts(runs[0]))
     else:
-        page.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
-    cli.say(f"report: {counted(len(runs), 'run')} → {out}")
+        html.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
+    console.say(f"report: {counted(len(runs), 'run')} → {out}")
 
 
 if __name__ == "__main__":
-    cli.run(main, "bort.report")
+    shell.run(main, "bort.report")

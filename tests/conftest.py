@@ -12,7 +12,7 @@ from bort.config import search as search_config
 from bort.config import train as config
 
 ROOT = Path(__file__).resolve().parents[1]
-search_config.register(search_config.SearchRun)
+search_config.register(search_config.SearchRunConfig)
 
 # Two threads that share a busy core with anything else are several times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,10 +50,10 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings_of(text) -> Callable[..., config.Train]:
+def settings_of(text) -> Callable[..., config.TrainConfig]:
     """Settings from `conf/` as the command line gives them, made tiny, with these overrides."""
 
-    def make(*overrides: str, experiment: str = "mlm_pretrain") -> config.Train:
+    def make(*overrides: str, experiment: str = "mlm_pretrain") -> config.TrainConfig:
         tiny = [
             f"experiment={experiment}",
             "name=test",
@@ -91,9 +91,9 @@ def tiny_search(text) -> list[str]:
 def search_of(tiny_search):
     """Settings of `search.py` as the command line gives them, with these overrides."""
 
-    def make(*overrides: str) -> search_config.SearchRun:
+    def make(*overrides: str) -> search_config.SearchRunConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
-            return config.parse(compose("search", given), search_config.SearchRun)
+            return config.parse(compose("search", given), search_config.SearchRunConfig)
 
     return make

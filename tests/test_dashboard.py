@@ -7,15 +7,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import wandb
-from test_pretrain import offline_log, records
-from test_search import sweep
+from tiny_runs import offline_log, records, sweep
 
 from bort import dashboard
 from bort.agora.recipe import agora
-from bort.dashboard import COLUMNS, FIGURES, PANELS, TABLES
+from bort.dashboard import PANELS, TABLES
 from bort.errors import BortError
 from bort.finetuning.recipe import finetune
 from bort.pretraining.recipe import pretrain
+from bort.search.wandb_run import COLUMNS, FIGURES
 
 pytestmark = pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
 

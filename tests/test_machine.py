@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bort import machine
-from bort import shell as cli
+from bort import machine, shell
 
 GROUPS = {
     "version 1": ("3:cpu,cpuacct:/box/inner\n1:name=systemd:/", "cpu,cpuacct"),
@@ -61,7 +60,7 @@ def test_threads_follow_the_quota_unless_the_user_chose(monkeypatch, chosen, exp
     monkeypatch.setenv("OMP_NUM_THREADS", chosen or "")
     if chosen is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(cli, "cpu_quota", lambda: 0.5)
-    monkeypatch.setattr(cli, "usable_cores", lambda: 1)
-    cli.prepare_process()
+    monkeypatch.setattr(shell, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(shell, "usable_cores", lambda: 1)
+    shell.prepare_process()
     assert os.environ["OMP_NUM_THREADS"] == expected

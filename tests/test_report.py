@@ -15,9 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from sklearn.metrics import confusion_matrix
 
 import bort
-from bort import html as page
-from bort import report
-from bort import shell as cli
+from bort import console, html, report
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning import report as mistakes
@@ -116,7 +114,7 @@ def test_page_of_a_pre_training(kd):
     assert f"{summary['val/loss']:.4g}" in seen and f"{summary['parameters']:,}" in seen
     assert "⟨1,2,16,32⟩ distilled from" in seen
     assert (kd / "samples.txt").read_text().split("\n")[0] in seen
-    start = f"{cli.python()} train.py experiment=kd_pretrain"
+    start = f"{console.python()} train.py experiment=kd_pretrain"
     assert f"{start} 'data.path=my text.txt' name=first" in seen
     assert "not finished" not in seen
 
@@ -160,7 +158,7 @@ def test_losses_of_two_kinds_share_no_panel(kd, compared):
 
 
 def test_a_long_curve_becomes_means():
-    plot = page.figure("x", "y")
+    plot = html.figure("x", "y")
     steps = np.arange(1, 4 * report.MOST_POINTS + 1)
     report._line(plot, "a", (steps, steps % 2 * 1.0), 0)
     (line,) = plot.data
@@ -349,7 +347,7 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
 def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
     runs = [*report.expand(kd), *report.expand(classes), *report.expand(compared[0])]
     assert len(runs) == 8  # two rates of three arms
-    page.write(tmp_path / "all.html", "all", report.side_by_side(runs))
+    html.write(tmp_path / "all.html", "all", report.side_by_side(runs))
     text = (tmp_path / "all.html").read_text()
     seen = words(text)
     for name in ("kd_pretrain/first", "kd_vs_mlm/demo/mlm_equal_time/lr_1e-05"):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.config.train import Logger, Theta, Train
+from bort.config.train import LoggerConfig, ThetaConfig, TrainConfig
 from bort.console import counted, plain
 from bort.errors import BortError
-from bort.tasks.registry import json_object
+from bort.files.untrusted import json_object
 from bort.tasks.task import Row, Task
 
 ALIKE = 0.05  # difference of a label's shares in D and E
@@ -144,7 +144,7 @@ class Point:
         return ", ".join(shown).replace("lr_factor ", "lr × ") or "the run's own"
 
 
-def points(grid: Theta) -> list[Point]:
+def points(grid: ThetaConfig) -> list[Point]:
     """Every combination of the grid's values."""
     names = [f.name for f in fields(Point)]
     values = {name: getattr(grid, name) or [getattr(Point, name)] for name in names}
@@ -181,7 +181,7 @@ def without_worst(ordered: list[Point]) -> list[Point]:
 PRUNE = {"half": halved, "lcs": without_worst}
 
 
-def with_point(run: Train, theta: Point, rate: float, steps: int | None) -> Train:
+def with_point(run: TrainConfig, theta: Point, rate: float, steps: int | None) -> TrainConfig:
     """The settings of one training: the run's, with θ.
 
     rate: where neither names one. steps: instead of the run's epochs.
@@ -196,22 +196,22 @@ def with_point(run: Train, theta: Point, rate: float, steps: int | None) -> Trai
     elif theta.epochs is not None:
         trainer |= {"max_epochs": theta.epochs}
     seed = run.seed if theta.seed is None else theta.seed
-    logger = Logger(name="csv")  # a run of each training would bury the run
+    logger = LoggerConfig(name="csv")  # a run of each training would bury the run
     return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=logger)
 
 
-def epoch_steps(run: Train, rows: int) -> int:
+def epoch_steps(run: TrainConfig, rows: int) -> int:
     """Steps of the run's own epochs over so many rows."""
     epochs = max(1, (run.trainer or {}).get("max_epochs") or 1)
     return epochs * math.ceil(rows / run.data.batch_size)
 
 
-def sample_count(run: Train, rows: int) -> int:
+def sample_count(run: TrainConfig, rows: int) -> int:
     """Rows that are generated for a round, with D of so many rows."""
     return run.agora.samples or max(1, rows // 4)
 
 
-def planned_steps(run: Train, rows: int) -> int:
+def planned_steps(run: TrainConfig, rows: int) -> int:
     """Steps of all rounds on D of so many rows, if no round is replayed."""
     thetas, number, total, more = points(run.agora.grid), 0, 0, sample_count(run, rows)
     while thetas and number < (run.agora.rounds or math.inf):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bort.agora.dataset import balanced_accuracy
-from bort.config.train import Train
+from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.finetuning.recipe import answers, output_order, row_outputs
 from bort.models import huggingface as hf
@@ -78,7 +78,7 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     return values
 
 
-def teacher_source(run: Train, say: Callable) -> str:
+def teacher_source(run: TrainConfig, say: Callable) -> str:
     """The encoder that S is fine-tuned from: the teacher of the candidate's pre-training."""
     if run.teacher.name:
         return run.teacher.name

@@ -29,11 +29,12 @@ from bort.agora.dataset import (
 from bort.agora.generators import GENERATORS, Source
 from bort.agora.judge import judged, open_judge, saw_all, teacher_source
 from bort.agora.report import ARMS, show
-from bort.agora.student import Candidate, Say, recorded
-from bort.config.train import Train, settings
+from bort.agora.student import Say, Student, recorded
+from bort.config.train import TrainConfig, settings
 from bort.console import counted, decimal, plain
 from bort.errors import BortError
 from bort.files.ownership import remove_model
+from bort.files.untrusted import json_object
 from bort.files.writing import replacing, replacing_folder, write_csv, write_json
 from bort.finetuning.recipe import (
     answer_diagnostics,
@@ -49,7 +50,6 @@ from bort.models import huggingface as hf
 from bort.models.identity import named_models
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks.encoding import cast, data_report
-from bort.tasks.registry import json_object
 from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
 from bort.training.module import check_trainer, device_of, quiet
@@ -59,7 +59,7 @@ SHOWN = 200  # generated rows in generated.jsonl
 
 
 def agora(
-    run: Train,
+    run: TrainConfig,
     folder: Path,
     say: Say = print,
     record: dict | None = None,
@@ -79,7 +79,7 @@ def agora(
     if (summary := done(run, folder, say)) is not None:
         return summary
     quiet()
-    candidate = Candidate(run, folder, say, launch)
+    candidate = Student(run, folder, say, launch)
     task, rows = candidate.task, candidate.rows
     with locked(folder, False, say):
         open_folder(folder, run, record)
@@ -90,12 +90,12 @@ def agora(
             return summary  # a file was touched, and holds what it held
         loggers = extra_loggers(run.logger, folder, settings(run))
         try:
-            return Arena(candidate, loggers).play(encoder)
+            return AgoraRun(candidate, loggers).play(encoder)
         finally:
             finish_loggers(loggers)
 
 
-def _model_digests(run: Train, source: str, encoder: str | None) -> dict[str, str]:
+def _model_digests(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
     """Of all models that a run of Agora reads, by the setting that names each."""
     names = named_models(run) | {"model": source}
     if encoder is not None and "teacher.name" not in names:
@@ -103,13 +103,13 @@ def _model_digests(run: Train, source: str, encoder: str | None) -> dict[str, st
     return {key: hub.digest(name) for key, name in names.items()}
 
 
-class Arena:
+class AgoraRun:
     """A run of Agora: the rounds of its candidate, and the control arms.
 
     loggers: besides metrics.csv; each training is a step.
     """
 
-    def __init__(self, candidate: Candidate, loggers: list):
+    def __init__(self, candidate: Student, loggers: list):
         self.f, self.loggers = candidate, loggers
         self.run, self.folder = candidate.run, candidate.folder
         self.task, self.say = candidate.task, candidate.say

@@ -11,10 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bort import html as page
+from bort import html
 from bort.console import counted, decimal, plain
 from bort.errors import BortError
-from bort.tasks.registry import decoded, json_object
+from bort.files.untrusted import json_object
+from bort.tasks.registry import decoded
 
 ARMS = {
     "default": "plain, default θ",
@@ -75,7 +76,7 @@ def parts(folder: Path, summary: dict) -> Iterator[Any]:
         with _intact(folder / "summary.json"):
             (head, lines), words = arms(summary), verdict(summary)
         yield "<h2>Agora and its control arms</h2>"
-        yield f"{page.table(lines, head)}<p>{escape(words)}</p>"
+        yield f"{html.table(lines, head)}<p>{escape(words)}</p>"
     if (path := folder / "metrics.csv").is_file():
         trainings = list(csv.DictReader(io.StringIO(decoded(path), newline="")))
         with _intact(f"{folder}/metrics.csv or rounds.json"):
@@ -83,17 +84,17 @@ def parts(folder: Path, summary: dict) -> Iterator[Any]:
             figure, columns = plot(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
-            *page.panel("E by round", figure),
+            *html.panel("E by round", figure),
             "</div>",
         ]
         lines = [list(row.values()) for row in trainings]
-        yield page.details("all trainings of the rounds", page.table(lines, columns))
+        yield html.details("all trainings of the rounds", html.table(lines, columns))
     if (path := folder / "generated.jsonl").is_file():
         with _intact(path):
             cells = _generated(_objects(path))
         if cells:
             yield "<h2>Rows that were generated</h2>"
-            yield page.table(cells, ("label by S", "sure", "from", "made"), "texts")
+            yield html.table(cells, ("label by S", "sure", "from", "made"), "texts")
 
 
 def _generated(rows: list[dict]) -> list[tuple[str, ...]]:
@@ -130,7 +131,7 @@ def _intact(path: Path | str) -> Iterator[None]:
 
 def plot(trainings: list[dict], rounds: list[dict]) -> Any:
     """Scores on E of all trainings, and of the best of each round."""
-    found = page.figure("round", "score on E")
+    found = html.figure("round", "score on E")
     found.add_scatter(
         x=[int(row["round"]) for row in trainings],
         y=[float(row["score"]) if row["score"] else None for row in trainings],

@@ -22,10 +22,11 @@ from bort.agora.dataset import (
     with_point,
     written,
 )
-from bort.config.train import Train
-from bort.console import counted
+from bort.config.train import TrainConfig
+from bort.console import clock, counted
 from bort.errors import BortError, Diverged
 from bort.files.ownership import remove_checkpoints
+from bort.files.untrusted import json_object
 from bort.files.writing import replacing, write_json
 from bort.finetuning.recipe import (
     LR_WIDTH,
@@ -42,10 +43,9 @@ from bort.models import hub
 from bort.models import huggingface as hf
 from bort.pretraining.recipe import own_encoder
 from bort.runs.folder import check_corpus, locked, open_folder, take_finished
-from bort.shell import clock
 from bort.tasks.encoding import Cast, cast
 from bort.tasks.metrics import score
-from bort.tasks.registry import decoded, json_object
+from bort.tasks.registry import decoded
 from bort.tasks.task import Row, Task
 from bort.training.module import check_watched, quiet
 
@@ -53,14 +53,14 @@ Say = Callable[[str], None]
 JOBS = "launched.json"  # what the launcher's jobs are to do
 
 
-class Candidate:
+class Student:
     """f from its pre-trained weights on the task of `run`; everything is kept in `folder`.
 
     launch: see `agora_run.agora`. Raises BortError for a task that Agora cannot do, data that
     cannot be split, or a wrong model.
     """
 
-    def __init__(self, run: Train, folder: Path, say: Say, launch: Callable | None = None):
+    def __init__(self, run: TrainConfig, folder: Path, say: Say, launch: Callable | None = None):
         self.run, self.folder = replace(run, resume=True), folder
         self.say, self.launch = say, launch
         if run.model:
@@ -127,7 +127,7 @@ class Candidate:
 
     def fit(
         self,
-        run: Train,
+        run: TrainConfig,
         place: Path,
         encoder: str,
         tokenizer,
@@ -194,12 +194,12 @@ def recorded(place: Path) -> dict | None:
     return summary if all(type(number) in (int, float) for number in numbers) else None
 
 
-def train_one(run: Train, folder: Path, say: Say) -> None:
+def train_one(run: TrainConfig, folder: Path, say: Say) -> None:
     """The training run.agora.training of a round or a control arm, for the run in `folder`."""
     quiet()
     name = run.agora.training
     jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
-    candidate = Candidate(replace(run, agora=replace(run.agora, training=None)), folder, say)
+    candidate = Student(replace(run, agora=replace(run.agora, training=None)), folder, say)
     try:
         job = jobs[name]
         theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]

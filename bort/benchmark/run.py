@@ -25,10 +25,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bort import html as page
-from bort import shell as cli
+from bort import console, html
 from bort.benchmark import contenders
-from bort.config.search import Benchmark, register
+from bort.config.search import BenchmarkConfig, register
 from bort.config.train import CONF, SIZES, Arch, parse
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 from bort.console import counted
@@ -55,11 +54,11 @@ def named(names: list[str]) -> dict[Arch, str]:
     return {Arch(**OmegaConf.load(known[name])): name for name in names}
 
 
-def compare(settings: Benchmark) -> list[dict]:
+def compare(settings: BenchmarkConfig) -> list[dict]:
     """Measure models and archs with all engines and sizes, print and write; returns the rows."""
     import torch
 
-    from bort.doctor import machine_line
+    from bort.machine import machine_line
     from bort.models import onnx
 
     engines, sizes, wanted = settings.chosen_engines, settings.sizes, settings.latency
@@ -74,17 +73,19 @@ def compare(settings: Benchmark) -> list[dict]:
         onnx.require_onnx()
     threads = wanted.threads or torch.get_num_threads()
     machine = f"{machine_line()}; int8 products: {int8_instructions()}"
-    cli.say(machine)
+    console.say(machine)
     if busy := busy_note():
-        cli.say(busy)
+        console.say(busy)
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for arch, name in archs.items():
             given = (engines, settings.vocab_size, max(512, longest), Path(folder))
             found += contenders.of_arch(arch, name, *given, settings.huggingface)
         for each in models:
-            found += contenders.exported(each, engines, Path(folder), cli.say)
-        rows = contenders.measure(found, sizes, threads, wanted.rounds, settings.memory, cli.say)
+            found += contenders.exported(each, engines, Path(folder), console.say)
+        rows = contenders.measure(
+            found, sizes, threads, wanted.rounds, settings.memory, console.say
+        )
     notes = [
         f"{counted(threads, 'thread')}, rows without padding, medians [quartiles] of "
         f"{wanted.rounds} rounds in alternating order; the ratio is to the first row of the same "
@@ -96,18 +97,18 @@ def compare(settings: Benchmark) -> list[dict]:
     if settings.memory:
         notes.append("peak: resident memory of a process that loads this model alone, all included")
     for line in notes:
-        cli.say(line)
+        console.say(line)
     width = max(len(row["name"]) for row in rows)
     for batch, length in sizes:
-        cli.say(f"batch {batch} × {length} tokens")
+        console.say(f"batch {batch} × {length} tokens")
         for row in rows:
             if (row["batch"], row["length"]) == (batch, length):
-                cli.say(line_of(row, width))
+                console.say(line_of(row, width))
     if settings.out:
         out = Path(settings.out)
         write_csv(out, list(rows[0]), rows)
         write_page(out.with_suffix(".html"), rows, [machine, *notes])
-        cli.say(f"table: {out}, picture: {out.with_suffix('.html')}")
+        console.say(f"table: {out}, picture: {out.with_suffix('.html')}")
     return rows
 
 
@@ -160,14 +161,14 @@ def line_of(row: dict, width: int) -> str:
 
 def write_page(path: Path, rows: list[dict], notes: list[str]) -> None:
     """The rows as bars and as a table: one HTML file that asks no network for anything."""
-    page.write(path, "bort latency", page_parts(rows, notes))
+    html.write(path, "bort latency", page_parts(rows, notes))
 
 
 def page_parts(rows: list[dict], notes: list[str]) -> Iterator[Any]:
     """HTML and the figure about these rows."""
     yield "<h1>Latency</h1>"
     yield bars(rows)
-    yield page.table(map(cells_of, rows), COLUMNS)
+    yield html.table(map(cells_of, rows), COLUMNS)
     yield "<p>Parameters: of the whole model, its head included where it has one.</p>"
     yield "".join(f"<p>{escape(note)}</p>" for note in notes)
 
@@ -251,9 +252,9 @@ def bars(rows: list[dict]):
     return figure
 
 
-def table(settings: Benchmark) -> list[dict]:
+def table(settings: BenchmarkConfig) -> list[dict]:
     """Architectures with the one engine and size of `latency`: what latency=table reads."""
-    from bort.doctor import machine_line
+    from bort.machine import machine_line
     from bort.objectives import (
         cost,  # torch is loaded only now
         latency,  # torch is loaded only now
@@ -261,13 +262,13 @@ def table(settings: Benchmark) -> list[dict]:
 
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
-    cli.say(machine_line())
+    console.say(machine_line())
     busy = busy_note() if wanted.source != "analytic" else None
     if busy:
-        cli.say(busy)
+        console.say(busy)
     with tempfile.TemporaryDirectory() as folder:
         found = latency.latencies(
-            wanted, list(archs), None, settings.vocab_size, Path(folder), cli.say
+            wanted, list(archs), None, settings.vocab_size, Path(folder), console.say
         )
     rows, first = [], next(iter(found["points"].values()))[0]
     for arch, name in archs.items():
@@ -285,29 +286,31 @@ def table(settings: Benchmark) -> list[dict]:
     shown = [{times.get(key, key): x for key, x in row.items()} | size for row in rows]
     timed = wanted.source not in ("analytic", "fitted")
     if (wide := wide_note(shown) if timed else None) is not None:
-        cli.say(wide)
-    cli.say(f"{found['note']}, vocabulary {settings.vocab_size:,}; the ratio is to the first row")
+        console.say(wide)
+    console.say(
+        f"{found['note']}, vocabulary {settings.vocab_size:,}; the ratio is to the first row"
+    )
     for row, arch in zip(rows, archs, strict=True):
         if found["unit"] == "ms":
             value = f"{row['latency_ms']:9.2f} ms [{row['low']:.2f}, {row['high']:.2f}]"
         else:
             value = f"{row['operations'] / 1e9:9.3f} GFLOP"
-        cli.say(
+        console.say(
             f"{row['name']:>14} {str(arch):>18} {row['parameters']:>13,} parameters "
             f"{value}  {row['ratio']:.2f} ×"
         )
     if settings.out:
         columns = [key for key in rows[0] if key != "ratio"]
         write_csv(Path(settings.out), columns, rows)
-        cli.say(f"table: {settings.out}")
+        console.say(f"table: {settings.out}")
     if settings.out and found["unit"] == "ms" and not points:
         path = Path(settings.out).with_suffix(".html")
         write_page(path, shown, [machine_line(), found["note"], *filter(None, (busy, wide))])
-        cli.say(f"picture: {path}")
+        console.say(f"picture: {path}")
     return rows
 
 
-def run(settings: Benchmark) -> list[dict]:
+def run(settings: BenchmarkConfig) -> list[dict]:
     if not settings.out:
         return compare(settings) if settings.compares else table(settings)
     out = user_path("out", settings.out)
@@ -322,7 +325,7 @@ def run(settings: Benchmark) -> list[dict]:
         return compare(settings) if settings.compares else table(settings)
 
 
-def has_picture(settings: Benchmark) -> bool:
+def has_picture(settings: BenchmarkConfig) -> bool:
     """Whether a picture goes beside out=; a table of a grid or of operations has none."""
     plain = settings.grid.points()[0] or settings.latency.source == "analytic"
     return settings.compares or not plain
@@ -332,9 +335,9 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    register(Benchmark)
+    register(BenchmarkConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("benchmark", sys.argv[1:])
-    settings = parse(cfg, Benchmark)
+    settings = parse(cfg, BenchmarkConfig)
     refuse_unused(settings, sys.argv[1:], (*LATENCY_RULES, *BENCHMARK_RULES))
     run(settings)

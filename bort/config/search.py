@@ -1,5 +1,7 @@
 """Typed settings of search.py and bort.benchmark, beside those of a training."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -7,13 +9,12 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from bort.config.train import BASE_LR, KAPPA, Arch, Train, at_least, one_of
+from bort.config.train import BASE_LR, KAPPA, Arch, TrainConfig, at_least, one_of
 from bort.errors import BortError
-from bort.search.coefficient import check_exponents
 
 
 @dataclass
-class Grid:
+class GridConfig:
     """Ξ, the candidates: every combination of these in which A divides H."""
 
     depth: list[int] = MISSING
@@ -61,7 +62,7 @@ SOURCES = ("analytic", "measured", "fitted", "onnx", "onnx_int8", "table")
 
 
 @dataclass
-class Latency:
+class LatencyConfig:
     """î, the inference latency of a candidate's embeddings and layers."""
 
     source: str = "analytic"  # operations in closed form (the paper), or milliseconds: see SOURCES
@@ -89,7 +90,7 @@ class Latency:
 
 
 @dataclass
-class Search:
+class SearchConfig:
     """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
 
     n: int = 300  # training steps of a candidate
@@ -124,14 +125,14 @@ class Search:
 
 
 @dataclass
-class SearchRun(Train):
+class SearchRunConfig(TrainConfig):
     """All settings of `search.py`: those of a candidate's training, and how to choose."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("search",)
     job: str = "search"
-    grid: Grid = MISSING
-    latency: Latency = field(default_factory=Latency)
-    search: Search = field(default_factory=Search)
+    grid: GridConfig = MISSING
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def _set_rates(self) -> None:
         """The rate is that of width 128; every candidate's follows from it."""
@@ -171,7 +172,7 @@ ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
 
 
 @dataclass
-class Benchmark:
+class BenchmarkConfig:
     """All settings of `python -m bort.benchmark`."""
 
     archs: list[str] = field(
@@ -183,8 +184,8 @@ class Benchmark:
     lengths: list[int] | None = None  # null: latency.length
     huggingface: bool = False  # beside each of the archs its shape as Hugging Face's BertModel
     memory: bool = True  # also the peak memory of a process with one model alone
-    grid: Grid = MISSING  # instead, unless it is `none`: every point of it
-    latency: Latency = field(default_factory=Latency)
+    grid: GridConfig = MISSING  # instead, unless it is `none`: every point of it
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
     vocab_size: int = 30522  # of the archs and the grid
     out: str | None = None  # a CSV, and a picture beside it
 
@@ -254,5 +255,12 @@ def register(*schemas: type) -> None:
     By the commands that need them: `--help` copies all that is stored for each group it lists.
     """
     for schema in schemas:
-        name = {SearchRun: "search_schema", Benchmark: "benchmark_schema"}[schema]
+        name = {SearchRunConfig: "search_schema", BenchmarkConfig: "benchmark_schema"}[schema]
         ConfigStore.instance().store(name=name, node=schema)
+
+
+def check_exponents(key: str, exponents: Iterable[float]) -> None:
+    """Raises BortError for what cannot be α, β and γ."""
+    values = list(exponents)
+    if len(values) != 3 or not all(0 <= x < math.inf for x in values) or not any(values):
+        raise BortError(f"{key}={values} must be three numbers, at least 0, not all 0")

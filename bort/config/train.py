@@ -83,7 +83,7 @@ class Arch:
 
 
 @dataclass
-class Data:
+class DataConfig:
     """Text and how it becomes batches."""
 
     source: str = "docstrings"  # docstrings (embedded) or text (data.path)
@@ -142,7 +142,7 @@ def width_lr(hidden: int, base: float = BASE_LR, kappa: float = KAPPA) -> float:
 
 
 @dataclass
-class Optim:
+class OptimConfig:
     """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
 
     name: str = "muon"  # muon or adamw
@@ -168,7 +168,7 @@ class Optim:
 
 
 @dataclass
-class Distill:
+class DistillConfig:
     """Loss weights: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy; w_kd = 0 is MLM."""
 
     w_kd: float = 1.0
@@ -185,7 +185,7 @@ class Distill:
 
 
 @dataclass
-class Teacher:
+class TeacherConfig:
     """A masked LM by name or folder; without a name one is trained on the same text first."""
 
     name: str | None = None
@@ -202,7 +202,7 @@ class Teacher:
 
 
 @dataclass
-class Compare:
+class CompareConfig:
     """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
 
     lrs: list[float] | None = None  # each arm takes its best of these; null: optim.lr alone
@@ -213,7 +213,7 @@ class Compare:
 
 
 @dataclass
-class Theta:
+class ThetaConfig:
     """Θ of Agora: every combination of these; null is the run's own value."""
 
     lr: list[float] | None = None  # peak rates; null: lr_factor times the run's own
@@ -240,12 +240,12 @@ class Theta:
 
 
 @dataclass
-class Agora:
+class AgoraConfig:
     """Rounds of training, mistakes, and rows generated from them (arXiv 2010.07990)."""
 
     teacher: str | None = None  # S: a model fine-tuned on the task; null: the run's teacher becomes
     mlm: str | None = None  # of generator=mlm; null: the encoder of S, or else the candidate
-    grid: Theta = field(default_factory=Theta)
+    grid: ThetaConfig = field(default_factory=ThetaConfig)
     rounds: int | None = None  # at most; null: until Θ is used up
     prune: str = "half"  # the worse half of Θ each round, or lcs (the original)
     replays: int = 1  # rounds in all that may be done again because E became worse
@@ -277,7 +277,7 @@ class Agora:
 
 
 @dataclass
-class Logger:
+class LoggerConfig:
     """Where metrics go besides the run folder's metrics.csv, which is always written."""
 
     name: str = "csv"  # csv, wandb, tensorboard, none
@@ -294,7 +294,7 @@ class Logger:
 
 
 @dataclass
-class Train:
+class TrainConfig:
     """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
@@ -303,12 +303,12 @@ class Train:
     arch_file: str | None = (
         None  # a YAML with depth, heads, hidden, intermediate (a search's result)
     )
-    data: Data = field(default_factory=Data)
-    optim: Optim = field(default_factory=Optim)
-    distill: Distill = field(default_factory=Distill)
-    teacher: Teacher = field(default_factory=Teacher)
-    compare: Compare = field(default_factory=Compare)
-    agora: Agora = field(default_factory=Agora)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    agora: AgoraConfig = field(default_factory=AgoraConfig)
     task: str | None = None  # of fine-tuning: suite/name, as in glue/rte
     model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
@@ -318,7 +318,7 @@ class Train:
     checkpoint_every: int = 500  # optimizer steps between checkpoints
     compile: bool = False  # torch.compile the model
     trainer: Any = None
-    logger: Logger = field(default_factory=Logger)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     callbacks: Any = None
     seed: int = 0
     name: str = MISSING
@@ -389,10 +389,14 @@ class Train:
         if self.job == "compare" and self.compare.lrs is None:
             self.compare = replace(self.compare, lrs=[self.optim.lr])
 
-    def training(self, **changes: Any) -> "Train":
+    def training(self, **changes: Any) -> "TrainConfig":
         """The settings of one training with these changes, also out of a search's."""
-        own = {each.name: getattr(self, each.name) for each in fields(Train)}
-        return Train(**own | {"job": "pretrain", "compare": Compare(), "agora": Agora()} | changes)
+        own = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        return TrainConfig(
+            **own
+            | {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
+            | changes
+        )
 
     @property
     def fits_task(self) -> bool:
@@ -405,7 +409,7 @@ class Train:
         return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
 
 
-ConfigStore.instance().store(name="train_schema", node=Train)
+ConfigStore.instance().store(name="train_schema", node=TrainConfig)
 
 
 CONF = Path(__file__).parents[1] / "conf"  # in a wheel
@@ -413,7 +417,7 @@ if not CONF.is_dir():
     CONF = Path(__file__).parents[2] / "conf"
 
 
-def parse(cfg: DictConfig, schema: type = Train) -> Any:
+def parse(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     """The composed configuration as dataclasses; every wrong combination is raised here."""
     cfg = cfg.copy()
     if cfg.get("arch_file"):
@@ -475,7 +479,7 @@ CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tu
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 
 
-def settings(run: Train) -> dict[str, Any]:
+def settings(run: TrainConfig) -> dict[str, Any]:
     """Flat `key: value` of all that decides a run's result, to compare it with its continuation."""
     flat: dict[str, Any] = {}
 
@@ -510,7 +514,7 @@ def fingerprint(values: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def describe(run: Train) -> str:
+def describe(run: TrainConfig) -> str:
     """One line: what will be trained, from what, on what, for how long."""
     trainer, data = run.trainer or {}, run.data
     if run.fits_task:

@@ -18,7 +18,7 @@ from bort.errors import BortError
 from bort.models import onnx
 from bort.models.bert import Classifier, MaskedLM
 from bort.pretraining.datamodule import VAL_RATE, mask_tokens, row_keys
-from bort.text import sources as documents
+from bort.text import sources
 from bort.text.tokenizer import special_ids
 
 TOLERANCE = 1e-4  # of a logit, or of the largest one above 1; of numbers, of their spread
@@ -171,7 +171,7 @@ def samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]:
     texts = [
         text
         for module in (os, argparse, typing, logging)
-        for text in documents.docstrings(module.__file__)
+        for text in sources.docstrings(module.__file__)
     ]
     room = min(length, model.config.limit)
     rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]

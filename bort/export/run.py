@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort import shell as cli
-from bort.config.train import Data
+from bort import console
+from bort.config.train import DataConfig
 from bort.console import decimal
 from bort.errors import BortError
-from bort.export import standalone as onnx_predict
+from bort.export import standalone
 from bort.export.agreement import (
     SHAPES,
     Agreement,
@@ -46,8 +46,7 @@ from bort.models import huggingface as hf
 from bort.models import onnx
 from bort.models.bert import MaskedLM
 from bort.runs.origin import run_facts
-from bort.tasks import encoding as casting
-from bort.tasks import metrics as scoring
+from bort.tasks import encoding, metrics
 from bort.tasks.task import Row, Task
 
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
@@ -60,7 +59,7 @@ def export(
     agreement: float = 0.95,
     drop: float = 0.01,
     task: str | None = None,
-    data: Data | None = None,
+    data: DataConfig | None = None,
     say: Callable = print,
 ) -> Export:
     """Write `source` in this format as the folder `out`, after all checks have passed.
@@ -112,7 +111,7 @@ def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
     onnx.require_onnx()
     onnx.to_onnx(model, folder / "model.onnx")
     (folder / "model.safetensors").unlink()
-    shutil.copy(onnx_predict.__file__, folder / "predict.py")
+    shutil.copy(standalone.__file__, folder / "predict.py")
 
 
 # ------------------------------------------------------------------------------------ checks
@@ -233,14 +232,14 @@ class TaskRows:
 
     task: Task
     rows: list[Row]
-    inputs: casting.Cast
+    inputs: encoding.Cast
     pad: int
     types: bool  # whether the model has token types
     order: list[int] | None  # which output of the model is the first label of the task, …
     known: dict[Run, np.ndarray] = field(default_factory=dict)  # what was answered before
 
     @classmethod
-    def load(cls, model, labels, tokenizer, source: str, name: str, data: Data) -> "TaskRows":
+    def load(cls, model, labels, tokenizer, source: str, name: str, data: DataConfig) -> "TaskRows":
         """Raises BortError for rows that cannot be read and a model that cannot answer them."""
         if isinstance(model, MaskedLM):
             raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
@@ -251,11 +250,11 @@ class TaskRows:
             raise BortError(f"task={name} has no rows with labels{use}")
         order = finetune.output_order(task, model, labels, f"model={source}")
         room = model.config.limit
-        if data.length > room and data.length != Data.length:
+        if data.length > room and data.length != DataConfig.length:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
-        if model.config.length is None or data.length != Data.length:
+        if model.config.length is None or data.length != DataConfig.length:
             room = min(data.length, room)  # else as in the run whose scores are compared
-        inputs = casting.cast(task, rows["val"], tokenizer, room)
+        inputs = encoding.cast(task, rows["val"], tokenizer, room)
         types = model.config.type_vocab > 0
         return cls(task, rows["val"], inputs, tokenizer.pad_token_id, types, order)
 
@@ -293,7 +292,7 @@ def _scored(
     for when, form in (("before", reference), ("after", run)):
         (outputs,) = rows.answers(form)
         answers = finetune.answers(task, torch.from_numpy(outputs))
-        scores = scoring.score(task, rows.rows, answers)
+        scores = metrics.score(task, rows.rows, answers)
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]
@@ -338,12 +337,12 @@ def main() -> None:
         settings.drop,
         settings.task,
         settings.data,
-        cli.say,
+        console.say,
     )
     size = sum((out / name).stat().st_size for name in ownership.own_names(out))
-    cli.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
+    console.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
     if settings.push:
         _push(out, settings.push)
-        cli.say(f"  hub       https://huggingface.co/{settings.push}")
+        console.say(f"  hub       https://huggingface.co/{settings.push}")
     elif settings.format != "hf":
-        cli.say(f"  next      {cli.python()} {out}/predict.py {example(out)}")
+        console.say(f"  next      {console.python()} {out}/predict.py {example(out)}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bort import shell as cli
-from bort.config.train import Data, at_least, one_of
+from bort.config import key_values
+from bort.config.train import DataConfig, at_least, one_of
 from bort.errors import BortError
 from bort.files.writing import user_path
 from bort.runs.origin import run_facts
@@ -28,7 +28,7 @@ class ExportConfig:
     format: str  # one of FORMATS
     out: Path
     task: str | None = None  # its validation rows are answered before and after
-    data: Data = field(default_factory=Data)  # of the task
+    data: DataConfig = field(default_factory=DataConfig)  # of the task
     agreement: float = 0.95  # the least share of equal top answers of int8
     drop: float = 0.01  # the most that the task's first metric may lose
     push: str | None = None  # owner/name on the hub, uploaded to afterwards
@@ -52,7 +52,9 @@ def parse_export(arguments: list[str]) -> ExportConfig:
     data.train=FILE alone means task=custom, as in a fine-tuning.
     """
     names = [setting.name for setting in fields(ExportConfig) if setting.name != "data"]
-    words = cli.keys(arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)]))
+    words = key_values.keys(
+        arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)])
+    )
     if empty := [key for key, value in words.items() if value == ""]:
         raise BortError(f"{empty[0]}= has no value; give one, or leave it out")
     if not (words["model"] and words["format"] and words["out"]):
@@ -94,7 +96,7 @@ def _check_data(task: str | None, data: dict[str, str]) -> None:
             raise BortError(f"data.{key}={value} {reason}")
 
 
-def _task_data(values: dict[str, str], run: dict[str, Any]) -> Data:
+def _task_data(values: dict[str, str], run: dict[str, Any]) -> DataConfig:
     """Where a task's rows are; run: of the model, whose rows were as long where it had any."""
     settings: dict = dict(values)
     if "length" in values:
@@ -106,7 +108,7 @@ def _task_data(values: dict[str, str], run: dict[str, Any]) -> Data:
         settings["length"] = run["data.length"]
     if settings.get("text", "").startswith("["):
         settings["text"] = [name.strip() for name in settings["text"].strip("[]").split(",")]
-    return Data(**settings)
+    return DataConfig(**settings)
 
 
 def _number(key: str, text: str) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bort.console import shown
 from bort.errors import BortError, nearest
 from bort.files.text_files import parquet_rows, parquet_shape, raw_lines
-from bort.tasks.registry import json_object
-from bort.tasks.task import shown
+from bort.files.untrusted import json_object
 
 SHARED = 10_000  # different texts that are one object wherever they are equal, labels above all
 Record = tuple[dict[str, Any], str]  # cells by column, and where they are

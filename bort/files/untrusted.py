@@ -125,3 +125,15 @@ def _check_values(path: Path, value: Any) -> None:
             _check_values(path, part)
         elif isinstance(part, str) and "${" in part:
             raise BortError(f"{path} has the interpolation {short(part, 40)}; write its value")
+
+
+def json_object(text: str, where: str) -> dict:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise BortError(f"{where}: not JSON ({reason}); mend it or get the file again") from error
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise BortError(f"{where}: a {kind}, not an object {{…}}; mend it or get the file again")
+    return record

@@ -103,7 +103,7 @@ def _padded(rows: list[np.ndarray], length: int, value: int) -> Tensor:
     return torch.from_numpy(table)
 
 
-class TaskData(pl.LightningDataModule):
+class TaskDataModule(pl.LightningDataModule):
     """Training batches, and those of each validation set in the order of `vals`."""
 
     def __init__(self, train: RowBatches, vals: dict[str, RowBatches], workers: int):

@@ -3,10 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bort.agora.dataset import planned_steps, split
-from bort.agora.judge import teacher_source
-from bort.agora.student import check_task
-from bort.config.train import SIZES, Arch, Train, cache_folder
+from bort.config.train import SIZES, Arch, TrainConfig, cache_folder
 from bort.console import counted
 from bort.errors import BortError
 from bort.finetuning.heads import output_order
@@ -18,20 +15,24 @@ from bort.models.bert import ModelConfig
 from bort.objectives import cost
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
+from bort.pretraining.dry_run import hours
 from bort.pretraining.recipe import OWN_STEPS, encoder_folder, own_run
-from bort.runs.folder import finished
+from bort.runs.folder import check_folder, finished
 from bort.tasks.encoding import cast
 from bort.tasks.task import Task
-from bort.training.module import check_watched
+from bort.training.module import check_trainer, check_watched
 
 Say = Callable[[str], None]
 
 
-def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float]) -> None:
-    """Print the plan of a fine-tuning, or of Agora: rows, steps, FLOPs, memory, disk, hours.
+def show(run: TrainConfig, folder: Path, say: Say, count_steps: Callable | None = None) -> None:
+    """Print the plan of a fine-tuning: rows, steps, FLOPs, memory, disk, hours.
 
-    hours: of so many FLOPs here. Raises BortError for what the run itself would refuse.
+    count_steps: of Agora, its steps by run, task, training rows and say. Raises BortError for what
+    the run itself would refuse.
     """
+    check_trainer(run)
+    check_folder(folder, run)
     if run.model:
         hub.find(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
@@ -58,8 +59,8 @@ def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float
     steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
     if steps < 0 or 0 < epochs * per_epoch < steps:
         steps = per_epoch * max(epochs, 1)
-    if run.job == "agora":
-        steps = _agora_steps(run, task, rows["train"], say)
+    if count_steps:
+        steps = count_steps(run, task, rows["train"], say)
     read = tokens * steps / per_epoch
     work = cost.training_flops(arch, 0, run.data.length, 0.0) * read
     work += steps * flops.optimizer_flops(arch, run.optim.name)
@@ -69,7 +70,7 @@ def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float
     say(f"  rows        {counts}")
     for note in task.notes:
         say(f"  labels      {note}")
-    arms = " in all arms together, S and replays not counted" if run.job == "agora" else ""
+    arms = " in all arms together, S and replays not counted" if count_steps else ""
     size_of_step = counted(run.data.batch_size * group, "row")
     say(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
     say(f"  tokens      about {read:,.0f}")
@@ -81,7 +82,7 @@ def show_task(run: Train, folder: Path, say: Say, hours: Callable[[float], float
     say("dry_run=true: nothing was started")
 
 
-def _open(run: Train) -> ModelConfig:
+def _open(run: TrainConfig) -> ModelConfig:
     """The shape of the model that is fine-tuned, opened as the run opens it."""
     if not isinstance(hub.find(run.model), Path):
         raise BortError(f"dry_run=true: {run.model} is no local folder, so its size is not known")
@@ -90,7 +91,7 @@ def _open(run: Train) -> ModelConfig:
     return config
 
 
-def _check_diagnosis(run: Train, task: Task) -> None:
+def _check_diagnosis(run: TrainConfig, task: Task) -> None:
     if not isinstance(hub.find(run.model), Path):
         return
     model, labels = hf.load_classifier(run.model)
@@ -98,19 +99,7 @@ def _check_diagnosis(run: Train, task: Task) -> None:
     output_order(task, model, labels, f"model={run.model}")
 
 
-def _agora_steps(run: Train, task: Task, train: list, say: Say) -> int:
-    """Steps of the rounds and of both control arms; says how the rows are divided."""
-    check_task(task)
-    D, E = split(task, train, run.agora.eval_fraction)
-    say(f"  E           {len(E):,} of the training rows; D has the others")
-    if run.agora.teacher:
-        hub.find(run.agora.teacher)
-    elif run.model:
-        teacher_source(run, say)  # raises when nobody is known to have taught the model
-    return 3 * planned_steps(run, len(D))
-
-
-def _say_encoder(run: Train, say: Say) -> float:
+def _say_encoder(run: TrainConfig, say: Say) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
     own = own_run(run)
     corpus = corpora.find(own.data, cache_folder())

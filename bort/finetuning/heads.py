@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bort.config.train import Train
+from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.models.bert import Classifier, MaskedLM, classifier
 from bort.tasks.task import Row, Task
 
 
 def fresh_classifier(
-    task: Task, body: MaskedLM, run: Train, train: Sequence[Row] = ()
+    task: Task, body: MaskedLM, run: TrainConfig, train: Sequence[Row] = ()
 ) -> Classifier:
     """The task's head on a pre-trained encoder, with the run's dropout; CoLA has two linear layers.
 

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bort.config.train import Data, Optim, Train, cache_folder, settings
+from bort.config.train import DataConfig, OptimConfig, TrainConfig, cache_folder, settings
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.writing import write_json
-from bort.finetuning.datamodule import RowBatches, TaskData
+from bort.finetuning.datamodule import RowBatches, TaskDataModule
 from bort.finetuning.heads import fresh_classifier, label_names, output_order
 from bort.models import hub
 from bort.models import huggingface as hf
 from bort.models.bert import Classifier
 from bort.pretraining.recipe import own_encoder
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
-from bort.tasks import custom, docstrings
-from bort.tasks import registry as tasks
+from bort.tasks import custom, docstrings, registry
 from bort.tasks.encoding import Cast, cast, data_report
 from bort.tasks.metrics import doubt, metric_names, readable, score, write_answers, write_submission
 from bort.tasks.task import Row, Task
@@ -63,7 +62,7 @@ def score_names(task: Task, splits: Iterable[str]) -> list[str]:
     return [f"{split}/{name}" for split in splits if split.startswith("val") for name in names]
 
 
-class FineTuning(StepModule):
+class FineTuningModule(StepModule):
     """A classifier on one task; every validation is scored over the whole set.
 
     rows: validation set → its rows. keep: called with the module when the task's first metric on
@@ -74,10 +73,10 @@ class FineTuning(StepModule):
     def __init__(
         self,
         model: Classifier,
-        optim: Optim,
+        optim: OptimConfig,
         task: Task,
         rows: dict[str, list[Row]],
-        keep: Callable[["FineTuning"], None],
+        keep: Callable[["FineTuningModule"], None],
     ):
         super().__init__(model, optim)
         self.task, self.rows, self.keep = task, rows, keep
@@ -156,7 +155,7 @@ def answers(task: Task, outputs: Tensor) -> np.ndarray:
 # ------------------------------------------------------------------------------------ a whole run
 
 
-def finetune(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+def finetune(run: TrainConfig, folder: Path, say: Say = print, record: dict | None = None) -> dict:
     """Fine-tune `run.model` on `run.task` into `folder`; returns the content of summary.json.
 
     The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
@@ -229,17 +228,17 @@ def selection(task: Task, rows: dict[str, list[Row]]) -> str | None:
     )
 
 
-def load_task(name: str, data: Data) -> tuple[Task, dict[str, list[Row]]]:
+def load_task(name: str, data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     """A task and all its rows; raises BortError for an unknown task or wrong files."""
     if name == "custom":
         return custom.read(data)
     if name == "docstrings":
         return docstrings.read(cache_folder())
-    task = tasks.find(name)
-    return task, tasks.read(task, Path(data.root) if data.root else None)
+    task = registry.find(name)
+    return task, registry.read(task, Path(data.root) if data.root else None)
 
 
-def _patience(run: Train, task: Task) -> dict:
+def _patience(run: TrainConfig, task: Task) -> dict:
     return {
         "_target_": "lightning.pytorch.callbacks.EarlyStopping",
         "monitor": f"val/{task.metrics[0]}",
@@ -251,7 +250,7 @@ def _patience(run: Train, task: Task) -> dict:
 
 
 def train_classifier(
-    run: Train,
+    run: TrainConfig,
     folder: Path,
     task: Task,
     model: Classifier,
@@ -267,18 +266,18 @@ def train_classifier(
     """
     pad, size = tokenizer.pad_token_id, run.data.batch_size
     vals = {name: split for name, split in rows.items() if name.startswith("val")}
-    data = TaskData(
+    data = TaskDataModule(
         RowBatches(inputs["train"], rows["train"], size, pad, run.seed),
         {name: RowBatches(inputs[name], vals[name], 4 * size, pad, None) for name in vals},
         run.data.workers,
     )
     loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
 
-    def keep(module: FineTuning) -> None:
+    def keep(module: FineTuningModule) -> None:
         hf.save(module.model, tokenizer, folder / "model", label_names(task))
 
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
-    module = FineTuning(model, replace(run.optim, lr=rate), task, vals, keep)
+    module = FineTuningModule(model, replace(run.optim, lr=rate), task, vals, keep)
     trainer, throughput = fit(run, folder, module, data, loggers, label, say)
     trainer.strategy.barrier()  # until the process that keeps the best model has kept it
     best, _ = hf.load_classifier(folder / "model")
@@ -333,7 +332,7 @@ def outcome(
 
 
 def diagnose(
-    run: Train, task: Task, rows: dict, folder: Path, say: Say, record: dict | None
+    run: TrainConfig, task: Task, rows: dict, folder: Path, say: Say, record: dict | None
 ) -> dict:
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
     model, labels = hf.load_classifier(run.model)
@@ -352,7 +351,7 @@ def diagnose(
 
 
 def _answer(
-    run: Train,
+    run: TrainConfig,
     task: Task,
     rows: dict[str, list[Row]],
     model: Classifier,
@@ -370,14 +369,14 @@ def _answer(
 
 
 def answer_diagnostics(
-    run: Train, task: Task, model: Classifier, tokenizer, folder: Path, say: Say
+    run: TrainConfig, task: Task, model: Classifier, tokenizer, folder: Path, say: Say
 ) -> None:
     """Write the submissions of the diagnostic sets that are to be answered by this task's model."""
     root = Path(run.data.root).expanduser() if run.data.root else None
-    for child in (each for each in tasks.TASKS.values() if each.parent == task.name):
-        if root is None or not tasks.present(child, root):
+    for child in (each for each in registry.TASKS.values() if each.parent == task.name):
+        if root is None or not registry.present(child, root):
             continue  # from the hub only when it is asked for: task=glue/ax
-        rows = tasks.read(child, root)
+        rows = registry.read(child, root)
         order = [task.labels.index(label) for label in child.labels]
         _answer(run, child, rows, model, order, tokenizer, folder, say)
         say(f"data: {child.name} is there too, and answered by this model")
@@ -431,7 +430,7 @@ def digest(rows: dict[str, list[Row]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_length(run: Train, positions: int) -> None:
+def check_length(run: TrainConfig, positions: int) -> None:
     """Raises BortError when rows may be longer than the model."""
     if run.data.length > positions:
         raise BortError(
@@ -440,7 +439,7 @@ def check_length(run: Train, positions: int) -> None:
         )
 
 
-def length_doubt(run: Train, source: str | Path, limit: int, inputs: Cast) -> str | None:
+def length_doubt(run: TrainConfig, source: str | Path, limit: int, inputs: Cast) -> str | None:
     """A warning when rows may be longer than the `limit` tokens that the model was trained at."""
     if run.data.length <= limit:
         return None

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bort import html as page
+from bort import html
 from bort.console import counted, plain
 from bort.errors import BortError
-from bort.tasks.registry import decoded, json_object
+from bort.files.untrusted import json_object
+from bort.tasks.registry import decoded
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
@@ -36,12 +37,12 @@ def parts(path: Path) -> Iterator[Any]:
         yield f"<p class=doubt>One answer for all rows: {escape(plain(answers.pop()))}</p>"
     yield "<div class=grid>"
     if classes:
-        yield from page.panel("Confusion", confusion(rows))
+        yield from html.panel("Confusion", confusion(rows))
     else:
-        yield from page.panel("Answers and true values", scatter(rows))
+        yield from html.panel("Answers and true values", scatter(rows))
     if (plot := by_length(rows, classes)) is not None:
         title = "Accuracy by length" if classes else "Mean error by length"
-        yield from page.panel(title, plot)
+        yield from html.panel(title, plot)
     yield "</div>"
     yield errors(rows, classes)
 
@@ -76,7 +77,7 @@ def confusion(rows: list[dict]):
         labels = [label for label, _ in frequent.most_common(MOST_CLASSES)]
     table = np.array([[counts[true, label] for label in labels] for true in labels])
     places = list(range(len(labels)))
-    found = page.figure("answer", "", 140 + max(200, 24 * len(labels)))
+    found = html.figure("answer", "", 140 + max(200, 24 * len(labels)))
     found.add_heatmap(
         z=table / np.maximum(table.sum(1, keepdims=True), 1),
         x=places,
@@ -101,7 +102,7 @@ def scatter(rows: list[dict]):
     """Answers of a regression over the true values."""
     true, answers = ([row[key] for row in rows] for key in ("true", "score"))
     ends = [min(true + answers), max(true + answers)]
-    found = page.figure("true value", "answer")
+    found = html.figure("true value", "answer")
     found.add_scattergl(x=true, y=answers, mode="markers", marker={"size": 5, "opacity": 0.5})
     found.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": "#8b949e"})
     found.update_layout(showlegend=False)
@@ -129,7 +130,7 @@ def by_length(rows: list[dict], classes: bool):
         down, up = _interval(own, classes)
         low.append(own.mean() - down)
         high.append(up - own.mean())
-    found = page.figure("tokens", "accuracy" if classes else "mean |answer − true|")
+    found = html.figure("tokens", "accuracy" if classes else "mean |answer − true|")
     found.add_bar(
         x=names,
         y=means,
@@ -170,7 +171,7 @@ def errors(rows: list[dict], classes: bool) -> str:
         title, head = "Farthest answers", ("true", "answer", "text")
     if not cells:
         return "<p>No answer is wrong.</p>"
-    return f"<h3>{title}</h3>{page.table(cells, head, 'texts')}"
+    return f"<h3>{title}</h3>{html.table(cells, head, 'texts')}"
 
 
 def _texts(row: dict) -> str:

@@ -15,10 +15,10 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from bort.doctor import hub_reachable
 from bort.errors import BortError, nearest
 from bort.files.untrusted import read_json, short, show
 from bort.models.identity import model_digest
+from bort.network import hub_reachable
 
 DEEPEST, MOST_FOLDERS = 3, 1_000  # of folders that are searched for runs
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bort.config.train import Train
+from bort.config.train import TrainConfig
 from bort.errors import BortError
 
 # What decides a model's outputs: its shape, its weights, its words.
@@ -58,7 +58,7 @@ def local_model(name: str | None) -> Path | None:
     return None
 
 
-def named_models(run: Train) -> dict[str, str]:
+def named_models(run: TrainConfig) -> dict[str, str]:
     """The names of the models that a run reads, by the setting that holds them."""
     names = {"model": run.model} if run.fits_task else {}
     if run.needs_teacher or run.job == "agora":

@@ -8,26 +8,30 @@ from pathlib import Path
 
 import torch
 
-from bort.config.search import Latency
+from bort.config.search import LatencyConfig
 from bort.config.train import Arch
-from bort.console import counted
+from bort.console import clock, counted
 from bort.errors import BortError
 from bort.files.ownership import temporary
 from bort.models import onnx
 from bort.objectives import cost
-from bort.shell import clock
 
 Say = Callable[[str], None]
 
 
-def check_device(latency: Latency) -> None:
+def check_device(latency: LatencyConfig) -> None:
     """Raise BortError, before any work, for a device that is not here."""
     if latency.device == "cuda" and not torch.cuda.is_available():
         raise BortError("latency.device=cuda: torch finds no GPU here; leave it out")
 
 
 def latencies(
-    latency: Latency, archs: list[Arch], teacher: Arch | None, vocab: int, folder: Path, say: Say
+    latency: LatencyConfig,
+    archs: list[Arch],
+    teacher: Arch | None,
+    vocab: int,
+    folder: Path,
+    say: Say,
 ) -> dict:
     """Flat-keyed record: `unit`, `note`, and `points`: name → [latency, low, high].
 
@@ -64,7 +68,7 @@ def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> di
 
 
 def _timed(
-    latency: Latency,
+    latency: LatencyConfig,
     engine: str,
     archs: list[Arch],
     vocab: int,

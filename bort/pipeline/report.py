@@ -6,17 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bort import html as page
-from bort import report
+from bort import html, report
 from bort.benchmark import run as benchmark
-from bort.console import counted, decimal
+from bort.console import clock, counted, decimal
 from bort.export.card import kept_answers
 from bort.files.untrusted import read_json
 from bort.runs import folder as runs
 from bort.runs import record
 from bort.search import optimum
 from bort.search import report as search_page
-from bort.shell import clock
 
 TITLES = {
     "search": "Search",
@@ -110,7 +108,7 @@ def parts(
     """HTML and figures; found: see `overview`, folders: by stage, commands: of the stages."""
     yield f"<h1>bort pipeline {escape(name)}</h1>"
     yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts(folders))
-    yield page.table(found.items(), kind="settings")
+    yield html.table(found.items(), kind="settings")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
     own = {  # their doubts stand above
@@ -144,8 +142,8 @@ def export_parts(folder: Path) -> Iterator[str]:
     rows += [(f"{key.replace('/', ': val/', 1)}", decimal(v)) for key, v in found["scores"].items()]
     files = sorted(path for path in folder.iterdir() if path.is_file())
     sizes = [(path.name, f"{path.stat().st_size / 1e3:,.1f} kB") for path in files]
-    yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{page.table(rows)}"
-    yield f"<h2>Files</h2>{page.table(sizes)}"
+    yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{html.table(rows)}"
+    yield f"<h2>Files</h2>{html.table(sizes)}"
 
 
 def _json(path: Path) -> dict:

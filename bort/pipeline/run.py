@@ -28,10 +28,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from bort import shell as cli
+from bort import console
 from bort.benchmark import run as benchmark
-from bort.config.search import Benchmark, SearchRun, register
-from bort.config.train import CONF, Arch, Data, Train, parse
+from bort.config import key_values
+from bort.config.search import BenchmarkConfig, SearchRunConfig, register
+from bort.config.train import CONF, Arch, DataConfig, TrainConfig, parse
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import DATA_KEYS, parse_export
@@ -39,8 +40,7 @@ from bort.files import ownership
 from bort.files.untrusted import read_json
 from bort.files.writing import write_json
 from bort.runs import folder as runs
-from bort.tasks import custom
-from bort.tasks import registry as tasks
+from bort.tasks import custom, registry
 from bort.text.sources import text_source
 
 TEXT = ("data.path", "data.sample_by")
@@ -82,11 +82,13 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
         "finetune": ["experiment=finetune", f"model=runs/kd_pretrain/{name}", *task]
         + [*extra["finetune"], f"name={name}"],
     }
-    parsed: dict[str, Train] = {}
-    register(SearchRun, Benchmark)
+    parsed: dict[str, TrainConfig] = {}
+    register(SearchRunConfig, BenchmarkConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for stage, own in words.items():
-            schema, base = (SearchRun, "search") if stage == "search" else (Train, "train")
+            schema, base = (
+                (SearchRunConfig, "search") if stage == "search" else (TrainConfig, "train")
+            )
             cfg = compose(base, [*own, "output_dir=runs"])  # the real one is Hydra's to tell
             parsed[stage] = parse(cfg, schema)
             refuse_unused(
@@ -95,7 +97,7 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
         measured = _benchmark(
             name, parsed["pretrain"], parsed["finetune"].data.length, extra["benchmark"]
         )
-        benchmark.named(parse(compose("benchmark", measured), Benchmark).archs)
+        benchmark.named(parse(compose("benchmark", measured), BenchmarkConfig).archs)
     _check_data(parsed)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
     exported = _export(name, parsed["finetune"], extra["export"])
@@ -138,7 +140,7 @@ def _check_keys(given: dict[str, str | None]) -> None:
     owners = {key: ("data.train",) for key in COLUMNS}
     owners |= {"data.sample_by": ("data.path",), "data.text": ("data.train", "data.path")}
     owners |= {"data.root": ("task",)}
-    tasks.check_name(given["task"])
+    registry.check_name(given["task"])
     for key, owner in owners.items():
         if given[key] and not any(given[each] for each in owner):
             raise BortError(f"{key}={given[key]} goes with {owner[0]}=…, which is not given")
@@ -185,9 +187,9 @@ def _task(given: dict[str, str | None]) -> list[str]:
     return [f"task={task}", *words] if task else words
 
 
-def _export(name: str, tuned: Train, extra: list[str]) -> list[str]:
+def _export(name: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
     """bort.export's arguments: the task as the model was fine-tuned on it, for the score."""
-    usual, words = Data(), []
+    usual, words = DataConfig(), []
     for key in DATA_KEYS:
         value = getattr(tuned.data, key)
         if value != getattr(usual, key):
@@ -197,7 +199,7 @@ def _export(name: str, tuned: Train, extra: list[str]) -> list[str]:
     return [*target, f"task={tuned.task}", *words, *extra]
 
 
-def _benchmark(name: str, student: Train, longest: int, extra: list[str]) -> list[str]:
+def _benchmark(name: str, student: TrainConfig, longest: int, extra: list[str]) -> list[str]:
     """bort.benchmark's arguments: both forms of the model beside BERT-base and the teacher.
 
     longest: tokens that the fine-tuned model takes.
@@ -213,7 +215,7 @@ def _benchmark(name: str, student: Train, longest: int, extra: list[str]) -> lis
     return [*kept, *extra, f"out=runs/benchmark/{name}.csv"]
 
 
-def _check_data(parsed: dict[str, Train]) -> None:
+def _check_data(parsed: dict[str, TrainConfig]) -> None:
     """Read the task and look for the text now: not after ten minutes of search."""
     for stage in ("search", "pretrain"):
         if parsed[stage].data.source == "text":
@@ -223,9 +225,9 @@ def _check_data(parsed: dict[str, Train]) -> None:
     if task == "custom":
         custom.read(data)
     elif task != "docstrings":
-        if tasks.find(task).parent:
+        if registry.find(task).parent:
             raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
-        tasks.read(tasks.find(task), Path(data.root) if data.root else None)
+        registry.read(registry.find(task), Path(data.root) if data.root else None)
 
 
 # ------------------------------------------------------------------------------------ running it
@@ -249,7 +251,7 @@ def run(stages: list[Stage], folder: Path, again: str, say: Callable[[str], None
             _report(stages, folder, records, again, say)
     shipped = stages[STAGES.index("export")].folder
     say(f"  report    {folder}/report.html")
-    say(f"  model     {shipped}   ({cli.python()} {shipped}/predict.py 'a text')")
+    say(f"  model     {shipped}   ({console.python()} {shipped}/predict.py 'a text')")
     return 0
 
 
@@ -260,7 +262,8 @@ def _do(
     reads = {str(path): digest(path) for path in stage.reads}
     record = records.setdefault(stage.key, {})
     if finished(stage, record, reads):
-        say(f"{title}: {stage.key} is finished ({cli.clock(record['seconds'])}) → {stage.folder}")
+        spent = console.clock(record["seconds"])
+        say(f"{title}: {stage.key} is finished ({spent}) → {stage.folder}")
         return 0
     (folder / "report.html").unlink(missing_ok=True)
     if record.get("reads", reads) != reads:
@@ -270,7 +273,7 @@ def _do(
     record.setdefault("seconds", 0.0)
     write_json(folder / "stages.json", records)
     say(_so_far(records))
-    say(f"{title}: {cli.python()} {shlex.join(stage.command)}")
+    say(f"{title}: {console.python()} {shlex.join(stage.command)}")
     start = time.monotonic()
     code = follow([sys.executable, *stage.command], lock)
     record["seconds"] += time.monotonic() - start
@@ -315,8 +318,10 @@ def _clear(stage: Stage, say: Callable[[str], None]) -> None:
 
 def _so_far(records: dict[str, dict]) -> str:
     spent = {key: record["seconds"] for key, record in records.items() if record.get("seconds")}
-    parts = ", ".join(f"{key} {cli.clock(seconds)}" for key, seconds in spent.items())
-    return f"pipeline: {cli.clock(sum(spent.values()))} so far" + (f" ({parts})" if parts else "")
+    parts = ", ".join(f"{key} {console.clock(seconds)}" for key, seconds in spent.items())
+    return f"pipeline: {console.clock(sum(spent.values()))} so far" + (
+        f" ({parts})" if parts else ""
+    )
 
 
 def follow(command: list[str], lock: int) -> int:
@@ -371,7 +376,7 @@ def _say_end(title: str, stage: Stage, code: int) -> None:
 def _report(
     stages: list[Stage], folder: Path, records: dict[str, dict], again: str, say: Callable
 ) -> None:
-    from bort import html as page  # torch is loaded only now, when no other process runs
+    from bort import html  # torch is loaded only now, when no other process runs
     from bort.pipeline import (
         report as pipeline_page,  # torch is loaded only now, when no other process runs
     )
@@ -379,10 +384,10 @@ def _report(
     folders = {stage.key: stage.folder for stage in stages}
     seconds = {stage.key: records[stage.key]["seconds"] for stage in stages}
     commands = [again, "", "# stage by stage"]
-    commands += [f"{cli.python()} {shlex.join(stage.command)}" for stage in stages]
+    commands += [f"{console.python()} {shlex.join(stage.command)}" for stage in stages]
     found = pipeline_page.overview(folders, seconds)
     parts = pipeline_page.parts(folder.name, found, folders, commands)
-    page.write(folder / "report.html", f"bort pipeline {folder.name}", parts)
+    html.write(folder / "report.html", f"bort pipeline {folder.name}", parts)
     width = max(map(len, found)) + 2
     for what, value in found.items():
         say(f"  {what:<{width}}{value}")
@@ -396,9 +401,9 @@ def main() -> None:
         return
     if "resume=false" in sys.argv[1:]:
         raise BortError("resume=false goes with one stage, as in search='resume=false'")
-    given = cli.keys(sys.argv[1:], dict.fromkeys(KEYS))
+    given = key_values.keys(sys.argv[1:], dict.fromkeys(KEYS))
     stages = planned(given)
     name = given["name"] or default_name(given)
-    again = f"{cli.python()} -m bort.pipeline {shlex.join(sys.argv[1:])}"
-    if code := run(stages, Path("runs", "pipeline", name), again, cli.say):
+    again = f"{console.python()} -m bort.pipeline {shlex.join(sys.argv[1:])}"
+    if code := run(stages, Path("runs", "pipeline", name), again, console.say):
         raise SystemExit(code)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bort.config.train import Data
+from bort.config.train import DataConfig
 from bort.console import counted, data_size
 from bort.errors import BortError
 from bort.files import ownership
@@ -62,7 +62,7 @@ class Corpus:
 
 
 def build(
-    data: Data, cache: Path, tokenizer=None, say: Callable = print, interval: float = 10.0
+    data: DataConfig, cache: Path, tokenizer=None, say: Callable = print, interval: float = 10.0
 ) -> Corpus:
     """Open the corpus of `data` from the folder `cache`, after building it when it is not there.
 
@@ -87,7 +87,7 @@ def build(
     return corpus
 
 
-def find(data: Data, cache: Path, tokenizer=None) -> Corpus | None:
+def find(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
     """The corpus of `data` if it was built before; raises BortError as `build` for wrong text."""
     with _refusals(cache):
         _, folder = _place(data, cache, tokenizer, lambda *_, **__: None)
@@ -107,7 +107,7 @@ def _refusals(cache: Path) -> Iterator[None]:
         raise BortError(f"corpus: {reason}; mend that or use another folder") from error
 
 
-def _place(data: Data, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
+def _place(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
     """Where the text of `data` comes from, and the folder of the corpus that is made of it."""
     source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
     identity = {
@@ -138,7 +138,7 @@ def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) 
 # ------------------------------------------------------------------------------------ documents
 
 
-def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
+def _sample(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
     """About SAMPLE characters of distinct training documents, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
@@ -153,7 +153,7 @@ def _sample(source: Source, data: Data, tick: Callable) -> Iterator[str]:
     tick(f"corpus: training a tokenizer on {data_size(taken)} of text…", now=True)
 
 
-def _training_pieces(source: Source, data: Data) -> Iterator[str]:
+def _training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
     """The distinct training text; in pieces, as the source may be one document, a book."""
     for document, new in distinct(source.read()):
         if new:
@@ -162,7 +162,7 @@ def _training_pieces(source: Source, data: Data) -> Iterator[str]:
                     yield from pieces(part.text)
 
 
-def _chunks(source: Iterable[Document], data: Data, counts: dict) -> Iterator[tuple]:
+def _chunks(source: Iterable[Document], data: DataConfig, counts: dict) -> Iterator[tuple]:
     """Lists of the parts of distinct documents, and the bytes of the source read for each."""
     chunk, held, size = [], 0, 0
     for document, new in distinct(source):
@@ -182,7 +182,7 @@ def _chunks(source: Iterable[Document], data: Data, counts: dict) -> Iterator[tu
 # ------------------------------------------------------------------------------------ the folder
 
 
-def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> None:
+def _build(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
     ownership.settle(folder.parent)
     temporary = ownership.temporary(folder, "new")
@@ -207,7 +207,9 @@ def _build(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_streams(source: Source, data: Data, folder: Path, tokenizer, tick: Callable) -> dict:
+def _write_streams(
+    source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable
+) -> dict:
     """Write train.bin and val.bin; returns counts and the unigram baseline."""
     encoder, special, unk = text_encoder(tokenizer), special_ids(tokenizer), tokenizer.unk_token_id
     V = len(special)
@@ -357,7 +359,7 @@ def _digest(path: Path, *version: int) -> str:
     return content_digest(path)
 
 
-def _check_length(info: dict, name: str, data: Data) -> None:
+def _check_length(info: dict, name: str, data: DataConfig) -> None:
     found, needed, held = info["train_tokens"], data.length - 2, info["val_tokens"]
     if found < needed:
         more = f" ({held} more are held out: data.val_fraction=0 trains on all)" if held else ""
@@ -372,7 +374,7 @@ def _check_length(info: dict, name: str, data: Data) -> None:
 # ------------------------------------------------------------------------------------ progress
 
 
-def _summary(corpus: Corpus, data: Data) -> Iterator[str]:
+def _summary(corpus: Corpus, data: DataConfig) -> Iterator[str]:
     info, documents = corpus.info, counted(corpus.info["documents"], "document")
     yield (
         f"corpus: {documents} ({info['duplicates']:,} duplicates dropped), "

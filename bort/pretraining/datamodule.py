@@ -17,11 +17,11 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bort.config.train import Data
+from bort.config.train import DataConfig
+from bort.console import say
 from bort.errors import BortError
 from bort.files.digests import read_array, write_array
 from bort.pretraining.corpus import Corpus, pack, sequences
-from bort.shell import say
 from bort.text.tokenizer import special_ids
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
@@ -116,7 +116,7 @@ class TrainBatches(Dataset):
     masked in a sequence depends on (seed, epoch, sequence) alone: not on batches or processes.
     """
 
-    def __init__(self, corpus: Corpus, data: Data, seed: int):
+    def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
         self.stream = _Stream(corpus, "train", data.length)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
         self.rank, self.processes = 0, 1
@@ -156,7 +156,7 @@ class ValBatches(Dataset):
 
     KEY = 0x626F7274  # not the run's seed: all runs are scored on the same masked positions
 
-    def __init__(self, corpus: Corpus, data: Data):
+    def __init__(self, corpus: Corpus, data: DataConfig):
         self.stream = _Stream(corpus, "val", data.length)
         count = min(data.val_sequences, self.stream.count)
         self.chosen = np.arange(count) * self.stream.count // max(1, count)
@@ -414,7 +414,7 @@ def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoade
     )
 
 
-class PackedData(pl.LightningDataModule):
+class PackedDataModule(pl.LightningDataModule):
     """Training and validation batches of a corpus.
 
     A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. The
@@ -427,7 +427,7 @@ class PackedData(pl.LightningDataModule):
     def __init__(
         self,
         corpus: Corpus,
-        data: Data,
+        data: DataConfig,
         seed: int,
         states: tuple[TeacherStates, TeacherStates] | None = None,
     ):

@@ -2,22 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from bort.config.search import SearchRun
-from bort.config.train import SIZES, Arch, Train, cache_folder
+from bort.config.train import SIZES, Arch, TrainConfig, cache_folder
 from bort.console import counted
-from bort.doctor import SIZE, gflops
 from bort.errors import BortError
-from bort.finetuning.dry_run import show_task
-from bort.machine import usable_cores
+from bort.machine import SIZE, gflops, usable_cores
 from bort.models import hub
 from bort.models.bert import MaskedLM
 from bort.objectives import cost
-from bort.objectives.latency import latencies
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
@@ -26,8 +22,6 @@ from bort.pretraining.kd_vs_mlm import ARMS, arm_settings, check_arms
 from bort.pretraining.module import score_names
 from bort.pretraining.recipe import open_sources, teacher_folder, teacher_run
 from bort.runs.folder import check_folder, finished
-from bort.search.fptas import Selection
-from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of, xi_of
 from bort.text.tokenizer import special_ids
 from bort.training.module import check_trainer, check_watched
 
@@ -55,7 +49,7 @@ class Outlook:
     missing: list[str]
 
 
-def look_ahead(run: Train) -> Outlook:
+def look_ahead(run: TrainConfig) -> Outlook:
     """Open what is there of teacher, tokenizer and text, with the checks of the run itself.
 
     Raises BortError for whatever the run would refuse before its first step. A teacher that is yet
@@ -95,7 +89,7 @@ def _shape(model: MaskedLM) -> Arch:
     return Arch(*(getattr(model.config, key) for key in SIZES))
 
 
-def pretraining_parts(run: Train, outlook: Outlook) -> Iterator[tuple[str, float]]:
+def pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
     """What a pre-training or a comparison computes: name and FLOPs of each part."""
     vocab, teacher = outlook.vocab, outlook.teacher
     amount = amount_of(run, outlook.corpus)
@@ -111,10 +105,10 @@ def pretraining_parts(run: Train, outlook: Outlook) -> Iterator[tuple[str, float
         yield "student", flops.student_flops(run, vocab, amount)
         if run.distill.w_kd and teacher is not None:
             yield "teacher's passes", flops.teacher_flops(teacher, vocab, amount)
-    yield from _teacher_part(run, outlook)
+    yield from teacher_part(run, outlook)
 
 
-def _teacher_part(run: Train, outlook: Outlook) -> Iterator[tuple[str, float]]:
+def teacher_part(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
     """The training of an own teacher; nothing of one that is kept already."""
     if run.teacher.name or not run.needs_teacher:
         return
@@ -124,33 +118,30 @@ def _teacher_part(run: Train, outlook: Outlook) -> Iterator[tuple[str, float]]:
     yield ("teacher, kept from before", 0.0) if kept else ("teacher's training, once", work)
 
 
-def _hours(work: float) -> float:
+def hours(work: float) -> float:
     """On this machine: half of its matrix-product speed is what large shapes reach; small less."""
     a = torch.randn(SIZE, SIZE)
     return work / (0.5e9 * gflops(lambda: a @ a)) / 3600
 
 
-def _flops_text(parts: list[tuple[str, float]]) -> str:
+def flops_text(parts: list[tuple[str, float]]) -> str:
     return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
 
 
-def _say_missing(outlook: Outlook, run: Train, say: Callable[[str], None]) -> None:
+def say_missing(outlook: Outlook, run: TrainConfig, say: Callable[[str], None]) -> None:
     for what in outlook.missing:
         say(f"  missing     {what}")
     if outlook.teacher is None and run.needs_teacher:
         say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
 
 
-def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
+def show(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours.
 
     Raises BortError for what the run itself would refuse before its first step.
     """
     check_trainer(run)
     check_folder(folder, run)
-    if run.fits_task:
-        show_task(run, folder, say, _hours)
-        return
     if run.job == "compare":
         check_arms(run)
     else:
@@ -170,94 +161,14 @@ def show(run: Train, folder: Path, say: Callable[[str], None]) -> None:
         say(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
     else:
         say("  tokens      not known: no number of steps ends this run")
-    say(f"  FLOPs       {_flops_text(parts)}")
+    say(f"  FLOPs       {flops_text(parts)}")
     say(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     corpus = "built" if outlook.corpus else "to be built"
     say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     say(f"              corpus ({corpus}) in {cache_folder()}")
     free = shutil.disk_usage(Path.cwd()).free
     say(f"              {free / 1e9:.0f} GB are free here")
-    hours = _hours(sum(work for _, work in parts))
-    say(f"  hours       about {hours:,.2f} on {usable_cores()} cores here, without a GPU")
-    _say_missing(outlook, run, say)
-    say("dry_run=true: nothing was started")
-
-
-def _chosen(run: SearchRun, teacher: Arch, vocab: int) -> Selection:
-    """The candidates as the search will see them; of measured latencies, operations stand in.
-
-    Raises BortError when the budgets leave none.
-    """
-    valid, _ = run.grid.points()
-    positions = max(run.data.length, 512)
-    known = run.latency.source in ("analytic", "table")
-    source = run.latency if known else replace(run.latency, source="analytic", path=None)
-    points = latencies(source, [teacher, *valid], teacher, vocab, Path(), lambda line: None)
-    latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
-    numbers = {a: (cost.parameters(a, vocab, positions), latency[a][0]) for a in latency}
-    plan = {
-        "teacher": {
-            "parameters": numbers[teacher][0],
-            "latency": latency[teacher],
-            "error": 1.0,
-        }
-    }
-    search = run.search
-    return Selection(
-        {xi_of(a): numbers[a] for a in valid},
-        scale_of(plan, run),
-        epsilon=search.epsilon,
-        max_params=search.max_params,
-        max_latency=search.max_latency_ms if known else None,
-    )
-
-
-def show_search(run: SearchRun, folder: Path, say: Callable[[str], None]) -> None:
-    """Print the plan of a search: candidates, their bounds, and at most how much it all costs.
-
-    Raises BortError for what the search itself would refuse before its first training.
-    """
-    check_trainer(run)
-    check_folder(folder, run)
-    check_latency(run, folder)
-    outlook, search, data = look_ahead(run), run.search, run.data
-    teacher, V = outlook.teacher, outlook.vocab
-    if teacher is None:
-        raise BortError(
-            f"dry_run=true: the size of teacher.name={run.teacher.name} is not known without a "
-            f"download; known are {', '.join(HUB_TEACHERS)} and local folders"
-        )
-    chosen = _chosen(run, teacher, V)
-    held = held_sequences(data)
-    jobs = [candidate_settings(replace(run, arch=Arch(*xi)), held) for xi in chosen.order]
-    amount = amount_of(jobs[0], outlook.corpus)
-    training = [flops.candidate_flops(job, teacher, V, amount) for job in jobs]
-    rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
-    passes = flops.states_flops(teacher, amount.train) * search.seeds
-    passes += flops.logits_flops(teacher, V, amount.val)
-    parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
-    parts += _teacher_part(run, outlook)
-    valid, invalid = run.grid.points()
-    p = cost.parameters(teacher, V, max(data.length, 512))
-    bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
-    say(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
-    say(
-        f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
-        f"without a whole head size, {len(chosen.excluded)} over the budget or not smaller than T"
-    )
-    say(f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped")
-    say(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
-    rates = sorted(job.optim.lr for job in jobs)
-    say(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
-    say(f"  FLOPs       at most {_flops_text(parts)}")
-    states = amount.train.positions * search.seeds + amount.val.positions
-    say(f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}")
-    sizes = [chosen.points[xi][0] for xi in chosen.order]
-    say(f"  disk        at most {sum(4e-9 * size for size in sizes):.1f} GB of models")
-    if run.latency.source not in ("analytic", "table"):
-        count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
-        say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    hours = _hours(sum(work for _, work in parts))
-    say(f"  hours       at most {hours:,.2f} on {usable_cores()} cores here, without a GPU")
-    _say_missing(outlook, run, say)
+    duration = hours(sum(work for _, work in parts))
+    say(f"  hours       about {duration:,.2f} on {usable_cores()} cores here, without a GPU")
+    say_missing(outlook, run, say)
     say("dry_run=true: nothing was started")

@@ -6,7 +6,7 @@ teacher, Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW h
 
 from dataclasses import dataclass
 
-from bort.config.train import Arch, Train
+from bort.config.train import Arch, TrainConfig
 from bort.objectives.cost import forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.corpus import sequences as sequences_of
@@ -81,7 +81,7 @@ class Amount:
     val: Text
 
 
-def student_flops(run: Train, vocab_size: int, amount: Amount) -> float:
+def student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
     """What a run computes with the model that it trains: steps and validations."""
     own = training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
     return own + amount.validations * logits_flops(run.arch, vocab_size, amount.val)
@@ -93,7 +93,7 @@ def teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
     return logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
 
 
-def candidate_flops(run: Train, teacher: Arch, vocab_size: int, amount: Amount) -> float:
+def candidate_flops(run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount) -> float:
     """One candidate of a search: its training, and its error; T's logits come from kept states."""
     evaluations = amount.validations + 1  # and the error that is recorded
     positions = amount.train.positions + evaluations * amount.val.positions
@@ -104,7 +104,7 @@ def candidate_flops(run: Train, teacher: Arch, vocab_size: int, amount: Amount) 
     )
 
 
-def batches_of(run: Train, steps: int, per_epoch: int | None = None) -> int:
+def batches_of(run: TrainConfig, steps: int, per_epoch: int | None = None) -> int:
     """Batches of so many optimizer steps on one device.
 
     per_epoch: of the text, where that is known: what an epoch leaves of a step is a step.
@@ -116,7 +116,7 @@ def batches_of(run: Train, steps: int, per_epoch: int | None = None) -> int:
     return epochs * per_epoch + rest * group
 
 
-def validations(run: Train, batches: int, per_epoch: int | None = None) -> int:
+def validations(run: TrainConfig, batches: int, per_epoch: int | None = None) -> int:
     """How many validations a run of so many batches makes, the one at its end included.
 
     per_epoch: batches of an epoch, where the run validates by epochs.
@@ -130,7 +130,7 @@ def validations(run: Train, batches: int, per_epoch: int | None = None) -> int:
     return -(-batches // max(1, int(interval)))
 
 
-def amount_of(run: Train, corpus: Corpus | None) -> Amount:
+def amount_of(run: TrainConfig, corpus: Corpus | None) -> Amount:
     """Steps, batches and text of a run; by its corpus, where that is there already.
 
     Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
@@ -159,7 +159,7 @@ def amount_of(run: Train, corpus: Corpus | None) -> Amount:
     return Amount(steps, batches, validations(run, batches, per_epoch) if held else 0, train, val)
 
 
-def _processes(run: Train) -> int:
+def _processes(run: TrainConfig) -> int:
     """Devices that train together, each with batches of its own."""
     devices = (run.trainer or {}).get("devices", 1)
     count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1

@@ -19,17 +19,17 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from bort.config.train import Distill, Train
+from bort.config.train import DistillConfig, TrainConfig
+from bort.console import clock
 from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing, write_json
 from bort.models.bert import MaskedLM
 from bort.pretraining.corpus import Corpus, sequences
-from bort.pretraining.datamodule import PackedData
-from bort.pretraining.module import Pretraining, score_names
+from bort.pretraining.datamodule import PackedDataModule
+from bort.pretraining.module import DistillationModule, score_names
 from bort.pretraining.recipe import prepare, student, teacher_digest, teacher_folder, train
 from bort.runs.folder import check_corpus, check_folder, doubt, finished, locked, open_folder
-from bort.shell import clock
 from bort.training.loggers import MetricsCsv
 from bort.training.module import check_trainer, check_watched, interruptible
 from bort.training.progress import Throughput
@@ -42,7 +42,9 @@ ARMS = {
 TIMING = "timing.json"  # seconds of a step of both kinds
 
 
-def compare(run: Train, folder: Path, say: Callable = print, record: dict | None = None) -> dict:
+def compare(
+    run: TrainConfig, folder: Path, say: Callable = print, record: dict | None = None
+) -> dict:
     """Train the three arms into sub-folders of `folder`; print and write the comparison.
 
     Returns the flat summary. Arms that are finished are not trained again.
@@ -63,7 +65,7 @@ def compare(run: Train, folder: Path, say: Callable = print, record: dict | None
 
 
 def _train_arms(
-    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
 ) -> dict:
     seconds = step_seconds(run, folder, corpus, teacher, say)
     results: dict[str, dict] = {}
@@ -103,7 +105,7 @@ def _train_arms(
     return summary
 
 
-def check_arms(run: Train) -> None:
+def check_arms(run: TrainConfig) -> None:
     """Raises BortError for settings that leave one of the arms without its meaning."""
     if run.distill.w_kd == 0:
         raise BortError(
@@ -116,7 +118,7 @@ def check_arms(run: Train) -> None:
         )
 
 
-def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
+def arm_settings(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
     """The settings of one arm: they differ in loss weights, learning rate and budget only.
 
     results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
@@ -124,7 +126,7 @@ def arm_settings(run: Train, arm: str, lr: float, results: dict) -> Train:
     trainer = dict(run.trainer)
     distill = run.distill
     if arm != "kd":
-        distill = Distill(w_kd=0.0, w_mlm=1.0)
+        distill = DistillConfig(w_kd=0.0, w_mlm=1.0)
     if arm == "mlm_equal_time":
         kd, mlm = results["kd"], results["mlm"]
         # A step budget, too, with a schedule that ends where it ends.
@@ -144,7 +146,7 @@ class Turns(pl.Callback):
     losses: arm → its weights. `seconds`: arm → of its steps, all but the first, which warms up.
     """
 
-    def __init__(self, losses: dict[str, Distill]):
+    def __init__(self, losses: dict[str, DistillConfig]):
         self.losses = losses
         self.seconds: dict[str, list[float]] = {arm: [] for arm in losses}
         self._mark = 0.0
@@ -170,7 +172,7 @@ class Turns(pl.Callback):
 
 
 def step_seconds(
-    run: Train, folder: Path, corpus: Corpus, teacher: MaskedLM, say: Callable
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM, say: Callable
 ) -> dict[str, float]:
     """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
 
@@ -181,13 +183,13 @@ def step_seconds(
         seconds = read_json(path, "remove it, and the steps are timed again")
         if all(isinstance(seconds.get(arm), float) and seconds[arm] > 0 for arm in ("kd", "mlm")):
             return seconds
-    turns = Turns({"kd": run.distill, "mlm": Distill(w_kd=0.0, w_mlm=1.0)})
+    turns = Turns({"kd": run.distill, "mlm": DistillConfig(w_kd=0.0, w_mlm=1.0)})
     count = min(100, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
     budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
     pl.seed_everything(run.seed, verbose=False)
     optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
     model = student(run, corpus, teacher)
-    module = Pretraining(model, teacher, optim, run.distill, compile=run.compile)
+    module = DistillationModule(model, teacher, optim, run.distill, compile=run.compile)
     with tempfile.TemporaryDirectory() as place, interruptible():
         trainer = instantiate(
             {**run.trainer, **budget, "limit_val_batches": 0},
@@ -195,7 +197,7 @@ def step_seconds(
             callbacks=[Throughput(), turns],
             default_root_dir=place,
         )
-        data = PackedData(corpus, replace(run.data, workers=0), run.seed)
+        data = PackedDataModule(corpus, replace(run.data, workers=0), run.seed)
         trainer.fit(module, datamodule=data)
     seconds = {arm: float(np.median(values)) for arm, values in turns.seconds.items()}
     say(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from bort.config.train import Distill, Optim
+from bort.config.train import DistillConfig, OptimConfig
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
 from bort.training.module import StepModule
@@ -59,7 +59,7 @@ def score_names(taught: bool) -> list[str]:
     return [*names, "val/kd_loss", "val/teacher_entropy"] if taught else names
 
 
-class Pretraining(StepModule):
+class DistillationModule(StepModule):
     """A student that learns masked words from a teacher, from the text, or from both.
 
     teacher: frozen `MaskedLM`, or None for plain MLM; never part of `state_dict`.
@@ -70,8 +70,8 @@ class Pretraining(StepModule):
         self,
         model: MaskedLM,
         teacher: MaskedLM | None,
-        optim: Optim,
-        distill: Distill,
+        optim: OptimConfig,
+        distill: DistillConfig,
         compile: bool = False,
         samples: Callable | None = None,
     ):

@@ -13,16 +13,16 @@ import torch
 from bort.config.train import (
     FREE_TRAINER_KEYS,
     SIZES,
-    Data,
-    Distill,
-    Optim,
-    Teacher,
-    Train,
+    DataConfig,
+    DistillConfig,
+    OptimConfig,
+    TeacherConfig,
+    TrainConfig,
     cache_folder,
     fingerprint,
     settings,
 )
-from bort.console import counted
+from bort.console import clock, counted
 from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.models import hub
@@ -31,8 +31,8 @@ from bort.models.bert import MaskedLM, ModelConfig, build
 from bort.models.identity import local_model
 from bort.pretraining import corpus as corpora
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import PackedData, TeacherStates
-from bort.pretraining.module import Pretraining, score_names
+from bort.pretraining.datamodule import PackedDataModule, TeacherStates
+from bort.pretraining.module import DistillationModule, score_names
 from bort.runs.folder import (
     check_corpus,
     check_text,
@@ -44,7 +44,6 @@ from bort.runs.folder import (
     started_models,
     take_finished,
 )
-from bort.shell import clock
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import VERSION, check_trainer, check_watched, device_of, fit, quiet
 from bort.training.progress import Throughput
@@ -53,7 +52,7 @@ Say = Callable[[str], None]
 OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
 
 
-def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+def pretrain(run: TrainConfig, folder: Path, say: Say = print, record: dict | None = None) -> dict:
     """Train what `run` describes and leave it in `folder`; returns the content of summary.json.
 
     The same settings on the same folder continue where the last whole checkpoint stands, or
@@ -67,7 +66,9 @@ def pretrain(run: Train, folder: Path, say: Say = print, record: dict | None = N
     return train(run, folder, corpus, teacher, say, record=record)
 
 
-def prepare(run: Train, say: Say, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
+def prepare(
+    run: TrainConfig, say: Say, folder: Path | None = None
+) -> tuple[Corpus, MaskedLM | None]:
     """The corpus of a run and the teacher that it needs, trained first if it has no name.
 
     folder: of the run, so that one that was started on other text is refused before that, and one
@@ -90,7 +91,7 @@ def prepare(run: Train, say: Say, folder: Path | None = None) -> tuple[Corpus, M
     return corpus, teacher
 
 
-def open_sources(run: Train) -> tuple[MaskedLM | None, Any]:
+def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
     """The named teacher that a run needs, and the tokenizer that it is given; None for neither.
 
     Raises BortError for what can be known to be wrong with them before there is a corpus.
@@ -110,7 +111,7 @@ def open_sources(run: Train) -> tuple[MaskedLM | None, Any]:
     return teacher, tokenizer
 
 
-def _teacher_tokenizer(run: Train):
+def _teacher_tokenizer(run: TrainConfig):
     """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
     found = hf.load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
@@ -123,7 +124,7 @@ def _teacher_tokenizer(run: Train):
     return None
 
 
-def _check_length(run: Train, limit: int) -> None:
+def _check_length(run: TrainConfig, limit: int) -> None:
     """Raise BortError when the teacher would be asked beyond the length that it was trained at."""
     if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
         raise BortError(
@@ -132,7 +133,7 @@ def _check_length(run: Train, limit: int) -> None:
         )
 
 
-def _check_vocabulary(run: Train, tokenizer: Any, teacher: MaskedLM) -> None:
+def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
     """The same word behind each id, or KD would teach noise."""
     ours = tokenizer.get_vocab()
     theirs = hf.load_tokenizer(run.teacher.name).get_vocab()
@@ -145,7 +146,7 @@ def _check_vocabulary(run: Train, tokenizer: Any, teacher: MaskedLM) -> None:
         )
 
 
-def teacher_run(run: Train) -> Train:
+def teacher_run(run: TrainConfig) -> TrainConfig:
     """The settings that train the teacher of `run`: plain MLM on the same text."""
     trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
@@ -158,8 +159,8 @@ def teacher_run(run: Train) -> Train:
         arch=run.teacher.arch,
         data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
         optim=replace(run.optim, lr=run.teacher.lr),
-        distill=Distill(w_kd=0.0, w_mlm=1.0),
-        teacher=Teacher(),
+        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
+        teacher=TeacherConfig(),
         trainer=trainer,
         callbacks=None,  # those of the run: one that stops it early would leave half a teacher
         init="default",
@@ -169,16 +170,16 @@ def teacher_run(run: Train) -> Train:
     )
 
 
-def teacher_folder(run: Train, corpus: Corpus) -> Path:
+def teacher_folder(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the trained teacher of these settings is cached."""
     return _cached("teachers", teacher_run(run), corpus)
 
 
-def _is_gone(run: Train, corpus: Corpus) -> bool:
+def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
     return finished(teacher_folder(run, corpus)) is None
 
 
-def teacher_digest(run: Train, corpus: Corpus) -> dict[str, str]:
+def teacher_digest(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
     """The digest of the teacher that a run learns from, by the setting that names it."""
     if not run.needs_teacher:
         return {}
@@ -187,7 +188,7 @@ def teacher_digest(run: Train, corpus: Corpus) -> dict[str, str]:
     return {"teacher": hub.digest(teacher_folder(run, corpus))}
 
 
-def _cached(kind: str, own: Train, corpus: Corpus) -> Path:
+def _cached(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
     """Where a training is kept: named by all that decides its weights, and by nothing else."""
     name = fingerprint(_weight_settings(own) | {"corpus": corpus.info["digest"]})
     return cache_folder() / kind / name
@@ -210,7 +211,7 @@ WEIGHT_KEYS = re.compile(
 )
 
 
-def _weight_settings(own: Train) -> dict:
+def _weight_settings(own: TrainConfig) -> dict:
     """Flat `key: value` of what decides the weights of a pre-training on given streams of tokens.
 
     What the text is made of and how it is split is told by the digest of the streams.
@@ -220,7 +221,7 @@ def _weight_settings(own: Train) -> dict:
     return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
 
 
-def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
+def trained_teacher(run: TrainConfig, corpus: Corpus, say: Say) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
     folder = teacher_folder(run, corpus)
     if take_finished(folder) is None:
@@ -232,12 +233,12 @@ def trained_teacher(run: Train, corpus: Corpus, say: Say) -> MaskedLM:
     return hf.load_masked_lm(folder)
 
 
-def encoder_folder(run: Train, corpus: Corpus) -> Path:
+def encoder_folder(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the encoder of a fine-tuning without a model is kept."""
     return _cached("encoders", own_run(run), corpus)
 
 
-def own_encoder(run: Train, say: Say) -> Path:
+def own_encoder(run: TrainConfig, say: Say) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
     own = own_run(run)
     corpus = corpora.build(own.data, cache_folder(), None, say)
@@ -248,7 +249,7 @@ def own_encoder(run: Train, say: Say) -> Path:
     return folder
 
 
-def own_teacher(run: Train, say: Say) -> Path:
+def own_teacher(run: TrainConfig, say: Say) -> Path:
     """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
     own = own_run(run)
     corpus = corpora.build(own.data, cache_folder(), None, say)
@@ -256,14 +257,14 @@ def own_teacher(run: Train, say: Say) -> Path:
     return teacher_folder(own, corpus)
 
 
-def own_run(run: Train) -> Train:
+def own_run(run: TrainConfig) -> TrainConfig:
     """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
     return run.training(
-        data=Data(),
-        optim=Optim(),
-        distill=Distill(w_kd=0.0, w_mlm=1.0),
+        data=DataConfig(),
+        optim=OptimConfig(),
+        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
         task=None,
         head="linear",
         patience=None,
@@ -279,7 +280,7 @@ def own_run(run: Train) -> Train:
 
 
 def train(
-    run: Train,
+    run: TrainConfig,
     folder: Path,
     corpus: Corpus,
     teacher: MaskedLM | None,
@@ -304,9 +305,9 @@ def train(
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = student(run, corpus, teacher)
-        data = PackedData(corpus, run.data, run.seed, states)
+        data = PackedDataModule(corpus, run.data, run.seed, states)
         loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
-        module = Pretraining(
+        module = DistillationModule(
             model,
             teacher if run.distill.w_kd else None,
             run.optim,
@@ -326,7 +327,7 @@ def train(
         return summary
 
 
-def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+def student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
     """The model that is trained, with its start values.
 
     It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
@@ -350,7 +351,12 @@ def student(run: Train, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
 
 
 def _summary(
-    run: Train, trainer, module, throughput: Throughput, corpus: Corpus, teacher: MaskedLM | None
+    run: TrainConfig,
+    trainer,
+    module,
+    throughput: Throughput,
+    corpus: Corpus,
+    teacher: MaskedLM | None,
 ) -> dict:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     found = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -370,7 +376,7 @@ def _summary(
     }
 
 
-def _no_validation(run: Train, corpus: Corpus, batches: int) -> str | None:
+def _no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
     """Why a run has no `val/loss`; None when it has one."""
     if batches == 0:
         held, needed = corpus.info["val_tokens"], run.data.length - 2
@@ -380,7 +386,7 @@ def _no_validation(run: Train, corpus: Corpus, batches: int) -> str | None:
     return None
 
 
-def _teacher_numbers(run: Train, corpus: Corpus, teacher: MaskedLM) -> dict:
+def _teacher_numbers(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
     """What a sweep needs to weigh a student against its teacher, and where that is."""
     sizes = {key: getattr(teacher.config, key) for key in SIZES}
     numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}

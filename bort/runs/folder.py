@@ -15,14 +15,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import Train, fingerprint, settings
-from bort.console import counted, decimal
+from bort.config.train import TrainConfig, fingerprint, settings
+from bort.console import clock, counted, decimal, python
 from bort.errors import BortError
 from bort.files import locks, ownership
 from bort.files.untrusted import read_json, read_yaml, short
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, local_model, model_digest, named_models
-from bort.shell import clock, python
 
 LOCK = ".lock"  # its file in a run folder
 
@@ -67,7 +66,7 @@ def check_numbers(path: Path, summary: dict) -> None:
             raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; {RESTORE}")
 
 
-def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
+def done(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> dict | None:
     """The summary when `folder` holds this run, finished; None when there is something to do.
 
     That is also to read the data again, where their files are not as they were: `check_corpus`
@@ -82,7 +81,7 @@ def done(run: Train, folder: Path, say: Callable[[str], None]) -> dict | None:
     return summary
 
 
-def check_folder(folder: Path, run: Train) -> None:
+def check_folder(folder: Path, run: TrainConfig) -> None:
     """Raises BortError when `folder` holds a run with other settings, naming up to three.
 
     Also when it holds something else, which no run may replace, and when starting again would
@@ -108,7 +107,7 @@ def check_folder(folder: Path, run: Train) -> None:
         )
 
 
-def check_sources(folder: Path, run: Train) -> None:
+def check_sources(folder: Path, run: TrainConfig) -> None:
     """Raises BortError when a run reads what resume=false would remove from `folder`."""
     data = run.data
     sources = {"model": run.model, "teacher.name": run.teacher.name, "arch_file": run.arch_file}
@@ -123,7 +122,7 @@ def check_sources(folder: Path, run: Train) -> None:
             )
 
 
-def open_folder(folder: Path, run: Train, record: dict | None) -> None:
+def open_folder(folder: Path, run: TrainConfig, record: dict | None) -> None:
     """Write down what runs in `folder`; with resume=false, what a run has made there goes first."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
@@ -138,7 +137,7 @@ def open_folder(folder: Path, run: Train, record: dict | None) -> None:
 
 
 def check_corpus(
-    folder: Path, info: dict, models: dict[str, str] | None = None, run: Train | None = None
+    folder: Path, info: dict, models: dict[str, str] | None = None, run: TrainConfig | None = None
 ) -> None:
     """Raises BortError when a run has, or had, other text, another tokenizer or another model.
 
@@ -184,7 +183,7 @@ def _models(path: Path, start: dict) -> dict[str, str]:
     return models
 
 
-def data_state(run: Train) -> str | None:
+def data_state(run: TrainConfig) -> str | None:
     """16 digits of the names, sizes and times of the user's data files.
 
     None where there are none, or where one is missing: then nothing can be compared.
@@ -207,7 +206,7 @@ def data_state(run: Train) -> str | None:
     return fingerprint({"files": files}) if files else None
 
 
-def _touched(folder: Path, run: Train) -> bool:
+def _touched(folder: Path, run: TrainConfig) -> bool:
     """Whether a data file was changed since the run last looked, perhaps to the same content."""
     path = folder / "corpus.json"
     recorded = read_json(path, RESTORE).get("files") if path.is_file() else None
@@ -215,7 +214,7 @@ def _touched(folder: Path, run: Train) -> bool:
     return recorded is not None and state is not None and state != recorded
 
 
-def _check_models(folder: Path, run: Train) -> None:
+def _check_models(folder: Path, run: TrainConfig) -> None:
     """Raises BortError when a finished run's models are other ones now; a folder may be gone."""
     then = started_models(folder)
     places = {key: local_model(name) for key, name in named_models(run).items() if key in then}
@@ -357,7 +356,7 @@ NEXT = {
 }
 
 
-def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> None:
+def finish(run: TrainConfig, folder: Path, summary: dict, choice: str, say: Callable) -> None:
     """The last lines of a run: the result, where everything is, and what to try next."""
     if run.job == "pretrain":
         say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
@@ -383,7 +382,9 @@ def finish(run: Train, folder: Path, summary: dict, choice: str, say: Callable) 
         say(f"  next      {python()} {following.format(**known)}")
 
 
-def _finish_task(run: Train, folder: Path, summary: dict, choice: str, say: Callable) -> str | None:
+def _finish_task(
+    run: TrainConfig, folder: Path, summary: dict, choice: str, say: Callable
+) -> str | None:
     """The last lines of a fine-tuning; returns what to do next."""
     named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
     scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]

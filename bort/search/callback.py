@@ -1,8 +1,8 @@
 """Between Hydra and bort: what the sweeper of search.py starts, and the callback that gathers.
 
-`Gather` ends every sweep, also `python train.py -m …`: it reads what the jobs left on the disk, so
-it works with any launcher. Every command loads this module: what a sweep alone needs is imported
-where it is needed.
+`OptimumCallback` ends every sweep, also `python train.py -m …`: it reads what the jobs left on the
+disk, so it works with any launcher. Every command loads this module: what a sweep alone needs is
+imported where it is needed.
 """
 
 import atexit
@@ -20,8 +20,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bort import shell as cli
-from bort.config.search import SearchRun
+from bort import console, shell
+from bort.config.search import SearchRunConfig
 from bort.config.train import parse
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
@@ -50,30 +50,29 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     cfg = config.copy()
     with open_dict(cfg):
         hydra = cfg.pop("hydra")
-    run = parse(cfg, SearchRun)
+    run = parse(cfg, SearchRunConfig)
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])
-    cli.say(
+    console.say(
         f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
     )
-    with cli.loading("search.py"):  # torch, only now
-        from bort.pretraining import dry_run as plan
-        from bort.search import optimum
+    with shell.loading("search.py"):  # torch, only now
+        from bort.search import dry_run, optimum
         from bort.search import sweep as search
 
     if run.dry_run:
-        plan.show_search(run, folder, cli.say)
+        dry_run.show(run, folder, console.say)
         yield None
         return
-    if optimum.is_over(run, folder, cli.say):  # then `Gather` says again what it found
+    if optimum.is_over(run, folder, console.say):  # then `OptimumCallback` says again what it found
         yield None
         return
     record = {
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
     }
-    with search.opened(run, folder, cli.say, record) as sweep:
+    with search.opened(run, folder, console.say, record) as sweep:
         # the name may hold the time of day, which is another one in another process
         sweep.arguments = [*arguments, f"name={run.name}"]
         yield sweep
@@ -106,7 +105,7 @@ def is_foreign(folder: Path) -> bool:
     return bool(names) and not own
 
 
-class Gather(Callback):
+class OptimumCallback(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -123,19 +122,19 @@ class Gather(Callback):
             if config.job == "search":
                 from bort.search import optimum
 
-                optimum.conclude(Path(config.output_dir), cli.say)
+                optimum.conclude(Path(config.output_dir), console.say)
             else:
                 from bort.search.sweep_table import gather
 
                 folder = Path(config.hydra.sweep.dir)
                 failed = take_failures(folder)
-                gather(folder, cli.say)
+                gather(folder, console.say)
                 ended = {path.parent.name for path in folder.glob("*/summary.json")}
                 if failed and not ended - failed:
                     raise BortError("no job of the sweep ended well; the lines above say why")
         except Exception as error:
-            if (line := cli.mistake(error)) is not None:
-                cli.stop(1, f"{Path(sys.argv[0]).name}: {line}")
+            if (line := shell.mistake(error)) is not None:
+                shell.stop(1, f"{Path(sys.argv[0]).name}: {line}")
             traceback.print_exc()
             sys.exit(1)
 
@@ -145,12 +144,12 @@ def _name_sweep(config: DictConfig) -> None:
     words = config.hydra.overrides.task
     typed = OmegaConf.to_container(words, resolve=False)
     if config.job != "search" and (word := next(filter(_names_jobs, typed), None)):
-        cli.stop(
+        shell.stop(
             1, f"train.py: {word}: name= names the whole sweep, its jobs are numbered; give one"
         )
     folder = Path(config.hydra.sweep.dir)
     if config.job != "search" and is_foreign(folder):  # a search looks itself
-        cli.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
+        shell.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
     with read_write(config), open_dict(config):
         if not any(word.startswith("name=") for word in words) and reserve_stamp(
             config, lambda: Path(config.hydra.sweep.dir)

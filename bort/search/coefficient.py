@@ -1,9 +1,9 @@
 """The W-coefficient of arXiv 2010.10499, §3, and the bound on it that holds before any training."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bort.config.search import check_exponents
 from bort.errors import BortError
 
 Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
@@ -65,13 +65,6 @@ class Scale:
     def w(self, p: float, i: float, e: float) -> float:
         """The W-coefficient, times e(T): unit-free, 0 ≤ W < 1, W(T) = 0."""
         return self.bound(p, i) * self.quality(e) ** self.exponents[2]
-
-
-def check_exponents(key: str, exponents: Iterable[float]) -> None:
-    """Raises BortError for what cannot be α, β and γ."""
-    values = list(exponents)
-    if len(values) != 3 or not all(0 <= x < math.inf for x in values) or not any(values):
-        raise BortError(f"{key}={values} must be three numbers, at least 0, not all 0")
 
 
 def rounded_up(value: float) -> str:

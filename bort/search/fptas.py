@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from bort import shell as cli
+from bort.config import key_values
+from bort.config.search import check_exponents
 from bort.errors import BortError
 from bort.search.candidate_table import Table, read
-from bort.search.coefficient import ERRORS, Scale, Xi, check_exponents, name, rounded_up
+from bort.search.coefficient import ERRORS, Scale, Xi, name, rounded_up
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
@@ -344,7 +345,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
     known = {"exponents": None, "epsilon": "1", "error": "ratio", "objective": "w"}
-    settings = cli.keys(arguments[1:], known)
+    settings = key_values.keys(arguments[1:], known)
     try:
         exponents = tuple(float(x) for x in (settings["exponents"] or "1,1,1").split(","))
         epsilon = int(settings["epsilon"])

@@ -10,19 +10,20 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
-from bort import dashboard
-from bort import html as page
-from bort.config.search import SearchRun
+from bort import html
+from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES, parse
+from bort.console import python
 from bort.errors import BortError
 from bort.files.untrusted import read_settings, short
 from bort.files.writing import replacing, write_csv, write_json
+from bort.runs import commands
 from bort.runs.folder import check_folder, done, finished
 from bort.search import report as search_page
+from bort.search import wandb_run
 from bort.search.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
 from bort.search.records import Paired, best_record, crowded_jobs, read_plan, records
 from bort.search.sweep import due_finalists, selection
-from bort.shell import python
 
 Say = Callable[[str], None]
 
@@ -40,16 +41,16 @@ def conclude(folder: Path, say: Say) -> dict:
         file.write(OmegaConf.to_yaml(best).encode())
     write_json(folder / "summary.json", summary)
     parts = search_page.parts(folder, run, plan, rows, summary, plots)
-    page.write(folder / "report.html", f"bort search {run.name}", parts)
+    html.write(folder / "report.html", f"bort search {run.name}", parts)
     for line in outcome(folder, summary, rows):
         say(line)
     if run.logger.name == "wandb":
-        dashboard.log_search(run, folder, summary, rows, plots)
+        wandb_run.log_search(run, folder, summary, rows, plots)
         say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     return summary
 
 
-def is_over(run: SearchRun, folder: Path, say: Say) -> bool:
+def is_over(run: SearchRunConfig, folder: Path, say: Say) -> bool:
     """Whether `folder` holds this search, and nothing of it is left to train or to make again.
 
     Neither the text nor the teacher is read for that, so both may be gone. Raises BortError when
@@ -71,10 +72,10 @@ def is_over(run: SearchRun, folder: Path, say: Say) -> bool:
     return done(run, folder, say) is not None
 
 
-def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, Any]]:
+def choice(folder: Path) -> tuple[SearchRunConfig, dict, list[dict], dict, dict[str, Any]]:
     """Settings, plan, rows of candidates, summary and figures of the sweep in a folder."""
     stored = read_settings(folder / ".hydra" / "config.yaml")
-    run = parse(OmegaConf.create(stored), SearchRun)
+    run = parse(OmegaConf.create(stored), SearchRunConfig)
     plan = read_plan(folder)
     check_folder(folder, replace(run, resume=True))  # the settings that the records are of
     found = records(folder, plan)
@@ -88,7 +89,7 @@ def choice(folder: Path) -> tuple[SearchRun, dict, list[dict], dict, dict[str, A
 
 
 def candidate_rows(
-    plan: dict, run: SearchRun, paired: Paired, chosen: Selection, certificate: Certificate
+    plan: dict, run: SearchRunConfig, paired: Paired, chosen: Selection, certificate: Certificate
 ) -> list[dict]:
     """One row per point of the grid and one for T, the best first; intervals are of 95%."""
     entropy, rows = paired.teacher(), []
@@ -149,7 +150,7 @@ def count_batches(path: Path) -> int:
 
 def summarize(
     plan: dict,
-    run: SearchRun,
+    run: SearchRunConfig,
     paired: Paired,
     chosen: Selection,
     certificate: Certificate,
@@ -211,12 +212,12 @@ def summarize(
     }
 
 
-def _further(record: dict, run: SearchRun) -> bool:
+def _further(record: dict, run: SearchRunConfig) -> bool:
     """Whether it is a finalist's training with another seed or rate."""
     return record["seed"] != run.seed or record["base_lr"] != run.optim.lr
 
 
-def seed_spread(found: list[dict], chosen: Selection, run: SearchRun) -> float | None:
+def seed_spread(found: list[dict], chosen: Selection, run: SearchRunConfig) -> float | None:
     """Standard deviation of W over seeds, pooled over the finalists; None without their runs.
 
     Of each finalist the trainings at the rate that counts.
@@ -320,7 +321,7 @@ def front(plan: dict, chosen: Selection) -> dict[str, list[str]]:
     }
 
 
-def horizon(found: list[dict], chosen: Selection, run: SearchRun, entropy: float) -> dict:
+def horizon(found: list[dict], chosen: Selection, run: SearchRunConfig, entropy: float) -> dict:
     """Does a shorter n choose the same? Errors at n/4 and n/2 of the same trainings, against n.
 
     Kendall's τ between the rankings by error of what was trained, which of these is ahead by W at
@@ -359,7 +360,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"
     top = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
-    following = page.next_training(folder, folder / "optimum.yaml", top["hidden"], top["lr"])
+    following = commands.next_training(folder, folder / "optimum.yaml", top["hidden"], top["lr"])
     yield f"  next      {python()} {following}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bort.config.search import SearchRun
+from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES
 from bort.errors import BortError
 from bort.files.untrusted import parse_json
@@ -99,7 +99,7 @@ def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------ the plan
 
 
-def write_plan(folder: Path, plan: dict, run: SearchRun, corpus: str) -> dict:
+def write_plan(folder: Path, plan: dict, run: SearchRunConfig, corpus: str) -> dict:
     """Write search.json and return it, with what every record of the search will carry.
 
     corpus: the digest of the text; the arrays of T lie in the folder already.
@@ -207,7 +207,7 @@ def crowded_jobs(folder: Path, plan: dict) -> list[Job]:
     return [job_of(record) for record in content if record["status"] == CROWDED]
 
 
-def best_record(found: list[dict], xi: Xi, run: SearchRun) -> dict:
+def best_record(found: list[dict], xi: Xi, run: SearchRunConfig) -> dict:
     """The training of ξ that counts: of the sweep's own seed, the rate with the lowest error."""
     own = [r for r in found if r["xi"] == xi and r["seed"] == run.seed and r["status"] == "trained"]
     return min(own, key=lambda r: (r["error"], r["base_lr"]))
@@ -216,7 +216,7 @@ def best_record(found: list[dict], xi: Xi, run: SearchRun) -> dict:
 class Paired:
     """Paired bootstrap over documents: all candidates are scored at the same positions."""
 
-    def __init__(self, folder: Path, found: list[dict], run: SearchRun, count: int = 1000):
+    def __init__(self, folder: Path, found: list[dict], run: SearchRunConfig, count: int = 1000):
         self.folder, self.run, self.count = folder, run, count
         self.found = found
         self._weights: np.ndarray | None = None

@@ -6,12 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bort import html as page
-from bort.config.search import SearchRun
+from bort import html
+from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES
+from bort.console import clock, python
+from bort.runs import commands
 from bort.runs.folder import NEAR
 from bort.search.fptas import UNDECIDED, Xi, name, rounded_up
-from bort.shell import clock, python
 
 GREY = "#8b949e"  # of what is not known
 FAITHFUL = 0.8  # Kendall's τ from which on an earlier step ranks much as the last one does
@@ -137,7 +138,7 @@ def figures(
 
 def parts(
     folder: Path,
-    run: SearchRun,
+    run: SearchRunConfig,
     plan: dict,
     rows: list[dict],
     summary: dict,
@@ -163,7 +164,12 @@ def _xi(row: dict) -> str:
 
 
 def _head(
-    run: SearchRun, rows: list[dict], summary: dict, teacher: dict, unit: str, with_doubts: bool
+    run: SearchRunConfig,
+    rows: list[dict],
+    summary: dict,
+    teacher: dict,
+    unit: str,
+    with_doubts: bool,
 ) -> str:
     best = rows[0]
     shares = [best[key] / teacher[key] for key in ("parameters", "latency")]
@@ -186,7 +192,7 @@ def _head(
     doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
-        f"<h1>{title} on {escape(str(text))}</h1>{page.big(figures)}{doubt}"
+        f"<h1>{title} on {escape(str(text))}</h1>{html.big(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
         f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
         f"candidate, T = {_xi(teacher)}, errors on {summary['positions']:,} masked positions of "
@@ -207,7 +213,7 @@ def _front(trained: list[dict], teacher: dict, summary: dict, unit: str):
         proven, undecided = (_xi(row) in summary[key] for key in ("pareto", "pareto_undecided"))
         kind = list(kinds)[2 if undecided else 1 if proven else 0]
         kinds[kind][0].append(row)
-    figure = page.figure(label, "error (nats per token)", 480)
+    figure = html.figure(label, "error (nats per token)", 480)
     for kind, (some, symbol) in kinds.items():
         if not some and kind == UNDECIDED:
             continue
@@ -243,7 +249,7 @@ def _front(trained: list[dict], teacher: dict, summary: dict, unit: str):
 
 def _bars(trained: list[dict], rows: list[dict]):
     shown = trained[:30]
-    figure = page.figure("", "W", 420)
+    figure = html.figure("", "W", 420)
     figure.add_scatter(
         x=[_xi(r) for r in shown],
         y=[r["w"] for r in shown],
@@ -279,7 +285,7 @@ def _map(choices: dict[tuple[float, float], Xi | None]):
     colors = dict(zip(winners, qualitative.Set2 * len(winners), strict=False))
     if None in choices.values():
         colors[None] = GREY
-    figure = page.figure("α, weight of parameters", "β, weight of latency", 480)
+    figure = html.figure("α, weight of parameters", "β, weight of latency", 480)
     for xi, color in colors.items():
         cells = [ab for ab, winner in choices.items() if winner == xi]
         label = UNDECIDED if xi is None else name(xi)
@@ -322,7 +328,7 @@ def _costs(plan: dict, summary: dict) -> str:
         ("W with errors fitted on parameters", summary["control_size"] or "–"),
     ]
     grey = f"<td class=unknown>{UNDECIDED}</td>"
-    table = page.table(rows).replace(f"<td>{UNDECIDED}</td>", grey)
+    table = html.table(rows).replace(f"<td>{UNDECIDED}</td>", grey)
     return f"<h2>Costs and controls</h2>{table}"
 
 
@@ -344,20 +350,20 @@ def _table(rows: list[dict], unit: str) -> str:
         cells.append("" if row["latency"] is None else _latency(row["latency"], unit))
         cells += [_number(row[key]) for key in ("error", "w", "w_bound")]
         body.append([*cells, row["reason"]])
-    return f"<h2>All points</h2>{page.table(body, head)}"
+    return f"<h2>All points</h2>{html.table(body, head)}"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _reproduce(run: SearchRun, folder: Path, best: dict) -> str:
+def _reproduce(run: SearchRunConfig, folder: Path, best: dict) -> str:
     """The commands that search again, and that pre-train `best`, the row of the optimum."""
     config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-    again = page.command(folder, "search.py", run.name)
-    following = page.next_training(folder, folder / "optimum.yaml", best["hidden"], best["lr"])
+    again = commands.command(folder, "search.py", run.name)
+    following = commands.next_training(folder, folder / "optimum.yaml", best["hidden"], best["lr"])
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
         f"{escape(python())} {escape(following)}</pre>"
-        + page.details("Configuration", f"<pre>{escape(config)}</pre>")
+        + html.details("Configuration", f"<pre>{escape(config)}</pre>")
     )

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from bort.config.search import SearchRun
-from bort.config.train import SIZES, Arch, Data, Train, width_lr
-from bort.console import counted
+from bort.config.search import SearchRunConfig
+from bort.config.train import SIZES, Arch, DataConfig, TrainConfig, width_lr
+from bort.console import clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.files.ownership import remove_checkpoints
 from bort.models import hub
@@ -53,7 +53,6 @@ from bort.search.records import (
     write_checked,
     write_plan,
 )
-from bort.shell import clock
 from bort.training.module import check_trainer, device_of
 
 Say = Callable[[str], None]
@@ -68,7 +67,9 @@ def xi_of(arch: Arch) -> Xi:
 
 
 @contextmanager
-def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -> Iterator["Sweep"]:
+def opened(
+    run: SearchRunConfig, folder: Path, say: Say, record: dict | None = None
+) -> Iterator["Sweep"]:
     """The sweep of these settings in `folder`, prepared; one process at a time works there.
 
     record: file name → text for the folder's `.hydra`; by default the settings alone.
@@ -85,7 +86,7 @@ def opened(run: SearchRun, folder: Path, say: Say, record: dict | None = None) -
         yield Sweep(run, folder, say)
 
 
-def run_here(run: SearchRun, folder: Path, say: Say) -> dict:
+def run_here(run: SearchRunConfig, folder: Path, say: Say) -> dict:
     """A whole sweep in this process, without Hydra's launchers; returns its plan."""
     alone = replace(run.search, parallel=1)
     with opened(run, folder, say) as sweep:
@@ -98,7 +99,7 @@ def run_here(run: SearchRun, folder: Path, say: Say) -> dict:
         return sweep.plan
 
 
-def check_latency(run: SearchRun, folder: Path) -> None:
+def check_latency(run: SearchRunConfig, folder: Path) -> None:
     """Raises BortError, before T is trained, for a latency table that cannot be used."""
     if run.latency.source != "table" or (run.resume and (folder / "latency.json").exists()):
         return
@@ -110,7 +111,7 @@ def check_latency(run: SearchRun, folder: Path) -> None:
     cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
-def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
+def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
     """î of T and of every candidate, by `latency.source`, recorded once in `latency.json`."""
     path = folder / "latency.json"
     if path.exists():
@@ -127,7 +128,7 @@ def measure(run: SearchRun, teacher: Arch, vocab_size: int, folder: Path, say: S
 class Sweep:
     """What the sweeper asks and tells; everything that it knows is in the run folder."""
 
-    def __init__(self, run: SearchRun, folder: Path, say: Say):
+    def __init__(self, run: SearchRunConfig, folder: Path, say: Say):
         self.run, self.folder, self.say = run, folder, say
         _OPEN.clear()  # the cache may be another one by now
         corpus, teacher = _opened(run, folder, say)
@@ -327,18 +328,24 @@ class Sweep:
         )
 
 
-def _val_batches(corpus: Corpus, run: Train) -> ValBatches:
+def _val_batches(corpus: Corpus, run: TrainConfig) -> ValBatches:
     """Held-out batches with at least POSITIONS masked positions, if the text has them."""
     return ValBatches(corpus, replace(run.data, val_sequences=held_sequences(run.data)))
 
 
-def held_sequences(data: Data) -> int:
+def held_sequences(data: DataConfig) -> int:
     """How many held-out sequences decide an error, if the text has them."""
     return max(data.val_sequences, math.ceil(POSITIONS / (0.14 * data.length)))
 
 
 def _teacher_pass(
-    run: Train, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int, say: Say
+    run: TrainConfig,
+    corpus: Corpus,
+    teacher: MaskedLM,
+    folder: Path,
+    seed: int,
+    batches: int,
+    say: Say,
 ) -> Text:
     """Keep T's states over the first batches of this seed; returns what they were made from."""
     states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
@@ -382,7 +389,7 @@ def _logp(teacher: MaskedLM, states: TeacherStates, batch: int) -> torch.Tensor:
 _OPEN: dict[Path, tuple[Corpus, MaskedLM]] = {}  # of this process: not opened per candidate
 
 
-def _opened(run: SearchRun, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
+def _opened(run: SearchRunConfig, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
     """Corpus and T of the sweep in `folder`."""
     key = folder.resolve()
     if key not in _OPEN:
@@ -393,7 +400,7 @@ def _opened(run: SearchRun, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
     return _OPEN[key]
 
 
-def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
+def evaluate(run: SearchRunConfig, folder: Path, place: Path, say: Say) -> dict:
     """Train one candidate for n steps and record its error; what is recorded is returned at once.
 
     folder: the sweep's; place: the candidate's own folder in it. A failure that is the candidate's
@@ -441,7 +448,7 @@ def evaluate(run: SearchRun, folder: Path, place: Path, say: Say) -> dict:
     return found
 
 
-def candidate_settings(run: SearchRun, val_sequences: int) -> Train:
+def candidate_settings(run: SearchRunConfig, val_sequences: int) -> TrainConfig:
     """The training of a candidate: n steps, its error also at a quarter and at half of them."""
     n = run.search.n
     accumulate = run.trainer.get("accumulate_grad_batches") or 1
@@ -487,7 +494,7 @@ def _kl_by_step(path: Path) -> dict[str, float]:
 # ------------------------------------------------------------------------------------ the records
 
 
-def scale_of(plan: dict, run: SearchRun) -> Scale:
+def scale_of(plan: dict, run: SearchRunConfig) -> Scale:
     teacher, search = plan["teacher"], run.search
     exponents = tuple(search.exponents) if search.objective == "w" else (0.0, 0.0, 1.0)
     return Scale(
@@ -495,7 +502,7 @@ def scale_of(plan: dict, run: SearchRun) -> Scale:
     )
 
 
-def due_finalists(run: SearchRun, chosen: Selection, found: list[dict]) -> list[Job]:
+def due_finalists(run: SearchRunConfig, chosen: Selection, found: list[dict]) -> list[Job]:
     """Trainings still to do of the best ones: with further rates, then with further seeds."""
     if chosen.best is None:
         return []
@@ -513,7 +520,7 @@ def due_finalists(run: SearchRun, chosen: Selection, found: list[dict]) -> list[
 
 
 def selection(
-    plan: dict, run: SearchRun, found: list[dict], paired: Paired | None = None
+    plan: dict, run: SearchRunConfig, found: list[dict], paired: Paired | None = None
 ) -> Selection:
     """The selection with these records; `paired` tells which contradictions are beyond chance."""
     beyond_chance = {"significant": paired.worse} if paired else {}

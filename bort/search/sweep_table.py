@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from bort import shell as cli
+from bort import console
 from bort.config.train import SIZES, Arch
 from bort.console import counted, decimal
 from bort.errors import BortError
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing, write_csv
-from bort.html import next_training
+from bort.runs.commands import next_training
 from bort.runs.folder import RESTORE, doubt, read_overrides
 from bort.search.fptas import Scale, Selection, name
 
@@ -57,7 +57,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     won = next(row for row in rows if row["xi"] == chosen.best)
     place = folder / str(won["job"])
     following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
-    say(f"  next      {cli.python()} {following}")
+    say(f"  next      {console.python()} {following}")
 
 
 def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:

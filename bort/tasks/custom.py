@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bort.config.train import Data
-from bort.console import plain
+from bort.config.train import DataConfig
+from bort.console import plain, shown
 from bort.errors import BortError, nearest
 from bort.files.tables import Table, read_table
-from bort.tasks.task import Row, Split, Task, shown
+from bort.tasks.task import Row, Split, Task
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
@@ -20,7 +20,7 @@ MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds wit
 HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
 
 
-def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
+def read(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     """The task that data.{train,val,test,text,label} describe and its rows in file order.
 
     Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`; a test file
@@ -45,7 +45,7 @@ def read(data: Data) -> tuple[Task, dict[str, list[Row]]]:
     return task, rows
 
 
-def _task(data: Data, labels: dict[str, list], records: dict[str, Table]) -> Task:
+def _task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:
     """What the labels of the training rows are, as a row of the table of tasks."""
     for split in ("train", "val"):
         for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
@@ -76,7 +76,7 @@ def _mostly_numbers(numbers: list[float | None]) -> bool:
 
 
 def _check_numbers(
-    found: list[str], numbers: list, labels: list[str], records: Table, data: Data
+    found: list[str], numbers: list, labels: list[str], records: Table, data: DataConfig
 ) -> None:
     """Raises BortError, with the row, for a label that is no number, or one out of range."""
     for label, number in zip(found, numbers, strict=True):
@@ -100,7 +100,7 @@ def _spelled(number: float) -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _guess(data: Data, numbers: list[float], rows: int) -> Iterator[str]:
+def _guess(data: DataConfig, numbers: list[float], rows: int) -> Iterator[str]:
     """A note where the numbers that are taken as amounts may be names of classes."""
     whole = all(number.is_integer() for number in numbers)
     if data.kind == "auto" and whole and len(numbers) <= rows / 2:
@@ -166,7 +166,7 @@ def _continuous(numbers: list[float | None]) -> bool:
     return len(numbers) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
 
 
-def _check_classes(found: list[str], rows: int, data: Data) -> None:
+def _check_classes(found: list[str], rows: int, data: DataConfig) -> None:
     where = f"{data.train}: '{data.label}'"
     if len(found) > max(MOST_CLASSES, rows // 2):
         raise BortError(
@@ -293,7 +293,7 @@ def _check_file(path: Path, split: str) -> None:
         raise BortError(f"data.{split}={path} is empty; give a file with rows")
 
 
-def _records(path: Path, split: str, data: Data) -> Table:
+def _records(path: Path, split: str, data: DataConfig) -> Table:
     """All records of a file; its columns are checked."""
     path = path.expanduser()
     _check_file(path, split)

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bort.console import say
 from bort.errors import BortError
 from bort.files.digests import read_sealed, write_sealed
-from bort.shell import say
 from bort.tasks.custom import own_task
 from bort.tasks.task import Row, Task
 from bort.text.copies import SHARE, among, holding, runs

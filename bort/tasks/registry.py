@@ -5,18 +5,19 @@ order, which is that of the hub's data sets: a label's number is its place there
 rows of a file have.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bort.doctor import hub_reachable
+from bort.console import shown
 from bort.errors import BortError, nearest
 from bort.files.text_files import HEAD, check_encoding, undecodable
+from bort.files.untrusted import json_object
+from bort.network import hub_reachable
 from bort.tasks import task as shapes
-from bort.tasks.task import Row, Split, Task, shown
+from bort.tasks.task import Row, Split, Task
 
 
 def find(name: str) -> Task:
@@ -194,18 +195,6 @@ def _jsonl(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
     for number, line in enumerate(_lines(path), start=1):
         where = f"{path}, line {number}"
         yield json_object(line, where), where
-
-
-def json_object(text: str, where: str) -> dict:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise BortError(f"{where}: not JSON ({reason}); mend it or get the file again") from error
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise BortError(f"{where}: a {kind}, not an object {{…}}; mend it or get the file again")
-    return record
 
 
 def _race_folder(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bort.console import shown
 from bort.errors import BortError
-
-SHOWN = 60  # characters of a wrong value that an error line shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +79,6 @@ class Task:
 
 
 # ------------------------------------------------------------------------------------ cells
-
-
-def shown(value: Any) -> str:
-    """A value for an error line: short, without line ends."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:

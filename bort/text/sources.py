@@ -18,12 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bort.config.train import Data, cache_folder
-from bort.doctor import hub_reachable
+from bort.config.train import DataConfig, cache_folder
 from bort.errors import BortError, nearest
 from bort.files.digests import read_sealed, write_sealed
 from bort.files.text_files import lines, parquet_rows, parquet_shape
 from bort.machine import usable_cores
+from bort.network import hub_reachable
 
 # Dependencies by the name that is both their distribution's and their import's. Left out: plotly
 # (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
@@ -132,7 +132,7 @@ def docstrings(file: str) -> list[str]:
 # ------------------------------------------------------------------------------------ user's text
 
 
-def text_source(data: Data) -> Source:
+def text_source(data: DataConfig) -> Source:
     """The documents of `data.path`: a file, a folder or a data set of the Hugging Face hub."""
     path = Path(data.path).expanduser()
     if not path.exists():
@@ -195,7 +195,7 @@ def _text_files(path: Path) -> tuple[list[Path], list[str]]:
     return files, sorted(left_out)
 
 
-def _plain(file: Path, data: Data) -> Iterator[Document]:
+def _plain(file: Path, data: DataConfig) -> Iterator[Document]:
     if data.sample_by == "line":
         yield from (Document(line.text, line.size) for line in lines(file))
         return
@@ -210,7 +210,7 @@ def _plain(file: Path, data: Data) -> Iterator[Document]:
     yield Document("\n".join(texts), size)
 
 
-def _jsonl(file: Path, data: Data) -> Iterator[Document]:
+def _jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
     for line, number, size in lines(file):
         if not line.strip():
             continue
@@ -225,7 +225,7 @@ def _jsonl(file: Path, data: Data) -> Iterator[Document]:
         yield Document(_text(row, where, data), size)
 
 
-def _parquet(file: Path, data: Data) -> Iterator[Document]:
+def _parquet(file: Path, data: DataConfig) -> Iterator[Document]:
     rows, columns = parquet_shape(file)
     _check_key(columns, str(file), data)
     size = file.stat().st_size / max(1, rows)
@@ -233,7 +233,7 @@ def _parquet(file: Path, data: Data) -> Iterator[Document]:
         yield Document(_text({data.text: text}, f"{file}, row {number}", data), size)
 
 
-def _check_key(known: Iterable[str], where: str, data: Data) -> None:
+def _check_key(known: Iterable[str], where: str, data: DataConfig) -> None:
     known = list(known)
     if data.text not in known:
         has = ", ".join(known) or "none"
@@ -241,7 +241,7 @@ def _check_key(known: Iterable[str], where: str, data: Data) -> None:
         raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
 
 
-def _text(row: dict, where: str, data: Data) -> str:
+def _text(row: dict, where: str, data: DataConfig) -> str:
     _check_key(row, where, data)
     text = row[data.text]
     if not isinstance(text, str):
@@ -254,7 +254,7 @@ def _text(row: dict, where: str, data: Data) -> str:
     return text
 
 
-def _hub_source(data: Data) -> Source:
+def _hub_source(data: DataConfig) -> Source:
     name, _, subset = data.path.partition(":")
     path = Path(data.path).expanduser()
     hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)

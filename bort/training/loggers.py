@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from bort.config.train import Logger as LoggerConfig
-from bort.doctor import reachable, wandb_key
+from bort.config.train import LoggerConfig as LoggerConfig
+from bort.console import say, shorten
 from bort.errors import BortError
 from bort.files.untrusted import short
 from bort.files.writing import replacing
-from bort.shell import say, shorten
+from bort.network import reachable, wandb_key
 
 COLUMNS = [
     "step",

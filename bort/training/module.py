@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from bort.config.train import Optim, Train
+from bort.config.train import OptimConfig, TrainConfig
 from bort.errors import BortError, Diverged, nearest
 from bort.files.untrusted import short
 from bort.machine import usable_cores
@@ -40,7 +40,7 @@ class StepModule(pl.LightningModule):
     `labels`). A logged row belongs to one optimizer step, counted from 1.
     """
 
-    def __init__(self, model: torch.nn.Module, optim: Optim):
+    def __init__(self, model: torch.nn.Module, optim: OptimConfig):
         super().__init__()
         self.model, self.optim = model, optim
         self.validated: int | None = None  # the step of the last validation
@@ -197,7 +197,7 @@ class StepModule(pl.LightningModule):
                 torch.cuda.set_rng_state(self._rng["cuda_rng"].cpu())
 
 
-def device_of(run: Train) -> str:
+def device_of(run: TrainConfig) -> str:
     """Where a model of this run answers outside of its training."""
     cuda = torch.cuda.is_available() and (run.trainer or {}).get("accelerator") != "cpu"
     return "cuda" if cuda else "cpu"
@@ -213,7 +213,7 @@ SET_HERE = {
 }
 
 
-def check_trainer(run: Train) -> None:
+def check_trainer(run: TrainConfig) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
     quiet()
     known = inspect.signature(pl.Trainer).parameters
@@ -291,7 +291,7 @@ def _check_compiler(device: str) -> None:
 
 
 def fit(
-    run: Train,
+    run: TrainConfig,
     folder: Path,
     module: StepModule,
     data: pl.LightningDataModule,
@@ -348,7 +348,7 @@ def _mistake_in_settings(error: Exception) -> str | None:
     return None
 
 
-def check_watched(run: Train, scores: list[str]) -> None:
+def check_watched(run: TrainConfig, scores: list[str]) -> None:
     """Raises BortError for a callback that watches a score which never comes.
 
     scores: what a validation logs; empty where nothing is validated. A callback that is not of
@@ -383,7 +383,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _trainer(
-    run: Train,
+    run: TrainConfig,
     folder: Path,
     loggers: list,
     own: list[pl.Callback],

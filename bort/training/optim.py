@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bort.config.train import Optim
+from bort.config.train import OptimConfig
 
 MOMENTUM = 0.95
 # Keller Jordan's quintic: steepest at zero while singular values end between about 0.7 and 1.2
@@ -36,7 +36,7 @@ class MuonAdamW(torch.optim.Optimizer):
     shared with the inner optimizer.
     """
 
-    def __init__(self, matrices: list, groups: list[dict], config: Optim, fused: bool):
+    def __init__(self, matrices: list, groups: list[dict], config: OptimConfig, fused: bool):
         self.adamw = adamw(groups, config, fused)
         muon = {
             "params": matrices,
@@ -88,13 +88,13 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * scale)
 
 
-def adamw(groups: list[dict], config: Optim, fused: bool) -> torch.optim.AdamW:
+def adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.AdamW:
     """Bias-corrected AdamW over these groups, each with its own weight_decay."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
 
 
-def build(model: nn.Module, config: Optim, fused: bool = True) -> torch.optim.Optimizer:
+def build(model: nn.Module, config: OptimConfig, fused: bool = True) -> torch.optim.Optimizer:
     """The optimizer of a `MaskedLM`.
 
     Weight decay touches matrices only: never LayerNorms and biases; embeddings only with

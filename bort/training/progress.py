@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bort.shell import clock
+from bort.console import clock
 
 EVERY_S = 30.0  # between two lines when the output is not a terminal
 

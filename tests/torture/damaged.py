@@ -55,7 +55,7 @@ def make_runs() -> Iterator[RunKind]:
 
     from bort import predict, report
     from bort.config import train as config
-    from bort.config.search import SearchRun, register
+    from bort.config.search import SearchRunConfig, register
     from bort.finetuning import recipe as finetune
     from bort.models import huggingface as hf
     from bort.pretraining import recipe as pretrain
@@ -63,7 +63,7 @@ def make_runs() -> Iterator[RunKind]:
     from bort.search import optimum
     from bort.search import sweep as search
 
-    register(SearchRun)
+    register(SearchRunConfig)
 
     def settings(base: str, schema: type, *words: str):
         with initialize_config_dir(str(forked.ROOT / "conf"), version_base="1.3"):
@@ -73,7 +73,7 @@ def make_runs() -> Iterator[RunKind]:
         list(report.parts(record.read(folder)))
 
     training = settings(
-        "train", config.Train, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
+        "train", config.TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
     )
     folder = Path("runs/mlm_pretrain/run")
     pretrain.pretrain(training, folder, silently)
@@ -89,7 +89,7 @@ def make_runs() -> Iterator[RunKind]:
     )
     words = ["experiment=finetune", f"model={folder}", "data.train=table.csv", "data.val=table.csv"]
     words += ["trainer=cpu", "trainer.max_epochs=1", "data.length=16", "name=run"]
-    tuning = settings("train", config.Train, *words)
+    tuning = settings("train", config.TrainConfig, *words)
     tuned = Path("runs/finetune/run")
     finetune.finetune(tuning, tuned, silently)
     yield RunKind(
@@ -105,7 +105,7 @@ def make_runs() -> Iterator[RunKind]:
     more = ["search.n=4", "search.finalists=1", "search.seeds=1", "teacher.max_steps=2", sizes]
     more += ["teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}"]
     usual = [word for word in TINY if not word.startswith(("arch=", "trainer.val"))]
-    sweep = settings("search", SearchRun, *usual, *more)
+    sweep = settings("search", SearchRunConfig, *usual, *more)
     found = Path("runs/search/run")
     search.run_here(sweep, found, silently)
     optimum.conclude(found, silently)

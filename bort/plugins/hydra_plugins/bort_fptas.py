@@ -25,18 +25,18 @@ class FptasSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from bort.search import callback as sweep
+        from bort.search import callback
 
         parsed = OverridesParser.create().parse_overrides(overrides=arguments)
         several = [each.input_line for each in parsed if each.is_sweep_override()]
-        with sweep.started(self.config, arguments, several) as search:
+        with callback.started(self.config, arguments, several) as search:
             done = 0
             while search and (batch := search.ask()):
                 # what a job finds no memory for beside others is tried again alone
                 beside = f"search.parallel={len(batch)}"
                 overrides = [[*search.arguments, *job.overrides, beside] for job in batch]
                 self.validate_batch_is_legal(overrides)
-                sweep.launch(self.launcher, overrides, done, search, batch)
+                callback.launch(self.launcher, overrides, done, search, batch)
                 done += len(batch)
 
 

@@ -1,0 +1,38 @@
+"""Commands, as a user types them, that repeat a run or go on from it."""
+
+import math
+import shlex
+from pathlib import Path
+
+from bort.config.train import width_lr
+from bort.console import python
+from bort.runs.folder import read_overrides
+
+# Settings of a search that decide how its candidates are trained.
+CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
+
+
+def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
+    """The words after `python` that pre-train an optimum as its search trained it.
+
+    folder: holds the settings of the search, or of the winning run of a sweep. hidden, lr: the
+    optimum's width and the rate that it was trained at.
+    """
+    words = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
+    for word in read_overrides(folder) or []:
+        key = word.partition("=")[0].lstrip("+~")
+        if key.split(".")[0] in CARRIED and key != "optim.lr":
+            words.append(word)
+    by_rule = lr is None or math.isclose(lr, width_lr(hidden), rel_tol=1e-4)
+    if not by_rule or any(word.startswith("optim=") for word in words):  # the group has a rate
+        words.append(f"optim.lr={lr:.6g}")
+    return shlex.join(words)
+
+
+def command(folder: Path, program: str, name: str) -> str | None:
+    """How the run in `folder` was started, for a shell; None where that is not recorded."""
+    if (given := read_overrides(folder)) is None:
+        return None
+    if not any(word.startswith("name=") for word in given):
+        given.append(f"name={name}")
+    return f"{python()} {program} {shlex.join(given)}"

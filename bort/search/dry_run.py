@@ -1,0 +1,106 @@
+"""What a search will cost, before it starts; what it would refuse is refused here, too."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bort.config.search import SearchRunConfig
+from bort.config.train import Arch
+from bort.errors import BortError
+from bort.machine import usable_cores
+from bort.objectives import cost
+from bort.objectives.latency import latencies
+from bort.pretraining import flops
+from bort.pretraining.dry_run import (
+    HUB_TEACHERS,
+    flops_text,
+    hours,
+    look_ahead,
+    say_missing,
+    teacher_part,
+)
+from bort.pretraining.flops import amount_of
+from bort.runs.folder import check_folder
+from bort.search.fptas import Selection
+from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of, xi_of
+from bort.training.module import check_trainer
+
+
+def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
+    """The candidates as the search will see them; of measured latencies, operations stand in.
+
+    Raises BortError when the budgets leave none.
+    """
+    valid, _ = run.grid.points()
+    positions = max(run.data.length, 512)
+    known = run.latency.source in ("analytic", "table")
+    source = run.latency if known else replace(run.latency, source="analytic", path=None)
+    points = latencies(source, [teacher, *valid], teacher, vocab, Path(), lambda line: None)
+    latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
+    numbers = {a: (cost.parameters(a, vocab, positions), latency[a][0]) for a in latency}
+    plan = {
+        "teacher": {
+            "parameters": numbers[teacher][0],
+            "latency": latency[teacher],
+            "error": 1.0,
+        }
+    }
+    search = run.search
+    return Selection(
+        {xi_of(a): numbers[a] for a in valid},
+        scale_of(plan, run),
+        epsilon=search.epsilon,
+        max_params=search.max_params,
+        max_latency=search.max_latency_ms if known else None,
+    )
+
+
+def show(run: SearchRunConfig, folder: Path, say: Callable[[str], None]) -> None:
+    """Print the plan of a search: candidates, their bounds, and at most how much it all costs.
+
+    Raises BortError for what the search itself would refuse before its first training.
+    """
+    check_trainer(run)
+    check_folder(folder, run)
+    check_latency(run, folder)
+    outlook, search, data = look_ahead(run), run.search, run.data
+    teacher, V = outlook.teacher, outlook.vocab
+    if teacher is None:
+        raise BortError(
+            f"dry_run=true: the size of teacher.name={run.teacher.name} is not known without a "
+            f"download; known are {', '.join(HUB_TEACHERS)} and local folders"
+        )
+    chosen = _chosen(run, teacher, V)
+    held = held_sequences(data)
+    jobs = [candidate_settings(replace(run, arch=Arch(*xi)), held) for xi in chosen.order]
+    amount = amount_of(jobs[0], outlook.corpus)
+    training = [flops.candidate_flops(job, teacher, V, amount) for job in jobs]
+    rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
+    passes = flops.states_flops(teacher, amount.train) * search.seeds
+    passes += flops.logits_flops(teacher, V, amount.val)
+    parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
+    parts += teacher_part(run, outlook)
+    valid, invalid = run.grid.points()
+    p = cost.parameters(teacher, V, max(data.length, 512))
+    bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
+    say(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
+    say(
+        f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
+        f"without a whole head size, {len(chosen.excluded)} over the budget or not smaller than T"
+    )
+    say(f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped")
+    say(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
+    rates = sorted(job.optim.lr for job in jobs)
+    say(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
+    say(f"  FLOPs       at most {flops_text(parts)}")
+    states = amount.train.positions * search.seeds + amount.val.positions
+    say(f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}")
+    sizes = [chosen.points[xi][0] for xi in chosen.order]
+    say(f"  disk        at most {sum(4e-9 * size for size in sizes):.1f} GB of models")
+    if run.latency.source not in ("analytic", "table"):
+        count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
+        say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
+    duration = hours(sum(work for _, work in parts))
+    say(f"  hours       at most {duration:,.2f} on {usable_cores()} cores here, without a GPU")
+    say_missing(outlook, run, say)
+    say("dry_run=true: nothing was started")

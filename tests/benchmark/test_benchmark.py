@@ -1,0 +1,402 @@
+"""`python -m bort.benchmark` by the command line; its table is what latency=table reads."""
+
+import csv
+import importlib.util
+import os
+import pickle
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
+
+from bort.benchmark import contenders
+from bort.benchmark import run as benchmark
+from bort.config.search import BenchmarkConfig, register
+from bort.config.train import CONF, Arch, DataConfig, parse
+from bort.errors import BortError
+from bort.export import run as export
+from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.models import huggingface as hf
+from bort.models.bert import ModelConfig, build
+from bort.objectives import cost
+from bort.tasks import registry
+from bort.text.tokenizer import train_tokenizer
+
+register(BenchmarkConfig)
+ENGINES = ["measured", "onnx", "onnx_int8"]
+SMALL = Arch(2, 2, 32, 64)
+
+
+def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "bort.benchmark", *arguments],
+        **dict(cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL),
+        **dict(capture_output=True, text=True, timeout=200),
+    )
+
+
+def settings(*arguments: str) -> BenchmarkConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(compose("benchmark", [*arguments]), BenchmarkConfig)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def assert_self_contained(page: Path, *words: str) -> None:
+    """No element of the page asks the network for anything, and the words are in it."""
+    text = page.read_text()
+    outside = re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.DOTALL)
+    assert not re.search(r"<script[^>]*\ssrc=", text) and "<link" not in outside
+    assert "http" not in outside and "url(" not in outside
+    assert len(outside) < len(text) / 10  # plotly itself is inside
+    for word in words:
+        assert word in text
+
+
+class Run:
+    head, seed, dropout, data = "linear", 0, 0.0, DataConfig(length=64)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """A masked LM and a fine-tuned folder of each kind, with 64 positions."""
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer([f"the {k} cat, and so on" for k in range(80)], 300)
+    config = ModelConfig(**vars(SMALL), vocab_size=320, positions=64)
+    generator = torch.Generator().manual_seed(0)
+    for kind, name in KINDS.items():
+        body = build(config, "paper", 0)
+        model = fresh_classifier(registry.find(name), body, Run) if name else body
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(0.0, 0.3, generator=generator)
+        hf.save(model, tokenizer, root / kind, label_names(registry.find(name)) if name else None)
+    return root
+
+
+KINDS = {
+    "masked LM": None,
+    "classifier": "glue/rte",
+    "choices": "superglue/copa",
+    "spans": "superglue/wic",
+}
+THEIRS = {
+    "masked LM": AutoModelForMaskedLM,
+    "classifier": AutoModelForSequenceClassification,
+    "choices": AutoModelForMultipleChoice,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
+    """The calls' answers are Hugging Face's, from the same folder and words."""
+    given = contenders.of_folder(str(folders / kind))
+    assert (given.what, given.arch, given.limit, given.vocab) == (kind, SMALL, 64, 320)
+    assert given.disk == (folders / kind / "model.safetensors").stat().st_size
+    assert given.parameters == sum(p.numel() for p in hf.load(folders / kind)[0].parameters())
+    answer = contenders.opened(given, 1)(3, 20)()
+    if kind in THEIRS:
+        theirs = THEIRS[kind].from_pretrained(folders / kind).eval()
+        ids = torch.from_numpy(contenders.inputs(["input_ids"], 320, 3, 20)["input_ids"])
+        with torch.no_grad():
+            expected = theirs(ids[:, None] if kind == "choices" else ids).logits
+        torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
+    if kind not in ("masked LM", "spans"):
+        return
+    found = list(contenders.exported(given, ENGINES, tmp_path, quiet))
+    assert [each.engine for each in found] == ENGINES and found[0] == given
+    onnx, int8 = (torch.from_numpy(contenders.opened(x, 1)(3, 20)()[0]) for x in found[1:])
+    torch.testing.assert_close(onnx, answer, atol=1e-4, rtol=1e-4)
+    assert 1e-4 < (int8 - answer).abs().max() < 0.2 * answer.abs().max()
+    assert found[1].disk > found[2].disk == found[2].file.stat().st_size
+    # An exported folder is measured as it is, and knows its engine and its weights.
+    for engine, each in zip(ENGINES[1:], found[1:], strict=True):
+        again = contenders.of_folder(str(each.file.parent))
+        assert (again.engine, again.what, again.file) == (engine, kind, each.file)
+        assert (again.arch, again.vocab, again.limit) == (SMALL, 320, 64)
+        assert again.parameters == given.parameters  # not those of the file, which folds some
+        assert list(contenders.exported(again, ENGINES, tmp_path, quiet)) == [again]
+
+
+def test_encoders_of_a_shape(tmp_path):
+    found = list(contenders.of_arch(SMALL, "x", ENGINES, 500, 512, tmp_path, huggingface=True))
+    assert [each.engine for each in found] == ["huggingface", *ENGINES]
+    sizes = dict(vocab_size=500, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    theirs = BertModel(BertConfig(**sizes, intermediate_size=64), add_pooling_layer=False)
+    assert found[0].parameters == sum(p.numel() for p in theirs.parameters())
+    assert {each.parameters for each in found[1:]} == {found[0].parameters - 2 * 32}  # token types
+    for each in found:
+        call = contenders.opened(each, 1)(2, 30)
+        if each.engine == "huggingface":
+            assert call().last_hidden_state.shape == (2, 30, 32)
+        if each.file:
+            assert call()[0].shape == (2, 30, 32) and each.disk == each.file.stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx.onnx", "x.onnx_int8.onnx"]
+
+
+def test_the_table_of_the_page_is_in_the_units_of_the_console():
+    """Raw bytes and names of engines are for the CSV file; what matters stands in front."""
+    row = {"name": "x", "measures": "encoder", "engine": "onnx_int8", "batch": 1, "length": 128}
+    row |= {"threads": 1, "parameters": 4369152, "disk_bytes": 17476608, "median_ms": 10.24}
+    row |= {"low_ms": 8.23, "high_ms": 12.26, "sequences_per_s": 97.6, "peak_bytes": None}
+    row |= {"ratio": 1.0, **vars(SMALL), "vocabulary": 30522}
+    cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in benchmark.cells_of(row)]
+    assert cells[:5] == ["x", "ONNX int8", "1 × 128", "10.24", "1.00 ×"]
+    assert cells[5:9] == ["8.23–12.26", "97.6", "4,369,152", "17.48 MB"]
+    assert cells[9:] == ["–", "encoder", "⟨2,2,32,64⟩"]
+    assert len(cells) == len(benchmark.COLUMNS)
+
+
+def test_each_model_is_loaded_once_a_round(monkeypatch):
+    """Not once for each size; in turned order, so that the last of a round starts the next."""
+    loaded, order = [], []
+
+    def opened(each, threads):
+        loaded.append(each.name)
+        return lambda batch, length: lambda: order.append((each.name, batch, length))
+
+    monkeypatch.setattr(contenders, "opened", opened)
+    one = contenders.Contender("one", "encoder", "measured", SMALL, 500, 512, 10, 40)
+    pair = [one, replace(one, name="two")]
+    rows = contenders.measure(pair, [(1, 8), (4, 8)], 1, 3, False, quiet)
+    assert loaded == ["one", "two", "one", "two"]
+    turns = [b for a, b in zip([None, *order], order, strict=False) if a != b]
+    assert turns[:4] == [("one", 1, 8), ("one", 4, 8), ("two", 1, 8), ("two", 4, 8)]
+    assert turns[4:7] == [("two", 1, 8), ("one", 4, 8), ("one", 1, 8)]
+    assert [(row["name"], row["batch"]) for row in rows] == [
+        *(("one", 1), ("two", 1), ("one", 4), ("two", 4))
+    ]
+    assert rows[0]["ratio"] == rows[2]["ratio"] == 1
+    for row, first in zip(rows, [rows[0], rows[0], rows[2], rows[2]], strict=True):
+        assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+        assert row["ratio"] == pytest.approx(first["median_ms"] / row["median_ms"])
+        assert row["sequences_per_s"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
+        assert row["peak_bytes"] is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_peak_memory(tmp_path):
+    """By a fresh process: 100 MB of weights more are 100 MB more, whatever this one holds."""
+    arch = Arch(1, 1, 16, 16)
+    large, light = (
+        next(contenders.of_arch(arch, "x", ["measured"], vocab, 16, tmp_path))
+        for vocab in (1_600_100, 100)
+    )
+    ballast = np.ones(100_000_000)  # 800 MB, which a child's getrusage would show
+    found = contenders.memory([large, light], [(1, 8)], 1, quiet)
+    del ballast
+    weights, without = (found[each, 1, 8] / 1e6 for each in (large, light))
+    assert weights - without == pytest.approx(102.4, abs=30)
+    assert without < 700
+
+
+def test_onnx_is_measured_without_torch(tmp_path):
+    (given,) = contenders.of_arch(SMALL, "x", ["onnx"], 100, 64, tmp_path)
+    code = (
+        "import pickle, sys; from bort.benchmark import contenders\n"
+        f"given = pickle.loads({pickle.dumps(given)!r})\n"
+        "print(*contenders.peaks(given, [(1, 8)], 1))\n"
+        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert 1e7 < int(result.stdout) < 3e8
+
+
+ONE_SIZE = "batch 2 \\u00d7 8 tokens"  # as plotly writes it
+
+
+def test_comparison(folders, tmp_path):
+    """Models beside archs, by the command line; table and picture."""
+    export.export(str(folders / "classifier"), "onnx", tmp_path / "exported", say=quiet)
+    result = by_hand(
+        *("archs=[bert_l2_h128]", "models=[exported]", "batches=[1,2]", "lengths=[8]"),
+        *("latency.rounds=1", "latency.threads=1", "vocab_size=100"),
+        "out=some/compared.csv",
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    with (tmp_path / "some" / "compared.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["engine"] for row in rows] == 2 * ["measured", "onnx"]
+    assert [row["measures"] for row in rows] == 2 * ["encoder", "classifier"]
+    assert [row["batch"] for row in rows] == 2 * ["1"] + 2 * ["2"]
+    assert all(float(row["peak_bytes"]) > 1e7 for row in rows)
+    assert "1 thread," in result.stdout and "vocabulary 100" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("table: some/compared.csv, picture: some/")
+    assert_self_contained(tmp_path / "some" / "compared.html", "exported", ONE_SIZE)
+    # The table of several engines and sizes is none that latency=table could take for one.
+    with pytest.raises(BortError, match="no column latency_ms"):
+        cost.read_table(tmp_path / "some" / "compared.csv", [])
+
+
+def test_a_busy_machine_and_wide_quartiles_are_told(monkeypatch, tmp_path):
+    """Of a model whose calls take 10.24 ms between 8.23 and 12.26, beside a calm one."""
+    row = {"name": "small", "engine": "measured", "batch": 1, "length": 8, "ratio": 51.0}
+    calm = row | {"median_ms": 0.2, "low_ms": 0.19, "high_ms": 0.21}
+    wide = row | {"name": "base", "median_ms": 10.24, "low_ms": 8.23, "high_ms": 12.26}
+    note = benchmark.wide_note([calm, wide])
+    assert note.startswith("warning: quartiles more than 25% of the median apart (base PyTorch)")
+    assert benchmark.wide_note([calm]) is None and "\n" not in note
+    monkeypatch.setattr(os, "getloadavg", lambda: (999.0, 0.0, 0.0))
+    assert "load 999.0" in benchmark.busy_note()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert benchmark.busy_note() is None
+
+
+MISTAKES = {
+    "engines=[]": "engines=[] leaves nothing to measure",
+    "engines=[onx]": "engines=onx is unknown; use measured, onnx, onnx_int8; did you mean 'onnx'?",
+    "batches=[]": "batches=[] leaves nothing to measure",
+    "lengths=[]": "lengths=[] leaves nothing to measure",
+    "batches=[0]": "batches=0 must be at least 1",
+    "lengths=[8,2]": "lengths=2 must be at least 4",
+    "models=[x] grid=tiny": "grid= makes a table for latency=table",
+    "models=[x] latency=analytic": "latency=analytic is for the archs and a grid alone",
+    "models=[x] latency.device=cuda": "latency.device=cuda is for the archs and a grid alone",
+    "huggingface=true engines=[onnx]": "huggingface=true needs archs",
+    "huggingface=true archs=[] models=[x]": "huggingface=true needs archs",
+    "latency=table latency.path=x": "latency=table is what this writes",
+    "vocab_size=2": "vocab_size=2 must be at least 8",
+    "archs=[]": "archs=[] leaves nothing to measure",
+    "archs=[] models=[]": "archs=[] leaves nothing to measure",
+    "out=x.html": "out=x.html must name a table",
+    "out=.": "out=. must name a table",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_mistakes_in_settings(arguments):
+    with pytest.raises(BortError) as caught:
+        settings(*arguments.split())
+    assert str(caught.value).startswith(MISTAKES[arguments])
+    assert "\n" not in str(caught.value)
+
+
+def stopped(capsys, *arguments: str) -> str:
+    """The one line of a run that stops before it says or measures anything."""
+    with pytest.raises(BortError) as caught:
+        benchmark.run(settings(*arguments))
+    assert capsys.readouterr().out == "" and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_mistakes_in_models(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    assert stopped(capsys, "archs=[bert_bas]") == (
+        "archs=bert_bas is unknown; did you mean 'bert_base'?; see conf/arch"
+    )
+    assert stopped(capsys, "archs=[]", "models=[./classifer]") == (
+        "./classifer does not exist; did you mean 'classifier'?"
+    )
+    monkeypatch.chdir(tmp_path)
+    for path in ("empty", "onnx"):
+        (tmp_path / path).mkdir()
+    assert "empty is an empty folder" in stopped(capsys, "archs=[]", "models=[./empty]")
+    mlm = folders / "classifier"
+    line = stopped(capsys, "archs=[]", f"models=[{mlm}]", "lengths=[8,65,64]")
+    assert line == f"lengths=65 is beyond the 64 tokens that {mlm} takes"
+    for file in mlm.iterdir():
+        if file.suffix == ".json":
+            (tmp_path / "onnx" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"none")
+    assert "model.onnx is no ONNX model that runs here" in stopped(
+        capsys, "archs=[]", "models=[./onnx]"
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    line = stopped(capsys, "archs=[]", f"models=[{mlm}]", "engines=[measured,onnx]", "lengths=[8]")
+    assert line.startswith("ONNX needs the package onnxruntime; pip install")
+
+
+def test_pickled_weights_are_not_run(shared, tmp_path, monkeypatch, capsys):
+    """Case R4."""
+    monkeypatch.chdir(tmp_path)
+    model = shared / "cases" / "R4-pickled-weights" / "model"
+    line = stopped(capsys, "archs=[]", f"models=[{model}]", "engines=[onnx]")
+    assert "weights must be safetensors" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_parts_of_a_ratio():
+    """benchmarks/latency.py: shape × engine × int8 is the whole."""
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
+    spec = importlib.util.spec_from_file_location("benchmark_latency", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    times = {"BERT-large": (440, 430, 350, 180), "BERT-base": (110, 100, 90, 50)}
+    times["Bort"] = (None, 28, 21, 14)
+    engines = ["huggingface", *ENGINES]
+    rows = [
+        {"name": name, "engine": engine, "median_ms": ms}
+        for name, values in times.items()
+        for engine, ms in zip(engines, values, strict=True)
+        if ms
+    ]
+    lines = module.parts(rows, module.SHAPES)
+    # 430 / 14 = 30.7 = 430 / 28 × 28 / 21 × 21 / 14
+    assert "| BERT-large, PyTorch | 30.7 | 25 | 15.36 | 1.33 | 1.50 |" in lines
+    assert "| BERT-base, PyTorch | 7.1 | 6 | 3.57 | 1.33 | 1.50 |" in lines
+    assert "| BERT-large, ONNX int8 | 12.9 | – | – | – | – |" in lines
+
+
+def test_table_of_named_architectures(tmp_path):
+    result = by_hand(
+        *("archs=[bert_l4_h256,bert_l2_h128]", "latency.rounds=2", "latency.length=16"),
+        *("latency.threads=1", "out=table.csv", "vocab_size=500"),
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["bert_l4_h256", "bert_l2_h128"]
+    assert float(rows[1]["latency_ms"]) < float(rows[0]["latency_ms"])
+    arch = Arch(4, 4, 256, 1024)
+    assert int(rows[0]["parameters"]) == cost.parameters(arch, 500, 512)
+    lines = result.stdout.splitlines()
+    assert "measured, batch 1 × 16 tokens, 1 thread," in result.stdout
+    assert lines[-2:] == ["table: table.csv", "picture: table.html"]
+    assert lines[-4].endswith("1.00 ×")
+    assert_self_contained(tmp_path / "table.html", "bert_l4_h256")
+    read = cost.read_table(tmp_path / "table.csv", [arch])
+    assert read[arch] == float(rows[0]["latency_ms"])
+
+
+def test_grid(tmp_path):
+    rows = benchmark.run(
+        settings(
+            *("grid={depth: [1], hidden: [16], heads: [1], intermediate: [16, 32]}",),
+            *(f"out={tmp_path}/t.csv", "latency=fitted", "latency.rounds=1", "latency.shapes=6"),
+            "latency.length=8",
+        )
+    )
+    assert len(rows) == 2
+    archs = [Arch(1, 1, 16, 16), Arch(1, 1, 16, 32)]
+    assert len(cost.read_table(tmp_path / "t.csv", archs)) == 2
+    assert not (tmp_path / "t.html").exists()
+
+
+def test_mistake_by_the_command_line(tmp_path):
+    result = by_hand("latncy=measured", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    line = "bort.benchmark: latncy is not a setting; did you mean 'latency'?"
+    assert result.stderr.startswith(line) and result.stderr.count("\n") == 1
+    (tmp_path / "file").write_text("mine")
+    result = by_hand("out=file/t.csv", cwd=tmp_path)  # not after minutes of timing
+    assert (result.returncode, result.stdout) == (1, "")
+    line = f"bort.benchmark: file/t.csv cannot be written: {tmp_path}/file is a file\n"
+    assert result.stderr == line

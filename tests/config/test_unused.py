@@ -1,0 +1,165 @@
+"""No setting that a user gives is ignored in silence: every key against every job."""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from bort.config import search as search_config
+from bort.config import train as config
+from bort.config.train import TrainConfig
+from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
+from bort.errors import BortError
+
+ROOT = Path(__file__).resolve().parents[2]
+search_config.register(search_config.BenchmarkConfig)
+
+JOBS = {  # of each job the overrides that choose it
+    "kd": [],
+    "mlm": ["experiment=mlm_pretrain"],
+    "compare": ["experiment=kd_vs_mlm"],
+    "named teacher": ["teacher.name=x"],
+    "own text": ["data=text", "data.path=x"],
+    "paper": ["experiment=paper", "data.path=x"],
+    "docstrings": ["experiment=finetune"],
+    "suite": ["experiment=finetune", "task=glue/rte", "model=x"],
+    "custom": ["experiment=finetune", "data.train=x", "model=x"],
+    "agora": ["experiment=agora"],
+    "search": [],
+}
+PRETRAINING = {"kd", "mlm", "compare", "named teacher", "own text", "paper", "search"}
+TASKS = {"docstrings", "suite", "custom", "agora"}
+OWN_TEACHER = {"kd", "compare", "own text", "agora", "search"}  # one is trained here first
+# Jobs that read a key, written down by hand from what the jobs do; of all others, all jobs do.
+READERS = {
+    "agora": {"agora"},
+    "compare": {"compare"},
+    "task": TASKS,
+    "model": TASKS,
+    "head": TASKS,
+    "patience": TASKS,
+    "arch": PRETRAINING | {"docstrings", "agora"},
+    "arch_file": PRETRAINING | {"docstrings", "agora"},
+    "init": PRETRAINING | {"docstrings", "agora"},
+    "compile": PRETRAINING,
+    "distill": PRETRAINING,
+    "distill.temperature": PRETRAINING - {"mlm"},
+    "teacher.name": {*OWN_TEACHER, "named teacher", "paper"},
+    "teacher.arch": OWN_TEACHER,
+    "teacher.max_steps": OWN_TEACHER,
+    "teacher.batch_size": OWN_TEACHER,
+    "teacher.lr": OWN_TEACHER,
+    "optim.muon_ratio": PRETRAINING - {"paper"},
+    "data.source": PRETRAINING,
+    "data.path": PRETRAINING,
+    "data.text": {"own text", "paper", "custom"},
+    "data.sample_by": {"own text", "paper"},
+    "data.mask_rate": PRETRAINING,
+    "data.tokenizer": PRETRAINING,
+    "data.vocab_size": PRETRAINING - {"paper"},
+    "data.val_fraction": PRETRAINING,
+    "data.val_sequences": PRETRAINING,
+    "data.root": {"suite"},
+    "data.train": {"custom"},
+    "data.val": {"custom"},
+    "data.test": {"custom"},
+    "data.label": {"custom"},
+    "data.kind": {"custom"},
+}
+
+
+def names(schema: type, prefix: str = "") -> list[str]:
+    """All keys of the settings, those of dataclasses inside of it too."""
+    result = []
+    for field in fields(schema):
+        inner = field.default_factory if callable(field.default_factory) else field.type
+        if field.name in ("arch", "trainer", "callbacks") or not is_dataclass(inner):
+            result.append(f"{prefix}{field.name}")
+        else:
+            result += names(inner, f"{prefix}{field.name}.")
+    return result
+
+
+def settings(job: str):
+    schema = search_config.SearchRunConfig if job == "search" else TrainConfig
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        base = "search" if job == "search" else "train"
+        return config.parse(compose(base, ["name=x", "output_dir=x", *JOBS[job]]), schema)
+
+
+def readers(key: str) -> set[str]:
+    while key:
+        if key in READERS:
+            return READERS[key]
+        key = key.rpartition(".")[0]
+    return set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_key_is_read_or_refused(job):
+    run = settings(job)
+    keys = [key for key in names(TrainConfig) if not key.startswith("compare.lrs")]
+    wrong = {}
+    for key in keys:
+        try:
+            refuse_unused(run, [f"{key}=1"])
+            refused = None
+        except BortError as error:
+            refused = str(error)
+            assert refused.startswith(f"{key}=1 ") and len(refused) <= 200
+        if (refused is None) != (job in readers(key)) and (job, key) != ("compare", "optim.lr"):
+            wrong[key] = refused
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("job", "override", "line"),
+    [
+        ("mlm", "model=runs/x", "model=runs/x is for experiment=finetune; a pre-training starts"),
+        ("kd", "data={train: x, length: 8}", "data={train: x, length: 8}: data.train is for exper"),
+        ("suite", "arch=bort", "arch=bort is not needed: model= has an architecture of its own"),
+        ("suite", "data=text", "data=text: data.source is for pre-training"),
+        ("kd", "task=glue/rte,glue/cola", "task=glue/rte,glue/cola is for experiment=finetune"),
+        ("search", "trainer.max_steps=9", "trainer.max_steps=9 is not read by a search: search.n="),
+        ("search", "latency.path=x", "latency.path=x is for latency=table"),
+        ("search", "latency.threads=2", "latency.threads=2 is for a latency that is measured here"),
+        ("search", "+latency.shapes=7", "+latency.shapes=7 is for latency=fitted"),
+    ],
+)
+def test_the_line_says_what_instead(job, override, line):
+    with pytest.raises(BortError) as error:
+        refuse_unused(settings(job), [override], (*RULES, *LATENCY_RULES))
+    assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize("override", ["~callbacks", "hydra.job.num=3", "hydra/launcher=basic"])
+def test_what_is_left_out_and_what_is_hydras_is_no_setting(override):
+    refuse_unused(settings("mlm"), [override])
+
+
+@pytest.mark.parametrize(
+    ("given", "override", "line"),
+    [
+        (["grid=tiny", "out=x.csv"], "archs=[bort]", "archs=[bort] cannot be used beside grid="),
+        (["batches=[1,8]"], "latency.batch=4", "latency.batch=4 is replaced by batches="),
+        ([], "memory=false", "memory=false is for models= and engines="),
+        (["archs=[]", "models=[x]"], "vocab_size=9", "vocab_size=9 is that of archs= and grid="),
+    ],
+)
+def test_a_benchmark_too(given, override, line):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("benchmark", [*given, override])
+    run = config.parse(cfg, search_config.BenchmarkConfig)
+    with pytest.raises(BortError) as error:
+        refuse_unused(run, [*given, override], (*LATENCY_RULES, *BENCHMARK_RULES))
+    assert str(error.value).startswith(line)
+    refuse_unused(run, given, (*LATENCY_RULES, *BENCHMARK_RULES))
+
+
+@pytest.mark.parametrize("experiment", ["finetune", "agora"])
+def test_files_of_ones_own_are_a_task_of_ones_own(experiment):
+    overrides = [f"experiment={experiment}", "model=x", "data.train=a.csv", "name=x"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        run = config.parse(compose("train", [*overrides, "output_dir=x"]))
+    assert run.task == "custom"

@@ -1,0 +1,65 @@
+"""The command line of an export, which a pipeline checks before its first stage too."""
+
+from pathlib import Path
+
+import pytest
+
+from bort.config.train import DataConfig
+from bort.errors import BortError
+from bort.export.settings import parse_export
+
+MODEL = ("model=m", "format=hf", "out=o")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "give model=FOLDER format="),
+        (("model=m", "format=pdf", "out=o"), "format=pdf is unknown; use hf, onnx, onnx-int8"),
+        ((*MODEL, "dropp=0.1"), "dropp=0.1 is not a setting; did you mean 'drop'?"),
+        ((*MODEL, "drop=x"), "drop=x is not a number"),
+        ((*MODEL, "drop=nan"), "drop=nan is no finite number"),
+        ((*MODEL, "drop=-1"), "drop=-1 must be at least 0"),
+        ((*MODEL, "agreement=1.5"), "agreement=1.5 must be from 0 to 1"),
+        ((*MODEL, "agreement=inf"), "agreement=inf is no finite number"),
+        ((*MODEL, "agreement=0.9"), "agreement= is for format=onnx-int8, not for format=hf"),
+        ((*MODEL, "drop=0.1"), "drop= is for a check on a task; give task="),
+        ((*MODEL, "task=glue/rte", "drop=2"), "drop=2 must be at most 1"),
+        ((*MODEL, "task="), "task= has no value"),
+        ((*MODEL, "out=."), "out=. is the folder you are in"),
+        ((*MODEL, "out=.."), "out=.. is the folder you are in"),
+        ((*MODEL, "out=/"), "out=/ is the folder you are in"),
+        ((*MODEL, "out=~no-such-user/x"), "out=~no-such-user/x: there is no home folder"),
+        ((*MODEL, "push=not a name"), "push=not a name is no name on the hub"),
+        ((*MODEL, "push=a/b/c"), "push=a/b/c is no name on the hub"),
+        ((*MODEL, "data.length=8"), "data.length=8 is for a check on a task; give task="),
+        ((*MODEL, "data.val=v.csv"), "data.val=v.csv is for a check on a task; give task="),
+        ((*MODEL, "task=glue/rte", "data.train=a.csv"), "data.train=a.csv is for task=custom"),
+        ((*MODEL, "data.train=a.csv", "data.root=g"), "data.root=g is for the tasks of a suite"),
+        ((*MODEL, "task=custom"), "task=custom needs data.train=FILE"),
+        ((*MODEL, "task=docstrings", "data.root=g"), "data.root=g is not read by task=docstrings"),
+        ((*MODEL, "task=glue/rte", "data.length=9.5"), "data.length=9.5 must be a whole number"),
+        ((*MODEL, "task=glue/rte", "data.length=2"), "data.length=2 must be at least 4"),
+    ],
+)
+def test_mistakes_are_one_line(words, line):
+    with pytest.raises(BortError) as error:
+        parse_export(list(words))
+    assert str(error.value).startswith(line) and len(str(error.value)) <= 200
+
+
+def test_a_table_of_ones_own_is_a_task_of_ones_own():
+    settings = parse_export([*MODEL, "data.train=a.csv", "data.text=[a, b]", "data.label=l"])
+    assert settings.task == "custom" and settings.data.texts == ("a", "b")
+    assert (settings.agreement, settings.drop, settings.push) == (0.95, 0.01, None)
+
+
+def test_rows_are_as_long_as_in_the_run_of_the_model(tmp_path, monkeypatch):
+    """Or the score would be one of other inputs; the command line may say otherwise."""
+    monkeypatch.chdir(tmp_path)
+    Path("m").mkdir()
+    Path("m/settings.json").write_text('{"task": "custom", "data.length": 64}')
+    assert parse_export([*MODEL, "data.train=a.csv"]).data.length == 64
+    assert parse_export([*MODEL, "data.train=a.csv", "data.length=32"]).data.length == 32
+    Path("m/settings.json").write_text('{"data.length": 64}')  # of a pre-training
+    assert parse_export([*MODEL, "data.train=a.csv"]).data.length == DataConfig().length

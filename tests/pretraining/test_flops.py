@@ -1,0 +1,58 @@
+"""Counted work against torch's own FLOP counter on whole steps, validations and searches."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import counting
+
+from bort.config.train import Arch, OptimConfig
+from bort.models.bert import ModelConfig, build
+from bort.pretraining import flops
+from bort.pretraining.recipe import prepare
+from bort.search import sweep as search
+from bort.training import optim
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "arch", [Arch(2, 2, 16, 40), Arch(1, 4, 32, 24), Arch(3, 1, 8, 8)], ids=str
+)
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_an_optimizer_step(arch, name):
+    model = build(ModelConfig(**vars(arch), vocab_size=50), "paper")
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = optim.build(model, OptimConfig(name=name, lr=1e-3))
+    with counting() as counter:
+        optimizer.step()
+    assert flops.optimizer_flops(arch, name) == counter.get_total_flops()
+
+
+def test_muon_of_bort_costs_more_than_its_step():
+    """648 GFLOP beside 148 of 8 × 128 tokens forward and backward, without the vocabulary."""
+    bort = Arch(4, 8, 1024, 768)
+    assert round(flops.optimizer_flops(bort, "muon") / 1e9) == 648
+    text = flops.Text(1024, 128, 0)
+    assert round(flops.training_flops(bort, 0, text, 0, "muon") / 1e9) == 148
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
+    """T's passes; of a candidate training, validations, T's decoder and the recorded error."""
+    more = f"trainer.accumulate_grad_batches={accumulate}"
+    run = search_of("grid.depth=[1]", "grid.hidden=[16]", "search.n=10", more)
+    folder = tmp_path / "run"
+    prepare(run, quiet)  # T's own training is not the search's
+    with counting() as counter, search.opened(run, folder, quiet) as sweep:
+        plan = sweep.plan
+    assert plan["teacher_flops"] + plan["teacher_val_flops"] == counter.get_total_flops()
+    (job,) = sweep.ask()[:1]
+    (point,) = (p for p in plan["points"] if tuple(p["xi"]) == job.xi)
+    own = replace(run, arch=Arch(*job.xi))
+    with counting() as counter:
+        search.evaluate(own, folder, folder / job.folder, quiet)
+    assert point["flops"] == pytest.approx(counter.get_total_flops(), rel=1e-9)

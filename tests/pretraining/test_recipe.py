@@ -1,0 +1,1104 @@
+"""Whole runs on a tiny text, in this process: exact resume, what a run leaves, its mistakes."""
+
+import csv
+import fcntl
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import offline_log, stopping
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from bort.config.train import settings
+from bort.errors import BortError
+from bort.files.ownership import run_record
+from bort.pretraining import corpus as corpora
+from bort.pretraining import recipe as pretraining
+from bort.pretraining.datamodule import (
+    PackedDataModule,
+    ResumableLoader,
+    TrainBatches,
+    check_shared_memory,
+)
+from bort.pretraining.kd_vs_mlm import compare
+from bort.pretraining.recipe import prepare, pretrain, train
+from bort.runs.folder import finish, finished, locked
+from bort.text.tokenizer import encode, text_encoder
+from bort.training.module import check_trainer, check_watched
+
+SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def validated(folder: Path) -> list[int]:
+    """Steps whose row has a validation."""
+    return [int(row["step"]) for row in rows(folder) if row["val/loss"]]
+
+
+# ------------------------------------------------------------------------------------ resume (R1)
+
+
+def last_checkpoint(folder: Path) -> dict:
+    path = sorted((folder / "checkpoints").glob("step_*.ckpt"))[-1]
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Equal bit by bit, tensors and all that holds them."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def differences(folder: Path, reference: Path) -> list[str]:
+    """What is not bit by bit the same in two finished runs."""
+    found = [
+        name
+        for name in ("metrics.csv", "model/model.safetensors", "samples.txt")
+        if (folder / name).read_bytes() != (reference / name).read_bytes()
+    ]
+    ours, theirs = last_checkpoint(folder), last_checkpoint(reference)
+    state = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "bort")
+    return found + [name for name in state if not same(ours[name], theirs[name])]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings_of, tmp_path_factory):
+    """`make(dropout, workers, accumulation, kd)`: settings, inputs and folder of 30 steps."""
+    made = {}
+
+    def make(dropout=0.1, workers=0, accumulation=1, kd=False):
+        key = (dropout, workers, accumulation, kd)
+        if key not in made:
+            run = settings_of(
+                f"dropout={dropout}",
+                f"data.workers={workers}",
+                f"trainer.accumulate_grad_batches={accumulation}",
+                "trainer.max_steps=30",
+                "trainer.val_check_interval=5",
+                "checkpoint_every=1000",
+                "optim.lr=4e-3",
+                experiment="kd_pretrain" if kd else "mlm_pretrain",
+            )
+            corpus, teacher = prepare(run, quiet)
+            assert len(PackedDataModule(corpus, run.data, run.seed).train) == 7  # batches per epoch
+            folder = tmp_path_factory.mktemp("undisturbed")
+            train(run, folder, corpus, teacher, quiet)
+            made[key] = run, corpus, teacher, folder
+        return made[key]
+
+    return make
+
+
+def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
+    """A run in `folder` that was stopped in step `step` and continued by the same call."""
+    run, corpus, teacher, reference = undisturbed(**variant)
+    with pytest.raises(SystemExit) as stopped:
+        train(stopping(run, step), folder, corpus, teacher, quiet)
+    assert stopped.value.code == 143 and not multiprocessing.active_children()
+    assert last_checkpoint(folder)["global_step"] == step
+    assert finished(folder) is None and not (folder / "model").exists()
+    assert len(rows(folder)) == step
+    if run.trainer["accumulate_grad_batches"] == 1:  # else it is due between two steps
+        # validation that is due with the step is done before the stop
+        assert validated(folder) == [s for s in validated(reference) if s <= step]
+    lines = []
+    train(run, folder, corpus, teacher, lines.append)
+    assert [line for line in lines if f"goes on after step {step} " in line]
+    return reference
+
+
+def test_undisturbed_run(undisturbed):
+    *_, folder = undisturbed()
+    table = rows(folder)
+    assert [int(row["step"]) for row in table] == list(range(1, 31))
+    assert [int(row["train/epoch"]) for row in table] == [k // 7 for k in range(30)]
+    assert validated(folder) == [5, 10, 15, 20, 25, 30]
+    rates = [float(row["train/lr"]) for row in table]
+    # 30 of 31 parts of the budget; warm-up over 5%, then down: (1 − k/31) / 0.95 of 4e-3
+    assert rates[0] == pytest.approx(4e-3 * (1 / 31) / 0.05)
+    assert rates[-1] == pytest.approx(4e-3 * (1 - 30 / 31) / 0.95)
+    losses = [float(row["train/loss"]) for row in table]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
+
+
+@pytest.mark.parametrize("step", range(1, 30))
+def test_stopped_after_any_step(undisturbed, tmp_path, step):
+    """Case R1: 7 batches per epoch, so 7, 14, 21 and 28 are borders; dropout, dynamic masks."""
+    reference = stop_and_resume(undisturbed, step, tmp_path / "run")
+    assert not differences(tmp_path / "run", reference)
+
+
+# All pairs of dropout, loader workers, accumulation (three steps an epoch) and loss.
+@pytest.mark.parametrize("step", [3, 7, 20])
+@pytest.mark.parametrize(
+    ("dropout", "workers", "accumulation", "kd"),
+    [(0, 0, 1, False), (0, 2, 3, True), (0.1, 0, 3, True), (0.1, 2, 1, True), (0.1, 2, 3, False)],
+)
+def test_stopped_variants(undisturbed, tmp_path, step, dropout, workers, accumulation, kd):
+    variant = {"dropout": dropout, "workers": workers, "accumulation": accumulation, "kd": kd}
+    reference = stop_and_resume(undisturbed, step, tmp_path / "run", **variant)
+    assert not differences(tmp_path / "run", reference)
+
+
+def test_a_difference_would_be_seen(undisturbed):
+    """The comparison of the tests above can fail: each of its parts differs for another dropout."""
+    names = differences(undisturbed(dropout=0.1)[-1], undisturbed(dropout=0, kd=False)[-1])
+    assert {"metrics.csv", "model/model.safetensors", "state_dict", "optimizer_states"} <= {*names}
+
+
+def test_stopped_twice_and_by_another_signal(undisturbed, tmp_path):
+    run, corpus, teacher, reference = undisturbed()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for step, number, code in ((4, signal.SIGINT, 130), (19, signal.SIGTERM, 143)):
+        with pytest.raises(SystemExit) as stopped:
+            train(stopping(run, step, number), tmp_path, corpus, teacher, quiet)
+        assert stopped.value.code == code
+        assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+def test_killed_between_checkpoints(undisturbed, tmp_path):
+    """A crash leaves rows after the last checkpoint; they are written again, once."""
+    run, corpus, teacher, reference = undisturbed()
+    crash = {"crash": {"_target_": f"{__name__}.Crash", "step": 18}}
+    with pytest.raises(RuntimeError, match="crash"):
+        train(
+            replace(run, callbacks=crash, checkpoint_every=4),
+            tmp_path,
+            corpus,
+            teacher,
+            quiet,
+        )
+    assert len(rows(tmp_path)) == 18 and last_checkpoint(tmp_path)["global_step"] == 16
+    kept = sorted(path.name[:13] for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step_00000012", "step_00000016"]
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+def test_killed_before_the_first_checkpoint(undisturbed, tmp_path):
+    """Rows of steps that are made again are not there twice, nor are those of another curve."""
+    run, corpus, teacher, reference = undisturbed()
+    crash = {"crash": {"_target_": f"{__name__}.Crash", "step": 3}}
+    with pytest.raises(RuntimeError, match="crash"):
+        train(replace(run, callbacks=crash), tmp_path, corpus, teacher, quiet)
+    assert len(rows(tmp_path)) == 3 and not list(tmp_path.glob("checkpoints/*"))
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert [int(row["step"]) for row in rows(tmp_path)] == list(range(1, 31))
+    assert not differences(tmp_path, reference)
+    with (tmp_path / "perf.csv").open(newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file)]
+    assert len(steps) == len(set(steps))
+
+
+@pytest.mark.parametrize(("accumulation", "kd"), [(1, True), (3, True)])
+def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, accumulation, kd):
+    """One line after a checkpoint of the last whole step; the same call then goes on."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    variant = {
+        "dropout": 0.1 if accumulation == 1 else 0,
+        "workers": 2,
+        "accumulation": accumulation,
+        "kd": kd,
+    }
+    run, corpus, teacher, reference = undisturbed(**variant)
+    kill = {"kill": {"_target_": f"{__name__}.KillWorker", "step": 3}}
+    message = r"a loader process was killed.* the same command goes on after step \d+$"
+    with pytest.raises(BortError, match=message):
+        train(replace(run, callbacks=kill), tmp_path, corpus, teacher, quiet)
+    assert not multiprocessing.active_children()
+    assert last_checkpoint(tmp_path)["global_step"] == len(rows(tmp_path)) >= 3
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_loader_process_that_dies_while_it_hands_a_batch_over(error, monkeypatch):
+    batches = [{"x": torch.tensor(k)} for k in range(3)]
+    loader = ResumableLoader(batches, sampler=range(3), batch_size=None, num_workers=1)
+
+    def start():
+        yield batches[0]
+        raise error
+
+    monkeypatch.setattr(loader, "_start", start)
+    assert [batch["x"].item() for batch in loader] == [0, 1, 2]
+    assert loader.failure.startswith("a loader process was killed")
+
+
+class KillWorker(pl.Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if trainer.global_step == self.step - 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_loader_starts(undisturbed, tmp_path, monkeypatch, number):
+    """It sets a flag: an exception in there may be lost, or leave a process that waits for ever."""
+    run, corpus, teacher, reference = undisturbed(workers=2, dropout=0.1, kd=True)
+    start = ResumableLoader._start
+
+    def start_and_signal(loader):
+        signal.raise_signal(number)
+        return start(loader)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(ResumableLoader, "_start", start_and_signal)
+        train(run, tmp_path, corpus, teacher, quiet)
+    assert stopped.value.code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert not multiprocessing.active_children() and len(rows(tmp_path)) == 1
+    train(run, tmp_path, corpus, teacher, quiet)
+    assert not differences(tmp_path, reference)
+
+
+class Crash(pl.Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+def test_loader_workers_leave_signals_to_training(settings_of):
+    """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
+    run = settings_of("data.workers=2")
+    corpus, _ = prepare(run, quiet)
+    loader = PackedDataModule(corpus, run.data, run.seed).train_dataloader()
+    batches = iter(loader)
+    next(batches), next(batches)  # one of each worker: both have started
+    workers = loader._iterator._workers
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        for worker in workers:
+            os.kill(worker.pid, number)
+        time.sleep(0.1)
+    assert all(worker.is_alive() for worker in workers) and len(list(batches)) == 5
+    for worker in workers:
+        worker.terminate()
+        worker.join(10)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_a_loss_that_is_not_a_number_is_never_saved(settings_of, tmp_path):
+    """Between two logged steps nothing looks at the loss until a checkpoint is due."""
+    run = settings_of(
+        "optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=6",
+        "trainer.log_every_n_steps=7", "trainer.gradient_clip_val=null",
+        "trainer.val_check_interval=100", "checkpoint_every=3",
+    )  # fmt: skip
+    with pytest.raises(BortError, match="the loss became .* at step 3; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert not list(tmp_path.glob("run/checkpoints/*.ckpt"))
+
+
+def test_text_that_changed_between_stop_and_resume(settings_of, text, tmp_path):
+    source = tmp_path / "text.txt"
+    source.write_text(text.read_text())
+    run = settings_of(f"data.path={source}", "trainer.max_steps=4")
+    with pytest.raises(SystemExit):
+        pretrain(stopping(run, 2), tmp_path / "run", quiet)
+    weights = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    source.write_text(text.read_text() + "One more document, which nobody has seen before.\n")
+    with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert weights and sorted((tmp_path / "run" / "checkpoints").iterdir()) == weights
+    source.write_text(text.read_text())
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 4
+
+
+def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatch):
+    """A finished run is not one on the new text; a file that was only touched changes nothing."""
+    source = tmp_path / "texts" / "text.txt"
+    source.parent.mkdir()
+    source.write_text(text.read_text())
+    run, lines = settings_of(f"data.path={source.parent}", "trainer.max_steps=2"), []
+    summary = pretrain(run, tmp_path / "run", quiet)
+    os.utime(source, (1, 1))
+    assert pretrain(run, tmp_path / "run", quiet) == summary
+    with monkeypatch.context() as patch:  # what was looked at once is known by its time
+        patch.setattr(pretraining, "prepare", lambda *_: pytest.fail("read again"))
+        assert pretrain(run, tmp_path / "run", lines.append) == summary
+        assert len(lines) == 1 and "is finished" in lines[0]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    (source.parent / "more.txt").write_text("One more document, which nobody has seen before.\n")
+    for _ in range(2):
+        with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
+            pretrain(run, tmp_path / "run", quiet)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert before == after
+    (source.parent / "more.txt").unlink()
+    shutil.move(source.parent, tmp_path / "elsewhere")  # nothing to compare with
+    assert pretrain(run, tmp_path / "run", quiet) == summary
+
+
+@pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
+def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
+    run, corpus, teacher, reference = undisturbed()
+    folder = shutil.copytree(reference, tmp_path / "run")
+    for name in lost:
+        (shutil.rmtree if name == "model" else os.remove)(folder / name)
+    train(run, folder, corpus, teacher, quiet)
+    assert not differences(folder, reference)
+    ours, theirs = finished(folder), finished(reference)
+    assert ours.keys() == theirs.keys() and ours["val/loss"] == theirs["val/loss"]
+    assert all(ours[key] == theirs[key] for key in ("steps", "tokens", "seconds", "tokens_per_s"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_the_last_validation(undisturbed, tmp_path, number):
+    """After the last step there is nothing to save: Ctrl-C is Python's own, SIGTERM the shell's."""
+    run, corpus, teacher, _ = undisturbed()
+    # 7 does not divide 30: the last step's validation is one of its own, after training
+    run = replace(run, trainer={**run.trainer, "val_check_interval": 7})
+    train(run, tmp_path / "whole", corpus, teacher, quiet)
+    stop = {"stop": {"_target_": f"{__name__}.StopInLastValidation", "number": int(number)}}
+    before = [signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))]
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+            train(replace(run, callbacks=stop), tmp_path / "run", corpus, teacher, quiet)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    expected = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+    assert type(stopped.value) is expected[number]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(run, tmp_path / "run", corpus, teacher, quiet)
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+    assert rows(tmp_path / "run")[-1]["val/loss"]
+    measured = last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"]["seconds"]
+    assert (
+        finished(tmp_path / "run")["seconds"] == measured < 60
+    )  # and not how long the machine is on
+
+
+class StopInLastValidation(pl.Callback):
+    def __init__(self, number: int):
+        self.number = number
+
+    def on_validation_start(self, trainer, module) -> None:
+        if trainer.state.fn == "validate":
+            signal.raise_signal(self.number)
+
+
+def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
+    stop_and_resume(undisturbed, 11, tmp_path / "run")
+    summary, reference = finished(tmp_path / "run"), finished(undisturbed()[-1])
+    assert summary["tokens"] == reference["tokens"] and summary["steps"] == 30
+    assert summary["seconds"] > last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"][
+        "seconds"
+    ] * (11 / 30)
+
+
+@pytest.mark.parametrize("override", ["max_steps=0", "limit_train_batches=0", "max_epochs=0"])
+def test_no_step_takes_no_time(settings_of, tmp_path, override):
+    summary = pretrain(settings_of(f"trainer.{override}"), tmp_path / "run", quiet)
+    assert (summary["steps"], summary["tokens"], summary["seconds"]) == (0, 0, 0.0)
+
+
+def test_shared_memory_that_loader_processes_need(tmp_path, monkeypatch):
+    """A folder of batches of 800 bytes: too small, absent, enough."""
+    batches = [{"a": torch.zeros(100, dtype=torch.int64)}]
+    check_shared_memory(batches, 2, tmp_path)
+    check_shared_memory(batches, 0, tmp_path / "none")
+    with pytest.raises(BortError, match=r"data.workers=2 needs .*none to write to; use data.work"):
+        check_shared_memory(batches, 2, tmp_path / "none")
+    little = os.statvfs_result((0, 1, 9, 9, 3999, 0, 0, 0, 0, 255))  # blocks of a byte, 3,999 left
+    monkeypatch.setattr(os, "statvfs", lambda folder: little)
+    with pytest.raises(BortError, match=r"needs 4,000 bytes of shared memory, .* has 3,999 left"):
+        check_shared_memory(batches, 2, tmp_path)
+
+
+# ------------------------------------------------------------------------------------ run folders
+
+
+@pytest.fixture(scope="module")
+def done(settings_of, tmp_path_factory):
+    """A finished run: its settings, folder and lines."""
+    run, folder, lines = settings_of(), tmp_path_factory.mktemp("runs") / "done", []
+    pretrain(run, folder, lines.append, {"config.yaml": "x: 1\n"})
+    return run, folder, lines
+
+
+def test_what_a_run_leaves(done):
+    run, folder, _ = done
+    assert {path.name for path in folder.iterdir()} == {
+        *(".hydra", "checkpoints", "metrics.csv", "model", "perf.csv", "samples.txt"),
+        *("corpus.json", "settings.json", "summary.json"),
+    }
+    text = (folder / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} in summary.json"))
+    assert {"val/loss", "val/mlm_accuracy", *SUMMARY} <= summary.keys()
+    assert not [value for value in summary.values() if isinstance(value, dict | list)]
+    assert (summary["steps"], summary["seed"]) == (5, 0)
+    assert summary["tokens"] == 5 * 8 * 16
+    assert rows(folder)[-1]["val/loss"] == repr(summary["val/loss"])
+    assert (folder / ".hydra" / "config.yaml").read_text() == "x: 1\n"
+    weights = load_file(folder / "model" / "model.safetensors")
+    token_type = 16  # Hugging Face's format has one token type; ours is without
+    assert sum(w.numel() for w in weights.values()) == summary["parameters"] + token_type
+
+
+def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
+    """`val/loss` by Hugging Face: −log p summed over all masked places, divided by their number."""
+    run = settings_of("data.batch_size=1")  # four rows in a batch of validation
+    summary = pretrain(run, tmp_path / "run", quiet)
+    corpus, _ = prepare(run, quiet)
+    batches = list(PackedDataModule(corpus, run.data, run.seed).val)
+    assert len(batches) == 4 and len({len(batch["labels"]) for batch in batches}) > 1
+    reference = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").double().eval()
+    total = correct = count = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            logits = reference(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]]
+            places = torch.arange(len(logits))
+            total -= logits.log_softmax(-1)[places, batch["labels"]].sum().item()
+            correct += (logits.argmax(-1) == batch["labels"]).sum().item()
+            count += len(places)
+    assert summary["val/loss"] == pytest.approx(total / count, abs=1e-5)
+    assert summary["val/mlm_accuracy"] == pytest.approx(correct / count, abs=1e-6)
+
+
+def test_a_finished_run_returns_at_once(done, monkeypatch):
+    run, folder, _ = done
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (folder / ".lock").touch()  # of a process that was killed when all but this was done
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
+    lines = []
+    assert pretrain(run, folder, lines.append) == finished(folder)
+    assert len(lines) == 1 and "is finished" in lines[0] and "resume=false" in lines[0]
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
+    run, folder, _ = done
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    lr = run.optim.lr
+    changed = replace(run, seed=3, optim=replace(run.optim, lr=1e-3))
+    with pytest.raises(BortError) as error:
+        pretrain(changed, folder, quiet)
+    message = str(error.value)
+    assert f"(optim.lr={lr}, now 0.001, seed=0, now 3)" in message
+    assert str(folder) in message and "resume=false" in message and "\n" not in message
+    many = replace(changed, dropout=0.5, compile=True, data=replace(run.data, length=12))
+    with pytest.raises(BortError, match="and 2 more"):
+        pretrain(many, folder, quiet)
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("mine")
+    for resume in (True, False):  # nor is a folder of the user emptied
+        with pytest.raises(BortError, match="holds files but no run"):
+            pretrain(replace(run, resume=resume), other, quiet)
+    assert (other / "chapter.txt").read_text() == "mine"
+
+
+def test_settings_that_change_no_weight_may_change(done):
+    run, folder, _ = done
+    free = replace(run, name="x", checkpoint_every=7, data=replace(run.data, workers=1))
+    assert pretrain(free, folder, quiet) == finished(folder)
+
+
+def test_start_again(settings_of, tmp_path):
+    run = settings_of("trainer.max_steps=2")
+    pretrain(run, tmp_path / "run", quiet)
+    (tmp_path / "run" / "notes.txt").write_text("of the user")
+    (tmp_path / "run" / "model" / "mine.txt").write_text("of the user")
+    (tmp_path / "run" / "samples.txt").write_text("of the first run")
+    again = replace(run, seed=1, resume=False)
+    pretrain(again, tmp_path / "run", quiet)
+    assert finished(tmp_path / "run")["seed"] == 1
+    assert len(rows(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "samples.txt").read_text() != "of the first run"
+    for name in ("notes.txt", "model/mine.txt"):  # only what a run makes was removed
+        assert (tmp_path / "run" / name).read_text() == "of the user"
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["seed"] == 1
+
+
+def test_one_process_in_a_folder(settings_of, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        recorded = run_record(settings(settings_of()))
+        (folder / "settings.json").write_text(json.dumps(recorded, default=str))
+        with pytest.raises(BortError, match="another process is training in"):
+            pretrain(settings_of(), folder, quiet)
+    pretrain(settings_of(), folder, quiet)  # the lock went with its owner
+    assert not (folder / ".lock").exists()
+
+
+def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path):
+    """Two wait for a third; it removes the lock file, and they must not work at once."""
+    inside, most = [], []
+
+    def work():
+        with locked(tmp_path / "run", True, quiet):
+            inside.append(1)
+            most.append(len(inside))
+            (tmp_path / "run" / "summary.json").write_text("{}")  # or the folder would be removed
+            time.sleep(0.05)
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_a_run_without_validation_says_why(settings_of, tmp_path):
+    """In the summary and in the last lines, whoever reads `val/loss` then."""
+    for number, (overrides, reason) in enumerate(
+        [
+            (["data.val_fraction=0"], "0 tokens are held out, one sequence needs 14"),
+            (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
+        ]
+    ):
+        run, lines = settings_of(*overrides, "trainer.max_steps=2"), []
+        summary = pretrain(run, tmp_path / f"run{number}", quiet)
+        assert "val/loss" not in summary and summary["no_validation"] == reason
+        finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain", lines.append)
+        assert f"mlm_pretrain: no validation ({reason}) after 0:0" in lines[0]
+        watched = settings_of(*overrides, "callbacks=early_stopping")
+        with pytest.raises(BortError, match="early_stopping watches val/loss, and nothing is vali"):
+            pretrain(watched, tmp_path / f"watched{number}", quiet)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trainer.check_val_every_n_epoch=1", "trainer.max_epochs=1"],
+            "trainer: `val_check_interval` (200) must be less than or equal to the number of the",
+        ),
+        (["trainer.limit_train_batches=0.01"], "trainer: You requested to check 0.01 of the"),
+    ],
+)
+def test_settings_that_only_the_data_show_wrong(settings_of, tmp_path, overrides, message):
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(*overrides), tmp_path / "run", quiet)
+    assert str(error.value).startswith(message) and len(str(error.value)) <= 200
+
+
+WATCHES = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/los"}
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, kind):
+    """One line before there is a corpus; a plain MLM has no KD loss, nor has each arm of two."""
+    run = settings_of(experiment="kd_pretrain")
+    watching = {**WATCHES, "_target_": f"lightning.pytorch.callbacks.{kind}"}
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; di"):
+        pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run", quiet)
+    for other in (replace(run, job="compare"), settings_of("trainer.max_steps=1")):
+        other = replace(other, callbacks={"a": watching | {"monitor": "val/kd_loss"}})
+        with pytest.raises(BortError, match="monitor=val/kd_loss is no score of this run"):
+            (compare if other.job == "compare" else pretrain)(other, tmp_path, quiet)
+    check_watched(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_callback_of_ones_own_may_log_what_another_watches(settings_of, tmp_path):
+    """What it never logs is found by Lightning, after the first validation."""
+    silent = {"_target_": "tiny_runs.Logs"}
+    run = settings_of("trainer.val_check_interval=2")
+    run = replace(run, callbacks={"mine": silent, "a": WATCHES | {"monitor": "mine/score"}})
+    assert pretrain(run, tmp_path / "logged", quiet)["steps"]
+    run = replace(run, callbacks=run.callbacks | {"a": WATCHES})
+    with pytest.raises(BortError, match="^callbacks: Early stopping conditioned on metric `val/lo"):
+        pretrain(run, tmp_path / "missing", quiet)
+
+
+def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BortError, match=r"compile=true needs a compiler, and .*\+\+ is not found"):
+        pretrain(settings_of("compile=true"), tmp_path / "runs" / "x", quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
+    run = settings_of("trainer.strategy=fsdp")
+    with pytest.raises(BortError, match="Muon needs them whole; use optim=adamw"):
+        pretrain(run, tmp_path / "run", quiet)
+
+
+def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run = settings_of("logger=wandb", "logger.mode=online")
+    with pytest.raises(BortError, match="needs a wandb key"):
+        pretrain(run, tmp_path / "runs" / "mlm" / "x", quiet)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=99", "trainer.devices=99: on this CPU use at most "),
+        ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
+        ("trainer.precision=33", "trainer: "),
+        ("trainer.accelerator=tpuu", "trainer: "),
+        ("trainer.max_steps=-5", "trainer.max_steps=-5 must be a whole number, at least -1"),
+        ("trainer.devices=0", "trainer: "),
+    ],
+)
+def test_mistakes_in_the_trainer_come_before_any_work(
+    settings_of, tmp_path, monkeypatch, override, message
+):
+    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(override), tmp_path / "runs" / "x", quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_diverging_run_is_one_line(settings_of, tmp_path):
+    run = settings_of("optim.lr=1e30", "trainer.max_steps=30")
+    with pytest.raises(BortError, match=r"the loss became .* at step \d+; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    for row in rows(tmp_path / "run"):
+        assert all(math.isfinite(float(value)) for value in row.values() if value)
+
+
+def test_a_validation_that_is_no_number_is_no_score(settings_of, tmp_path):
+    """The first loss is that of the start; the weights after its step have none."""
+    run = settings_of(
+        *("optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=1"),
+        *("trainer.gradient_clip_val=null", "trainer.val_check_interval=1"),
+    )
+    with pytest.raises(BortError, match="the loss became nan at step 1; lower optim.lr"):
+        pretrain(run, tmp_path / "run", quiet)
+    assert not [row for row in rows(tmp_path / "run") if row["val/loss"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("short", "one sequence of data.length=128 needs 126"),
+        ("nothing", "no text in it"),
+        ("latin", "cafe.txt: not UTF-8 at byte 6"),
+        ("badrows", "docs.jsonl, line 2: not JSON"),
+        ("goood", "did you mean 'good'?"),
+    ],
+)
+def test_nothing_is_left_of_a_text_that_cannot_be_used(
+    shared, settings_of, cache, tmp_path, path, message
+):
+    """Case D5 through a run."""
+    folder = shared / "cases" / "D5-file-folder" / path
+    before = sorted((cache / "corpora").glob("*"))
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(f"data.path={folder}", "data.length=128"), tmp_path / "r" / "x", quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+    assert sorted((cache / "corpora").glob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(BortError, match="runs/x cannot be written: "):
+        pretrain(settings_of(), tmp_path / "runs" / "x", quiet)
+
+
+# ------------------------------------------------------------------------------------ budgets
+
+
+def test_budget_in_epochs(settings_of, tmp_path):
+    run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2", "optim.lr=4e-3")
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 14
+    rate = float(rows(tmp_path / "run")[-1]["train/lr"])
+    assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
+
+
+def test_budget_by_the_clock(settings_of, tmp_path):
+    """The rate falls to 0 as the time runs out, whatever the steps take."""
+    run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:02'")
+    start = time.monotonic()
+    summary = pretrain(run, tmp_path / "run", quiet)
+    assert 2 <= time.monotonic() - start < 20 and summary["steps"] > 5
+    rates = [float(row["train/lr"]) for row in rows(tmp_path / "run")]
+    assert rates[-1] < 0.1 * max(rates) and max(rates) > 3e-3
+
+
+def test_a_clock_goes_on_where_it_was_stopped(settings_of, tmp_path):
+    """Time that was used before the stop is not given again."""
+    run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:03'")
+    with pytest.raises(SystemExit):
+        pretrain(stopping(run, 20), tmp_path / "run", quiet)
+    used = last_checkpoint(tmp_path / "run")["callbacks"]["Timer"]["time_elapsed"]["train"]
+    start = time.monotonic()
+    summary = pretrain(run, tmp_path / "run", quiet)
+    assert summary["steps"] > 20
+    assert 0 < used < 3 and time.monotonic() - start < 3 - used + 2.5
+
+
+def test_early_stopping_ends_and_resumes_alike(settings_of, tmp_path):
+    """Stopped in between or not: the same last step, and a finished run."""
+    early = {
+        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+        **{"monitor": "val/loss", "patience": 2, "min_delta": 0.5},
+    }
+    run = settings_of("trainer.max_steps=60", "trainer.val_check_interval=4")
+    run = replace(run, callbacks={"early": early})
+    whole = pretrain(run, tmp_path / "whole", quiet)
+    assert whole["steps"] < 60
+    stop = stopping(run, 7).callbacks
+    with pytest.raises(SystemExit):
+        pretrain(replace(run, callbacks={**run.callbacks, **stop}), tmp_path / "run", quiet)
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == whole["steps"]
+    assert not differences(tmp_path / "run", tmp_path / "whole")
+
+
+def test_mixed_precision(settings_of, tmp_path):
+    """Clipped bfloat16 with float32 weights, as `trainer=gpu` has it."""
+    run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
+    exact = pretrain(settings_of(experiment="kd_pretrain"), tmp_path / "exact", quiet)
+    mixed = pretrain(run, tmp_path / "mixed", quiet)
+    assert mixed["val/loss"] == pytest.approx(exact["val/loss"], rel=1e-2)
+    assert mixed["val/loss"] != exact["val/loss"]
+    weights = load_file(tmp_path / "mixed" / "model" / "model.safetensors").values()
+    assert {w.dtype for w in weights} == {torch.float32}
+
+
+# ------------------------------------------------------------------------------------ experiments
+
+
+@pytest.mark.parametrize(
+    "experiment", ["kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper", "teacher_pretrain"]
+)
+def test_every_experiment_runs_one_step(settings_of, tmp_path, experiment):
+    """With debug=default; tiny, and with a trained teacher in the paper's too."""
+    tiny = ["trainer.max_steps=1", "teacher.max_steps=1", "teacher.name=null"]
+    run = settings_of("debug=default", *tiny, experiment=experiment)
+    assert run.trainer["limit_val_batches"] == 1  # of debug=default
+    summary = (compare if run.job == "compare" else pretrain)(run, tmp_path / "run", quiet)
+    assert summary["steps"] == 1 and math.isfinite(summary["val/loss"])
+
+
+def test_one_batch_by_heart(settings_of, tmp_path):
+    """debug=overfit: the same batch again and again, so that the loss goes to the ground."""
+    run = settings_of("debug=overfit", "trainer.max_steps=120", "arch.hidden=32", "optim.lr=0.02")
+    pretrain(run, tmp_path / "run", quiet)
+    losses = [float(row["train/loss"]) for row in rows(tmp_path / "run")]
+    assert len(losses) == 120 and losses[0] > 5 and np.mean(losses[-10:]) < 1
+
+
+def test_profile(settings_of, tmp_path):
+    lines = []
+    run = settings_of("debug=profiler", "trainer.max_steps=2")
+    pretrain(run, tmp_path / "run", lines.append)
+    assert [line for line in lines if "run_training_batch" in line]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.profiler=1.5", "trainer.profiler=1.5 must be text"),
+        ("trainer.detect_anomaly=3", "trainer.detect_anomaly=3 must be true or false"),
+        ("trainer.precision=[1]", "trainer.precision=[1] must be a whole number or text"),
+        ("+trainer.sync_batchnorm={a: 1}", "trainer.sync_batchnorm={'a': 1} must be true or false"),
+        ("+trainer.default_root_dir=x", "trainer.default_root_dir is set by bort; use name=NAME"),
+        ("trainer.enable_checkpointing=true", "is set by bort; use checkpoint_every=STEPS"),
+        ("+trainer.callbacks=[x]", "trainer.callbacks is set by bort; use callbacks=NAME"),
+    ],
+)
+def test_trainer_settings_of_a_wrong_kind(settings_of, override, message):
+    """Lightning would find them in the middle of a training, or bort's own would replace them."""
+    with pytest.raises(BortError) as error:
+        check_trainer(settings_of(override))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.precision=bf16-mixed", "trainer.precision=32", "trainer.devices='1'"]
+    + ["trainer.deterministic=warn", "trainer.profiler=simple", "trainer.gradient_clip_val=1"]
+    + ["trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler}"],
+)
+def test_trainer_settings_of_every_right_kind(settings_of, override):
+    check_trainer(settings_of(override))
+
+
+# ------------------------------------------------------------------------------------ teachers
+
+
+def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tmp_path):
+    run = settings_of("teacher.max_steps=3", "seed=4", experiment="kd_pretrain")
+    first, second = [], []
+    corpus, teacher = prepare(run, first.append)
+    assert [line for line in first if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
+    folder = pretraining.teacher_folder(run, corpus)
+    assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
+    (folder / ".lock").touch()  # of a process that was killed when all but this was done
+    _, again = prepare(replace(run, seed=5), second.append)
+    assert not (folder / ".lock").exists()
+    assert not [line for line in second if "training" in line and line.startswith("teacher")]
+    assert same(dict(teacher.state_dict()), dict(again.state_dict()))
+    named = replace(run, teacher=replace(run.teacher, name=str(folder)))
+    _, by_name = prepare(named, quiet)
+    assert same(dict(teacher.state_dict()), dict(by_name.state_dict()))
+    assert prepare(settings_of(), quiet)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["teacher.name={models}/bert-tiny", "data.tokenizer=bpe", "data.vocab_size=8192"],
+            "has a vocabulary of 48, the student's is 8,192",
+        ),
+        (
+            ["teacher.name={models}/bert-tiny", "data.length=33"],
+            "data.length=33 is longer than the 32 tokens of the teacher",
+        ),
+        (["teacher.name={models}/bert-tinny"], "did you mean 'bert-tiny'?"),
+        (["teacher.name={models}/bert-tiny-hole"], "attention.self.key.weight"),
+        (["teacher.name={models}/expected.json"], "is a file"),
+        (["teacher.name={models}/../R4-pickled-weights/model"], "safetensors"),
+    ],
+)
+def test_wrong_teachers_are_refused_before_any_work(
+    shared, settings_of, tmp_path, monkeypatch, overrides, message
+):
+    """Cases C2, P3 and R4."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpora, "build", lambda *_: pytest.fail("work before the refusal"))
+    models = shared / "cases" / "models"
+    overrides = [line.format(models=models) for line in overrides]
+    with pytest.raises(BortError) as error:
+        pretrain(settings_of(*overrides, experiment="kd_pretrain"), Path("runs/x"), quiet)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())  # neither a folder nor pickle-ran.txt
+
+
+def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
+    """As many words, but not the same ones: ids would not mean the same."""
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(f"Quite unlike wording, piece {k} of {k * 7}" for k in range(60)))
+    run = settings_of(f"data.path={other}", experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    wrong = settings_of(
+        f"teacher.name={pretraining.teacher_folder(run, corpus)}",
+        "data.tokenizer=bpe",
+        experiment="kd_pretrain",
+    )
+    with pytest.raises(BortError, match=r"vocabulary of 280, the student's is 280, and \d+ words"):
+        prepare(wrong, quiet)
+
+
+def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_path):
+    """All of that, and nothing else: a key too many trains it again, one too few takes another."""
+    run = settings_of(experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    first = pretraining.teacher_folder(run, corpus)
+    stop = {"a": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}}
+    for same in (
+        replace(run, data=replace(run.data, val_sequences=3, workers=2)),
+        replace(run, trainer={**run.trainer, "max_steps": 9, "accelerator": "auto"}),
+        replace(run, trainer={**run.trainer, "val_check_interval": 3, "max_time": "00:00:01:00"}),
+        replace(run, optim=replace(run.optim, lr=1e-3), seed=3, dropout=0.5, callbacks=stop),
+    ):
+        assert pretraining.teacher_folder(same, corpus) == first
+        assert pretraining.teacher_run(same).callbacks is None  # none that stops half-way
+    for other in (
+        replace(run, trainer={**run.trainer, "precision": "bf16-mixed"}),
+        replace(run, trainer={**run.trainer, "gradient_clip_val": 0.5}),
+        replace(run, optim=replace(run.optim, warmup=0.2)),
+        replace(run, teacher=replace(run.teacher, lr=1e-3)),
+        replace(run, teacher=replace(run.teacher, batch_size=4)),
+        replace(run, data=replace(run.data, mask_rate=0.2)),
+    ):
+        assert pretraining.teacher_folder(other, corpus) != first
+    changed = replace(corpus, info=corpus.info | {"digest": "of other text"})
+    assert pretraining.teacher_folder(run, changed) != first
+    renamed = replace(corpus, info=corpus.info | {"fingerprint": "of a copy of the same text"})
+    assert pretraining.teacher_folder(run, renamed) == first
+
+
+def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch):
+    run = settings_of(experiment="kd_pretrain")
+    corpus, _ = prepare(run, quiet)
+    first = pretraining.teacher_folder(run, corpus)
+    monkeypatch.setattr(pretraining, "VERSION", pretraining.VERSION + 1)
+    assert pretraining.teacher_folder(run, corpus) != first
+
+
+def test_student_may_start_from_the_teacher(settings_of, tmp_path):
+    run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
+    corpus, teacher = prepare(run, quiet)
+    student = pretraining.student(run, corpus, teacher)
+    words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
+    assert torch.equal(*words)
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
+
+
+# ------------------------------------------------------------------------------------ cases
+
+
+def test_no_masked_place_is_no_nan(shared, settings_of, tmp_path):
+    """Case M1: 6 maskable places a batch, rate 0.15."""
+    run = settings_of(
+        f"data.path={shared}/cases/M1-nothing-masked/text.txt",
+        *("data.length=8", "data.batch_size=1", "data.mask_rate=0.15", "data.val_fraction=0"),
+        *("data.vocab_size=261", "trainer.max_steps=200"),
+    )
+    summary = pretrain(run, tmp_path / "run", quiet)
+    numbers = [float(value) for row in rows(tmp_path / "run") for value in row.values() if value]
+    assert len(rows(tmp_path / "run")) == 200
+    assert np.isfinite(numbers).all()
+    assert not [value for value in summary.values() if isinstance(value, float) and value != value]
+
+
+@pytest.mark.parametrize("teacher", [None, "roberta-tiny", "bert-tiny"])
+def test_special_words_in_the_text(shared, settings_of, tmp_path, teacher):
+    """Case T1: special ids stand first and last in a sequence and nowhere else (one document)."""
+    overrides = [
+        f"data.path={shared}/cases/T1-special-words/text.txt",
+        *("data.length=32", "data.val_fraction=0", "data.mask_rate=0.3"),
+    ]
+    if teacher:
+        overrides.append(f"teacher.name={shared}/cases/models/{teacher}")
+    run = settings_of(*overrides, experiment="kd_pretrain" if teacher else "mlm_pretrain")
+    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
+    corpus, _ = prepare(run, quiet)
+    batches = TrainBatches(corpus, run.data, run.seed)
+    ids = torch.cat([unmasked(batches[k]) for k in range(len(batches))])
+    tokenizer = corpus.tokenizer
+    special = torch.isin(ids, torch.tensor(sorted({*tokenizer.all_special_ids})))
+    if teacher == "bert-tiny":  # its 48 words do not spell this text
+        special &= ids != tokenizer.unk_token_id
+    assert special[:, 0].all() and special[:, -1].all() and not special[:, 1:-1].any()
+    if teacher != "bert-tiny":
+        whole = (shared / "cases" / "T1-special-words" / "text.txt").read_text()
+        assert tokenizer.decode(corpus.train).strip() == whole.strip()
+
+
+def unmasked(batch: dict) -> torch.Tensor:
+    ids = batch["input_ids"].clone()
+    ids.view(-1)[batch["positions"]] = batch["labels"]
+    return ids
+
+
+def test_tokenizer_of_the_model_folder(shared, done):
+    """Case T2: the ids of training are those of AutoTokenizer on the folder a run leaves."""
+    run, folder, _ = done
+    corpus, _ = prepare(run, quiet)
+    strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
+    assert len(strings) == 24
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    trained = encode(text_encoder(corpus.tokenizer), strings)
+    for string, ids in zip(strings, trained, strict=True):
+        if "<mask>" not in string:  # a mask to be filled in use, a word in a training text
+            assert tokenizer(string).input_ids == [0, *ids.tolist(), 2]
+            assert tokenizer.decode(tokenizer(string).input_ids, skip_special_tokens=True) == string
+        assert tokenizer.decode(ids) == string
+    a, b = (tokenizer(word, add_special_tokens=False).input_ids for word in ("one", "two"))
+    assert tokenizer("one", "two").input_ids == [0, *a, 2, 2, *b, 2]
+    assert tokenizer.model_max_length == run.data.length  # at which it was trained
+
+
+def test_packing_edges(shared, settings_of, tmp_path):
+    """Case M2: 98 bytes of one token each in sequences of 14."""
+    path = shared / "cases" / "M2-packing-edges" / "text.txt"
+    run = settings_of(
+        *(f"teacher.name={shared}/cases/models/roberta-tiny", f"data.path={path}"),
+        *("data.val_fraction=0", "data.batch_size=3", "trainer.max_steps=1"),
+        experiment="kd_pretrain",
+    )
+    lines = []
+    summary = pretrain(run, tmp_path / "run", lines.append)
+    assert "val/loss" not in summary and summary["steps"] == 1
+    assert [line for line in lines if "no validation" in line]
+    batches = TrainBatches(prepare(run, quiet)[0], run.data, run.seed)
+    found = sorted(row.tolist() for k in range(len(batches)) for row in unmasked(batches[k]))
+    text = path.read_bytes()
+    expected = [[0, *(4 + byte for byte in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
+    assert found == sorted(expected)
+
+
+def test_repeated_documents(shared, settings_of, tmp_path):
+    """Case D4 through a run: 40 of 100 records are dropped and the run says so."""
+    path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
+    run = settings_of(f"data.path={path}", "trainer.max_steps=2")
+    lines = []
+    pretrain(run, tmp_path / "run", lines.append)
+    assert [line for line in lines if "60 documents (40 duplicates dropped)" in line]
+    corpus, _ = prepare(run, quiet)
+    split = [set(corpus.tokenizer.decode(s).split("</s>")) for s in (corpus.train, corpus.val)]
+    assert not split[0] & split[1]
+    assert len({text.strip() for text in split[0] | split[1]}) == 60
+
+
+# ------------------------------------------------------------------------------------ wandb (G1)
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No account, no key, no network, standard input closed."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("sys.stdin", None)
+
+
+@pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
+def test_wandb_offline(settings_of, tmp_path, offline):
+    """Case G1: two jobs of one process are two runs; each panel's key is in the log."""
+    for seed in (1, 2):
+        run = settings_of(
+            *("logger=wandb", f"seed={seed}", "trainer.val_check_interval=2"),
+            *("trainer.max_steps=3", "logger.tags=[a,b]"),
+        )
+        pretrain(run, tmp_path / "runs" / f"s{seed}", quiet)
+    panels = {
+        *("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_s"),
+        *("val/loss", "val/mlm_accuracy", "samples/predictions"),
+    }
+    for seed in (1, 2):
+        history, config = offline_log(tmp_path / "runs" / f"s{seed}")
+        assert config["seed"] == str(seed) and config["arch.hidden"] == "16"
+        assert panels <= {key for row in history for key in row}
+        table = rows(tmp_path / "runs" / f"s{seed}")
+        steps = [row["trainer/global_step"] for row in history if "train/loss" in row]
+        assert steps == [1, 2, 3]
+        losses = [row["train/loss"] for row in history if "train/loss" in row]
+        assert losses == pytest.approx([float(row["train/loss"]) for row in table])

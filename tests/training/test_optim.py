@@ -1,0 +1,200 @@
+"""The composite optimizer against torch's own two, run apart; the schedule in closed form."""
+
+import copy
+
+import pytest
+import torch
+
+from bort.config.train import Arch, OptimConfig
+from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.training import optim
+from bort.training.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
+from bort.training.optim import build as build_optimizer
+
+CONFIG = OptimConfig(lr=3e-3, muon_ratio=2.0, weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)
+MATRICES = ("query", "key", "value", "output", "up", "down")
+
+
+def model() -> MaskedLM:
+    arch = vars(Arch(2, 2, 16, 32))
+    return build(ModelConfig(**arch, vocab_size=40, positions=16, type_vocab=2), "paper", 0)
+
+
+def gradients(network: MaskedLM, step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def train(network: MaskedLM, optimizers: list, steps: range) -> dict[str, torch.Tensor]:
+    for step in steps:
+        gradients(network, step)
+        for optimizer in optimizers:
+            optimizer.step()
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def kinds(network: MaskedLM) -> tuple[list, list, list]:
+    """By name: Muon's matrices, decayed ones of AdamW, the rest."""
+    muon, decayed, rest = [], [], []
+    for name, parameter in network.named_parameters():
+        parts = name.split(".")
+        if "layers" in parts and parts[-2] in MATRICES and parts[-1] == "weight":
+            muon.append(parameter)
+        elif name == "head.dense.weight":
+            decayed.append(parameter)
+        else:
+            rest.append(parameter)
+    assert (len(muon), len(decayed)) == (12, 1)
+    return muon, decayed, rest
+
+
+def exact_newton_schulz(gradient, coefficients, steps, eps):
+    """What torch's Muon approximates in bfloat16, one matrix at a time, in float64."""
+    a, b, c = coefficients
+    x = gradient.double() / gradient.double().norm()
+    for _ in range(steps):
+        x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+    return x.float()
+
+
+def test_equals_the_two_run_apart(monkeypatch):
+    """Weights after 5 steps, from our own split of the parameters by name; AdamW's bit by bit.
+
+    torch's Muon with its bfloat16 product replaced by float64: all else is torch's own.
+    """
+    one, two = model(), model()
+    ours = train(one, [build_optimizer(one, CONFIG)], range(5))
+    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", exact_newton_schulz)
+    muon, decayed, rest = kinds(two)
+    apart = [
+        torch.optim.Muon(muon, lr=6e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
+            lr=3e-3,
+            betas=(0.8, 0.95),
+            eps=1e-6,
+            fused=True,
+        ),
+    ]
+    theirs = train(two, apart, range(5))
+    of_muon = {name for name, p in two.named_parameters() if any(p is m for m in muon)}
+    for name, weight in ours.items():
+        atol = 1e-7 if name in of_muon else 0
+        torch.testing.assert_close(weight, theirs[name], atol=atol, rtol=0)
+    start = {name: p.detach() for name, p in model().named_parameters()}
+    assert not any(torch.equal(ours[name], start[name]) for name in ours)
+
+
+@pytest.mark.parametrize("shape", [(7, 64, 64), (3, 32, 96), (2, 96, 32), (1, 1, 5)])
+def test_orthogonalize(shape):
+    """Against the float64 product, and against torch's own within what bfloat16 leaves."""
+    stack = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalize(stack)
+    for one, given in zip(found, stack, strict=True):
+        exact = exact_newton_schulz(given, QUINTIC, NEWTON_SCHULZ_STEPS, 1e-7)
+        torch.testing.assert_close(one, exact, atol=2e-5, rtol=0)
+        torches = torch.optim._muon._zeropower_via_newtonschulz(given, QUINTIC, 5, 1e-7)
+        assert (one - torches).norm() < 0.04 * one.norm()
+    assert torch.equal(orthogonalize(torch.zeros(shape)), torch.zeros(shape))
+
+
+def test_chunks_change_nothing(monkeypatch):
+    whole = train(one := model(), [build_optimizer(one, CONFIG)], range(3))
+    monkeypatch.setattr(optim, "CHUNK", 1000)  # three of the 16 × 16 at a time, one of the others
+    chunked = train(two := model(), [build_optimizer(two, CONFIG)], range(3))
+    for name, weight in whole.items():
+        torch.testing.assert_close(weight, chunked[name], atol=1e-7, rtol=0)
+
+
+def test_paper_is_plain_adamw():
+    """arXiv 2010.10499: decay on all matrices, embeddings too; not on LayerNorms and biases."""
+    config = OptimConfig(name="adamw", lr=1e-3, weight_decay=0.1)
+    one, two = model(), model()
+    optimizer = build_optimizer(one, config)
+    assert type(optimizer) is torch.optim.AdamW
+    groups = [
+        {"params": [p for p in two.parameters() if p.ndim == 2], "weight_decay": 0.1},
+        {"params": [p for p in two.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    apart = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6, fused=True)
+    assert equal(train(one, [optimizer], range(4)), train(two, [apart], range(4)))
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_each_parameter_once(name):
+    network = model()
+    optimizer = build_optimizer(network, OptimConfig(name=name, lr=4e-3))
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_state_survives_a_checkpoint(tmp_path, fused):
+    """Through a file that the safe loader reads, then bit-equal with the run that never stopped."""
+    one, two = model(), model()
+    optimizer = build_optimizer(one, CONFIG, fused)
+    train(one, [optimizer], range(3))
+    torch.save({"model": one.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "x")
+    undisturbed = train(one, [optimizer], range(3, 6))
+
+    saved = torch.load(tmp_path / "x", weights_only=True)
+    two.load_state_dict(saved["model"])
+    fresh = build_optimizer(two, CONFIG, fused)
+    train(copy.deepcopy(two), [fresh], range(1))  # its inner state exists before it is replaced
+    fresh.load_state_dict(saved["optimizer"])
+    resumed = train(two, [fresh], range(3, 6))
+    assert equal(undisturbed, resumed)
+    three = model()
+    three.load_state_dict(saved["model"])
+    forgetful = train(three, [build_optimizer(three, CONFIG, fused)], range(3, 6))
+    assert not any(torch.equal(undisturbed[n], forgetful[n]) for n in ("head.bias",))
+    assert not torch.equal(
+        undisturbed["encoder.layers.0.up.weight"], forgetful["encoder.layers.0.up.weight"]
+    )
+
+
+def test_rates_set_from_outside_reach_both():
+    """A scheduler writes into the composite's groups; nothing may move at rate 0."""
+    network = model()
+    optimizer = build_optimizer(network, CONFIG)
+    for reload in (False, True):
+        if reload:
+            optimizer.load_state_dict(optimizer.state_dict())
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        assert equal(before, train(network, [optimizer], range(2)))
+        factor.lr_lambdas = [lambda step: 1.0] * 3
+        factor.step()
+        assert [group["lr"] for group in optimizer.param_groups] == [6e-3, 3e-3, 3e-3]
+        after = train(network, [optimizer], range(1))
+        assert not any(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_closure_is_called_with_gradients_on():
+    network = model()
+    optimizer = build_optimizer(network, CONFIG)
+    assert isinstance(optimizer, MuonAdamW)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        gradients(network, 0)
+        return torch.tensor(3.5)
+
+    assert optimizer.step(closure) == 3.5
+
+
+@pytest.mark.parametrize(
+    ("progress", "warmup", "factor"),
+    [
+        *((0.0, 0.05, 0.0), (0.025, 0.05, 0.5), (0.05, 0.05, 1.0), (0.525, 0.05, 0.5)),
+        *((1.0, 0.05, 0.0), (0.0, 0.0, 1.0), (0.25, 0.0, 0.75), (1.0, 0.0, 0.0)),
+        *((-1.0, 0.1, 0.0), (1.5, 0.1, 0.0), (0.45, 0.9, 0.5)),
+    ],
+)
+def test_schedule(progress, warmup, factor):
+    assert schedule(progress, warmup) == pytest.approx(factor, abs=1e-12)
