@@ -1,36 +1,7 @@
 """Find the optimal BERT: `python search.py`; `--help` lists what can be set."""
 
-from pathlib import Path
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-from bort import console, shell
-from bort.config import search as search_config
-from bort.config import train as config
-
-search_config.register(search_config.SearchRunConfig)
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="search")
-def main(cfg: DictConfig) -> float:
-    """One candidate, as the sweeper's launcher runs it; returns its error, NaN for a failed one."""
-    run = config.parse(cfg, search_config.SearchRunConfig)
-    with shell.loading("search.py"):  # torch, only now
-        from bort.search import sweep
-
-    place = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        found = sweep.evaluate(run, Path(run.output_dir), place, console.say)
-    except shell.Stopped:
-        raise
-    except SystemExit as stopped:  # by a signal, after a checkpoint
-        shell.stop(
-            stopped.code, f"search.py: stopped; the same command with name={cfg.name} goes on"
-        )
-    return found.get("error", float("nan"))
-
+from bort import shell
+from bort.cli.search import main
 
 if __name__ == "__main__":
     shell.run(main, "search.py")

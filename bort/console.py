@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 SHOWN = 60  # characters of a name that is quoted
@@ -82,3 +83,16 @@ def shown(value: Any) -> str:
     """A value for an error line: short, without line ends."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def typed(words: str) -> str:
+    """`train.py …` or `-m bort.predict …`, behind `python`, as it is typed for this program.
+
+    Whoever started `bort` or `python -m bort` reads `bort train …`, `bort predict …`.
+    """
+    start = Path(sys.argv[0])
+    if start.name not in ("bort", "__main__.py") or start.parent.name not in ("bin", "bort"):
+        return f"{python()} {words}"
+    program, _, rest = words.removeprefix("-m bort.").partition(" ")
+    door = "bort" if start.name == "bort" else f"{python()} -m bort"
+    return f"{door} {program.removesuffix('.py')} {rest}".rstrip()

@@ -27,7 +27,14 @@ HYDRA_FLAGS = (
 LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or goes on"
-RESUMED = ("train.py", "search.py", "bort.pipeline")  # the others are short
+# Programs whose work goes on when they are called again; the others are short.
+RESUMED = ("train.py", "search.py", "bort train", "bort search", "bort.pipeline")
+_PROGRAM = ["bort"]  # the name of what runs, as lines about mistakes begin with it
+
+
+def program() -> str:
+    """How this program is called in the lines that it prints: `train.py`, `bort train`."""
+    return _PROGRAM[0]
 
 
 def run(main: Callable[[], object], name: str) -> None:
@@ -35,6 +42,7 @@ def run(main: Callable[[], object], name: str) -> None:
 
     SIGTERM ends with 143 and Ctrl-C with 130. Any other exception is a bug: its trace shows.
     """
+    _PROGRAM[0] = name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
     prepare_process()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
@@ -182,6 +190,7 @@ def _settings_of(program: str) -> dict[str, str]:
     from bort.files.untrusted import read_yaml
 
     programs = {"train.py": TrainConfig, "search.py": search_config.SearchRunConfig}
+    programs |= {f"bort {name.removesuffix('.py')}": schema for name, schema in programs.items()}
     programs["bort.benchmark"] = search_config.BenchmarkConfig
     if (schema := programs.get(program)) is None:
         return {}

@@ -24,7 +24,7 @@ pretraining
 finetuning
 search agora export
 benchmark report
-predict dashboard doctor pipeline fptas
+cli predict dashboard doctor pipeline fptas
 """.strip().splitlines()
 ]
 LEVEL = {name: number for number, row in enumerate(LEVELS) for name in row}

@@ -111,7 +111,7 @@ def _stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
     optimum, table = search / "optimum.yaml", timed.with_suffix(".csv")
     weights = [folder / "model" / "model.safetensors" for folder in (student, tuned)]
     onnx = shipped / "model.onnx"
-    programs = [[_script("search.py")], [_script("train.py")], [_script("train.py")]]
+    programs = [_program("search.py"), _program("train.py"), _program("train.py")]
     programs += [["-m", "bort.export"], ["-m", "bort.benchmark"]]
     folders = (search, student, tuned, shipped, table)
     results = (optimum, *weights, onnx, table)
@@ -120,12 +120,12 @@ def _stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
     return [Stage(*each) for each in zip(STAGES, commands, folders, results, reads, strict=True)]
 
 
-def _script(name: str) -> str:
-    """search.py or train.py: of this folder, else of the checkout that bort is in."""
+def _program(name: str) -> list[str]:
+    """search.py or train.py of this folder, of the checkout that bort is in, or of the package."""
     for path in (Path(name), Path(__file__).parents[2] / name):
         if path.is_file():
-            return str(path)
-    raise BortError(f"{name} is not here; run the pipeline in a clone of bort's repository")
+            return [str(path)]
+    return ["-m", "bort", name.removesuffix(".py")]
 
 
 def default_name(given: dict[str, str | None]) -> str:
@@ -404,6 +404,6 @@ def main() -> None:
     given = key_values.keys(sys.argv[1:], dict.fromkeys(KEYS))
     stages = planned(given)
     name = given["name"] or default_name(given)
-    again = f"{console.python()} -m bort.pipeline {shlex.join(sys.argv[1:])}"
+    again = console.typed(f"-m bort.pipeline {shlex.join(sys.argv[1:])}")
     if code := run(stages, Path("runs", "pipeline", name), again, console.say):
         raise SystemExit(code)

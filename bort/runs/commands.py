@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from bort.config.train import width_lr
-from bort.console import python
+from bort.console import typed
 from bort.runs.folder import read_overrides
 
 # Settings of a search that decide how its candidates are trained.
@@ -35,4 +35,4 @@ def command(folder: Path, program: str, name: str) -> str | None:
         return None
     if not any(word.startswith("name=") for word in given):
         given.append(f"name={name}")
-    return f"{python()} {program} {shlex.join(given)}"
+    return typed(f"{program} {shlex.join(given)}")

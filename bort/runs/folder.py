@@ -16,7 +16,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from bort.config.train import TrainConfig, fingerprint, settings
-from bort.console import clock, counted, decimal, python
+from bort.console import clock, counted, decimal, typed
 from bort.errors import BortError
 from bort.files import locks, ownership
 from bort.files.untrusted import read_json, read_yaml, short
@@ -379,7 +379,7 @@ def finish(run: TrainConfig, folder: Path, summary: dict, choice: str, say: Call
         text = f" data=text data.path={run.data.path if plain else 'YOUR_TEXT'}"
     known = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
     if following:
-        say(f"  next      {python()} {following.format(**known)}")
+        say(f"  next      {typed(following.format(**known))}")
 
 
 def _finish_task(

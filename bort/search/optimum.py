@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from bort import html
 from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES, parse
-from bort.console import python
+from bort.console import typed
 from bort.errors import BortError
 from bort.files.untrusted import read_settings, short
 from bort.files.writing import replacing, write_csv, write_json
@@ -361,7 +361,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     yield f"  table     {folder}/candidates.csv, summary.json"
     top = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
     following = commands.next_training(folder, folder / "optimum.yaml", top["hidden"], top["lr"])
-    yield f"  next      {python()} {following}"
+    yield f"  next      {typed(following)}"
 
 
 def latency_text(value: float, summary: dict) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from bort import html
 from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES
-from bort.console import clock, python
+from bort.console import clock, typed
 from bort.runs import commands
 from bort.runs.folder import NEAR
 from bort.search.fptas import UNDECIDED, Xi, name, rounded_up
@@ -364,6 +364,6 @@ def _reproduce(run: SearchRunConfig, folder: Path, best: dict) -> str:
     following = commands.next_training(folder, folder / "optimum.yaml", best["hidden"], best["lr"])
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
-        f"{escape(python())} {escape(following)}</pre>"
+        f"{escape(typed(following))}</pre>"
         + html.details("Configuration", f"<pre>{escape(config)}</pre>")
     )

@@ -57,7 +57,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     won = next(row for row in rows if row["xi"] == chosen.best)
     place = folder / str(won["job"])
     following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
-    say(f"  next      {console.python()} {following}")
+    say(f"  next      {console.typed(following)}")
 
 
 def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:

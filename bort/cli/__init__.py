@@ -1,0 +1,1 @@
+"""Hydra's two programs, train and search: from a composed configuration to a job."""
