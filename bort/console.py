@@ -31,7 +31,6 @@ def plain(name: Any, most: int = SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-# Not among them: --experimental-rerun, which unpickles the file that it is given.
 NEARBY = 30  # characters in which a long line is rather cut between words
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    given = key_values.keys(sys.argv[1:], {"entity": None, "project": "bort"})
+    given = key_values.parse(sys.argv[1:], {"entity": None, "project": "bort"})
     if not given["entity"]:
         raise BortError("give entity=NAME, the wandb user or team that owns the project")
     made = workspace(given["entity"], given["project"])

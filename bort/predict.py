@@ -213,7 +213,7 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         return
-    given = key_values.keys(
+    given = key_values.parse(
         sys.argv[1:], dict.fromkeys(("model", "text", "pair", "input", "out", "top"))
     )
     if not given["model"] or (given["text"] is None) == (not given["input"]):

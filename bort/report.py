@@ -405,7 +405,7 @@ def main() -> None:
     words = sys.argv[1:]
     folders = [Path(word) for word in words if "=" not in word or Path(word).exists()]
     settings = [word for word in words if "=" in word and not Path(word).exists()]
-    given = key_values.keys(settings, {"out": None})
+    given = key_values.parse(settings, {"out": None})
     out = Path(given["out"] or "report.html")
     if not folders:
         raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")

@@ -24,6 +24,7 @@ HYDRA_FLAGS = (
     "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp",
     "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
+# Not among them: --experimental-rerun, which unpickles the file that it is given.
 LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or goes on"
@@ -145,6 +146,20 @@ def stop(code: int, line: str) -> None:
     """Print a line on standard error and end the process with this exit code."""
     print(shorten(line, LONGEST_LINE), file=sys.stderr, flush=True)
     raise Stopped(code)
+
+
+@contextmanager
+def resumable(name: str) -> Iterator[None]:
+    """Around work that a signal ends after a checkpoint: the last line says how it goes on.
+
+    name: that of the run.
+    """
+    try:
+        yield
+    except Stopped:
+        raise  # it has said so itself
+    except SystemExit as stopped:
+        stop(stopped.code, f"{program()}: stopped; the same command with name={name} goes on")
 
 
 def _check_flags(arguments: list[str], program: str) -> None:

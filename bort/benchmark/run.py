@@ -255,10 +255,7 @@ def bars(rows: list[dict]):
 def table(settings: BenchmarkConfig) -> list[dict]:
     """Architectures with the one engine and size of `latency`: what latency=table reads."""
     from bort.machine import machine_line
-    from bort.objectives import (
-        cost,  # torch is loaded only now
-        latency,  # torch is loaded only now
-    )
+    from bort.objectives import cost, latency  # torch is loaded only now
 
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)

@@ -20,14 +20,7 @@ def main(cfg: DictConfig) -> float:
     with shell.loading(shell.program()):  # torch, only now
         from bort.search import sweep
 
-    place = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        found = sweep.evaluate(run, Path(run.output_dir), place, console.say)
-    except shell.Stopped:
-        raise
-    except SystemExit as stopped:  # by a signal, after a checkpoint
-        shell.stop(
-            stopped.code,
-            f"{shell.program()}: stopped; the same command with name={cfg.name} goes on",
-        )
-    return found.get("error", float("nan"))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with shell.resumable(cfg.name):
+        record = sweep.evaluate(run, Path(run.output_dir), folder, console.say)
+    return record.get("error", float("nan"))

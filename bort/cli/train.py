@@ -19,22 +19,15 @@ from bort.config import train as config
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    from bort.runs import (
-        folder as runs,  # not at the top: --help, --cfg and completion need none of it
-    )
+    # Not at the top: --help, --cfg and completion need none of it.
+    from bort.runs import folder as runs
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     folder = None
     try:
-        folder = locate_folder(cfg, sweep)
-        return start(cfg, folder)
-    except shell.Stopped:
-        raise
-    except SystemExit as stopped:  # by a signal, after a checkpoint
-        shell.stop(
-            stopped.code,
-            f"{shell.program()}: stopped; the same command with name={cfg.name} goes on",
-        )
+        with shell.resumable(cfg.name):
+            folder = locate_folder(cfg, sweep)
+            return start(cfg, folder)
     except Exception as error:
         line = shell.mistake(error)
         if line is None:
@@ -142,9 +135,9 @@ def launcher(folder: Path) -> Callable[[list[list[str]]], None] | None:
 
 def job(cfg: DictConfig) -> None:
     """One of Agora's trainings, in a process of the launcher."""
-    from bort.agora import student as candidate
+    from bort.agora.student import train_one
 
-    candidate.train_one(config.parse(cfg), Path(cfg.output_dir), console.say)
+    train_one(config.parse(cfg), Path(cfg.output_dir), console.say)
 
 
 def objective(summary: dict) -> float | None:

@@ -4,7 +4,7 @@ from bort.console import listed
 from bort.errors import BortError, nearest
 
 
-def keys(arguments: list[str], known: dict[str, str | None]) -> dict[str, str | None]:
+def parse(arguments: list[str], known: dict[str, str | None]) -> dict[str, str | None]:
     """`key=value` arguments over their defaults; raises BortError for one that is not known."""
     found = dict(known)
     for argument in arguments:

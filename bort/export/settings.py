@@ -52,7 +52,7 @@ def parse_export(arguments: list[str]) -> ExportConfig:
     data.train=FILE alone means task=custom, as in a fine-tuning.
     """
     names = [setting.name for setting in fields(ExportConfig) if setting.name != "data"]
-    words = key_values.keys(
+    words = key_values.parse(
         arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)])
     )
     if empty := [key for key, value in words.items() if value == ""]:

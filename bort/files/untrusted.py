@@ -128,9 +128,10 @@ def _check_values(path: Path, value: Any) -> None:
 
 
 def json_object(text: str, where: str) -> dict:
+    """The object in a text; raises BortError, which begins with `where`, when it holds none."""
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text)
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise BortError(f"{where}: not JSON ({reason}); mend it or get the file again") from error
     if not isinstance(record, dict):

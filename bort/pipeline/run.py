@@ -376,10 +376,9 @@ def _say_end(title: str, stage: Stage, code: int) -> None:
 def _report(
     stages: list[Stage], folder: Path, records: dict[str, dict], again: str, say: Callable
 ) -> None:
-    from bort import html  # torch is loaded only now, when no other process runs
-    from bort.pipeline import (
-        report as pipeline_page,  # torch is loaded only now, when no other process runs
-    )
+    # Here, since they load torch: no other process runs now.
+    from bort import html
+    from bort.pipeline import report as pipeline_page
 
     folders = {stage.key: stage.folder for stage in stages}
     seconds = {stage.key: records[stage.key]["seconds"] for stage in stages}
@@ -401,7 +400,7 @@ def main() -> None:
         return
     if "resume=false" in sys.argv[1:]:
         raise BortError("resume=false goes with one stage, as in search='resume=false'")
-    given = key_values.keys(sys.argv[1:], dict.fromkeys(KEYS))
+    given = key_values.parse(sys.argv[1:], dict.fromkeys(KEYS))
     stages = planned(given)
     name = given["name"] or default_name(given)
     again = console.typed(f"-m bort.pipeline {shlex.join(sys.argv[1:])}")

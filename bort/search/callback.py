@@ -57,7 +57,7 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     console.say(
         f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
     )
-    with shell.loading("search.py"):  # torch, only now
+    with shell.loading(shell.program()):  # torch, only now
         from bort.search import dry_run, optimum
         from bort.search import sweep as search
 
@@ -134,7 +134,7 @@ class OptimumCallback(Callback):
                     raise BortError("no job of the sweep ended well; the lines above say why")
         except Exception as error:
             if (line := shell.mistake(error)) is not None:
-                shell.stop(1, f"{Path(sys.argv[0]).name}: {line}")
+                shell.stop(1, f"{shell.program()}: {line}")
             traceback.print_exc()
             sys.exit(1)
 
@@ -145,11 +145,15 @@ def _name_sweep(config: DictConfig) -> None:
     typed = OmegaConf.to_container(words, resolve=False)
     if config.job != "search" and (word := next(filter(_names_jobs, typed), None)):
         shell.stop(
-            1, f"train.py: {word}: name= names the whole sweep, its jobs are numbered; give one"
+            1,
+            f"{shell.program()}: {word}: name= names the whole sweep, its jobs are numbered; "
+            "give one",
         )
     folder = Path(config.hydra.sweep.dir)
     if config.job != "search" and is_foreign(folder):  # a search looks itself
-        shell.stop(1, f"train.py: {folder} holds files but no sweep of bort; use another name=")
+        shell.stop(
+            1, f"{shell.program()}: {folder} holds files but no sweep of bort; use another name="
+        )
     with read_write(config), open_dict(config):
         if not any(word.startswith("name=") for word in words) and reserve_stamp(
             config, lambda: Path(config.hydra.sweep.dir)

@@ -345,7 +345,7 @@ def main(arguments: list[str]) -> None:
     if not arguments or "=" in arguments[0]:
         raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
     known = {"exponents": None, "epsilon": "1", "error": "ratio", "objective": "w"}
-    settings = key_values.keys(arguments[1:], known)
+    settings = key_values.parse(arguments[1:], known)
     try:
         exponents = tuple(float(x) for x in (settings["exponents"] or "1,1,1").split(","))
         epsilon = int(settings["epsilon"])

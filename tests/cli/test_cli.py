@@ -300,7 +300,7 @@ def test_a_long_line_is_cut_in_its_middle():
 def test_lists_and_long_lines_are_cut_between_words():
     keys = [f"data.key{k}" for k in range(30)]
     with pytest.raises(BortError) as error:
-        key_values.keys(["data.kye7=x"], dict.fromkeys(keys))
+        key_values.parse(["data.kye7=x"], dict.fromkeys(keys))
     words = console.shorten(str(error.value), 200).split("; use ")[1].split(", ")
     assert words.pop() == "…" and words == keys[: len(words)] and len(words) > 5
     text = " ".join(f"word{k}" for k in range(100))

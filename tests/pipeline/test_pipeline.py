@@ -20,7 +20,7 @@ from bort.pipeline import run as pipeline
 
 
 def given(*words: str) -> dict:
-    return key_values.keys(list(words), dict.fromkeys(pipeline.KEYS))
+    return key_values.parse(list(words), dict.fromkeys(pipeline.KEYS))
 
 
 @pytest.fixture

@@ -22,10 +22,7 @@ def load() -> None:
     from bort import report  # noqa: F401
     from bort.export import run as export  # noqa: F401
     from bort.finetuning import recipe as finetune  # noqa: F401
-    from bort.search import (
-        optimum,  # noqa: F401
-        sweep,  # noqa: F401
-    )
+    from bort.search import optimum, sweep  # noqa: F401
 
 
 def start(command: list[str], folder: Path, log: Path, prepare: Callable[[], None]) -> int:
