@@ -97,10 +97,12 @@ def describe(run: Run) -> str:
         s["teacher.name"] or run.summary.get("teacher") or "a teacher trained on the same text"
     )
     how = f"distilled from {teacher}" if s["distill.w_kd"] else "by plain MLM"
-    if s["job"] == "compare":
-        how += " (the numbers above the table are its), and by plain MLM"
+    compared = s["job"] == "compare"
+    if compared:
+        how += " and, beside it, trained by plain MLM"
     text = s["data.path"] if s["data.source"] == "text" else "the embedded docstrings"
-    return f"{arch} {how}, on {text}"
+    more = "; the first numbers are those of the distillation" if compared else ""
+    return f"{arch} {how}, on {text}{more}"
 
 
 def numbers(run: Run) -> Iterator[tuple[str, str]]:
