@@ -171,7 +171,7 @@ def reference_losses(run: TrainConfig, start: Path) -> list[float]:
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
     fresh = finetune.fresh_classifier(task, body, replace(run, dropout=0.0))
-    hf.save(fresh, tokenizer, start, finetune.label_names(task))
+    hf.save_model(fresh, tokenizer, start, finetune.label_names(task))
     parts = nn.ModuleDict(
         {
             "bert": BertModel.from_pretrained(start, add_pooling_layer=False),
@@ -428,8 +428,8 @@ def pretraining(start: str) -> list[str]:
     known = hf.load_masked_lm(start)
     tokenizer = hf.load_tokenizer(start)
     for seed in SEEDS:
-        untrained = model.build(known.config, "default", seed)
-        hf.save(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
+        untrained = model.build_model(known.config, "default", seed)
+        hf.save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
     arch = config.Arch(*(getattr(known.config, size) for size in config.SIZES))
     lines = [
         f"Encoder {arch}, three epochs of 16 rows, each side at the best of the rates "

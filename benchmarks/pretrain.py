@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageMod
 from bort.config.train import Arch, DataConfig, OptimConfig, cache_folder
 from bort.console import say
 from bort.machine import SIZE, gflops, machine_line
-from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
 from bort.pretraining import corpus
 from bort.pretraining.datamodule import mask_tokens, row_keys
@@ -63,7 +63,7 @@ def interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[
 
 
 def ours(arch: Arch, vocab: int) -> MaskedLM:
-    return build(ModelConfig(**vars(arch), vocab_size=vocab), "paper")
+    return build_model(ModelConfig(**vars(arch), vocab_size=vocab), "paper")
 
 
 def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:

@@ -59,7 +59,7 @@ def start(run: config.TrainConfig, parts: dict):
         sizes = model.ModelConfig(
             **vars(run.arch), vocab_size=corpus.info["vocab_size"], positions=512
         )
-        student = model.build(sizes, "paper", run.seed)
+        student = model.build_model(sizes, "paper", run.seed)
         with torch.no_grad():
             std = parts.get("std", 0.02)
             for name, weight in student.named_parameters():

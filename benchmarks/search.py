@@ -27,6 +27,7 @@ from bort.console import say
 from bort.machine import machine_line
 from bort.objectives import cost, latency
 from bort.search import sweep as search
+from bort.search.coefficient import w_coefficient
 from bort.search.fptas import Scale, Selection, name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,8 +96,8 @@ def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> lis
             for xi in selection.order:
                 selection.tell(xi, errors[xi])
         certificate = selection.certificate()
-        best = max(scale.w(*points[xi], errors[xi]) for xi in selection.order)
-        regret = best - selection.w(selection.best)
+        best = max(w_coefficient(*points[xi], errors[xi], scale) for xi in selection.order)
+        regret = best - selection.w_coefficient(selection.best)
         share = sum(flops[xi] for xi in selection.errors) / everything
         weaker = certificate.regret_monotone
         lines.append(
@@ -158,7 +159,9 @@ def best_by_w(plan: dict, errors: dict) -> tuple:
     teacher = plan["teacher"]
     scale = Scale(teacher["parameters"], teacher["latency"][0], teacher["error"])
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
-    return Selection(points, scale).first(lambda xi: scale.w(*points[xi], errors[xi]), errors)
+    return Selection(points, scale).first(
+        lambda xi: w_coefficient(*points[xi], errors[xi], scale), errors
+    )
 
 
 def kappa_part() -> None:
@@ -215,7 +218,7 @@ def latency_part() -> None:
         size = {tuple(p["xi"]): p["parameters"] for p in plan["points"]}
         i = {xi: known[str(Arch(*xi))][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
-        best = max(able, key=lambda xi: scale.w(size[xi], i[xi], errors[xi]))
+        best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))
         within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)
         rows.append(
             f"| {source} | {limit:.4g} | {name(best)} | {i[best] / limit:.1%} of T's "

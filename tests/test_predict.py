@@ -14,7 +14,7 @@ from bort import predict
 from bort.config.train import Arch
 from bort.errors import BortError
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build, classifier
+from bort.models.bert import ModelConfig, build_model, classifier
 from bort.predict import read_texts
 from bort.text.tokenizer import train_tokenizer
 
@@ -26,10 +26,10 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([f"line {k} has words and a mask" for k in range(60)], 300)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=300, positions=32)
-    body = build(sizes, "paper", 0)
+    body = build_model(sizes, "paper", 0)
     for parameter in body.parameters():  # or all texts would look alike
         parameter.data.mul_(6)
-    hf.save(body, tokenizer, root / "masked")
+    hf.save_model(body, tokenizer, root / "masked")
     for name, outputs, options in (
         ("classes", 3, {}),
         ("number", 1, {}),
@@ -39,7 +39,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         model = classifier(body, outputs, **options)
         model.out.weight.data.mul_(10)
         labels = {str(k): f"class {k}" for k in range(outputs)}
-        hf.save(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
+        hf.save_model(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
     return {path.name: path for path in root.iterdir()}
 
 

@@ -105,7 +105,7 @@ def _check_place(out: Path, source: str) -> None:
 
 def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
     """The files of a format but for its card."""
-    hf.save(model, tokenizer, folder, hf.task_keys(source))
+    hf.save_model(model, tokenizer, folder, hf.task_keys(source))
     if form == "hf":
         return
     onnx.require_onnx()

@@ -274,7 +274,7 @@ def train_classifier(
     loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
 
     def keep(module: FineTuningModule) -> None:
-        hf.save(module.model, tokenizer, folder / "model", label_names(task))
+        hf.save_model(module.model, tokenizer, folder / "model", label_names(task))
 
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
     module = FineTuningModule(model, replace(run.optim, lr=rate), task, vals, keep)

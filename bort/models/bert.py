@@ -364,7 +364,7 @@ def init_std(hidden: int) -> float:
     return 0.06 if hidden < 512 else 0.02
 
 
-def build(
+def build_model(
     config: ModelConfig, init: str = "default", seed: int = 0, teacher: MaskedLM | None = None
 ) -> MaskedLM:
     """A freshly initialised model; the same seed gives the same weights.

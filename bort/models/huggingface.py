@@ -366,7 +366,7 @@ def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.limit)
 
 
-def save(
+def save_model(
     model: MaskedLM | Classifier,
     tokenizer: PreTrainedTokenizerFast,
     folder: str | os.PathLike,

@@ -27,7 +27,7 @@ from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.models import hub
 from bort.models import huggingface as hf
-from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.identity import local_model
 from bort.pretraining import corpus as corpora
 from bort.pretraining.corpus import Corpus
@@ -322,7 +322,7 @@ def train(
         if (reason := _no_validation(run, corpus, len(data.val))) is not None:
             summary["no_validation"] = reason
         if trainer.is_global_zero:
-            hf.save(model, corpus.tokenizer, folder / "model", state=module.whole)
+            hf.save_model(model, corpus.tokenizer, folder / "model", state=module.whole)
             write_json(folder / "summary.json", summary)
         return summary
 
@@ -347,7 +347,7 @@ def student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> Maske
     if run.init == "teacher":  # its layers are copied, so they must compute what they did there
         same = {key: getattr(teacher.config, key) for key in ("layer_norm_eps", "activation")}
         config = replace(config, **same)
-    return build(config, run.init, run.seed, teacher)
+    return build_model(config, run.init, run.seed, teacher)
 
 
 def _summary(

@@ -62,9 +62,14 @@ class Scale:
             return min(1.0, self.e / e)
         return min(1.0, math.exp(self.e - e))
 
-    def w(self, p: float, i: float, e: float) -> float:
-        """The W-coefficient, times e(T): unit-free, 0 ≤ W < 1, W(T) = 0."""
-        return self.bound(p, i) * self.quality(e) ** self.exponents[2]
+
+def w_coefficient(p: float, i: float, e: float, scale: Scale) -> float:
+    """Return the W-coefficient of a candidate, times e(T): unit-free, 0 ≤ W < 1, W(T) = 0.
+
+    p, i: parameters and latency, in the units of `scale`; e: cross-entropy against T's output, in
+    nats per token. Raises BortError for an e that no candidate can have.
+    """
+    return scale.bound(p, i) * scale.quality(e) ** scale.exponents[2]
 
 
 def rounded_up(value: float) -> str:

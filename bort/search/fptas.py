@@ -17,7 +17,7 @@ from bort.config import key_values
 from bort.config.search import check_exponents
 from bort.errors import BortError
 from bort.search.candidate_table import Table, read
-from bort.search.coefficient import ERRORS, Scale, Xi, name, rounded_up
+from bort.search.coefficient import ERRORS, Scale, Xi, name, rounded_up, w_coefficient
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
@@ -127,8 +127,8 @@ class Selection:
 
     # ---- what is known
 
-    def w(self, xi: Xi) -> float:
-        return self.scale.w(*self.points[xi], self.errors[xi])
+    def w_coefficient(self, xi: Xi) -> float:
+        return w_coefficient(*self.points[xi], self.errors[xi], self.scale)
 
     def gibbs(self, xi: Xi) -> float:
         return self.scale.bound(*self.points[xi])
@@ -175,7 +175,7 @@ class Selection:
 
     def rank(self, xi: Xi) -> tuple:
         """Sorts trained candidates, the best first."""
-        return (-self.w(xi), *self._key(xi))
+        return (-self.w_coefficient(xi), *self._key(xi))
 
     def can_win(self, bound: Callable[[Xi], float]) -> Callable[[Xi], bool]:
         """Whether a candidate would be the best one if its W were `bound`."""
@@ -264,8 +264,10 @@ class Selection:
                 tried += f" tried of {len(self.order)}"
             raise BortError(f"{tried} candidates failed; the first one: {reason}")
         rivals = self.rivals
-        regret = max((self.gibbs(xi) - self.w(best) for xi in rivals), default=0.0)
-        weaker = max((self.monotone_bound(xi) - self.w(best) for xi in rivals), default=0.0)
+        regret = max((self.gibbs(xi) - self.w_coefficient(best) for xi in rivals), default=0.0)
+        weaker = max(
+            (self.monotone_bound(xi) - self.w_coefficient(best) for xi in rivals), default=0.0
+        )
         return Certificate(
             self._statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
         )
@@ -371,7 +373,9 @@ def show(search: Selection, table: Table) -> None:
     for xi in sorted(search.errors, key=search.rank)[:10]:
         p, i = search.points[xi]
         e = search.errors[xi]
-        print(f"{name(xi):>20}  W {search.w(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
+        print(
+            f"{name(xi):>20}  W {search.w_coefficient(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}"
+        )
     counts = {
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }

@@ -21,6 +21,7 @@ from bort.runs import commands
 from bort.runs.folder import check_folder, done, finished
 from bort.search import report as search_page
 from bort.search import wandb_run
+from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
 from bort.search.records import Paired, best_record, crowded_jobs, read_plan, records
 from bort.search.sweep import due_finalists, selection
@@ -107,7 +108,7 @@ def candidate_rows(
         if xi in chosen.errors:
             w = resampled_w(chosen, xi, paired.error(xi), entropy)
             best = best_record(paired.found, xi, run)
-            row |= {"error": chosen.errors[xi], "w": chosen.w(xi), "lr": best["lr"]}
+            row |= {"error": chosen.errors[xi], "w": chosen.w_coefficient(xi), "lr": best["lr"]}
             row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
             row["seconds"] = best["seconds"]
         rows.append(row)
@@ -172,7 +173,7 @@ def summarize(
         "optimum_name": name(best),
         "objective": run.search.objective,
         "quality": "e(T)/e" if run.search.error == "ratio" else "exp(e(T) − e)",
-        "w": chosen.w(best),
+        "w": chosen.w_coefficient(best),
         "w_interval": [top["w_low"], top["w_high"]],
         "candidates": len(chosen.points),
         "invalid": len(plan["invalid"]),
@@ -227,7 +228,9 @@ def seed_spread(found: list[dict], chosen: Selection, run: SearchRunConfig) -> f
         rate = best_record(found, xi, run)["base_lr"]
         own = [r for r in found if r["xi"] == xi and r["base_lr"] == rate]
         values = [
-            chosen.scale.w(*chosen.points[xi], r["error"]) for r in own if r["status"] == "trained"
+            w_coefficient(*chosen.points[xi], r["error"], chosen.scale)
+            for r in own
+            if r["status"] == "trained"
         ]
         if len(values) > 1:
             variances += float(np.var(values, ddof=1)) * (len(values) - 1)
@@ -248,7 +251,7 @@ def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> 
 
     def slope(xi: Xi) -> float:
         """By how much W falls with î; it rises with î(T) by this times î / î(T)."""
-        return beta * chosen.w(xi) / (middle - latency[xi][0])
+        return beta * chosen.w_coefficient(xi) / (middle - latency[xi][0])
 
     top = resampled_w(chosen, best, paired.error(best), entropy)
     tied = []
@@ -258,7 +261,7 @@ def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> 
         variance += sum((slope(x) * _deviation(latency[x])) ** 2 for x in (best, xi))
         shares = [slope(x) * latency[x][0] / middle for x in (best, xi)]
         variance += ((shares[0] - shares[1]) * noise) ** 2
-        if chosen.w(best) - chosen.w(xi) <= 1.96 * math.sqrt(variance):
+        if chosen.w_coefficient(best) - chosen.w_coefficient(xi) <= 1.96 * math.sqrt(variance):
             tied.append(xi)
     return tied
 
@@ -299,7 +302,7 @@ def controls(plan: dict, chosen: Selection) -> dict[str, str | None]:
         size = np.array([[1.0, math.log(body[xi])] for xi in chosen.errors])
         fit = np.linalg.lstsq(size, np.array(list(chosen.errors.values())), rcond=None)[0]
         guess = {xi: max(scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order}
-        by_size = name(chosen.first(lambda xi: scale.w(*chosen.points[xi], guess[xi])))
+        by_size = name(chosen.first(lambda xi: w_coefficient(*chosen.points[xi], guess[xi], scale)))
     return winners | {"control_bound": by_bound, "control_size": by_size}
 
 

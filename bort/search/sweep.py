@@ -320,7 +320,11 @@ class Sweep:
         if spent := sum(work[r["xi"]] for r in past):
             rate = sum(r["wall"] for r in past) / spent
             eta = f" · at most about {clock(sum(work[xi] for xi in left) * rate)} for the rest"
-        best = f" · best W {chosen.w(chosen.best):.4f} {name(chosen.best)}" if chosen.best else ""
+        best = (
+            f" · best W {chosen.w_coefficient(chosen.best):.4f} {name(chosen.best)}"
+            if chosen.best
+            else ""
+        )
         names = ", ".join(map(name, batch))
         self.say(
             f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "

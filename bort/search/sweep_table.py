@@ -33,7 +33,7 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     chosen = _weigh(rows)
     if chosen is not None:
         for row in rows:
-            row["w"] = chosen.w(row["xi"]) if row["xi"] in chosen.errors else None
+            row["w"] = chosen.w_coefficient(row["xi"]) if row["xi"] in chosen.errors else None
     rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"]))
     columns = ["job", *SIZES, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]

@@ -47,7 +47,7 @@ from bort.errors import BortError
 from bort.files.writing import write_json
 from bort.finetuning import recipe as finetune
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.runs.folder import finished
 from bort.tasks import registry
 from bort.tasks.custom import own_task
@@ -249,7 +249,7 @@ def encoder(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(words, 340)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=340, positions=160)
     folder = tmp_path_factory.mktemp("encoder") / "model"
-    hf.save(build(sizes, "default", 0), tokenizer, folder)
+    hf.save_model(build_model(sizes, "default", 0), tokenizer, folder)
     return folder
 
 

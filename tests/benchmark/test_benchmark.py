@@ -30,7 +30,7 @@ from bort.errors import BortError
 from bort.export import run as export
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.objectives import cost
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
@@ -80,12 +80,14 @@ def folders(tmp_path_factory) -> Path:
     config = ModelConfig(**vars(SMALL), vocab_size=320, positions=64)
     generator = torch.Generator().manual_seed(0)
     for kind, name in KINDS.items():
-        body = build(config, "paper", 0)
+        body = build_model(config, "paper", 0)
         model = fresh_classifier(registry.find(name), body, Run) if name else body
         with torch.no_grad():
             for weight in model.parameters():
                 weight.normal_(0.0, 0.3, generator=generator)
-        hf.save(model, tokenizer, root / kind, label_names(registry.find(name)) if name else None)
+        hf.save_model(
+            model, tokenizer, root / kind, label_names(registry.find(name)) if name else None
+        )
     return root
 
 

@@ -13,7 +13,7 @@ from bort.errors import BortError
 from bort.export import card
 from bort.files.writing import write_json
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.runs import origin
 
 EVIL = (
@@ -23,7 +23,9 @@ EVIL = (
 
 @pytest.fixture(scope="module")
 def model():
-    return build(ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=32), "paper", 0)
+    return build_model(
+        ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=32), "paper", 0
+    )
 
 
 def found(**changes) -> card.Export:
@@ -133,7 +135,7 @@ def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypa
     tokenizer.init_kwargs["name_or_path"] = str(run)
     tokenizer.init_kwargs["tokenizer_file"] = str(run / "tokenizer.json")
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=280, positions=32)
-    hf.save(build(sizes, "paper", 0), tokenizer, run / "model")
+    hf.save_model(build_model(sizes, "paper", 0), tokenizer, run / "model")
     words = [f"data.path={home}/diary.txt", f"teacher.name={home}/big"]
     stated = settings(settings_of(*words, experiment="kd_pretrain"))
     write_json(run / "settings.json", stated | {"output_dir": str(run)})

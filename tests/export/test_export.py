@@ -25,7 +25,7 @@ from bort.finetuning import recipe as finetune
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
 from bort.models import onnx
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -52,7 +52,7 @@ def body(seed: int = 0, **sizes):
     given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
     positions = given.pop("positions", 64)
     config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
-    model = build(config, "paper", seed)
+    model = build_model(config, "paper", seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -64,7 +64,7 @@ def body(seed: int = 0, **sizes):
 def folders(tmp_path_factory, tokenizer):
     """A masked LM and one fine-tuned folder of each kind."""
     root = tmp_path_factory.mktemp("models")
-    hf.save(body(), tokenizer, root / "mlm")
+    hf.save_model(body(), tokenizer, root / "mlm")
     bare = AutoModel.from_pretrained(root / "mlm", add_pooling_layer=False)
     bare.save_pretrained(root / "encoder")
     hf.load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
@@ -73,7 +73,7 @@ def folders(tmp_path_factory, tokenizer):
         model = fresh_classifier(task, body(1), Run)
         with torch.no_grad():
             model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
-        hf.save(model, tokenizer, root / name.replace("/", "-"), label_names(task))
+        hf.save_model(model, tokenizer, root / name.replace("/", "-"), label_names(task))
     return root
 
 
@@ -196,7 +196,7 @@ def spoiled(model):
 
 
 def test_matrices_that_int8_would_ruin_stay(tmp_path, tokenizer):
-    hf.save(spoiled(body()), tokenizer, tmp_path / "bad")
+    hf.save_model(spoiled(body()), tokenizer, tmp_path / "bad")
     lines = []
     found = export.export(
         str(tmp_path / "bad"), "onnx-int8", tmp_path / "out", agreement=0.9, say=lines.append
@@ -293,7 +293,7 @@ def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Pa
     (root / name / "train.tsv").write_text("".join(lines))
     tokenizer = train_tokenizer(lines, 1000)
     sizes = ModelConfig(**vars(Arch(2, 4, 64, 128)), vocab_size=1000, positions=96)
-    hf.save(build(sizes, "default", 0), tokenizer, root / "encoder")
+    hf.save_model(build_model(sizes, "default", 0), tokenizer, root / "encoder")
     given = [f"task={task}", f"model={root / 'encoder'}", f"data.root={root}", "data.length=96"]
     given += ["dropout=0", "optim.lr=3e-3", "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"]
     once = f"trainer.check_val_every_n_epoch={epochs}"  # the best may be one of equal answers

@@ -18,7 +18,7 @@ from bort.export import standalone
 from bort.export.standalone import Mistake, Model
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
     tokenizer = train_tokenizer([f"the river of line {k}, and so on." for k in range(60)], 320)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=2048, positions=512)
     for name, task in (("mlm", None), ("one", "glue/sst2"), ("pairs", "glue/rte")):
-        model = build(sizes, "paper", 0)
+        model = build_model(sizes, "paper", 0)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
             model = fresh_classifier(registry.find(task), model, Run)
             labels = label_names(registry.find(task))
             model.out.weight.data.mul_(50)
-        hf.save(model, tokenizer, root / name, labels)
+        hf.save_model(model, tokenizer, root / name, labels)
         export.export(str(root / name), "onnx", root / f"{name}.onnx", say=lambda line: None)
     return root
 

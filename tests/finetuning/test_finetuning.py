@@ -28,7 +28,7 @@ from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.heads import label_names
 from bort.finetuning.recipe import output_order, task_loss
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build, classifier
+from bort.models.bert import ModelConfig, build_model, classifier
 from bort.pretraining import recipe as pretrain
 from bort.runs import folder as runs
 from bort.runs import record
@@ -64,14 +64,14 @@ def model(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(words, 320)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=512)
     folder = tmp_path_factory.mktemp("pretrained") / "model"
-    hf.save(build(sizes, "default", 0), tokenizer, folder)
+    hf.save_model(build_model(sizes, "default", 0), tokenizer, folder)
     return folder
 
 
 def test_outputs_by_their_names():
     """In upper or lower case, but for a task that has a label in both."""
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
-    three, two = (classifier(build(sizes, "default", 0), count) for count in (3, 2))
+    three, two = (classifier(build_model(sizes, "default", 0), count) for count in (3, 2))
     task = replace(TASKS["glue/sst2"], labels=("A", "a", "b"))
     assert output_order(task, three, {0: "b", 1: "A", 2: "a"}, "model=x") == [1, 2, 0]
     names = {0: "Positive", 1: "NEGATIVE"}
@@ -629,7 +629,7 @@ def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_
     shutil.copytree(shared / "data/superglue/AX-g", root / "AX-g")
     classes = classifier(hf.load_masked_lm(model), 2)
     names = label_names(TASKS["superglue/rte"])
-    hf.save(classes, hf.load_tokenizer(model), tmp_path / "judge", names)
+    hf.save_model(classes, hf.load_tokenizer(model), tmp_path / "judge", names)
     run = run_of("superglue/axg", root, f"model={tmp_path / 'judge'}")
     summary = finetune.finetune(run, tmp_path / "run", quiet)
     assert finetune.finetune(run, tmp_path / "run", quiet) == summary

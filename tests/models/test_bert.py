@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForM
 
 from bort.errors import BortError
 from bort.models import huggingface as hf
-from bort.models.bert import ACTIVATIONS, ModelConfig, build, empty, init_std
+from bort.models.bert import ACTIVATIONS, ModelConfig, build_model, empty, init_std
 
 SEEDS = range(60)  # even: BERT, odd: RoBERTa
 TINY = ModelConfig(depth=2, heads=2, hidden=8, intermediate=12, vocab_size=40, positions=16)
@@ -277,15 +277,15 @@ def equal(a, b) -> bool:
 def test_the_seed_decides_and_the_global_generator_is_left_alone(init):
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    one = build(TINY, init, seed=1)
+    one = build_model(TINY, init, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
-    assert equal(one, build(TINY, init, seed=1))
-    assert not equal(one, build(TINY, init, seed=2))
+    assert equal(one, build_model(TINY, init, seed=1))
+    assert not equal(one, build_model(TINY, init, seed=2))
 
 
 def test_default_start():
-    model = build(MIDDLE, "default", seed=0)
+    model = build_model(MIDDLE, "default", seed=0)
     zero = {
         f"encoder.layers.{i}.{part}.weight" for i in (0, 1) for part in ("attention.output", "down")
     }
@@ -312,7 +312,7 @@ def test_default_start():
 
 
 def test_paper_start():
-    model = build(dataclasses.replace(MIDDLE, type_vocab=2), "paper", seed=0)
+    model = build_model(dataclasses.replace(MIDDLE, type_vocab=2), "paper", seed=0)
     for name, p in model.named_parameters():
         if p.dim() == 1:
             assert (p == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
@@ -328,7 +328,7 @@ def test_wide_models_start_smaller():
 
 def test_a_default_start_is_near_uniform():
     """Untrained, the loss is near log V: no start value is too large."""
-    model = build(MIDDLE, "default", seed=0)
+    model = build_model(MIDDLE, "default", seed=0)
     ids = torch.randint(4, 500, (4, 64), generator=torch.Generator().manual_seed(0))
     loss = F.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
     assert abs(loss - math.log(500)) < 1
@@ -336,7 +336,7 @@ def test_a_default_start_is_near_uniform():
 
 def test_odd_widths_have_sinusoids_too():
     odd = dataclasses.replace(TINY, hidden=5, heads=1)
-    assert build(odd).encoder.embeddings.positions.weight.isfinite().all()
+    assert build_model(odd).encoder.embeddings.positions.weight.isfinite().all()
 
 
 # Start from a teacher
@@ -346,7 +346,7 @@ TEACHER = dataclasses.replace(TINY, depth=5, positions=32)
 
 def taught(student: ModelConfig, teacher=TEACHER):
     source = randomise(empty(teacher), 9)
-    return build(student, "teacher", seed=0, teacher=source), source
+    return build_model(student, "teacher", seed=0, teacher=source), source
 
 
 @pytest.mark.parametrize("config", [TEACHER, BERT])
@@ -369,8 +369,8 @@ def test_layers_are_evenly_spaced_first_and_last_included(depth, sources):
 def test_layers_of_another_shape_stay_as_they_start(change):
     student = dataclasses.replace(TINY, **change)
     model, teacher = taught(student)
-    assert equal(model.encoder.layers, build(student, seed=0).encoder.layers)
-    assert equal(model.head.dense, build(student, seed=0).head.dense)
+    assert equal(model.encoder.layers, build_model(student, seed=0).encoder.layers)
+    assert equal(model.head.dense, build_model(student, seed=0).head.dense)
     assert torch.equal(model.head.bias, teacher.head.bias)
     assert torch.equal(
         model.encoder.embeddings.words.weight, teacher.encoder.embeddings.words.weight
@@ -409,7 +409,7 @@ def test_position_rows_of_roberta_lose_their_offset_and_its_token_type():
 
 def test_a_teacher_with_fewer_positions_gives_what_it_has():
     model, teacher = taught(TINY, dataclasses.replace(TEACHER, positions=15))
-    rows, own = (m.encoder.embeddings.positions.weight for m in (model, build(TINY)))
+    rows, own = (m.encoder.embeddings.positions.weight for m in (model, build_model(TINY)))
     taken = teacher.encoder.embeddings.positions.weight
     expected = taken if teacher.encoder.embeddings.types is None else rows[:15]
     assert torch.equal(rows[:15], expected) and torch.equal(rows[15], own[15])
@@ -424,7 +424,7 @@ def test_a_teacher_with_fewer_positions_gives_what_it_has():
 )
 def test_init_errors(student, init, message):
     with pytest.raises(BortError, match=message):
-        build(student, init)
+        build_model(student, init)
 
 
 @pytest.mark.parametrize(

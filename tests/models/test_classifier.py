@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForMultipleChoice, AutoModelForSequ
 from bort.config.train import Arch
 from bort.errors import BortError
 from bort.models import huggingface as hf
-from bort.models.bert import HEADS, MaskedLM, ModelConfig, build, classifier
+from bort.models.bert import HEADS, MaskedLM, ModelConfig, build_model, classifier
 
 STYLES = {
     "bert": {"type_vocab": 2, "pad_id": 0},
@@ -20,7 +20,7 @@ STYLES = {
 
 def body(style: str, **changes) -> MaskedLM:
     sizes = vars(Arch(2, 2, 16, 32)) | {"vocab_size": 280, "positions": 32}
-    return randomised(build(ModelConfig(**sizes | STYLES[style] | changes), "paper", 0))
+    return randomised(build_model(ModelConfig(**sizes | STYLES[style] | changes), "paper", 0))
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -50,7 +50,7 @@ def test_sequence_classification(tokenizer, tmp_path, style, head):
     """The same logits from plain transformers: ε I and W / ε differ by less than 1e-5."""
     model = randomised(classifier(body(style), 3, head)).eval()
     extra = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
-    hf.save(model, tokenizer, tmp_path / "model", extra)
+    hf.save_model(model, tokenizer, tmp_path / "model", extra)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     batch = inputs(model.config.pad_id)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_sequence_classification(tokenizer, tmp_path, style, head):
 @pytest.mark.parametrize("style", STYLES)
 def test_multiple_choice(tokenizer, tmp_path, style):
     model = classifier(body(style), 1, choices=True).eval()
-    hf.save(model, tokenizer, tmp_path / "model")
+    hf.save_model(model, tokenizer, tmp_path / "model")
     theirs = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model").eval()
     batch = inputs(model.config.pad_id, 8)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_spans(tokenizer, tmp_path):
             parts = [states[row, 0]] + [states[row, a:b].mean(0) for a, b in spans[row].tolist()]
             expected = model.out(torch.cat(parts))
             torch.testing.assert_close(found[row], expected, atol=1e-6, rtol=1e-5)
-    hf.save(model, tokenizer, tmp_path / "model")
+    hf.save_model(model, tokenizer, tmp_path / "model")
     loaded, _ = hf.load_classifier(tmp_path / "model")
     with torch.no_grad():
         torch.testing.assert_close(loaded(**batch, spans=spans), found, atol=1e-5, rtol=1e-5)
@@ -124,14 +124,14 @@ def test_dropout_only_in_training():
 
 
 def test_an_encoder_is_no_classifier(tokenizer, tmp_path):
-    hf.save(body("ours"), tokenizer, tmp_path / "model")
+    hf.save_model(body("ours"), tokenizer, tmp_path / "model")
     with pytest.raises(BortError, match="is not a fine-tuned model; train.py experiment=finetune"):
         hf.load_classifier(tmp_path / "model")
 
 
 def test_a_fine_tuned_folder_gives_its_encoder(tokenizer, tmp_path):
     model = classifier(body("roberta"), 3)
-    hf.save(model, tokenizer, tmp_path / "model")
+    hf.save_model(model, tokenizer, tmp_path / "model")
     loaded = hf.load_masked_lm(tmp_path / "model", head_required=False)
     for name, weight in model.encoder.state_dict().items():
         assert torch.equal(weight, loaded.encoder.state_dict()[name])

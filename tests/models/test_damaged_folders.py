@@ -14,7 +14,7 @@ from bort.config.train import Arch
 from bort.errors import BortError
 from bort.models import hub
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build, classifier
+from bort.models.bert import ModelConfig, build_model, classifier
 from bort.text.tokenizer import train_tokenizer
 
 DEEP: list = []
@@ -27,11 +27,11 @@ STRANGE = [None, [], ["x"], {}, {"a": 1}, "x" * 300, -1, 0.5, 10**40, 1e308, Tru
 def whole(tmp_path_factory) -> Path:
     """A classifier of ours with all keys of its task."""
     tokenizer = train_tokenizer([f"line {k} of some text" for k in range(50)], 280)
-    body = build(ModelConfig(**vars(Arch(1, 2, 8, 12)), vocab_size=280, positions=20))
+    body = build_model(ModelConfig(**vars(Arch(1, 2, 8, 12)), vocab_size=280, positions=20))
     names = {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}, "bort_texts": 1}
     folder = tmp_path_factory.mktemp("whole") / "model"
     kind = {"problem_type": "single_label_classification", "bort_task": "custom"}
-    hf.save(classifier(body, 2), tokenizer, folder, names | kind)
+    hf.save_model(classifier(body, 2), tokenizer, folder, names | kind)
     return folder
 
 

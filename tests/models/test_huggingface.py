@@ -28,7 +28,7 @@ from transformers import (
 from bort.errors import BortError
 from bort.models import hub
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build, empty
+from bort.models.bert import ModelConfig, build_model, empty
 
 SIZES = dict(
     vocab_size=300,
@@ -149,7 +149,7 @@ def test_round_trip_is_bit_equal(tmp_path, tokenizer, kind, settings):
     theirs.save_pretrained(tmp_path / "theirs")
     model = hf.load_masked_lm(tmp_path / "theirs").eval()
     torch.testing.assert_close(model(**INPUT), theirs(**INPUT).logits, rtol=1e-5, atol=1e-5)
-    hf.save(model, tokenizer, tmp_path / "ours")
+    hf.save_model(model, tokenizer, tmp_path / "ours")
     before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("theirs", "ours"))
     assert after.keys() - before.keys() <= {"lm_head.decoder.bias"}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -162,7 +162,7 @@ def test_round_trip_is_bit_equal(tmp_path, tokenizer, kind, settings):
 @pytest.mark.parametrize("style", STYLES)
 def test_saved_folders_open_everywhere(tmp_path, tokenizer, style):
     model = randomise(empty(STYLES[style]))
-    hf.save(model, tokenizer, tmp_path / "model")
+    hf.save_model(model, tokenizer, tmp_path / "model")
     with safe_open(tmp_path / "model/model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     with torch.no_grad():
@@ -180,8 +180,8 @@ def test_saved_folders_open_everywhere(tmp_path, tokenizer, style):
 def test_the_bias_of_robertas_decoder_has_both_its_names(tmp_path, tokenizer):
     """transformers 4.44 to 4.49 set `lm_head.bias` to that of the decoder, 0 where it is absent."""
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
-    model = randomise(build(ModelConfig(**sizes, position_offset=2), "paper", 0))
-    hf.save(model, tokenizer, tmp_path / "saved")
+    model = randomise(build_model(ModelConfig(**sizes, position_offset=2), "paper", 0))
+    hf.save_model(model, tokenizer, tmp_path / "saved")
     weights = load_file(tmp_path / "saved" / "model.safetensors")
     expected = dict(model.named_parameters())["head.bias"].detach()
     for name in ("lm_head.bias", "lm_head.decoder.bias"):
@@ -189,7 +189,7 @@ def test_the_bias_of_robertas_decoder_has_both_its_names(tmp_path, tokenizer):
 
 
 def test_a_token_type_trained_since_is_kept(tmp_path, tokenizer):
-    hf.save(build(OWN), tokenizer, tmp_path / "model")
+    hf.save_model(build_model(OWN), tokenizer, tmp_path / "model")
     name = "bert.embeddings.token_type_embeddings.weight"
     edit_weights(tmp_path / "model", lambda weights: weights[name].fill_(0.5))
     model = hf.load_masked_lm(tmp_path / "model").eval()
@@ -199,7 +199,7 @@ def test_a_token_type_trained_since_is_kept(tmp_path, tokenizer):
 
 
 def test_extra_keys_of_config(tmp_path, tokenizer):
-    hf.save(build(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}})
+    hf.save_model(build_model(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}})
     assert json.loads((tmp_path / "model/config.json").read_text())["bort"] == {"steps": 3}
 
 
@@ -417,7 +417,7 @@ def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
 
 def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):
     monkeypatch.chdir(tmp_path)
-    hf.save(build(OWN), tokenizer, "runs/kd/a/model")
+    hf.save_model(build_model(OWN), tokenizer, "runs/kd/a/model")
     assert hub.find("runs/kd/a") == Path("runs/kd/a/model")
     assert hub.find(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
     assert hub.find(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
@@ -479,10 +479,10 @@ def test_hub_names_without_a_hub(tmp_path, monkeypatch):
 
 def test_weights_that_a_process_has_in_pieces(tmp_path, tokenizer):
     """What FSDP gathers is saved, not the pieces that the model holds."""
-    model, whole = build(OWN), build(OWN, seed=1)
+    model, whole = build_model(OWN), build_model(OWN, seed=1)
     for parameter in model.parameters():
         parameter.data = parameter.data.flatten()[:0]
-    hf.save(model, tokenizer, tmp_path / "model", state=whole.state_dict())
+    hf.save_model(model, tokenizer, tmp_path / "model", state=whole.state_dict())
     found = hf.load_masked_lm(tmp_path / "model").state_dict()
     assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
 
@@ -551,9 +551,11 @@ def test_tokenizers_come_back_the_same(shared, tmp_path, tokenizer, source):  # 
     if source != "own":
         tokenizer = hf.load_tokenizer(shared / "cases/models" / source)
     pad_id = tokenizer.pad_token_id
-    model = build(dataclasses.replace(OWN, pad_id=pad_id, type_vocab=2 * (source == "bert-tiny")))
-    hf.save(model, tokenizer, tmp_path / "one")
-    hf.save(model, hf.load_tokenizer(tmp_path / "one"), tmp_path / "two")
+    model = build_model(
+        dataclasses.replace(OWN, pad_id=pad_id, type_vocab=2 * (source == "bert-tiny"))
+    )
+    hf.save_model(model, tokenizer, tmp_path / "one")
+    hf.save_model(model, hf.load_tokenizer(tmp_path / "one"), tmp_path / "two")
     for folder in ("one", "two"):
         again = AutoTokenizer.from_pretrained(tmp_path / folder)
         assert again.model_max_length == 18
@@ -640,11 +642,11 @@ def test_tokenizers_that_are_not_there(hub_folder):
 
 
 def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
-    folder, first = tmp_path / "model", build(OWN, seed=1)
-    hf.save(first, tokenizer, folder)
+    folder, first = tmp_path / "model", build_model(OWN, seed=1)
+    hf.save_model(first, tokenizer, folder)
     (folder / "special_tokens_map.json").write_text("of the old model")
     (folder / "notes.txt").write_text("of the user")
-    hf.save(build(OWN, seed=2), tokenizer, folder)
+    hf.save_model(build_model(OWN, seed=2), tokenizer, folder)
     assert os.listdir(tmp_path) == ["model"]
     assert not (folder / "special_tokens_map.json").exists()
     assert (folder / "notes.txt").read_text() == "of the user"
@@ -663,7 +665,7 @@ def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failure)
             with pytest.raises(BortError, match="no space left for .*model") as error:
-                hf.save(first, tokenizer, folder)
+                hf.save_model(first, tokenizer, folder)
         one_line(error)
         assert os.listdir(tmp_path) == ["model"]
         assert torch.equal(hf.load_masked_lm(folder).encoder.embeddings.words.weight, second)
@@ -678,6 +680,6 @@ def test_what_is_not_a_model_is_not_replaced(tmp_path, tokenizer, content):
     else:
         place.write_text("years of work")
     with pytest.raises(BortError, match="mine exists and is not a model folder") as error:
-        hf.save(build(OWN), tokenizer, place)
+        hf.save_model(build_model(OWN), tokenizer, place)
     one_line(error)
     assert "years of work" in (place / "thesis.tex" if place.is_dir() else place).read_text()

@@ -13,7 +13,7 @@ from bort.config.train import Arch
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.models.identity import local_model, model_digest
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining import recipe as pretrain
@@ -34,7 +34,7 @@ def model(tmp_path) -> Path:
     words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
     sizes = ModelConfig(**vars(Arch(2, 2, 32, 64)), vocab_size=280)
     folder = tmp_path / "named"
-    hf.save(build(sizes), train_tokenizer(words, 280), folder)
+    hf.save_model(build_model(sizes), train_tokenizer(words, 280), folder)
     return folder
 
 

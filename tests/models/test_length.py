@@ -16,7 +16,7 @@ from bort.export import standalone as onnx_predict
 from bort.export.standalone import Model
 from bort.finetuning import recipe as finetune
 from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build, classifier
+from bort.models.bert import ModelConfig, build_model, classifier
 from bort.pretraining import recipe as pretrain
 from bort.tasks.registry import TASKS
 from bort.text.tokenizer import train_tokenizer
@@ -123,7 +123,7 @@ def test_models_of_others_keep_their_own_limit(shared, tmp_path):
     folder = shared / "cases/models/roberta-tiny"
     model, tokenizer = hf.load_masked_lm(folder), hf.load_tokenizer(folder)
     assert model.config.length is None and model.config.limit == 32
-    hf.save(model, tokenizer, tmp_path / "again")
+    hf.save_model(model, tokenizer, tmp_path / "again")
     assert "bort_length" not in json.loads((tmp_path / "again/config.json").read_text())
 
 
@@ -137,8 +137,8 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     task = TASKS[name]
     tokenizer = train_tokenizer([sentence(k, 9) for k in range(40)], 280)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8}
-    body = build(ModelConfig(**sizes, vocab_size=280, length=20))
-    hf.save(classifier(body, 2), tokenizer, tmp_path / "model", label_names(task))
+    body = build_model(ModelConfig(**sizes, vocab_size=280, length=20))
+    hf.save_model(classifier(body, 2), tokenizer, tmp_path / "model", label_names(task))
     predictor = bort.load(tmp_path / "model")
     rows = [(sentence(1, 30), sentence(2, 3)), (sentence(3, 3), sentence(4, 30))]
     fits = [row for k, row in enumerate(rows) if task.cut in (None, k)]

@@ -22,7 +22,7 @@ from bort.models.bert import (
     Classifier,
     MaskedLM,
     ModelConfig,
-    build,
+    build_model,
     classifier,
 )
 from bort.text.tokenizer import train_tokenizer
@@ -33,7 +33,7 @@ ARCH = Arch(2, 2, 32, 64)
 @pytest.fixture(scope="module")
 def encoder():
     sizes = ModelConfig(**vars(ARCH), vocab_size=60, positions=64)
-    return build(sizes, "default", 0).encoder.eval()
+    return build_model(sizes, "default", 0).encoder.eval()
 
 
 @pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.2)])
@@ -75,7 +75,7 @@ def random_model(number: int) -> MaskedLM | Classifier:
         type_vocab=int(random.integers(0, 2)) * (1 if roberta else 2),
         activation=str(random.choice(list(ACTIVATIONS))),
     )
-    model = build(sizes, "paper", number)
+    model = build_model(sizes, "paper", number)
     if kind != "masked words":
         outputs = {"classes": int(random.integers(2, 6)), "marked words": 2}.get(kind, 1)
         spans = 2 if kind == "marked words" else 0
@@ -115,7 +115,7 @@ def test_random_models(tmp_path, tokenizer, number):
     model = random_model(number)
     outputs = getattr(model, "out", None)
     names = {str(k): f"class {k}" for k in range(outputs.out_features)} if outputs else {}
-    hf.save(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
+    hf.save_model(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
     export.export(str(tmp_path / "model"), "onnx", tmp_path / "out", say=lambda line: None)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     references = [export.torch_run(model), *hugging_face(tmp_path / "model")]

@@ -46,13 +46,13 @@ def test_only_known_settings_are_passed_on(strange, tmp_path):
 
 
 def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
-    from bort.models.bert import ModelConfig, build
+    from bort.models.bert import ModelConfig, build_model
     from bort.pretraining import corpus
 
     tokenizer = hf.load_tokenizer(strange)
     built = corpus.build(settings_of().data, tmp_path / "cache", tokenizer, lambda *_: None)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
-    hf.save(build(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
+    hf.save_model(build_model(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
     for folder in (built.folder, tmp_path / "model"):
         assert json.loads((folder / "tokenizer_config.json").read_text()).keys() <= ALLOWED
         names = {path.name for path in folder.iterdir()}

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bort.config.train import Arch
 from bort.errors import BortError
-from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "arch").glob("*.yaml"))
@@ -51,7 +51,7 @@ def counted(
     arch: Arch, vocab_size: int, rows: int, length: int, masked: int, backward: bool
 ) -> int:
     """FLOPs of the module by torch, which sees attention only as plain matrix products."""
-    model = build(config(arch, vocab_size, length), "paper")
+    model = build_model(config(arch, vocab_size, length), "paper")
     ids = torch.randint(5, vocab_size, (rows, length))
     positions = torch.arange(masked)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -82,7 +82,7 @@ def test_training_flops(arch):
 def test_encoder_operations_leave_the_vocabulary_out():
     arch = Arch(2, 2, 16, 32)
     ids = torch.randint(5, 50, (3, 10))
-    encoder = build(config(arch, 50, 10), "paper").encoder
+    encoder = build_model(config(arch, 50, 10), "paper").encoder
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder(ids)
     assert cost.encoder_operations(arch, 3, 10) == counter.get_total_flops()

@@ -7,7 +7,7 @@ import torch
 from tiny_runs import counting
 
 from bort.config.train import Arch, OptimConfig
-from bort.models.bert import ModelConfig, build
+from bort.models.bert import ModelConfig, build_model
 from bort.pretraining import flops
 from bort.pretraining.recipe import prepare
 from bort.search import sweep as search
@@ -23,7 +23,7 @@ def quiet(line: str) -> None:
 )
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_an_optimizer_step(arch, name):
-    model = build(ModelConfig(**vars(arch), vocab_size=50), "paper")
+    model = build_model(ModelConfig(**vars(arch), vocab_size=50), "paper")
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer = optim.build(model, OptimConfig(name=name, lr=1e-3))

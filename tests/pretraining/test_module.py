@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from bort.config.train import Arch, DistillConfig, OptimConfig
 from bort.errors import BortError
-from bort.models.bert import MaskedLM, ModelConfig, build
-from bort.models.huggingface import load_masked_lm, save
+from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.huggingface import load_masked_lm, save_model
 from bort.pretraining.module import DistillationModule, kd_loss, mlm_loss
 from bort.pretraining.recipe import prepare, train
 from bort.training.checkpoint import AtomicCheckpointIO
@@ -131,7 +131,7 @@ def tiny(seed: int = 0, dropout: float = 0.0, hidden: int = 16) -> MaskedLM:
         dropout=dropout,
         attention_dropout=dropout,
     )
-    return build(config, "paper", seed)
+    return build_model(config, "paper", seed)
 
 
 def example(rows: int, masked: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -365,9 +365,9 @@ def test_teacher_after_a_run(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=4", "dropout=0.1", experiment="kd_pretrain")
     corpus, teacher = prepare(run, lambda line: None)
     teacher.config.dropout = teacher.config.attention_dropout = 0.1
-    save(teacher, corpus.tokenizer, tmp_path / "before")
+    save_model(teacher, corpus.tokenizer, tmp_path / "before")
     summary = train(run, tmp_path / "run", corpus, teacher, lambda line: None)
-    save(teacher, corpus.tokenizer, tmp_path / "after")
+    save_model(teacher, corpus.tokenizer, tmp_path / "after")
     before, after = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("before", "after")
     )

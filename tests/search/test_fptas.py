@@ -8,6 +8,7 @@ import pytest
 
 from bort.errors import BortError
 from bort.search import fptas
+from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, Scale, Selection, pareto, shrinks, w_map
 
 T = (4, 8, 64, 256)
@@ -113,7 +114,7 @@ def test_random_instances():
                 selection.certificate()
             continue
         certificate = selection.certificate()
-        best = selection.w(selection.best)
+        best = selection.w_coefficient(selection.best)
         assert best == pytest.approx(true[selection.best], abs=1e-12)
         regret = max(true.values()) - best
         assert regret <= certificate.regret_proven + 1e-12
@@ -141,7 +142,7 @@ def test_random_instances():
 
 
 def check_statuses(selection: Selection, arguments: dict, failed: dict, true: dict) -> None:
-    statuses, best = selection.certificate().status, selection.w(selection.best)
+    statuses, best = selection.certificate().status, selection.w_coefficient(selection.best)
     assert statuses.keys() == arguments["points"].keys()
     assert {xi for xi, s in statuses.items() if s == "trained"} == set(selection.errors)
     assert {xi for xi, s in statuses.items() if s == "failed"} <= {
@@ -197,7 +198,7 @@ def test_winners_under_other_aims_are_those_of_exhaustive_records():
             else:
                 undecided += 1
                 left = [scale.bound(*other.points[xi]) for xi in selection.unknown]
-                assert max(left) >= other.w(other.best)
+                assert max(left) >= other.w_coefficient(other.best)
     assert named > 2000 and undecided > 2000
 
 
@@ -316,11 +317,13 @@ def test_several_at_a_time_find_the_same(count):
 
 def test_w_by_hand():
     scale = Scale(100, 10, 2.0)
-    assert scale.w(25, 5, 4.0) == pytest.approx(0.75 * 0.5 * 0.5)
+    assert w_coefficient(25, 5, 4.0, scale) == pytest.approx(0.75 * 0.5 * 0.5)
     assert scale.bound(25, 5) == 0.375
-    assert Scale(100, 10, 2.0, (2, 0, 0.5)).w(50, 9, 8.0) == pytest.approx(0.25 * 0.5)
-    assert Scale(100, 10, 2.0, error="perplexity").w(0, 0, 2.5) == pytest.approx(math.exp(-0.5))
-    assert scale.w(100, 10, 2.0) == 0 and scale.quality(2.0) == 1
+    assert w_coefficient(50, 9, 8.0, Scale(100, 10, 2.0, (2, 0, 0.5))) == pytest.approx(0.25 * 0.5)
+    assert w_coefficient(0, 0, 2.5, Scale(100, 10, 2.0, error="perplexity")) == pytest.approx(
+        math.exp(-0.5)
+    )
+    assert w_coefficient(100, 10, 2.0, scale) == 0 and scale.quality(2.0) == 1
     assert scale.quality(2.0 - 1e-5) == 1  # rounding alone
     assert Scale(100, 10, 1e-4).quality(1e-4 - 5e-6) == 1
     with pytest.raises(BortError, match="below the entropy 2 of the maximum point"):

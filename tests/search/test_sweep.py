@@ -32,6 +32,7 @@ from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare, teacher_folder
 from bort.search import optimum
 from bort.search import sweep as search
+from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Scale, Selection, pareto
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,7 +204,7 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     scale = search.scale_of(plan, run)
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == run.seed}
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
-    w = {xi: scale.w(*points[xi], e) for xi, e in errors.items()}
+    w = {xi: w_coefficient(*points[xi], e, scale) for xi, e in errors.items()}
     assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
     for record in search.records(tmp_path / "run"):
         assert record["error"] == errors[record["xi"]]  # pruning changes no training

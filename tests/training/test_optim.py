@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bort.config.train import Arch, OptimConfig
-from bort.models.bert import MaskedLM, ModelConfig, build
+from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.training import optim
 from bort.training.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
 from bort.training.optim import build as build_optimizer
@@ -17,7 +17,7 @@ MATRICES = ("query", "key", "value", "output", "up", "down")
 
 def model() -> MaskedLM:
     arch = vars(Arch(2, 2, 16, 32))
-    return build(ModelConfig(**arch, vocab_size=40, positions=16, type_vocab=2), "paper", 0)
+    return build_model(ModelConfig(**arch, vocab_size=40, positions=16, type_vocab=2), "paper", 0)
 
 
 def gradients(network: MaskedLM, step: int) -> None:
