@@ -1,22 +1,21 @@
-# Every target but help sets .venv up first when it is missing or older than requirements.txt or
-# pyproject.toml.
-# Plain make 3.81 and POSIX sh, so that nothing needs installing before this file works.
+# Every target but help first sets up .venv if it is missing, or older than requirements.txt or
+# pyproject.toml. The file needs only make 3.81 and POSIX sh, so that it works before any installation.
 
-# Names or paths to try, best first; `make install PYTHON=python3.13` insists on one.
+# The names or paths of Python to try, best first; `make install PYTHON=python3.13` insists on one.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 BIN = .venv/bin
-# Processes that run the tests; each keeps the files that it was given to itself.
+# The number of processes that run the tests; each runs whole test files.
 WORKERS ?= 2
-# Written last: a set-up that was interrupted has none and is done again by the next make.
+# This file is written last, so that the next make repeats a set-up that was interrupted.
 STAMP = .venv/.bort-installed
-# There while packages are being copied: who finds it starts from an empty .venv. A pip that fails
-# by itself (no network) leaves none, so that a working .venv survives it.
+# This file exists while packages are copied. A make that finds it starts from an empty .venv. If pip
+# fails by itself (no network), the file is removed, so that a working .venv survives.
 BUSY = .venv/.bort-installing
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-# make takes NAME=VALUE for a variable of its own, which no command would see: settings go in ARGS.
-# Names of settings begin with a small letter; spaces in a value are `\ ` here, and hidden first.
+# make takes NAME=VALUE for a variable of its own, which no command would see, so settings go in ARGS.
+# The name of a setting begins with a small letter. Spaces in a value are `\ ` here and are hidden first.
 empty :=
 space := $(empty) $(empty)
 SMALL = a% b% c% d% e% f% g% h% i% j% k% l% m% n% o% p% q% r% s% t% u% v% w% x% y% z%
@@ -29,8 +28,8 @@ endif
 
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
-	@echo "make demo      train a teacher, distil a student, train it without teacher, compare"
-	@echo "make search    choose the optimal architecture of a small grid, and prove it"
+	@echo "make demo      train a teacher, distil a student, and compare it with plain training"
+	@echo "make search    find the optimal architecture of a small grid, with a proof"
 	@echo "make pipeline  search, pre-train, fine-tune, export, measure: one report (ARGS='data.path=…')"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and format"
@@ -63,9 +62,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/latency.py
 
 # A .venv that works is brought up to date in place; any other is made anew. The check for a usable
-# Python runs the candidate: a pyenv shim exists for versions that then fail to start, and Debian's
-# python3 has no ensurepip without python3-venv.
-# torch goes first, by its exact version: a looser request may bring gigabytes of CUDA packages.
+# Python runs the candidate, because a pyenv shim exists for versions that then fail to start, and
+# Debian's python3 has no ensurepip without python3-venv. torch is installed first, by its exact
+# version, because a looser request may bring gigabytes of CUDA packages.
 $(STAMP): requirements.txt pyproject.toml
 	@set -e; \
 	check='import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \

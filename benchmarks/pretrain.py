@@ -1,14 +1,14 @@
-"""Speed of pre-training: our steps against Hugging Face's, our data path against its collator.
+"""Compare the speed of pre-training with Hugging Face's: steps, and our data path and its collator.
 
     python benchmarks/pretrain.py            # about ten minutes on 2 cores
-    python benchmarks/pretrain.py mlm data   # some of: mlm, kd, data
-    python benchmarks/pretrain.py gpu        # where there is one: bf16, a minute; own table
+    python benchmarks/pretrain.py mlm data   # some of the parts mlm, kd, data
+    python benchmarks/pretrain.py gpu        # on a GPU in bf16, a minute; a table of its own
 
-One process; contenders take turns in alternating order; medians. Same shapes, batches, precision
-(float32), mask rate (0.15) and optimizer (AdamW); the Hugging Face side is what its Trainer runs:
-`BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. Writes
-benchmarks/results/pretrain.md (pretrain_gpu.md). On a GPU the batches are made before, for both: a
-loader's workers do that beside the steps.
+One process times the contenders in turns, in alternating order, and writes medians to
+benchmarks/results/pretrain.md (pretrain_gpu.md). Both sides have the same shapes, batches,
+precision (float32), mask rate (0.15) and optimizer (AdamW). The Hugging Face side is what its
+Trainer runs: `BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. On a GPU
+the batches of both sides are made in advance, as a loader's workers make them beside the steps.
 """
 
 import itertools
@@ -49,7 +49,7 @@ KD = [  # teacher, student, vocabulary, batch, rounds, ratio to reach
 
 
 def interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one warm-up, then in turns whose order alternates."""
+    """Return the median seconds of each after a warm-up, timed in turns whose order alternates."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for function in contenders.values():
         function()
@@ -82,7 +82,7 @@ def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
 
 
 def tokenizer_of(vocab: int):
-    """A tokenizer of this size for the collator; what its words are does not matter."""
+    """Make a tokenizer of this size for the collator; its words do not matter."""
     words = [" ".join(f"w{i}" for i in range(k, k + 50)) for k in range(0, 2000, 50)]
     small = train_tokenizer(words, 300)
     small.add_tokens([f"<{i}>" for i in range(vocab - len(small))])
@@ -90,7 +90,7 @@ def tokenizer_of(vocab: int):
 
 
 class Texts:
-    """Fresh random sequences `<s> … </s>`, the same for both sides."""
+    """Yield fresh random sequences `<s> … </s>`, the same for both sides."""
 
     def __init__(self, vocab: int, batch: int, length: int = LENGTH):
         self.rng = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: 
 
 
 def collated(texts: Texts) -> Callable[[], dict]:
-    """Batches as Hugging Face's collator makes them."""
+    """Yield batches as Hugging Face's collator makes them."""
     collate = DataCollatorForLanguageModeling(tokenizer_of(texts.vocab), mlm_probability=RATE)
     return lambda: dict(collate([{"input_ids": row} for row in texts().tolist()]))
 
@@ -271,7 +271,7 @@ GPU_BATCH, GPU_LENGTH, GPU_ROUNDS, PREPARED = 64, 512, 15, 8
 
 
 def gpu() -> list[str]:
-    """MLM and KD of Bort in bf16: Hugging Face's step, ours, and ours compiled (trainer=gpu)."""
+    """Time MLM and KD of Bort in bf16: Hugging Face's step, ours, and ours compiled."""
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/pretrain.py gpu: there is no GPU here")
     teacher, arch, vocab = GPU_KD

@@ -1,10 +1,10 @@
-"""Where the pre-training defaults come from: the recipe's steps, loss weights, KD against MLM.
+"""Measure where the pre-training defaults come from: start values, loss weights, KD against MLM.
 
     python benchmarks/recipe.py                    # all parts, about half an hour on 2 cores
-    python benchmarks/recipe.py recipe weights kd  # some of them
+    python benchmarks/recipe.py recipe weights kd  # some of the parts
 
-Every training is a run folder under runs/benchmarks, so a second call goes on where the first was
-stopped. Tables go to benchmarks/results/recipe_<part>.md.
+Every training is a run folder under runs/benchmarks, so that a second call resumes where the first
+was stopped. Tables go to benchmarks/results/recipe_<part>.md.
 """
 
 import csv
@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 LRS = [2e-3, 4e-3, 8e-3]
 SEEDS = [0, 1, 2]
 
-# Cumulative: each row adds its change to the row above.
+# The rows are cumulative: each adds its change to the row above.
 RECIPE = {
     "std 0.02, AdamW 2e-3": {},
     "std 0.06": {"std": 0.06},
@@ -53,7 +53,7 @@ def settings(*overrides: str) -> config.TrainConfig:
 
 
 def start(run: config.TrainConfig, parts: dict):
-    """A student builder with only these parts of the default initialisation."""
+    """Return a builder of students with only these parts of the default initialisation."""
 
     def build(run, corpus, teacher):
         sizes = model.ModelConfig(
@@ -118,7 +118,7 @@ def weights() -> list[str]:
 
 
 def kd() -> list[str]:
-    """Three seeds of each arm, each with its best rate of the same list (chosen on the first)."""
+    """Train three seeds of each arm at its best rate of one list (chosen on the first seed)."""
     rows: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for seed in SEEDS:
         run = settings("experiment=kd_vs_mlm", f"seed={seed}")
@@ -172,7 +172,7 @@ def mask() -> list[str]:
 
 
 def batch() -> list[str]:
-    """The teacher's own training at equal tokens and rates: when does it leave the plateau?"""
+    """Train the teacher at equal tokens and rates: when does it leave the plateau?"""
     lines = [
         "| batch | steps | val CE at ¼, ½, ¾ of the steps | val CE | MLM accuracy | seconds |",
         "|---|---|---|---|---|---|",
@@ -194,7 +194,7 @@ def batch() -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """Cross-entropies per token are not comparable between vocabularies; per text they are."""
+    """Compare vocabularies by the cross-entropy per text; per token it would not be comparable."""
     lines = [
         "| vocabulary | tokens of the text | val CE (nats per token) | relative to the same text | "
         "seconds |",

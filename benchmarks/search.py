@@ -1,4 +1,4 @@
-"""What the search saves and what it finds: every variant replayed from exhaustive records.
+"""Measure what each variant of the search saves and finds, replayed from exhaustive records.
 
     python benchmarks/search.py tiny       # grid=tiny, as `make search` has it; 15 minutes
     python benchmarks/search.py fixed      # D {1,2,3,4,6} × H {64,…,256} × I {H,2H,4H}; hours
@@ -6,7 +6,7 @@
     python benchmarks/search.py kappa      # the best rate at three widths
     python benchmarks/search.py latency    # do measured latencies choose otherwise?
 
-Every candidate is trained once, into runs/benchmarks; a second call goes on where the first was
+Every candidate is trained once, into runs/benchmarks, and a second call resumes where the first was
 stopped. Tables go to benchmarks/results/search_<part>.md.
 """
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 search_config.register(search_config.SearchRunConfig)
 RUNS = ROOT / "runs" / "benchmarks"
 RESULTS = ROOT / "benchmarks" / "results"
-# By error alone the bound proves nothing away: every candidate is trained.
+# By error alone the bound excludes nothing, so that every candidate is trained.
 EXHAUSTIVE = ["search.exponents=[0,0,1]", "search.seeds=1", "search.finalists=1"]
 FIXED = [
     "grid={depth: [1,2,3,4,6], hidden: [64,128,192,256], head_size: 32, intermediate: null}",
@@ -70,7 +70,7 @@ VARIANTS = {
 
 
 def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
-    """Each variant on the recorded errors: optimum, true and stated regret, share of the FLOPs."""
+    """Replay each variant on the recorded errors: optimum, true and stated regret, FLOPs."""
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
     points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
     flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
@@ -132,7 +132,7 @@ def grid_part(part: str) -> None:
 
 
 def horizon_part() -> None:
-    """Errors after n steps against those after 4 n, at several n: what a certificate is worth."""
+    """Compare errors after n steps with those after 4 n: what is a certificate worth?"""
     rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
     archs = settings("grid=tiny").grid.points()[0]
     shown = cost.spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
@@ -165,7 +165,7 @@ def best_by_w(plan: dict, errors: dict) -> tuple:
 
 
 def kappa_part() -> None:
-    """The rate with the lowest error at three widths, and the slope between them."""
+    """Find the rate with the lowest error at three widths, and the slope between them."""
     lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
     grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
     run, folder = settings(*EXHAUSTIVE, grid, "search.kappa=0"), RUNS / "search_kappa"
@@ -192,7 +192,7 @@ def kappa_part() -> None:
 
 
 def latency_part() -> None:
-    """The optimum of the exhaustive tiny records under other latencies, without a new training."""
+    """Choose from the exhaustive tiny records under other latencies, without a new training."""
     run = settings(*EXHAUSTIVE, "grid=tiny")
     folder = RUNS / "search_tiny"
     plan = search.run_here(run, folder, say)
