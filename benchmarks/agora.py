@@ -21,7 +21,7 @@ from bort.agora import recipe as agora_run
 from bort.agora.recipe import ARMS
 from bort.config import train as config
 from bort.config.train import Arch, TrainConfig
-from bort.console import say
+from bort.console import show_log
 from bort.errors import BortError
 from bort.models import huggingface as hf
 from bort.runs.folder import finished
@@ -66,8 +66,8 @@ def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
         return summary
     if folder.name != "first":
         overrides = (*overrides, f"agora.teacher={s}")
-    say(f"{folder}")
-    return agora_run.agora(settings(task, model, seed, *overrides), folder, say)
+    print(f"{folder}")
+    return agora_run.agora(settings(task, model, seed, *overrides), folder)
 
 
 def cell(values: list[float]) -> str:
@@ -119,7 +119,7 @@ def tasks(model: str) -> list[str]:
         balanced = f"{first['teacher/eval/balanced_accuracy']:.3f}"
         balanced += "" if guard else " (guard off)"
         lines.append([task, metric, judge, balanced, *row(found)])
-        say(" | ".join(lines[-1]))
+        print(" | ".join(lines[-1]))
     note = (
         f"There are {ROWS:,} training rows and {EPOCHS} epochs. The student is {student(model)} "
         "and |Θ| = 4 (lr × 1 and × 3, two seeds). The arms of a run have equal D, E and steps, and "
@@ -134,7 +134,7 @@ def tried(model: str) -> list[str]:
     for name, overrides in TRIED.items():
         found = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS[:2]]
         lines.append([name, *row(found)])
-        say(" | ".join(lines[-1]))
+        print(" | ".join(lines[-1]))
     return [
         f"The task is SST-2 with seeds {SEEDS[:2]}; all else is as in agora_tasks.md.",
         "",
@@ -151,6 +151,7 @@ PARTS = {"tasks": tasks, "tried": tried}
 
 
 if __name__ == "__main__":
+    show_log()
     try:
         main(sys.argv[1:], PARTS, "agora", list(PARTS))
     except BortError as error:

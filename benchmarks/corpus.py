@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bort.config.train import DataConfig, cache_folder
-from bort.console import say
+from bort.console import show_log
 from bort.machine import machine_line
 from bort.pretraining import corpus
 from bort.tasks import docstrings
@@ -43,7 +43,7 @@ def share(held: Iterable[list], training: Iterable[list]) -> str:
 
 def leak() -> list[str]:
     """Make the table of what occurs on both sides."""
-    built = corpus.build(DataConfig(), cache_folder(), say=say)
+    built = corpus.build(DataConfig(), cache_folder())
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
     words = {split: [text.split() for text in found] for split, found in documents.items()}
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
@@ -82,8 +82,9 @@ def main() -> None:
     lines = [*leak(), "", f"{machine_line()}; {time.monotonic() - start:.0f} s"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "corpus_leak.md").write_text("\n".join(lines) + "\n")
-    say("\n".join(lines))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
+    show_log()
     main()

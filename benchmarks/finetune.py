@@ -49,7 +49,7 @@ from transformers import (
 
 from bort.config import train as config
 from bort.config.train import TrainConfig, width_lr
-from bort.console import say
+from bort.console import show_log
 from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.finetuning import recipe as finetune
@@ -152,14 +152,14 @@ def parity() -> list[str]:
         steps = ["trainer.max_epochs=-1", f"trainer.max_steps={PARITY_STEPS}"]
         run = on_glue(name, None, "dropout=0", *steps)
         folder = RUNS / "parity" / name.split("/")[1]
-        finetune.finetune(run, folder / "run", lambda _: None)
+        finetune.finetune(run, folder / "run")
         with (folder / "run" / "metrics.csv").open(newline="") as file:
             rows = csv.DictReader(file)
             ours = [float(row["train/loss"]) for row in rows if row["train/loss"]]
         theirs = reference_losses(run, folder / "start")
         largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
         lines.append(f"| {name} | {theirs[0]:.5f} | {theirs[-1]:.5f} | {largest:.1e} | 1e-4 |")
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -263,7 +263,7 @@ class HuggingFace:
 
 
 def train_ours(run: TrainConfig, folder: Path) -> dict:
-    summary = finetune.finetune(run, folder, lambda _: None)
+    summary = finetune.finetune(run, folder)
     shutil.rmtree(folder / "checkpoints")  # of AdamW's state, some hundred MB each
     return summary
 
@@ -321,7 +321,7 @@ def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folde
         record = {name: v for name, v in found.items() if name.startswith("val/")}
         record |= {"cpu_seconds": seconds, "key": key}
         write_json(path, record)
-        say(f"{folder.relative_to(RUNS)}: {record}")
+        print(f"{folder.relative_to(RUNS)}: {record}")
     return record
 
 
@@ -354,7 +354,7 @@ def scores() -> list[str]:
                 f"{seconds['hf']:.0f} | {seconds['ours']:.0f} | {speed['hf']:.1f} | "
                 f"{speed['ours']:.1f} | {speed['ours'] / speed['hf']:.2f} |"
             )
-            say(lines[-1])
+            print(lines[-1])
     return lines
 
 
@@ -418,7 +418,7 @@ def speed() -> list[str]:
                 rates[side].append(examples[side] / seconds[side])
         theirs, ours = (statistics.median(rates[side]) for side in sides)
         lines.append(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | 1.3 |")
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -462,7 +462,7 @@ def pretraining(start: str) -> list[str]:
         count = len(finetune.load_task(run.task, run.data)[1]["train"])
         margin = f"{100 * (means[1] - means[0]):+.1f} points"
         lines.append(f"| {name} | {count:,} | {cells[0]} | {cells[1]} | {margin} |")
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -485,10 +485,11 @@ def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: 
         lines = [machine_line(), "", *parts[part](*own)]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}_{part}.md").write_text("\n".join(lines) + "\n")
-        say("\n".join(lines))
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":
+    show_log()
     transformers.logging.set_verbosity_error()  # which weights of a folder are new is known
     transformers.logging.disable_progress_bar()
     try:

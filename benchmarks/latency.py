@@ -17,7 +17,7 @@ from bort.benchmark.contenders import measure, of_arch
 from bort.benchmark.run import ENGINE_NAMES, int8_instructions
 from bort.config.search import ENGINES
 from bort.config.train import Arch
-from bort.console import say
+from bort.console import show_log
 from bort.machine import machine_line
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
@@ -78,13 +78,13 @@ def parts(rows: list[dict], shapes: dict) -> list[str]:
 
 def main(smoke: bool) -> None:
     shapes = SMOKE if smoke else SHAPES
-    say(machine_line())
+    print(machine_line())
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for name, (arch, vocab, theirs, _) in shapes.items():
             found += of_arch(arch, name, list(ENGINES), vocab, 512, Path(folder), theirs)
-            say(f"benchmark: {name} written as ONNX")
-        rows = measure(found, [(BATCH, LENGTH)], THREADS, ROUNDS, True, say)
+            print(f"benchmark: {name} written as ONNX")
+        rows = measure(found, [(BATCH, LENGTH)], THREADS, ROUNDS, True)
     lines = [
         f"{machine_line()}; int8 products: {int8_instructions()}",
         "",
@@ -98,11 +98,12 @@ def main(smoke: bool) -> None:
         "",
         *table(rows),
     ]
-    say("\n".join(lines))
+    print("\n".join(lines))
     if not smoke:
         RESULT.write_text("\n".join(lines) + "\n")
-        say(f"table: {RESULT}")
+        print(f"table: {RESULT}")
 
 
 if __name__ == "__main__":
+    show_log()
     main(smoke=sys.argv[1:] == ["smoke"])

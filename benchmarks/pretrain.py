@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
 from bort.config.train import Arch, DataConfig, OptimConfig, cache_folder
-from bort.console import say
+from bort.console import show_log
 from bort.machine import SIZE, gflops, machine_line
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
@@ -199,7 +199,7 @@ def mlm() -> list[str]:
             f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
             f"{ceiling:.2f} | {share:.0%} of {speed:.0f} GFLOP/s |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -226,7 +226,7 @@ def kd() -> list[str]:
             f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
             f"{both[0] / both[1]:.2f} |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -242,7 +242,7 @@ def data() -> list[str]:
         },
         101,
     )
-    built = corpus.build(DataConfig(), cache_folder(), say=say)
+    built = corpus.build(DataConfig(), cache_folder())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         sample = built.tokenizer.decode(built.train[:2_000_000].tolist())
@@ -252,7 +252,6 @@ def data() -> list[str]:
             DataConfig(source="text", path=str(path)),
             Path(folder),
             built.tokenizer,
-            say=lambda _: None,
         )
         seconds = time.perf_counter() - start
     tokens = again.info["train_tokens"] + again.info["val_tokens"]
@@ -316,13 +315,14 @@ def gpu() -> list[str]:
         ratios = [speeds[key] / speeds["hf"] for key in ("ours", "compiled")]
         cells = [*(f"{value:,.0f}" for value in speeds.values()), *(f"{r:.2f}" for r in ratios)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
 PARTS = {"mlm": mlm, "kd": kd, "data": data}
 
 if __name__ == "__main__":
+    show_log()
     report = [machine_line()]
     for part in sys.argv[1:] or PARTS:
         report += ["", *(PARTS | {"gpu": gpu})[part]()]
@@ -331,4 +331,4 @@ if __name__ == "__main__":
     if sys.argv[1:] in ([], ["gpu"]):
         name = "pretrain_gpu.md" if sys.argv[1:] else "pretrain.md"
         (folder / name).write_text("\n".join(report) + "\n")
-    say("\n".join(report))
+    print("\n".join(report))

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from bort.config import train as config
-from bort.console import say
+from bort.console import show_log
 from bort.machine import machine_line
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
@@ -89,12 +89,12 @@ def recipe() -> list[str]:
             trainer = {**run.trainer, "max_steps": 2400, "val_check_interval": 400}
             run = replace(run, data=replace(run.data, batch_size=4), trainer=trainer)
             run = replace(run, optim=replace(run.optim, lr=3e-3, muon_ratio=4 / 3))
-        corpus, _ = pretrain.prepare(run, say)
+        corpus, _ = pretrain.prepare(run)
         pretrain.student = start(run, dict(parts))
-        row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, say, label=name)
+        row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, label=name)
         pretrain.student = default
         lines.append(f"| {name} | {row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} |")
-        say(lines[-1])
+        print(lines[-1])
     unigram = f"{row['unigram_ce']:.3f} | {row['unigram_accuracy']:.1%}"
     return [*lines, f"| unigram frequencies | {unigram} |"]
 
@@ -105,15 +105,15 @@ def weights() -> list[str]:
         run = settings(
             f"distill.w_kd={w_kd}", f"distill.w_mlm={w_mlm}", f"distill.temperature={tau}"
         )
-        corpus, teacher = pretrain.prepare(run, say)
+        corpus, teacher = pretrain.prepare(run)
         label = f"kd {w_kd:g}, mlm {w_mlm:g}, τ {tau:g}"
         folder = RUNS / "weights" / f"{w_kd:g}-{w_mlm:g}-{tau:g}"
-        row = pretrain.train(run, folder, corpus, teacher, say, label=label)
+        row = pretrain.train(run, folder, corpus, teacher, label=label)
         lines.append(
             f"| {w_kd:g} | {w_mlm:g} | {tau:g} | {row['val/loss']:.3f} | "
             f"{row['val/mlm_accuracy']:.1%} |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -122,7 +122,7 @@ def kd() -> list[str]:
     rows: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for seed in SEEDS:
         run = settings("experiment=kd_vs_mlm", f"seed={seed}")
-        corpus, teacher = pretrain.prepare(run, say)
+        corpus, teacher = pretrain.prepare(run)
         results: dict[str, dict] = {}
         for arm in ARMS:
             tries = []
@@ -130,11 +130,11 @@ def kd() -> list[str]:
                 folder = RUNS / "kd" / f"seed_{seed}" / arm / f"lr_{lr:g}"
                 job = arm_settings(run, arm, lr, results)
                 label = f"seed {seed}, {ARMS[arm]}, lr {lr:g}"
-                summary = pretrain.train(job, folder, corpus, teacher, say, label=label)
+                summary = pretrain.train(job, folder, corpus, teacher, label=label)
                 tries.append({**summary, "lr": lr})
             results[arm] = max(tries, key=lambda row: row["val/mlm_accuracy"])
             rows[arm].append(results[arm])
-            say(f"seed {seed}, {ARMS[arm]}: {results[arm]['val/mlm_accuracy']:.1%}")
+            print(f"seed {seed}, {ARMS[arm]}: {results[arm]['val/mlm_accuracy']:.1%}")
     lines = [
         "| arm | lr | steps | seconds | MLM accuracy by seed | mean | val CE (mean) |",
         "|---|---|---|---|---|---|---|",
@@ -160,14 +160,14 @@ def mask() -> list[str]:
     for rate in MASK_RATES:
         run = settings(f"data.mask_rate={rate}")
         # the teacher of every row is the default one
-        corpus, teacher = pretrain.prepare(settings(), say)
+        corpus, teacher = pretrain.prepare(settings())
         folder = RUNS / "mask" / f"{rate:g}"
-        row = pretrain.train(run, folder, corpus, teacher, say, label=f"mask rate {rate:g}")
+        row = pretrain.train(run, folder, corpus, teacher, label=f"mask rate {rate:g}")
         lines.append(
             f"| {rate:g} | {row['seconds']:.0f} | {row['val/loss']:.3f} | "
             f"{row['val/mlm_accuracy']:.1%} |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -180,16 +180,16 @@ def batch() -> list[str]:
     for size, steps in BATCHES:
         trainer = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps // 4}"]
         run = settings("experiment=teacher_pretrain", f"data.batch_size={size}", *trainer)
-        corpus, _ = pretrain.prepare(run, say)
+        corpus, _ = pretrain.prepare(run)
         folder = RUNS / "batch" / str(size)
-        row = pretrain.train(run, folder, corpus, None, say, label=f"batch {size}")
+        row = pretrain.train(run, folder, corpus, None, label=f"batch {size}")
         with (folder / "metrics.csv").open(newline="") as file:
             curve = [float(r["val/loss"]) for r in csv.DictReader(file) if r["val/loss"]]
         lines.append(
             f"| {size} | {steps:,} | {', '.join(f'{ce:.2f}' for ce in curve[:3])} | "
             f"{row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} | {row['seconds']:.0f} |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -203,16 +203,16 @@ def vocabulary() -> list[str]:
     base = None
     for size in VOCABULARIES:
         run = settings("experiment=mlm_pretrain", f"data.vocab_size={size}")
-        corpus, _ = pretrain.prepare(run, say)
+        corpus, _ = pretrain.prepare(run)
         folder = RUNS / "vocabulary" / str(size)
-        row = pretrain.train(run, folder, corpus, None, say, label=f"vocabulary {size:,}")
+        row = pretrain.train(run, folder, corpus, None, label=f"vocabulary {size:,}")
         tokens = corpus.info["val_tokens"]
         base = base or row["val/loss"] * tokens
         lines.append(
             f"| {size:,} | {tokens:,} | {row['val/loss']:.3f} | "
             f"{row['val/loss'] * tokens / base:.3f} | {row['seconds']:.0f} |"
         )
-        say(lines[-1])
+        print(lines[-1])
     return lines
 
 
@@ -222,8 +222,9 @@ PARTS = {
 }
 
 if __name__ == "__main__":
+    show_log()
     for part in sys.argv[1:] or PARTS:
         lines = [machine_line(), "", *PARTS[part]()]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"recipe_{part}.md").write_text("\n".join(lines) + "\n")
-        say("\n".join(lines))
+        print("\n".join(lines))

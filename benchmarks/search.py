@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 from bort.config import search as search_config
 from bort.config import train as config
 from bort.config.train import Arch
-from bort.console import say
+from bort.console import show_log
 from bort.machine import machine_line
 from bort.objectives import cost, latency
 from bort.search import sweep as search
@@ -127,7 +127,7 @@ def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[
 def grid_part(part: str) -> None:
     run = settings(*EXHAUSTIVE, *(FIXED if part == "fixed" else ["grid=tiny"]))
     folder = RUNS / f"search_{part}"
-    plan = search.run_here(run, folder, say)
+    plan = search.run_here(run, folder)
     write(part, facts(plan, run, folder) + replays(plan, folder, run))
 
 
@@ -141,11 +141,11 @@ def horizon_part() -> None:
     for n in (75, 300, 1200):
         run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
         folder = RUNS / f"search_n{n}"
-        with search.opened(run, folder, say) as sweep:
+        with search.opened(run, folder) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
                 place = folder / search.Job(search.xi_of(arch), run.seed, run.optim.lr).folder
-                search.evaluate(replace(run, arch=arch), folder, place, say)
+                search.evaluate(replace(run, arch=arch), folder, place)
         found[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
     for n in (75, 300):
         tau = kendalltau(list(found[n].values()), list(found[4 * n].values())).statistic
@@ -169,12 +169,12 @@ def kappa_part() -> None:
     lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
     grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
     run, folder = settings(*EXHAUSTIVE, grid, "search.kappa=0"), RUNS / "search_kappa"
-    with search.opened(run, folder, say):
+    with search.opened(run, folder):
         for lr in lrs:
             for arch in run.grid.points()[0]:
                 own = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
                 place = folder / search.Job(search.xi_of(arch), run.seed, lr).folder
-                search.evaluate(own, folder, place, say)
+                search.evaluate(own, folder, place)
     error = {(r["xi"][2], r["base_lr"]): r.get("error") for r in search.records(folder)}
     rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
     best = {}
@@ -195,7 +195,7 @@ def latency_part() -> None:
     """Choose from the exhaustive tiny records under other latencies, without a new training."""
     run = settings(*EXHAUSTIVE, "grid=tiny")
     folder = RUNS / "search_tiny"
-    plan = search.run_here(run, folder, say)
+    plan = search.run_here(run, folder)
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
     shape = Arch(*plan["teacher"]["xi"])
     rows = [
@@ -209,7 +209,7 @@ def latency_part() -> None:
         path = place / f"{source}.json"
         if not path.exists():
             archs = list(dict.fromkeys([shape, *own.grid.points()[0]]))
-            found = latency.latencies(own.latency, archs, shape, 8192, place, say)
+            found = latency.latencies(own.latency, archs, shape, 8192, place)
             path.write_text(json.dumps(found))
         known = json.loads(path.read_text())["points"]
         teacher = plan["teacher"]
@@ -230,8 +230,8 @@ def latency_part() -> None:
 def write(part: str, lines: list[str]) -> None:
     path = RESULTS / f"search_{part}.md"
     path.write_text("\n".join(lines) + "\n")
-    say("\n".join(lines))
-    say(f"→ {path}")
+    print("\n".join(lines))
+    print(f"→ {path}")
 
 
 PARTS = {
@@ -244,5 +244,6 @@ PARTS = {
 
 
 if __name__ == "__main__":
+    show_log()
     for chosen in sys.argv[1:] or PARTS:
         PARTS[chosen]()

@@ -1,7 +1,9 @@
 """Numbers and foreign names as lines on screen show them."""
 
+import logging
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,58 @@ def plain(name: Any, most: int = SHOWN) -> str:
 NEARBY = 30  # characters in which a long line is rather cut between words
 
 
-def say(line: str) -> None:
-    """A line for the user, at once; of several processes only the first speaks."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(line, flush=True)
+class ScreenHandler(logging.Handler):
+    """Prints each line at once, on what is standard output then; warnings say that they are one.
+
+    Of the processes of a distributed training only the first prints. An error of the screen, as
+    when `| head` has seen enough, reaches the caller.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(screen_line(record), flush=True)
+
+
+def screen_line(record: logging.LogRecord) -> str:
+    """What the screen shows of a log record."""
+    prefix = "warning: " if record.levelno >= logging.WARNING else ""
+    return prefix + record.getMessage()
+
+
+def show_log() -> None:
+    """Show the lines that bort logs on the screen, as its commands do; once is enough.
+
+    Where bort is used as a library, nothing is shown until this is called or the application
+    configures logging itself.
+    """
+    log = logging.getLogger("bort")
+    if not any(isinstance(handler, ScreenHandler) for handler in log.handlers):
+        log.addHandler(ScreenHandler())
+    log.setLevel(logging.INFO)
+    log.propagate = False  # handlers of the root logger would show every line again
+
+
+class Progress:
+    """Lines about a long piece of work, at most one of them in `every_s` seconds.
+
+    logger: where they go; what: what they begin with, as in `latency: timing 3 of 12 · 0:40 left`.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str = "", every_s: float = 10.0):
+        self.logger, self.what, self.every_s = logger, what, every_s
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: int, total: int) -> None:
+        """Show that `done` of `total` parts are finished, and how long the others will take."""
+        left = (time.monotonic() - self._start) * (total - done) / max(done, 1)
+        self.tell(f"{self.what} {done:,} of {total:,} · {clock(left)} left")
+
+    def tell(self, line: str, now: bool = False) -> None:
+        """Show a line if it is time for one, or in any case when it opens a stage (`now`)."""
+        if now or time.monotonic() - self._last >= self.every_s:
+            self._last = time.monotonic()
+            self.logger.info(line)
 
 
 def clock(seconds: float) -> str:

@@ -6,12 +6,15 @@ makes a workspace of these panels in a project that runs were synced to; it need
 wandb-workspaces and a wandb key.
 """
 
+import logging
 import sys
 from typing import Any
 
-from bort import console, shell
+from bort import shell
 from bort.config import key_values
 from bort.errors import BortError
+
+logger = logging.getLogger("bort.dashboard")
 
 # Section → title → keys of the log. Whatever else is logged has wandb's own panels.
 PANELS: dict[str, dict[str, list[str]]] = {
@@ -81,7 +84,7 @@ def main() -> None:
         raise BortError("give entity=NAME, the wandb user or team that owns the project")
     made = workspace(given["entity"], given["project"])
     made.save()
-    console.say(f"dashboard: {made.url}")
+    logger.info(f"dashboard: {made.url}")
 
 
 if __name__ == "__main__":

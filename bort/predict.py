@@ -8,7 +8,9 @@ input= is a .txt file with a text on each line, or .jsonl with {"text": …, "pa
 A fine-tuned folder gives classes with probabilities, or a number; a masked-LM folder fills <mask>.
 """
 
-from bort import console, shell
+import logging
+
+from bort import shell
 from bort.config import key_values
 
 if __name__ == "__main__":
@@ -31,6 +33,8 @@ from bort.files.writing import is_stream, user_path, writing
 from bort.models import hf_config
 from bort.models import huggingface as hf
 from bort.models.bert import Classifier, MaskedLM
+
+logger = logging.getLogger("bort.predict")
 
 MASKS = 64  # masked positions whose words are found at once
 
@@ -237,10 +241,10 @@ def main() -> None:
                 file.write(f"{line}\n".encode())
                 count += 1
         if not is_stream(out):
-            console.say(f"{counted(count, 'answer')}: {given['out']}")
+            logger.info(f"{counted(count, 'answer')}: {given['out']}")
     else:
         for line in lines(sys.stdout.encoding):
-            console.say(line)
+            logger.info(line)
 
 
 if __name__ == "__main__":

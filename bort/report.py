@@ -9,6 +9,7 @@ is.
 """
 
 import functools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from bort.finetuning import report as mistakes
 from bort.runs import commands
 from bort.runs.folder import doubt, read_overrides
 from bort.runs.record import LOSSES, Curve, Run, expand, read
+
+logger = logging.getLogger("bort.report")
 
 MOST_POINTS = 400  # of a curve; more become the means of as many stretches
 PARTS = ("train/kd_loss", "train/mlm_loss")
@@ -420,7 +423,7 @@ def main() -> None:
         html.write(out, f"bort {runs[0].name}", parts(runs[0]))
     else:
         html.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
-    console.say(f"report: {counted(len(runs), 'run')} → {out}")
+    logger.info(f"report: {counted(len(runs), 'run')} → {out}")
 
 
 if __name__ == "__main__":

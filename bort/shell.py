@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import NoReturn
 
 from bort.config.hydra_errors import explain
-from bort.console import shorten
+from bort.console import shorten, show_log
 from bort.errors import BortError
 from bort.machine import cpu_quota, usable_cores
 
@@ -46,6 +46,7 @@ def run(main: Callable[[], object], name: str) -> None:
     _PROGRAM[0] = name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
     prepare_process()
+    show_log()
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: stop(143, _stopped(name).lstrip()))

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
 from bort.config import train as config
+from bort.console import ScreenHandler, show_log
 
 ROOT = Path(__file__).resolve().parents[1]
 search_config.register(search_config.SearchRunConfig)
@@ -39,6 +41,17 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BORT_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def log():
+    """What bort logs is on the screen, as in its commands; lists of `log_lines` end with a test."""
+    show_log()
+    yield
+    log = logging.getLogger("bort")
+    for handler in log.handlers:
+        if not isinstance(handler, ScreenHandler):
+            log.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

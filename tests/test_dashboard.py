@@ -20,10 +20,6 @@ from bort.search.wandb_run import COLUMNS, FIGURES
 pytestmark = pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def started(folder) -> list[SimpleNamespace]:
     """Group, job type, name and summary of each wandb run below a folder."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -56,18 +52,18 @@ def logs(settings_of, search_of, tmp_path_factory):
         patch.setattr("sys.stdin", None)
         own = ["logger=wandb", "trainer.max_steps=2"]
         run = settings_of(*own, "trainer.val_check_interval=1", experiment="kd_pretrain")
-        pretrain(run, root / "kd", quiet)
+        pretrain(run, root / "kd")
         for name, label in (("classes", lambda k: "ab"[k % 2]), ("numbers", lambda k: k + 0.5)):
             path = root / f"{name}.csv"
             rows = [("text", "label"), *((f"Row {k}", label(k)) for k in range(30))]
             path.write_text("".join(f"{text},{value}\n" for text, value in rows))
             given = [*own, "task=custom", f"model={root / 'kd'}", f"data.train={path}"]
             run = settings_of(*given, f"data.val={path}", "data=docstrings", experiment="finetune")
-            finetune(run, root / name, quiet)
+            finetune(run, root / name)
         given = [*given, "agora.guard=0", "agora.grid={seed: [0], lr_factor: [1]}"]
         given += [f"data.train={root / 'classes.csv'}", f"teacher.name={root / 'kd'}"]
         run = settings_of(*given, "data=docstrings", experiment="agora")
-        agora(run, root / "agora", quiet)
+        agora(run, root / "agora")
         run = search_of("logger=wandb", "search.seeds=1", "search.finalists=1")
         found = root, sweep(run, root / "search" / "mine")
         wandb.teardown()  # or commands that later tests start would write through our process

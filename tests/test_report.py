@@ -28,10 +28,6 @@ PANEL_KEYS = ("train/kd_loss", "train/mlm_loss", "val/loss")
 OVERRIDES = {"overrides.yaml": "- experiment=kd_pretrain\n- data.path=my text.txt\n"}
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def written(folder: Path) -> str:
     report.write(folder)
     return (folder / "report.html").read_text()
@@ -58,7 +54,7 @@ def kd(settings_of, tmp_path_factory):
         *("trainer.max_steps=6", "trainer.val_check_interval=2", "distill.w_mlm=0.5", "seed=7"),
         experiment="kd_pretrain",
     )
-    pretrain(run, folder, quiet, OVERRIDES)
+    pretrain(run, folder, OVERRIDES)
     return folder
 
 
@@ -69,7 +65,7 @@ def compared(settings_of, tmp_path_factory):
         *("trainer.max_steps=6", "trainer.val_check_interval=3", "compare.lrs=[4e-3,1e-5]"),
         experiment="kd_vs_mlm",
     )
-    return folder, compare.compare(run, folder, quiet)
+    return folder, compare.compare(run, folder)
 
 
 def tuned(settings_of, model: Path, folder: Path, rows: list[tuple]) -> Path:
@@ -82,7 +78,7 @@ def tuned(settings_of, model: Path, folder: Path, rows: list[tuple]) -> Path:
     given += ["data.batch_size=8", "data=docstrings", "trainer.max_epochs=2"]
     given += ["trainer.check_val_every_n_epoch=1"]
     run = settings_of(*given, experiment="finetune")
-    finetune.finetune(run, folder / "run", quiet)
+    finetune.finetune(run, folder / "run")
     return folder / "run"
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import signal
 import struct
 from collections.abc import Iterator
@@ -13,14 +14,29 @@ import lightning.pytorch as pl
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bort import console
 from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 from bort.search import optimum
 from bort.search import sweep as search
 
 
-def quiet(line: str) -> None:
-    pass
+class LogLines(logging.Handler):
+    """Keeps the lines that bort logs, as the screen shows them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(console.screen_line(record))
+
+
+def log_lines() -> list[str]:
+    """A list which receives what bort logs from now on until the test ends."""
+    handler = LogLines()
+    logging.getLogger("bort").addHandler(handler)
+    return handler.lines
 
 
 class StopAfter(pl.Callback):
@@ -76,10 +92,10 @@ def offline_log(folder: Path) -> tuple[list[dict], dict]:
     return history, config
 
 
-def sweep(run: SearchRunConfig, folder: Path, say=quiet) -> dict:
+def sweep(run: SearchRunConfig, folder: Path) -> dict:
     """What search.py does, without Hydra between."""
-    search.run_here(run, folder, say)
-    return optimum.conclude(folder, say)
+    search.run_here(run, folder)
+    return optimum.conclude(folder)
 
 
 def table(folder: Path) -> list[dict[str, str]]:

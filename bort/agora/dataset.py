@@ -196,8 +196,8 @@ def with_point(run: TrainConfig, theta: Point, rate: float, steps: int | None) -
     elif theta.epochs is not None:
         trainer |= {"max_epochs": theta.epochs}
     seed = run.seed if theta.seed is None else theta.seed
-    logger = LoggerConfig(name="csv")  # a run of each training would bury the run
-    return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=logger)
+    csv_only = LoggerConfig(name="csv")  # a run of each training would bury the run
+    return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=csv_only)
 
 
 def epoch_steps(run: TrainConfig, rows: int) -> int:

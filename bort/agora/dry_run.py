@@ -1,5 +1,6 @@
 """What a run of Agora will cost, before it starts; what it would refuse is refused here, too."""
 
+import logging
 from pathlib import Path
 
 from bort.agora.dataset import planned_steps, split
@@ -7,23 +8,24 @@ from bort.agora.judge import teacher_source
 from bort.agora.student import check_task
 from bort.config.train import TrainConfig
 from bort.finetuning import dry_run as finetuning
-from bort.finetuning.dry_run import Say
 from bort.models import hub
 from bort.tasks.task import Task
 
+logger = logging.getLogger(__name__)
 
-def show(run: TrainConfig, folder: Path, say: Say) -> None:
+
+def show(run: TrainConfig, folder: Path) -> None:
     """Print the plan of a run of Agora; raises BortError for what the run itself would refuse."""
-    finetuning.show(run, folder, say, count_steps)
+    finetuning.show(run, folder, count_steps)
 
 
-def count_steps(run: TrainConfig, task: Task, train: list, say: Say) -> int:
+def count_steps(run: TrainConfig, task: Task, train: list) -> int:
     """Steps of the rounds and of both control arms; says how the rows are divided."""
     check_task(task)
     D, E = split(task, train, run.agora.eval_fraction)
-    say(f"  E           {len(E):,} of the training rows; D has the others")
+    logger.info(f"  E           {len(E):,} of the training rows; D has the others")
     if run.agora.teacher:
         hub.find(run.agora.teacher)
     elif run.model:
-        teacher_source(run, say)  # raises when nobody is known to have taught the model
+        teacher_source(run)  # raises when nobody is known to have taught the model
     return 3 * planned_steps(run, len(D))

@@ -1,7 +1,6 @@
 """S, the teacher that judges what Agora generates: what it is fine-tuned from, and its guard."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,12 +77,12 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     return values
 
 
-def teacher_source(run: TrainConfig, say: Callable) -> str:
+def teacher_source(run: TrainConfig) -> str:
     """The encoder that S is fine-tuned from: the teacher of the candidate's pre-training."""
     if run.teacher.name:
         return run.teacher.name
     if run.model is None:
-        return str(own_teacher(run, say))
+        return str(own_teacher(run))
     place = Path(run.model).expanduser()
     summary = finished(place) or finished(place.parent if place.name == "model" else place)
     if summary is None or "teacher" not in summary:

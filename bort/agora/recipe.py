@@ -1,6 +1,7 @@
 """A whole run of Agora: S, the rounds, the control arms, and what each is worth on the dev set."""
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from bort.agora.dataset import (
 from bort.agora.generators import GENERATORS, Source
 from bort.agora.judge import judged, open_judge, saw_all, teacher_source
 from bort.agora.report import ARMS, show
-from bort.agora.student import Say, Student, recorded
+from bort.agora.student import Student, recorded
 from bort.config.train import TrainConfig, settings
 from bort.console import counted, decimal, plain
 from bort.errors import BortError
@@ -54,6 +55,8 @@ from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
 from bort.training.module import check_trainer, device_of, quiet
 
+logger = logging.getLogger(__name__)
+
 HARDEST = 0.1  # of the rows that are looked at
 SHOWN = 200  # generated rows in generated.jsonl
 
@@ -61,7 +64,6 @@ SHOWN = 200  # generated rows in generated.jsonl
 def agora(
     run: TrainConfig,
     folder: Path,
-    say: Say = print,
     record: dict | None = None,
     launch: Callable[[list[list[str]]], None] | None = None,
 ) -> dict:
@@ -76,14 +78,14 @@ def agora(
     judge, a task that cannot be generated, and as `finetune` does.
     """
     check_trainer(run)
-    if (summary := done(run, folder, say)) is not None:
+    if (summary := done(run, folder)) is not None:
         return summary
     quiet()
-    candidate = Student(run, folder, say, launch)
+    candidate = Student(run, folder, launch)
     task, rows = candidate.task, candidate.rows
-    with locked(folder, False, say):
+    with locked(folder, False):
         open_folder(folder, run, record)
-        encoder = None if run.agora.teacher else teacher_source(run, say)
+        encoder = None if run.agora.teacher else teacher_source(run)
         info = {"digest": digest(rows), "source": task.name}
         check_corpus(folder, info, _model_digests(run, candidate.source, encoder), run)
         if run.resume and (summary := finished(folder)) is not None:
@@ -112,7 +114,7 @@ class AgoraRun:
     def __init__(self, candidate: Student, loggers: list):
         self.f, self.loggers = candidate, loggers
         self.run, self.folder = candidate.run, candidate.folder
-        self.task, self.say = candidate.task, candidate.say
+        self.task = candidate.task
         self.thetas = points(self.run.agora.grid)
         self.prune = PRUNE[self.run.agora.prune]
         own = with_point(self.run, Point(), candidate.rate, None)
@@ -126,16 +128,16 @@ class AgoraRun:
 
         encoder: what S is fine-tuned from first; None where S was given.
         """
-        f, say = self.f, self.say
+        f = self.f
         inputs = {"train": f.cast(f.D), "E": f.held}
         for line in data_report(self.task, {"train": f.D, "E": f.E}, inputs):
-            say(line)
+            logger.info(line)
         for line in unlike(self.task, f.D, f.E):
-            say(f"warning: {line}")
+            logger.warning(line)
         self.words = self._words(encoder)
         values = self._judge(encoder)
         steps = counted(f.planned, "step")
-        say(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
+        logger.info(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
         best = {"default": f.train(self.default, Point(), f.D)}
         if f.score(best["default"]) == -math.inf:
             raise BortError(f"the arm with the run's own rate {f.blame([best['default']])}")
@@ -165,10 +167,10 @@ class AgoraRun:
         self.confidence = values.get("teacher/eval/confidence", 0.0) if own is None else own
         on_E = {k.split("/")[-1]: v for k, v in values.items() if "/eval/" in k}
         shown = ", ".join(f"{name} {decimal(value)}" for name, value in on_E.items())
-        self.say(f"S: {place}: {shown} on E")
+        logger.info(f"S: {place}: {shown} on E")
         if encoder is None and saw_all(Path(place), self.run.task):
-            self.say(
-                "warning: S was fine-tuned on all training rows, those of E too: what it scores on "
+            logger.warning(
+                "S was fine-tuned on all training rows, those of E too: what it scores on "
                 "E is more than it knows"
             )
         return values
@@ -176,7 +178,7 @@ class AgoraRun:
     def _train_teacher(self, encoder: str, place: Path) -> None:
         """Fine-tune S on D; E chooses its epoch."""
         if recorded(place) is None:
-            self.say(f"S: fine-tuning {encoder} on D first, kept in {place}")
+            logger.info(f"S: fine-tuning {encoder} on D first, kept in {place}")
             tokenizer = hf.load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
             length = min(self.run.data.length, hf.load_masked_lm(encoder, False).config.limit)
@@ -219,7 +221,7 @@ class AgoraRun:
             history.append(each)
             kept = self.prune(each.ordered)
             again = f" (replay {each.replay})" if each.replay else ""
-            self.say(
+            logger.info(
                 f"round {each.number}{again}: best θ ({each.thetas[each.best]}) has "
                 f"{self.f.metric} {each.score:.4f} on E, {counted(len(each.data), 'row')}; "
                 f"{_dropped(each, kept)}{self.f.left()}"
@@ -240,10 +242,10 @@ class AgoraRun:
             self.trained.append(facts | {"steps": own["steps"], "score": shown})
             line = {f"agora/{key}": facts[key] for key in ("round", "replay", "rows")}
             line |= {} if shown is None else {"agora/score": shown}
-            for logger in self.loggers:
-                logger.log_metrics(line, len(self.trained))
+            for metrics_logger in self.loggers:
+                metrics_logger.log_metrics(line, len(self.trained))
             best = decimal(max(scores)) if max(scores) > -math.inf else "none"
-            self.say(
+            logger.info(
                 f"  round {number}, θ {k + 1} of {len(thetas)} ({theta}): "
                 f"{self.f.metric} {decimal(shown)} on E, best {best}{self.f.left()}"
             )
@@ -286,7 +288,7 @@ class AgoraRun:
             wrong[:] = False  # no number is quite right
         count = max(int(wrong.sum()), math.ceil(HARDEST * len(rows)))
         name, mistakes = "D" if rows is self.f.D else "E", counted(int(wrong.sum()), "mistake")
-        self.say(
+        logger.info(
             f"round {before.number + 1}: {mistakes} on {name}; rows are made from "
             f"the {count:,} hardest"
         )
@@ -316,9 +318,9 @@ class AgoraRun:
             self.confidence,
             options.labels == "soft",
         )
-        self.say(f"  made {counted(len(found), 'row')}{self._shares(found)}")
+        logger.info(f"  made {counted(len(found), 'row')}{self._shares(found)}")
         if len(found) < count:
-            self.say(
+            logger.info(
                 f"  warning: {count:,} were asked for; S is unsure of the others, or they were "
                 "there before (agora.confidence, agora.rate)"
             )
@@ -372,7 +374,7 @@ class AgoraRun:
         best = max(places, key=self.f.score)
         if self.f.score(best) == -math.inf:
             raise BortError(f"every θ of the arm {arm} {self.f.blame(places)}")
-        self.say(f"{ARMS[arm]}: {self.f.metric} {self.f.score(best):.4f} on E{self.f.left()}")
+        logger.info(f"{ARMS[arm]}: {self.f.metric} {self.f.score(best):.4f} on E{self.f.left()}")
         return best
 
     def _finish(self, best: dict[str, Path], history: list[Round], made: int, total: int) -> dict:
@@ -386,13 +388,13 @@ class AgoraRun:
             names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
             pad = tokenizer.pad_token_id
             found = {n: predict(self.task, model, rows[n], inputs[n], pad) for n in names}
-            scores = outcome(self.task, rows, found, self.folder, self.say)
+            scores = outcome(self.task, rows, found, self.folder)
             prefix = "" if arm == "agora" else f"{arm}/"
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
             values[f"{arm}/steps"] = steps[arm]
         model = hf.load_classifier(best["agora"])[0].to(device_of(self.run))
-        answer_diagnostics(self.run, self.task, model, tokenizer, self.folder, self.say)
+        answer_diagnostics(self.run, self.task, model, tokenizer, self.folder)
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)
         self._sample(history)

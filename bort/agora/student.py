@@ -4,6 +4,7 @@ Each training has a folder of its own and is recorded there as soon as it is fin
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ from bort.tasks.registry import decoded
 from bort.tasks.task import Row, Task
 from bort.training.module import check_watched, quiet
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 JOBS = "launched.json"  # what the launcher's jobs are to do
 
 
@@ -60,16 +62,16 @@ class Student:
     cannot be split, or a wrong model.
     """
 
-    def __init__(self, run: TrainConfig, folder: Path, say: Say, launch: Callable | None = None):
+    def __init__(self, run: TrainConfig, folder: Path, launch: Callable | None = None):
         self.run, self.folder = replace(run, resume=True), folder
-        self.say, self.launch = say, launch
+        self.launch = launch
         if run.model:
             hub.find(run.model)  # a wrong name, before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
         check_watched(run, score_names(self.task, ["val"]))
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
-        self.source = str(run.model or own_encoder(run, say))
+        self.source = str(run.model or own_encoder(run))
         config = hf.load_masked_lm(self.source, head_required=False).config
         check_length(run, config.positions)
         self.rate = LR_WIDTH / config.hidden  # where the run names none
@@ -77,7 +79,7 @@ class Student:
         self.metric = self.task.metrics[0]
         self.held = self.cast(self.E)
         if warning := length_doubt(run, self.source, config.limit, self.held):
-            say(f"warning: {warning}")
+            logger.warning(warning)
         self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
         self._rows: list[Row] | None = None  # that were cast last: those of a whole round
         self._inputs: Cast | None = None
@@ -102,7 +104,7 @@ class Student:
             try:
                 self.fit(run, place, self.source, self.tokenizer, parts, inputs, name)
             except Diverged as error:  # a result: the θ is a bad one
-                self.say(f"{name} drops out: {error}")
+                logger.info(f"{name} drops out: {error}")
                 write_json(place / "summary.json", {"failed": str(error), "steps": 0})
         self._passed[name] = recorded(place)["steps"]
         return place
@@ -122,7 +124,7 @@ class Student:
         place = str(path.relative_to(self.folder))
         facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
         write_json(self.folder / JOBS, facts)
-        self.say(f"{counted(len(todo), 'training')} go to the launcher")
+        logger.info(f"{counted(len(todo), 'training')} go to the launcher")
         self.launch([[f"agora.training={name}"] for name, *_ in todo])
 
     def fit(
@@ -140,7 +142,7 @@ class Student:
         From the newest checkpoint there. parts, inputs: `train` and, as `val`, E.
         """
         start = time.monotonic()
-        with locked(place, False, self.say):
+        with locked(place, False):
             open_folder(place, run, None)
             info = {"digest": digest(parts), "source": self.task.name}
             check_corpus(place, info, {"model": hub.digest(encoder)})
@@ -148,7 +150,7 @@ class Student:
             body = hf.load_masked_lm(encoder, head_required=False)
             model = fresh_classifier(self.task, body, run, parts["train"])
             best, numbers = train_classifier(
-                run, place, self.task, model, tokenizer, parts, inputs, self.say, label
+                run, place, self.task, model, tokenizer, parts, inputs, label
             )
             found = predict(self.task, best, self.E, inputs["val"], tokenizer.pad_token_id)
             scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
@@ -194,12 +196,12 @@ def recorded(place: Path) -> dict | None:
     return summary if all(type(number) in (int, float) for number in numbers) else None
 
 
-def train_one(run: TrainConfig, folder: Path, say: Say) -> None:
+def train_one(run: TrainConfig, folder: Path) -> None:
     """The training run.agora.training of a round or a control arm, for the run in `folder`."""
     quiet()
     name = run.agora.training
     jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
-    candidate = Student(replace(run, agora=replace(run.agora, training=None)), folder, say)
+    candidate = Student(replace(run, agora=replace(run.agora, training=None)), folder)
     try:
         job = jobs[name]
         theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]

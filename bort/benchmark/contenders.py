@@ -4,11 +4,13 @@ torch is imported inside of functions: a process that runs ONNX has to hold what
 holds.
 """
 
+import logging
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from bort.config.train import Arch
+from bort.console import Progress
 from bort.errors import BortError
 from bort.files.untrusted import read_json
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 HEADS = {  # by the last part of Hugging Face's class
     "ForMaskedLM": "masked LM",
     "ForSequenceClassification": "classifier",
@@ -160,7 +164,7 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
-def exported(given: Contender, engines: list[str], folder: Path, say: Say) -> Iterator[Contender]:
+def exported(given: Contender, engines: list[str], folder: Path) -> Iterator[Contender]:
     """A model of PyTorch with these engines, for ONNX as `bort.export` ships it, checks included.
 
     What is ONNX already stays as it is. Raises BortError if int8 would ruin the model.
@@ -176,17 +180,31 @@ def exported(given: Contender, engines: list[str], folder: Path, say: Say) -> It
             continue
         out = Path(tempfile.mkdtemp(dir=folder))
         try:
-            tell = partial(_tell, say, given.name)
-            export.export(given.source, engine.replace("_", "-"), out, say=tell)
+            with _named_after(given.name, export.logger):
+                export.export(given.source, engine.replace("_", "-"), out)
         except BortError as error:
             raise BortError(f"{given.name} as {engine}: {error}") from None
         file = out / "model.onnx"
         yield replace(given, engine=engine, file=file, disk=file.stat().st_size)
 
 
-def _tell(say: Say, name: str, line: str) -> None:
-    if line.startswith("int8"):  # what stays float32, and the share of equal answers
-        say(f"{name}: {line}")
+@contextmanager
+def _named_after(model: str, exporter: logging.Logger) -> Iterator[None]:
+    """Of the lines of an export, show those about int8 only, behind the name of the model.
+
+    They tell which matrices stay float32, and the share of equal answers.
+    """
+
+    def choose(record: logging.LogRecord) -> bool:
+        about_int8 = str(record.msg).startswith("int8")
+        record.msg = f"{model}: {record.msg}"
+        return about_int8
+
+    exporter.addFilter(choose)
+    try:
+        yield
+    finally:
+        exporter.removeFilter(choose)
 
 
 # ----------------------------------------------------------------------------------- measuring
@@ -293,15 +311,17 @@ def peaks(given: Contender, sizes: list[tuple[int, int]], threads: int) -> list[
 
 
 def memory(
-    contenders: list[Contender], sizes: list[tuple[int, int]], threads: int, say: Say
+    contenders: list[Contender], sizes: list[tuple[int, int]], threads: int
 ) -> dict[tuple[Contender, int, int], int]:
     """`peaks` of each in a fresh process; empty where the system has no /proc."""
-    from bort.objectives.latency import paced
 
     found: dict[tuple[Contender, int, int], int] = {}
     if not Path("/proc/self/status").exists():
         return found
-    tick, rising = paced("benchmark: memory", say), sorted(sizes, key=lambda x: x[0] * x[1])
+    tick, rising = (
+        Progress(logger, "benchmark: memory").update,
+        sorted(sizes, key=lambda x: x[0] * x[1]),
+    )
     for number, each in enumerate(contenders):
         context = multiprocessing.get_context("spawn")
         try:
@@ -323,7 +343,6 @@ def measure(
     threads: int,
     rounds: int,
     with_memory: bool,
-    say: Say,
 ) -> list[dict]:
     """A row for each contender at each (batch, length), timed in turns.
 
@@ -332,9 +351,9 @@ def measure(
     """
     import torch
 
-    from bort.objectives import cost, latency
+    from bort.objectives import cost
 
-    peak = memory(contenders, sizes, threads, say) if with_memory else {}
+    peak = memory(contenders, sizes, threads) if with_memory else {}
     held: dict[Contender, Calls] = {}
 
     def make(each: Contender, batch: int, length: int) -> Callable[[], object]:
@@ -347,7 +366,7 @@ def measure(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = cost.interleaved(calls, rounds, tick=latency.paced("benchmark: timing", say))
+        found = cost.interleaved(calls, rounds, tick=Progress(logger, "benchmark: timing").update)
     finally:
         torch.set_num_threads(before)
     rows = []

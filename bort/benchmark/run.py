@@ -13,6 +13,7 @@ the whole model, head included; archs= are encoders of these shapes with random 
 is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bort import console, html
+from bort import html
 from bort.benchmark import contenders
 from bort.config.search import BenchmarkConfig, register
 from bort.config.train import CONF, SIZES, Arch, parse
@@ -36,6 +37,8 @@ from bort.files.locks import check_unread, output
 from bort.files.ownership import is_own_page
 from bort.files.writing import check_writable, user_path, write_csv
 from bort.machine import is_busy, usable_cores
+
+logger = logging.getLogger(__name__)
 
 ENGINE_NAMES = {
     "huggingface": "Hugging Face",
@@ -73,19 +76,17 @@ def compare(settings: BenchmarkConfig) -> list[dict]:
         onnx.require_onnx()
     threads = wanted.threads or torch.get_num_threads()
     machine = f"{machine_line()}; int8 products: {int8_instructions()}"
-    console.say(machine)
+    logger.info(machine)
     if busy := busy_note():
-        console.say(busy)
+        logger.info(busy)
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for arch, name in archs.items():
             given = (engines, settings.vocab_size, max(512, longest), Path(folder))
             found += contenders.of_arch(arch, name, *given, settings.huggingface)
         for each in models:
-            found += contenders.exported(each, engines, Path(folder), console.say)
-        rows = contenders.measure(
-            found, sizes, threads, wanted.rounds, settings.memory, console.say
-        )
+            found += contenders.exported(each, engines, Path(folder))
+        rows = contenders.measure(found, sizes, threads, wanted.rounds, settings.memory)
     notes = [
         f"{counted(threads, 'thread')}, rows without padding, medians [quartiles] of "
         f"{wanted.rounds} rounds in alternating order; the ratio is to the first row of the same "
@@ -97,18 +98,18 @@ def compare(settings: BenchmarkConfig) -> list[dict]:
     if settings.memory:
         notes.append("peak: resident memory of a process that loads this model alone, all included")
     for line in notes:
-        console.say(line)
+        logger.info(line)
     width = max(len(row["name"]) for row in rows)
     for batch, length in sizes:
-        console.say(f"batch {batch} × {length} tokens")
+        logger.info(f"batch {batch} × {length} tokens")
         for row in rows:
             if (row["batch"], row["length"]) == (batch, length):
-                console.say(line_of(row, width))
+                logger.info(line_of(row, width))
     if settings.out:
         out = Path(settings.out)
         write_csv(out, list(rows[0]), rows)
         write_page(out.with_suffix(".html"), rows, [machine, *notes])
-        console.say(f"table: {out}, picture: {out.with_suffix('.html')}")
+        logger.info(f"table: {out}, picture: {out.with_suffix('.html')}")
     return rows
 
 
@@ -259,14 +260,12 @@ def table(settings: BenchmarkConfig) -> list[dict]:
 
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
-    console.say(machine_line())
+    logger.info(machine_line())
     busy = busy_note() if wanted.source != "analytic" else None
     if busy:
-        console.say(busy)
+        logger.info(busy)
     with tempfile.TemporaryDirectory() as folder:
-        found = latency.latencies(
-            wanted, list(archs), None, settings.vocab_size, Path(folder), console.say
-        )
+        found = latency.latencies(wanted, list(archs), None, settings.vocab_size, Path(folder))
     rows, first = [], next(iter(found["points"].values()))[0]
     for arch, name in archs.items():
         value, low, high = found["points"][str(arch)]
@@ -283,8 +282,8 @@ def table(settings: BenchmarkConfig) -> list[dict]:
     shown = [{times.get(key, key): x for key, x in row.items()} | size for row in rows]
     timed = wanted.source not in ("analytic", "fitted")
     if (wide := wide_note(shown) if timed else None) is not None:
-        console.say(wide)
-    console.say(
+        logger.info(wide)
+    logger.info(
         f"{found['note']}, vocabulary {settings.vocab_size:,}; the ratio is to the first row"
     )
     for row, arch in zip(rows, archs, strict=True):
@@ -292,18 +291,18 @@ def table(settings: BenchmarkConfig) -> list[dict]:
             value = f"{row['latency_ms']:9.2f} ms [{row['low']:.2f}, {row['high']:.2f}]"
         else:
             value = f"{row['operations'] / 1e9:9.3f} GFLOP"
-        console.say(
+        logger.info(
             f"{row['name']:>14} {str(arch):>18} {row['parameters']:>13,} parameters "
             f"{value}  {row['ratio']:.2f} ×"
         )
     if settings.out:
         columns = [key for key in rows[0] if key != "ratio"]
         write_csv(Path(settings.out), columns, rows)
-        console.say(f"table: {settings.out}")
+        logger.info(f"table: {settings.out}")
     if settings.out and found["unit"] == "ms" and not points:
         path = Path(settings.out).with_suffix(".html")
         write_page(path, shown, [machine_line(), found["note"], *filter(None, (busy, wide))])
-        console.say(f"picture: {path}")
+        logger.info(f"picture: {path}")
     return rows
 
 

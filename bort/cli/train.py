@@ -1,5 +1,6 @@
 """`python train.py …` and `bort train …`: one training, or a sweep of several."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from bort import console, shell
 from bort.config import train as config
 
+logger = logging.getLogger(__name__)
+
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     # Not at the top: --help, --cfg and completion need none of it.
     from bort.runs import folder as runs
 
+    console.show_log()  # a launcher's process has not passed through the shell
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     folder = None
     try:
@@ -34,7 +38,7 @@ def main(cfg: DictConfig) -> float | None:
             raise
         if not sweep:
             shell.stop(1, f"{shell.program()}: {line}")  # here: Hydra would add a line of its own
-        console.say(f"{shell.program()}: {folder}: {line}")  # a result of the sweep, not its end
+        logger.info(f"{shell.program()}: {folder}: {line}")  # a result of the sweep, not its end
         if folder is not None:
             runs.note_failure(folder)
         return float("nan")
@@ -69,14 +73,14 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
     run = config.parse(cfg)
     unused.refuse_unused(run, HydraConfig.get().overrides.task)
     choices = HydraConfig.get().runtime.choices
-    console.say(f"{choices.experiment}: {config.describe(run)} → {folder}")
+    logger.info(f"{choices.experiment}: {config.describe(run)} → {folder}")
     if run.job != "compare" and not run.dry_run:
-        if (summary := runs.done(run, folder, console.say)) is not None:
+        if (summary := runs.done(run, folder)) is not None:
             if not (folder / "report.html").exists():  # a kill came between them
                 from bort import report
 
                 report.write(folder)
-            runs.finish(run, folder, summary, choices.experiment, console.say)
+            runs.finish(run, folder, summary, choices.experiment)
             return objective(summary)
     with shell.loading(shell.program()):  # torch, only now
         from bort import report
@@ -90,7 +94,7 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
 
     if run.dry_run:
         plans = {"finetune": finetuning_plan.show, "agora": agora_plan.show}
-        plans.get(run.job, pretraining_plan.show)(run, folder, console.say)
+        plans.get(run.job, pretraining_plan.show)(run, folder)
         return None
     record = {
         "config.yaml": OmegaConf.to_yaml(cfg),
@@ -103,9 +107,9 @@ def start(cfg: DictConfig, folder: Path) -> float | None:
         "agora": agora_run.agora,
     }
     more = {"launch": launcher(folder)} if run.job == "agora" else {}
-    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, console.say, record, **more)
+    summary = jobs.get(run.job, pretrain.pretrain)(run, folder, record, **more)
     report.write(folder)
-    runs.finish(run, folder, summary, choices.experiment, console.say)
+    runs.finish(run, folder, summary, choices.experiment)
     return objective(summary)
 
 
@@ -137,7 +141,8 @@ def job(cfg: DictConfig) -> None:
     """One of Agora's trainings, in a process of the launcher."""
     from bort.agora.student import train_one
 
-    train_one(config.parse(cfg), Path(cfg.output_dir), console.say)
+    console.show_log()
+    train_one(config.parse(cfg), Path(cfg.output_dir))
 
 
 def objective(summary: dict) -> float | None:

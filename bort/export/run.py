@@ -10,9 +10,9 @@ their spread), drop=0.01 the most that the task's first metric may lose; push=us
 the hub afterwards. When a check fails, it exits with 1 and leaves nothing.
 """
 
+import logging
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,6 +49,8 @@ from bort.runs.origin import run_facts
 from bort.tasks import encoding, metrics
 from bort.tasks.task import Row, Task
 
+logger = logging.getLogger(__name__)
+
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
 
 
@@ -60,7 +62,6 @@ def export(
     drop: float = 0.01,
     task: str | None = None,
     data: DataConfig | None = None,
-    say: Callable = print,
 ) -> Export:
     """Write `source` in this format as the folder `out`, after all checks have passed.
 
@@ -76,9 +77,9 @@ def export(
     with output(out), replacing_folder(out) as fresh:
         _write(model, tokenizer, source, form, fresh)
         compared, answers = _answers(model, tokenizer, rows)
-        found, run = _checked(model, tokenizer, form, fresh, reference, answers, agreement, say)
+        found, run = _checked(model, tokenizer, form, fresh, reference, answers, agreement)
         if rows:
-            found.scores = _scored(rows, reference, run, drop, say)
+            found.scores = _scored(rows, reference, run, drop)
         if found.compared:
             found.answers = compared
         found.parameters = sum(weight.numel() for weight in model.parameters())
@@ -125,7 +126,6 @@ def _checked(
     reference: Run,
     answers: Answers,
     agreement: float,
-    say: Callable,
 ) -> tuple[Export, Run]:
     """Compare what was written with the model in memory; quantize, if that is asked for.
 
@@ -134,19 +134,21 @@ def _checked(
     if form == "hf":
         written, _ = hf.load(folder)
         largest = largest_difference(reference, _reopened(folder, written), model, tokenizer)
-        say(f"check: reopened, the largest difference of a logit is {largest:.1e}")
+        logger.info(f"check: reopened, the largest difference of a logit is {largest:.1e}")
         return Export(form, largest), torch_run(written)
     path = folder / "model.onnx"
     run = onnx_run(path)
     largest = largest_difference(reference, run, model, tokenizer)
-    say(
+    logger.info(
         f"check: {len(SHAPES)} shapes with padding, the largest difference of a logit is "
         f"{largest:.1e}"
     )
     if form == "onnx":
         return Export(form, largest), run
-    float32, run, found = _quantized(path, answers(reference), answers, agreement, say)
-    say(f"int8: {found} (asked {agreement:.1%}), the largest difference is {found.largest:.3g}")
+    float32, run, found = _quantized(path, answers(reference), answers, agreement)
+    logger.info(
+        f"int8: {found} (asked {agreement:.1%}), the largest difference is {found.largest:.3g}"
+    )
     return Export(
         form,
         found.largest,
@@ -167,7 +169,7 @@ def _answers(model, tokenizer, rows: "TaskRows | None") -> tuple[str, Answers]:
 
 
 def _quantized(
-    path: Path, expected: list[np.ndarray], answers: Answers, agreement: float, say: Callable
+    path: Path, expected: list[np.ndarray], answers: Answers, agreement: float
 ) -> tuple[list[str], Run, Agreement]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
@@ -196,7 +198,7 @@ def _quantized(
     whole.unlink()
     names = sorted(losses[node][0] for node in keep)
     if names:
-        say(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
+        logger.info(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
     return names, run, found
 
 
@@ -283,9 +285,7 @@ class TaskRows:
         return [self.known[run]]
 
 
-def _scored(
-    rows: TaskRows, reference: Run, run: Run, drop: float, say: Callable
-) -> dict[str, float]:
+def _scored(rows: TaskRows, reference: Run, run: Run, drop: float) -> dict[str, float]:
     """The task's metrics on its validation set, before and after; BortError for a drop."""
     task = rows.task
     found = {}
@@ -296,7 +296,9 @@ def _scored(
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]
-        say(f"score: {task.name} val/{metric} {decimal(before)} before, {decimal(after)} after")
+        logger.info(
+            f"score: {task.name} val/{metric} {decimal(before)} before, {decimal(after)} after"
+        )
     first = task.metrics[0]
     before, after = found[f"before/{first}"], found[f"after/{first}"]
     if before is not None and (after is None or before - after > drop):
@@ -337,12 +339,11 @@ def main() -> None:
         settings.drop,
         settings.task,
         settings.data,
-        console.say,
     )
     size = sum((out / name).stat().st_size for name in ownership.own_names(out))
-    console.say(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
+    logger.info(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
     if settings.push:
         _push(out, settings.push)
-        console.say(f"  hub       https://huggingface.co/{settings.push}")
+        logger.info(f"  hub       https://huggingface.co/{settings.push}")
     elif settings.format != "hf":
-        console.say(f"  next      {console.python()} {out}/predict.py {example(out)}")
+        logger.info(f"  next      {console.python()} {out}/predict.py {example(out)}")

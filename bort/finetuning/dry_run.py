@@ -1,5 +1,6 @@
 """What a fine-tuning or a run of Agora will cost, with the checks of the run itself."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +23,13 @@ from bort.tasks.encoding import cast
 from bort.tasks.task import Task
 from bort.training.module import check_trainer, check_watched
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def show(run: TrainConfig, folder: Path, say: Say, count_steps: Callable | None = None) -> None:
+def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) -> None:
     """Print the plan of a fine-tuning: rows, steps, FLOPs, memory, disk, hours.
 
-    count_steps: of Agora, its steps by run, task, training rows and say. Raises BortError for what
+    count_steps: of Agora, its steps by run, task and training rows. Raises BortError for what
     the run itself would refuse.
     """
     check_trainer(run)
@@ -38,8 +39,10 @@ def show(run: TrainConfig, folder: Path, say: Say, count_steps: Callable | None 
     task, rows = load_task(run.task, run.data)
     if task.parent:
         _check_diagnosis(run, task)
-        say(f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained")
-        say("dry_run=true: nothing was started")
+        logger.info(
+            f"  rows        {len(rows['test']):,}, answered by {run.model}; nothing is trained"
+        )
+        logger.info("dry_run=true: nothing was started")
         return
     check_watched(run, score_names(task, rows))
     arch, vocab = run.arch, run.data.vocab_size
@@ -60,26 +63,28 @@ def show(run: TrainConfig, folder: Path, say: Say, count_steps: Callable | None 
     if steps < 0 or 0 < epochs * per_epoch < steps:
         steps = per_epoch * max(epochs, 1)
     if count_steps:
-        steps = count_steps(run, task, rows["train"], say)
+        steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
     work = cost.training_flops(arch, 0, run.data.length, 0.0) * read
     work += steps * flops.optimizer_flops(arch, run.optim.name)
     size = cost.parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
-    say(f"  rows        {counts}")
+    logger.info(f"  rows        {counts}")
     for note in task.notes:
-        say(f"  labels      {note}")
+        logger.info(f"  labels      {note}")
     arms = " in all arms together, S and replays not counted" if count_steps else ""
     size_of_step = counted(run.data.batch_size * group, "row")
-    say(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
-    say(f"  tokens      about {read:,.0f}")
-    say(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
-    say(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
-    say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    before = 0.0 if run.model else _say_encoder(run, say)
-    say(f"  hours       about {hours(work + before):,.2f} on {usable_cores()} cores, without a GPU")
-    say("dry_run=true: nothing was started")
+    logger.info(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
+    logger.info(f"  tokens      about {read:,.0f}")
+    logger.info(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
+    logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
+    logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
+    before = 0.0 if run.model else _say_encoder(run)
+    logger.info(
+        f"  hours       about {hours(work + before):,.2f} on {usable_cores()} cores, without a GPU"
+    )
+    logger.info("dry_run=true: nothing was started")
 
 
 def _open(run: TrainConfig) -> ModelConfig:
@@ -99,13 +104,13 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
     output_order(task, model, labels, f"model={run.model}")
 
 
-def _say_encoder(run: TrainConfig, say: Say) -> float:
+def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
     own = own_run(run)
     corpus = corpora.find(own.data, cache_folder())
     if corpus is not None and finished(encoder_folder(run, corpus)):
-        say(f"  before it   nothing: an encoder {run.arch} is kept from before")
+        logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
     work = flops.student_flops(own, own.data.vocab_size, flops.amount_of(own, corpus))
-    say(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
+    logger.info(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
     return work

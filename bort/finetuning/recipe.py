@@ -5,6 +5,7 @@ Letters: N rows of a split, B rows of a batch.
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -34,7 +35,8 @@ from bort.tasks.task import Row, Task
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import StepModule, check_trainer, check_watched, device_of, fit, quiet
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 FEW_ROWS = 50  # of a validation set: of fewer, a single one is more than two hundredths of a score
 LR_WIDTH = 0.064  # the default rate times the width: 1e-3 at 64 (measured), 8e-5 at BERT's 768
 
@@ -155,40 +157,40 @@ def answers(task: Task, outputs: Tensor) -> np.ndarray:
 # ------------------------------------------------------------------------------------ a whole run
 
 
-def finetune(run: TrainConfig, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     """Fine-tune `run.model` on `run.task` into `folder`; returns the content of summary.json.
 
     The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
     of. Raises BortError for wrong data or a wrong model before anything is written.
     """
     check_trainer(run)
-    if (summary := done(run, folder, say)) is not None:
+    if (summary := done(run, folder)) is not None:
         return summary
     quiet()
     if run.model:
         hub.find(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
-        return diagnose(run, task, rows, folder, say, record)
+        return diagnose(run, task, rows, folder, record)
     check_watched(run, score_names(task, rows))
     facts = {"digest": digest(rows), "source": task.name}
     if run.resume and (summary := finished(folder)) is not None:
         # a file was touched, and holds what it held
         check_corpus(folder, facts, run=run)
         return summary
-    source = run.model or own_encoder(run, say)
+    source = run.model or own_encoder(run)
     body = hf.load_masked_lm(source, head_required=False)
     tokenizer = hf.load_tokenizer(source)
     check_length(run, body.config.positions)
     inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
     for line in data_report(task, rows, inputs):
-        say(line)
+        logger.info(line)
     if warning := length_doubt(run, source, body.config.limit, inputs["train"]):
-        say(f"warning: {warning}")
+        logger.warning(warning)
     missing = [name for name in task.splits if name not in rows]
     if missing and task.name != "custom":
-        say(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
-    with locked(folder, False, say):
+        logger.info(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
+    with locked(folder, False):
         open_folder(folder, run, record)
         check_corpus(folder, facts, {"model": hub.digest(source)}, run)
         if run.patience:
@@ -197,18 +199,18 @@ def finetune(run: TrainConfig, folder: Path, say: Say = print, record: dict | No
         pl.seed_everything(run.seed, verbose=False)
         model = fresh_classifier(task, body, run, rows["train"])
         outputs = counted(model.out.out_features, "output")
-        say(f"model: the encoder of {source}, a new head with {outputs}")
+        logger.info(f"model: the encoder of {source}, a new head with {outputs}")
         if line := selection(task, rows):
-            say(line)
-        best, numbers = train_classifier(run, folder, task, model, tokenizer, rows, inputs, say)
+            logger.info(line)
+        best, numbers = train_classifier(run, folder, task, model, tokenizer, rows, inputs)
         pad, asked = tokenizer.pad_token_id, [name for name in rows if name != "train"]
         outputs = {name: row_outputs(best, rows[name], inputs[name], pad) for name in asked}
         found = {name: answers(task, given) for name, given in outputs.items()}
-        scores = outcome(task, rows, found, folder, say)
+        scores = outcome(task, rows, found, folder)
         for name in (name for name in asked if name.startswith("val")):
             path = folder / "predictions" / f"{name}.jsonl"
             write_answers(path, task, rows[name], inputs[name].lengths, outputs[name].numpy())
-        answer_diagnostics(run, task, best, tokenizer, folder, say)
+        answer_diagnostics(run, task, best, tokenizer, folder)
         summary = {**scores, **numbers}
         if line := selection(task, rows):
             summary["selected_by"] = line.removeprefix("model: ")
@@ -257,7 +259,6 @@ def train_classifier(
     tokenizer,
     rows: dict[str, list[Row]],
     inputs: dict[str, Cast],
-    say: Say,
     label: str = "fine-tuning",
 ) -> tuple[Classifier, dict]:
     """Train on the `train` rows; the model of the best validation, and what it took.
@@ -278,7 +279,7 @@ def train_classifier(
 
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
     module = FineTuningModule(model, replace(run.optim, lr=rate), task, vals, keep)
-    trainer, throughput = fit(run, folder, module, data, loggers, label, say)
+    trainer, throughput = fit(run, folder, module, data, loggers, label)
     trainer.strategy.barrier()  # until the process that keeps the best model has kept it
     best, _ = hf.load_classifier(folder / "model")
     return best.to(device_of(run)), {
@@ -299,7 +300,6 @@ def outcome(
     rows: dict[str, list[Row]],
     predictions: dict[str, np.ndarray],
     folder: Path,
-    say: Say,
 ) -> dict[str, float]:
     """Scores of the splits with labels; writes the submission files of the test sets.
 
@@ -319,7 +319,9 @@ def outcome(
                     f"{100 / len(rows[name]):.2g}% of a score"
                 )
         elif labelled:
-            say(f"data: {name}: {labelled:,} of {len(rows[name]):,} rows have a label: no scores")
+            logger.info(
+                f"data: {name}: {labelled:,} of {len(rows[name]):,} rows have a label: no scores"
+            )
         told = doubted and name.startswith(
             "test"
         )  # what the validation sets say goes for the tests
@@ -331,20 +333,18 @@ def outcome(
     return scores | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 
-def diagnose(
-    run: TrainConfig, task: Task, rows: dict, folder: Path, say: Say, record: dict | None
-) -> dict:
+def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None) -> dict:
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
     model, labels = hf.load_classifier(run.model)
     tokenizer = hf.load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = output_order(task, model, labels, f"model={run.model}")
     model.to(device_of(run))
-    with locked(folder, False, say):
+    with locked(folder, False):
         open_folder(folder, run, record)
         info = {"digest": digest(rows), "source": task.name}
         check_corpus(folder, info, {"model": hub.digest(run.model)}, run)
-        scores = _answer(run, task, rows, model, order, tokenizer, folder, say)
+        scores = _answer(run, task, rows, model, order, tokenizer, folder)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
         write_json(folder / "summary.json", summary)
         return summary
@@ -358,18 +358,17 @@ def _answer(
     order: list[int],
     tokenizer,
     folder: Path,
-    say: Say,
 ) -> dict[str, float]:
     """Scores and submission files of all splits by a model whose outputs have another order."""
     pad, found = tokenizer.pad_token_id, {}
     for name, split in rows.items():
         inputs = cast(task, split, tokenizer, run.data.length)
         found[name] = predict(task, model, split, inputs, pad, order)
-    return outcome(task, rows, found, folder, say)
+    return outcome(task, rows, found, folder)
 
 
 def answer_diagnostics(
-    run: TrainConfig, task: Task, model: Classifier, tokenizer, folder: Path, say: Say
+    run: TrainConfig, task: Task, model: Classifier, tokenizer, folder: Path
 ) -> None:
     """Write the submissions of the diagnostic sets that are to be answered by this task's model."""
     root = Path(run.data.root).expanduser() if run.data.root else None
@@ -378,8 +377,8 @@ def answer_diagnostics(
             continue  # from the hub only when it is asked for: task=glue/ax
         rows = registry.read(child, root)
         order = [task.labels.index(label) for label in child.labels]
-        _answer(run, child, rows, model, order, tokenizer, folder, say)
-        say(f"data: {child.name} is there too, and answered by this model")
+        _answer(run, child, rows, model, order, tokenizer, folder)
+        logger.info(f"data: {child.name} is there too, and answered by this model")
 
 
 def predict(

@@ -1,22 +1,21 @@
 """î of many architectures: operations, wall clock, a regression on it, or a table."""
 
+import logging
 import math
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from bort.config.search import LatencyConfig
 from bort.config.train import Arch
-from bort.console import clock, counted
+from bort.console import Progress, counted
 from bort.errors import BortError
 from bort.files.ownership import temporary
 from bort.models import onnx
 from bort.objectives import cost
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def check_device(latency: LatencyConfig) -> None:
@@ -31,7 +30,6 @@ def latencies(
     teacher: Arch | None,
     vocab: int,
     folder: Path,
-    say: Say,
 ) -> dict:
     """Flat-keyed record: `unit`, `note`, and `points`: name → [latency, low, high].
 
@@ -52,13 +50,15 @@ def latencies(
     engine = latency.engine if latency.source == "fitted" else latency.source
     threads = latency.threads or torch.get_num_threads()
     note = f"{engine}, {size}, {counted(threads, 'thread')}"
-    timed = _timed(latency, engine, chosen, vocab, threads, folder, say)
+    timed = _timed(latency, engine, chosen, vocab, threads, folder)
     if latency.source != "fitted":
         points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
         return _latency_record(points, "ms", note)
     function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
     most = f"{math.ceil(100 * error)}%"
-    say(f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {most}")
+    logger.info(
+        f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {most}"
+    )
     points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
     return _latency_record(points, "ms", f"fitted: {note}, missed by up to {most}")
 
@@ -74,7 +74,6 @@ def _timed(
     vocab: int,
     threads: int,
     folder: Path,
-    say: Say,
 ) -> dict[Arch, cost.Timing]:
     """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
     before = torch.get_num_threads()
@@ -82,7 +81,7 @@ def _timed(
     files, make = [], {}
     if engine != "measured":
         _check_room(archs, vocab, folder)
-    tick = paced("latency: ONNX export", say)
+    tick = Progress(logger, "latency: ONNX export").update
     for number, arch in enumerate(archs):
         if engine == "measured":
             make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
@@ -93,7 +92,9 @@ def _timed(
             tick(number + 1, len(archs))
     try:
         torch.set_num_threads(threads)
-        return cost.interleaved(make, latency.rounds, tick=paced("latency: timing", say))
+        return cost.interleaved(
+            make, latency.rounds, tick=Progress(logger, "latency: timing").update
+        )
     finally:
         torch.set_num_threads(before)
         for file in files:
@@ -107,18 +108,3 @@ def _check_room(archs: list[Arch], vocab: int, folder: Path) -> None:
             f"ONNX files of {len(archs)} shapes need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB "
             f"are free in {folder}; latency=fitted latency.engine=onnx_int8 needs a few of them"
         )
-
-
-def paced(what: str, say: Say, every_s: float = 10.0) -> Callable[[int, int], None]:
-    """A line with the time left, at most once in `every_s`."""
-    start = last = time.monotonic()
-
-    def tick(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > every_s:
-            last = now
-            left = (total - done) * (now - start) / done
-            say(f"{what} {done:,} of {total:,} · {clock(left)} left")
-
-    return tick

@@ -16,13 +16,13 @@ report.html. Stopped anywhere, the same command goes on. More for one stage:
 import ctypes
 import hashlib
 import importlib.util
+import logging
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ from bort.files.writing import write_json
 from bort.runs import folder as runs
 from bort.tasks import custom, registry
 from bort.text.sources import text_source
+
+logger = logging.getLogger(__name__)
 
 TEXT = ("data.path", "data.sample_by")
 COLUMNS = ("data.val", "data.test", "data.text", "data.label", "data.kind")
@@ -233,7 +235,7 @@ def _check_data(parsed: dict[str, TrainConfig]) -> None:
 # ------------------------------------------------------------------------------------ running it
 
 
-def run(stages: list[Stage], folder: Path, again: str, say: Callable[[str], None]) -> int:
+def run(stages: list[Stage], folder: Path, again: str) -> int:
     """Do what is not done yet, then write the report; returns the exit code.
 
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
@@ -241,39 +243,37 @@ def run(stages: list[Stage], folder: Path, again: str, say: Callable[[str], None
     """
     if not (folder / "stages.json").is_file() and ownership.foreign_names(folder):
         raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
-    with runs.locked(folder, wait=True, say=say) as lock:
+    with runs.locked(folder, wait=True) as lock:
         records = _records(folder)
         for number, stage in enumerate(stages, 1):
             title = f"pipeline {number} of {len(stages)}"
-            if code := _do(stage, title, records, folder, lock, say):
+            if code := _do(stage, title, records, folder, lock):
                 return code
         if not (folder / "report.html").exists():
-            _report(stages, folder, records, again, say)
+            _report(stages, folder, records, again)
     shipped = stages[STAGES.index("export")].folder
-    say(f"  report    {folder}/report.html")
-    say(f"  model     {shipped}   ({console.python()} {shipped}/predict.py 'a text')")
+    logger.info(f"  report    {folder}/report.html")
+    logger.info(f"  model     {shipped}   ({console.python()} {shipped}/predict.py 'a text')")
     return 0
 
 
-def _do(
-    stage: Stage, title: str, records: dict[str, dict], folder: Path, lock: int, say: Callable
-) -> int:
+def _do(stage: Stage, title: str, records: dict[str, dict], folder: Path, lock: int) -> int:
     """Run a stage unless it is finished, and keep its record; returns its exit code."""
     reads = {str(path): digest(path) for path in stage.reads}
     record = records.setdefault(stage.key, {})
     if finished(stage, record, reads):
         spent = console.clock(record["seconds"])
-        say(f"{title}: {stage.key} is finished ({spent}) → {stage.folder}")
+        logger.info(f"{title}: {stage.key} is finished ({spent}) → {stage.folder}")
         return 0
     (folder / "report.html").unlink(missing_ok=True)
     if record.get("reads", reads) != reads:
-        _clear(stage, say)  # what it began was from another model
+        _clear(stage)  # what it began was from another model
         record.clear()
     record |= {"command": stage.command, "reads": reads, "finished": False}
     record.setdefault("seconds", 0.0)
     write_json(folder / "stages.json", records)
-    say(_so_far(records))
-    say(f"{title}: {console.python()} {shlex.join(stage.command)}")
+    logger.info(_so_far(records))
+    logger.info(f"{title}: {console.python()} {shlex.join(stage.command)}")
     start = time.monotonic()
     code = follow([sys.executable, *stage.command], lock)
     record["seconds"] += time.monotonic() - start
@@ -309,10 +309,10 @@ def _keep(folder: Path, records: dict[str, dict]) -> None:
         (folder / "stages.json").unlink()
 
 
-def _clear(stage: Stage, say: Callable[[str], None]) -> None:
+def _clear(stage: Stage) -> None:
     if stage.key in ("pretrain", "finetune") and stage.folder.exists():
-        say(f"{stage.folder} was made from what has changed since; it is made anew")
-        with runs.locked(stage.folder, wait=True, say=say):
+        logger.info(f"{stage.folder} was made from what has changed since; it is made anew")
+        with runs.locked(stage.folder, wait=True):
             ownership.clear_run(stage.folder)
 
 
@@ -373,9 +373,7 @@ def _say_end(title: str, stage: Stage, code: int) -> None:
     print(f"{title}: {line}", file=sys.stderr, flush=True)
 
 
-def _report(
-    stages: list[Stage], folder: Path, records: dict[str, dict], again: str, say: Callable
-) -> None:
+def _report(stages: list[Stage], folder: Path, records: dict[str, dict], again: str) -> None:
     # Here, since they load torch: no other process runs now.
     from bort import html
     from bort.pipeline import report as pipeline_page
@@ -389,9 +387,9 @@ def _report(
     html.write(folder / "report.html", f"bort pipeline {folder.name}", parts)
     width = max(map(len, found)) + 2
     for what, value in found.items():
-        say(f"  {what:<{width}}{value}")
+        logger.info(f"  {what:<{width}}{value}")
     for line in pipeline_page.doubts(folders):
-        say(f"warning: {line.removeprefix('doubt: ')}")
+        logger.warning(f"{line.removeprefix('doubt: ')}")
 
 
 def main() -> None:
@@ -404,5 +402,5 @@ def main() -> None:
     stages = planned(given)
     name = given["name"] or default_name(given)
     again = console.typed(f"-m bort.pipeline {shlex.join(sys.argv[1:])}")
-    if code := run(stages, Path("runs", "pipeline", name), again, console.say):
+    if code := run(stages, Path("runs", "pipeline", name), again):
         raise SystemExit(code)

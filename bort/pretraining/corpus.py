@@ -7,6 +7,7 @@ and the runs of words by which near-copies are found (`copies.ROOM`).
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from array import array
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bort.config.train import DataConfig
-from bort.console import counted, data_size
+from bort.console import Progress, counted, data_size
 from bort.errors import BortError
 from bort.files import ownership
 from bort.files.digests import content_digest, read_sealed, write_sealed
@@ -39,6 +40,8 @@ from bort.text.tokenizer import (
     tokenizer_digest,
     train_tokenizer,
 )
+
+logger = logging.getLogger(__name__)
 
 VERSION = 3  # part of every fingerprint: raise it when the same text would give other streams
 
@@ -61,16 +64,14 @@ class Corpus:
     info: dict
 
 
-def build(
-    data: DataConfig, cache: Path, tokenizer=None, say: Callable = print, interval: float = 10.0
-) -> Corpus:
+def build(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
     """Open the corpus of `data` from the folder `cache`, after building it when it is not there.
 
     tokenizer: a fast transformers tokenizer (a teacher's), or None to train a byte-level BPE of
-    `data.vocab_size`. say: receives one line per stage, and one per `interval` seconds.
+    `data.vocab_size`. It logs one line per stage, and one per `interval` seconds.
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
-    tick = _paced(say, interval)
+    tick = Progress(logger, every_s=interval).tell
     with _refusals(cache):
         source, folder = _place(data, cache, tokenizer, tick)
         if source.note:
@@ -396,19 +397,6 @@ def _summary(corpus: Corpus, data: DataConfig) -> Iterator[str]:
             f"corpus: no validation: {info['val_tokens']:,} tokens are held out, one sequence "
             f"needs {data.length - 2}; a larger data.val_fraction holds out more"
         )
-
-
-def _paced(say: Callable[[str], None], interval: float) -> Callable:
-    """`tick(line, now=False)` says lines that open a stage, others once in `interval` seconds."""
-    last = time.monotonic()
-
-    def tick(line: str, now: bool = False) -> None:
-        nonlocal last
-        if now or time.monotonic() - last >= interval:
-            last = time.monotonic()
-            say(line)
-
-    return tick
 
 
 def _encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:

@@ -3,6 +3,7 @@
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -18,11 +19,12 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bort.config.train import DataConfig
-from bort.console import say
 from bort.errors import BortError
 from bort.files.digests import read_array, write_array
 from bort.pretraining.corpus import Corpus, pack, sequences
 from bort.text.tokenizer import special_ids
+
+logger = logging.getLogger(__name__)
 
 VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
 GOLDEN = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2⁶⁴ divided by the golden ratio
@@ -212,7 +214,9 @@ class TeacherStates:
         versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
         ends, digests, whole = _checked_states(self.states, self.index, self.hidden, *versions)
         if whole < len(digests) or len(ends) == 1:
-            say(f"teacher: its kept states in {self.states} are damaged; they are made again")
+            logger.info(
+                f"teacher: its kept states in {self.states} are damaged; they are made again"
+            )
         return ends[: whole + 1], digests[:whole]
 
     def __len__(self) -> int:

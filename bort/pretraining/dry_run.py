@@ -1,7 +1,8 @@
 """What a run will cost, before it starts; what the run would refuse is refused here, too."""
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from bort.pretraining.recipe import open_sources, teacher_folder, teacher_run
 from bort.runs.folder import check_folder, finished
 from bort.text.tokenizer import special_ids
 from bort.training.module import check_trainer, check_watched
+
+logger = logging.getLogger(__name__)
 
 # Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
 HUB_TEACHERS = {
@@ -128,14 +131,16 @@ def flops_text(parts: list[tuple[str, float]]) -> str:
     return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
 
 
-def say_missing(outlook: Outlook, run: TrainConfig, say: Callable[[str], None]) -> None:
+def say_missing(outlook: Outlook, run: TrainConfig) -> None:
     for what in outlook.missing:
-        say(f"  missing     {what}")
+        logger.info(f"  missing     {what}")
     if outlook.teacher is None and run.needs_teacher:
-        say(f"  the passes of {run.teacher.name} are not counted: its size is not known yet")
+        logger.info(
+            f"  the passes of {run.teacher.name} are not counted: its size is not known yet"
+        )
 
 
-def show(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> None:
+def show(run: TrainConfig, folder: Path) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours.
 
     Raises BortError for what the run itself would refuse before its first step.
@@ -154,21 +159,23 @@ def show(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> None:
     activations = data.batch_size * data.length * run.arch.depth * 4
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
-    say(f"  parameters  {size:,} (vocabulary {V:,})")
+    logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
     rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]
-    say(f"  rate        {', '.join(f'{lr:.3g}' for lr in rates)} at its peak")
+    logger.info(f"  rate        {', '.join(f'{lr:.3g}' for lr in rates)} at its peak")
     if amount.steps:
-        say(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
+        logger.info(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
     else:
-        say("  tokens      not known: no number of steps ends this run")
-    say(f"  FLOPs       {flops_text(parts)}")
-    say(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
+        logger.info("  tokens      not known: no number of steps ends this run")
+    logger.info(f"  FLOPs       {flops_text(parts)}")
+    logger.info(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     corpus = "built" if outlook.corpus else "to be built"
-    say(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    say(f"              corpus ({corpus}) in {cache_folder()}")
+    logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
+    logger.info(f"              corpus ({corpus}) in {cache_folder()}")
     free = shutil.disk_usage(Path.cwd()).free
-    say(f"              {free / 1e9:.0f} GB are free here")
+    logger.info(f"              {free / 1e9:.0f} GB are free here")
     duration = hours(sum(work for _, work in parts))
-    say(f"  hours       about {duration:,.2f} on {usable_cores()} cores here, without a GPU")
-    say_missing(outlook, run, say)
-    say("dry_run=true: nothing was started")
+    logger.info(
+        f"  hours       about {duration:,.2f} on {usable_cores()} cores here, without a GPU"
+    )
+    say_missing(outlook, run)
+    logger.info("dry_run=true: nothing was started")

@@ -6,9 +6,10 @@ wall clock of each arm's own training, whatever else the machine did then would 
 """
 
 import csv
+import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from bort.training.loggers import MetricsCsv
 from bort.training.module import check_trainer, check_watched, interruptible
 from bort.training.progress import Throughput
 
+logger = logging.getLogger(__name__)
+
 ARMS = {
     "kd": "KD",
     "mlm": "MLM, equal steps",
@@ -42,9 +45,7 @@ ARMS = {
 TIMING = "timing.json"  # seconds of a step of both kinds
 
 
-def compare(
-    run: TrainConfig, folder: Path, say: Callable = print, record: dict | None = None
-) -> dict:
+def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     """Train the three arms into sub-folders of `folder`; print and write the comparison.
 
     Returns the flat summary. Arms that are finished are not trained again.
@@ -52,22 +53,20 @@ def compare(
     check_trainer(run)
     check_folder(folder, run)
     check_arms(run)
-    corpus, teacher = prepare(run, say, folder)
+    corpus, teacher = prepare(run, folder)
     if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
             "data.length, and leave trainer.limit_val_batches above 0"
         )
-    with locked(folder, False, say):
+    with locked(folder, False):
         open_folder(folder, run, record)
         check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
-        return _train_arms(run, folder, corpus, teacher, say)
+        return _train_arms(run, folder, corpus, teacher)
 
 
-def _train_arms(
-    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None, say: Callable
-) -> dict:
-    seconds = step_seconds(run, folder, corpus, teacher, say)
+def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None) -> dict:
+    seconds = step_seconds(run, folder, corpus, teacher)
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries, rates = {}, {}
@@ -79,11 +78,11 @@ def _train_arms(
             if run.resume and (place / "failed.json").exists():
                 continue
             if finished(place) is None:
-                say(f"{label} → {place}")
+                logger.info(f"{label} → {place}")
             try:
-                tries[place] = train(job, place, corpus, teacher, say, label=label)
+                tries[place] = train(job, place, corpus, teacher, label=label)
             except Diverged as error:  # a result: the arm has its other rates
-                say(f"{label} drops out: {error}")
+                logger.info(f"{label} drops out: {error}")
                 write_json(place / "failed.json", {"reason": str(error)})
         if not tries:
             raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
@@ -172,7 +171,7 @@ class Turns(pl.Callback):
 
 
 def step_seconds(
-    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM, say: Callable
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM
 ) -> dict[str, float]:
     """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
 
@@ -200,7 +199,7 @@ def step_seconds(
         data = PackedDataModule(corpus, replace(run.data, workers=0), run.seed)
         trainer.fit(module, datamodule=data)
     seconds = {arm: float(np.median(values)) for arm, values in turns.seconds.items()}
-    say(
+    logger.info(
         f"a step takes {1000 * seconds['kd']:.1f} ms with the teacher, "
         f"{1000 * seconds['mlm']:.1f} ms without (in turns, {count - 1} each)"
     )

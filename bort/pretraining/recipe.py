@@ -1,5 +1,6 @@
 """One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
 
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -48,11 +49,12 @@ from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import VERSION, check_trainer, check_watched, device_of, fit, quiet
 from bort.training.progress import Throughput
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
 
 
-def pretrain(run: TrainConfig, folder: Path, say: Say = print, record: dict | None = None) -> dict:
+def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     """Train what `run` describes and leave it in `folder`; returns the content of summary.json.
 
     The same settings on the same folder continue where the last whole checkpoint stands, or
@@ -60,32 +62,30 @@ def pretrain(run: TrainConfig, folder: Path, say: Say = print, record: dict | No
     """
     check_trainer(run)
     check_watched(run, score_names(run.distill.w_kd > 0))
-    if (summary := done(run, folder, say)) is not None:
+    if (summary := done(run, folder)) is not None:
         return summary
-    corpus, teacher = prepare(run, say, folder)
-    return train(run, folder, corpus, teacher, say, record=record)
+    corpus, teacher = prepare(run, folder)
+    return train(run, folder, corpus, teacher, record=record)
 
 
-def prepare(
-    run: TrainConfig, say: Say, folder: Path | None = None
-) -> tuple[Corpus, MaskedLM | None]:
+def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
     """The corpus of a run and the teacher that it needs, trained first if it has no name.
 
     folder: of the run, so that one that was started on other text is refused before that, and one
     whose teacher is no longer there is told what depends on the new one.
     """
     teacher, tokenizer = open_sources(run)
-    corpus = corpora.build(run.data, cache_folder(), tokenizer, say)
+    corpus = corpora.build(run.data, cache_folder(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
         check_text(folder, corpus.info["digest"])
     if teacher is None and run.needs_teacher:
         if goes_on and "teacher" in started_models(folder) and _is_gone(run, corpus):
-            say(
+            logger.info(
                 f"teacher: the one that {folder} was started with is no longer in the cache; it is "
                 "trained again, and only if it comes out the same can this run go on"
             )
-        teacher = trained_teacher(run, corpus, say)
+        teacher = trained_teacher(run, corpus)
     elif teacher is not None and tokenizer is None:
         _check_vocabulary(run, corpus.tokenizer, teacher)
     return corpus, teacher
@@ -221,15 +221,19 @@ def _weight_settings(own: TrainConfig) -> dict:
     return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
 
 
-def trained_teacher(run: TrainConfig, corpus: Corpus, say: Say) -> MaskedLM:
+def trained_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
     folder = teacher_folder(run, corpus)
     if take_finished(folder) is None:
         steps = counted(run.teacher.max_steps, "step")
-        say(f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}")
-        train(teacher_run(run), folder, corpus, None, say, label="teacher", wait=True)
+        logger.info(
+            f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}"
+        )
+        train(teacher_run(run), folder, corpus, None, label="teacher", wait=True)
     summary = finished(folder)
-    say(f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}")
+    logger.info(
+        f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}"
+    )
     return hf.load_masked_lm(folder)
 
 
@@ -238,22 +242,24 @@ def encoder_folder(run: TrainConfig, corpus: Corpus) -> Path:
     return _cached("encoders", own_run(run), corpus)
 
 
-def own_encoder(run: TrainConfig, say: Say) -> Path:
+def own_encoder(run: TrainConfig) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
     own = own_run(run)
-    corpus = corpora.build(own.data, cache_folder(), None, say)
+    corpus = corpora.build(own.data, cache_folder(), None)
     folder = encoder_folder(run, corpus)
     if take_finished(folder) is None:
-        say(f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}")
-        train(own, folder, corpus, None, say, label="encoder", wait=True)
+        logger.info(
+            f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}"
+        )
+        train(own, folder, corpus, None, label="encoder", wait=True)
     return folder
 
 
-def own_teacher(run: TrainConfig, say: Say) -> Path:
+def own_teacher(run: TrainConfig) -> Path:
     """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
     own = own_run(run)
-    corpus = corpora.build(own.data, cache_folder(), None, say)
-    trained_teacher(own, corpus, say)
+    corpus = corpora.build(own.data, cache_folder(), None)
+    trained_teacher(own, corpus)
     return teacher_folder(own, corpus)
 
 
@@ -284,7 +290,6 @@ def train(
     folder: Path,
     corpus: Corpus,
     teacher: MaskedLM | None,
-    say: Say,
     label: str = "train",
     record: dict | None = None,
     wait: bool = False,
@@ -296,7 +301,7 @@ def train(
     the validation batches, which is then not computed again.
     """
     quiet()
-    with locked(folder, wait, say):
+    with locked(folder, wait):
         if run.resume and (summary := finished(folder)) is not None:
             check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
             return summary
@@ -316,7 +321,7 @@ def train(
             samples=_samples(corpus.tokenizer, folder, loggers),
         )
         parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
-        trainer, throughput = fit(run, folder, module, data, loggers, label, say)
+        trainer, throughput = fit(run, folder, module, data, loggers, label)
         summary = _summary(run, trainer, module, throughput, corpus, teacher)
         summary["parameters"] = parameters
         if (reason := _no_validation(run, corpus, len(data.val))) is not None:

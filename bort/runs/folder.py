@@ -4,6 +4,7 @@ Nothing heavy is imported, so that a finished run says so at once.
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -22,6 +23,8 @@ from bort.files import locks, ownership
 from bort.files.untrusted import read_json, read_yaml, short
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, local_model, model_digest, named_models
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"  # its file in a run folder
 
@@ -66,7 +69,7 @@ def check_numbers(path: Path, summary: dict) -> None:
             raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; {RESTORE}")
 
 
-def done(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> dict | None:
+def done(run: TrainConfig, folder: Path) -> dict | None:
     """The summary when `folder` holds this run, finished; None when there is something to do.
 
     That is also to read the data again, where their files are not as they were: `check_corpus`
@@ -77,7 +80,7 @@ def done(run: TrainConfig, folder: Path, say: Callable[[str], None]) -> dict | N
         return None
     summary = take_finished(folder)
     _check_models(folder, run)
-    say(f"{folder} is finished; name= starts another run, resume=false this one again")
+    logger.info(f"{folder} is finished; name= starts another run, resume=false this one again")
     return summary
 
 
@@ -251,7 +254,7 @@ def reserve_stamp(cfg: DictConfig, output: Callable[[], Path]) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int | None]:
+def locked(folder: Path, wait: bool) -> Iterator[int | None]:
     """One process works in a folder; the lock goes with the process, however it ends.
 
     Gives the file descriptor that holds the lock, for processes that shall hold it, too.
@@ -269,12 +272,12 @@ def locked(folder: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int
     def waiting() -> None:
         nonlocal waited
         waited = True
-        say(f"waiting for the process that trains in {folder}…")
+        logger.info(f"waiting for the process that trains in {folder}…")
 
     try:
         with locks.lock(folder / LOCK, busy, waiting if wait else None) as handle:
             if waited:
-                say(f"waited {clock(time.monotonic() - start)}")
+                logger.info(f"waited {clock(time.monotonic() - start)}")
             for path in (folder, *(folder / name for name in WRITTEN_INTO)):
                 ownership.settle(path)
             try:
@@ -356,35 +359,33 @@ NEXT = {
 }
 
 
-def finish(run: TrainConfig, folder: Path, summary: dict, choice: str, say: Callable) -> None:
+def finish(run: TrainConfig, folder: Path, summary: dict, choice: str) -> None:
     """The last lines of a run: the result, where everything is, and what to try next."""
     if run.job == "pretrain":
-        say(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
+        logger.info(f"{choice}: {results(summary)} after {clock(summary['seconds'])} of training")
         if summary.get("val/loss") is not None and (warning := doubt(summary)):
-            say(f"warning: {warning}")
-        say(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
-        say(f"  metrics   {folder}/metrics.csv, summary.json")
+            logger.warning(warning)
+        logger.info(f"  model     {folder}/model   (AutoModelForMaskedLM.from_pretrained opens it)")
+        logger.info(f"  metrics   {folder}/metrics.csv, summary.json")
         if (folder / "samples.txt").exists():
-            say(f"  samples   {folder}/samples.txt")
+            logger.info(f"  samples   {folder}/samples.txt")
     following = NEXT.get(choice, NEXT["kd_pretrain"])
     if run.fits_task:
-        following = _finish_task(run, folder, summary, choice, say)
+        following = _finish_task(run, folder, summary, choice)
     if (folder / "report.html").exists():
-        say(f"  report    {folder}/report.html")
+        logger.info(f"  report    {folder}/report.html")
     if run.logger.name == "wandb" and (folder / "wandb").is_dir():
-        say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
+        logger.info(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     text = ""
     if run.data.source == "text":
         plain = re.fullmatch(r"[\w./:+-]+", run.data.path)  # others would need two kinds of quotes
         text = f" data=text data.path={run.data.path if plain else 'YOUR_TEXT'}"
     known = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
     if following:
-        say(f"  next      {typed(following.format(**known))}")
+        logger.info(f"  next      {typed(following.format(**known))}")
 
 
-def _finish_task(
-    run: TrainConfig, folder: Path, summary: dict, choice: str, say: Callable
-) -> str | None:
+def _finish_task(run: TrainConfig, folder: Path, summary: dict, choice: str) -> str | None:
     """The last lines of a fine-tuning; returns what to do next."""
     named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
     scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]
@@ -393,17 +394,17 @@ def _finish_task(
         counts = (f"{counted(v, 'row')} of {k.removeprefix('rows/')}" for k, v in rows.items())
         scores[-1] += f"; {', '.join(counts)}"
     by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
-    say(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
+    logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
     if warning := doubt(summary):
-        say(f"warning: {warning}")
+        logger.warning(warning)
     following = None
     if (folder / "model").is_dir():  # a diagnostic set has none of its own
         config = read_json(folder / "model" / "config.json")
         kind = str((config.get("architectures") or [""])[0]).partition("For")[2]
         opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
-        say(f"  model     {folder}/model   ({opened})")
+        logger.info(f"  model     {folder}/model   ({opened})")
         if kind == "SequenceClassification":
             pair = " pair='…'" if config.get("bort_texts") == 2 else ""
             following = f"-m bort.predict model={{folder}} text='…'{pair}"
-    say(f"  answers   {folder}/predictions/")
+    logger.info(f"  answers   {folder}/predictions/")
     return following

@@ -6,6 +6,7 @@ imported where it is needed.
 """
 
 import atexit
+import logging
 import re
 import sys
 import traceback
@@ -20,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bort import console, shell
+from bort import shell
 from bort.config.search import SearchRunConfig
 from bort.config.train import parse
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
@@ -28,6 +29,8 @@ from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import SWEEP_RECORD, foreign_names, run_settings
 from bort.runs.folder import reserve_stamp, take_failures
+
+logger = logging.getLogger(__name__)
 
 # Raised by launchers when a worker is gone: killed by the system for its memory, by a batch queue.
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
@@ -54,7 +57,7 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])
-    console.say(
+    logger.info(
         f"search: {counted(count, 'candidate')}, n = {counted(run.search.n, 'step')} → {folder}"
     )
     with shell.loading(shell.program()):  # torch, only now
@@ -62,17 +65,17 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
         from bort.search import sweep as search
 
     if run.dry_run:
-        dry_run.show(run, folder, console.say)
+        dry_run.show(run, folder)
         yield None
         return
-    if optimum.is_over(run, folder, console.say):  # then `OptimumCallback` says again what it found
+    if optimum.is_over(run, folder):  # then `OptimumCallback` says again what it found
         yield None
         return
     record = {
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
     }
-    with search.opened(run, folder, console.say, record) as sweep:
+    with search.opened(run, folder, record) as sweep:
         # the name may hold the time of day, which is another one in another process
         sweep.arguments = [*arguments, f"name={run.name}"]
         yield sweep
@@ -122,13 +125,13 @@ class OptimumCallback(Callback):
             if config.job == "search":
                 from bort.search import optimum
 
-                optimum.conclude(Path(config.output_dir), console.say)
+                optimum.conclude(Path(config.output_dir))
             else:
                 from bort.search.sweep_table import gather
 
                 folder = Path(config.hydra.sweep.dir)
                 failed = take_failures(folder)
-                gather(folder, console.say)
+                gather(folder)
                 ended = {path.parent.name for path in folder.glob("*/summary.json")}
                 if failed and not ended - failed:
                     raise BortError("no job of the sweep ended well; the lines above say why")

@@ -1,6 +1,6 @@
 """What a search will cost, before it starts; what it would refuse is refused here, too."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from bort.search.fptas import Selection
 from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of, xi_of
 from bort.training.module import check_trainer
 
+logger = logging.getLogger(__name__)
+
 
 def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     """The candidates as the search will see them; of measured latencies, operations stand in.
@@ -35,7 +37,7 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     positions = max(run.data.length, 512)
     known = run.latency.source in ("analytic", "table")
     source = run.latency if known else replace(run.latency, source="analytic", path=None)
-    points = latencies(source, [teacher, *valid], teacher, vocab, Path(), lambda line: None)
+    points = latencies(source, [teacher, *valid], teacher, vocab, Path())
     latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
     numbers = {a: (cost.parameters(a, vocab, positions), latency[a][0]) for a in latency}
     plan = {
@@ -55,7 +57,7 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     )
 
 
-def show(run: SearchRunConfig, folder: Path, say: Callable[[str], None]) -> None:
+def show(run: SearchRunConfig, folder: Path) -> None:
     """Print the plan of a search: candidates, their bounds, and at most how much it all costs.
 
     Raises BortError for what the search itself would refuse before its first training.
@@ -83,24 +85,30 @@ def show(run: SearchRunConfig, folder: Path, say: Callable[[str], None]) -> None
     valid, invalid = run.grid.points()
     p = cost.parameters(teacher, V, max(data.length, 512))
     bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
-    say(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
-    say(
+    logger.info(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
+    logger.info(
         f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
         f"without a whole head size, {len(chosen.excluded)} over the budget or not smaller than T"
     )
-    say(f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped")
-    say(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
+    logger.info(
+        f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
+    )
+    logger.info(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
     rates = sorted(job.optim.lr for job in jobs)
-    say(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
-    say(f"  FLOPs       at most {flops_text(parts)}")
+    logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
+    logger.info(f"  FLOPs       at most {flops_text(parts)}")
     states = amount.train.positions * search.seeds + amount.val.positions
-    say(f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}")
+    logger.info(
+        f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}"
+    )
     sizes = [chosen.points[xi][0] for xi in chosen.order]
-    say(f"  disk        at most {sum(4e-9 * size for size in sizes):.1f} GB of models")
+    logger.info(f"  disk        at most {sum(4e-9 * size for size in sizes):.1f} GB of models")
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
-        say(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
+        logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
     duration = hours(sum(work for _, work in parts))
-    say(f"  hours       at most {duration:,.2f} on {usable_cores()} cores here, without a GPU")
-    say_missing(outlook, run, say)
-    say("dry_run=true: nothing was started")
+    logger.info(
+        f"  hours       at most {duration:,.2f} on {usable_cores()} cores here, without a GPU"
+    )
+    say_missing(outlook, run)
+    logger.info("dry_run=true: nothing was started")

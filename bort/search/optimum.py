@@ -1,7 +1,8 @@
 """From the records of a sweep to the optimum: what is proven, how sure it is, what to doubt."""
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from bort.search.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, n
 from bort.search.records import Paired, best_record, crowded_jobs, read_plan, records
 from bort.search.sweep import due_finalists, selection
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def conclude(folder: Path, say: Say) -> dict:
+def conclude(folder: Path) -> dict:
     """Choose from the records of a sweep; write candidates.csv, optimum.yaml, summary.json, report.
 
     Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
@@ -44,14 +45,14 @@ def conclude(folder: Path, say: Say) -> dict:
     parts = search_page.parts(folder, run, plan, rows, summary, plots)
     html.write(folder / "report.html", f"bort search {run.name}", parts)
     for line in outcome(folder, summary, rows):
-        say(line)
+        logger.info(line)
     if run.logger.name == "wandb":
         wandb_run.log_search(run, folder, summary, rows, plots)
-        say(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
+        logger.info(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
     return summary
 
 
-def is_over(run: SearchRunConfig, folder: Path, say: Say) -> bool:
+def is_over(run: SearchRunConfig, folder: Path) -> bool:
     """Whether `folder` holds this search, and nothing of it is left to train or to make again.
 
     Neither the text nor the teacher is read for that, so both may be gone. Raises BortError when
@@ -70,7 +71,7 @@ def is_over(run: SearchRunConfig, folder: Path, say: Say) -> bool:
             count_batches(path)
     except BortError:  # the search makes it again
         return False
-    return done(run, folder, say) is not None
+    return done(run, folder) is not None
 
 
 def choice(folder: Path) -> tuple[SearchRunConfig, dict, list[dict], dict, dict[str, Any]]:

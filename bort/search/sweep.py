@@ -6,9 +6,10 @@ folder with a `point.json`; `optimum.py` turns these records into the choice.
 """
 
 import csv
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,14 @@ from torch.utils.data import Dataset
 
 from bort.config.search import SearchRunConfig
 from bort.config.train import SIZES, Arch, DataConfig, TrainConfig, width_lr
-from bort.console import clock, counted
+from bort.console import Progress, clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.files.ownership import remove_checkpoints
 from bort.models import hub
 from bort.models import huggingface as hf
 from bort.models.bert import MaskedLM
 from bort.objectives import cost
-from bort.objectives.latency import check_device, latencies, paced
+from bort.objectives.latency import check_device, latencies
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
@@ -55,7 +56,8 @@ from bort.search.records import (
 )
 from bort.training.module import check_trainer, device_of
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 POSITIONS = 8192  # at least so many masked positions decide an error
 
 
@@ -67,9 +69,7 @@ def xi_of(arch: Arch) -> Xi:
 
 
 @contextmanager
-def opened(
-    run: SearchRunConfig, folder: Path, say: Say, record: dict | None = None
-) -> Iterator["Sweep"]:
+def opened(run: SearchRunConfig, folder: Path, record: dict | None = None) -> Iterator["Sweep"]:
     """The sweep of these settings in `folder`, prepared; one process at a time works there.
 
     record: file name → text for the folder's `.hydra`; by default the settings alone.
@@ -81,20 +81,20 @@ def opened(
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.structured(run))
         record = {"config.yaml": config, "overrides.yaml": "[]"}
-    with locked(folder, wait=False, say=say):
+    with locked(folder, wait=False):
         open_folder(folder, run, record)
-        yield Sweep(run, folder, say)
+        yield Sweep(run, folder)
 
 
-def run_here(run: SearchRunConfig, folder: Path, say: Say) -> dict:
+def run_here(run: SearchRunConfig, folder: Path) -> dict:
     """A whole sweep in this process, without Hydra's launchers; returns its plan."""
     alone = replace(run.search, parallel=1)
-    with opened(run, folder, say) as sweep:
+    with opened(run, folder) as sweep:
         while batch := sweep.ask():
             for job in batch:
                 optim = replace(run.optim, lr=job.lr)
                 own = replace(run, arch=Arch(*job.xi), seed=job.seed, optim=optim, search=alone)
-                evaluate(own, folder, folder / job.folder, say)
+                evaluate(own, folder, folder / job.folder)
             sweep.collect(batch)
         return sweep.plan
 
@@ -111,13 +111,13 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
     cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
-def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path, say: Say) -> dict:
+def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path) -> dict:
     """î of T and of every candidate, by `latency.source`, recorded once in `latency.json`."""
     path = folder / "latency.json"
     if path.exists():
         return read_checked(path, "delete it and repeat the command")
     archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
-    found = latencies(run.latency, archs, teacher, vocab_size, folder, say)
+    found = latencies(run.latency, archs, teacher, vocab_size, folder)
     write_checked(path, found)
     return found
 
@@ -128,10 +128,10 @@ def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path, 
 class Sweep:
     """What the sweeper asks and tells; everything that it knows is in the run folder."""
 
-    def __init__(self, run: SearchRunConfig, folder: Path, say: Say):
-        self.run, self.folder, self.say = run, folder, say
+    def __init__(self, run: SearchRunConfig, folder: Path):
+        self.run, self.folder = run, folder
         _OPEN.clear()  # the cache may be another one by now
-        corpus, teacher = _opened(run, folder, say)
+        corpus, teacher = _opened(run, folder)
         (self.digest,) = teacher_digest(run, corpus).values()
         self.plan = self._plan(corpus, teacher)
         self._refresh()
@@ -154,15 +154,15 @@ class Sweep:
         val = _val_batches(corpus, run)
         if not len(val):
             raise BortError("search.py needs validation text; raise data.val_fraction")
-        latency = measure(run, shape, vocab, folder, self.say)
+        latency = measure(run, shape, vocab, folder)
         plan = self._candidates(teacher, shape, latency)
         selection(plan, run, [])  # raises, before T runs, when the budgets leave none
         start = time.monotonic()
         states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
-        tick = paced("teacher: validation batch", self.say)
+        tick = Progress(logger, "teacher: validation batch").update
         states.build(teacher.to(device_of(run)), val, len(val), tick)
         count = self._batches(corpus)
-        train = _teacher_pass(run, corpus, teacher, folder, run.seed, count, self.say)
+        train = _teacher_pass(run, corpus, teacher, folder, run.seed, count)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
         save_array(folder / "teacher" / "entropy.npy", entropy)
         documents, length = val.documents(), run.data.length
@@ -184,9 +184,9 @@ class Sweep:
         """Make those of T's states again that are no longer as they were written."""
         run, val = self.run, _val_batches(corpus, self.run)
         states = TeacherStates(self.folder / "teacher" / "val", teacher.config.hidden)
-        tick = paced("teacher: validation batch", self.say)
+        tick = Progress(logger, "teacher: validation batch").update
         states.build(teacher.to(device_of(run)), val, len(val), tick)
-        _teacher_pass(run, corpus, teacher, self.folder, run.seed, self._batches(corpus), self.say)
+        _teacher_pass(run, corpus, teacher, self.folder, run.seed, self._batches(corpus))
 
     def _candidates(self, teacher: MaskedLM, shape: Arch, latency: dict) -> dict:
         """p and î of T and of every point; T's error is not known yet."""
@@ -241,14 +241,14 @@ class Sweep:
 
     def _announce(self) -> None:
         chosen, teacher = self.selection, self.plan["teacher"]
-        self.say(
+        logger.info(
             f"search: {len(chosen.order)} of {counted(len(chosen.points), 'candidate')} below "
             f"T = {name(tuple(teacher['xi']))} and within the budgets; T's entropy "
             f"{teacher['error']:.3f} nats at {self.plan['positions']:,} positions, unigram "
             f"{teacher['unigram_error']:.3f}"
         )
         if self.records:
-            self.say(f"search: {len(self.records)} recorded already")
+            logger.info(f"search: {len(self.records)} recorded already")
 
     def ask(self) -> list[Job]:
         """The next jobs, at most `search.parallel` of them; none when the search is over.
@@ -260,14 +260,14 @@ class Sweep:
         if not batch:
             jobs = self._due_finalists()[: self.run.search.parallel]
         if crowded := [job for job in crowded_jobs(self.folder, self.plan) if job in jobs]:
-            self.say(f"search: {crowded[0]} found no memory beside others; now alone")
+            logger.info(f"search: {crowded[0]} found no memory beside others; now alone")
             return crowded[:1]
         if batch:
             self._progress(batch)
         else:
             for job in jobs:
                 rate = width_lr(job.xi[2], job.lr, self.run.search.kappa)  # of its width
-                self.say(
+                logger.info(
                     f"search: finalist {name(job.xi)} is trained again with seed {job.seed}, "
                     f"lr {rate:.3g}"
                 )
@@ -283,10 +283,10 @@ class Sweep:
         """Other seeds are other batches: T runs over them once, too, for all finalists."""
         if seeds <= {self.run.seed}:
             return
-        corpus, teacher = _opened(self.run, self.folder, self.say)
+        corpus, teacher = _opened(self.run, self.folder)
         count = self._batches(corpus)
         for seed in sorted(seeds):
-            _teacher_pass(self.run, corpus, teacher, self.folder, seed, count, self.say)
+            _teacher_pass(self.run, corpus, teacher, self.folder, seed, count)
 
     def collect(self, batch: list[Job], died: str | None = None) -> None:
         """Take what the jobs of `batch` have recorded.
@@ -306,7 +306,7 @@ class Sweep:
             if record["status"] == "failed" and (job := job_of(record)) in batch:
                 first = (job.seed, job.lr) == (self.run.seed, self.run.optim.lr)
                 who = name(job.xi) if first else f"finalist {job}"
-                self.say(f"search: {who} failed: {record['reason']}")
+                logger.info(f"search: {who} failed: {record['reason']}")
 
     def _progress(self, batch: list[Xi]) -> None:
         chosen = self.selection
@@ -326,7 +326,7 @@ class Sweep:
             else ""
         )
         names = ", ".join(map(name, batch))
-        self.say(
+        logger.info(
             f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "
             f"{proven} proven away{eta}"
         )
@@ -349,12 +349,11 @@ def _teacher_pass(
     folder: Path,
     seed: int,
     batches: int,
-    say: Say,
 ) -> Text:
     """Keep T's states over the first batches of this seed; returns what they were made from."""
     states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
-    tick = paced("teacher: training batch", say)
+    tick = Progress(logger, "teacher: training batch").update
     states.build(teacher.to(device_of(run)), data, batches, tick)
     epochs, rest = divmod(batches, len(data))  # the last batch of an epoch may be a smaller one
     sequences = epochs * data.stream.count + rest * data.batch_size
@@ -393,18 +392,18 @@ def _logp(teacher: MaskedLM, states: TeacherStates, batch: int) -> torch.Tensor:
 _OPEN: dict[Path, tuple[Corpus, MaskedLM]] = {}  # of this process: not opened per candidate
 
 
-def _opened(run: SearchRunConfig, folder: Path, say: Say) -> tuple[Corpus, MaskedLM]:
+def _opened(run: SearchRunConfig, folder: Path) -> tuple[Corpus, MaskedLM]:
     """Corpus and T of the sweep in `folder`."""
     key = folder.resolve()
     if key not in _OPEN:
         _OPEN.clear()
-        corpus, teacher = prepare(run, say, folder)
+        corpus, teacher = prepare(run, folder)
         check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 
 
-def evaluate(run: SearchRunConfig, folder: Path, place: Path, say: Say) -> dict:
+def evaluate(run: SearchRunConfig, folder: Path, place: Path) -> dict:
     """Train one candidate for n steps and record its error; what is recorded is returned at once.
 
     folder: the sweep's; place: the candidate's own folder in it. A failure that is the candidate's
@@ -415,7 +414,7 @@ def evaluate(run: SearchRunConfig, folder: Path, place: Path, say: Say) -> dict:
         return record
     own, start = Job(xi_of(run.arch), run.seed, run.optim.lr), time.monotonic()
     try:
-        corpus, teacher = _opened(run, folder, lambda line: None)
+        corpus, teacher = _opened(run, folder)
         val = _val_batches(corpus, run)
         kept = {
             split: TeacherStates(folder / "teacher" / split, teacher.config.hidden)
@@ -423,7 +422,7 @@ def evaluate(run: SearchRunConfig, folder: Path, place: Path, say: Say) -> dict:
         }
         job = candidate_settings(run, len(val.chosen))
         label = f"candidate {run.arch}"
-        summary = train(job, place, corpus, teacher, say, label, states=tuple(kept.values()))
+        summary = train(job, place, corpus, teacher, label, states=tuple(kept.values()))
         remove_checkpoints(place)  # before there is a record: a recorded candidate is left alone
         losses = candidate_losses(hf.load_masked_lm(place / "model"), teacher, val, kept["val"])
         error = float(losses.mean(dtype=np.float64))

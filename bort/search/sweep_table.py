@@ -1,7 +1,7 @@
 """The runs of `python train.py -m …` side by side, and the W-optimum where it can be told."""
 
+import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -16,15 +16,17 @@ from bort.runs.commands import next_training
 from bort.runs.folder import RESTORE, doubt, read_overrides
 from bort.search.fptas import Scale, Selection, name
 
+logger = logging.getLogger(__name__)
 
-def gather(folder: Path, say: Callable[[str], None]) -> None:
+
+def gather(folder: Path) -> None:
     """Sort the runs of a sweep by W, or by validation loss where there was no teacher.
 
     Leaves summary.csv, and with a teacher candidates.csv and optimum.yaml, as a search does.
     """
     paths = sorted(folder.glob("*/summary.json"), key=_number)
     if any("task" in read_json(path, RESTORE) for path in paths):
-        gather_scores(folder, paths, say)
+        gather_scores(folder, paths)
         return
     rows = [_row(path.parent) for path in paths]
     rows = [row for row in rows if row.get("val/loss") is not None]
@@ -38,29 +40,31 @@ def gather(folder: Path, say: Callable[[str], None]) -> None:
     columns = ["job", *SIZES, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
-    say(f"sweep: {counted(len(rows), 'run')}, the best first")
+    logger.info(f"sweep: {counted(len(rows), 'run')}, the best first")
     for row, own in zip(rows[:10], _differing(rows), strict=False):
         w = f"W {row['w']:.4f}  " if row.get("w") is not None else ""
-        say(
+        logger.info(
             f"  {row['job']:>4}  {name(row['xi']):>18}  {w}val {row['val/loss']:.3f} nats  "
             f"{row['parameters']:,} parameters  {own}"
         )
     if warning := doubt(min(rows, key=lambda row: row["val/loss"])):
-        say(f"  warning: the best of them is {warning}")
-    say(f"  table     {folder}/summary.csv")
+        logger.info(f"  warning: the best of them is {warning}")
+    logger.info(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:
         return
     best = dict(zip(SIZES, chosen.best, strict=True))
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
-    say(f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs")
+    logger.info(
+        f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs"
+    )
     won = next(row for row in rows if row["xi"] == chosen.best)
     place = folder / str(won["job"])
     following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
-    say(f"  next      {console.typed(following)}")
+    logger.info(f"  next      {console.typed(following)}")
 
 
-def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -> None:
+def gather_scores(folder: Path, paths: list[Path]) -> None:
     """The runs of a sweep over tasks or settings: by task, the best score first; and the average.
 
     Leaves summary.csv. A run's score is its task's first metric on the validation set.
@@ -83,19 +87,21 @@ def gather_scores(folder: Path, paths: list[Path], say: Callable[[str], None]) -
     metrics = list(dict.fromkeys(key for row in rows for key in row if key.startswith("val")))
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
-    say(f"sweep: {counted(len(rows), 'run')}, the best of each task first")
+    logger.info(f"sweep: {counted(len(rows), 'run')}, the best of each task first")
     for row, own in zip(rows, _differing(rows), strict=True):
-        say(f"  {row['job']:>4}  {row['task']:>18}  {decimal(row['score'])}  {own}")
+        logger.info(f"  {row['job']:>4}  {row['task']:>18}  {decimal(row['score'])}  {own}")
     best: dict[str, dict] = {}
     for row in rows:
         best.setdefault(row["task"], row)
     if len(best) > 1:
         average = sum(row["mean"] for row in best.values()) / len(best)
-        say(f"  average of {len(best)} tasks, of each its best run's mean metric: {average:.4f}")
-    say(f"  table     {folder}/summary.csv")
+        logger.info(
+            f"  average of {len(best)} tasks, of each its best run's mean metric: {average:.4f}"
+        )
+    logger.info(f"  table     {folder}/summary.csv")
     answers = {task: folder / str(row["job"]) / "predictions" for task, row in best.items()}
     for line in zip_submissions(answers, folder):
-        say(line)
+        logger.info(line)
 
 
 def _given(folder: Path) -> str:

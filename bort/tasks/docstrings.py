@@ -11,6 +11,7 @@ from, and near-copies of these rows. It is split by file.
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -22,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bort.console import say
 from bort.errors import BortError
 from bort.files.digests import read_sealed, write_sealed
 from bort.tasks.custom import own_task
@@ -37,6 +37,8 @@ from bort.text.sources import (
     python_files,
     versions,
 )
+
+logger = logging.getLogger(__name__)
 
 VERSION = 3  # part of all keys: raise it when the same installation would give other rows
 CLASSES = ("python", "networkx", "numpy", "pandas", "scipy", "sympy", "torch", "transformers")
@@ -103,7 +105,7 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
     stored = read_sealed(path)
     if stored is None:
         if path.exists():
-            say(f"task=docstrings: {path} is damaged; it is made again")
+            logger.info(f"task=docstrings: {path} is damaged; it is made again")
         picks = _picks(names, {name: python_files(name) for name in names}, docstrings)
         stored = {
             split: [[_nameless(text), label, file] for text, label, file in found]

@@ -6,11 +6,12 @@ A checkpoint's name ends with the first digits of its SHA-256: `step_00000500-1a
 import hashlib
 import io
 import json
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from bort.errors import BortError
 from bort.files.ownership import CHECKPOINT
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing
+
+logger = logging.getLogger(__name__)
 
 DIGITS = 16  # of the SHA-256 in a name
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -57,9 +60,7 @@ def run_identity(folder: Path) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def newest_whole(
-    folder: Path, say: Callable[[str], None], identity: str | None = None
-) -> Path | None:
+def newest_whole(folder: Path, identity: str | None = None) -> Path | None:
     """The newest checkpoint whose content has the digest in its name; None where there is none yet.
 
     identity: that of the run, which its checkpoints hold; None: of any. Says which damaged ones
@@ -76,7 +77,9 @@ def newest_whole(
             for damaged in found[:number]:  # or its step would pass for saved
                 damaged.unlink()
             return path
-        say(f"resume: {path} is damaged (its content does not match its name); trying an older one")
+        logger.info(
+            f"resume: {path} is damaged (its content does not match its name); trying an older one"
+        )
     if found:
         raise BortError(
             f"{folder} holds no whole checkpoint ({len(found)} damaged); "

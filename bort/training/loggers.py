@@ -6,6 +6,7 @@ Lightning's CSVLogger deletes the file when a run is resumed.
 import csv
 import functools
 import io
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from bort.config.train import LoggerConfig as LoggerConfig
-from bort.console import say, shorten
+from bort.console import shorten
 from bort.errors import BortError
 from bort.files.untrusted import short
 from bort.files.writing import replacing
 from bort.network import reachable, wandb_key
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = [
     "step",
@@ -163,11 +166,11 @@ def _wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any
     """wandb's logger, which after a first refusal logs no more: a training does not end with it."""
     from lightning.pytorch.loggers import WandbLogger
 
-    logger = WandbLogger(save_dir=folder, config=settings, **options)
-    logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
+    wandb_logger = WandbLogger(save_dir=folder, config=settings, **options)
+    wandb_logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
     for name in ("log_metrics", "log_table"):
-        setattr(logger, name, _end_quietly(getattr(logger, name), folder))
-    return logger
+        setattr(wandb_logger, name, _end_quietly(getattr(wandb_logger, name), folder))
+    return wandb_logger
 
 
 def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
@@ -183,7 +186,9 @@ def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
             log(*args, **kwargs)
         except Exception as error:  # wandb's have no common class
             failed = True
-            say(f"wandb: logs no more ({shorten(str(error), 80)}); {folder}/metrics.csv goes on")
+            logger.info(
+                f"wandb: logs no more ({shorten(str(error), 80)}); {folder}/metrics.csv goes on"
+            )
 
     return call
 
@@ -234,7 +239,7 @@ def wandb_mode(chosen: str) -> str:
     variable = os.environ.get("WANDB_MODE", "")
     if chosen == "auto" and variable in ("disabled", "offline", "dryrun"):
         if variable == "disabled":
-            say("wandb: nothing is logged: WANDB_MODE is disabled")
+            logger.info("wandb: nothing is logged: WANDB_MODE is disabled")
         return "disabled" if variable == "disabled" else "offline"
     if not _wandb_key():
         if chosen == "online":
@@ -245,7 +250,7 @@ def wandb_mode(chosen: str) -> str:
         return "offline"
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     if chosen == "auto" and (state := reachable(server)) != "reachable":
-        say(f"wandb: offline, since {server} is {shorten(state, 80)}")
+        logger.info(f"wandb: offline, since {server} is {shorten(state, 80)}")
         return "offline"
     return "online"
 
@@ -257,13 +262,13 @@ def _wandb_key() -> bool:
 
 def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:
     """A table of text, true answer and answer for those that take tables."""
-    for logger in loggers:
-        if hasattr(logger, "log_table"):
-            logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)
+    for metrics_logger in loggers:
+        if hasattr(metrics_logger, "log_table"):
+            metrics_logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)
 
 
 def finish_loggers(loggers: list[Logger]) -> None:
     """End the wandb run, so that the next job of this process does not write into it."""
-    for logger in loggers:
-        if hasattr(logger, "log_table"):
-            logger.experiment.finish()
+    for metrics_logger in loggers:
+        if hasattr(metrics_logger, "log_table"):
+            metrics_logger.experiment.finish()

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -28,6 +28,8 @@ from bort.training import optim
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
 from bort.training.loggers import finish_loggers
 from bort.training.progress import ProgressLine, Throughput
+
+logger = logging.getLogger(__name__)
 
 # Part of the name of every kept training: raise it when the same settings would give other weights.
 VERSION = 2
@@ -163,8 +165,8 @@ class StepModule(pl.LightningModule):
     def log_row(self, row: dict[str, float], step: int) -> None:
         """Hand one row to every logger; also what the progress line shows."""
         self.last_row = {**getattr(self, "last_row", {}), **row}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(row, step)
+        for metrics_logger in self.trainer.loggers:
+            metrics_logger.log_metrics(row, step)
 
     def log_validation(self, values: dict[str, float]) -> None:
         """The row of a validation at the current step."""
@@ -297,7 +299,6 @@ def fit(
     data: pl.LightningDataModule,
     loggers: list,
     label: str,
-    say: Callable[[str], None],
 ) -> tuple[pl.Trainer, Throughput]:
     """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
 
@@ -308,7 +309,7 @@ def fit(
     validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
     check_watched(run, module.scores if validates else [])
     module.run_identity = run_identity(folder)
-    start = newest_whole(folder / "checkpoints", say, module.run_identity)
+    start = newest_whole(folder / "checkpoints", module.run_identity)
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
     throughput = Throughput()
     saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
@@ -319,7 +320,7 @@ def fit(
     else:
         loggers[0].resume(step)
         saves.remove_old(trainer)
-        say(f"resume: {label} goes on after step {step:,} ({start})")
+        logger.info(f"resume: {label} goes on after step {step:,} ({start})")
     try:
         with interruptible(), saves.catching(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
@@ -334,7 +335,7 @@ def fit(
         # Lightning leaves the loader's processes alive when it is stopped in a validation.
         trainer.fit_loop.teardown()
     if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
-        say(profile)
+        logger.info(profile)
     return trainer, throughput
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
-from tiny_runs import stopping
+from tiny_runs import log_lines, stopping
 
 from bort import report
 from bort.agora import recipe as agora_run
@@ -58,10 +58,6 @@ from bort.text.tokenizer import train_tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 TASK = own_task("toy", "classes", ("text",), ("no", "yes"))
 NUMBERS = own_task("numbers", "regression", ("text",), ("0", "1"))
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 # ------------------------------------------------------------------------------------ rounds
@@ -482,8 +478,8 @@ def run_of(given):
 
 @pytest.fixture(scope="module")
 def whole(run_of, tmp_path_factory) -> tuple[Path, dict, list[str]]:
-    folder, lines = tmp_path_factory.mktemp("whole") / "run", []
-    return folder, agora_run.agora(run_of(), folder, lines.append), lines
+    folder, lines = tmp_path_factory.mktemp("whole") / "run", log_lines()
+    return folder, agora_run.agora(run_of(), folder), lines
 
 
 def test_what_a_run_leaves(whole, run_of, csv):
@@ -516,10 +512,10 @@ def test_data_that_changed_after_the_end(whole, run_of, csv, tmp_path):
     content = path.read_text()
     try:
         os.utime(path, (1, 1))
-        assert agora_run.agora(run_of(), folder, quiet) == whole[1]
+        assert agora_run.agora(run_of(), folder) == whole[1]
         path.write_text(content.replace("train the", "train one", 1))
         with pytest.raises(BortError, match="was started on other text"):
-            agora_run.agora(run_of(), folder, quiet)
+            agora_run.agora(run_of(), folder)
     finally:
         path.write_text(content)
         os.utime(path, (1, 1))
@@ -528,7 +524,7 @@ def test_data_that_changed_after_the_end(whole, run_of, csv, tmp_path):
 def test_a_callback_that_watches_no_score(run_of, tmp_path):
     stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/los"}
     with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; did"):
-        agora_run.agora(replace(run_of(), callbacks={"a": stop}), tmp_path / "run", quiet)
+        agora_run.agora(replace(run_of(), callbacks={"a": stop}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -637,9 +633,9 @@ def test_killed_and_repeated(whole, run_of, tmp_path, monkeypatch, step):
 
     monkeypatch.setattr(candidate, "train_classifier", dying)
     with pytest.raises(SystemExit):
-        agora_run.agora(run_of(), tmp_path / "run", quiet)
+        agora_run.agora(run_of(), tmp_path / "run")
     monkeypatch.undo()
-    again = agora_run.agora(run_of(), tmp_path / "run", quiet)
+    again = agora_run.agora(run_of(), tmp_path / "run")
     for name in ("model/model.safetensors", "rounds.json", "generated.jsonl", "metrics.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
     times = {"seconds", "tokens_per_s"}
@@ -675,7 +671,7 @@ def test_a_launcher_finds_the_same(whole, given, tmp_path):
     ],
 )
 def test_other_settings(run_of, tmp_path, overrides):
-    summary = agora_run.agora(run_of(*overrides), tmp_path / "run", quiet)
+    summary = agora_run.agora(run_of(*overrides), tmp_path / "run")
     assert summary["generated"] == 20 and 0 <= summary["val/accuracy"] <= 1
     rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", TASK)
     soft = "agora.labels=soft" in overrides
@@ -687,7 +683,7 @@ def test_numbers(encoder, tmp_path, run_of):
     text = "".join(f"the {WORDS[k % 6]} were good {k},{k / 40}\n" for k in range(120))
     (tmp_path / "a.csv").write_text("text,label\n" + text)
     run = run_of(f"data.train={tmp_path / 'a.csv'}", "data.val=null", "data.kind=number")
-    summary = agora_run.agora(run, tmp_path / "run", quiet)
+    summary = agora_run.agora(run, tmp_path / "run")
     assert "teacher/eval/balanced_accuracy" not in summary and "val/pearson" in summary
     rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", NUMBERS)
     assert rows and all(isinstance(r.label, float) and 0 <= r.label <= 119 / 40 for r in rows)
@@ -711,7 +707,7 @@ def test_official_tasks(shared, run_of, tmp_path, monkeypatch, name, file, lines
         *(f"task={name}", f"data.root={shared / 'data' / name.split('/')[0]}", "agora.guard=0"),
         *("trainer.max_epochs=1", "data.length=160"),
     )
-    summary = agora_run.agora(run, tmp_path / "run", quiet)
+    summary = agora_run.agora(run, tmp_path / "run")
     assert summary["generated"] > 0
     assert len((tmp_path / "run" / "predictions" / file).read_text().splitlines()) == lines
 
@@ -723,19 +719,19 @@ def test_s_is_the_teacher_of_the_pre_training(run_of, encoder, tmp_path):
     """Which the summary of the candidate's run names."""
     run = run_of(f"model={tmp_path / 'run'}", "teacher.name=null")
     write_json(tmp_path / "run" / "summary.json", {"teacher": str(encoder)})
-    assert teacher_source(run, quiet) == str(encoder)
-    assert teacher_source(replace(run, model=f"{run.model}/model"), quiet) == str(encoder)
+    assert teacher_source(run) == str(encoder)
+    assert teacher_source(replace(run, model=f"{run.model}/model")) == str(encoder)
     write_json(tmp_path / "run" / "summary.json", {"val/loss": 1.0})
     with pytest.raises(BortError, match="does not say who taught it; set agora.teacher="):
-        teacher_source(run, quiet)
+        teacher_source(run)
 
 
 def test_an_s_that_is_no_judge(run_of, tmp_path, whole, shared):
     with pytest.raises(BortError, match=r"balanced accuracy of 0.\d+ on E \(chance is 0.500\)"):
-        agora_run.agora(run_of("trainer.max_epochs=1", "agora.guard=0.99"), tmp_path / "a", quiet)
+        agora_run.agora(run_of("trainer.max_epochs=1", "agora.guard=0.99"), tmp_path / "a")
     run = run_of("task=glue/rte", f"data.root={shared / 'data/glue'}", f"agora.teacher={whole[0]}")
     with pytest.raises(BortError, match="has the labels no, yes, glue/rte needs entailment"):
-        agora_run.agora(run, tmp_path / "b", quiet)
+        agora_run.agora(run, tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 
@@ -746,9 +742,7 @@ def test_tasks_that_cannot_be_generated(run_of, tmp_path, shared):
         ("superglue/record", "agora cannot make rows of superglue/record"),
     ):
         with pytest.raises(BortError, match=message):
-            agora_run.agora(
-                run_of(f"task={task}", roots[task.split("/")[0]]), tmp_path / "x", quiet
-            )
+            agora_run.agora(run_of(f"task={task}", roots[task.split("/")[0]]), tmp_path / "x")
 
 
 def test_a_generator_without_a_masked_lm(run_of, encoder, tmp_path):
@@ -759,10 +753,10 @@ def test_a_generator_without_a_masked_lm(run_of, encoder, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     run = run_of(f"model={folder}", f"teacher.name={folder}")
     with pytest.raises(BortError, match="agora.generator=mlm: .* no masked-LM head; set agora.mlm"):
-        agora_run.agora(run, tmp_path / "run", quiet)
+        agora_run.agora(run, tmp_path / "run")
     run = run_of("teacher.name=null")
     with pytest.raises(BortError, match="does not say who taught it; set agora.teacher="):
-        agora_run.agora(run, tmp_path / "run", quiet)
+        agora_run.agora(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -53,10 +53,6 @@ def settings(*arguments: str) -> BenchmarkConfig:
         return parse(compose("benchmark", [*arguments]), BenchmarkConfig)
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def assert_self_contained(page: Path, *words: str) -> None:
     """No element of the page asks the network for anything, and the words are in it."""
     text = page.read_text()
@@ -120,7 +116,7 @@ def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
         torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
     if kind not in ("masked LM", "spans"):
         return
-    found = list(contenders.exported(given, ENGINES, tmp_path, quiet))
+    found = list(contenders.exported(given, ENGINES, tmp_path))
     assert [each.engine for each in found] == ENGINES and found[0] == given
     onnx, int8 = (torch.from_numpy(contenders.opened(x, 1)(3, 20)()[0]) for x in found[1:])
     torch.testing.assert_close(onnx, answer, atol=1e-4, rtol=1e-4)
@@ -132,7 +128,7 @@ def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
         assert (again.engine, again.what, again.file) == (engine, kind, each.file)
         assert (again.arch, again.vocab, again.limit) == (SMALL, 320, 64)
         assert again.parameters == given.parameters  # not those of the file, which folds some
-        assert list(contenders.exported(again, ENGINES, tmp_path, quiet)) == [again]
+        assert list(contenders.exported(again, ENGINES, tmp_path)) == [again]
 
 
 def test_encoders_of_a_shape(tmp_path):
@@ -175,7 +171,7 @@ def test_each_model_is_loaded_once_a_round(monkeypatch):
     monkeypatch.setattr(contenders, "opened", opened)
     one = contenders.Contender("one", "encoder", "measured", SMALL, 500, 512, 10, 40)
     pair = [one, replace(one, name="two")]
-    rows = contenders.measure(pair, [(1, 8), (4, 8)], 1, 3, False, quiet)
+    rows = contenders.measure(pair, [(1, 8), (4, 8)], 1, 3, False)
     assert loaded == ["one", "two", "one", "two"]
     turns = [b for a, b in zip([None, *order], order, strict=False) if a != b]
     assert turns[:4] == [("one", 1, 8), ("one", 4, 8), ("two", 1, 8), ("two", 4, 8)]
@@ -200,7 +196,7 @@ def test_peak_memory(tmp_path):
         for vocab in (1_600_100, 100)
     )
     ballast = np.ones(100_000_000)  # 800 MB, which a child's getrusage would show
-    found = contenders.memory([large, light], [(1, 8)], 1, quiet)
+    found = contenders.memory([large, light], [(1, 8)], 1)
     del ballast
     weights, without = (found[each, 1, 8] / 1e6 for each in (large, light))
     assert weights - without == pytest.approx(102.4, abs=30)
@@ -225,7 +221,7 @@ ONE_SIZE = "batch 2 \\u00d7 8 tokens"  # as plotly writes it
 
 def test_comparison(folders, tmp_path):
     """Models beside archs, by the command line; table and picture."""
-    export.export(str(folders / "classifier"), "onnx", tmp_path / "exported", say=quiet)
+    export.export(str(folders / "classifier"), "onnx", tmp_path / "exported")
     result = by_hand(
         *("archs=[bert_l2_h128]", "models=[exported]", "batches=[1,2]", "lengths=[8]"),
         *("latency.rounds=1", "latency.threads=1", "vocab_size=100"),

@@ -257,7 +257,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
     """argparse refuses it between two settings, with a page of usage."""
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1,2", "-m", "name=x"])
     monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    shell.run(lambda: None, "train.py")
+    shell.run("train.py")
     assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
 
 
@@ -515,7 +515,7 @@ def test_two_processes_are_one(tiny, settings_of, text, tmp_path):
     steps = "trainer.max_steps=9"  # an epoch has 7, and the last of them fewer sequences
     result = train_py(*tiny, *ddp, "data.batch_size=4", steps, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    pretrain(settings_of("data.batch_size=8", steps), tmp_path / "one", lambda line: None)
+    pretrain(settings_of("data.batch_size=8", steps), tmp_path / "one")
     folders = [tmp_path / "runs" / "mlm_pretrain" / "ddp", tmp_path / "one"]
     tables = [list(csv.DictReader((f / "metrics.csv").read_text().splitlines())) for f in folders]
     for key in ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss"):

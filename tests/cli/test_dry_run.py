@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from tiny_runs import counting
+from tiny_runs import counting, log_lines
 
 from bort.agora import dry_run as agora_plan
 from bort.config import train as config
@@ -24,15 +24,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 NOWHERE = Path("nowhere")
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def plan_of(run) -> dict[str, str]:
     """The lines of a plan by their first word."""
-    lines: list[str] = []
+    lines = log_lines()
     plans = {"search": search_plan.show, "finetune": task_plan.show, "agora": agora_plan.show}
-    plans.get(run.job, plan.show)(run, NOWHERE, lines.append)
+    plans.get(run.job, plan.show)(run, NOWHERE)
     assert lines[-1] == "dry_run=true: nothing was started" and not NOWHERE.exists()
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}
 
@@ -55,9 +51,9 @@ def test_a_distillation_costs_what_torch_counts(settings_of, model, tmp_path, ac
         *(f"trainer.accumulate_grad_batches={accumulate}", "data.length=32"),
         experiment="kd_pretrain",
     )
-    corpus, teacher = pretrain.prepare(run, quiet)
+    corpus, teacher = pretrain.prepare(run)
     with counting() as counter:
-        pretrain.train(run, tmp_path / "run", corpus, teacher, quiet)
+        pretrain.train(run, tmp_path / "run", corpus, teacher)
     parts = dict(plan.pretraining_parts(run, plan.look_ahead(run)))
     assert parts.keys() == {"student", "teacher's passes"}
     assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -65,7 +61,7 @@ def test_a_distillation_costs_what_torch_counts(settings_of, model, tmp_path, ac
 
 def test_a_search_costs_what_its_records_will_say(search_of, tmp_path):
     run = search_of("search.n=20", "grid.depth=[1]")
-    with search.opened(run, tmp_path / "run", quiet) as sweep:
+    with search.opened(run, tmp_path / "run") as sweep:
         work = sum(point["flops"] for point in sweep.plan["points"])
         passes = sweep.plan["teacher_flops"] * 2 + sweep.plan["teacher_val_flops"]
     shown = plan_of(run)["FLOPs"]  # "at most 1.0e+09 (trainings 9.9e+08, finalists …"
@@ -79,7 +75,7 @@ def test_a_search_costs_what_its_records_will_say(search_of, tmp_path):
 def test_a_kept_teacher_is_counted_as_kept(settings_of):
     run = settings_of("teacher.max_steps=7", "data.vocab_size=290", experiment="kd_pretrain")
     assert "teacher's training, once" in plan_of(run)["FLOPs"]
-    pretrain.prepare(run, quiet)
+    pretrain.prepare(run)
     assert "teacher, kept from before 0.0e+00" in plan_of(run)["FLOPs"]
 
 
@@ -100,8 +96,8 @@ def test_the_paper_is_planned_without_its_data():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["experiment=paper", "dry_run=true", "name=x", "output_dir=y", "trainer=cpu"]
         run = config.parse(compose("train", given))
-        lines: list[str] = []
-        plan.show(run, NOWHERE, lines.append)
+        lines = log_lines()
+        plan.show(run, NOWHERE)
         missing = [line for line in lines if line.startswith("  missing")]
         assert "roberta-large" in missing[0] and "data.path" in missing[1]
         assert "76,208,217 (vocabulary 50,265)" in lines[0]
@@ -133,7 +129,7 @@ def test_what_a_run_refuses_its_plan_refuses(
         own = getattr(run, part)
         changed = {**own, key: value} if isinstance(own, dict) else replace(own, **{key: value})
         run = replace(run, **{part: changed})
-    for start in (plan_of, lambda run: pretrain.pretrain(run, NOWHERE, quiet)):
+    for start in (plan_of, lambda run: pretrain.pretrain(run, NOWHERE)):
         with pytest.raises(BortError) as error:
             start(run)
         assert line in str(error.value) and "\n" not in str(error.value)
@@ -142,7 +138,7 @@ def test_what_a_run_refuses_its_plan_refuses(
 def test_a_folder_with_another_run_is_refused(settings_of, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BortError, match="holds files but no run"):
-        plan.show(settings_of(), tmp_path, quiet)
+        plan.show(settings_of(), tmp_path)
 
 
 def test_a_task_is_planned_with_the_models_own_length(settings_of, model, tmp_path):
@@ -175,7 +171,7 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
         run = config.parse(compose("search", given), search.SearchRunConfig)
 
     def whole(run):
-        with search.opened(run, tmp_path / "run", quiet):
+        with search.opened(run, tmp_path / "run"):
             pass
 
     for start in (plan_of, whole):

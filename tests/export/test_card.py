@@ -142,7 +142,7 @@ def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypa
     places = [str(tmp_path), str(home), str(Path(export.__file__).parent), os.path.expanduser("~")]
     for form in ("hf", "onnx-int8"):
         out = tmp_path / form
-        export.export("runs/tuned", form, out, agreement=0, say=lambda line: None)
+        export.export("runs/tuned", form, out, agreement=0)
         assert "diary.txt" in (out / "README.md").read_text()
         for path in out.iterdir():
             content = path.read_bytes()

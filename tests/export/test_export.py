@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_runs import log_lines
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
@@ -32,10 +33,6 @@ from bort.text.tokenizer import train_tokenizer
 WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
 PAIRED = {"glue/rte": "pair", "superglue/copa": "choices", "superglue/wic": "spans"}
 TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 class Run:
@@ -85,7 +82,7 @@ def exported(folders, tmp_path_factory):
     """Each of them as ONNX."""
     root = tmp_path_factory.mktemp("onnx")
     for name in NAMES:
-        export.export(str(folders / name), "onnx", root / name, say=quiet)
+        export.export(str(folders / name), "onnx", root / name)
     return root
 
 
@@ -197,10 +194,8 @@ def spoiled(model):
 
 def test_matrices_that_int8_would_ruin_stay(tmp_path, tokenizer):
     hf.save_model(spoiled(body()), tokenizer, tmp_path / "bad")
-    lines = []
-    found = export.export(
-        str(tmp_path / "bad"), "onnx-int8", tmp_path / "out", agreement=0.9, say=lines.append
-    )
+    lines = log_lines()
+    found = export.export(str(tmp_path / "bad"), "onnx-int8", tmp_path / "out", agreement=0.9)
     assert found.float32 == ["encoder.layers.0.up", "encoder.layers.1.up"]
     assert any(
         "matrices stay float32: encoder.layers.0.up, encoder.layers.1.up" in x for x in lines
@@ -210,10 +205,8 @@ def test_matrices_that_int8_would_ruin_stay(tmp_path, tokenizer):
 
 
 def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenizer):
-    lines = []
-    found = export.export(
-        str(folders / "mlm"), "onnx-int8", tmp_path / "out", agreement=0.5, say=lines.append
-    )
+    lines = log_lines()
+    found = export.export(str(folders / "mlm"), "onnx-int8", tmp_path / "out", agreement=0.5)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     theirs = AutoModelForMaskedLM.from_pretrained(folders / "mlm").eval()
     same = count = 0
@@ -252,7 +245,7 @@ def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch)
     monkeypatch.setattr(export, "compare", lambda *_: half)
     message = r"int8: 50.0% of 200 top answers are equal, less than agreement=0.95 asks, even with"
     with pytest.raises(BortError, match=message):
-        export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out", say=quiet)
+        export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -297,7 +290,7 @@ def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Pa
     given = [f"task={task}", f"model={root / 'encoder'}", f"data.root={root}", "data.length=96"]
     given += ["dropout=0", "optim.lr=3e-3", "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"]
     once = f"trainer.check_val_every_n_epoch={epochs}"  # the best may be one of equal answers
-    finetune.finetune(settings_of(*given, once, experiment="finetune"), root / "run", quiet)
+    finetune.finetune(settings_of(*given, once, experiment="finetune"), root / "run")
     return root
 
 
@@ -312,7 +305,7 @@ def test_numbers_in_int8(shared, settings_of, tmp_path):
     data, source = DataConfig(root=str(tmp_path), length=96), str(tmp_path / "run")
     with_rows = {"task": "glue/stsb", "data": data}
     for given in ({}, with_rows):
-        found = export.export(source, "onnx-int8", tmp_path / "out", say=print, **given)
+        found = export.export(source, "onnx-int8", tmp_path / "out", **given)
         assert found.agreement is None and found.largest_difference > 1e-4
         assert 0 < found.error <= 0.05 and found.spread > 0
         text = (tmp_path / "out" / "README.md").read_text()
@@ -352,7 +345,7 @@ def test_all_of_rte_row_by_row(rte, tmp_path):
 
     data, found, answers = DataConfig(root=str(rte), length=96), {}, {}
     for form in ("onnx", "onnx-int8"):
-        given = {"task": "glue/rte", "data": data, "drop": 0.05, "say": quiet}
+        given = {"task": "glue/rte", "data": data, "drop": 0.05}
         found[form] = export.export(str(rte / "run"), form, tmp_path / form, **given)
         model = runpy.run_path(str(tmp_path / form / "predict.py"))["Model"](tmp_path / form)
         answers[form] = [model.predict([row.texts])[0] for row in rows]
@@ -373,7 +366,7 @@ def test_all_of_rte_row_by_row(rte, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_hf_folders_open_in_plain_transformers(folders, tmp_path, tokenizer, name):
     """With the ids of training (case T2), and a card."""
-    export.export(str(folders / name), "hf", tmp_path / "out", say=quiet)
+    export.export(str(folders / name), "hf", tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     for text in ("  two  spaces\t", "naïve 日本 \U0001f600", "", "a" * 40):
         assert theirs(text)["input_ids"] == tokenizer(text)["input_ids"]
@@ -389,7 +382,7 @@ def test_hf_folders_open_in_plain_transformers(folders, tmp_path, tokenizer, nam
 
 def test_a_second_export_replaces_the_first(folders, tmp_path):
     for form in ("onnx", "hf"):
-        export.export(str(folders / "mlm"), form, tmp_path / "out", say=quiet)
+        export.export(str(folders / "mlm"), form, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not (tmp_path / "out" / "model.onnx").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -398,11 +391,8 @@ def test_a_second_export_replaces_the_first(folders, tmp_path):
 def test_the_score_before_and_after(shared, folders, tmp_path):
     """As counted by hand from the model's answers; a drop beyond the limit is refused."""
     data = DataConfig(root=str(shared / "data" / "glue"), length=64)
-    lines = []
     source = str(folders / "glue-rte")
-    found = export.export(
-        source, "onnx", tmp_path / "out", task="glue/rte", data=data, say=lines.append
-    )
+    found = export.export(source, "onnx", tmp_path / "out", task="glue/rte", data=data)
     rows = registry.read(registry.find("glue/rte"), shared / "data" / "glue")["val"]
     ours = bort.load(source).predict([row.texts for row in rows])
     labels = registry.find("glue/rte").labels
@@ -410,9 +400,7 @@ def test_the_score_before_and_after(shared, folders, tmp_path):
     assert found.scores["before/accuracy"] == pytest.approx(np.mean(right), abs=1e-3)
     assert found.scores["after/accuracy"] == found.scores["before/accuracy"]
     with pytest.raises(BortError, match="falls from .* by more than drop=-1"):
-        export.export(
-            source, "onnx", tmp_path / "no", drop=-1, task="glue/rte", data=data, say=quiet
-        )
+        export.export(source, "onnx", tmp_path / "no", drop=-1, task="glue/rte", data=data)
     assert not (tmp_path / "no").exists()
 
 
@@ -429,7 +417,7 @@ def test_outputs_in_another_order_score_the_same(shared, folders, tmp_path):
     save_file(weights, tmp_path / "turned" / "model.safetensors", {"format": "pt"})
     data = DataConfig(root=str(shared / "data" / "glue"), length=64)
     found = [
-        export.export(str(place), "onnx", tmp_path / "out", task="glue/rte", data=data, say=quiet)
+        export.export(str(place), "onnx", tmp_path / "out", task="glue/rte", data=data)
         for place in (folders / "glue-rte", tmp_path / "turned")
     ]
     assert found[0].scores == found[1].scores and 0.2 < found[0].scores["after/accuracy"] < 0.8
@@ -449,14 +437,14 @@ def test_a_task_that_the_model_was_not_made_for(shared, folders, tmp_path):
         data = DataConfig(root=str(shared / "data" / task.split("/")[0]))
         with pytest.raises(BortError, match=message):
             place = str(folders / model)
-            export.export(place, "hf", tmp_path / "out", task=task, data=data, say=quiet)
+            export.export(place, "hf", tmp_path / "out", task=task, data=data)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "onnx_run", lambda path: lambda inputs: np.zeros((1, 1)) + 9.0)
     with pytest.raises(BortError, match="check: at 1 × 2 tokens the export's logits differ by"):
-        export.export(str(folders / "glue-stsb"), "onnx", tmp_path / "out", say=quiet)
+        export.export(str(folders / "glue-stsb"), "onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -538,10 +526,10 @@ def test_rows_without_labels_are_refused_before_the_work(folders, tmp_path):
         (tmp_path / "val.csv").write_text(f"text,label\n{content}")
         data = DataConfig(train=str(tmp_path / "train.csv"), val=str(tmp_path / "val.csv"))
         with pytest.raises(BortError, match=message):
-            export.export(source, "hf", tmp_path / "out", task="custom", data=data, say=quiet)
+            export.export(source, "hf", tmp_path / "out", task="custom", data=data)
     long = DataConfig(train=str(tmp_path / "train.csv"), length=100)
     with pytest.raises(BortError, match="data.length=100 is longer than the model's 64 tokens"):
-        export.export(source, "hf", tmp_path / "out", task="custom", data=long, say=quiet)
+        export.export(source, "hf", tmp_path / "out", task="custom", data=long)
     assert not (tmp_path / "out").exists()
 
 
@@ -551,7 +539,7 @@ def test_scores_that_are_not_defined(folders, tmp_path):
     (tmp_path / "val.csv").write_text("text,label\na cat,positive\na dog so on,positive\n")
     data = DataConfig(train=str(tmp_path / "train.csv"), val=str(tmp_path / "val.csv"), length=32)
     found = export.export(
-        *(str(folders / "glue-sst2"), "hf", tmp_path / "out"), task="custom", data=data, say=quiet
+        *(str(folders / "glue-sst2"), "hf", tmp_path / "out"), task="custom", data=data
     )
     assert found.scores["before/accuracy"] == found.scores["after/accuracy"]
     assert json.loads((tmp_path / "out" / "export.json").read_text())["scores"] == found.scores

@@ -47,7 +47,7 @@ def folders(tmp_path_factory):
             labels = label_names(registry.find(task))
             model.out.weight.data.mul_(50)
         hf.save_model(model, tokenizer, root / name, labels)
-        export.export(str(root / name), "onnx", root / f"{name}.onnx", say=lambda line: None)
+        export.export(str(root / name), "onnx", root / f"{name}.onnx")
     return root
 
 
@@ -147,7 +147,7 @@ def test_batches_hold_rows_of_similar_length_and_few_tokens():
 def test_several_labels_of_one_text(shared, tmp_path):
     """Sigmoids, as transformers' pipeline has them for problem_type multi_label_classification."""
     source = shared / "cases" / "N" / "N07-multilabel" / "model"
-    export.export(str(source), "onnx", tmp_path / "out", say=lambda line: None)
+    export.export(str(source), "onnx", tmp_path / "out")
     settings = json.loads((source / "config.json").read_text())
     assert settings["problem_type"] == "multi_label_classification"
     (answer,) = Model(tmp_path / "out").predict(["river stone"])

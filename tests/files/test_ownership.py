@@ -33,10 +33,6 @@ from bort.search import callback
 from bort.text.tokenizer import train_tokenizer
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def content(folder: Path) -> dict[str, str]:
     """Every file below a folder with its text, links by where they lead."""
     return {
@@ -239,16 +235,16 @@ def test_an_export_onto_a_strangers_folder_leaves_it_alone(tmp_path, model, kind
     site = write(tmp_path / "site", {"export.json": FOREIGN[kind], "thesis.tex": "years"})
     before = content(tmp_path)
     with pytest.raises(BortError, match="site exists and is no export of bort") as error:
-        export.export(str(model), "hf", site, say=quiet)
+        export.export(str(model), "hf", site)
     refused(error)
     assert content(tmp_path) == before
 
 
 def test_an_export_again_keeps_what_the_user_added(tmp_path, model):
     out = tmp_path / "out"
-    export.export(str(model), "hf", out, say=quiet)
+    export.export(str(model), "hf", out)
     write(out, USERS)
-    export.export(str(model), "hf", out, say=quiet)
+    export.export(str(model), "hf", out)
     record = json.loads((out / "export.json").read_text())
     assert record["made_by"].startswith("bort ")
     assert {*record["files"], *USERS} == content(out).keys()
@@ -258,23 +254,23 @@ def test_an_export_again_keeps_what_the_user_added(tmp_path, model):
 @pytest.mark.parametrize("linked", [False, True])
 def test_a_model_inside_the_folder_to_write_is_refused(tmp_path, model, linked):
     out = tmp_path / "out"
-    export.export(str(model), "hf", out, say=quiet)
-    export.export(str(model), "hf", out / "src", say=quiet)
+    export.export(str(model), "hf", out)
+    export.export(str(model), "hf", out / "src")
     if linked:
         (tmp_path / "link").symlink_to(out)
     before = content(tmp_path)
     source = tmp_path / "link" / "src" if linked else out / "src"
     with pytest.raises(BortError, match="is inside out=") as error:
-        export.export(str(source), "hf", out, say=quiet)
+        export.export(str(source), "hf", out)
     assert "\n" not in str(error.value) and content(tmp_path) == before
     with pytest.raises(BortError, match="is inside model="):
-        export.export(str(out), "hf", source / "deeper", say=quiet)
+        export.export(str(out), "hf", source / "deeper")
     assert content(tmp_path) == before
 
 
 def test_only_what_bort_wrote_is_pushed(tmp_path, model, monkeypatch):
     out = tmp_path / "out"
-    export.export(str(model), "hf", out, say=quiet)
+    export.export(str(model), "hf", out)
     write(out, USERS)
     uploads = []
 
@@ -296,7 +292,7 @@ def test_two_exports_onto_one_folder_do_not_mix(tmp_path, model, monkeypatch):
 
     def slow(*arguments, **options):
         with pytest.raises(BortError, match="another process is writing to") as error:
-            export.export(str(model), "hf", out, say=quiet)
+            export.export(str(model), "hf", out)
         lines.append(str(error.value))
         return checked(*arguments, **options)
 
@@ -304,8 +300,8 @@ def test_two_exports_onto_one_folder_do_not_mix(tmp_path, model, monkeypatch):
         patch.setattr(export, "_checked", slow)
         with pytest.raises(BortError):  # the second one reaches the lock first by this patch
             with locks.output(out):
-                export.export(str(model), "hf", out, say=quiet)
-        export.export(str(model), "hf", out, say=quiet)
+                export.export(str(model), "hf", out)
+        export.export(str(model), "hf", out)
     assert len(lines) == 1 and ownership.exported_names(out)
     assert os.listdir(tmp_path) == ["out"]
 
@@ -327,7 +323,7 @@ def test_a_folder_with_an_editors_settings_is_no_run(settings_of, tmp_path, monk
     before = content(project)
     for resume in (True, False):
         with pytest.raises(BortError, match="holds files but no run of bort") as error:
-            pretrain(replace(settings_of(), resume=resume), project, quiet)
+            pretrain(replace(settings_of(), resume=resume), project)
         assert "resume" not in refused(error)
     assert content(project) == before
 
@@ -338,7 +334,7 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
     hidden = {".git/HEAD": "ref", ".env": "secret", ".git/objects/1": "blob"}
     repository = write(tmp_path / "empty" / "parent" / "repo", hidden)
     run = settings_of()
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     for stopped in (RuntimeError, KeyboardInterrupt):
         with monkeypatch.context() as patch:
             patch.setattr(
@@ -346,13 +342,13 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
                 lambda *_, stopped=stopped: (_ for _ in ()).throw(stopped),
             )
             with pytest.raises(stopped):
-                train(run, repository, corpus, None, quiet)
+                train(run, repository, corpus, None)
             with pytest.raises(stopped):
-                train(run, tmp_path / "mine" / "deep" / "run", corpus, None, quiet)
+                train(run, tmp_path / "mine" / "deep" / "run", corpus, None)
         assert content(repository) == hidden
         assert not (tmp_path / "mine").exists()
     (tmp_path / "there" / "run").mkdir(parents=True)
-    with runs.locked(tmp_path / "there" / "run", False, quiet):
+    with runs.locked(tmp_path / "there" / "run", False):
         pass
     assert (tmp_path / "there" / "run").is_dir()  # the user made it
 
@@ -360,14 +356,14 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
 def test_another_programs_hydra_folder_is_not_overwritten(settings_of, tmp_path):
     project = write(tmp_path / "proj", {".hydra/config.yaml": "of another program"})
     with pytest.raises(BortError, match="holds files but no run of bort"):
-        pretrain(settings_of(), project, quiet)
+        pretrain(settings_of(), project)
     assert content(project) == {".hydra/config.yaml": "of another program"}
 
 
 def test_starting_again_does_not_remove_what_it_reads(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=2")
     folder = tmp_path / "run"
-    pretrain(run, folder, quiet)
+    pretrain(run, folder)
     again = settings_of(
         "experiment=finetune", "task=docstrings", f"model={folder}", experiment="finetune"
     )
@@ -383,7 +379,7 @@ def test_nothing_behind_a_link_is_cleared(settings_of, tmp_path):
     """Another run's model and another run, linked into this one."""
     run = settings_of("trainer.max_steps=1")
     for name in ("this", "other"):
-        pretrain(run, tmp_path / name, quiet)
+        pretrain(run, tmp_path / name)
     before = content(tmp_path / "other")
     (tmp_path / "this" / "teacher").symlink_to(tmp_path / "other")
     (tmp_path / "this" / "kd").mkdir()
@@ -398,9 +394,9 @@ def test_nothing_behind_a_link_is_cleared(settings_of, tmp_path):
 def test_a_copy_of_a_checkpoint_is_the_users(settings_of, tmp_path):
     """It is neither counted among the newest two nor taken for a damaged one."""
     run = settings_of("trainer.max_steps=6", "checkpoint_every=1")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     write(tmp_path / "run", {"checkpoints/step_best.ckpt": "mine"})
-    train(run, tmp_path / "run", corpus, None, quiet)
+    train(run, tmp_path / "run", corpus, None)
     assert (tmp_path / "run" / "checkpoints" / "step_best.ckpt").read_text() == "mine"
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 3
 
@@ -421,7 +417,7 @@ def test_every_file_of_every_job_is_known(settings_of, tmp_path):
     """Or resume=false would leave it: a finished run is cleared to the last file."""
     folder = tmp_path / "run"
     record = dict.fromkeys(("config.yaml", "overrides.yaml", "hydra.yaml"), "[]\n")
-    pretrain(settings_of("trainer.max_steps=2"), folder, quiet, record)
+    pretrain(settings_of("trainer.max_steps=2"), folder, record)
     report.write(folder)
     assert len(content(folder)) >= 14 - 4
     write(folder, {"model/notes.md": "mine", "a.txt": "mine", "checkpoints/best.ckpt": "mine"})
@@ -443,7 +439,7 @@ def test_a_linked_lock_is_neither_followed_nor_emptied(settings_of, tmp_path):
     folder.mkdir()
     (folder / ".lock").symlink_to(tmp_path / "thesis.tex")
     with pytest.raises(BortError, match="lock is a link") as error:
-        pretrain(settings_of(), folder, quiet)
+        pretrain(settings_of(), folder)
     assert "\n" not in str(error.value)
     assert (tmp_path / "thesis.tex").read_text() == "years" and (folder / ".lock").is_symlink()
 
@@ -604,7 +600,7 @@ def test_other_commands_refuse_devices(tmp_path, model, name):
         lambda: files.check_writable(path),
         lambda: write_json(path, {}),
         lambda: benchmark.run(BenchmarkConfig(grid=NO_GRID, out=str(path))),
-        lambda: export.export(str(model), "hf", path, say=quiet),
+        lambda: export.export(str(model), "hf", path),
     ):
         with pytest.raises(BortError) as error:
             work()
@@ -664,9 +660,9 @@ def test_modes_are_what_the_umask_leaves(settings_of, tmp_path, mask):
     """Of all files of a run, an export and answers; folders likewise."""
     with umask(mask):
         folder = tmp_path / "run"
-        pretrain(settings_of("trainer.max_steps=1"), folder, quiet, {"config.yaml": "x: 1\n"})
+        pretrain(settings_of("trainer.max_steps=1"), folder, {"config.yaml": "x: 1\n"})
         report.write(folder)
-        export.export(str(folder), "hf", tmp_path / "out", say=quiet)
+        export.export(str(folder), "hf", tmp_path / "out")
         write(tmp_path, {"texts.txt": "the <mask> of line\n"})
         words = [f"model={folder}", f"input={tmp_path / 'texts.txt'}"]
         answer(*words, f"out={tmp_path / 'answers.jsonl'}")
@@ -715,7 +711,7 @@ def test_the_next_command_removes_what_a_kill_has_left(tmp_path):
     process.communicate()
     assert len(os.listdir(tmp_path)) == 2
     write(tmp_path, {".summary.json.abcdefgh": "of somebody else", "metrics.csv": ""})
-    with runs.locked(tmp_path, False, quiet):
+    with runs.locked(tmp_path, False):
         assert sorted(os.listdir(tmp_path)) == [".lock", ".summary.json.abcdefgh", "metrics.csv"]
     with writing(tmp_path / "x"), replacing(tmp_path / "y"):
         pass

@@ -15,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from sklearn import metrics
-from tiny_runs import stopping
+from tiny_runs import log_lines, stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import predict, report
@@ -40,10 +40,6 @@ from bort.text.tokenizer import train_tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
     """Of a task first, then of a model; rows are read after both."""
     with pytest.raises(BortError, match="task=glue/rtee is no known task; did you mean 'glue/rte'"):
@@ -54,7 +50,7 @@ def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetune, "load_task", lambda *_: pytest.fail("rows are read"))
     with pytest.raises(BortError, match="runs/nope does not exist"):
-        finetune.finetune(run, tmp_path / "run", quiet)
+        finetune.finetune(run, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,7 @@ def test_every_task(shared, run_of, tmp_path, monkeypatch, name):
     few(monkeypatch, 64)
     task, suite = registry.find(name), name.split("/")[0]
     root = shared / "data" / suite
-    summary = finetune.finetune(run_of(name, root), tmp_path / "run", quiet)
+    summary = finetune.finetune(run_of(name, root), tmp_path / "run")
     assert summary["steps"] == 2 and summary["task"] == name
     for metric in task.metrics:
         value = summary[f"val/{metric}"]
@@ -146,12 +142,12 @@ def test_diagnostic_sets(shared, run_of, tmp_path, monkeypatch, name, parent, fi
     """By the parent's model, whatever the order of its classifier's rows (case F2)."""
     few(monkeypatch, 32)  # of the parent; the diagnostic set is a test set, and whole
     suite = name.split("/")[0]
-    finetune.finetune(run_of(parent, shared / "data" / suite), tmp_path / "parent", quiet)
+    finetune.finetune(run_of(parent, shared / "data" / suite), tmp_path / "parent")
     folder = tmp_path / "parent" / "model"
     found = []
     for place in ("one", "permuted"):
         run = run_of(name, shared / "data" / suite, f"model={folder}")
-        summary = finetune.finetune(run, tmp_path / place, quiet)
+        summary = finetune.finetune(run, tmp_path / place)
         assert summary["task"] == name
         found.append((tmp_path / place / "predictions" / file).read_bytes())
         permute(folder)
@@ -174,19 +170,19 @@ def permute(folder: Path) -> None:
 
 def test_a_model_with_other_labels_is_no_judge(shared, run_of, tmp_path, monkeypatch):
     few(monkeypatch, 32, 8)
-    finetune.finetune(run_of("glue/mrpc", shared / "data/glue"), tmp_path / "mrpc", quiet)
+    finetune.finetune(run_of("glue/mrpc", shared / "data/glue"), tmp_path / "mrpc")
     run = run_of("glue/ax", shared / "data/glue", f"model={tmp_path / 'mrpc'}")
     with pytest.raises(BortError, match="has the labels not_equivalent, equivalent, glue/ax needs"):
-        finetune.finetune(run, tmp_path / "ax", quiet)
+        finetune.finetune(run, tmp_path / "ax")
     with pytest.raises(BortError, match="is not a fine-tuned model"):
-        finetune.finetune(run_of("glue/ax", shared / "data/glue"), tmp_path / "ax", quiet)
+        finetune.finetune(run_of("glue/ax", shared / "data/glue"), tmp_path / "ax")
 
 
 def test_predictions_are_those_of_hugging_face(shared, run_of, tmp_path, monkeypatch):
     """The saved folder through plain transformers, row by row: the same logits and answers."""
     few(monkeypatch, 60, 60)
     root = shared / "data" / "glue"
-    finetune.finetune(run_of("glue/rte", root, "dropout=0"), tmp_path / "run", quiet)
+    finetune.finetune(run_of("glue/rte", root, "dropout=0"), tmp_path / "run")
     folder = tmp_path / "run" / "model"
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -213,7 +209,7 @@ def test_the_best_epoch_is_kept(shared, run_of, tmp_path, monkeypatch):
     few(monkeypatch, 100, 8)
     run = run_of("glue/rte", shared / "data/glue", "trainer.max_steps=-1", "trainer.max_epochs=5")
     run.optim.lr = 1e-2
-    summary = finetune.finetune(run, tmp_path / "run", quiet)
+    summary = finetune.finetune(run, tmp_path / "run")
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         scores = [float(r["val/accuracy"]) for r in csv.DictReader(file) if r["val/accuracy"]]
     assert len(scores) == 5 and len(set(scores)) > 1
@@ -224,9 +220,9 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
     """Stops two validations after the best one; a new head is said, also on a fine-tuned model."""
     few(monkeypatch, 40, 8)
     epochs = ["trainer.max_steps=-1", "trainer.max_epochs=9", "patience=2", "optim.lr=1e-9"]
-    lines = []
+    lines = log_lines()
     run = run_of("glue/rte", shared / "data/glue", *epochs)
-    summary = finetune.finetune(run, tmp_path / "rte", lines.append)
+    summary = finetune.finetune(run, tmp_path / "rte")
     assert summary["steps"] == 3 * 10
     assert f"model: the encoder of {run.model}, a new head with 2 outputs" in lines
     assert "val: the model gives one answer for all" in summary["doubt"]
@@ -234,14 +230,14 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
         summary["rows/val"] == 40 and "val: only 40 rows; one of them is 2.5%" in summary["doubt"]
     )
     assert "that alone scores accuracy" in summary["doubt"]
-    runs.finish(run, tmp_path / "rte", summary, "finetune", lines.append)
+    runs.finish(run, tmp_path / "rte", summary, "finetune")
     assert f"warning: {summary['doubt']}" in lines
     assert any("; 40 rows of val (the best epoch" in line for line in lines)
     trained = hf.load_classifier(tmp_path / "rte" / "model")[0]
     assert summary["parameters"] == sum(weight.numel() for weight in trained.parameters())
     lines.clear()
     other = run_of("glue/stsb", shared / "data/glue", f"model={tmp_path / 'rte'}")
-    finetune.finetune(other, tmp_path / "stsb", lines.append)
+    finetune.finetune(other, tmp_path / "stsb")
     assert f"model: the encoder of {tmp_path / 'rte'}, a new head with 1 output" in lines
 
 
@@ -250,10 +246,10 @@ def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
     """In the middle of an epoch, and at its border: the weights of the undisturbed run."""
     few(monkeypatch, 40, 8)
     run = run_of("glue/rte", shared / "data/glue", "trainer.max_steps=-1", "trainer.max_epochs=2")
-    finetune.finetune(run, tmp_path / "whole", quiet)
+    finetune.finetune(run, tmp_path / "whole")
     with pytest.raises(SystemExit):
-        finetune.finetune(stopping(run, step), tmp_path / "run", quiet)
-    finetune.finetune(run, tmp_path / "run", quiet)
+        finetune.finetune(stopping(run, step), tmp_path / "run")
+    finetune.finetune(run, tmp_path / "run")
     for name in ("metrics.csv", "model/model.safetensors", "predictions/RTE.tsv"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -263,10 +259,10 @@ def test_a_regression_is_stopped_and_continued(shared, run_of, tmp_path):
     root = shared / "cases" / "F3-regression-shape" / "glue"
     epochs = ["trainer.max_steps=-1", "trainer.max_epochs=3", "optim.lr=1e-2"]
     run = run_of("glue/stsb", root, *epochs)
-    finetune.finetune(run, tmp_path / "whole", quiet)
+    finetune.finetune(run, tmp_path / "whole")
     with pytest.raises(SystemExit):
-        finetune.finetune(stopping(run, 3), tmp_path / "run", quiet)
-    finetune.finetune(run, tmp_path / "run", quiet)
+        finetune.finetune(stopping(run, 3), tmp_path / "run")
+    finetune.finetune(run, tmp_path / "run")
     for name in ("metrics.csv", "model/model.safetensors", "model/config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -278,7 +274,7 @@ def test_the_model_of_scores_that_are_never_defined(run_of, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
     given = [f"data.{name}={tmp_path}/{name}.jsonl" for name in ("train", "val")]
     given += ["data.root=null", "trainer.max_steps=-1", "trainer.max_epochs=9", "patience=2"]
-    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", quiet)
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run")
     assert summary["val/pearson"] is summary["val/r2"] is None and summary["steps"] == 2 * 10
     assert summary["doubt"].endswith("all 6 labels are 1.5; r2, pearson, spearman not defined")
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
@@ -292,8 +288,8 @@ def test_the_model_of_scores_that_are_never_defined(run_of, tmp_path):
 
 
 def test_mnli_says_what_chooses_its_checkpoint(shared, run_of, tmp_path):
-    lines, root = [], shared / "cases" / "F2-label-names" / "glue"
-    summary = finetune.finetune(run_of("glue/mnli", root), tmp_path / "run", lines.append)
+    lines, root = log_lines(), shared / "cases" / "F2-label-names" / "glue"
+    summary = finetune.finetune(run_of("glue/mnli", root), tmp_path / "run")
     chosen = "the checkpoint is chosen by accuracy on dev_matched.tsv; dev_mismatched.tsv is scored"
     assert any(line.startswith(f"model: {chosen}") for line in lines)
     assert summary["selected_by"].startswith(chosen) and "val_mm/accuracy" in summary
@@ -302,11 +298,11 @@ def test_mnli_says_what_chooses_its_checkpoint(shared, run_of, tmp_path):
 def test_mnli_answers_the_diagnostic_set_beside_it(shared, run_of, tmp_path, monkeypatch):
     """As task=glue/ax does afterwards by the same model, row by row."""
     few(monkeypatch, 32)
-    root, lines = shared / "data" / "glue", []
-    finetune.finetune(run_of("glue/mnli", root), tmp_path / "mnli", lines.append)
+    root, lines = shared / "data" / "glue", log_lines()
+    finetune.finetune(run_of("glue/mnli", root), tmp_path / "mnli")
     assert "data: glue/ax is there too, and answered by this model" in lines
     run = run_of("glue/ax", root, f"model={tmp_path / 'mnli'}")
-    finetune.finetune(run, tmp_path / "ax", quiet)
+    finetune.finetune(run, tmp_path / "ax")
     found = [(tmp_path / name / "predictions" / "AX.tsv").read_bytes() for name in ("mnli", "ax")]
     assert found[0] == found[1] and len(found[0].splitlines()) == 1105
 
@@ -321,8 +317,8 @@ def test_own_files(run_of, tmp_path):
     (tmp_path / "t.csv").write_text("review\nrow 5 is good\nrow 6 is bad\n")
     given = [f"data.train={path}", f"data.test={tmp_path / 't.csv'}", "data.text=review"]
     given += ["data.label=verdict", "data.root=null", "trainer.max_steps=300", "optim.lr=1e-2"]
-    lines = []
-    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", lines.append)
+    lines = log_lines()
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run")
     assert summary["val/accuracy"] == 1.0 and summary["lr"] == 1e-2
     counts = re.search(r"labels of train: yes: (\d+) \(\d+%\), no: (\d+)", "\n".join(lines))
     assert int(counts[1]) + int(counts[2]) == 81  # a tenth of 90 is held out
@@ -337,7 +333,7 @@ def test_own_numbers(run_of, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"text": "row {k}", "label": {k / 8}}}\n' for k in range(40)))
     given = [f"data.train={path}", f"data.test={path}", "data.root=null"]
-    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run", quiet)
+    summary = finetune.finetune(run_of("custom", None, *given), tmp_path / "run")
     assert -1 <= summary["val/pearson"] <= 1 and "test/spearman" in summary
     assert summary["lr"] == pytest.approx(0.064 / 16)
     answers = (tmp_path / "run" / "predictions" / "test.jsonl").read_text().splitlines()
@@ -353,13 +349,13 @@ def test_the_embedded_task_needs_nothing(run_of, tmp_path, monkeypatch, settings
     given = ["model=null", "data.root=null", "data.length=16"]
     given += ["arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}"]
     for name in ("first", "second"):
-        lines = []
+        lines = log_lines()
         run = run_of("docstrings", None, *given)
-        summary = finetune.finetune(run, tmp_path / name, lines.append)
+        summary = finetune.finetune(run, tmp_path / name)
         assert set(summary) > {"val/accuracy", "test/macro_f1"}
         said = [line for line in lines if line.startswith("model: none given; pre-training")]
         assert len(said) == (name == "first")
-        assert finetune.finetune(run, tmp_path / name, quiet) == summary  # as it was started
+        assert finetune.finetune(run, tmp_path / name) == summary  # as it was started
     weights = [
         (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("first", "second")
     ]
@@ -368,10 +364,10 @@ def test_the_embedded_task_needs_nothing(run_of, tmp_path, monkeypatch, settings
 
 @pytest.mark.parametrize("task", ["glue/rte", "glue/stsb", "superglue/copa"])
 def test_the_plan_counts_what_there_is(shared, run_of, task):
-    lines = []
+    lines = log_lines()
     suite = task.split("/")[0]
     epochs = ["trainer.max_steps=-1", "trainer.max_epochs=3"]
-    plan.show(run_of(task, shared / "data" / suite, *epochs), Path("nowhere"), lines.append)
+    plan.show(run_of(task, shared / "data" / suite, *epochs), Path("nowhere"))
     found = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}
     counts = {
         "glue/rte": ("train 2,490, val 277, test 3,000", 3 * 623),
@@ -464,7 +460,7 @@ def test_regression_scores_do_not_depend_on_the_batch(shared, run_of, tmp_path):
     for size in (1, 4, 7):
         run = run_of("glue/stsb", root, f"data.batch_size={size}", "trainer.max_steps=1")
         run.optim.lr = 1e-12  # so that the batch of training does not matter
-        found.append(finetune.finetune(run, tmp_path / str(size), quiet))
+        found.append(finetune.finetune(run, tmp_path / str(size)))
     for key in ("val/pearson", "val/spearman"):
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-5)
         assert found[0][key] == pytest.approx(found[2][key], abs=1e-5)
@@ -488,7 +484,7 @@ def priced(run_of, tmp_path_factory):
             )
             given = [f"data.train={path}", f"data.val={path}", "data.kind=number"]
             given += ["data.root=null", "optim.lr=2e-2", "trainer.max_steps=90"]
-            summary = finetune.finetune(run_of("custom", None, *given), place, quiet)
+            summary = finetune.finetune(run_of("custom", None, *given), place)
             lines = (place / "predictions" / "val.jsonl").read_text().splitlines()
             known[c, d] = place, summary, np.array([json.loads(line)["score"] for line in lines])
         return known[c, d]
@@ -567,7 +563,7 @@ def test_edited_scales_are_not_believed(priced, tmp_path):
 )
 def test_mistakes(shared, run_of, tmp_path, task, overrides, message):
     with pytest.raises(BortError) as error:
-        finetune.finetune(run_of(task, shared / "data/glue", *overrides), tmp_path / "run", quiet)
+        finetune.finetune(run_of(task, shared / "data/glue", *overrides), tmp_path / "run")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -576,11 +572,11 @@ def test_other_data_is_refused(shared, run_of, tmp_path, monkeypatch):
     run = run_of("glue/rte", shared / "data/glue")
     few(monkeypatch, 64, 8)
     with pytest.raises(SystemExit):
-        finetune.finetune(stopping(run, 1), tmp_path / "run", quiet)
+        finetune.finetune(stopping(run, 1), tmp_path / "run")
     monkeypatch.undo()
     few(monkeypatch, 63, 8)
     with pytest.raises(BortError, match="was started on other text"):
-        finetune.finetune(run, tmp_path / "run", quiet)
+        finetune.finetune(run, tmp_path / "run")
 
 
 @pytest.fixture
@@ -598,19 +594,20 @@ def test_a_callback_that_watches_no_score(run_of, changeable, tmp_path):
     stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/mlm_accuracy"}
     run = run_of("custom", None, *changeable)
     with pytest.raises(BortError, match="mlm_accuracy is no score of this run; did you mean 'val/"):
-        finetune.finetune(replace(run, callbacks={"a": stop}), tmp_path / "run", quiet)
+        finetune.finetune(replace(run, callbacks={"a": stop}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_data_that_changed_after_the_end(run_of, changeable, tmp_path, monkeypatch):
     """A finished run is not one on other rows; a file that was only touched changes nothing."""
-    run, lines = run_of("custom", None, *changeable), []
-    summary = finetune.finetune(run, tmp_path / "run", quiet)
+    run, lines = run_of("custom", None, *changeable), log_lines()
+    summary = finetune.finetune(run, tmp_path / "run")
     os.utime(tmp_path / "val.csv", (1, 1))
-    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+    assert finetune.finetune(run, tmp_path / "run") == summary
     with monkeypatch.context() as patch:  # what was looked at once is known by its time
+        lines.clear()
         patch.setattr(finetune, "load_task", lambda *_: pytest.fail("read again"))
-        assert finetune.finetune(run, tmp_path / "run", lines.append) == summary
+        assert finetune.finetune(run, tmp_path / "run") == summary
         assert len(lines) == 1 and "is finished" in lines[0]
     for split in ("train", "val", "test"):
         path = tmp_path / f"{split}.csv"
@@ -618,9 +615,9 @@ def test_data_that_changed_after_the_end(run_of, changeable, tmp_path, monkeypat
         path.write_text(content.replace("row 3", "row three"))
         for _ in range(2):
             with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
-                finetune.finetune(run, tmp_path / "run", quiet)
+                finetune.finetune(run, tmp_path / "run")
         path.write_text(content)
-    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+    assert finetune.finetune(run, tmp_path / "run") == summary
 
 
 def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_path):
@@ -631,9 +628,9 @@ def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_
     names = label_names(TASKS["superglue/rte"])
     hf.save_model(classes, hf.load_tokenizer(model), tmp_path / "judge", names)
     run = run_of("superglue/axg", root, f"model={tmp_path / 'judge'}")
-    summary = finetune.finetune(run, tmp_path / "run", quiet)
-    assert finetune.finetune(run, tmp_path / "run", quiet) == summary
+    summary = finetune.finetune(run, tmp_path / "run")
+    assert finetune.finetune(run, tmp_path / "run") == summary
     (path,) = (root / "AX-g").glob("*.jsonl")
     path.write_text(path.read_text().replace("The", "Then", 1))
     with pytest.raises(BortError, match="was started on other text"):
-        finetune.finetune(run, tmp_path / "run", quiet)
+        finetune.finetune(run, tmp_path / "run")

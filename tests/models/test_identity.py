@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny_runs import log_lines
 
 from bort.agora import recipe as agora_run
 from bort.config.train import Arch
@@ -22,10 +23,6 @@ from bort.search import sweep as search
 from bort.text.tokenizer import train_tokenizer
 
 CHANGED = r"was started with another \w+ under this name \(weights or tokenizer \w{16}, now \w{16}"
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture
@@ -66,31 +63,31 @@ def test_a_digest_names_weights_tokenizer_and_shape(model, tmp_path):
 def test_a_run_is_not_continued_with_another_teacher(model, settings_of, tmp_path):
     run = settings_of(f"teacher.name={model}", "trainer.max_steps=2", experiment="kd_pretrain")
     folder = tmp_path / "run"
-    summary = pretrain.pretrain(run, folder, quiet)
+    summary = pretrain.pretrain(run, folder)
     assert summary["teacher_digest"] == model_digest(model)
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):  # finished: nothing is said that is not so
-        runs.done(run, folder, quiet)
+        runs.done(run, folder)
     (folder / "summary.json").unlink()
     with pytest.raises(BortError, match=CHANGED):
-        pretrain.pretrain(run, folder, quiet)
-    assert pretrain.pretrain(replace(run, resume=False), folder, quiet)["steps"] == 2
+        pretrain.pretrain(run, folder)
+    assert pretrain.pretrain(replace(run, resume=False), folder)["steps"] == 2
     shutil.rmtree(model)  # a teacher that is gone is not another one
-    assert runs.done(run, folder, quiet)["steps"] == 2
+    assert runs.done(run, folder)["steps"] == 2
 
 
 def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_path):
     """Neither its records nor the kept states of T are mixed."""
     run = search_of(f"teacher.name={model}", "grid.depth=[1]", "grid.hidden=[16]")
     folder = tmp_path / "search"
-    with search.opened(run, folder, quiet) as sweep:
+    with search.opened(run, folder) as sweep:
         assert sweep.plan["teacher"]["digest"] == model_digest(model)
         job = sweep.ask()[0]
         sweep.collect([job], died="its process died")
         assert sweep.records[0]["teacher"] == model_digest(model)
     (folder / "search.json").unlink()  # as if it had been killed in the pass of T
     train_again(model)
-    with pytest.raises(BortError, match=CHANGED), search.opened(run, folder, quiet):
+    with pytest.raises(BortError, match=CHANGED), search.opened(run, folder):
         pass
 
 
@@ -99,11 +96,11 @@ def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
 ):
     """It goes on when the teacher comes out the same; other text is refused before all that."""
     run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
-    folder, lines = tmp_path / "run", []
-    first = pretrain.pretrain(run, folder, quiet)
+    folder, lines = tmp_path / "run", log_lines()
+    first = pretrain.pretrain(run, folder)
     (folder / "summary.json").unlink()
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
-    again = pretrain.pretrain(run, folder, lines.append)
+    again = pretrain.pretrain(run, folder)
     assert again["teacher_digest"] == first["teacher_digest"]
     told = next(k for k, line in enumerate(lines) if "no longer in the cache" in line)
     assert "teacher: training" in lines[told + 1]
@@ -112,21 +109,21 @@ def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
     (folder / "corpus.json").write_text(json.dumps(notes | {"digest": "0" * 16}))
     monkeypatch.setattr(pretrain, "trained_teacher", lambda *_: pytest.fail("T is trained"))
     with pytest.raises(BortError, match="was started on other text"):
-        pretrain.pretrain(run, folder, quiet)
+        pretrain.pretrain(run, folder)
 
 
 def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
     folder = tmp_path / "run"
-    pretrain.pretrain(run, folder, quiet)
+    pretrain.pretrain(run, folder)
     (folder / "summary.json").unlink()
-    corpus, _ = pretrain.prepare(run, quiet)
+    corpus, _ = pretrain.prepare(run)
     place = pretrain.teacher_folder(run, corpus)
     kept = shutil.copytree(place, tmp_path / "kept")
     train_again(place / "model")
     try:
         with pytest.raises(BortError, match=CHANGED):
-            pretrain.pretrain(run, folder, quiet)
+            pretrain.pretrain(run, folder)
     finally:
         shutil.rmtree(place)
         kept.rename(place)
@@ -142,10 +139,10 @@ def test_a_comparison_does_not_mix_teachers(model, settings_of, tmp_path, monkey
     monkeypatch.setattr(compare, "train", begun)
     for _ in range(2):
         with pytest.raises(pytest.fail.Exception):
-            compare.compare(run, tmp_path / "run", quiet)
+            compare.compare(run, tmp_path / "run")
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):
-        compare.compare(run, tmp_path / "run", quiet)
+        compare.compare(run, tmp_path / "run")
 
 
 def test_a_fine_tuning_is_not_continued_from_another_model(model, settings_of, tmp_path):
@@ -155,13 +152,13 @@ def test_a_fine_tuning_is_not_continued_from_another_model(model, settings_of, t
     given += [f"model={model}", "trainer.max_epochs=1", "trainer.max_steps=2"]
     run = settings_of(*given, experiment="finetune")
     folder = tmp_path / "run"
-    assert finetune.finetune(run, folder, quiet)["steps"] == 2
+    assert finetune.finetune(run, folder)["steps"] == 2
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):
-        runs.done(run, folder, quiet)
+        runs.done(run, folder)
     (folder / "summary.json").unlink()
     with pytest.raises(BortError, match=CHANGED):
-        finetune.finetune(run, folder, quiet)
+        finetune.finetune(run, folder)
 
 
 def test_agora_tells_all_its_models_apart(model, settings_of, tmp_path):

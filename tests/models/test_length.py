@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import log_lines
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 import bort
@@ -37,7 +38,7 @@ def sentence(number: int, words: int) -> str:
 def masked(settings_of, tmp_path_factory) -> Path:
     """A pre-training at 16 tokens."""
     folder = tmp_path_factory.mktemp("masked") / "run"
-    pretrain.pretrain(settings_of("trainer.max_steps=2"), folder, quiet)
+    pretrain.pretrain(settings_of("trainer.max_steps=2"), folder)
     return folder
 
 
@@ -59,8 +60,8 @@ def tuned(settings_of, masked: Path, folder: Path, pairs: bool) -> tuple[Path, l
         "trainer.check_val_every_n_epoch=1",
         experiment="finetune",
     )
-    said: list[str] = []
-    finetune.finetune(run, folder / "run", said.append)
+    said = log_lines()
+    finetune.finetune(run, folder / "run")
     return folder / "run", said
 
 
@@ -98,7 +99,7 @@ def test_every_reader_gives_the_answers_of_the_run(fine_tuned, tmp_path):
     expected = [row["scores"]["x"] for row in answers]
     assert np.std(expected) > 1e-3 and max(row["tokens"] for row in answers) == 24
     assert json.loads((folder / "model/config.json").read_text())["bort_length"] == 24
-    export.export(str(folder), "onnx", tmp_path / "onnx", say=quiet)
+    export.export(str(folder), "onnx", tmp_path / "onnx")
     assert "longest input | 24 tokens" in (tmp_path / "onnx" / "README.md").read_text()
     readers = {"bort": bort.load(folder).predict, "predict.py": Model(tmp_path / "onnx").predict}
     for name, read in readers.items():
@@ -114,9 +115,9 @@ def test_every_reader_gives_the_answers_of_the_run(fine_tuned, tmp_path):
 def test_a_teacher_is_not_asked_beyond_its_length(settings_of, masked):
     given = [f"teacher.name={masked}", "data.length=32"]
     with pytest.raises(BortError, match="data.length=32 is longer than the 16 tokens of the tea"):
-        pretrain.prepare(settings_of(*given, experiment="kd_pretrain"), quiet)
+        pretrain.prepare(settings_of(*given, experiment="kd_pretrain"))
     run = settings_of(*given, "init=teacher", "distill.w_kd=0", "distill.w_mlm=1")
-    assert pretrain.prepare(run, quiet)[1] is not None  # its rows can be copied all the same
+    assert pretrain.prepare(run)[1] is not None  # its rows can be copied all the same
 
 
 def test_models_of_others_keep_their_own_limit(shared, tmp_path):
@@ -173,7 +174,7 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
         own = {k: getattr(teacher.config, k) for k in ("depth", "heads", "hidden", "intermediate")}
         arch = "{" + ", ".join(f"{k}: {v}" for k, v in own.items()) + "}"
         run = settings_of(f"teacher.name={folder}", "init=teacher", f"arch={arch}")
-        corpus, taught = pretrain.prepare(run, quiet)
+        corpus, taught = pretrain.prepare(run)
         student = pretrain.student(run, corpus, taught).eval()
         ids = torch.tensor([[0, 5, 6, 7, 8, 9, 10, 2]])
         with torch.no_grad():

@@ -116,7 +116,7 @@ def test_random_models(tmp_path, tokenizer, number):
     outputs = getattr(model, "out", None)
     names = {str(k): f"class {k}" for k in range(outputs.out_features)} if outputs else {}
     hf.save_model(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
-    export.export(str(tmp_path / "model"), "onnx", tmp_path / "out", say=lambda line: None)
+    export.export(str(tmp_path / "model"), "onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     references = [export.torch_run(model), *hugging_face(tmp_path / "model")]
     limit, answers = model.config.positions, []

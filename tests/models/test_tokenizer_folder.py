@@ -50,7 +50,7 @@ def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
     from bort.pretraining import corpus
 
     tokenizer = hf.load_tokenizer(strange)
-    built = corpus.build(settings_of().data, tmp_path / "cache", tokenizer, lambda *_: None)
+    built = corpus.build(settings_of().data, tmp_path / "cache", tokenizer)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
     hf.save_model(build_model(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
     for folder in (built.folder, tmp_path / "model"):

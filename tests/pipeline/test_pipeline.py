@@ -142,7 +142,7 @@ def stage(key: str, code: str, *reads: str) -> pipeline.Stage:
 def did(*stages: pipeline.Stage) -> tuple[int, str]:
     """Exit code and which stages ran."""
     Path("log").write_text("")
-    code = pipeline.run(list(stages), Path("runs/pipeline/x"), "again", lambda line: None)
+    code = pipeline.run(list(stages), Path("runs/pipeline/x"), "again")
     return code, Path("log").read_text().strip()
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from tiny_runs import log_lines
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bort.config.train import DataConfig
+from bort.console import Progress
 from bort.errors import BortError
 from bort.files.text_files import parquet_rows
 from bort.pretraining import corpus as module
@@ -39,9 +41,9 @@ def make(tmp_path):
         defaults = {"length": 6, "vocab_size": 300, "val_fraction": 0.0}
         data = DataConfig(source="text", path=str(path), **(defaults | settings))
         run.said.clear()
-        return build(data, tmp_path / "cache", tokenizer, say=run.said.append)
+        return build(data, tmp_path / "cache", tokenizer)
 
-    run.said = []
+    run.said = log_lines()
     return run
 
 
@@ -727,10 +729,10 @@ def test_a_full_or_forbidden_disk_is_one_line(tmp_path, make, monkeypatch):
 
 
 def test_progress_lines(tmp_path, monkeypatch):
-    now, said = [0.0], []
+    now, said = [0.0], log_lines()
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    tick = module._paced(said.append, 10)
-    progress = module._encoding_progress(1000, tick)
+    ticker = Progress(module.logger, every_s=10)
+    progress = module._encoding_progress(1000, ticker.tell)
     for second, tokens in ((4, 100_000), (9, 200_000), (10, 250_000), (12, 300_000)):
         now[0] = second
         progress(tokens, 100)
@@ -801,8 +803,8 @@ def test_docstrings_of_a_file_are_in_one_split(installation, tmp_path):
 
 
 def test_docstring_corpus(installation, tmp_path):
-    said, data = [], DataConfig(length=16, vocab_size=300, val_fraction=0.0)
-    corpus = build(data, tmp_path / "cache", say=said.append)
+    said, data = log_lines(), DataConfig(length=16, vocab_size=300, val_fraction=0.0)
+    corpus = build(data, tmp_path / "cache")
     texts = [text.strip() for text in documents(corpus)]
     assert set(installation) <= set(texts) and corpus.info["duplicates"] == 1
     import difflib
@@ -818,10 +820,10 @@ def test_docstring_corpus(installation, tmp_path):
 
 def test_a_new_version_is_a_new_corpus(installation, tmp_path):
     data = DataConfig(length=16, vocab_size=300, val_fraction=0.0)
-    first = build(data, tmp_path / "cache", say=lambda line: None)
+    first = build(data, tmp_path / "cache")
     old = tmp_path / "site" / "bortfake-1.5.dist-info"
     (old / "METADATA").write_text("Name: bortfake\nVersion: 1.6\n")
-    second = build(data, tmp_path / "cache", say=lambda line: None)
+    second = build(data, tmp_path / "cache")
     assert second.info["packages"] == {"bortfake": "1.6"}
     assert first.folder != second.folder
 

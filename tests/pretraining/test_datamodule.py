@@ -42,7 +42,7 @@ def build_text(folder: Path, lines, tokenizer=None, **settings) -> tuple[Corpus,
         path.write_text("\n".join(lines))
     defaults = {"length": 16, "batch_size": 4, "vocab_size": 300, "val_fraction": 0.3}
     data = DataConfig(source="text", path=str(path), **(defaults | settings))
-    return build(data, folder / "cache", tokenizer, say=lambda line: None), data
+    return build(data, folder / "cache", tokenizer), data
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_short_sequences_always_have_a_target(shared, tmp_path):
     data = DataConfig(
         source="text", path=str(path), length=8, batch_size=1, vocab_size=300, val_fraction=0.3
     )
-    corpus = build(data, tmp_path, say=lambda line: None)
+    corpus = build(data, tmp_path)
     batches = TrainBatches(corpus, data, seed=0)
     counts = [len(batches[k]["positions"]) for k in range(200)]
     assert min(counts) >= 1 and max(counts) <= 6

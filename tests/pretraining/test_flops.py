@@ -14,10 +14,6 @@ from bort.search import sweep as search
 from bort.training import optim
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 @pytest.mark.parametrize(
     "arch", [Arch(2, 2, 16, 40), Arch(1, 4, 32, 24), Arch(3, 1, 8, 8)], ids=str
 )
@@ -46,13 +42,13 @@ def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
     more = f"trainer.accumulate_grad_batches={accumulate}"
     run = search_of("grid.depth=[1]", "grid.hidden=[16]", "search.n=10", more)
     folder = tmp_path / "run"
-    prepare(run, quiet)  # T's own training is not the search's
-    with counting() as counter, search.opened(run, folder, quiet) as sweep:
+    prepare(run)  # T's own training is not the search's
+    with counting() as counter, search.opened(run, folder) as sweep:
         plan = sweep.plan
     assert plan["teacher_flops"] + plan["teacher_val_flops"] == counter.get_total_flops()
     (job,) = sweep.ask()[:1]
     (point,) = (p for p in plan["points"] if tuple(p["xi"]) == job.xi)
     own = replace(run, arch=Arch(*job.xi))
     with counting() as counter:
-        search.evaluate(own, folder, folder / job.folder, quiet)
+        search.evaluate(own, folder, folder / job.folder)
     assert point["flops"] == pytest.approx(counter.get_total_flops(), rel=1e-9)

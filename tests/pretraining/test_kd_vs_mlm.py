@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import stopping
+from tiny_runs import log_lines, stopping
 
 from bort.config.train import CompareConfig, DistillConfig, settings
 from bort.errors import BortError
@@ -20,10 +20,6 @@ from bort.pretraining.recipe import prepare
 from bort.runs.folder import finished
 
 STEPS = 8
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def run(settings_of):
 def done(run, tmp_path_factory):
     """A finished comparison: its folder and summary."""
     folder = tmp_path_factory.mktemp("longer_than_one_line_of_a_terminal_" + 60 * "x") / "run"
-    return folder, compare(run, folder, quiet, {"config.yaml": "x: 1\n"})
+    return folder, compare(run, folder, {"config.yaml": "x: 1\n"})
 
 
 def rows(folder: str | Path) -> list[dict[str, str]]:
@@ -76,7 +72,7 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
         changed = {k for k, v in settings(job).items() if v != base[k]} - {"compare.lrs"}
         expected = {"optim.lr"} | (set() if arm == "kd" else {"distill.w_kd", "distill.w_mlm"})
         assert changed == expected
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     jobs = [comparing.arm_settings(run, arm, 4e-3, results) for arm in ARMS]
     models = [pretraining.student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [PackedDataModule(corpus, job.data, job.seed).train[13] for job in jobs]
@@ -87,7 +83,7 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
 def test_all_arms_may_start_from_the_teacher(run):
     """The start is not what is compared."""
     taught = replace(run, init="teacher", arch=replace(run.arch, hidden=32))
-    corpus, teacher = prepare(taught, quiet)
+    corpus, teacher = prepare(taught)
     results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
     for arm in ARMS:
         job = comparing.arm_settings(taught, arm, 1e-3, results)
@@ -105,7 +101,7 @@ def test_summary(done, run):
     stable = ("val/loss", "val/mlm_accuracy", "parameters", "tokens", "steps", "tokens_per_s")
     assert {*stable, "seconds", "seed", "unigram_ce", "teacher_seconds"} <= summary.keys()
     assert summary["val/loss"] == summary["kd/val/loss"]
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     teacher = finished(pretraining.teacher_folder(run, corpus))
     assert summary["teacher_seconds"] == teacher["seconds"] > 0
     assert not [value for value in summary.values() if isinstance(value, dict | list)]
@@ -142,7 +138,7 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
     monkeypatch.setattr(comparing, "train", train)
     steps_of = {"kd": 10 / 8, "mlm": 4 / 8}
     monkeypatch.setattr(comparing, "step_seconds", lambda *_: steps_of)
-    summary = compare(run, tmp_path / "run", quiet)
+    summary = compare(run, tmp_path / "run")
     assert [summary[f"{arm}/lr"] for arm in ARMS] == [1e-5, 4e-3, 4e-3]
     assert steps == {"kd": (8, 4), "mlm": (8, 4), "mlm_equal_time": (20, 10)}
     assert summary["kd/seconds"] == summary["mlm_equal_time/seconds"] == 10.0
@@ -164,9 +160,9 @@ def test_a_teacher_that_costs_next_to_nothing(run):
 def test_three_steps(settings_of, tmp_path):
     """The smallest comparison ends, and its second call finds it finished."""
     run = settings_of("trainer.max_steps=3", "trainer.val_check_interval=2", experiment="kd_vs_mlm")
-    summary = compare(run, tmp_path / "run", quiet)
+    summary = compare(run, tmp_path / "run")
     assert summary["kd/steps"] == summary["mlm/steps"] == 3
-    assert compare(run, tmp_path / "run", quiet) == summary
+    assert compare(run, tmp_path / "run") == summary
 
 
 def test_steps_are_timed_in_turns():
@@ -191,7 +187,7 @@ def test_steps_are_timed_in_turns():
 
 def test_what_is_printed(run, done, capsys):
     folder, summary = done
-    compare(run, folder, quiet)
+    compare(run, folder)
     out = capsys.readouterr().out
     for label in [*ARMS.values(), "unigram frequencies"]:
         assert label in out
@@ -223,8 +219,8 @@ def test_a_second_call_trains_nothing(run, done, monkeypatch):
     folder, summary = done
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/**/*.*")}
     monkeypatch.setattr(pretraining, "fit", lambda *_, **__: pytest.fail("trained again"))
-    lines = []
-    assert compare(run, folder, lines.append) == summary
+    lines = log_lines()
+    assert compare(run, folder) == summary
     assert not [line for line in lines if "→" in line or "training" in line.split(",")[0]]
     assert len(before) > 30 and before == {
         path: path.stat().st_mtime_ns for path in folder.glob("*/*/**/*.*")
@@ -241,12 +237,12 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
 
     monkeypatch.setattr(comparing, "train", stop)
     with pytest.raises(SystemExit):
-        compare(run, tmp_path / "run", quiet)
+        compare(run, tmp_path / "run")
     kept = [finished(tmp_path / "run" / "kd" / f"lr_{lr}") for lr in ("0.004", "1e-05")]
     assert all(kept) and finished(tmp_path / "run") is None
     monkeypatch.setattr(comparing, "train", train)
-    lines = []
-    compare(run, tmp_path / "run", lines.append)
+    lines = log_lines()
+    compare(run, tmp_path / "run")
     assert [line for line in lines if "MLM, equal steps, lr 0.004 goes on after step 3" in line]
     assert kept == [finished(tmp_path / "run" / "kd" / f"lr_{lr}") for lr in ("0.004", "1e-05")]
     for arm in ("kd", "mlm"):
@@ -261,26 +257,26 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
 def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
     """It is a result, on a second call too; the arms are those of the rate that is left."""
     both = replace(run, compare=CompareConfig(lrs=[1e30, 0.004]))
-    lines = []
-    summary = compare(both, tmp_path / "run", lines.append)
+    lines = log_lines()
+    summary = compare(both, tmp_path / "run")
     assert [summary[f"{arm}/lr"] for arm in comparing.ARMS] == [0.004] * 3
     for arm in ("kd", "mlm"):
         assert summary[f"{arm}/val/loss"] == done[1][f"{arm}/val/loss"]
     dropped = [line for line in lines if "drops out: the loss became" in line]
     assert [line.split(",")[0] for line in dropped] == ["KD", "MLM", "MLM"]
     lines.clear()
-    assert compare(both, tmp_path / "run", lines.append) == summary
+    assert compare(both, tmp_path / "run") == summary
     assert not [line for line in lines if "→" in line or "drops out" in line]
 
 
 def test_every_rate_diverges(run, tmp_path):
     with pytest.raises(BortError, match="KD: every rate of compare.lrs diverged; add lower ones"):
-        compare(replace(run, compare=CompareConfig(lrs=[1e30])), tmp_path / "run", quiet)
+        compare(replace(run, compare=CompareConfig(lrs=[1e30])), tmp_path / "run")
 
 
 def test_other_settings_are_refused(run, done):
     with pytest.raises(BortError, match=r"holds a run with other settings \(seed=0, now 1\)"):
-        compare(replace(run, seed=1), done[0], quiet)
+        compare(replace(run, seed=1), done[0])
 
 
 @pytest.mark.parametrize(
@@ -295,5 +291,5 @@ def test_other_settings_are_refused(run, done):
 def test_mistakes(settings_of, tmp_path, overrides, message):
     run = settings_of("distill.w_mlm=0.1", *overrides, experiment="kd_vs_mlm")
     with pytest.raises(BortError) as error:
-        compare(run, tmp_path / "run", quiet)
+        compare(run, tmp_path / "run")
     assert message in str(error.value) and not (tmp_path / "run").exists()

@@ -363,10 +363,10 @@ def stubbed_optimizers(module: DistillationModule) -> torch.optim.Optimizer:
 def test_teacher_after_a_run(settings_of, tmp_path):
     """Case L2 on a run: its bytes as before, not in checkpoints or model/, not counted."""
     run = settings_of("trainer.max_steps=4", "dropout=0.1", experiment="kd_pretrain")
-    corpus, teacher = prepare(run, lambda line: None)
+    corpus, teacher = prepare(run)
     teacher.config.dropout = teacher.config.attention_dropout = 0.1
     save_model(teacher, corpus.tokenizer, tmp_path / "before")
-    summary = train(run, tmp_path / "run", corpus, teacher, lambda line: None)
+    summary = train(run, tmp_path / "run", corpus, teacher)
     save_model(teacher, corpus.tokenizer, tmp_path / "after")
     before, after = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("before", "after")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import offline_log, stopping
+from tiny_runs import log_lines, offline_log, stopping
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort.config.train import settings
@@ -40,10 +40,6 @@ from bort.text.tokenizer import encode, text_encoder
 from bort.training.module import check_trainer, check_watched
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -105,10 +101,10 @@ def undisturbed(settings_of, tmp_path_factory):
                 "optim.lr=4e-3",
                 experiment="kd_pretrain" if kd else "mlm_pretrain",
             )
-            corpus, teacher = prepare(run, quiet)
+            corpus, teacher = prepare(run)
             assert len(PackedDataModule(corpus, run.data, run.seed).train) == 7  # batches per epoch
             folder = tmp_path_factory.mktemp("undisturbed")
-            train(run, folder, corpus, teacher, quiet)
+            train(run, folder, corpus, teacher)
             made[key] = run, corpus, teacher, folder
         return made[key]
 
@@ -119,7 +115,7 @@ def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
     """A run in `folder` that was stopped in step `step` and continued by the same call."""
     run, corpus, teacher, reference = undisturbed(**variant)
     with pytest.raises(SystemExit) as stopped:
-        train(stopping(run, step), folder, corpus, teacher, quiet)
+        train(stopping(run, step), folder, corpus, teacher)
     assert stopped.value.code == 143 and not multiprocessing.active_children()
     assert last_checkpoint(folder)["global_step"] == step
     assert finished(folder) is None and not (folder / "model").exists()
@@ -127,8 +123,8 @@ def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
     if run.trainer["accumulate_grad_batches"] == 1:  # else it is due between two steps
         # validation that is due with the step is done before the stop
         assert validated(folder) == [s for s in validated(reference) if s <= step]
-    lines = []
-    train(run, folder, corpus, teacher, lines.append)
+    lines = log_lines()
+    train(run, folder, corpus, teacher)
     assert [line for line in lines if f"goes on after step {step} " in line]
     return reference
 
@@ -177,10 +173,10 @@ def test_stopped_twice_and_by_another_signal(undisturbed, tmp_path):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for step, number, code in ((4, signal.SIGINT, 130), (19, signal.SIGTERM, 143)):
         with pytest.raises(SystemExit) as stopped:
-            train(stopping(run, step, number), tmp_path, corpus, teacher, quiet)
+            train(stopping(run, step, number), tmp_path, corpus, teacher)
         assert stopped.value.code == code
         assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    train(run, tmp_path, corpus, teacher, quiet)
+    train(run, tmp_path, corpus, teacher)
     assert not differences(tmp_path, reference)
 
 
@@ -194,12 +190,11 @@ def test_killed_between_checkpoints(undisturbed, tmp_path):
             tmp_path,
             corpus,
             teacher,
-            quiet,
         )
     assert len(rows(tmp_path)) == 18 and last_checkpoint(tmp_path)["global_step"] == 16
     kept = sorted(path.name[:13] for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step_00000012", "step_00000016"]
-    train(run, tmp_path, corpus, teacher, quiet)
+    train(run, tmp_path, corpus, teacher)
     assert not differences(tmp_path, reference)
 
 
@@ -208,9 +203,9 @@ def test_killed_before_the_first_checkpoint(undisturbed, tmp_path):
     run, corpus, teacher, reference = undisturbed()
     crash = {"crash": {"_target_": f"{__name__}.Crash", "step": 3}}
     with pytest.raises(RuntimeError, match="crash"):
-        train(replace(run, callbacks=crash), tmp_path, corpus, teacher, quiet)
+        train(replace(run, callbacks=crash), tmp_path, corpus, teacher)
     assert len(rows(tmp_path)) == 3 and not list(tmp_path.glob("checkpoints/*"))
-    train(run, tmp_path, corpus, teacher, quiet)
+    train(run, tmp_path, corpus, teacher)
     assert [int(row["step"]) for row in rows(tmp_path)] == list(range(1, 31))
     assert not differences(tmp_path, reference)
     with (tmp_path / "perf.csv").open(newline="") as file:
@@ -232,10 +227,10 @@ def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, acc
     kill = {"kill": {"_target_": f"{__name__}.KillWorker", "step": 3}}
     message = r"a loader process was killed.* the same command goes on after step \d+$"
     with pytest.raises(BortError, match=message):
-        train(replace(run, callbacks=kill), tmp_path, corpus, teacher, quiet)
+        train(replace(run, callbacks=kill), tmp_path, corpus, teacher)
     assert not multiprocessing.active_children()
     assert last_checkpoint(tmp_path)["global_step"] == len(rows(tmp_path)) >= 3
-    train(run, tmp_path, corpus, teacher, quiet)
+    train(run, tmp_path, corpus, teacher)
     assert not differences(tmp_path, reference)
 
 
@@ -275,10 +270,10 @@ def test_a_signal_while_the_loader_starts(undisturbed, tmp_path, monkeypatch, nu
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(ResumableLoader, "_start", start_and_signal)
-        train(run, tmp_path, corpus, teacher, quiet)
+        train(run, tmp_path, corpus, teacher)
     assert stopped.value.code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert not multiprocessing.active_children() and len(rows(tmp_path)) == 1
-    train(run, tmp_path, corpus, teacher, quiet)
+    train(run, tmp_path, corpus, teacher)
     assert not differences(tmp_path, reference)
 
 
@@ -294,7 +289,7 @@ class Crash(pl.Callback):
 def test_loader_workers_leave_signals_to_training(settings_of):
     """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
     run = settings_of("data.workers=2")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     loader = PackedDataModule(corpus, run.data, run.seed).train_dataloader()
     batches = iter(loader)
     next(batches), next(batches)  # one of each worker: both have started
@@ -318,7 +313,7 @@ def test_a_loss_that_is_not_a_number_is_never_saved(settings_of, tmp_path):
         "trainer.val_check_interval=100", "checkpoint_every=3",
     )  # fmt: skip
     with pytest.raises(BortError, match="the loss became .* at step 3; lower optim.lr"):
-        pretrain(run, tmp_path / "run", quiet)
+        pretrain(run, tmp_path / "run")
     assert not list(tmp_path.glob("run/checkpoints/*.ckpt"))
 
 
@@ -327,14 +322,14 @@ def test_text_that_changed_between_stop_and_resume(settings_of, text, tmp_path):
     source.write_text(text.read_text())
     run = settings_of(f"data.path={source}", "trainer.max_steps=4")
     with pytest.raises(SystemExit):
-        pretrain(stopping(run, 2), tmp_path / "run", quiet)
+        pretrain(stopping(run, 2), tmp_path / "run")
     weights = sorted((tmp_path / "run" / "checkpoints").iterdir())
     source.write_text(text.read_text() + "One more document, which nobody has seen before.\n")
     with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
-        pretrain(run, tmp_path / "run", quiet)
+        pretrain(run, tmp_path / "run")
     assert weights and sorted((tmp_path / "run" / "checkpoints").iterdir()) == weights
     source.write_text(text.read_text())
-    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 4
+    assert pretrain(run, tmp_path / "run")["steps"] == 4
 
 
 def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatch):
@@ -342,24 +337,24 @@ def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatc
     source = tmp_path / "texts" / "text.txt"
     source.parent.mkdir()
     source.write_text(text.read_text())
-    run, lines = settings_of(f"data.path={source.parent}", "trainer.max_steps=2"), []
-    summary = pretrain(run, tmp_path / "run", quiet)
+    run, lines = settings_of(f"data.path={source.parent}", "trainer.max_steps=2"), log_lines()
+    summary = pretrain(run, tmp_path / "run")
     os.utime(source, (1, 1))
-    assert pretrain(run, tmp_path / "run", quiet) == summary
+    assert pretrain(run, tmp_path / "run") == summary
     with monkeypatch.context() as patch:  # what was looked at once is known by its time
         patch.setattr(pretraining, "prepare", lambda *_: pytest.fail("read again"))
-        assert pretrain(run, tmp_path / "run", lines.append) == summary
+        assert pretrain(run, tmp_path / "run") == summary
         assert len(lines) == 1 and "is finished" in lines[0]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     (source.parent / "more.txt").write_text("One more document, which nobody has seen before.\n")
     for _ in range(2):
         with pytest.raises(BortError, match=r"started on other text \(corpus \w+, now \w+\)"):
-            pretrain(run, tmp_path / "run", quiet)
+            pretrain(run, tmp_path / "run")
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     assert before == after
     (source.parent / "more.txt").unlink()
     shutil.move(source.parent, tmp_path / "elsewhere")  # nothing to compare with
-    assert pretrain(run, tmp_path / "run", quiet) == summary
+    assert pretrain(run, tmp_path / "run") == summary
 
 
 @pytest.mark.parametrize("lost", [["summary.json"], ["summary.json", "model"]])
@@ -368,7 +363,7 @@ def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
     folder = shutil.copytree(reference, tmp_path / "run")
     for name in lost:
         (shutil.rmtree if name == "model" else os.remove)(folder / name)
-    train(run, folder, corpus, teacher, quiet)
+    train(run, folder, corpus, teacher)
     assert not differences(folder, reference)
     ours, theirs = finished(folder), finished(reference)
     assert ours.keys() == theirs.keys() and ours["val/loss"] == theirs["val/loss"]
@@ -381,18 +376,18 @@ def test_stopped_in_the_last_validation(undisturbed, tmp_path, number):
     run, corpus, teacher, _ = undisturbed()
     # 7 does not divide 30: the last step's validation is one of its own, after training
     run = replace(run, trainer={**run.trainer, "val_check_interval": 7})
-    train(run, tmp_path / "whole", corpus, teacher, quiet)
+    train(run, tmp_path / "whole", corpus, teacher)
     stop = {"stop": {"_target_": f"{__name__}.StopInLastValidation", "number": int(number)}}
     before = [signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))]
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
-            train(replace(run, callbacks=stop), tmp_path / "run", corpus, teacher, quiet)
+            train(replace(run, callbacks=stop), tmp_path / "run", corpus, teacher)
     finally:
         signal.signal(signal.SIGTERM, before[0])
     expected = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
     assert type(stopped.value) is expected[number]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    train(run, tmp_path / "run", corpus, teacher, quiet)
+    train(run, tmp_path / "run", corpus, teacher)
     assert not differences(tmp_path / "run", tmp_path / "whole")
     assert rows(tmp_path / "run")[-1]["val/loss"]
     measured = last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"]["seconds"]
@@ -421,7 +416,7 @@ def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("override", ["max_steps=0", "limit_train_batches=0", "max_epochs=0"])
 def test_no_step_takes_no_time(settings_of, tmp_path, override):
-    summary = pretrain(settings_of(f"trainer.{override}"), tmp_path / "run", quiet)
+    summary = pretrain(settings_of(f"trainer.{override}"), tmp_path / "run")
     assert (summary["steps"], summary["tokens"], summary["seconds"]) == (0, 0, 0.0)
 
 
@@ -444,8 +439,8 @@ def test_shared_memory_that_loader_processes_need(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def done(settings_of, tmp_path_factory):
     """A finished run: its settings, folder and lines."""
-    run, folder, lines = settings_of(), tmp_path_factory.mktemp("runs") / "done", []
-    pretrain(run, folder, lines.append, {"config.yaml": "x: 1\n"})
+    run, folder, lines = settings_of(), tmp_path_factory.mktemp("runs") / "done", log_lines()
+    pretrain(run, folder, {"config.yaml": "x: 1\n"})
     return run, folder, lines
 
 
@@ -471,8 +466,8 @@ def test_what_a_run_leaves(done):
 def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
     """`val/loss` by Hugging Face: −log p summed over all masked places, divided by their number."""
     run = settings_of("data.batch_size=1")  # four rows in a batch of validation
-    summary = pretrain(run, tmp_path / "run", quiet)
-    corpus, _ = prepare(run, quiet)
+    summary = pretrain(run, tmp_path / "run")
+    corpus, _ = prepare(run)
     batches = list(PackedDataModule(corpus, run.data, run.seed).val)
     assert len(batches) == 4 and len({len(batch["labels"]) for batch in batches}) > 1
     reference = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").double().eval()
@@ -493,8 +488,8 @@ def test_a_finished_run_returns_at_once(done, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
-    lines = []
-    assert pretrain(run, folder, lines.append) == finished(folder)
+    lines = log_lines()
+    assert pretrain(run, folder) == finished(folder)
     assert len(lines) == 1 and "is finished" in lines[0] and "resume=false" in lines[0]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -505,36 +500,36 @@ def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
     lr = run.optim.lr
     changed = replace(run, seed=3, optim=replace(run.optim, lr=1e-3))
     with pytest.raises(BortError) as error:
-        pretrain(changed, folder, quiet)
+        pretrain(changed, folder)
     message = str(error.value)
     assert f"(optim.lr={lr}, now 0.001, seed=0, now 3)" in message
     assert str(folder) in message and "resume=false" in message and "\n" not in message
     many = replace(changed, dropout=0.5, compile=True, data=replace(run.data, length=12))
     with pytest.raises(BortError, match="and 2 more"):
-        pretrain(many, folder, quiet)
+        pretrain(many, folder)
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("mine")
     for resume in (True, False):  # nor is a folder of the user emptied
         with pytest.raises(BortError, match="holds files but no run"):
-            pretrain(replace(run, resume=resume), other, quiet)
+            pretrain(replace(run, resume=resume), other)
     assert (other / "chapter.txt").read_text() == "mine"
 
 
 def test_settings_that_change_no_weight_may_change(done):
     run, folder, _ = done
     free = replace(run, name="x", checkpoint_every=7, data=replace(run.data, workers=1))
-    assert pretrain(free, folder, quiet) == finished(folder)
+    assert pretrain(free, folder) == finished(folder)
 
 
 def test_start_again(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=2")
-    pretrain(run, tmp_path / "run", quiet)
+    pretrain(run, tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("of the user")
     (tmp_path / "run" / "model" / "mine.txt").write_text("of the user")
     (tmp_path / "run" / "samples.txt").write_text("of the first run")
     again = replace(run, seed=1, resume=False)
-    pretrain(again, tmp_path / "run", quiet)
+    pretrain(again, tmp_path / "run")
     assert finished(tmp_path / "run")["seed"] == 1
     assert len(rows(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "samples.txt").read_text() != "of the first run"
@@ -551,8 +546,8 @@ def test_one_process_in_a_folder(settings_of, tmp_path):
         recorded = run_record(settings(settings_of()))
         (folder / "settings.json").write_text(json.dumps(recorded, default=str))
         with pytest.raises(BortError, match="another process is training in"):
-            pretrain(settings_of(), folder, quiet)
-    pretrain(settings_of(), folder, quiet)  # the lock went with its owner
+            pretrain(settings_of(), folder)
+    pretrain(settings_of(), folder)  # the lock went with its owner
     assert not (folder / ".lock").exists()
 
 
@@ -561,7 +556,7 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path):
     inside, most = [], []
 
     def work():
-        with locked(tmp_path / "run", True, quiet):
+        with locked(tmp_path / "run", True):
             inside.append(1)
             most.append(len(inside))
             (tmp_path / "run" / "summary.json").write_text("{}")  # or the folder would be removed
@@ -585,14 +580,14 @@ def test_a_run_without_validation_says_why(settings_of, tmp_path):
             (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
         ]
     ):
-        run, lines = settings_of(*overrides, "trainer.max_steps=2"), []
-        summary = pretrain(run, tmp_path / f"run{number}", quiet)
+        run, lines = settings_of(*overrides, "trainer.max_steps=2"), log_lines()
+        summary = pretrain(run, tmp_path / f"run{number}")
         assert "val/loss" not in summary and summary["no_validation"] == reason
-        finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain", lines.append)
+        finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain")
         assert f"mlm_pretrain: no validation ({reason}) after 0:0" in lines[0]
         watched = settings_of(*overrides, "callbacks=early_stopping")
         with pytest.raises(BortError, match="early_stopping watches val/loss, and nothing is vali"):
-            pretrain(watched, tmp_path / f"watched{number}", quiet)
+            pretrain(watched, tmp_path / f"watched{number}")
 
 
 @pytest.mark.parametrize(
@@ -607,7 +602,7 @@ def test_a_run_without_validation_says_why(settings_of, tmp_path):
 )
 def test_settings_that_only_the_data_show_wrong(settings_of, tmp_path, overrides, message):
     with pytest.raises(BortError) as error:
-        pretrain(settings_of(*overrides), tmp_path / "run", quiet)
+        pretrain(settings_of(*overrides), tmp_path / "run")
     assert str(error.value).startswith(message) and len(str(error.value)) <= 200
 
 
@@ -621,11 +616,11 @@ def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, ki
     watching = {**WATCHES, "_target_": f"lightning.pytorch.callbacks.{kind}"}
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
     with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; di"):
-        pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run", quiet)
+        pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run")
     for other in (replace(run, job="compare"), settings_of("trainer.max_steps=1")):
         other = replace(other, callbacks={"a": watching | {"monitor": "val/kd_loss"}})
         with pytest.raises(BortError, match="monitor=val/kd_loss is no score of this run"):
-            (compare if other.job == "compare" else pretrain)(other, tmp_path, quiet)
+            (compare if other.job == "compare" else pretrain)(other, tmp_path)
     check_watched(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
     assert not list(tmp_path.iterdir())
 
@@ -635,10 +630,10 @@ def test_a_callback_of_ones_own_may_log_what_another_watches(settings_of, tmp_pa
     silent = {"_target_": "tiny_runs.Logs"}
     run = settings_of("trainer.val_check_interval=2")
     run = replace(run, callbacks={"mine": silent, "a": WATCHES | {"monitor": "mine/score"}})
-    assert pretrain(run, tmp_path / "logged", quiet)["steps"]
+    assert pretrain(run, tmp_path / "logged")["steps"]
     run = replace(run, callbacks=run.callbacks | {"a": WATCHES})
     with pytest.raises(BortError, match="^callbacks: Early stopping conditioned on metric `val/lo"):
-        pretrain(run, tmp_path / "missing", quiet)
+        pretrain(run, tmp_path / "missing")
 
 
 def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
@@ -646,14 +641,14 @@ def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BortError, match=r"compile=true needs a compiler, and .*\+\+ is not found"):
-        pretrain(settings_of("compile=true"), tmp_path / "runs" / "x", quiet)
+        pretrain(settings_of("compile=true"), tmp_path / "runs" / "x")
     assert not (tmp_path / "runs").exists()
 
 
 def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
     run = settings_of("trainer.strategy=fsdp")
     with pytest.raises(BortError, match="Muon needs them whole; use optim=adamw"):
-        pretrain(run, tmp_path / "run", quiet)
+        pretrain(run, tmp_path / "run")
 
 
 def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, monkeypatch):
@@ -662,7 +657,7 @@ def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, mo
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     run = settings_of("logger=wandb", "logger.mode=online")
     with pytest.raises(BortError, match="needs a wandb key"):
-        pretrain(run, tmp_path / "runs" / "mlm" / "x", quiet)
+        pretrain(run, tmp_path / "runs" / "mlm" / "x")
     assert not (tmp_path / "runs").exists()
 
 
@@ -682,7 +677,7 @@ def test_mistakes_in_the_trainer_come_before_any_work(
 ):
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
     with pytest.raises(BortError) as error:
-        pretrain(settings_of(override), tmp_path / "runs" / "x", quiet)
+        pretrain(settings_of(override), tmp_path / "runs" / "x")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "runs").exists()
 
@@ -690,7 +685,7 @@ def test_mistakes_in_the_trainer_come_before_any_work(
 def test_a_diverging_run_is_one_line(settings_of, tmp_path):
     run = settings_of("optim.lr=1e30", "trainer.max_steps=30")
     with pytest.raises(BortError, match=r"the loss became .* at step \d+; lower optim.lr"):
-        pretrain(run, tmp_path / "run", quiet)
+        pretrain(run, tmp_path / "run")
     for row in rows(tmp_path / "run"):
         assert all(math.isfinite(float(value)) for value in row.values() if value)
 
@@ -702,7 +697,7 @@ def test_a_validation_that_is_no_number_is_no_score(settings_of, tmp_path):
         *("trainer.gradient_clip_val=null", "trainer.val_check_interval=1"),
     )
     with pytest.raises(BortError, match="the loss became nan at step 1; lower optim.lr"):
-        pretrain(run, tmp_path / "run", quiet)
+        pretrain(run, tmp_path / "run")
     assert not [row for row in rows(tmp_path / "run") if row["val/loss"]]
 
 
@@ -723,7 +718,7 @@ def test_nothing_is_left_of_a_text_that_cannot_be_used(
     folder = shared / "cases" / "D5-file-folder" / path
     before = sorted((cache / "corpora").glob("*"))
     with pytest.raises(BortError) as error:
-        pretrain(settings_of(f"data.path={folder}", "data.length=128"), tmp_path / "r" / "x", quiet)
+        pretrain(settings_of(f"data.path={folder}", "data.length=128"), tmp_path / "r" / "x")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
     assert sorted((cache / "corpora").glob("*")) == before
@@ -732,7 +727,7 @@ def test_nothing_is_left_of_a_text_that_cannot_be_used(
 def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(BortError, match="runs/x cannot be written: "):
-        pretrain(settings_of(), tmp_path / "runs" / "x", quiet)
+        pretrain(settings_of(), tmp_path / "runs" / "x")
 
 
 # ------------------------------------------------------------------------------------ budgets
@@ -740,7 +735,7 @@ def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
 
 def test_budget_in_epochs(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2", "optim.lr=4e-3")
-    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 14
+    assert pretrain(run, tmp_path / "run")["steps"] == 14
     rate = float(rows(tmp_path / "run")[-1]["train/lr"])
     assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
 
@@ -749,7 +744,7 @@ def test_budget_by_the_clock(settings_of, tmp_path):
     """The rate falls to 0 as the time runs out, whatever the steps take."""
     run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:02'")
     start = time.monotonic()
-    summary = pretrain(run, tmp_path / "run", quiet)
+    summary = pretrain(run, tmp_path / "run")
     assert 2 <= time.monotonic() - start < 20 and summary["steps"] > 5
     rates = [float(row["train/lr"]) for row in rows(tmp_path / "run")]
     assert rates[-1] < 0.1 * max(rates) and max(rates) > 3e-3
@@ -759,10 +754,10 @@ def test_a_clock_goes_on_where_it_was_stopped(settings_of, tmp_path):
     """Time that was used before the stop is not given again."""
     run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:03'")
     with pytest.raises(SystemExit):
-        pretrain(stopping(run, 20), tmp_path / "run", quiet)
+        pretrain(stopping(run, 20), tmp_path / "run")
     used = last_checkpoint(tmp_path / "run")["callbacks"]["Timer"]["time_elapsed"]["train"]
     start = time.monotonic()
-    summary = pretrain(run, tmp_path / "run", quiet)
+    summary = pretrain(run, tmp_path / "run")
     assert summary["steps"] > 20
     assert 0 < used < 3 and time.monotonic() - start < 3 - used + 2.5
 
@@ -775,20 +770,20 @@ def test_early_stopping_ends_and_resumes_alike(settings_of, tmp_path):
     }
     run = settings_of("trainer.max_steps=60", "trainer.val_check_interval=4")
     run = replace(run, callbacks={"early": early})
-    whole = pretrain(run, tmp_path / "whole", quiet)
+    whole = pretrain(run, tmp_path / "whole")
     assert whole["steps"] < 60
     stop = stopping(run, 7).callbacks
     with pytest.raises(SystemExit):
-        pretrain(replace(run, callbacks={**run.callbacks, **stop}), tmp_path / "run", quiet)
-    assert pretrain(run, tmp_path / "run", quiet)["steps"] == whole["steps"]
+        pretrain(replace(run, callbacks={**run.callbacks, **stop}), tmp_path / "run")
+    assert pretrain(run, tmp_path / "run")["steps"] == whole["steps"]
     assert not differences(tmp_path / "run", tmp_path / "whole")
 
 
 def test_mixed_precision(settings_of, tmp_path):
     """Clipped bfloat16 with float32 weights, as `trainer=gpu` has it."""
     run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
-    exact = pretrain(settings_of(experiment="kd_pretrain"), tmp_path / "exact", quiet)
-    mixed = pretrain(run, tmp_path / "mixed", quiet)
+    exact = pretrain(settings_of(experiment="kd_pretrain"), tmp_path / "exact")
+    mixed = pretrain(run, tmp_path / "mixed")
     assert mixed["val/loss"] == pytest.approx(exact["val/loss"], rel=1e-2)
     assert mixed["val/loss"] != exact["val/loss"]
     weights = load_file(tmp_path / "mixed" / "model" / "model.safetensors").values()
@@ -806,22 +801,22 @@ def test_every_experiment_runs_one_step(settings_of, tmp_path, experiment):
     tiny = ["trainer.max_steps=1", "teacher.max_steps=1", "teacher.name=null"]
     run = settings_of("debug=default", *tiny, experiment=experiment)
     assert run.trainer["limit_val_batches"] == 1  # of debug=default
-    summary = (compare if run.job == "compare" else pretrain)(run, tmp_path / "run", quiet)
+    summary = (compare if run.job == "compare" else pretrain)(run, tmp_path / "run")
     assert summary["steps"] == 1 and math.isfinite(summary["val/loss"])
 
 
 def test_one_batch_by_heart(settings_of, tmp_path):
     """debug=overfit: the same batch again and again, so that the loss goes to the ground."""
     run = settings_of("debug=overfit", "trainer.max_steps=120", "arch.hidden=32", "optim.lr=0.02")
-    pretrain(run, tmp_path / "run", quiet)
+    pretrain(run, tmp_path / "run")
     losses = [float(row["train/loss"]) for row in rows(tmp_path / "run")]
     assert len(losses) == 120 and losses[0] > 5 and np.mean(losses[-10:]) < 1
 
 
 def test_profile(settings_of, tmp_path):
-    lines = []
+    lines = log_lines()
     run = settings_of("debug=profiler", "trainer.max_steps=2")
-    pretrain(run, tmp_path / "run", lines.append)
+    pretrain(run, tmp_path / "run")
     assert [line for line in lines if "run_training_batch" in line]
 
 
@@ -859,20 +854,21 @@ def test_trainer_settings_of_every_right_kind(settings_of, override):
 
 def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tmp_path):
     run = settings_of("teacher.max_steps=3", "seed=4", experiment="kd_pretrain")
-    first, second = [], []
-    corpus, teacher = prepare(run, first.append)
-    assert [line for line in first if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
+    lines = log_lines()
+    corpus, teacher = prepare(run)
+    assert [line for line in lines if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
     folder = pretraining.teacher_folder(run, corpus)
     assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
-    _, again = prepare(replace(run, seed=5), second.append)
+    lines.clear()
+    _, again = prepare(replace(run, seed=5))
     assert not (folder / ".lock").exists()
-    assert not [line for line in second if "training" in line and line.startswith("teacher")]
+    assert not [line for line in lines if "training" in line and line.startswith("teacher")]
     assert same(dict(teacher.state_dict()), dict(again.state_dict()))
     named = replace(run, teacher=replace(run.teacher, name=str(folder)))
-    _, by_name = prepare(named, quiet)
+    _, by_name = prepare(named)
     assert same(dict(teacher.state_dict()), dict(by_name.state_dict()))
-    assert prepare(settings_of(), quiet)[1] is None
+    assert prepare(settings_of())[1] is None
 
 
 @pytest.mark.parametrize(
@@ -901,7 +897,7 @@ def test_wrong_teachers_are_refused_before_any_work(
     models = shared / "cases" / "models"
     overrides = [line.format(models=models) for line in overrides]
     with pytest.raises(BortError) as error:
-        pretrain(settings_of(*overrides, experiment="kd_pretrain"), Path("runs/x"), quiet)
+        pretrain(settings_of(*overrides, experiment="kd_pretrain"), Path("runs/x"))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())  # neither a folder nor pickle-ran.txt
 
@@ -911,20 +907,20 @@ def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("\n".join(f"Quite unlike wording, piece {k} of {k * 7}" for k in range(60)))
     run = settings_of(f"data.path={other}", experiment="kd_pretrain")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     wrong = settings_of(
         f"teacher.name={pretraining.teacher_folder(run, corpus)}",
         "data.tokenizer=bpe",
         experiment="kd_pretrain",
     )
     with pytest.raises(BortError, match=r"vocabulary of 280, the student's is 280, and \d+ words"):
-        prepare(wrong, quiet)
+        prepare(wrong)
 
 
 def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_path):
     """All of that, and nothing else: a key too many trains it again, one too few takes another."""
     run = settings_of(experiment="kd_pretrain")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     first = pretraining.teacher_folder(run, corpus)
     stop = {"a": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}}
     for same in (
@@ -952,7 +948,7 @@ def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_pa
 
 def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch):
     run = settings_of(experiment="kd_pretrain")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     first = pretraining.teacher_folder(run, corpus)
     monkeypatch.setattr(pretraining, "VERSION", pretraining.VERSION + 1)
     assert pretraining.teacher_folder(run, corpus) != first
@@ -960,11 +956,11 @@ def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch
 
 def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     student = pretraining.student(run, corpus, teacher)
     words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
     assert torch.equal(*words)
-    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
+    assert pretrain(run, tmp_path / "run")["steps"] == 5
 
 
 # ------------------------------------------------------------------------------------ cases
@@ -977,7 +973,7 @@ def test_no_masked_place_is_no_nan(shared, settings_of, tmp_path):
         *("data.length=8", "data.batch_size=1", "data.mask_rate=0.15", "data.val_fraction=0"),
         *("data.vocab_size=261", "trainer.max_steps=200"),
     )
-    summary = pretrain(run, tmp_path / "run", quiet)
+    summary = pretrain(run, tmp_path / "run")
     numbers = [float(value) for row in rows(tmp_path / "run") for value in row.values() if value]
     assert len(rows(tmp_path / "run")) == 200
     assert np.isfinite(numbers).all()
@@ -994,8 +990,8 @@ def test_special_words_in_the_text(shared, settings_of, tmp_path, teacher):
     if teacher:
         overrides.append(f"teacher.name={shared}/cases/models/{teacher}")
     run = settings_of(*overrides, experiment="kd_pretrain" if teacher else "mlm_pretrain")
-    assert pretrain(run, tmp_path / "run", quiet)["steps"] == 5
-    corpus, _ = prepare(run, quiet)
+    assert pretrain(run, tmp_path / "run")["steps"] == 5
+    corpus, _ = prepare(run)
     batches = TrainBatches(corpus, run.data, run.seed)
     ids = torch.cat([unmasked(batches[k]) for k in range(len(batches))])
     tokenizer = corpus.tokenizer
@@ -1017,7 +1013,7 @@ def unmasked(batch: dict) -> torch.Tensor:
 def test_tokenizer_of_the_model_folder(shared, done):
     """Case T2: the ids of training are those of AutoTokenizer on the folder a run leaves."""
     run, folder, _ = done
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
     assert len(strings) == 24
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -1040,11 +1036,11 @@ def test_packing_edges(shared, settings_of, tmp_path):
         *("data.val_fraction=0", "data.batch_size=3", "trainer.max_steps=1"),
         experiment="kd_pretrain",
     )
-    lines = []
-    summary = pretrain(run, tmp_path / "run", lines.append)
+    lines = log_lines()
+    summary = pretrain(run, tmp_path / "run")
     assert "val/loss" not in summary and summary["steps"] == 1
     assert [line for line in lines if "no validation" in line]
-    batches = TrainBatches(prepare(run, quiet)[0], run.data, run.seed)
+    batches = TrainBatches(prepare(run)[0], run.data, run.seed)
     found = sorted(row.tolist() for k in range(len(batches)) for row in unmasked(batches[k]))
     text = path.read_bytes()
     expected = [[0, *(4 + byte for byte in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
@@ -1055,10 +1051,10 @@ def test_repeated_documents(shared, settings_of, tmp_path):
     """Case D4 through a run: 40 of 100 records are dropped and the run says so."""
     path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
     run = settings_of(f"data.path={path}", "trainer.max_steps=2")
-    lines = []
-    pretrain(run, tmp_path / "run", lines.append)
+    lines = log_lines()
+    pretrain(run, tmp_path / "run")
     assert [line for line in lines if "60 documents (40 duplicates dropped)" in line]
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     split = [set(corpus.tokenizer.decode(s).split("</s>")) for s in (corpus.train, corpus.val)]
     assert not split[0] & split[1]
     assert len({text.strip() for text in split[0] | split[1]}) == 60
@@ -1088,7 +1084,7 @@ def test_wandb_offline(settings_of, tmp_path, offline):
             *("logger=wandb", f"seed={seed}", "trainer.val_check_interval=2"),
             *("trainer.max_steps=3", "logger.tags=[a,b]"),
         )
-        pretrain(run, tmp_path / "runs" / f"s{seed}", quiet)
+        pretrain(run, tmp_path / "runs" / f"s{seed}")
     panels = {
         *("train/loss", "train/lr", "train/grad_norm", "perf/tokens_per_s"),
         *("val/loss", "val/mlm_accuracy", "samples/predictions"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tiny_runs import log_lines
 
 from bort.errors import BortError
 from bort.search import callback, sweep_table
@@ -30,8 +31,8 @@ TEACHER = {
 
 
 def lines_of(folder: Path) -> list[str]:
-    said: list[str] = []
-    sweep_table.gather(folder, said.append)
+    said = log_lines()
+    sweep_table.gather(folder)
     return said
 
 

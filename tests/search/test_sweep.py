@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_runs import sweep, table
+from tiny_runs import log_lines, sweep, table
 from transformers import AutoModelForMaskedLM
 
 from bort.config import search as search_config
@@ -42,14 +42,10 @@ KEYS = (
 ).split()
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def done(search_of, tmp_path_factory):
     """A search that trained every candidate: its settings, folder, summary, lines, T's passes."""
-    folder, lines, passes = tmp_path_factory.mktemp("search") / "run", [], []
+    folder, lines, passes = tmp_path_factory.mktemp("search") / "run", log_lines(), []
     run = search_of("search.exponents=[0,0,1]")  # by error alone: the bound proves nothing away
     with pytest.MonkeyPatch.context() as patch:
         states = MaskedLM.head_states
@@ -59,9 +55,9 @@ def done(search_of, tmp_path_factory):
                 passes.append(self.config)
             return states(self, *args, **options)
 
-        prepare(run, quiet)  # trains T, which is not counted
+        prepare(run)  # trains T, which is not counted
         patch.setattr(MaskedLM, "head_states", counted)
-        summary = sweep(run, folder, lines.append)
+        summary = sweep(run, folder)
     return run, folder, summary, lines, passes
 
 
@@ -89,7 +85,7 @@ def test_what_a_search_leaves(done):
 def test_errors_are_those_of_hugging_face(done):
     """Cross-entropy against T's output at the same positions, by other code from the files."""
     run, folder, _, _, _ = done
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     plan = json.loads((folder / "search.json").read_text())
     val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
     place = teacher_folder(run, corpus) / "model"
@@ -141,7 +137,7 @@ def test_w_is_the_formula(done):
 def test_one_teacher_pass_for_the_sweep(done):
     """6 training batches and those of validation once, and 6 for the finalists' second seed."""
     run, folder, summary, _, passes = done
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     val = len(ValBatches(corpus, replace(run.data, val_sequences=10**6)))
     assert len(passes) == 6 + val + 6
     assert summary["teacher_batches"] == 12
@@ -150,8 +146,8 @@ def test_one_teacher_pass_for_the_sweep(done):
 def test_a_second_call_trains_nothing(done):
     run, folder, summary, _, _ = done
     before = {p: p.stat().st_mtime_ns for p in folder.glob("D*/**/*") if p.is_file()}
-    lines = []
-    assert sweep(run, folder, lines.append) == summary
+    lines = log_lines()
+    assert sweep(run, folder) == summary
     assert len(before) > 50
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("D*/**/*") if p.is_file()}
     assert "search: 10 recorded already" in lines
@@ -162,28 +158,28 @@ def test_a_finished_search_needs_neither_text_nor_teacher_again(
 ):
     """Another cache, so T is gone: the results are said at once. A lost record is trained again."""
     _, folder, summary, _, _ = done
-    run, lines = search_of("search.exponents=[0,0,1]"), []
+    run, lines = search_of("search.exponents=[0,0,1]"), log_lines()
     copy = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("text or teacher is read"))
-    assert optimum.is_over(run, copy, lines.append)
+    assert optimum.is_over(run, copy)
     assert lines == [f"{copy} is finished; name= starts another run, resume=false this one again"]
-    assert optimum.conclude(copy, quiet) == summary
-    assert not optimum.is_over(replace(run, resume=False), copy, quiet)
+    assert optimum.conclude(copy) == summary
+    assert not optimum.is_over(replace(run, resume=False), copy)
     with pytest.raises(BortError, match="holds a run with other settings"):
-        optimum.is_over(search_of("search.exponents=[1,1,1]"), copy, quiet)
+        optimum.is_over(search_of("search.exponents=[1,1,1]"), copy)
     notes = json.loads((copy / "corpus.json").read_text())
     (copy / "corpus.json").write_text(json.dumps(notes | {"files": "0" * 16}))  # touched since
-    assert not optimum.is_over(run, copy, quiet)
+    assert not optimum.is_over(run, copy)
     (copy / "corpus.json").write_text(json.dumps(notes))
     shutil.rmtree(next(copy.glob("D*")))
-    assert not optimum.is_over(run, copy, quiet)
+    assert not optimum.is_over(run, copy)
 
 
 def test_all_candidates_see_the_same_batches(done):
     """The kept states of T are those of the batch that a candidate trains on."""
     run, folder, _, _, _ = done
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     states = TeacherStates(folder / "teacher" / f"train-s{run.seed}", 32)
     batches = TrainBatches(corpus, run.data, run.seed)
     assert len(states) == 6
@@ -246,8 +242,8 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
         "grid.head_size=null",
         *("search.exponents=[0,0,1]", "search.seeds=1"),
     )
-    lines = []
-    summary = sweep(run, tmp_path / "run", lines.append)
+    lines = log_lines()
+    summary = sweep(run, tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["invalid"]) == (2, 2, 4)
     assert "search: ⟨1,1,16,32⟩ failed: the loss became nan at step 3" in lines
     assert summary["diverged"] == 1
@@ -275,19 +271,19 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
         return train(job, *inputs, **options)
 
     monkeypatch.setattr(search, "train", scarce)
-    lines, batches = [], []
-    with search.opened(run, tmp_path / "run", lines.append) as sweep:
+    lines, batches = log_lines(), []
+    with search.opened(run, tmp_path / "run") as sweep:
         while crowd := sweep.ask():
             batches.append([job.xi[3] for job in crowd])
             for job in crowd:
                 own = replace(run, arch=Arch(*job.xi), seed=job.seed)
-                search.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder, quiet)
+                search.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
             sweep.collect(crowd)
     assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
     assert [r["status"] for r in search.records(tmp_path / "run")] == ["trained", "failed"]
     assert any("found no memory beside others; now alone" in line for line in lines)
     assert [line for line in lines if "⟨1,1,16,32⟩ failed: out of memory" in line]
-    summary = optimum.conclude(tmp_path / "run", quiet)
+    summary = optimum.conclude(tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["diverged"]) == (1, 1, 0)
     assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
 
@@ -324,8 +320,8 @@ def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
         return train(job, *inputs, **options)
 
     monkeypatch.setattr(search, "train", broken)
-    lines = []
-    summary = sweep(run, tmp_path / "run", lines.append)
+    lines = log_lines()
+    summary = sweep(run, tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["further_failed"]) == (2, 0, 1)
     assert summary["regret_bound"] == 0 and summary["seed_spread"] is None
     assert any("finalist" in x and "with seed 1" in x and "failed: the loss" in x for x in lines)
@@ -363,7 +359,7 @@ def test_an_edited_record_is_refused(copied, done, changes, reason):
     with pytest.raises(BortError, match=f"point.json {reason}"):
         optimum.choice(copied)
     with pytest.raises(BortError, match=f"point.json {reason}"):
-        search.run_here(done[0], copied, quiet)
+        search.run_here(done[0], copied)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +488,7 @@ def test_further_rates_count_by_their_best(search_of, tmp_path):
 
 def test_rate_by_width(search_of):
     run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     job = search.candidate_settings(run, 8)
     assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
     assert job.trainer["max_steps"] == 6 and type(job) is config.TrainConfig
@@ -531,7 +527,7 @@ def test_bootstrap_of_the_mean(tmp_path, search_of):
 def test_documents_of_the_masked_positions(done):
     """By decoding: the text before each separator is one document."""
     run = done[0]
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
     sep, documents = corpus.tokenizer.sep_token_id, val.documents()
     ends = np.asarray(corpus.val) == sep
@@ -548,7 +544,7 @@ def test_documents_of_the_masked_positions(done):
 
 def test_teacher_states_go_on_after_a_stop(done, tmp_path, monkeypatch):
     run, folder, _, _, _ = done
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     monkeypatch.setattr(TeacherStates, "EVERY", 4)
     batches, whole = TrainBatches(corpus, run.data, 5), TeacherStates(tmp_path / "a", 32)
     assert whole.build(teacher, batches, 11, lambda *_: None) == 11
@@ -571,7 +567,7 @@ def test_teacher_states_go_on_after_a_stop(done, tmp_path, monkeypatch):
 @pytest.mark.parametrize("harm", ["zeros", "flipped bit", "cut", "index"])
 def test_damaged_teacher_states_are_made_again(done, tmp_path, monkeypatch, capsys, harm):
     run, folder, _, _, _ = done
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     batches = TrainBatches(corpus, run.data, 5)
     TeacherStates(tmp_path / "a", 32).build(teacher, batches, 6, lambda *_: None)
     path = tmp_path / "a.f16"
@@ -600,7 +596,7 @@ def test_a_search_goes_on_after_its_teacher_states_were_damaged(done, tmp_path):
     content = [path.read_bytes() for path in harmed]
     for path in harmed:
         path.write_bytes(bytes(path.stat().st_size))
-    search.Sweep(run, copy, quiet)
+    search.Sweep(run, copy)
     assert [path.read_bytes() for path in harmed] == content
 
 
@@ -723,15 +719,15 @@ def test_border_and_horizon(done):
 @pytest.mark.parametrize("source", ["measured", "fitted", "onnx_int8"])
 def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, source, monkeypatch):
     run = search_of(f"latency={source}", "latency.rounds=2", "latency.threads=1")
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     shape = Arch(2, 2, 32, 64)
-    found = search.measure(run, shape, 280, tmp_path, quiet)
+    found = search.measure(run, shape, 280, tmp_path)
     assert found["unit"] == "ms" and len(found["points"]) == 9
     for value, low, high in found["points"].values():
         assert 0 < low <= value <= high < 1000
     assert found["points"][str(shape)][0] > found["points"][str(Arch(1, 1, 16, 16))][0]
     monkeypatch.setattr(search, "latencies", lambda *_: pytest.fail("measured again"))
-    assert search.measure(run, shape, 280, tmp_path, quiet) == found
+    assert search.measure(run, shape, 280, tmp_path) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
 
 
@@ -743,7 +739,7 @@ def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
         latency.onnx, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
     )
     run = replace(run, latency=replace(run.latency, shapes=6))
-    found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path, quiet)
+    found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path)
     assert exported and all(exported) and len(exported) < len(found["points"]) == 9
     assert found["note"].startswith("fitted: onnx_int8, batch 1 × 128 tokens")
 
@@ -759,7 +755,6 @@ def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
                 None,
                 8192,
                 tmp_path,
-                quiet,
             )
         )
 
@@ -769,7 +764,7 @@ def test_latency_table(search_of, tmp_path):
     path.write_text("depth,heads,hidden,intermediate,latency_ms\n1,1,16,16,2.5\n")
     run = search_of("latency=table", f"latency.path={path}")
     with pytest.raises(BortError, match=r"lacks 8 of the points: ⟨2,2,32,64⟩, ⟨1,1,16,32⟩, .*…"):
-        search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path, quiet)
+        search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path)
     lines = ["depth,heads,hidden,intermediate,latency_ms", "2,2,32,64,9"]
     lines += [f"{a.depth},{a.heads},{a.hidden},{a.intermediate},5" for a in run.grid.points()[0]]
     path.write_text("\n".join(lines))

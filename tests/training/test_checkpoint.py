@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from tiny_runs import log_lines
 
 from bort.errors import BortError
 from bort.files import writing
@@ -24,10 +25,6 @@ from bort.runs.folder import finished
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
 
 IO = AtomicCheckpointIO()
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def checkpoint(step: int) -> dict:
@@ -184,40 +181,40 @@ def test_strict_json(tmp_path):
 
 @pytest.mark.parametrize("kind", ["half", "empty", "flipped byte"])
 def test_newest_whole_one(tmp_path, kind):
-    paths, lines = fill(tmp_path, 5, 20, 100), []
-    assert newest_whole(tmp_path, lines.append) == paths[2] and not lines
+    paths, lines = fill(tmp_path, 5, 20, 100), log_lines()
+    assert newest_whole(tmp_path) == paths[2] and not lines
     harm(paths[2], kind)
-    assert newest_whole(tmp_path, lines.append) == paths[1]
+    assert newest_whole(tmp_path) == paths[1]
     assert len(lines) == 1 and str(paths[2]) in lines[0] and "damaged" in lines[0]
     assert not paths[2].exists()  # else its step would pass for saved
     harm(paths[1], kind)
-    assert newest_whole(tmp_path, lines.append) == paths[0]
+    assert newest_whole(tmp_path) == paths[0]
     fill(tmp_path, 20, 100)
     for path in tmp_path.iterdir():
         harm(path, kind)
     with pytest.raises(BortError) as error:
-        newest_whole(tmp_path, quiet)
+        newest_whole(tmp_path)
     text = str(error.value)
     assert text.startswith(f"{tmp_path} holds no whole checkpoint (3 damaged); ")
     assert "resume=false" in text and "\n" not in text
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert newest_whole(tmp_path / "checkpoints", pytest.fail) is None
+    assert newest_whole(tmp_path / "checkpoints") is None
     (tmp_path / ".step_00000003-0123456789abcdef.ckpt.x1y2").write_bytes(b"cut by a kill")
-    assert newest_whole(tmp_path, pytest.fail) is None
+    assert newest_whole(tmp_path) is None
 
 
 @pytest.fixture(scope="module")
 def stopped(settings_of, tmp_path_factory):
     """A run of 8 steps that broke off after checkpoints at 2, 4 (gone), 6; and its inputs."""
     run = settings_of("trainer.max_steps=8", "checkpoint_every=2", "trainer.val_check_interval=3")
-    corpus, teacher = prepare(run, quiet)
+    corpus, teacher = prepare(run)
     folder = tmp_path_factory.mktemp("stopped")
     crash = {"crash": {"_target_": f"{__name__}.Crash"}}
     with pytest.raises(RuntimeError, match="crash"):
-        train(replace(run, callbacks=crash), folder / "run", corpus, teacher, quiet)
-    train(run, folder / "undisturbed", corpus, teacher, quiet)
+        train(replace(run, callbacks=crash), folder / "run", corpus, teacher)
+    train(run, folder / "undisturbed", corpus, teacher)
     return run, corpus, folder
 
 
@@ -234,8 +231,8 @@ def test_a_run_goes_on_from_the_newest_whole_one(stopped, tmp_path, kind):
     paths = sorted((place / "checkpoints").iterdir())
     assert [path.name[:13] for path in paths] == ["step_00000004", "step_00000006"]
     harm(paths[1], kind)
-    lines = []
-    train(run, place, corpus, None, lines.append)
+    lines = log_lines()
+    train(run, place, corpus, None)
     assert len([line for line in lines if "is damaged" in line]) == 1
     assert [line for line in lines if "goes on after step 4 " in line]
     for name in ("metrics.csv", "model/model.safetensors"):
@@ -249,9 +246,9 @@ def test_a_run_without_a_whole_one_is_one_line(stopped, tmp_path):
         harm(path, "half")
     before = sorted(place.rglob("*"))
     with pytest.raises(BortError, match=r"holds no whole checkpoint \(2 damaged\)"):
-        train(run, place, corpus, None, quiet)
+        train(run, place, corpus, None)
     assert sorted(place.rglob("*")) == before and finished(place) is None
-    train(replace(run, resume=False), place, corpus, None, quiet)
+    train(replace(run, resume=False), place, corpus, None)
     assert finished(place)["steps"] == 8
 
 
@@ -264,13 +261,13 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path):
     for name, seed, text in (("seed", 1, corpus), ("text", run.seed, other)):
         place = tmp_path / name
         with pytest.raises(RuntimeError, match="crash"):
-            train(replace(run, callbacks=crash, seed=seed), place, text, None, quiet)
+            train(replace(run, callbacks=crash, seed=seed), place, text, None)
         foreign = max((folder / "run" / "checkpoints").iterdir())
         for path in (place / "checkpoints").iterdir():
             path.unlink()
         (place / "checkpoints" / foreign.name).write_bytes(foreign.read_bytes())
         with pytest.raises(BortError, match=f"{foreign.name} is a checkpoint of another run; move"):
-            train(replace(run, seed=seed), place, text, None, quiet)
+            train(replace(run, seed=seed), place, text, None)
         assert [path.name for path in (place / "checkpoints").iterdir()] == [foreign.name]
 
 
@@ -284,7 +281,7 @@ def copy(source: Path, target: Path) -> Path:
 
 def test_a_full_disk_in_training_leaves_the_earlier_one(settings_of, tmp_path, monkeypatch):
     run = settings_of("trainer.max_steps=8", "checkpoint_every=3")
-    corpus, _ = prepare(run, quiet)
+    corpus, _ = prepare(run)
     save = AtomicCheckpointIO.save_checkpoint
 
     def full(self, content, path, storage_options=None):
@@ -297,10 +294,12 @@ def test_a_full_disk_in_training_leaves_the_earlier_one(settings_of, tmp_path, m
     monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", full)
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(BortError, match="no space left for .*step_00000006"):
-        train(run, tmp_path / "run", corpus, None, quiet)
+        train(run, tmp_path / "run", corpus, None)
     assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert path.name.startswith("step_00000003") and newest_whole(path.parent, pytest.fail) == path
+    lines = log_lines()
+    assert path.name.startswith("step_00000003") and newest_whole(path.parent) == path
+    assert not lines
 
 
 # ------------------------------------------------------------------------------------ keeping
@@ -353,12 +352,12 @@ def test_the_newest_two_stay(tmp_path):
 def test_a_kill_between_saving_and_removing_leaves_no_third(settings_of, tmp_path):
     """The run that resumes after its last step trains no more, and removes what was left."""
     run, folder = settings_of("checkpoint_every=2"), tmp_path / "run"
-    pretrain(run, folder, quiet)
+    pretrain(run, folder)
     before = steps(folder / "checkpoints")
     assert len(before) == 2
     fill(folder / "checkpoints", 1)
     (folder / "summary.json").unlink()
-    pretrain(run, folder, quiet)
+    pretrain(run, folder)
     assert steps(folder / "checkpoints") == before
 
 
@@ -418,7 +417,7 @@ def test_a_run_that_ended_leaves_nothing_behind(settings_of, tmp_path):
 
         watched.__wrapped__ = init
         patch.setattr(pl.Trainer, "__init__", watched)
-        pretrain(settings_of(), tmp_path / "run", lambda line: None)
+        pretrain(settings_of(), tmp_path / "run")
     gc.collect()
     assert trainers and not [trainer for trainer in trainers if trainer() is not None]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
