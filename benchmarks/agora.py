@@ -20,10 +20,11 @@ from hydra import compose, initialize_config_dir
 from bort.agora import recipe as agora_run
 from bort.agora.recipe import ARMS
 from bort.config import train as config
-from bort.config.train import Arch, TrainConfig
+from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.runs.folder import finished
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +145,7 @@ def tried(model: str) -> list[str]:
 
 def student(model: str) -> Arch:
     found = hf.load_masked_lm(model).config
-    return Arch(*(getattr(found, size) for size in config.SIZES))
+    return found.arch
 
 
 PARTS = {"tasks": tasks, "tried": tried}

@@ -432,7 +432,7 @@ def pretraining(start: str) -> list[str]:
     for seed in SEEDS:
         untrained = model.build_model(known.config, "default", seed)
         hf.save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
-    arch = config.Arch(*(getattr(known.config, size) for size in config.SIZES))
+    arch = known.config.arch
     lines = [
         f"The encoder is {arch}, trained for three epochs with batches of 16 rows. Each side has "
         f"the rate of {SMALL_LRS} with its best mean accuracy on the validation set, which is "

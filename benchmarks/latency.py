@@ -16,9 +16,9 @@ from pathlib import Path
 from bort.benchmark.contenders import measure, of_arch
 from bort.benchmark.run import ENGINE_NAMES, int8_instructions
 from bort.config.search import ENGINES
-from bort.config.train import Arch
 from bort.console import show_log
 from bort.machine import machine_line
+from bort.models.arch import Arch
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
 BATCH, LENGTH, THREADS, ROUNDS = 1, 128, 2, 5

@@ -24,9 +24,10 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
-from bort.config.train import Arch, DataConfig, OptimConfig, cache_folder
+from bort.config.train import DataConfig, OptimConfig, cache_folder
 from bort.console import show_log
 from bort.machine import SIZE, gflops, machine_line
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
 from bort.pretraining import corpus

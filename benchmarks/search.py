@@ -22,13 +22,13 @@ from scipy.stats import kendalltau
 
 from bort.config import search as search_config
 from bort.config import train as config
-from bort.config.train import Arch
 from bort.console import show_log
 from bort.machine import machine_line
+from bort.models.arch import Arch
 from bort.objectives import cost, latency
 from bort.search import sweep as search
 from bort.search.coefficient import w_coefficient
-from bort.search.fptas import Scale, Selection, name
+from bort.search.fptas import Scale, Selection
 
 ROOT = Path(__file__).resolve().parent.parent
 search_config.register(search_config.SearchRunConfig)
@@ -72,8 +72,8 @@ VARIANTS = {
 def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
     """Replay each variant on the recorded errors: optimum, true and stated regret, FLOPs."""
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
-    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
-    flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
+    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    flops = {Arch.from_json(p["xi"]): p["flops"] for p in plan["points"]}
     teacher = plan["teacher"]
     worse = search.Paired(folder, search.records(folder), run).worse
     lines = [
@@ -101,7 +101,7 @@ def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> lis
         share = sum(flops[xi] for xi in selection.errors) / everything
         weaker = certificate.regret_monotone
         lines.append(
-            f"| {label} | {name(selection.best)} | {errors[selection.best]:.3f} | {regret:.4f} | "
+            f"| {label} | {selection.best} | {errors[selection.best]:.3f} | {regret:.4f} | "
             f"{certificate.regret_proven:.4f} | {'–' if weaker is None else f'{weaker:.4f}'} | "
             f"{len(selection.errors)} | {share:.0%} |"
         )
@@ -115,8 +115,8 @@ def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[
     return [
         machine_line(),
         "",
-        f"T = {name(tuple(teacher['xi']))}, entropy {teacher['error']:.3f} nats, word frequencies "
-        f"against T {teacher['unigram_error']:.3f}; n = {run.search.n} steps of "
+        f"T = {Arch.from_json(teacher['xi'])}, entropy {teacher['error']:.3f} nats, word "
+        f"frequencies against T {teacher['unigram_error']:.3f}; n = {run.search.n} steps of "
         f"{run.data.batch_size} × {run.data.length} tokens; {plan['positions']:,} positions of "
         f"{plan['documents']:,} documents. T ran over {passes} training batches; one pass per "
         f"candidate would be {passes * count:,}.",
@@ -144,21 +144,21 @@ def horizon_part() -> None:
         with search.opened(run, folder) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
-                place = folder / search.Job(search.xi_of(arch), run.seed, run.optim.lr).folder
+                place = folder / search.Job(arch, run.seed, run.optim.lr).folder
                 search.evaluate(replace(run, arch=arch), folder, place)
         found[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
     for n in (75, 300):
         tau = kendalltau(list(found[n].values()), list(found[4 * n].values())).statistic
         winners = [best_by_w(plans[m], found[m]) for m in (n, 4 * n)]
-        rows.append(f"| {n} | {tau:.2f} | {name(winners[0])} | {name(winners[1])} |")
-    names = [name(search.xi_of(arch)) for arch in shown]
+        rows.append(f"| {n} | {tau:.2f} | {winners[0]} | {winners[1]} |")
+    names = [str(arch) for arch in shown]
     write("horizon", [machine_line(), "", "Points: " + ", ".join(names), "", *rows])
 
 
 def best_by_w(plan: dict, errors: dict) -> tuple:
     teacher = plan["teacher"]
     scale = Scale(teacher["parameters"], teacher["latency"][0], teacher["error"])
-    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
     return Selection(points, scale).first(
         lambda xi: w_coefficient(*points[xi], errors[xi], scale), errors
     )
@@ -173,9 +173,9 @@ def kappa_part() -> None:
         for lr in lrs:
             for arch in run.grid.points()[0]:
                 own = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
-                place = folder / search.Job(search.xi_of(arch), run.seed, lr).folder
+                place = folder / search.Job(arch, run.seed, lr).folder
                 search.evaluate(own, folder, place)
-    error = {(r["xi"][2], r["base_lr"]): r.get("error") for r in search.records(folder)}
+    error = {(r["xi"].hidden, r["base_lr"]): r.get("error") for r in search.records(folder)}
     rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
     best = {}
     for width in widths:
@@ -197,7 +197,7 @@ def latency_part() -> None:
     folder = RUNS / "search_tiny"
     plan = search.run_here(run, folder)
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
-    shape = Arch(*plan["teacher"]["xi"])
+    shape = Arch.from_json(plan["teacher"]["xi"])
     rows = [
         "| latency | T | optimum by W | its latency | lowest e within half of T's |",
         "|---" * 5 + "|",
@@ -215,14 +215,13 @@ def latency_part() -> None:
         teacher = plan["teacher"]
         limit = known[str(shape)][0]
         scale = Scale(teacher["parameters"], limit, teacher["error"])
-        size = {tuple(p["xi"]): p["parameters"] for p in plan["points"]}
-        i = {xi: known[str(Arch(*xi))][0] for xi in errors}
+        size = {Arch.from_json(p["xi"]): p["parameters"] for p in plan["points"]}
+        i = {xi: known[str(xi)][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))
         within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)
         rows.append(
-            f"| {source} | {limit:.4g} | {name(best)} | {i[best] / limit:.1%} of T's "
-            f"| {name(within)} |"
+            f"| {source} | {limit:.4g} | {best} | {i[best] / limit:.1%} of T's | {within} |"
         )
     write("latency", [machine_line(), "", *rows])
 

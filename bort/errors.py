@@ -34,9 +34,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ImportError) and any(part in text for part in NO_MEMORY)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the choice with the closest name, or an empty string."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -48,3 +48,32 @@ def nearest_path(path: Path, siblings: Iterable[Path]) -> str:
     names = {sibling.name: str(sibling) for sibling in siblings}
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean '{names[close[0]]}'?" if close else ""
+
+
+def short(error: BaseException | str, most: int = 80) -> str:
+    """The first `most` characters of a library's message, on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise BortError when a setting is none of its choices."""
+    if value not in choices:
+        raise BortError(
+            f"{key}={value} is unknown; use {', '.join(choices)}{nearest(value, choices)}"
+        )
+
+
+def at_most(key: str, value: int, most: int) -> None:
+    """Raise BortError when a whole number is larger than `most`."""
+    if value > most:
+        raise BortError(f"{key}={short(f'{value:,}', 24)} must be at most {most:,}")
+
+
+def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
+    """Raise BortError when a number is smaller than `least`, or not below `below`."""
+    if not (value >= least and (below is None or value < below)):
+        limit = "" if below is None else f" and below {below:g}"
+        # a whole number may be too large for a float, and too long for a line
+        shown = f"{value:g}" if abs(value) < 1e300 else short(str(value), 24)
+        raise BortError(f"{key}={shown} must be at least {least:g}{limit}")

@@ -23,11 +23,12 @@ from omegaconf import OmegaConf
 from bort import console, html, shell
 from bort.agora import report as agora_page
 from bort.config import key_values
-from bort.config.train import CONF, SIZES, Arch
+from bort.config.train import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
 from bort.finetuning import report as mistakes
+from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import doubt, read_overrides
 from bort.runs.record import LOSSES, Curve, Run, expand, read
@@ -95,7 +96,7 @@ def describe(run: Run) -> str:
     if s["task"]:
         data = s["data.train"] if s["task"] == "custom" else s["task"]
         return f"{s['model'] or 'an encoder of its own'} on {data}"
-    arch = Arch(*(s[f"arch.{key}"] for key in SIZES))
+    arch = Arch.from_table(s, "arch.").check()
     teacher = (
         s["teacher.name"] or run.summary.get("teacher") or "a teacher trained on the same text"
     )
@@ -252,7 +253,7 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     if not (run.folder / "model" / "config.json").is_file() or not found.get("steps"):
         return
     config = model_config(run.folder / "model")
-    arch, length = Arch(*(getattr(config, size) for size in SIZES)), s["data.length"]
+    arch, length = config.arch, s["data.length"]
     vocab, work = config.vocab_size, (found["steps"], s["optim.name"])
     if s["task"]:
         text = Text(found["tokens"], length, 0)
@@ -261,7 +262,7 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     text = expected_text(found["tokens"] / length, length, s["data.mask_rate"])
     yield "training", training_flops(arch, vocab, text, *work)
     if s["distill.w_kd"] and found.get("teacher_depth"):
-        teacher = Arch(*(found[f"teacher_{key}"] for key in SIZES))
+        teacher = Arch.from_table(found, "teacher_").check()
         yield "the teacher's passes", logits_flops(teacher, vocab, text)
 
 

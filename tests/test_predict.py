@@ -11,9 +11,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
 from bort import predict
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model, classifier
 from bort.predict import read_texts
 from bort.text.tokenizer import train_tokenizer

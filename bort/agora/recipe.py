@@ -31,7 +31,7 @@ from bort.agora.generators import GENERATORS, Source
 from bort.agora.judge import judged, open_judge, saw_all, teacher_source
 from bort.agora.report import ARMS, show
 from bort.agora.student import Student, recorded
-from bort.config.train import TrainConfig, settings
+from bort.config.train import TrainConfig, named_models, settings
 from bort.console import counted, decimal, plain
 from bort.errors import BortError
 from bort.files.ownership import remove_model
@@ -48,7 +48,6 @@ from bort.finetuning.recipe import (
 )
 from bort.models import hub
 from bort.models import huggingface as hf
-from bort.models.identity import named_models
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks.encoding import cast, data_report
 from bort.tasks.task import Row

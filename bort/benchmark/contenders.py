@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.config.train import Arch
 from bort.console import Progress
 from bort.errors import BortError
 from bort.files.untrusted import read_json
+from bort.models.arch import Arch
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def of_arch(
     from bort.models import onnx
     from bort.models.bert import Encoder, ModelConfig
 
-    sizes = ModelConfig(**vars(arch), vocab_size=vocab, positions=limit)
+    sizes = ModelConfig(**arch.to_table(), vocab_size=vocab, positions=limit)
     with torch.device("meta"):
         count = sum(weight.numel() for weight in Encoder(sizes).parameters())
     plain = Contender(name, "encoder", "measured", arch, vocab, limit, count, 4 * count)
@@ -98,7 +98,7 @@ def of_folder(name: str) -> Contender:
     model, _ = hf.load(name)
     config = model.config
     what = HEADS[hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"]
-    arch = Arch(config.depth, config.heads, config.hidden, config.intermediate)
+    arch = config.arch
     count = sum(weight.numel() for weight in model.parameters())
     if not isinstance(found, Path):
         found = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
@@ -127,7 +127,7 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
         if key not in settings:
             raise BortError(f"{folder / 'config.json'} has no {key}; export the model again")
     config = hf.model_config(folder)  # checked: anybody may have written it
-    arch = Arch(config.depth, config.heads, config.hidden, config.intermediate)
+    arch = config.arch
     kind = hf_config.architecture(settings, folder / "config.json").partition("For")[2]
     limit = hf.load_tokenizer(folder).model_max_length
     try:
@@ -381,7 +381,7 @@ def measure(
                 | {"median_ms": time.ms, "low_ms": time.low, "high_ms": time.high}
                 | {"sequences_per_s": 1e3 * size[0] / time.ms}
                 | {"peak_bytes": peak.get((each, *size)), "ratio": first / time.ms}
-                | vars(each.arch)
+                | each.arch.to_table()
                 | {"vocabulary": each.vocab}
             )
     return rows

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from bort import html
 from bort.benchmark import contenders
 from bort.config.search import BenchmarkConfig, register
-from bort.config.train import CONF, SIZES, Arch, parse
+from bort.config.train import CONF, parse
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError, nearest
@@ -37,6 +37,7 @@ from bort.files.locks import check_unread, output
 from bort.files.ownership import is_own_page
 from bort.files.writing import check_writable, user_path, write_csv
 from bort.machine import is_busy, usable_cores
+from bort.models.arch import Arch
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def named(names: list[str]) -> dict[Arch, str]:
     for name in names:
         if name not in known:
             raise BortError(f"archs={name} is unknown{nearest(name, known)}; see conf/arch")
-    return {Arch(**OmegaConf.load(known[name])): name for name in names}
+    return {Arch.from_table(OmegaConf.load(known[name])).check(): name for name in names}
 
 
 def compare(settings: BenchmarkConfig) -> list[dict]:
@@ -197,7 +198,7 @@ def cells_of(row: dict) -> list[str]:
         shown("disk_bytes", lambda count: f"{count / 1e6:,.2f}\N{NO-BREAK SPACE}MB"),
         shown("peak_bytes", lambda count: f"{count / 1e6:,.0f} MB"),
         row.get("measures", "encoder"),
-        "⟨{},{},{},{}⟩".format(*(row[key] for key in SIZES)),
+        str(Arch.from_table(row)),
     ]
 
 
@@ -274,7 +275,7 @@ def table(settings: BenchmarkConfig) -> list[dict]:
             numbers = {"operations": value}
         size = cost.parameters(arch, settings.vocab_size, 512)
         rows.append(
-            {"name": name, **vars(arch), **numbers, "parameters": size, "ratio": first / value}
+            {"name": name, **arch.to_table(), **numbers, "parameters": size, "ratio": first / value}
         )
     times = {"latency_ms": "median_ms", "low": "low_ms", "high": "high_ms"}
     engine = wanted.engine if wanted.source == "fitted" else wanted.source

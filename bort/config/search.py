@@ -9,8 +9,9 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from bort.config.train import BASE_LR, KAPPA, Arch, TrainConfig, at_least, one_of
-from bort.errors import BortError
+from bort.config.train import BASE_LR, KAPPA, TrainConfig
+from bort.errors import BortError, at_least, one_of
+from bort.models.arch import Arch
 
 
 @dataclass
@@ -42,20 +43,23 @@ class GridConfig:
         if not self.points()[0]:
             raise BortError("grid: no number of heads divides any hidden size; mend grid.heads")
 
-    def points(self) -> tuple[list[Arch], list[tuple[int, int, int, int]]]:
-        """The valid architectures, each once, and the numbers of those with A not dividing H."""
-        valid, invalid = {}, {}
+    def points(self) -> tuple[list[Arch], list[Arch]]:
+        """The architectures in which A divides H, and those in which it does not; each once.
+
+        Raises BortError for sizes that no model can have.
+        """
+        valid, invalid = [], []
         for depth in self.depth:
             for hidden in self.hidden:
                 for heads in self.heads or [max(1, hidden // self.head_size)]:
                     sizes = self.intermediate or [round(r * hidden) for r in self.ratio]
                     for size in sizes:
-                        numbers = (depth, heads, hidden, size)
-                        if hidden % heads:
-                            invalid[numbers] = None
+                        arch = Arch(depth, heads, hidden, size)
+                        if arch.heads_divide_hidden:
+                            valid.append(arch.check())
                         else:
-                            valid[numbers] = Arch(*numbers)
-        return list(valid.values()), list(invalid)
+                            invalid.append(arch)
+        return list(dict.fromkeys(valid)), list(dict.fromkeys(invalid))
 
 
 SOURCES = ("analytic", "measured", "fitted", "onnx", "onnx_int8", "table")

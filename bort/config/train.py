@@ -18,16 +18,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from bort.config.ranges import check_trainer_numbers
 from bort.console import counted
-from bort.errors import BortError, nearest, nearest_path
-from bort.files.untrusted import read_yaml, short
+from bort.errors import BortError, at_least, at_most, nearest_path, one_of
+from bort.files.untrusted import read_yaml
 from bort.machine import user_cache
-
-INITS = ("default", "paper", "teacher")
-
-
-SIZES = ("depth", "heads", "hidden", "intermediate")  # of ⟨D, A, H, I⟩, in this order
-# Far above any encoder that was ever trained; larger ones are typing mistakes or attacks.
-LARGEST = {"depth": 1_000, "heads": 10_000, "hidden": 100_000, "intermediate": 1_000_000}
+from bort.models.arch import INITS, Arch
 
 
 def cache_folder() -> Path:
@@ -39,27 +33,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise BortError(f"{key}={value} is unknown; use {', '.join(known)}{nearest(value, known)}")
+@dataclass
+class ArchConfig:
+    """The four keys of `arch=`: `TrainConfig` makes an `Arch` of them.
 
-
-def at_most(key: str, value: int, most: int) -> None:
-    if value > most:
-        raise BortError(f"{key}={short(f'{value:,}', 24)} must be at most {most:,}")
-
-
-def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
-    if not (value >= least and (below is None or value < below)):
-        limit = "" if below is None else f" and below {below:g}"
-        # a whole number may be too large for a float, and too long for a line
-        shown = f"{value:g}" if abs(value) < 1e300 else short(str(value), 24)
-        raise BortError(f"{key}={shown} must be at least {least:g}{limit}")
-
-
-@dataclass(unsafe_hash=True)  # a key of tables; frozen, no command line could override it
-class Arch:
-    """⟨D, A, H, I⟩: the four numbers of an architecture."""
+    An `Arch` is frozen, and no command line could override a key of a frozen schema.
+    """
 
     depth: int = MISSING
     heads: int = MISSING
@@ -67,19 +46,11 @@ class Arch:
     intermediate: int = MISSING
 
     def __post_init__(self) -> None:
-        for key, value in asdict(self).items():
-            at_least(f"arch.{key}", value, 1)
-            at_most(f"arch.{key}", value, LARGEST[key])
-        if self.hidden % self.heads:
-            divisors = [n for n in range(1, self.hidden + 1) if self.hidden % n == 0]
-            near = sorted(sorted(divisors, key=lambda n: abs(n - self.heads))[:3])
-            use = " or ".join(", ".join(map(str, near)).rsplit(", ", 1))
-            raise BortError(
-                f"arch.heads={self.heads} does not divide arch.hidden={self.hidden}; use {use}"
-            )
+        self.to_arch()
 
-    def __str__(self) -> str:
-        return f"⟨{self.depth},{self.heads},{self.hidden},{self.intermediate}⟩"
+    def to_arch(self) -> Arch:
+        """The architecture with these numbers; raises BortError when no model can have them."""
+        return Arch(**vars(self)).check()
 
 
 @dataclass
@@ -189,7 +160,7 @@ class TeacherConfig:
     """A masked LM by name or folder; without a name one is trained on the same text first."""
 
     name: str | None = None
-    arch: Arch = field(default_factory=lambda: Arch(2, 4, 128, 512))
+    arch: ArchConfig = field(default_factory=lambda: ArchConfig(2, 4, 128, 512))
     max_steps: int = 1500
     batch_size: int = 16  # at 8 the same tokens may leave it on a plateau
     lr: float | None = None  # null: by the width of teacher.arch, as optim.lr
@@ -299,7 +270,7 @@ class TrainConfig:
 
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
     job: str = "pretrain"
-    arch: Arch = MISSING
+    arch: ArchConfig = MISSING
     arch_file: str | None = (
         None  # a YAML with depth, heads, hidden, intermediate (a search's result)
     )
@@ -327,6 +298,10 @@ class TrainConfig:
     output_dir: str = MISSING
 
     def __post_init__(self) -> None:
+        if isinstance(self.arch, ArchConfig):
+            self.arch = self.arch.to_arch()
+        if isinstance(self.teacher.arch, ArchConfig):
+            self.teacher = replace(self.teacher, arch=self.teacher.arch.to_arch())
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
@@ -454,12 +429,14 @@ def _arch_from_file(path: Path) -> dict:
         content = None
     table = content.get("arch", content) if isinstance(content, dict) else None
     # numbers only: the text of an interpolation must not reach a configuration
-    if not isinstance(table, dict) or not all(type(table.get(k)) in (int, float) for k in SIZES):
+    if not isinstance(table, dict) or not all(
+        type(table.get(key)) in (int, float) for key in Arch.KEYS
+    ):
         raise BortError(
             f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "
             "and intermediate, each with a number"
         )
-    return {key: table[key] for key in SIZES}
+    return {key: table[key] for key in Arch.KEYS}
 
 
 # What may differ between a run and its continuation: none of these changes a weight.
@@ -537,3 +514,13 @@ def describe(run: TrainConfig) -> str:
         budget = f"{trainer['max_time']} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
     rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]
     return f"{run.arch} {how} on {text}, {budget}, lr {', '.join(f'{lr:.3g}' for lr in rates)}"
+
+
+def named_models(run: TrainConfig) -> dict[str, str]:
+    """The names of the models that a run reads, by the setting that holds them."""
+    names = {"model": run.model} if run.fits_task else {}
+    if run.needs_teacher or run.job == "agora":
+        names["teacher.name"] = run.teacher.name
+    if run.job == "agora":
+        names |= {"agora.teacher": run.agora.teacher, "agora.mlm": run.agora.mlm}
+    return {key: name for key, name in names.items() if name}

@@ -63,8 +63,7 @@ def card(
     config = model.config
     packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
     facts = {
-        "architecture": f"⟨{config.depth},{config.heads},{config.hidden},{config.intermediate}⟩: "
-        "layers, heads, hidden, intermediate",
+        "architecture": f"{config.arch}: layers, heads, hidden, intermediate",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "vocabulary": f"{config.vocab_size:,}",
         "longest input": f"{config.limit} tokens",

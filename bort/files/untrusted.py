@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bort.errors import BortError
+from bort.errors import BortError, short
 
 LARGEST_JSON = 200_000_000  # bytes; a tokenizer of 250,000 words takes 17 MB
 LARGEST_YAML = 500_000  # bytes; the settings of a run take 5 kB
@@ -44,12 +44,6 @@ def read_json(path: Path, advice: str = "fetch it again") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BortError(f"{path} does not hold a JSON object; {advice}")
     return content
-
-
-def short(error: BaseException | str, most: int = 80) -> str:
-    """The first `most` characters of a library's message, on one line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def show(value: Any, most: int = 40) -> str:

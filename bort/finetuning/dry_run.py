@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from bort.config.train import SIZES, Arch, TrainConfig, cache_folder
+from bort.config.train import TrainConfig, cache_folder
 from bort.console import counted
 from bort.errors import BortError
 from bort.finetuning.heads import output_order
@@ -50,7 +50,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     tokens = len(rows["train"]) * run.data.length
     if run.model:
         config = _open(run)
-        arch, vocab = Arch(*(getattr(config, key) for key in SIZES)), config.vocab_size
+        arch, vocab = config.arch, config.vocab_size
         inputs = cast(task, rows["train"], hf.load_tokenizer(run.model), run.data.length)
         tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
         longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)

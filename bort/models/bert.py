@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bort.config.train import INITS, Arch, at_least, one_of
-from bort.errors import BortError, nearest
+from bort.errors import BortError, at_least, nearest, one_of
 from bort.files.untrusted import short
+from bort.models.arch import INITS, Arch
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
@@ -48,8 +48,13 @@ class ModelConfig:
         """The longest input in tokens whose answers can be trusted."""
         return self.positions if self.length is None else self.length
 
+    @property
+    def arch(self) -> Arch:
+        """⟨D, A, H, I⟩ of this model."""
+        return Arch(self.depth, self.heads, self.hidden, self.intermediate)
+
     def __post_init__(self):
-        Arch(self.depth, self.heads, self.hidden, self.intermediate)  # raises for wrong numbers
+        self.arch.check()
         for name, least in (("vocab_size", 1), ("positions", 1), ("type_vocab", 0), ("pad_id", 0)):
             at_least(name, getattr(self, name), least, below=MOST_ROWS)
         for name in ("dropout", "attention_dropout"):

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from bort.config.train import TrainConfig
 from bort.errors import BortError
 
 # What decides a model's outputs: its shape, its weights, its words.
@@ -56,16 +55,6 @@ def local_model(name: str | None) -> Path | None:
             if (folder / "config.json").is_file():
                 return folder
     return None
-
-
-def named_models(run: TrainConfig) -> dict[str, str]:
-    """The names of the models that a run reads, by the setting that holds them."""
-    names = {"model": run.model} if run.fits_task else {}
-    if run.needs_teacher or run.job == "agora":
-        names["teacher.name"] = run.teacher.name
-    if run.job == "agora":
-        names |= {"agora.teacher": run.agora.teacher, "agora.mlm": run.agora.mlm}
-    return {key: name for key, name in names.items() if name}
 
 
 def check_models(then: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bort.config.train import Arch
 from bort.errors import BortError
+from bort.models.arch import Arch
 from bort.models.bert import Classifier, Encoder, MaskedLM, ModelConfig
 
 OPSET = 18  # CPU kernels refuse opset 23's Attention with a padding mask
@@ -169,7 +169,7 @@ def onnx_encoder_call(
     arch: Arch, vocab_size: int, batch: int, length: int, threads: int, path: Path, int8: bool
 ) -> Callable[[], Callable[[], object]]:
     """Write an encoder of this shape to `path`; returns what makes its inference call."""
-    sizes = ModelConfig(**vars(arch), vocab_size=vocab_size, positions=max(512, length))
+    sizes = ModelConfig(**arch.to_table(), vocab_size=vocab_size, positions=max(512, length))
     encoder_to_onnx(Encoder(sizes), path, int8)
     ids = np.random.default_rng(0).integers(2, vocab_size, (batch, length))
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from bort.config.train import SIZES, Arch
 from bort.errors import BortError
+from bort.models.arch import Arch
 from bort.models.bert import Encoder, ModelConfig
 
 K = TypeVar("K")
@@ -106,7 +106,7 @@ def encoder_call(
     arch: Arch, vocab_size: int, batch: int, length: int, device: str = "cpu"
 ) -> Callable[[], object]:
     """One inference of a PyTorch encoder with arbitrary weights, in float32."""
-    sizes = ModelConfig(**vars(arch), vocab_size=vocab_size, positions=max(512, length))
+    sizes = ModelConfig(**arch.to_table(), vocab_size=vocab_size, positions=max(512, length))
     with torch.device("meta"):
         encoder = Encoder(sizes)
     encoder = encoder.to_empty(device=device).eval()
@@ -155,7 +155,7 @@ def fit_latency(measured: dict[Arch, float], length: int) -> tuple[Callable[[Arc
 
 
 def _terms(arch: Arch, length: int) -> np.ndarray:
-    D, A, H, I = vars(arch).values()  # noqa: E741
+    D, A, H, I = arch.depth, arch.heads, arch.hidden, arch.intermediate  # noqa: E741
     s = length
     return np.array([D * H * H, D * H * I, D * H * s, D * A * s * s, 1.0], dtype=float)
 
@@ -171,29 +171,30 @@ def spread_out(archs: list[Arch], count: int, length: int) -> list[Arch]:
 
 
 def read_table(path: Path, archs: list[Arch]) -> dict[Arch, float]:
-    """Milliseconds of these from a CSV with SIZES and latency_ms, as `bort.benchmark` writes it.
+    """Read the milliseconds of these from a CSV as `bort.benchmark` writes it.
 
-    Raises BortError for a wrong file, a shape with two latencies, and points that it lacks.
+    Its columns are the four sizes and latency_ms. Raises BortError for a wrong file, a shape with
+    two latencies, and points that it lacks.
     """
     if not path.is_file():
         raise BortError(f"latency.path={path} does not exist; python -m bort.benchmark writes one")
-    found: dict[tuple[int, ...], float] = {}
+    found: dict[Arch, float] = {}
     for line, row in _table_rows(path):
         try:
-            shape, ms = tuple(int(row[column]) for column in SIZES), float(row["latency_ms"])
+            arch, ms = Arch.from_table(row), float(row["latency_ms"])
         except (TypeError, ValueError) as error:
             raise BortError(f"{path} line {line}: {error}") from None
         if not 0 < ms < math.inf:
             raise BortError(f"{path} line {line}: latency_ms={ms:g} must be above 0")
-        if found.setdefault(shape, ms) != ms:
+        if found.setdefault(arch, ms) != ms:
             raise BortError(
-                f"{path} line {line}: ⟨{','.join(map(str, shape))}⟩ has {ms:g} ms here and "
-                f"{found[shape]:g} ms further up; leave one of them out"
+                f"{path} line {line}: {arch} has {ms:g} ms here and "
+                f"{found[arch]:g} ms further up; leave one of them out"
             )
-    if missing := [arch for arch in archs if tuple(vars(arch).values()) not in found]:
+    if missing := [arch for arch in archs if arch not in found]:
         names = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise BortError(f"{path} lacks {len(missing)} of the points: {names}")
-    return {arch: found[tuple(vars(arch).values())] for arch in archs}
+    return {arch: found[arch] for arch in archs}
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -201,7 +202,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            for column in (*SIZES, "latency_ms"):
+            for column in (*Arch.KEYS, "latency_ms"):
                 if column not in (rows.fieldnames or ()):
                     raise BortError(f"{path} has no column {column}")
             for row in rows:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from bort.config.search import LatencyConfig
-from bort.config.train import Arch
 from bort.console import Progress, counted
 from bort.errors import BortError
 from bort.files.ownership import temporary
 from bort.models import onnx
+from bort.models.arch import Arch
 from bort.objectives import cost
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from bort import console
 from bort.benchmark import run as benchmark
 from bort.config import key_values
 from bort.config.search import BenchmarkConfig, SearchRunConfig, register
-from bort.config.train import CONF, Arch, DataConfig, TrainConfig, parse
+from bort.config.train import CONF, DataConfig, TrainConfig, parse
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import DATA_KEYS, parse_export
@@ -209,7 +209,7 @@ def _benchmark(name: str, student: TrainConfig, longest: int, extra: list[str]) 
     archs = ["bert_base"]
     if student.teacher.name is None:
         named = benchmark.named(sorted(path.stem for path in (CONF / "arch").glob("*.yaml")))
-        archs += [named[arch] for arch in [Arch(**vars(student.teacher.arch))] if arch in named]
+        archs += [named[arch] for arch in [student.teacher.arch] if arch in named]
     words = [f"models=[runs/finetune/{name},runs/export/{name}]", f"archs=[{','.join(archs)}]"]
     words += ["engines=[measured]", "batches=[1,8]", f"lengths=[{min(128, longest)}]"]
     given = {word.partition("=")[0] for word in extra}

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from bort.config.train import SIZES, Arch, TrainConfig, cache_folder
+from bort.config.train import TrainConfig, cache_folder
 from bort.console import counted
 from bort.errors import BortError
 from bort.machine import SIZE, gflops, usable_cores
 from bort.models import hub
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import cost
 from bort.pretraining import corpus as corpora
@@ -89,7 +90,7 @@ def _is_here(name: str) -> bool:
 
 
 def _shape(model: MaskedLM) -> Arch:
-    return Arch(*(getattr(model.config, key) for key in SIZES))
+    return model.config.arch
 
 
 def pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:

@@ -6,7 +6,8 @@ teacher, Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW h
 
 from dataclasses import dataclass
 
-from bort.config.train import Arch, TrainConfig
+from bort.config.train import TrainConfig
+from bort.models.arch import Arch
 from bort.objectives.cost import forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.corpus import sequences as sequences_of

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 
 from bort.config.train import (
     FREE_TRAINER_KEYS,
-    SIZES,
     DataConfig,
     DistillConfig,
     OptimConfig,
@@ -341,7 +340,7 @@ def student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> Maske
     # A teacher may have more rows than its tokenizer has words: both models need equal logits.
     V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
     config = ModelConfig(
-        **asdict(run.arch),
+        **run.arch.to_table(),
         vocab_size=V,
         positions=max(run.data.length, 512),
         pad_id=corpus.tokenizer.pad_token_id,
@@ -393,12 +392,11 @@ def _no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None
 
 def _teacher_numbers(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
     """What a sweep needs to weigh a student against its teacher, and where that is."""
-    sizes = {key: getattr(teacher.config, key) for key in SIZES}
-    numbers = {"parameters": sum(p.numel() for p in teacher.parameters()), **sizes}
+    parameters = sum(p.numel() for p in teacher.parameters())
     place = {"teacher": run.teacher.name or str(teacher_folder(run, corpus))}
     if digests := teacher_digest(run, corpus):  # none where only the vocabulary was the teacher's
         (place["teacher_digest"],) = digests.values()
-    return place | {f"teacher_{key}": value for key, value in numbers.items()}
+    return place | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
 
 
 def _samples(tokenizer, folder: Path, loggers: list) -> Callable:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import TrainConfig, fingerprint, settings
+from bort.config.train import TrainConfig, fingerprint, named_models, settings
 from bort.console import clock, counted, decimal, typed
 from bort.errors import BortError
 from bort.files import locks, ownership
 from bort.files.untrusted import read_json, read_yaml, short
 from bort.files.writing import replacing, write_json
-from bort.models.identity import check_models, local_model, model_digest, named_models
+from bort.models.identity import check_models, local_model, model_digest
 
 logger = logging.getLogger(__name__)
 

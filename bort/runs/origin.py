@@ -6,9 +6,9 @@ All of it is text that a stranger may have written: card.py escapes it.
 from pathlib import Path
 from typing import Any
 
-from bort.config.train import SIZES
 from bort.console import counted, decimal
 from bort.files.untrusted import read_json
+from bort.models.arch import Arch
 
 EMBEDDED = "docstrings of the installed Python packages"
 
@@ -105,4 +105,4 @@ def _teacher(run: dict[str, Any]) -> str | None:
 
 
 def _arch(run: dict[str, Any], key: str) -> str:
-    return f"⟨{','.join(str(run.get(f'{key}.{size}', '?')) for size in SIZES)}⟩"
+    return f"⟨{','.join(str(run.get(f'{key}.{size}', '?')) for size in Arch.KEYS)}⟩"

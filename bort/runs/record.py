@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.config.train import SIZES
 from bort.errors import BortError, nearest_path
 from bort.files.untrusted import read_json as read_object
 from bort.files.untrusted import short
+from bort.models.arch import Arch
 from bort.runs.folder import RESTORE, check_numbers
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict | None:
 def _check_settings(path: Path, values: dict) -> None:
     """Raise BortError for a setting that a page reads and that is missing, or of another type."""
     kinds: dict[str, tuple] = {"data.length": (int,), "data.mask_rate": (int, float)}
-    kinds |= {f"arch.{size}": (int,) for size in SIZES} | {"distill.w_kd": (int, float)}
+    kinds |= {f"arch.{size}": (int,) for size in Arch.KEYS} | {"distill.w_kd": (int, float)}
     kinds |= {key: (str, type(None)) for key in ("task", "model", "data.path", "teacher.name")}
     kinds |= {key: (str,) for key in ("job", "data.source")}
     for key, allowed in kinds.items():

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bort.config.train import SIZES
 from bort.errors import BortError
-from bort.search.coefficient import Scale, Xi, name
+from bort.models.arch import Arch
+from bort.search.coefficient import Scale
 
 
 @dataclass
 class Table:
     """Candidates of a CSV, what is known of their errors, and T's numbers."""
 
-    points: dict[Xi, tuple[float, float]] = field(default_factory=dict)
-    errors: dict[Xi, float] = field(default_factory=dict)
-    diverged: set[Xi] = field(default_factory=set)
+    points: dict[Arch, tuple[float, float]] = field(default_factory=dict)
+    errors: dict[Arch, float] = field(default_factory=dict)
+    diverged: set[Arch] = field(default_factory=set)
     scale: Scale | None = None
 
 
@@ -39,7 +39,7 @@ def read(path: Path) -> Table:
     rows = csv.DictReader(io.StringIO(_text(path), newline=""))
     try:
         columns = rows.fieldnames or []
-        if missing := [c for c in (*SIZES, *NUMBERS, "status") if c not in columns]:
+        if missing := [c for c in (*Arch.KEYS, *NUMBERS, "status") if c not in columns]:
             header = ", ".join(columns)[:60] or "nothing"
             raise BortError(f"{path} has no column {missing[0]}; found {header}")
         for row in rows:
@@ -76,18 +76,18 @@ def _line(path: Path, number: int) -> Iterator[None]:
         raise BortError(f"{path} line {number}: {error}") from None
 
 
-def _take(table: Table, row: dict[str, str | None]) -> Xi | None:
+def _take(table: Table, row: dict[str, str | None]) -> Arch | None:
     """Put a row into the table; returns its ξ, None for T's."""
     try:
-        xi = tuple(int(row[column]) for column in SIZES)
-    except (TypeError, ValueError):
-        sizes = ",".join(str(row[column]) for column in SIZES)
+        xi = Arch.from_table(row)
+    except ValueError:
+        sizes = ",".join(str(row[column]) for column in Arch.KEYS)
         raise BortError(f"{sizes} are not four whole numbers") from None
-    if min(xi) < 1:
-        raise BortError(f"{name(xi)} has a size below 1")
+    if min(xi.to_json()) < 1:
+        raise BortError(f"{xi} has a size below 1")
     p, i, e = (_positive(row, column) for column in NUMBERS)
     if p is None or i is None:
-        raise BortError(f"{name(xi)} needs parameters and latency")
+        raise BortError(f"{xi} needs parameters and latency")
     if row["status"] == "teacher":
         if table.scale is not None:
             raise BortError("a second row has the status teacher")
@@ -96,7 +96,7 @@ def _take(table: Table, row: dict[str, str | None]) -> Xi | None:
         table.scale = Scale(p, i, e)
         return None
     if xi in table.points:
-        raise BortError(f"{name(xi)} stands in the table twice")
+        raise BortError(f"{xi} stands in the table twice")
     table.points[xi] = (p, i)
     if row["status"] == "diverged":
         table.diverged.add(xi)

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from bort.config.search import check_exponents
 from bort.errors import BortError
 
-Xi = tuple[int, int, int, int]  # ⟨D, A, H, I⟩
-
 ERRORS = ("ratio", "perplexity")
 ROUNDING = 1e-5  # nats by which a mean of float32 cross-entropies may fall below the true one
-
-
-def name(xi: Xi) -> str:
-    return "⟨" + ",".join(map(str, xi)) + "⟩"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bort.config.search import SearchRunConfig
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.machine import usable_cores
+from bort.models.arch import Arch
 from bort.objectives import cost
 from bort.objectives.latency import latencies
 from bort.pretraining import flops
@@ -22,7 +22,7 @@ from bort.pretraining.dry_run import (
 from bort.pretraining.flops import amount_of
 from bort.runs.folder import check_folder
 from bort.search.fptas import Selection
-from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of, xi_of
+from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of
 from bort.training.module import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     }
     search = run.search
     return Selection(
-        {xi_of(a): numbers[a] for a in valid},
+        {arch: numbers[arch] for arch in valid},
         scale_of(plan, run),
         epsilon=search.epsilon,
         max_params=search.max_params,
@@ -74,7 +74,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
         )
     chosen = _chosen(run, teacher, V)
     held = held_sequences(data)
-    jobs = [candidate_settings(replace(run, arch=Arch(*xi)), held) for xi in chosen.order]
+    jobs = [candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = amount_of(jobs[0], outlook.corpus)
     training = [flops.candidate_flops(job, teacher, V, amount) for job in jobs]
     rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))

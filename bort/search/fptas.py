@@ -16,8 +16,9 @@ from pathlib import Path
 from bort.config import key_values
 from bort.config.search import check_exponents
 from bort.errors import BortError
+from bort.models.arch import Arch
 from bort.search.candidate_table import Table, read
-from bort.search.coefficient import ERRORS, Scale, Xi, name, rounded_up, w_coefficient
+from bort.search.coefficient import ERRORS, Scale, rounded_up, w_coefficient
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
@@ -35,7 +36,7 @@ class Certificate:
     """
 
     # trained, pruned (proof), assumed, skipped (ε), failed, diverged, excluded
-    status: dict[Xi, str]
+    status: dict[Arch, str]
     regret_proven: float
     regret_monotone: float | None
 
@@ -43,11 +44,15 @@ class Certificate:
         return sum(value == status for value in self.status.values())
 
 
-def shrinks(small: Xi, large: Xi) -> bool:
+def shrinks(small: Arch, large: Arch) -> bool:
     """Whether `small` has no more of D, H and I than `large`, at equal A or equal H/A."""
-    if small == large or any(small[k] > large[k] for k in (0, 2, 3)):
+    if small == large:
         return False
-    return small[1] == large[1] or small[2] * large[1] == large[2] * small[1]
+    if small.depth > large.depth or small.hidden > large.hidden:
+        return False
+    if small.intermediate > large.intermediate:
+        return False
+    return small.heads == large.heads or small.hidden * large.heads == large.hidden * small.heads
 
 
 @dataclass
@@ -69,19 +74,19 @@ class Selection:
     models, and W = 0.
     """
 
-    points: Mapping[Xi, tuple[float, float]]
+    points: Mapping[Arch, tuple[float, float]]
     scale: Scale
     epsilon: int = 1
     refine: bool = True
     monotone: bool = False
     max_params: float | None = None
     max_latency: float | None = None
-    significant: Callable[[Xi, Xi], bool] = lambda small, large: True
-    errors: dict[Xi, float] = field(default_factory=dict)
-    failed: dict[Xi, str] = field(default_factory=dict)
-    diverged: dict[Xi, str] = field(default_factory=dict)
-    excluded: dict[Xi, str] = field(default_factory=dict)
-    violations: list[tuple[Xi, Xi]] = field(default_factory=list)
+    significant: Callable[[Arch, Arch], bool] = lambda small, large: True
+    errors: dict[Arch, float] = field(default_factory=dict)
+    failed: dict[Arch, str] = field(default_factory=dict)
+    diverged: dict[Arch, str] = field(default_factory=dict)
+    excluded: dict[Arch, str] = field(default_factory=dict)
+    violations: list[tuple[Arch, Arch]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 1 <= self.epsilon <= max(1, len(self.points)) or self.epsilon != int(self.epsilon):
@@ -91,7 +96,7 @@ class Selection:
             )
         for xi, (p, i) in self.points.items():
             if not (0 < p < math.inf and 0 < i < math.inf):
-                raise BortError(f"{name(xi)} has p={p:g} and i={i:g}; both must be above 0")
+                raise BortError(f"{xi} has p={p:g} and i={i:g}; both must be above 0")
         self.excluded = {xi: why for xi in self.points if (why := self._too_large(xi))}
         self.order = sorted((xi for xi in self.points if xi not in self.excluded), key=self._key)
         if not self.order:
@@ -100,10 +105,10 @@ class Selection:
 
     # ---- what there is to choose from
 
-    def _key(self, xi: Xi) -> tuple:
+    def _key(self, xi: Arch) -> tuple:
         return (*self.points[xi], xi)
 
-    def _too_large(self, xi: Xi) -> str | None:
+    def _too_large(self, xi: Arch) -> str | None:
         p, i = self.points[xi]
         if p >= self.scale.p or i >= self.scale.i:  # two negative factors would make a winner
             return "as large or slow as the maximum point"
@@ -114,7 +119,7 @@ class Selection:
         return None
 
     def _nearest_miss(self) -> str:
-        def excess(xi: Xi) -> float:
+        def excess(xi: Arch) -> float:
             p, i = self.points[xi]
             limits = [(p, self.max_params), (i, self.max_latency), (p, self.scale.p)]
             return max(value / limit for value, limit in limits if limit is not None)
@@ -123,22 +128,22 @@ class Selection:
             return "the grid is empty"
         xi = min(self.points, key=lambda xi: (excess(xi), xi))
         p, i = self.points[xi]
-        return f"the nearest miss is {name(xi)} with {p:,.0f} parameters and latency {i:,.4g}"
+        return f"the nearest miss is {xi} with {p:,.0f} parameters and latency {i:,.4g}"
 
     # ---- what is known
 
-    def w_coefficient(self, xi: Xi) -> float:
+    def w_coefficient(self, xi: Arch) -> float:
         return w_coefficient(*self.points[xi], self.errors[xi], self.scale)
 
-    def gibbs(self, xi: Xi) -> float:
+    def gibbs(self, xi: Arch) -> float:
         return self.scale.bound(*self.points[xi])
 
-    def monotone_bound(self, xi: Xi) -> float:
+    def monotone_bound(self, xi: Arch) -> float:
         """W⁺ with the quality of the best trained candidate that ξ is a shrunk form of."""
         above = [self.scale.quality(e) for zeta, e in self.errors.items() if shrinks(xi, zeta)]
         return self.gibbs(xi) * min(above, default=1.0) ** self.scale.exponents[2]
 
-    def bound(self, xi: Xi) -> float:
+    def bound(self, xi: Arch) -> float:
         """The largest W that ξ can have by what is relied on."""
         return self.monotone_bound(xi) if self.assuming else self.gibbs(xi)
 
@@ -147,20 +152,20 @@ class Selection:
         return self.monotone and not self.violations
 
     @property
-    def unknown(self) -> list[Xi]:
+    def unknown(self) -> list[Arch]:
         """The candidates whose error nobody knows: not trained, or failed."""
         return [xi for xi in self.order if xi not in self.errors and xi not in self.diverged]
 
     @property
-    def rivals(self) -> list[Xi]:
+    def rivals(self) -> list[Arch]:
         """The candidates of unknown error that the proof leaves able to be the best."""
         return list(filter(self.can_win(self.gibbs), self.unknown))
 
-    def winner(self) -> Xi | None:
+    def winner(self) -> Arch | None:
         """The best of all, proven; None when a candidate of unknown error could beat it."""
         return None if self.rivals else self.best
 
-    def first(self, value: Callable[[Xi], float], among: Iterable[Xi] | None = None) -> Xi:
+    def first(self, value: Callable[[Arch], float], among: Iterable[Arch] | None = None) -> Arch:
         """The candidate with the largest value, of all or of these; ties go as in `best`."""
         return min(among or self.order, key=lambda xi: (-value(xi), *self._key(xi)))
 
@@ -169,15 +174,15 @@ class Selection:
         return replace(self, scale=scale)
 
     @property
-    def best(self) -> Xi | None:
+    def best(self) -> Arch | None:
         """The trained candidate with the largest W; ties go to the smaller (p, i, ξ)."""
         return min(self.errors, key=self.rank, default=None)
 
-    def rank(self, xi: Xi) -> tuple:
+    def rank(self, xi: Arch) -> tuple:
         """Sorts trained candidates, the best first."""
         return (-self.w_coefficient(xi), *self._key(xi))
 
-    def can_win(self, bound: Callable[[Xi], float]) -> Callable[[Xi], bool]:
+    def can_win(self, bound: Callable[[Arch], float]) -> Callable[[Arch], bool]:
         """Whether a candidate would be the best one if its W were `bound`."""
         best = self.best
         limit = None if best is None else self.rank(best)
@@ -185,7 +190,7 @@ class Selection:
 
     # ---- the loop
 
-    def ask(self, count: int = 1) -> list[Xi]:
+    def ask(self, count: int = 1) -> list[Arch]:
         """Up to `count` candidates to evaluate now; none when the search is over."""
         for pool in (self.picks, self._interval() if self.refine else []):
             left = [xi for xi in pool if not self.ended(xi)]
@@ -193,11 +198,11 @@ class Selection:
                 return sorted(able, key=self._urgency(able))[:count]
         return []
 
-    def ended(self, xi: Xi) -> bool:
+    def ended(self, xi: Arch) -> bool:
         """Whether ξ was tried."""
         return xi in self.errors or xi in self.failed or xi in self.diverged
 
-    def _urgency(self, able: list[Xi]) -> Callable[[Xi], tuple]:
+    def _urgency(self, able: list[Arch]) -> Callable[[Arch], tuple]:
         """Sorts candidates that can win, the one to train first in front.
 
         By the bound alone; where a training also bounds the errors of smaller candidates, by the
@@ -208,17 +213,17 @@ class Selection:
             return lambda xi: (-self.bound(xi), *self._key(xi))
         left = set(able)
 
-        def reach(xi: Xi) -> float:
+        def reach(xi: Arch) -> float:
             return math.sqrt(1 + len(self._smaller[xi] & left))
 
         return lambda xi: (-self.bound(xi) * reach(xi), *self._key(xi))
 
     @cached_property
-    def _smaller(self) -> dict[Xi, set[Xi]]:
+    def _smaller(self) -> dict[Arch, set[Arch]]:
         """ξ → the candidates whose error its own bounds if errors are monotone."""
         return {xi: {small for small in self.order if shrinks(small, xi)} for xi in self.order}
 
-    def _interval(self) -> list[Xi]:
+    def _interval(self) -> list[Arch]:
         """The candidates between the picks around the best one."""
         if self.best is None or self.epsilon == 1:
             return []
@@ -226,7 +231,7 @@ class Selection:
         first = (place - 1) // self.epsilon * self.epsilon + 1 if place else 0
         return self.order[first : place // self.epsilon * self.epsilon + self.epsilon]
 
-    def tell(self, xi: Xi, e: float) -> None:
+    def tell(self, xi: Arch, e: float) -> None:
         """The error of ξ; of several trainings (learning rates) the smallest counts."""
         self.scale.quality(e)  # raises for an impossible one
         self.errors[xi] = min(e, self.errors.get(xi, math.inf))
@@ -236,11 +241,11 @@ class Selection:
         pairs = [pair for zeta in self.errors for pair in ((xi, zeta), (zeta, xi))]
         self.violations = others + [pair for pair in pairs if self._contradicts(*pair)]
 
-    def _contradicts(self, small: Xi, large: Xi) -> bool:
+    def _contradicts(self, small: Arch, large: Arch) -> bool:
         lower = self.errors[small] < self.errors[large]
         return lower and shrinks(small, large) and self.significant(small, large)
 
-    def fail(self, xi: Xi, reason: str, diverged: bool = False) -> None:
+    def fail(self, xi: Arch, reason: str, diverged: bool = False) -> None:
         """ξ has no error; diverged: because it cannot be trained, not for want of memory or time.
 
         One of several trainings of ξ (learning rates) that ended well outweighs those that did not.
@@ -272,7 +277,7 @@ class Selection:
             self._statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
         )
 
-    def _statuses(self) -> dict[Xi, str]:
+    def _statuses(self) -> dict[Arch, str]:
         status = dict.fromkeys(self.order, "skipped")
         proven, assumed = self.can_win(self.gibbs), self.can_win(self.bound)
         for xi in self.order:
@@ -289,15 +294,16 @@ class Selection:
 
 
 def pareto(
-    numbers: Mapping[Xi, tuple[float, ...]], possible: Mapping[Xi, tuple[float, ...]] | None = None
-) -> list[Xi]:
+    numbers: Mapping[Arch, tuple[float, ...]],
+    possible: Mapping[Arch, tuple[float, ...]] | None = None,
+) -> list[Arch]:
     """The ξ that no other equals or beats in all of their numbers (smaller is better).
 
     possible: the least that further candidates may turn out to have; they count as others.
     """
     rivals = [*numbers.values(), *(possible or {}).values()]
 
-    def beaten(xi: Xi) -> bool:
+    def beaten(xi: Arch) -> bool:
         ours = numbers[xi]
         return any(
             theirs != ours and all(t <= o for t, o in zip(theirs, ours, strict=True))
@@ -307,7 +313,7 @@ def pareto(
     return sorted(xi for xi in numbers if not beaten(xi))
 
 
-def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Xi | None]:
+def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Arch | None]:
     """(α, β) → the ξ that wins with exponents (α, β, 1), each from `weights`.
 
     None where a candidate of unknown error could win. Only the ratios of the exponents matter to
@@ -373,9 +379,7 @@ def show(search: Selection, table: Table) -> None:
     for xi in sorted(search.errors, key=search.rank)[:10]:
         p, i = search.points[xi]
         e = search.errors[xi]
-        print(
-            f"{name(xi):>20}  W {search.w_coefficient(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}"
-        )
+        print(f"{xi:>20}  W {search.w_coefficient(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
     counts = {
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }
@@ -383,6 +387,6 @@ def show(search: Selection, table: Table) -> None:
     regret = f"regret at most {rounded_up(certificate.regret_proven)} (proven)"
     if missing := [xi for xi in search.rivals if xi not in table.errors]:
         print(f"{len(missing)} that could still win have no error in the table")
-        print(f"{UNDECIDED}; the best of them {name(search.best)}, {regret}")
+        print(f"{UNDECIDED}; the best of them {search.best}, {regret}")
     else:
-        print(f"optimum {name(search.best)}, {regret}")
+        print(f"optimum {search.best}, {regret}")

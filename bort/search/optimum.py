@@ -13,17 +13,18 @@ from scipy.stats import kendalltau
 
 from bort import html
 from bort.config.search import SearchRunConfig
-from bort.config.train import SIZES, parse
+from bort.config.train import parse
 from bort.console import typed
 from bort.errors import BortError
 from bort.files.untrusted import read_settings, short
 from bort.files.writing import replacing, write_csv, write_json
+from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import check_folder, done, finished
 from bort.search import report as search_page
 from bort.search import wandb_run
 from bort.search.coefficient import w_coefficient
-from bort.search.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, Xi, name, pareto, w_map
+from bort.search.fptas import BY_ERROR, UNDECIDED, Certificate, Selection, pareto, w_map
 from bort.search.records import Paired, best_record, crowded_jobs, read_plan, records
 from bort.search.sweep import due_finalists, selection
 
@@ -38,7 +39,7 @@ def conclude(folder: Path) -> dict:
     """
     run, plan, rows, summary, plots = choice(folder)
     write_csv(folder / "candidates.csv", list(rows[0]), rows)
-    best = dict(zip(SIZES, summary["optimum"], strict=True))
+    best = Arch.from_json(summary["optimum"]).to_table()
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
     write_json(folder / "summary.json", summary)
@@ -96,9 +97,8 @@ def candidate_rows(
     """One row per point of the grid and one for T, the best first; intervals are of 95%."""
     entropy, rows = paired.teacher(), []
     for point in plan["points"]:
-        xi = tuple(point["xi"])
-        row = dict(zip(SIZES, xi, strict=True))
-        row |= {"parameters": point["parameters"], "latency": point["latency"][0]}
+        xi = Arch.from_json(point["xi"])
+        row = xi.to_table() | {"parameters": point["parameters"], "latency": point["latency"][0]}
         row |= {"error": None, "status": certificate.status[xi], "w": None, "w_low": None}
         row |= {"w_high": None, "w_bound": None, "lr": None, "seconds": None, "reason": ""}
         if xi in chosen.excluded:
@@ -113,20 +113,19 @@ def candidate_rows(
             row |= {"w_low": float(np.quantile(w, 0.025)), "w_high": float(np.quantile(w, 0.975))}
             row["seconds"] = best["seconds"]
         rows.append(row)
-    rows.sort(key=lambda row: _place(chosen, tuple(row[key] for key in SIZES)))
+    rows.sort(key=lambda row: _place(chosen, Arch.from_table(row)))
     empty = dict.fromkeys(rows[0])
     teacher = plan["teacher"]
     numbers = {"parameters": teacher["parameters"], "latency": teacher["latency"][0]}
     numbers |= {"error": teacher["error"], "status": "teacher", "w": 0.0}
-    rows.append(empty | dict(zip(SIZES, teacher["xi"], strict=True)) | numbers)
-    for xi in plan["invalid"]:
-        sizes = dict(zip(SIZES, xi, strict=True))
-        reason = f"heads={xi[1]} does not divide hidden={xi[2]}"
-        rows.append(empty | sizes | {"status": "invalid", "reason": reason})
+    rows.append(empty | Arch.from_json(teacher["xi"]).to_table() | numbers)
+    for xi in map(Arch.from_json, plan["invalid"]):
+        reason = f"heads={xi.heads} does not divide hidden={xi.hidden}"
+        rows.append(empty | xi.to_table() | {"status": "invalid", "reason": reason})
     return rows
 
 
-def _place(chosen: Selection, xi: Xi) -> tuple:
+def _place(chosen: Selection, xi: Arch) -> tuple:
     """Sorts the trained candidates as the search ranks them, the others by their bound."""
     if xi in chosen.errors:
         return (0, *chosen.rank(xi))
@@ -135,7 +134,7 @@ def _place(chosen: Selection, xi: Xi) -> tuple:
     return (1, -chosen.gibbs(xi), *chosen.points[xi], xi)
 
 
-def resampled_w(chosen: Selection, xi: Xi, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
+def resampled_w(chosen: Selection, xi: Arch, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     """W of ξ in each resample of the documents, ê and ê(T) from the same ones."""
     scale = chosen.scale
     quality = entropy / errors if scale.error == "ratio" else np.exp(entropy - errors)
@@ -160,7 +159,7 @@ def summarize(
 ) -> dict:
     """The flat summary of a search."""
     found = paired.found
-    flops = {tuple(p["xi"]): p["flops"] for p in plan["points"]}
+    flops = {Arch.from_json(p["xi"]): p["flops"] for p in plan["points"]}
     trained = [r for r in found if r["status"] == "trained"]
     passes = sorted((paired.folder / "teacher").glob("train-s*.npy"))
     batches = sum(count_batches(path) for path in passes)
@@ -170,8 +169,8 @@ def summarize(
     top = next(row for row in rows if row["status"] == "trained")
     seeds = seed_spread(found, chosen, run)
     return {
-        "optimum": list(best),
-        "optimum_name": name(best),
+        "optimum": best.to_json(),
+        "optimum_name": str(best),
         "objective": run.search.objective,
         "quality": "e(T)/e" if run.search.error == "ratio" else "exp(e(T) − e)",
         "w": chosen.w_coefficient(best),
@@ -191,7 +190,7 @@ def summarize(
         "below_unigram": teacher["unigram_error"] - chosen.errors[best],
         "on_border": border(chosen),
         "smallest": best == chosen.order[0],
-        "ties": [name(xi) for xi in ties(plan, paired, chosen, seeds)],
+        "ties": [str(xi) for xi in ties(plan, paired, chosen, seeds)],
         "seed_spread": seeds,
         "further_trainings": sum(_further(r, run) for r in trained),
         "further_failed": sum(_further(r, run) for r in found if r["status"] == "failed"),
@@ -239,18 +238,18 @@ def seed_spread(found: list[dict], chosen: Selection, run: SearchRunConfig) -> f
     return math.sqrt(variances / degrees) if degrees else None
 
 
-def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> list[Xi]:
+def ties(plan: dict, paired: Paired, chosen: Selection, seeds: float | None) -> list[Arch]:
     """Trained candidates that another sample of text, other seeds or noise in î could put first.
 
     Those whose W is lower by less than the 95% interval of the difference, from the documents
     (paired), the spread over seeds, and the latencies as far as W depends on them.
     """
     entropy, best = paired.teacher(), chosen.best
-    latency = {tuple(p["xi"]): p["latency"] for p in plan["points"]}
+    latency = {Arch.from_json(p["xi"]): p["latency"] for p in plan["points"]}
     teacher, beta = plan["teacher"]["latency"], chosen.scale.exponents[1]
     middle, noise = teacher[0], _deviation(teacher)
 
-    def slope(xi: Xi) -> float:
+    def slope(xi: Arch) -> float:
         """By how much W falls with î; it rises with î(T) by this times î / î(T)."""
         return beta * chosen.w_coefficient(xi) / (middle - latency[xi][0])
 
@@ -275,10 +274,10 @@ def _deviation(latency: list[float]) -> float:
 def border(chosen: Selection) -> list[str]:
     """Dimensions in which the optimum is the smallest or largest of the grid."""
     sides = []
-    for place, key in enumerate(SIZES):
-        values = {xi[place] for xi in chosen.points}
-        if len(values) > 1 and key != "heads":
-            side = {min(values): "smallest", max(values): "largest"}.get(chosen.best[place])
+    for key in ("depth", "hidden", "intermediate"):
+        values = {getattr(xi, key) for xi in chosen.points}
+        if len(values) > 1:
+            side = {min(values): "smallest", max(values): "largest"}.get(getattr(chosen.best, key))
             sides += [f"{side} {key}"] if side else []
     return sides
 
@@ -289,7 +288,7 @@ def controls(plan: dict, chosen: Selection) -> dict[str, str | None]:
     None where there is no such control: where every bound is the same, or fewer than three errors
     are there to fit.
     """
-    body = {tuple(p["xi"]): p["body"] for p in plan["points"]}
+    body = {Arch.from_json(p["xi"]): p["body"] for p in plan["points"]}
     scale, weights = chosen.scale, tuple(plan["exponents"])
     aims = {"by_error": replace(scale, exponents=BY_ERROR)} | {
         f"by_{kind}": replace(scale, exponents=weights, error=kind)
@@ -298,17 +297,17 @@ def controls(plan: dict, chosen: Selection) -> dict[str, str | None]:
     winners = {key: named(chosen.under(aim).winner()) for key, aim in aims.items()}
     by_bound = by_size = None
     if len({chosen.gibbs(xi) for xi in chosen.order}) > 1:
-        by_bound = name(chosen.first(chosen.gibbs))
+        by_bound = str(chosen.first(chosen.gibbs))
     if len(chosen.errors) > 2:
         size = np.array([[1.0, math.log(body[xi])] for xi in chosen.errors])
         fit = np.linalg.lstsq(size, np.array(list(chosen.errors.values())), rcond=None)[0]
         guess = {xi: max(scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order}
-        by_size = name(chosen.first(lambda xi: w_coefficient(*chosen.points[xi], guess[xi], scale)))
+        by_size = str(chosen.first(lambda xi: w_coefficient(*chosen.points[xi], guess[xi], scale)))
     return winners | {"control_bound": by_bound, "control_size": by_size}
 
 
-def named(xi: Xi | None) -> str:
-    return UNDECIDED if xi is None else name(xi)
+def named(xi: Arch | None) -> str:
+    return UNDECIDED if xi is None else str(xi)
 
 
 def front(plan: dict, chosen: Selection) -> dict[str, list[str]]:
@@ -320,8 +319,8 @@ def front(plan: dict, chosen: Selection) -> dict[str, list[str]]:
     possible = {xi: (*chosen.points[xi], plan["teacher"]["error"]) for xi in chosen.unknown}
     proven = pareto(trained, possible)
     return {
-        "pareto": [name(xi) for xi in proven],
-        "pareto_undecided": [name(xi) for xi in pareto(trained) if xi not in proven],
+        "pareto": [str(xi) for xi in proven],
+        "pareto_undecided": [str(xi) for xi in pareto(trained) if xi not in proven],
     }
 
 
@@ -341,7 +340,7 @@ def horizon(found: list[dict], chosen: Selection, run: SearchRunConfig, entropy:
             continue
         then = replace(chosen, errors=at)
         shown[f"step_at_{label}"] = step
-        shown[f"ahead_at_{label}"] = name(then.best)
+        shown[f"ahead_at_{label}"] = str(then.best)
         shown[f"winner_at_{label}"] = named(then.winner())
         if len(at) > 1:
             tau = kendalltau([at[xi] for xi in at], [chosen.errors[xi] for xi in at]).statistic
@@ -353,9 +352,9 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     """The last lines of a search: the best ones, what is proven, what to doubt, where it all is."""
     yield "search: the best candidates"
     for row in [row for row in rows if row["status"] == "trained"][:5]:
-        xi = tuple(row[key] for key in SIZES)
+        xi = Arch.from_table(row)
         yield (
-            f"  {name(xi):>18}  W {row['w']:.4f} [{row['w_low']:.4f}, {row['w_high']:.4f}]  "
+            f"  {xi:>18}  W {row['w']:.4f} [{row['w_low']:.4f}, {row['w_high']:.4f}]  "
             f"{row['parameters']:,} parameters  {latency_text(row['latency'], summary)}  "
             f"e {row['error']:.3f}"
         )
@@ -363,7 +362,7 @@ def outcome(folder: Path, summary: dict, rows: list[dict]) -> Iterator[str]:
     yield f"  optimum   {folder}/optimum.yaml"
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"
-    top = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
+    top = next(row for row in rows if str(Arch.from_table(row)) == summary["optimum_name"])
     following = commands.next_training(folder, folder / "optimum.yaml", top["hidden"], top["lr"])
     yield f"  next      {typed(following)}"
 

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from bort.config.search import SearchRunConfig
-from bort.config.train import SIZES
 from bort.errors import BortError
 from bort.files.untrusted import parse_json
 from bort.files.writing import replacing, write_json
-from bort.search.fptas import Xi, name
+from bort.models.arch import Arch
 
 VERSION = 1  # of the files below; another one is refused
 ORIGIN = ("version", "settings", "teacher", "corpus", "positions", "n")  # what all records share
@@ -30,21 +29,21 @@ ARRAYS = ("entropy.npy", "documents.npy")  # in `teacher`, one number per masked
 class Job:
     """One training: ξ, the seed of its start and its batches, and the rate before `kappa`."""
 
-    xi: Xi
+    xi: Arch
     seed: int
     lr: float
 
     def __str__(self) -> str:
-        return f"{name(self.xi)} with seed {self.seed}, lr {self.lr:g}"
+        return f"{self.xi} with seed {self.seed}, lr {self.lr:g}"
 
     @property
     def folder(self) -> str:
         """As conf/search.yaml names it."""
-        return "D{}-A{}-H{}-I{}".format(*self.xi) + f"-s{self.seed}-lr{self.lr}"
+        return f"{self.xi.folder_name}-s{self.seed}-lr{self.lr}"
 
     @property
     def overrides(self) -> list[str]:
-        sizes = [f"arch.{key}={value}" for key, value in zip(SIZES, self.xi, strict=True)]
+        sizes = [f"{key}={value}" for key, value in self.xi.to_table("arch.").items()]
         return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
 
 
@@ -145,12 +144,12 @@ CROWDED = "crowded"  # out of memory beside other trainings: no result yet
 
 
 def job_of(record: dict) -> Job:
-    return Job(tuple(record["xi"]), record["seed"], record["base_lr"])
+    return Job(record["xi"], record["seed"], record["base_lr"])
 
 
 def origin_of(plan: dict, job: Job) -> dict:
     """The first part of a record: what was trained, and what it is measured with."""
-    return {"xi": job.xi, "seed": job.seed, "base_lr": job.lr, **plan["origin"]}
+    return {"xi": job.xi.to_json(), "seed": job.seed, "base_lr": job.lr, **plan["origin"]}
 
 
 def failed_record(plan: dict, job: Job, reason: str, diverged: bool = False) -> dict:
@@ -163,8 +162,8 @@ def read_record(path: Path, plan: dict) -> dict:
     """A point.json; raises BortError for one that is changed or does not belong to this search."""
     record = read_checked(path, REMEDY)
     try:
+        record["xi"] = Arch.from_json(record["xi"])
         job = job_of(record)
-        record["xi"] = job.xi
         if job.folder != path.parent.name:
             raise BortError(f"{path} is the record of {job.folder}; {REMEDY}")
         for key in ORIGIN:
@@ -207,7 +206,7 @@ def crowded_jobs(folder: Path, plan: dict) -> list[Job]:
     return [job_of(record) for record in content if record["status"] == CROWDED]
 
 
-def best_record(found: list[dict], xi: Xi, run: SearchRunConfig) -> dict:
+def best_record(found: list[dict], xi: Arch, run: SearchRunConfig) -> dict:
     """The training of ξ that counts: of the sweep's own seed, the rate with the lowest error."""
     own = [r for r in found if r["xi"] == xi and r["seed"] == run.seed and r["status"] == "trained"]
     return min(own, key=lambda r: (r["error"], r["base_lr"]))
@@ -220,7 +219,7 @@ class Paired:
         self.folder, self.run, self.count = folder, run, count
         self.found = found
         self._weights: np.ndarray | None = None
-        self._errors: dict[Xi, np.ndarray] = {}
+        self._errors: dict[Arch, np.ndarray] = {}
 
     def _resampled(self, losses: np.ndarray) -> np.ndarray:
         """Means (count,) of resampled documents."""
@@ -237,7 +236,7 @@ class Paired:
     def teacher(self) -> np.ndarray:
         return self._resampled(np.load(self.folder / "teacher" / "entropy.npy"))
 
-    def error(self, xi: Xi) -> np.ndarray:
+    def error(self, xi: Arch) -> np.ndarray:
         """Resampled errors (count,) of the training of ξ that counts."""
         if xi not in self._errors:
             record = best_record(self.found, xi, self.run)
@@ -245,6 +244,6 @@ class Paired:
             self._errors[xi] = self._resampled(load_array(path, record["losses"], REMEDY))
         return self._errors[xi]
 
-    def worse(self, small: Xi, large: Xi) -> bool:
+    def worse(self, small: Arch, large: Arch) -> bool:
         """Whether the larger one's error is higher beyond the 95% interval of their difference."""
         return float(np.quantile(self.error(large) - self.error(small), 0.025)) > 0

@@ -8,11 +8,11 @@ from typing import Any
 
 from bort import html
 from bort.config.search import SearchRunConfig
-from bort.config.train import SIZES
 from bort.console import clock, typed
+from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import NEAR
-from bort.search.fptas import UNDECIDED, Xi, name, rounded_up
+from bort.search.fptas import UNDECIDED, rounded_up
 
 GREY = "#8b949e"  # of what is not known
 FAITHFUL = 0.8  # Kendall's τ from which on an earlier step ranks much as the last one does
@@ -123,7 +123,7 @@ def _and(words: list[str]) -> str:
 
 
 def figures(
-    rows: list[dict], summary: dict, choices: dict[tuple[float, float], Xi | None]
+    rows: list[dict], summary: dict, choices: dict[tuple[float, float], Arch | None]
 ) -> dict[str, Any]:
     """Title → plotly figure."""
     trained = [row for row in rows if row["status"] == "trained"]
@@ -151,7 +151,7 @@ def parts(
     """
     teacher = next(row for row in rows if row["status"] == "teacher")
     unit = "ms" if summary["latency_unit"] == "ms" else "operations"
-    best = next(row for row in rows if [row[key] for key in SIZES] == list(summary["optimum"]))
+    best = next(row for row in rows if _xi(row) == summary["optimum_name"])
     yield _head(run, rows, summary, teacher, unit, with_doubts)
     yield f"<p>{SYMBOLS}</p>"
     for title, figure in plots.items():
@@ -160,7 +160,7 @@ def parts(
 
 
 def _xi(row: dict) -> str:
-    return name(tuple(row[key] for key in SIZES))
+    return str(Arch.from_table(row))
 
 
 def _head(
@@ -277,7 +277,7 @@ def _bars(trained: list[dict], rows: list[dict]):
     return figure
 
 
-def _map(choices: dict[tuple[float, float], Xi | None]):
+def _map(choices: dict[tuple[float, float], Arch | None]):
     from plotly.colors import qualitative
 
     weights = sorted({alpha for alpha, _ in choices})
@@ -288,7 +288,7 @@ def _map(choices: dict[tuple[float, float], Xi | None]):
     figure = html.figure("α, weight of parameters", "β, weight of latency", 480)
     for xi, color in colors.items():
         cells = [ab for ab, winner in choices.items() if winner == xi]
-        label = UNDECIDED if xi is None else name(xi)
+        label = UNDECIDED if xi is None else str(xi)
         figure.add_scatter(
             x=[a for a, _ in cells],
             y=[b for _, b in cells],

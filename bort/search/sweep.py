@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from bort.config.search import SearchRunConfig
-from bort.config.train import SIZES, Arch, DataConfig, TrainConfig, width_lr
+from bort.config.train import DataConfig, TrainConfig, width_lr
 from bort.console import Progress, clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.files.ownership import remove_checkpoints
 from bort.models import hub
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import cost
 from bort.objectives.latency import check_device, latencies
@@ -36,7 +37,7 @@ from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare, teacher_digest, train
 from bort.runs.folder import check_corpus, check_folder, locked, open_folder
-from bort.search.fptas import Scale, Selection, Xi, name
+from bort.search.fptas import Scale, Selection
 from bort.search.records import (
     CROWDED,
     Job,
@@ -61,10 +62,6 @@ logger = logging.getLogger(__name__)
 POSITIONS = 8192  # at least so many masked positions decide an error
 
 
-def xi_of(arch: Arch) -> Xi:
-    return (arch.depth, arch.heads, arch.hidden, arch.intermediate)
-
-
 # ------------------------------------------------------------------------------ before the sweep
 
 
@@ -79,7 +76,7 @@ def opened(run: SearchRunConfig, folder: Path, record: dict | None = None) -> It
     check_folder(folder, run)
     check_latency(run, folder)
     if record is None:
-        config = OmegaConf.to_yaml(OmegaConf.structured(run))
+        config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
         record = {"config.yaml": config, "overrides.yaml": "[]"}
     with locked(folder, wait=False):
         open_folder(folder, run, record)
@@ -93,7 +90,7 @@ def run_here(run: SearchRunConfig, folder: Path) -> dict:
         while batch := sweep.ask():
             for job in batch:
                 optim = replace(run.optim, lr=job.lr)
-                own = replace(run, arch=Arch(*job.xi), seed=job.seed, optim=optim, search=alone)
+                own = replace(run, arch=job.xi, seed=job.seed, optim=optim, search=alone)
                 evaluate(own, folder, folder / job.folder)
             sweep.collect(batch)
         return sweep.plan
@@ -107,7 +104,7 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
     if run.teacher.name is None:
         archs = [run.teacher.arch, *archs]
     elif isinstance(place := hub.find(run.teacher.name), Path):
-        archs = [Arch(*(getattr(hf.model_config(place), key) for key in SIZES)), *archs]
+        archs = [hf.model_config(place).arch, *archs]
     cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
@@ -145,7 +142,7 @@ class Sweep:
     def _plan(self, corpus: Corpus, teacher: MaskedLM) -> dict:
         """T's numbers, every candidate's p and i, and the shared teacher pass, on disk."""
         run, folder = self.run, self.folder
-        shape = Arch(*(getattr(teacher.config, key) for key in SIZES))
+        shape = teacher.config.arch
         vocab = teacher.config.vocab_size
         if (folder / "search.json").exists():  # written last: all else is there, too
             plan = read_plan(folder)
@@ -195,7 +192,7 @@ class Sweep:
         positions = max(run.data.length, 512)
         return {
             "teacher": {
-                "xi": xi_of(shape),
+                "xi": shape.to_json(),
                 "name": run.teacher.name,
                 "digest": self.digest,
                 "parameters": sum(p.numel() for p in teacher.parameters()),
@@ -204,14 +201,14 @@ class Sweep:
             },
             "points": [
                 {
-                    "xi": xi_of(arch),
+                    "xi": arch.to_json(),
                     "parameters": cost.parameters(arch, vocab, positions),
                     "body": cost.parameters(arch, 0, 0),
                     "latency": latency["points"][str(arch)],
                 }
                 for arch in valid
             ],
-            "invalid": invalid,
+            "invalid": [arch.to_json() for arch in invalid],
             "exponents": run.search.exponents,
             "latency": {"unit": latency["unit"], "note": latency["note"]},
         }
@@ -226,7 +223,7 @@ class Sweep:
         n, batches = self.run.search.n, self._batches(corpus)
         sequences = int(val.tokens / val.length)
         for point in plan["points"]:
-            job = candidate_settings(replace(self.run, arch=Arch(*point["xi"])), sequences)
+            job = candidate_settings(replace(self.run, arch=Arch.from_json(point["xi"])), sequences)
             amount = flops.Amount(n, batches, flops.validations(job, batches), train, val)
             point["flops"] = flops.candidate_flops(job, shape, vocab, amount)
         return {
@@ -243,7 +240,7 @@ class Sweep:
         chosen, teacher = self.selection, self.plan["teacher"]
         logger.info(
             f"search: {len(chosen.order)} of {counted(len(chosen.points), 'candidate')} below "
-            f"T = {name(tuple(teacher['xi']))} and within the budgets; T's entropy "
+            f"T = {Arch.from_json(teacher['xi'])} and within the budgets; T's entropy "
             f"{teacher['error']:.3f} nats at {self.plan['positions']:,} positions, unigram "
             f"{teacher['unigram_error']:.3f}"
         )
@@ -266,9 +263,9 @@ class Sweep:
             self._progress(batch)
         else:
             for job in jobs:
-                rate = width_lr(job.xi[2], job.lr, self.run.search.kappa)  # of its width
+                rate = width_lr(job.xi.hidden, job.lr, self.run.search.kappa)  # of its width
                 logger.info(
-                    f"search: finalist {name(job.xi)} is trained again with seed {job.seed}, "
+                    f"search: finalist {job.xi} is trained again with seed {job.seed}, "
                     f"lr {rate:.3g}"
                 )
         return jobs
@@ -305,27 +302,27 @@ class Sweep:
         for record in self.records:
             if record["status"] == "failed" and (job := job_of(record)) in batch:
                 first = (job.seed, job.lr) == (self.run.seed, self.run.optim.lr)
-                who = name(job.xi) if first else f"finalist {job}"
+                who = str(job.xi) if first else f"finalist {job}"
                 logger.info(f"search: {who} failed: {record['reason']}")
 
-    def _progress(self, batch: list[Xi]) -> None:
+    def _progress(self, batch: list[Arch]) -> None:
         chosen = self.selection
         done = sum(map(chosen.ended, chosen.order))
         able = [xi for xi in chosen.order if not chosen.ended(xi)]
         left = list(filter(chosen.can_win(chosen.gibbs), able))
         proven = len(able) - len(left)
-        work = {tuple(p["xi"]): p["flops"] for p in self.plan["points"]}
+        work = {Arch.from_json(p["xi"]): p["flops"] for p in self.plan["points"]}
         past = [r for r in self.records if r["status"] == "trained"]
         eta = ""
         if spent := sum(work[r["xi"]] for r in past):
             rate = sum(r["wall"] for r in past) / spent
             eta = f" · at most about {clock(sum(work[xi] for xi in left) * rate)} for the rest"
         best = (
-            f" · best W {chosen.w_coefficient(chosen.best):.4f} {name(chosen.best)}"
+            f" · best W {chosen.w_coefficient(chosen.best):.4f} {chosen.best}"
             if chosen.best
             else ""
         )
-        names = ", ".join(map(name, batch))
+        names = ", ".join(map(str, batch))
         logger.info(
             f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "
             f"{proven} proven away{eta}"
@@ -412,7 +409,7 @@ def evaluate(run: SearchRunConfig, folder: Path, place: Path) -> dict:
     plan, path = read_plan(folder), place / "point.json"
     if path.exists() and (record := read_record(path, plan))["status"] != CROWDED:
         return record
-    own, start = Job(xi_of(run.arch), run.seed, run.optim.lr), time.monotonic()
+    own, start = Job(run.arch, run.seed, run.optim.lr), time.monotonic()
     try:
         corpus, teacher = _opened(run, folder)
         val = _val_batches(corpus, run)
@@ -528,7 +525,7 @@ def selection(
     """The selection with these records; `paired` tells which contradictions are beyond chance."""
     beyond_chance = {"significant": paired.worse} if paired else {}
     chosen = Selection(
-        {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]},
+        {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]},
         scale_of(plan, run),
         epsilon=run.search.epsilon,
         refine=run.search.refine,

@@ -7,14 +7,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from bort import console
-from bort.config.train import SIZES, Arch
 from bort.console import counted, decimal
 from bort.errors import BortError
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing, write_csv
+from bort.models.arch import Arch
 from bort.runs.commands import next_training
 from bort.runs.folder import RESTORE, doubt, read_overrides
-from bort.search.fptas import Scale, Selection, name
+from bort.search.fptas import Scale, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ def gather(folder: Path) -> None:
         for row in rows:
             row["w"] = chosen.w_coefficient(row["xi"]) if row["xi"] in chosen.errors else None
     rows.sort(key=lambda r: (-(r.get("w") or -1), r["val/loss"]))
-    columns = ["job", *SIZES, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
+    columns = ["job", *Arch.KEYS, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
     write_csv(folder / "summary.csv", columns, rows)
     logger.info(f"sweep: {counted(len(rows), 'run')}, the best first")
     for row, own in zip(rows[:10], _differing(rows), strict=False):
         w = f"W {row['w']:.4f}  " if row.get("w") is not None else ""
         logger.info(
-            f"  {row['job']:>4}  {name(row['xi']):>18}  {w}val {row['val/loss']:.3f} nats  "
+            f"  {row['job']:>4}  {row['xi']:>18}  {w}val {row['val/loss']:.3f} nats  "
             f"{row['parameters']:,} parameters  {own}"
         )
     if warning := doubt(min(rows, key=lambda row: row["val/loss"])):
@@ -52,12 +52,10 @@ def gather(folder: Path) -> None:
     logger.info(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:
         return
-    best = dict(zip(SIZES, chosen.best, strict=True))
+    best = chosen.best.to_table()
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
-    logger.info(
-        f"  optimum   {folder}/optimum.yaml   {name(chosen.best)}, the largest W of these runs"
-    )
+    logger.info(f"  optimum   {folder}/optimum.yaml   {chosen.best}, the largest W of these runs")
     won = next(row for row in rows if row["xi"] == chosen.best)
     place = folder / str(won["job"])
     following = next_training(place, folder / "optimum.yaml", won["hidden"], won["lr"])
@@ -127,11 +125,11 @@ def _row(folder: Path) -> dict:
 
     summary = read_json(folder / "summary.json", RESTORE)
     settings = read_json(folder / "settings.json", RESTORE)
-    sizes = {key: settings[f"arch.{key}"] for key in SIZES}
+    arch = Arch.from_table(settings, "arch.").check()
     length = settings["data.length"]
-    operations = encoder_operations(Arch(**sizes), 1, length)
+    operations = encoder_operations(arch, 1, length)
     summary["lr"] = settings.get("optim.lr")
-    row = summary | sizes | {"job": folder.name, "xi": tuple(sizes.values()), "length": length}
+    row = summary | arch.to_table() | {"job": folder.name, "xi": arch, "length": length}
     return row | {"operations": operations, "overrides": _given(folder)}
 
 
@@ -144,7 +142,7 @@ def _weigh(rows: list[dict]) -> Selection | None:
 
     if len({row.get("teacher_digest") for row in rows}) != 1:
         return None
-    keys = ("teacher_parameters", *(f"teacher_{key}" for key in SIZES), "length")
+    keys = ("teacher_parameters", *(f"teacher_{key}" for key in Arch.KEYS), "length")
     teachers = {tuple(row.get(key) for key in keys) for row in rows}
     if len(teachers) != 1 or None in (numbers := teachers.pop()):
         return None

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.search import SearchRunConfig
-from bort.config.train import SIZES, settings
+from bort.config.train import settings
+from bort.models.arch import Arch
 from bort.search.report import certificate_lines
 from bort.training.loggers import wandb_options
 
 FIGURES = ("search/pareto_front", "search/w_by_candidate", "search/w_map")  # as on the page
-COLUMNS = (*SIZES, "status", "parameters", "latency", "error", "w", "w_low", "w_high", "w_bound")
+COLUMNS = (*Arch.KEYS, "status", "parameters", "latency", "error")
+COLUMNS += ("w", "w_low", "w_high", "w_bound")
 
 
 def log_search(

@@ -42,11 +42,12 @@ from bort.agora.generators import GENERATORS, Source, changeable
 from bort.agora.judge import Judge, teacher_source
 from bort.agora.report import ARMS
 from bort.config import train as config
-from bort.config.train import Arch, ThetaConfig
+from bort.config.train import ThetaConfig
 from bort.errors import BortError
 from bort.files.writing import write_json
 from bort.finetuning import recipe as finetune
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.runs.folder import finished
 from bort.tasks import registry

@@ -25,11 +25,12 @@ from transformers import (
 from bort.benchmark import contenders
 from bort.benchmark import run as benchmark
 from bort.config.search import BenchmarkConfig, register
-from bort.config.train import CONF, Arch, DataConfig, parse
+from bort.config.train import CONF, DataConfig, parse
 from bort.errors import BortError
 from bort.export import run as export
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.objectives import cost
 from bort.tasks import registry

@@ -9,10 +9,10 @@ from tiny_runs import counting, log_lines
 
 from bort.agora import dry_run as agora_plan
 from bort.config import train as config
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.finetuning import dry_run as task_plan
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.pretraining import dry_run as plan
 from bort.pretraining import recipe as pretrain

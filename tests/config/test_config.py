@@ -22,7 +22,7 @@ from bort.config.search import (
 )
 from bort.config.train import (
     AgoraConfig,
-    Arch,
+    ArchConfig,
     CompareConfig,
     DataConfig,
     DistillConfig,
@@ -33,6 +33,7 @@ from bort.config.train import (
     TrainConfig,
 )
 from bort.errors import BortError, nearest
+from bort.models.arch import Arch
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -142,7 +143,9 @@ def test_parse_gives_typed_values():
     assert run.compare.lrs == [1.0, 2e-3] and run.logger.tags == ["a"] and run.data.path is None
     for field in fields(TrainConfig):
         value = getattr(run, field.name)
-        assert type(value) is field.type if is_dataclass(field.type) else True
+        expected = Arch if field.type is ArchConfig else field.type
+        assert type(value) is expected if is_dataclass(expected) else True
+    assert type(run.teacher.arch) is Arch
     assert type(run.trainer) is dict and run.callbacks == {}
 
 
@@ -327,12 +330,12 @@ MESSAGES = [
         lambda: BenchmarkConfig(vocab_size=7, grid=GridConfig([], [])),
         "vocab_size=7 must be at least 8",
     ),
-    (lambda: Arch(0, 1, 4, 4), "arch.depth=0 must be at least 1"),
-    (lambda: Arch(1, -1, 4, 4), "arch.heads=-1 must be at least 1"),
-    (lambda: Arch(1, 1, 0, 4), "arch.hidden=0 must be at least 1"),
-    (lambda: Arch(1, 1, 4, 0), "arch.intermediate=0 must be at least 1"),
+    (lambda: ArchConfig(0, 1, 4, 4), "arch.depth=0 must be at least 1"),
+    (lambda: ArchConfig(1, -1, 4, 4), "arch.heads=-1 must be at least 1"),
+    (lambda: ArchConfig(1, 1, 0, 4), "arch.hidden=0 must be at least 1"),
+    (lambda: ArchConfig(1, 1, 4, 0), "arch.intermediate=0 must be at least 1"),
     (
-        lambda: Arch(4, 12, 1024, 768),
+        lambda: ArchConfig(4, 12, 1024, 768),
         "arch.heads=12 does not divide arch.hidden=1024; use 4, 8 or 16",
     ),
     (
@@ -475,7 +478,7 @@ def test_points_of_a_grid():
     """350 valid ones in the paper's; heads by size, intermediate by ratio; each point once."""
     valid, invalid = composed("grid=paper", of=SearchRunConfig).grid.points()
     assert (len(valid), len(invalid)) == (350, 70)
-    assert Arch(4, 8, 1024, 768) in valid and (4, 12, 1024, 768) in invalid
+    assert Arch(4, 8, 1024, 768) in valid and Arch(4, 12, 1024, 768) in invalid
     valid, invalid = composed(of=SearchRunConfig).grid.points()
     assert (len(valid), len(invalid)) == (24, 0)
     assert {a.hidden // a.heads for a in valid} == {32} and Arch(2, 4, 128, 512) in valid
@@ -484,7 +487,7 @@ def test_points_of_a_grid():
 
 
 def test_limits_are_allowed():
-    Arch(1, 1, 1, 1)
+    ArchConfig(1, 1, 1, 1)
     DataConfig(length=4, batch_size=1, vocab_size=261, val_fraction=0, mask_rate=1e-9)
     OptimConfig(weight_decay=0, warmup=0, beta1=0, beta2=0)
     complete(name="2026-11-25_06:30:00+b.1", dropout=0, seed=2**32 - 1)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bort.config.train import Arch, settings
+from bort.config.train import settings
 from bort.errors import BortError
 from bort.export import card
 from bort.files.writing import write_json
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.runs import origin
 

@@ -18,7 +18,7 @@ from tiny_runs import log_lines
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
-from bort.config.train import Arch, DataConfig
+from bort.config.train import DataConfig
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export import run as export
@@ -26,6 +26,7 @@ from bort.finetuning import recipe as finetune
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
 from bort.models import onnx
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import bort
-from bort.config.train import Arch, DataConfig
+from bort.config.train import DataConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.export import standalone
 from bort.export.standalone import Mistake, Model
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer

@@ -19,13 +19,14 @@ from omegaconf import OmegaConf
 from bort import html, predict, report
 from bort.benchmark import run as benchmark
 from bort.config.search import BenchmarkConfig, GridConfig
-from bort.config.train import CONF, Arch
+from bort.config.train import CONF
 from bort.errors import BortError
 from bort.export import run as export
 from bort.files import locks, ownership
 from bort.files import writing as files
 from bort.files.writing import replacing, replacing_folder, write_json, writing
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs import folder as runs

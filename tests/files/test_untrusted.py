@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 
 import pytest
 from omegaconf import OmegaConf
@@ -59,7 +60,7 @@ def test_an_arch_file_asks_nothing_of_the_environment(tmp_path):
 def test_stored_settings_of_a_search_hold_values_only(tmp_path, search_of):
     path = tmp_path / "config.yaml"
     run = search_of("optim.lr=1e-4")
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(run)))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(run))))
     assert parse(OmegaConf.create(untrusted.read_settings(path)), SearchRunConfig) == run
     for text in (f"data: {{path: '{ASKING}'}}", f"a: [1, {{'{ASKING}': 2}}]"):
         path.write_text(text)

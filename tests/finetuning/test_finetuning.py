@@ -20,7 +20,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import predict, report
 from bort.config import train as config
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.finetuning import dry_run as plan
 from bort.finetuning import recipe as finetune
@@ -28,6 +27,7 @@ from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.heads import label_names
 from bort.finetuning.recipe import output_order, task_loss
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model, classifier
 from bort.pretraining import recipe as pretrain
 from bort.runs import folder as runs

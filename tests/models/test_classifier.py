@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMultipleChoice, AutoModelForSequenceClassification
 
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import HEADS, MaskedLM, ModelConfig, build_model, classifier
 
 STYLES = {

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import log_lines
 
 from bort.agora import recipe as agora_run
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.models import huggingface as hf
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.identity import local_model, model_digest
 from bort.pretraining import kd_vs_mlm as compare

@@ -10,12 +10,12 @@ import pytest
 import torch
 import transformers
 
-from bort.config.train import Arch
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export import run as export
 from bort.models import huggingface as hf
 from bort.models import onnx
+from bort.models.arch import Arch
 from bort.models.bert import (
     ACTIVATIONS,
     HEADS,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_runs import counting
 
-from bort.config.train import Arch, OptimConfig
+from bort.config.train import OptimConfig
+from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.pretraining import flops
 from bort.pretraining.recipe import prepare
@@ -47,8 +48,8 @@ def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
         plan = sweep.plan
     assert plan["teacher_flops"] + plan["teacher_val_flops"] == counter.get_total_flops()
     (job,) = sweep.ask()[:1]
-    (point,) = (p for p in plan["points"] if tuple(p["xi"]) == job.xi)
-    own = replace(run, arch=Arch(*job.xi))
+    (point,) = (p for p in plan["points"] if Arch.from_json(p["xi"]) == job.xi)
+    own = replace(run, arch=job.xi)
     with counting() as counter:
         search.evaluate(own, folder, folder / job.folder)
     assert point["flops"] == pytest.approx(counter.get_total_flops(), rel=1e-9)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bort.config.train import Arch, DistillConfig, OptimConfig
+from bort.config.train import DistillConfig, OptimConfig
 from bort.errors import BortError
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, save_model
 from bort.pretraining.module import DistillationModule, kd_loss, mlm_loss

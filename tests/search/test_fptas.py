@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from bort.errors import BortError
+from bort.models.arch import Arch
 from bort.search import fptas
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, Scale, Selection, pareto, shrinks, w_map
 
-T = (4, 8, 64, 256)
+T = Arch(4, 8, 64, 256)
 
 
 def instance(seed: int) -> tuple[dict, dict, dict]:
@@ -22,13 +23,13 @@ def instance(seed: int) -> tuple[dict, dict, dict]:
     """
     rng = random.Random(seed)
     grid = [
-        (d, a, h, i)
+        Arch(d, a, h, i)
         for d in (1, 2, 4)
         for a in (1, 2)
         for h in (8, 16, 32)
         for i in (8, 16, 64)
         if rng.random() < rng.choice([0.2, 0.6])
-    ] or [(1, 1, 8, 8)]
+    ] or [Arch(1, 1, 8, 8)]
     scale = Scale(
         *(1000.0, 50.0, rng.uniform(0.5, 4)),
         exponents=rng.choice([(1, 1, 1), (1, 1, 1), (0, 0, 1), (2, 0.5, 1), (1, 1, 0)]),
@@ -154,25 +155,25 @@ def check_statuses(selection: Selection, arguments: dict, failed: dict, true: di
 
 def test_a_failure_that_is_no_error_counts_in_the_regret():
     """W⁺ of the failed one is 0.9² = 0.81; the best has 0.8² · 4/6 = 0.4267."""
-    points = {(1, 1, 8, k): (10.0 * k, 10.0 * k) for k in (1, 2, 4)}
+    points = {Arch(1, 1, 8, k): (10.0 * k, 10.0 * k) for k in (1, 2, 4)}
     selection = Selection(points, Scale(100, 100, 4.0))
     while batch := selection.ask():
         for xi in batch:
-            if xi[3] == 1:
+            if xi.intermediate == 1:
                 selection.fail(xi, "its process died; out of memory?")
             else:
                 selection.tell(xi, 6.0)
-    assert selection.best == (1, 1, 8, 2)
+    assert selection.best == Arch(1, 1, 8, 2)
     assert selection.certificate().regret_proven == pytest.approx(0.81 - 0.64 * 4 / 6)
     assert selection.certificate().regret_monotone == pytest.approx(0.81 * 4 / 6 - 0.64 * 4 / 6)
     assert selection.winner() is None
     # at another rate it diverged: what it has at the first is still not known
-    selection.fail((1, 1, 8, 1), "the loss became nan", diverged=True)
-    assert selection.certificate().status[1, 1, 8, 1] == "failed"
+    selection.fail(Arch(1, 1, 8, 1), "the loss became nan", diverged=True)
+    assert selection.certificate().status[Arch(1, 1, 8, 1)] == "failed"
     selection.failed.clear()
-    selection.fail((1, 1, 8, 1), "the loss became nan", diverged=True)
-    assert selection.certificate().status[1, 1, 8, 1] == "diverged"
-    assert selection.certificate().regret_proven == 0 and selection.winner() == (1, 1, 8, 2)
+    selection.fail(Arch(1, 1, 8, 1), "the loss became nan", diverged=True)
+    assert selection.certificate().status[Arch(1, 1, 8, 1)] == "diverged"
+    assert selection.certificate().regret_proven == 0 and selection.winner() == Arch(1, 1, 8, 2)
 
 
 def other_scales(scale: Scale) -> list[Scale]:
@@ -247,16 +248,16 @@ def grid_of_74() -> tuple[dict, Scale, dict]:
     """
 
     def numbers(xi):
-        D, _, H, I = xi  # noqa: E741
+        D, H, I = xi.depth, xi.hidden, xi.intermediate  # noqa: E741
         layer = 4 * (H * H + H) + 2 * H + 2 * H * I + I + H + 2 * H
         p = (8192 + 512 + 2) * H + D * layer + H * H + 3 * H + 8192
         return float(p), float(D * (2 * (4 * H * H + 2 * H * I) + 4 * 128 * H) * 128)
 
     widths = [64, 96, 128, 192, 256]
-    grid = [(d, h // 32, h, r * h) for d in (1, 2, 3, 4, 6) for h in widths for r in (1, 2, 4)]
+    grid = [Arch(d, h // 32, h, r * h) for d in (1, 2, 3, 4, 6) for h in widths for r in (1, 2, 4)]
     points = {xi: numbers(xi) for xi in grid}
-    errors = {xi: 4.49 + 1 / xi[0] + 64 / xi[2] + 64 / xi[3] for xi in grid}
-    return points, Scale(*points[6, 8, 256, 1024], 4.49), errors
+    errors = {xi: 4.49 + 1 / xi.depth + 64 / xi.hidden + 64 / xi.intermediate for xi in grid}
+    return points, Scale(*points[Arch(6, 8, 256, 1024)], 4.49), errors
 
 
 @pytest.mark.parametrize(
@@ -332,41 +333,42 @@ def test_w_by_hand():
 
 def test_the_papers_algorithm_alone():
     """ε = 3 of seven, no refinement: the first, the fourth and the seventh by (p, i)."""
-    points = {(1, 1, 1, k): (10.0 * k, 1.0) for k in range(1, 8)}
-    errors = {xi: 2.0 if xi[3] == 3 else 3.0 for xi in points}
+    points = {Arch(1, 1, 1, k): (10.0 * k, 1.0) for k in range(1, 8)}
+    errors = {xi: 2.0 if xi.intermediate == 3 else 3.0 for xi in points}
     selection = Selection(points, Scale(100, 10, 1.0), epsilon=3, refine=False)
     asked = []
     while batch := selection.ask():
         asked += batch
         selection.tell(batch[0], errors[batch[0]])
-    assert [xi[3] for xi in asked] == [1, 4, 7]
-    assert selection.best == (1, 1, 1, 1)
+    assert [xi.intermediate for xi in asked] == [1, 4, 7]
+    assert selection.best == Arch(1, 1, 1, 1)
     refined = run(
         dict(points=points, scale=Scale(100, 10, 1.0), epsilon=3, refine=True), errors, {}
     )
-    assert refined.best == (1, 1, 1, 3)  # between the first pick and the second
+    assert refined.best == Arch(1, 1, 1, 3)  # between the first pick and the second
 
 
 def test_a_contradiction_within_chance_withdraws_nothing():
-    points = {(1, 1, 8, 8): (10.0, 1.0), (2, 1, 8, 8): (20.0, 2.0)}
+    points = {Arch(1, 1, 8, 8): (10.0, 1.0), Arch(2, 1, 8, 8): (20.0, 2.0)}
     for significant in (False, True):
         selection = Selection(
             points, Scale(100, 10, 1.0), monotone=True, significant=lambda s, t, x=significant: x
         )
-        selection.tell((1, 1, 8, 8), 1.5)
-        selection.tell((2, 1, 8, 8), 1.6)
+        selection.tell(Arch(1, 1, 8, 8), 1.5)
+        selection.tell(Arch(2, 1, 8, 8), 1.6)
         assert selection.assuming is not significant
-        assert selection.violations == ([((1, 1, 8, 8), (2, 1, 8, 8))] if significant else [])
+        pair = (Arch(1, 1, 8, 8), Arch(2, 1, 8, 8))
+        assert selection.violations == ([pair] if significant else [])
 
 
 @pytest.mark.parametrize(
     ("small", "large", "expected"),
     [
-        ((1, 2, 8, 8), (2, 2, 8, 8), True),
-        ((1, 2, 8, 8), (1, 4, 16, 8), True),  # equal H / A
-        ((1, 2, 8, 8), (1, 4, 8, 8), False),  # other heads of another size
-        ((1, 2, 8, 16), (2, 2, 8, 8), False),
-        ((1, 2, 8, 8), (1, 2, 8, 8), False),
+        (Arch(1, 2, 8, 8), Arch(2, 2, 8, 8), True),
+        (Arch(1, 2, 8, 8), Arch(1, 4, 16, 8), True),  # equal H / A
+        (Arch(1, 2, 8, 8), Arch(1, 4, 8, 8), False),  # other heads of another size
+        (Arch(1, 2, 8, 16), Arch(2, 2, 8, 8), False),
+        (Arch(1, 2, 8, 8), Arch(1, 2, 8, 8), False),
     ],
 )
 def test_shrinks(small, large, expected):
@@ -375,22 +377,22 @@ def test_shrinks(small, large, expected):
 
 def test_pareto():
     numbers = {
-        (1, 1, 1, 1): (1, 5),
-        (1, 1, 1, 2): (2, 2),
-        (1, 1, 1, 3): (2, 3),
-        (1, 1, 1, 4): (5, 1),
-        (1, 1, 1, 5): (2, 2),  # equal to another: both stay
+        Arch(1, 1, 1, 1): (1, 5),
+        Arch(1, 1, 1, 2): (2, 2),
+        Arch(1, 1, 1, 3): (2, 3),
+        Arch(1, 1, 1, 4): (5, 1),
+        Arch(1, 1, 1, 5): (2, 2),  # equal to another: both stay
     }
-    assert [xi[3] for xi in pareto(numbers)] == [1, 2, 4, 5]
+    assert [xi.intermediate for xi in pareto(numbers)] == [1, 2, 4, 5]
 
 
 def test_w_map():
     """Without weight on size and time the most exact wins; with much, the smallest."""
-    numbers = {(1, 1, 1, 1): (1.0, 1.0, 3.0), (1, 1, 1, 2): (50.0, 5.0, 2.0)}
+    numbers = {Arch(1, 1, 1, 1): (1.0, 1.0, 3.0), Arch(1, 1, 1, 2): (50.0, 5.0, 2.0)}
     points = {xi: row[:2] for xi, row in numbers.items()}
     selection = Selection(points, Scale(100, 10, 1.0), errors={x: r[2] for x, r in numbers.items()})
     found = w_map(selection, [0, 1, 3])
-    assert len(found) == 9 and found[0, 0] == (1, 1, 1, 2) and found[3, 3] == (1, 1, 1, 1)
+    assert len(found) == 9 and found[0, 0] == Arch(1, 1, 1, 2) and found[3, 3] == Arch(1, 1, 1, 1)
 
 
 CSV = """depth,heads,hidden,intermediate,parameters,latency,error,status
@@ -470,7 +472,7 @@ def test_mistakes(tmp_path, change, arguments, message):
 
 
 def test_nothing_left_names_the_nearest_miss():
-    points = {(1, 1, 8, 8): (300.0, 2.0), (2, 1, 8, 8): (200.0, 6.0)}
+    points = {Arch(1, 1, 8, 8): (300.0, 2.0), Arch(2, 1, 8, 8): (200.0, 6.0)}
     with pytest.raises(BortError) as error:
         Selection(points, Scale(1000, 10, 1.0), max_params=100, max_latency=4)
     line = "the nearest miss is ⟨2,1,8,8⟩ with 200 parameters and latency 6"
@@ -489,14 +491,14 @@ def test_what_is_no_table(tmp_path):
 @pytest.mark.parametrize("numbers", [(math.nan, 1.0), (10.0, -1.0), (0.0, 1.0), (10.0, math.inf)])
 def test_numbers_that_nothing_can_have(numbers):
     with pytest.raises(BortError, match="⟨1,1,8,8⟩ has p=.*; both must be above 0"):
-        Selection({(1, 1, 8, 8): numbers}, Scale(100, 10, 1.0))
+        Selection({Arch(1, 1, 8, 8): numbers}, Scale(100, 10, 1.0))
 
 
 @pytest.mark.parametrize("e", [math.nan, math.inf, -math.inf])
 def test_an_error_that_is_no_number(e):
-    selection = Selection({(1, 1, 8, 8): (10.0, 1.0)}, Scale(100, 10, 1.0))
+    selection = Selection({Arch(1, 1, 8, 8): (10.0, 1.0)}, Scale(100, 10, 1.0))
     with pytest.raises(BortError, match="is no number|below the entropy"):
-        selection.tell((1, 1, 8, 8), e)
+        selection.tell(Arch(1, 1, 8, 8), e)
     with pytest.raises(BortError, match="the maximum point needs"):
         Scale(100, 10, e)
 

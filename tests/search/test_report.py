@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_runs import sweep, table
 
+from bort.models.arch import Arch
 from bort.runs import commands
 from bort.search import report as search_page
 from bort.search.fptas import UNDECIDED
@@ -115,7 +116,7 @@ def test_what_is_not_decided_is_grey():
     rows.append(trained_row(4, 0.0, status="failed", error=None, w_bound=0.4))
     rows.append(trained_row(9, 0.0, status="teacher", error=4.0))
     fronts = {"pareto": ["⟨1,1,8,1⟩"], "pareto_undecided": ["⟨1,1,8,2⟩"], "latency_unit": "ms"}
-    choices = {(0.0, 0.0): None, (0.0, 1.0): (1, 1, 8, 1), (1.0, 0.0): None}
+    choices = {(0.0, 0.0): None, (0.0, 1.0): Arch(1, 1, 8, 1), (1.0, 0.0): None}
     plots = search_page.figures(rows, fronts, choices)
     names = {
         title: {t.name: (len(t.x), t.marker.color) for t in plot.data}

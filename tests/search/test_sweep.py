@@ -24,8 +24,8 @@ from transformers import AutoModelForMaskedLM
 
 from bort.config import search as search_config
 from bort.config import train as config
-from bort.config.train import Arch
 from bort.errors import BortError, Diverged
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import latency
 from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
@@ -199,7 +199,7 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     plan = json.loads((tmp_path / "run" / "search.json").read_text())
     scale = search.scale_of(plan, run)
     errors = {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == run.seed}
-    points = {tuple(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
     w = {xi: w_coefficient(*points[xi], e, scale) for xi, e in errors.items()}
     assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
     for record in search.records(tmp_path / "run"):
@@ -209,10 +209,10 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     scales["by_perplexity"] = replace(scale, error="perplexity")
     for key, aim in scales.items():
         exhaustive = Selection(points, aim, errors=errors).best
-        assert summary[key] in (UNDECIDED, optimum.name(exhaustive))
+        assert summary[key] in (UNDECIDED, str(exhaustive))
     assert (summary["by_ratio"], summary["by_error"]) == (summary["optimum_name"], UNDECIDED)
     front = pareto({xi: (*points[xi], e) for xi, e in errors.items()})
-    assert set(summary["pareto"]) <= {optimum.name(xi) for xi in front}
+    assert set(summary["pareto"]) <= {str(xi) for xi in front}
     html = (tmp_path / "run" / "report.html").read_text()
     assert f"<td class=unknown>{UNDECIDED}</td>" in html
     assert summary["train_flops"] < summary["exhaustive_flops"]
@@ -253,9 +253,9 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
     assert (statuses["32"], statuses["48"]) == ("diverged", "failed")
     reasons = {row["reason"] for row in table(tmp_path / "run")}
     assert {"out of memory", "heads=3 does not divide hidden=16"} <= reasons
-    errors = {tuple(r["xi"]): r.get("error") for r in search.records(tmp_path / "run")}
+    errors = {r["xi"]: r.get("error") for r in search.records(tmp_path / "run")}
     best = min((xi for xi in errors if errors[xi]), key=errors.get)
-    assert summary["optimum"] == list(best)
+    assert summary["optimum"] == best.to_json()
 
 
 def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
@@ -274,9 +274,9 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
     lines, batches = log_lines(), []
     with search.opened(run, tmp_path / "run") as sweep:
         while crowd := sweep.ask():
-            batches.append([job.xi[3] for job in crowd])
+            batches.append([job.xi.intermediate for job in crowd])
             for job in crowd:
-                own = replace(run, arch=Arch(*job.xi), seed=job.seed)
+                own = replace(run, arch=job.xi, seed=job.seed)
                 search.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
             sweep.collect(crowd)
     assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
@@ -482,7 +482,7 @@ def test_further_rates_count_by_their_best(search_of, tmp_path):
     summary = sweep(run, tmp_path / "run")
     found = search.records(tmp_path / "run")
     assert {1e-3, 1e-2, 4e-3} <= {r["base_lr"] for r in found}
-    best = min(r["error"] for r in found if list(r["xi"]) == summary["optimum"])
+    best = min(r["error"] for r in found if r["xi"].to_json() == summary["optimum"])
     assert summary["error"] == best
 
 
@@ -641,13 +641,13 @@ def test_ties_by_error_know_no_latency(exponents, apart, tied):
 
     The larger one is the better one by W, too, by less than the noise in its latency.
     """
-    small, large = (1, 1, 8, 8), (1, 1, 8, 16)
+    small, large = Arch(1, 1, 8, 8), Arch(1, 1, 8, 16)
     scale = Scale(1000, 100, 4.0, exponents)
     chosen = Selection({small: (10.0, 10.0), large: (11.0, 11.0)}, scale)
     for xi, error in ((small, 6.0 + apart), (large, 6.0)):
         chosen.tell(xi, error)
     latency = {xi: [i, 0.6 * i, 1.4 * i] for xi, (_, i) in chosen.points.items()}
-    points = [{"xi": xi, "latency": latency[xi]} for xi in (small, large)]
+    points = [{"xi": xi.to_json(), "latency": latency[xi]} for xi in (small, large)]
     plan = {"points": points, "teacher": {"latency": [100.0, 60.0, 140.0]}}
     paired = TwoErrors(chosen.errors, spread=0.002, common=0.05)
     assert chosen.best == large
@@ -659,38 +659,38 @@ def test_controls_break_ties_as_the_search_does():
 
     Without a weight on size and time every bound is 1, so that none is a choice.
     """
-    grid = [(d, a, 8, 8) for d in (1, 2) for a in (4, 1, 2)]
-    points = [{"xi": xi, "body": 10 * xi[0]} for xi in grid]
+    grid = [Arch(d, a, 8, 8) for d in (1, 2) for a in (4, 1, 2)]
+    points = [{"xi": xi.to_json(), "body": 10 * xi.depth} for xi in grid]
     plan = {"points": points, "exponents": (1.0, 1.0, 1.0)}
-    numbers = {xi: (10.0 * xi[0], 1.0 * xi[0]) for xi in grid}
+    numbers = {xi: (10.0 * xi.depth, 1.0 * xi.depth) for xi in grid}
     errors = dict.fromkeys(grid, 5.0)
     by_w = optimum.controls(plan, Selection(numbers, Scale(100, 10, 4.0), errors=errors))
     assert set(by_w.values()) == {"⟨1,1,8,8⟩"}
     scale = Scale(100, 10, 4.0, (0, 0, 1))
     by_error = optimum.controls(plan, Selection(numbers, scale, errors=errors))
     assert by_error["control_bound"] is None and by_error["by_error"] == "⟨1,1,8,8⟩"
-    few = Selection(numbers, Scale(100, 10, 4.0), errors={(1, 1, 8, 8): 5.0})
+    few = Selection(numbers, Scale(100, 10, 4.0), errors={Arch(1, 1, 8, 8): 5.0})
     assert optimum.controls(plan, few)["control_size"] is None
     assert optimum.controls(plan, few)["by_error"] == UNDECIDED
 
 
 def test_a_winner_at_an_earlier_step_is_named_only_when_proven():
     """Of two trained ones the other is ahead at half; a third, untrained, could have been first."""
-    grid = [(1, 1, 8, k) for k in (8, 16, 32)]
-    points = {xi: (float(xi[3]), float(xi[3])) for xi in grid}
+    grid = [Arch(1, 1, 8, k) for k in (8, 16, 32)]
+    points = {xi: (float(xi.intermediate), float(xi.intermediate)) for xi in grid}
     run = type("Run", (), {"seed": 0, "search": type("Search", (), {"n": 8})})
-    at_half = {(1, 1, 8, 8): 2.0, (1, 1, 8, 16): 0.5}
+    at_half = {Arch(1, 1, 8, 8): 2.0, Arch(1, 1, 8, 16): 0.5}
     found = [
         {"xi": xi, "seed": 0, "status": "trained", "error": error, "base_lr": 1.0}
         | {"kl_by_step": {"2": 3.0, "4": at_half[xi]}}
-        for xi, error in (((1, 1, 8, 8), 4.1), ((1, 1, 8, 16), 4.5))
+        for xi, error in ((Arch(1, 1, 8, 8), 4.1), (Arch(1, 1, 8, 16), 4.5))
     ]
     chosen = Selection(points, Scale(100, 100, 4.0))
     for record in found:
         chosen.tell(record["xi"], record["error"])
     shown = optimum.horizon(found, chosen, run, 4.0)
     # W at half: 0.92² · 4/6 = 0.564 and 0.84² · 4/4.5 = 0.627; the third has at most 0.68² = 0.462
-    assert chosen.best == (1, 1, 8, 8) and shown["ahead_at_half"] == "⟨1,1,8,16⟩"
+    assert chosen.best == Arch(1, 1, 8, 8) and shown["ahead_at_half"] == "⟨1,1,8,16⟩"
     assert shown["winner_at_half"] == "⟨1,1,8,16⟩" and shown["step_at_half"] == 4
     assert (shown["winner_at_quarter"], shown["ahead_at_quarter"]) == ("⟨1,1,8,8⟩", "⟨1,1,8,8⟩")
     for record in found:
@@ -706,9 +706,9 @@ def test_border_and_horizon(done):
     assert isinstance(chosen, Selection)
     assert summary["step_at_half"] == 2 and summary["n"] == 6  # validated every n // 4
     named = optimum.border(chosen)
-    for place, key in ((0, "depth"), (2, "hidden"), (3, "intermediate")):
-        values = {xi[place] for xi in chosen.order}
-        word = "smallest" if chosen.best[place] == min(values) else "largest"
+    for key in ("depth", "hidden", "intermediate"):
+        values = {getattr(xi, key) for xi in chosen.order}
+        word = "smallest" if getattr(chosen.best, key) == min(values) else "largest"
         assert f"{word} {key}" in named  # of two values each is a border
     assert -1 <= summary["tau_at_half"] <= 1 and summary["winner_at_quarter"].startswith("⟨")
 

@@ -132,11 +132,12 @@ def keys(schema: type, prefix: str = "") -> Iterator[str]:
 def commands(count: int, seed: int) -> list[list[str]]:
     """Those by hand, then any setting with a value that it hardly can have."""
     from bort.config.search import SearchRunConfig
-    from bort.config.train import Arch, TrainConfig
+    from bort.config.train import TrainConfig
+    from bort.models.arch import Arch
 
     trainer = [line.split(":")[0] for line in (forked.ROOT / "conf/trainer/default.yaml").open()]
     trainer = [f"trainer.{name}" for name in trainer if name[0] not in "#_"]
-    shape = [f"arch.{name}" for name in keys(Arch)]
+    shape = [f"arch.{name}" for name in Arch.KEYS]
     training = [*keys(TrainConfig), *trainer, *shape]
     searching = sorted(set(keys(SearchRunConfig)) - set(keys(TrainConfig)))
     pick = random.Random(seed)

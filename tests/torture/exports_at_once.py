@@ -22,8 +22,8 @@ BUSY = "another process is writing to"
 
 def make_models(root: Path) -> list[str]:
     """Two tiny models of different shapes; returns their folders."""
-    from bort.config.train import Arch
     from bort.models import huggingface as hf
+    from bort.models.arch import Arch
     from bort.models.bert import ModelConfig, build_model
     from bort.text.tokenizer import train_tokenizer
 

@@ -37,8 +37,8 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 def write_inputs(root: Path, pick: random.Random) -> None:
     """Texts of 4 MB and of a few kB, a table of 20,000 rows, and a tiny model."""
-    from bort.config.train import Arch
     from bort.models import huggingface as hf
+    from bort.models.arch import Arch
     from bort.models.bert import ModelConfig, build_model
     from bort.text.tokenizer import train_tokenizer
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from bort.config.train import Arch, OptimConfig
+from bort.config.train import OptimConfig
+from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.training import optim
 from bort.training.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
