@@ -1,10 +1,53 @@
-"""Find, pre-train, fine-tune and ship the optimal BERT for a text, a teacher and a machine."""
+"""Find, pre-train, fine-tune and ship the optimal BERT for a text, a teacher and a machine.
+
+`docs/python.md` shows what the names below are for. Each is imported when it is first used, so that
+`import bort` takes no time.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "load": "predict",
+    "run": "api",
+    "finetune": "api",
+    "RunResult": "api",
+    "BortError": "errors",
+    # settings
+    "Arch": "models.arch",
+    "DataConfig": "config.train",
+    "OptimConfig": "config.train",
+    "DistillConfig": "config.train",
+    # models
+    "ModelConfig": "models.bert",
+    "MaskedLM": "models.bert",
+    "Classifier": "models.bert",
+    "build_model": "models.bert",
+    "load_masked_lm": "models.huggingface",
+    "save_model": "models.huggingface",
+    # training by Lightning
+    "kd_loss": "pretraining.module",
+    "DistillationModule": "pretraining.module",
+    "PackedDataModule": "pretraining.datamodule",
+    "FineTuningModule": "finetuning.recipe",
+    "TaskDataModule": "finetuning.datamodule",
+    # a search of one's own numbers
+    "Selection": "search.fptas",
+    "Scale": "search.coefficient",
+    "w_coefficient": "search.coefficient",
+}
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 
-def load(name):
-    """The model of a run folder, a Hugging Face folder or a hub name, for `.predict([...])`."""
-    from bort import predict  # torch is loaded only now
 
-    return predict.load(name)
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'bort' has no attribute {name!r}")
+    value = getattr(import_module(f"bort.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next use finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,10 +3,9 @@
 import runpy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from bort import __version__, shell
-from bort.config.train import CONF
+from bort.config.train import find_local_settings
 from bort.errors import nearest
 
 # What each command does; train and search are Hydra's programs, the others modules of their own.
@@ -48,9 +47,9 @@ def main() -> None:
 
 def add_local_settings() -> None:
     """Have Hydra read conf/local of this folder, as in a checkout, unless told otherwise."""
-    told = any(word.split("=")[0] in ("--config-dir", "-cd") for word in sys.argv)
-    if Path("conf", "local").is_dir() and not Path("conf").samefile(CONF) and not told:
-        sys.argv += ["--config-dir", "conf"]
+    is_given = any(word.split("=")[0] in ("--config-dir", "-cd") for word in sys.argv)
+    if not is_given and (folder := find_local_settings()):
+        sys.argv += ["--config-dir", str(folder)]
 
 
 def load_program(name: str) -> Callable[[], None]:

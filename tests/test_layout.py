@@ -26,6 +26,7 @@ finetuning
 search agora export
 benchmark report
 cli predict dashboard doctor pipeline fptas
+api
 """.strip().splitlines()
 ]
 LEVEL = {name: number for number, row in enumerate(LEVELS) for name in row}

@@ -392,6 +392,13 @@ if not CONF.is_dir():
     CONF = Path(__file__).parents[2] / "conf"
 
 
+def find_local_settings() -> Path | None:
+    """Return `conf` of the folder that we are in, if it has a `local` and is not bort's own."""
+    folder = Path("conf")
+    is_local = (folder / "local").is_dir() and not folder.samefile(CONF)
+    return folder if is_local else None
+
+
 def parse(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     """The composed configuration as dataclasses; every wrong combination is raised here."""
     cfg = cfg.copy()

@@ -1,0 +1,176 @@
+"""From a composed configuration to a finished run folder: what `train.py` and `bort.run` share."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bort.config import train as config
+from bort.config import unused
+from bort.config.train import TrainConfig
+from bort.console import show_log
+
+Summary = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def locate_folder(cfg: DictConfig, hydra: DictConfig) -> Path:
+    """Return the folder of a job, relative where it lies below the folder that we are in.
+
+    cfg: the composed settings; hydra: Hydra's own. The processes of a distributed training share
+    the folder of the first one.
+    """
+    from bort.runs import folder as runs
+
+    is_sweep = hydra.mode is RunMode.MULTIRUN
+    if not is_sweep:
+        runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
+    folder = Path(hydra.runtime.output_dir if is_sweep else cfg.output_dir)
+    if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    if "LOCAL_RANK" in os.environ:  # a further process of DDP: its time stamp would be another
+        return Path(os.environ.get("BORT_RUN_FOLDER", folder))
+    os.environ["BORT_RUN_FOLDER"] = str(folder)
+    return folder
+
+
+def run_job(
+    cfg: DictConfig,
+    hydra: DictConfig,
+    folder: Path,
+    loading: Callable[[], AbstractContextManager] = nullcontext,
+) -> Summary | None:
+    """Run one job in `folder` and return its summary; None after a dry run.
+
+    cfg: the composed settings; hydra: Hydra's own, which know what was chosen on the command line.
+    loading: the context in which large packages are imported. Raises BortError for a mistake of the
+    user, and SystemExit or KeyboardInterrupt when a signal has stopped the training.
+    """
+    run = _read_settings(cfg, hydra)
+    experiment = hydra.runtime.choices.experiment
+    logger.info(f"{experiment}: {config.describe(run)} → {folder}")
+    if (summary := _find_finished(run, folder, experiment)) is not None:
+        return summary
+    with loading():  # torch, only now
+        recipe, show_plan = _import_recipe(run.job)
+        from bort import report
+        from bort.runs import folder as runs
+
+    if run.dry_run:
+        show_plan(run, folder)
+        return None
+    record = {
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        "hydra.yaml": OmegaConf.to_yaml(hydra),
+    }
+    options = {"launch": make_launcher(hydra, folder)} if run.job == "agora" else {}
+    summary = recipe(run, folder, record, **options)
+    report.write(folder)
+    runs.finish(run, folder, summary, experiment)
+    return summary
+
+
+def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
+    """Return the typed settings; a wrong name is refused before what is missing beside it."""
+    if cfg.job in ("finetune", "agora"):
+        from bort.tasks import custom, registry
+
+        registry.check_name(cfg.task)
+        if not cfg.model:  # which is said next
+            custom.check_files(cfg.data)
+    run = config.parse(cfg)
+    unused.refuse_unused(run, hydra.overrides.task)
+    return run
+
+
+def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> Summary | None:
+    """Return the summary when `folder` holds this very run, finished; nothing is trained then."""
+    from bort.runs import folder as runs
+
+    if run.job == "compare" or run.dry_run:
+        return None
+    if (summary := runs.done(run, folder)) is None:
+        return None
+    if not (folder / "report.html").exists():  # the process was killed between the two
+        from bort import report
+
+        report.write(folder)
+    runs.finish(run, folder, summary, experiment)
+    return summary
+
+
+def _import_recipe(job: str) -> tuple[Callable[..., Summary], Callable[..., None]]:
+    """Return what trains a job, and what shows the plan of a dry run."""
+    if job == "finetune":
+        from bort.finetuning.dry_run import show
+        from bort.finetuning.recipe import finetune
+
+        return finetune, show
+    if job == "agora":
+        from bort.agora.dry_run import show
+        from bort.agora.recipe import agora
+
+        return agora, show
+    from bort.pretraining.dry_run import show
+
+    if job == "compare":
+        from bort.pretraining.kd_vs_mlm import compare
+
+        return compare, show
+    from bort.pretraining.recipe import pretrain
+
+    return pretrain, show
+
+
+def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[list[str]]], None] | None:
+    """Return what starts jobs like this one with further settings through hydra/launcher.
+
+    None where no launcher was chosen, and in a sweep, whose own jobs use the launcher.
+    """
+    if hydra.mode is RunMode.MULTIRUN or hydra.runtime.choices["hydra/launcher"] == "basic":
+        return None
+    overrides = [*hydra.overrides.task, f"name={folder.name}"]
+    folders = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+    running = GlobalHydra.instance().hydra
+    composed = running.compose_config(
+        "train", [*hydra.overrides.hydra, *overrides, *folders], run_mode=RunMode.MULTIRUN
+    )
+    context = HydraContext(config_loader=running.config_loader, callbacks=Callbacks(composed))
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=train_one_of_agora, config=composed
+    )
+
+    def launch(batch: list[list[str]]) -> None:
+        jobs = [[*overrides, *further] for further in batch]
+        for result in launcher.launch(jobs, initial_job_idx=0):
+            if result.status is JobStatus.FAILED:
+                raise result._return_value
+
+    return launch
+
+
+def train_one_of_agora(cfg: DictConfig) -> None:
+    """Do one of Agora's trainings, in a process of the launcher."""
+    from bort.agora.student import train_one
+
+    show_log()  # a launcher's process has not passed through the shell
+    train_one(config.parse(cfg), Path(cfg.output_dir))
+
+
+def objective(summary: Summary) -> float | None:
+    """Return what external sweepers minimise: val/loss, or the score of a task.
+
+    None where nothing was validated; NaN, a failed trial, for a score that is not defined.
+    """
+    value = summary.get(summary.get("metric", "val/loss"))
+    return float("nan") if value is None and "metric" in summary else value
