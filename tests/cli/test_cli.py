@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -216,17 +215,18 @@ def test_machines_that_are_full():
 
 def test_a_signal_before_training_is_one_line(monkeypatch, capsys):
     """As while a text is encoded; only after a checkpoint there is something to go on with."""
-    program = SimpleNamespace(**runpy.run_path(str(ROOT / "train.py")))
-    names = program.main.__wrapped__.__globals__
-    monkeypatch.setitem(names, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(mode=1)))
-    monkeypatch.setitem(names, "locate_folder", lambda *_: Path("x"))
-    monkeypatch.setitem(names, "start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    from bort.cli import jobs, train
+
+    no_hydra = SimpleNamespace(get=lambda: SimpleNamespace(mode=1))
+    monkeypatch.setattr(train, "HydraConfig", no_hydra)
+    monkeypatch.setattr(jobs, "locate_folder", lambda *_: Path("x"))
+    monkeypatch.setattr(jobs, "run_job", lambda *_: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(sys, "argv", ["train.py"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as stopped:
             settings = OmegaConf.create({"name": "x"})
-            shell.run(lambda: program.main.__wrapped__(settings), "train.py")
+            shell.run(lambda: train.main.__wrapped__(settings), "train.py")
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -257,7 +257,7 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
     """argparse refuses it between two settings, with a page of usage."""
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1,2", "-m", "name=x"])
     monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    shell.run("train.py")
+    shell.run(lambda: None, "train.py")
     assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
 
 
