@@ -14,12 +14,12 @@ import statistics
 import sys
 from pathlib import Path
 
+from bort.config.compose import parse_settings
 from finetune import encoder, glue, main
 from hydra import compose, initialize_config_dir
 
 from bort.agora import recipe as agora_run
 from bort.agora.recipe import ARMS
-from bort.config import train as config
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
@@ -54,7 +54,7 @@ def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
         *(f"agora.mlm={model}", "agora.confidence=0.8", "logger=none"),
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.parse(compose("train", [*given, *overrides]))
+        return parse_settings(compose("train", [*given, *overrides]))
 
 
 def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:

@@ -32,6 +32,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from bort.config.compose import parse_settings
+from bort.config.fingerprint import fingerprint, flatten_settings
+from bort.config.optim import width_lr
 from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn import functional as F
@@ -47,8 +50,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bort.config import train as config
-from bort.config.train import TrainConfig, width_lr
+from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
 from bort.files.writing import replacing, write_json
@@ -84,7 +86,7 @@ def settings(*overrides: str) -> TrainConfig:
     """Compose the settings of `train.py experiment=finetune …`, without resume: we keep records."""
     fixed = ["experiment=finetune", "name=x", "output_dir=x", "resume=false"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.parse(compose("train", [*fixed, *overrides]))
+        return parse_settings(compose("train", [*fixed, *overrides]))
 
 
 def encoder() -> Path:
@@ -312,7 +314,7 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
 def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folder: Path) -> dict:
     """Return the scores and `cpu_seconds` of these settings; train without a record."""
     path = folder.with_suffix(".json")
-    key = config.fingerprint(config.settings(run))
+    key = fingerprint(flatten_settings(run))
     record = json.loads(path.read_text()) if path.exists() else {}
     if record.get("key") != key:
         start = time.process_time()

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bort.config.data import DataConfig
+from bort.config.optim import OptimConfig
+from bort.files.cache import cache_folder
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
-from bort.config.train import DataConfig, OptimConfig, cache_folder
 from bort.console import show_log
 from bort.machine import SIZE, gflops, machine_line
 from bort.models.arch import Arch

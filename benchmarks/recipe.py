@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
-from bort.config import train as config
+from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.machine import machine_line
 from bort.models import bert as model
@@ -46,13 +47,13 @@ MASK_RATES = [0.15, 0.3, 0.5]
 WEIGHTS = [(1.0, 0.0, 1.0), (1.0, 0.0, 2.0), (0.9, 0.1, 1.0), (0.9, 0.1, 2.0), (0.5, 0.5, 1.0)]
 
 
-def settings(*overrides: str) -> config.TrainConfig:
+def settings(*overrides: str) -> TrainConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         fixed = ["name=x", "output_dir=x"]
-        return config.parse(compose("train", [*fixed, *overrides]))
+        return parse_settings(compose("train", [*fixed, *overrides]))
 
 
-def start(run: config.TrainConfig, parts: dict):
+def start(run: TrainConfig, parts: dict):
     """Return a builder of students with only these parts of the default initialisation."""
 
     def build(run, corpus, teacher):

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from scipy.stats import kendalltau
 
 from bort.config import search as search_config
-from bort.config import train as config
 from bort.console import show_log
 from bort.machine import machine_line
 from bort.models.arch import Arch
@@ -47,7 +47,7 @@ FIXED = [
 def settings(*overrides: str) -> search_config.SearchRunConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         given = ["name=benchmark", "output_dir=unused", *overrides]
-        return config.parse(compose("search", given), search_config.SearchRunConfig)
+        return parse_settings(compose("search", given), search_config.SearchRunConfig)
 
 
 VARIANTS = {

@@ -17,9 +17,9 @@ _MODULES = {
     "BortError": "errors",
     # settings
     "Arch": "models.arch",
-    "DataConfig": "config.train",
-    "OptimConfig": "config.train",
-    "DistillConfig": "config.train",
+    "DataConfig": "config.data",
+    "OptimConfig": "config.optim",
+    "DistillConfig": "config.distill",
     # models
     "ModelConfig": "models.bert",
     "MaskedLM": "models.bert",

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from bort import __version__, shell
-from bort.config.train import find_local_settings
+from bort.config.compose import find_local_settings
 from bort.errors import nearest
 
 # What each command does; train and search are Hydra's programs, the others modules of their own.

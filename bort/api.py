@@ -25,11 +25,12 @@ from omegaconf import DictConfig, open_dict
 
 from bort import shell
 from bort.cli import jobs
+from bort.config.compose import CONF, find_local_settings
 from bort.config.overrides import to_overrides, to_word
-from bort.config.train import CONF, cache_folder, find_local_settings
 from bort.console import show_log
 from bort.errors import BortError
 from bort.files import locks
+from bort.files.cache import cache_folder
 from bort.files.rows import name_rows, store_rows
 
 if TYPE_CHECKING:

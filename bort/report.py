@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from bort import console, html, shell
 from bort.agora import report as agora_page
 from bort.config import key_values
-from bort.config.train import CONF
+from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page

@@ -202,7 +202,8 @@ def _plain_setting(option: str, after: list[str], program: str) -> str:
 def _settings_of(program: str) -> dict[str, str]:
     """Every name of a setting of a program that Hydra reads, and where it stands; else none."""
     from bort.config import search as search_config
-    from bort.config.train import CONF, TrainConfig
+    from bort.config.compose import CONF
+    from bort.config.train import TrainConfig
     from bort.files.untrusted import read_yaml
 
     programs = {"train.py": TrainConfig, "search.py": search_config.SearchRunConfig}

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
-from bort.config import train as config
+from bort.config.train import TrainConfig
 from bort.console import ScreenHandler, show_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,10 +64,10 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings_of(text) -> Callable[..., config.TrainConfig]:
+def settings_of(text) -> Callable[..., TrainConfig]:
     """Settings from `conf/` as the command line gives them, made tiny, with these overrides."""
 
-    def make(*overrides: str, experiment: str = "mlm_pretrain") -> config.TrainConfig:
+    def make(*overrides: str, experiment: str = "mlm_pretrain") -> TrainConfig:
         tiny = [
             f"experiment={experiment}",
             "name=test",
@@ -82,7 +83,7 @@ def settings_of(text) -> Callable[..., config.TrainConfig]:
             "trainer.max_steps=5",
         ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return config.parse(compose("train", [*tiny, *overrides]))
+            return parse_settings(compose("train", [*tiny, *overrides]))
 
     return make
 
@@ -107,6 +108,6 @@ def search_of(tiny_search):
     def make(*overrides: str) -> search_config.SearchRunConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
-            return config.parse(compose("search", given), search_config.SearchRunConfig)
+            return parse_settings(compose("search", given), search_config.SearchRunConfig)
 
     return make

@@ -94,7 +94,7 @@ def test_packages_import_only_from_rows_above():
     assert not wrong
 
 
-@pytest.mark.parametrize("module", ["bort", "bort.errors", "bort.config.train", "bort.shell"])
+@pytest.mark.parametrize("module", ["bort", "bort.errors", "bort.config.compose", "bort.shell"])
 def test_start_is_light(module):
     """`--help`, `--cfg job` and completion load these, and answer in well under a second."""
     code = f"import sys, {module}; print(*sys.modules)"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.config.train import LoggerConfig, ThetaConfig, TrainConfig
+from bort.config.agora import ThetaConfig
+from bort.config.train import LoggerConfig, TrainConfig
 from bort.console import counted, plain
 from bort.errors import BortError
 from bort.files.untrusted import json_object

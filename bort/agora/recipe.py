@@ -31,7 +31,8 @@ from bort.agora.generators import GENERATORS, Source
 from bort.agora.judge import judged, open_judge, saw_all, teacher_source
 from bort.agora.report import ARMS, show
 from bort.agora.student import Student, recorded
-from bort.config.train import TrainConfig, named_models, settings
+from bort.config.fingerprint import flatten_settings
+from bort.config.train import TrainConfig, named_models
 from bort.console import counted, decimal, plain
 from bort.errors import BortError
 from bort.files.ownership import remove_model
@@ -89,7 +90,7 @@ def agora(
         check_corpus(folder, info, _model_digests(run, candidate.source, encoder), run)
         if run.resume and (summary := finished(folder)) is not None:
             return summary  # a file was touched, and holds what it held
-        loggers = extra_loggers(run.logger, folder, settings(run))
+        loggers = extra_loggers(run.logger, folder, flatten_settings(run))
         try:
             return AgoraRun(candidate, loggers).play(encoder)
         finally:

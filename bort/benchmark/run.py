@@ -28,8 +28,8 @@ from omegaconf import OmegaConf
 
 from bort import html
 from bort.benchmark import contenders
+from bort.config.compose import CONF, parse_settings
 from bort.config.search import BenchmarkConfig, register
-from bort.config.train import CONF, parse
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError, nearest
@@ -335,6 +335,6 @@ def main() -> None:
     register(BenchmarkConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("benchmark", sys.argv[1:])
-    settings = parse(cfg, BenchmarkConfig)
+    settings = parse_settings(cfg, BenchmarkConfig)
     refuse_unused(settings, sys.argv[1:], (*LATENCY_RULES, *BENCHMARK_RULES))
     run(settings)

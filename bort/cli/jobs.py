@@ -14,9 +14,9 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config import train as config
 from bort.config import unused
-from bort.config.train import TrainConfig
+from bort.config.compose import parse_settings
+from bort.config.train import TrainConfig, describe_run
 from bort.console import show_log
 
 Summary = dict[str, Any]
@@ -57,7 +57,7 @@ def run_job(
     """
     run = _read_settings(cfg, hydra)
     experiment = hydra.runtime.choices.experiment
-    logger.info(f"{experiment}: {config.describe(run)} → {folder}")
+    logger.info(f"{experiment}: {describe_run(run)} → {folder}")
     if (summary := _find_finished(run, folder, experiment)) is not None:
         return summary
     with loading():  # torch, only now
@@ -88,7 +88,7 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
         registry.check_name(cfg.task)
         if not cfg.model:  # which is said next
             custom.check_files(cfg.data)
-    run = config.parse(cfg)
+    run = parse_settings(cfg)
     unused.refuse_unused(run, hydra.overrides.task)
     return run
 
@@ -164,7 +164,7 @@ def train_one_of_agora(cfg: DictConfig) -> None:
     from bort.agora.student import train_one
 
     show_log()  # a launcher's process has not passed through the shell
-    train_one(config.parse(cfg), Path(cfg.output_dir))
+    train_one(parse_settings(cfg), Path(cfg.output_dir))
 
 
 def objective(summary: Summary) -> float | None:

@@ -9,13 +9,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bort import shell
-from bort.config import train as config
+from bort.config.compose import CONF
 from bort.console import show_log
 
 logger = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one job; in a sweep, a mistake in it is a result of the sweep and not its end."""
     # Not at the top: --help, --cfg and completion need none of it.

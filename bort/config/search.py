@@ -9,7 +9,8 @@ from typing import ClassVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from bort.config.train import BASE_LR, KAPPA, TrainConfig
+from bort.config.optim import BASE_LR, KAPPA
+from bort.config.train import TrainConfig
 from bort.errors import BortError, at_least, one_of
 from bort.models.arch import Arch
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bort import console
-from bort.config.train import DataConfig
+from bort.config.data import DataConfig
 from bort.console import decimal
 from bort.errors import BortError
 from bort.export import standalone

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.config import key_values
-from bort.config.train import DataConfig
+from bort.config.data import DataConfig
 from bort.errors import BortError, at_least, one_of
 from bort.files.writing import user_path
 from bort.runs.origin import run_facts

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from bort.config.train import TrainConfig, cache_folder
+from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
+from bort.files.cache import cache_folder
 from bort.finetuning.heads import output_order
 from bort.finetuning.recipe import check_length, load_task, score_names
 from bort.machine import usable_cores

@@ -17,9 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bort.config.train import DataConfig, OptimConfig, TrainConfig, cache_folder, settings
+from bort.config.data import DataConfig
+from bort.config.fingerprint import flatten_settings
+from bort.config.optim import OptimConfig
+from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
+from bort.files.cache import cache_folder
 from bort.files.writing import write_json
 from bort.finetuning.datamodule import RowBatches, TaskDataModule
 from bort.finetuning.heads import fresh_classifier, label_names, output_order
@@ -272,7 +276,7 @@ def train_classifier(
         {name: RowBatches(inputs[name], vals[name], 4 * size, pad, None) for name in vals},
         run.data.workers,
     )
-    loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
+    loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
 
     def keep(module: FineTuningModule) -> None:
         hf.save_model(module.model, tokenizer, folder / "model", label_names(task))

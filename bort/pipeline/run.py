@@ -31,8 +31,10 @@ from hydra import compose, initialize_config_dir
 from bort import console
 from bort.benchmark import run as benchmark
 from bort.config import key_values
+from bort.config.compose import CONF, parse_settings
+from bort.config.data import DataConfig
 from bort.config.search import BenchmarkConfig, SearchRunConfig, register
-from bort.config.train import CONF, DataConfig, TrainConfig, parse
+from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import DATA_KEYS, parse_export
@@ -92,14 +94,14 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
                 (SearchRunConfig, "search") if stage == "search" else (TrainConfig, "train")
             )
             cfg = compose(base, [*own, "output_dir=runs"])  # the real one is Hydra's to tell
-            parsed[stage] = parse(cfg, schema)
+            parsed[stage] = parse_settings(cfg, schema)
             refuse_unused(
                 parsed[stage], own, (*RULES, *(LATENCY_RULES if stage == "search" else ()))
             )
         measured = _benchmark(
             name, parsed["pretrain"], parsed["finetune"].data.length, extra["benchmark"]
         )
-        benchmark.named(parse(compose("benchmark", measured), BenchmarkConfig).archs)
+        benchmark.named(parse_settings(compose("benchmark", measured), BenchmarkConfig).archs)
     _check_data(parsed)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
     exported = _export(name, parsed["finetune"], extra["export"])

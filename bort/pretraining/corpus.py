@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bort.config.train import DataConfig
+from bort.config.data import DataConfig
 from bort.console import Progress, counted, data_size
 from bort.errors import BortError
 from bort.files import ownership

@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bort.config.train import DataConfig
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.files.digests import read_array, write_array
 from bort.pretraining.corpus import Corpus, pack, sequences

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from bort.config.train import TrainConfig, cache_folder
+from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
+from bort.files.cache import cache_folder
 from bort.machine import SIZE, gflops, usable_cores
 from bort.models import hub
 from bort.models.arch import Arch

@@ -20,7 +20,8 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
-from bort.config.train import DistillConfig, TrainConfig
+from bort.config.distill import DistillConfig
+from bort.config.train import TrainConfig
 from bort.console import clock
 from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json

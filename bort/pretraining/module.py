@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from bort.config.train import DistillConfig, OptimConfig
+from bort.config.distill import DistillConfig
+from bort.config.optim import OptimConfig
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
 from bort.training.module import StepModule

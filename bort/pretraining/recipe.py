@@ -11,19 +11,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from bort.config.train import (
-    FREE_TRAINER_KEYS,
-    DataConfig,
-    DistillConfig,
-    OptimConfig,
-    TeacherConfig,
-    TrainConfig,
-    cache_folder,
-    fingerprint,
-    settings,
-)
+from bort.config.data import DataConfig
+from bort.config.distill import DistillConfig, TeacherConfig
+from bort.config.fingerprint import FREE_TRAINER_KEYS, fingerprint, flatten_settings
+from bort.config.optim import OptimConfig
+from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError
+from bort.files.cache import cache_folder
 from bort.files.writing import replacing, write_json
 from bort.models import hub
 from bort.models import huggingface as hf
@@ -216,7 +211,9 @@ def _weight_settings(own: TrainConfig) -> dict:
     What the text is made of and how it is split is told by the digest of the streams.
     """
     idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
-    flat = {k: v for k, v in settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle}
+    flat = {
+        k: v for k, v in flatten_settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle
+    }
     return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
 
 
@@ -310,7 +307,7 @@ def train(
         pl.seed_everything(run.seed, verbose=False)
         model = student(run, corpus, teacher)
         data = PackedDataModule(corpus, run.data, run.seed, states)
-        loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, settings(run))]
+        loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
         module = DistillationModule(
             model,
             teacher if run.distill.w_kd else None,

@@ -4,7 +4,7 @@ import math
 import shlex
 from pathlib import Path
 
-from bort.config.train import width_lr
+from bort.config.optim import width_lr
 from bort.console import typed
 from bort.runs.folder import read_overrides
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import TrainConfig, fingerprint, named_models, settings
+from bort.config.fingerprint import fingerprint, flatten_settings
+from bort.config.train import TrainConfig, named_models
 from bort.console import clock, counted, decimal, typed
 from bort.errors import BortError
 from bort.files import locks, ownership
@@ -99,7 +100,7 @@ def check_folder(folder: Path, run: TrainConfig) -> None:
         check_sources(folder, run)
         return
     # through JSON, so that what is compared went the same way as what was stored
-    now = json.loads(json.dumps(settings(run), default=str))
+    now = json.loads(json.dumps(flatten_settings(run), default=str))
     other = [k for k in {**then, **now} if then.get(k) != now.get(k)]
     if other:
         changes = ", ".join(f"{k}={then.get(k)}, now {now.get(k)}" for k in sorted(other)[:3])
@@ -132,7 +133,7 @@ def open_folder(folder: Path, run: TrainConfig, record: dict | None) -> None:
     if not run.resume:
         ownership.clear_run(folder)
     if not (folder / "settings.json").exists():  # first: by it, all else is known as bort's
-        write_json(folder / "settings.json", ownership.run_record(settings(run)))
+        write_json(folder / "settings.json", ownership.run_record(flatten_settings(run)))
     for name, text in (record or {}).items():
         if not (folder / ".hydra" / name).exists():
             with replacing(folder / ".hydra" / name) as file:

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bort import shell
+from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
-from bort.config.train import parse
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError
@@ -53,7 +53,7 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
     cfg = config.copy()
     with open_dict(cfg):
         hydra = cfg.pop("hydra")
-    run = parse(cfg, SearchRunConfig)
+    run = parse_settings(cfg, SearchRunConfig)
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
     count = len(run.grid.points()[0])

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from scipy.stats import kendalltau
 
 from bort import html
+from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
-from bort.config.train import parse
 from bort.console import typed
 from bort.errors import BortError
 from bort.files.untrusted import read_settings, short
@@ -78,7 +78,7 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
 def choice(folder: Path) -> tuple[SearchRunConfig, dict, list[dict], dict, dict[str, Any]]:
     """Settings, plan, rows of candidates, summary and figures of the sweep in a folder."""
     stored = read_settings(folder / ".hydra" / "config.yaml")
-    run = parse(OmegaConf.create(stored), SearchRunConfig)
+    run = parse_settings(OmegaConf.create(stored), SearchRunConfig)
     plan = read_plan(folder)
     check_folder(folder, replace(run, resume=True))  # the settings that the records are of
     found = records(folder, plan)

@@ -20,8 +20,10 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from bort.config.data import DataConfig
+from bort.config.optim import width_lr
 from bort.config.search import SearchRunConfig
-from bort.config.train import DataConfig, TrainConfig, width_lr
+from bort.config.train import TrainConfig
 from bort.console import Progress, clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.files.ownership import remove_checkpoints

@@ -4,8 +4,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bort.config.fingerprint import flatten_settings
 from bort.config.search import SearchRunConfig
-from bort.config.train import settings
 from bort.models.arch import Arch
 from bort.search.report import certificate_lines
 from bort.training.loggers import wandb_options
@@ -25,7 +25,7 @@ def log_search(
     import wandb
 
     options = wandb_options(run.logger, folder.name, "-".join(folder.parts[-2:]))
-    options |= {"dir": folder, "config": settings(run), "job_type": "search"}
+    options |= {"dir": folder, "config": flatten_settings(run), "job_type": "search"}
     table = wandb.Table(list(COLUMNS), [[row[column] for column in COLUMNS] for row in rows])
     lines = "".join(f"<p>{escape(line)}</p>" for line in certificate_lines(summary))
     with wandb.init(**options) as log:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bort.config.train import DataConfig
+from bort.config.data import DataConfig
 from bort.console import plain, shown
 from bort.errors import BortError, nearest
 from bort.files.tables import Table, read_table

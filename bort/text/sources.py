@@ -18,8 +18,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from bort.config.train import DataConfig, cache_folder
+from bort.config.data import DataConfig
 from bort.errors import BortError, nearest
+from bort.files.cache import cache_folder
 from bort.files.digests import read_sealed, write_sealed
 from bort.files.text_files import lines, parquet_rows, parquet_shape
 from bort.machine import usable_cores

@@ -20,7 +20,8 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from bort.config.train import OptimConfig, TrainConfig
+from bort.config.optim import OptimConfig
+from bort.config.train import TrainConfig
 from bort.errors import BortError, Diverged, nearest
 from bort.files.untrusted import short
 from bort.machine import usable_cores

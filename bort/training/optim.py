@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bort.config.train import OptimConfig
+from bort.config.optim import OptimConfig
 
 MOMENTUM = 0.95
 # Keller Jordan's quintic: steepest at zero while singular values end between about 0.7 and 1.2

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bort.config.agora import ThetaConfig
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from tiny_runs import log_lines, stopping
@@ -41,8 +43,7 @@ from bort.agora.dataset import (
 from bort.agora.generators import GENERATORS, Source, changeable
 from bort.agora.judge import Judge, teacher_source
 from bort.agora.report import ARMS
-from bort.config import train as config
-from bort.config.train import ThetaConfig
+from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.writing import write_json
 from bort.finetuning import recipe as finetune
@@ -469,10 +470,10 @@ def given(encoder, csv) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run_of(given):
-    def make(*overrides: str) -> config.TrainConfig:
+    def make(*overrides: str) -> TrainConfig:
         words = [*given, "name=test", "output_dir=unused", *overrides]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return config.parse(compose("train", words))
+            return parse_settings(compose("train", words))
 
     return make
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bort.config.compose import CONF, parse_settings
+from bort.config.data import DataConfig
 from hydra import compose, initialize_config_dir
 from transformers import (
     AutoModelForMaskedLM,
@@ -25,7 +27,6 @@ from transformers import (
 from bort.benchmark import contenders
 from bort.benchmark import run as benchmark
 from bort.config.search import BenchmarkConfig, register
-from bort.config.train import CONF, DataConfig, parse
 from bort.errors import BortError
 from bort.export import run as export
 from bort.finetuning.recipe import fresh_classifier, label_names
@@ -51,7 +52,7 @@ def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def settings(*arguments: str) -> BenchmarkConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(compose("benchmark", [*arguments]), BenchmarkConfig)
+        return parse_settings(compose("benchmark", [*arguments]), BenchmarkConfig)
 
 
 def assert_self_contained(page: Path, *words: str) -> None:

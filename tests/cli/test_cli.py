@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -22,7 +23,6 @@ from safetensors.torch import load_file
 from bort import console, shell
 from bort.config import key_values
 from bort.config import search as search_config
-from bort.config import train as config
 from bort.errors import BortError
 from bort.pretraining.recipe import pretrain
 from bort.search import sweep
@@ -64,7 +64,7 @@ def mistake(*overrides: str) -> str | None:
         pytest.raises(Exception) as error,
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
     ):
-        config.parse(compose("train", ["name=test", "output_dir=x", *overrides]))
+        parse_settings(compose("train", ["name=test", "output_dir=x", *overrides]))
     return shell.mistake(error.value)
 
 

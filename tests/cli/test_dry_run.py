@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from tiny_runs import counting, log_lines
 
 from bort.agora import dry_run as agora_plan
-from bort.config import train as config
 from bort.errors import BortError
 from bort.finetuning import dry_run as task_plan
 from bort.models import huggingface as hf
@@ -95,14 +95,14 @@ def test_the_plan_of_a_comparison_has_all_arms(settings_of, model):
 def test_the_paper_is_planned_without_its_data():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["experiment=paper", "dry_run=true", "name=x", "output_dir=y", "trainer=cpu"]
-        run = config.parse(compose("train", given))
+        run = parse_settings(compose("train", given))
         lines = log_lines()
         plan.show(run, NOWHERE)
         missing = [line for line in lines if line.startswith("  missing")]
         assert "roberta-large" in missing[0] and "data.path" in missing[1]
         assert "76,208,217 (vocabulary 50,265)" in lines[0]
         with pytest.raises(BortError, match="data=text needs data.path="):
-            config.parse(compose("train", ["experiment=paper", "name=x", "output_dir=y"]))
+            parse_settings(compose("train", ["experiment=paper", "name=x", "output_dir=y"]))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
     monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("the teacher was trained"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["latency=table", f"latency.path={path}", "name=x", "output_dir=y", "trainer=cpu"]
-        run = config.parse(compose("search", given), search.SearchRunConfig)
+        run = parse_settings(compose("search", given), search.SearchRunConfig)
 
     def whole(run):
         with search.opened(run, tmp_path / "run"):

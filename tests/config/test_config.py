@@ -10,8 +10,13 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from bort.config import search as search_config
-from bort.config import train as config
+from bort.config.agora import AgoraConfig, ThetaConfig
+from bort.config.arch import ArchConfig
+from bort.config.compose import parse_settings
+from bort.config.data import DataConfig
+from bort.config.distill import DistillConfig, TeacherConfig
+from bort.config.fingerprint import fingerprint, flatten_settings
+from bort.config.optim import OptimConfig
 from bort.config.search import (
     SOURCES,
     BenchmarkConfig,
@@ -20,19 +25,9 @@ from bort.config.search import (
     SearchConfig,
     SearchRunConfig,
 )
-from bort.config.train import (
-    AgoraConfig,
-    ArchConfig,
-    CompareConfig,
-    DataConfig,
-    DistillConfig,
-    LoggerConfig,
-    OptimConfig,
-    TeacherConfig,
-    ThetaConfig,
-    TrainConfig,
-)
+from bort.config.train import CompareConfig, LoggerConfig, TrainConfig, describe_run
 from bort.errors import BortError, nearest
+from bort.files.cache import cache_folder
 from bort.models.arch import Arch
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -45,7 +40,7 @@ OF_TASKS = ["task=glue/rte", "model=folder"]  # what only fine-tuning needs
 def composed(*overrides: str, of: type[TrainConfig] = TrainConfig) -> TrainConfig:
     name = {TrainConfig: "train", SearchRunConfig: "search"}[of]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.parse(compose(name, [*NEEDED, *overrides]), of)
+        return parse_settings(compose(name, [*NEEDED, *overrides]), of)
 
 
 # ------------------------------------------------------------------------------------ conf/
@@ -69,7 +64,7 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
         (tmp_path / "x.csv").write_text("")
         given.append(f"latency.path={tmp_path / 'x.csv'}")
     if path.stem == "tensorboard":
-        monkeypatch.setattr(config, "find_spec", lambda name: name)
+        monkeypatch.setattr("bort.config.train.find_spec", lambda name: name)
     if path.stem == "none" and of is SearchRunConfig:
         with pytest.raises(BortError, match="search.py needs candidates; use grid=tiny"):
             composed(*given, of=of)
@@ -171,7 +166,7 @@ def test_the_command_line_is_left_as_it_was():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*NEEDED, f"arch_file={CONF}/arch/bort.yaml"])
     before = OmegaConf.to_yaml(cfg)
-    config.parse(cfg)
+    parse_settings(cfg)
     assert OmegaConf.to_yaml(cfg) == before
 
 
@@ -468,7 +463,8 @@ def test_messages(wrong, message):
 
 def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message above."""
-    text = "".join(Path(each.__file__).read_text() for each in (config, search_config))
+    modules = (CONF.parent / "bort" / "config").glob("*.py")
+    text = "".join(path.read_text("utf-8") for path in modules)
     checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', text)
     assert len(checked) == 42
     assert not [key for key in checked if not any(m.startswith(f"{key}=") for _, m in MESSAGES)]
@@ -511,7 +507,7 @@ def test_nearest(name, known, hint):
 
 def test_settings_are_flat_and_leave_out_what_changes_no_weight():
     run = composed()
-    flat = config.settings(run)
+    flat = flatten_settings(run)
     assert flat["optim.lr"] == pytest.approx(4e-3 * 2**0.67)  # of width 64
     assert flat["arch.hidden"] == 64 and flat["seed"] == 0
     assert not [value for value in flat.values() if isinstance(value, dict)]
@@ -523,7 +519,7 @@ def test_settings_are_flat_and_leave_out_what_changes_no_weight():
         data=replace(run.data, workers=4),
         trainer={**run.trainer, "profiler": "simple", "log_every_n_steps": 7},
     )
-    assert config.settings(free) == flat
+    assert flatten_settings(free) == flat
     for change in (
         {"seed": 1},
         {"dropout": 0.1},
@@ -534,26 +530,26 @@ def test_settings_are_flat_and_leave_out_what_changes_no_weight():
         {"trainer": {**run.trainer, "precision": "bf16-mixed"}},
         {"callbacks": {"stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping"}}},
     ):
-        other = config.settings(replace(run, **change))
+        other = flatten_settings(replace(run, **change))
         assert len([k for k in {**flat, **other} if flat.get(k) != other.get(k)]) == 1
 
 
 def test_fingerprint():
     a = {"x": 1, "y": [1, 2], "z": None}
-    assert config.fingerprint(a) == config.fingerprint(dict(reversed(a.items())))
-    assert config.fingerprint(a) != config.fingerprint(a | {"x": 2})
-    assert len(config.fingerprint(a)) == 16 and int(config.fingerprint(a), 16) >= 0
+    assert fingerprint(a) == fingerprint(dict(reversed(a.items())))
+    assert fingerprint(a) != fingerprint(a | {"x": 2})
+    assert len(fingerprint(a)) == 16 and int(fingerprint(a), 16) >= 0
 
 
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("BORT_CACHE", str(tmp_path))
-    assert config.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     for unset in (
         lambda: monkeypatch.setenv("BORT_CACHE", ""),
         lambda: monkeypatch.delenv("BORT_CACHE"),
     ):
         unset()
-        assert config.cache_folder() == Path.home() / ".cache" / "bort"
+        assert cache_folder() == Path.home() / ".cache" / "bort"
 
 
 # ------------------------------------------------------------------------------------ rates
@@ -609,7 +605,7 @@ def test_one_rule_for_rates():
     ],
 )
 def test_describe(overrides, line):
-    assert config.describe(composed(*overrides)) == line
+    assert describe_run(composed(*overrides)) == line
 
 
 def test_the_cache_is_asked_for_a_home_only_where_it_needs_one(monkeypatch, tmp_path):
@@ -618,10 +614,10 @@ def test_the_cache_is_asked_for_a_home_only_where_it_needs_one(monkeypatch, tmp_
 
     monkeypatch.setattr(Path, "home", refuse)
     monkeypatch.setenv("BORT_CACHE", str(tmp_path))
-    assert config.cache_folder() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("BORT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert config.cache_folder() == tmp_path / "bort"
+    assert cache_folder() == tmp_path / "bort"
     monkeypatch.delenv("XDG_CACHE_HOME")
     with pytest.raises(BortError, match="no home folder .* set BORT_CACHE=FOLDER"):
-        config.cache_folder()
+        cache_folder()

@@ -4,10 +4,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
-from bort.config import train as config
 from bort.config.train import TrainConfig
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
@@ -85,7 +85,7 @@ def settings(job: str):
     schema = search_config.SearchRunConfig if job == "search" else TrainConfig
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         base = "search" if job == "search" else "train"
-        return config.parse(compose(base, ["name=x", "output_dir=x", *JOBS[job]]), schema)
+        return parse_settings(compose(base, ["name=x", "output_dir=x", *JOBS[job]]), schema)
 
 
 def readers(key: str) -> set[str]:
@@ -150,7 +150,7 @@ def test_what_is_left_out_and_what_is_hydras_is_no_setting(override):
 def test_a_benchmark_too(given, override, line):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("benchmark", [*given, override])
-    run = config.parse(cfg, search_config.BenchmarkConfig)
+    run = parse_settings(cfg, search_config.BenchmarkConfig)
     with pytest.raises(BortError) as error:
         refuse_unused(run, [*given, override], (*LATENCY_RULES, *BENCHMARK_RULES))
     assert str(error.value).startswith(line)
@@ -161,5 +161,5 @@ def test_a_benchmark_too(given, override, line):
 def test_files_of_ones_own_are_a_task_of_ones_own(experiment):
     overrides = [f"experiment={experiment}", "model=x", "data.train=a.csv", "name=x"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        run = config.parse(compose("train", [*overrides, "output_dir=x"]))
+        run = parse_settings(compose("train", [*overrides, "output_dir=x"]))
     assert run.task == "custom"

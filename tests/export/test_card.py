@@ -7,8 +7,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from bort.config.fingerprint import flatten_settings
 
-from bort.config.train import settings
 from bort.errors import BortError
 from bort.export import card
 from bort.files.writing import write_json
@@ -81,7 +81,7 @@ def test_paths_become_names(value, name):
 
 
 def facts(settings_of, *words: str, experiment: str = "mlm_pretrain") -> dict[str, str]:
-    return origin.origin(settings(settings_of(*words, experiment=experiment)))
+    return origin.origin(flatten_settings(settings_of(*words, experiment=experiment)))
 
 
 def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, tmp_path):
@@ -100,7 +100,7 @@ def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, 
     line = f"an encoder ⟨1,2,16,32⟩ of its own, pre-trained on {origin.EMBEDDED}"
     assert free["base model"] == line
     # of a run that is still there, also what that one learnt from
-    kd = settings(settings_of("teacher.name=roberta-large", experiment="kd_pretrain"))
+    kd = flatten_settings(settings_of("teacher.name=roberta-large", experiment="kd_pretrain"))
     (tmp_path / "first").mkdir()
     write_json(tmp_path / "first" / "settings.json", kd)
     for place in ("first", "first/model"):
@@ -138,7 +138,7 @@ def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypa
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=280, positions=32)
     hf.save_model(build_model(sizes, "paper", 0), tokenizer, run / "model")
     words = [f"data.path={home}/diary.txt", f"teacher.name={home}/big"]
-    stated = settings(settings_of(*words, experiment="kd_pretrain"))
+    stated = flatten_settings(settings_of(*words, experiment="kd_pretrain"))
     write_json(run / "settings.json", stated | {"output_dir": str(run)})
     places = [str(tmp_path), str(home), str(Path(export.__file__).parent), os.path.expanduser("~")]
     for form in ("hf", "onnx-int8"):

@@ -5,11 +5,11 @@ import time
 from dataclasses import asdict
 
 import pytest
+from bort.config.compose import parse_settings
 from omegaconf import OmegaConf
 
 from bort import console
 from bort.config.search import SearchRunConfig
-from bort.config.train import parse
 from bort.errors import BortError
 from bort.files import untrusted
 from bort.runs import commands
@@ -53,7 +53,7 @@ def test_an_arch_file_asks_nothing_of_the_environment(tmp_path):
     path = tmp_path / "optimum.yaml"
     path.write_text(f"depth: {ASKING}\nheads: 2\nhidden: 8\nintermediate: 8\n")
     with pytest.raises(BortError, match="is not an architecture") as error:
-        parse(OmegaConf.create({"arch_file": str(path)}))
+        parse_settings(OmegaConf.create({"arch_file": str(path)}))
     line_of(error)
 
 
@@ -61,7 +61,7 @@ def test_stored_settings_of_a_search_hold_values_only(tmp_path, search_of):
     path = tmp_path / "config.yaml"
     run = search_of("optim.lr=1e-4")
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(run))))
-    assert parse(OmegaConf.create(untrusted.read_settings(path)), SearchRunConfig) == run
+    assert parse_settings(OmegaConf.create(untrusted.read_settings(path)), SearchRunConfig) == run
     for text in (f"data: {{path: '{ASKING}'}}", f"a: [1, {{'{ASKING}': 2}}]"):
         path.write_text(text)
         with pytest.raises(BortError, match="interpolation") as error:

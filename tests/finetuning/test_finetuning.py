@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from sklearn import metrics
@@ -19,7 +20,7 @@ from tiny_runs import log_lines, stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import predict, report
-from bort.config import train as config
+from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.finetuning import dry_run as plan
 from bort.finetuning import recipe as finetune
@@ -46,7 +47,7 @@ def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
         registry.check_name("glue/rtee")
     words = ["experiment=finetune", "task=glue/rte", "data.root=nowhere", "output_dir=unused"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        run = config.parse(compose("train", [*words, "model=runs/nope", "name=x", "trainer=cpu"]))
+        run = parse_settings(compose("train", [*words, "model=runs/nope", "name=x", "trainer=cpu"]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetune, "load_task", lambda *_: pytest.fail("rows are read"))
     with pytest.raises(BortError, match="runs/nope does not exist"):
@@ -81,13 +82,13 @@ def test_outputs_by_their_names():
 def run_of(model):
     """Settings of a fine-tuning of two steps."""
 
-    def make(task: str, root: Path | None, *overrides: str) -> config.TrainConfig:
+    def make(task: str, root: Path | None, *overrides: str) -> TrainConfig:
         given = ["experiment=finetune", f"task={task}", f"model={model}"]
         given += [f"data.root={root}"] if root else []
         given += ["name=test", "output_dir=unused", "trainer=cpu", "trainer.max_steps=2"]
         given += ["data.length=512", "data.batch_size=4"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return config.parse(compose("train", [*given, *overrides]))
+            return parse_settings(compose("train", [*given, *overrides]))
 
     return make
 

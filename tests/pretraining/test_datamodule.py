@@ -7,10 +7,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from bort.config.data import DataConfig
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from bort.config.train import DataConfig
 from bort.pretraining.corpus import Corpus, build, pack, sequences
 from bort.pretraining.datamodule import (
     PackedDataModule,

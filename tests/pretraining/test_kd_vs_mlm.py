@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bort.config.distill import DistillConfig
+from bort.config.fingerprint import flatten_settings
 from tiny_runs import log_lines, stopping
 
-from bort.config.train import CompareConfig, DistillConfig, settings
+from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.pretraining import kd_vs_mlm as comparing
 from bort.pretraining import recipe as pretraining
@@ -66,10 +68,10 @@ def test_arms_share_start_data_and_masks(done):
 def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     _, summary = done
     results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
-    base = settings(replace(run, job="pretrain"))
+    base = flatten_settings(replace(run, job="pretrain"))
     for arm in ARMS:
         job = comparing.arm_settings(run, arm, 1e-5, results)
-        changed = {k for k, v in settings(job).items() if v != base[k]} - {"compare.lrs"}
+        changed = {k for k, v in flatten_settings(job).items() if v != base[k]} - {"compare.lrs"}
         expected = {"optim.lr"} | (set() if arm == "kd" else {"distill.w_kd", "distill.w_mlm"})
         assert changed == expected
     corpus, teacher = prepare(run)

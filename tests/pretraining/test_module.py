@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from bort.config.distill import DistillConfig
+from bort.config.optim import OptimConfig
 from torch.utils.data import DataLoader
 
-from bort.config.train import DistillConfig, OptimConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model

@@ -18,11 +18,11 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from bort.config.fingerprint import flatten_settings
 from safetensors.torch import load_file
 from tiny_runs import log_lines, offline_log, stopping
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from bort.config.train import settings
 from bort.errors import BortError
 from bort.files.ownership import run_record
 from bort.pretraining import corpus as corpora
@@ -543,7 +543,7 @@ def test_one_process_in_a_folder(settings_of, tmp_path):
     folder.mkdir()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        recorded = run_record(settings(settings_of()))
+        recorded = run_record(flatten_settings(settings_of()))
         (folder / "settings.json").write_text(json.dumps(recorded, default=str))
         with pytest.raises(BortError, match="another process is training in"):
             pretrain(settings_of(), folder)

@@ -51,11 +51,12 @@ def silently(say: str = "") -> None:
 
 def make_runs() -> Iterator[RunKind]:
     """Run the three jobs in the current folder."""
+    from bort.config.compose import parse_settings
     from hydra import compose, initialize_config_dir
 
     from bort import predict, report
-    from bort.config import train as config
     from bort.config.search import SearchRunConfig, register
+    from bort.config.train import TrainConfig
     from bort.finetuning import recipe as finetune
     from bort.models import huggingface as hf
     from bort.pretraining import recipe as pretrain
@@ -67,13 +68,13 @@ def make_runs() -> Iterator[RunKind]:
 
     def settings(base: str, schema: type, *words: str):
         with initialize_config_dir(str(forked.ROOT / "conf"), version_base="1.3"):
-            return config.parse(compose(base, [*words, "output_dir=unused"]), schema)
+            return parse_settings(compose(base, [*words, "output_dir=unused"]), schema)
 
     def page(folder: Path) -> None:
         list(report.parts(record.read(folder)))
 
     training = settings(
-        "train", config.TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
+        "train", TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
     )
     folder = Path("runs/mlm_pretrain/run")
     pretrain.pretrain(training, folder, silently)
@@ -89,7 +90,7 @@ def make_runs() -> Iterator[RunKind]:
     )
     words = ["experiment=finetune", f"model={folder}", "data.train=table.csv", "data.val=table.csv"]
     words += ["trainer=cpu", "trainer.max_epochs=1", "data.length=16", "name=run"]
-    tuning = settings("train", config.TrainConfig, *words)
+    tuning = settings("train", TrainConfig, *words)
     tuned = Path("runs/finetune/run")
     finetune.finetune(tuning, tuned, silently)
     yield RunKind(

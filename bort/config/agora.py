@@ -1,0 +1,69 @@
+"""The settings of Agora."""
+
+from dataclasses import dataclass, field
+
+from bort.errors import BortError, at_least, one_of
+
+
+@dataclass
+class ThetaConfig:
+    """Θ of Agora: every combination of these; null is the run's own value."""
+
+    lr: list[float] | None = None  # peak rates; null: lr_factor times the run's own
+    lr_factor: list[float] = field(default_factory=lambda: [1.0, 3.0])
+    seed: list[int] | None = field(default_factory=lambda: [0, 1])
+    weight_decay: list[float] | None = None
+    warmup: list[float] | None = None
+    batch_size: list[int] | None = None
+    epochs: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        for key, values in vars(self).items():
+            if values is not None and not values:
+                raise BortError(f"agora.grid.{key}=[] leaves nothing to train; give it values")
+            if values and len(set(values)) < len(values):
+                raise BortError(f"agora.grid.{key}={values} names a value twice")
+            zero = key in ("seed", "weight_decay", "warmup")
+            if any(value < 0 or (value == 0 and not zero) for value in values or ()):
+                raise BortError(
+                    f"agora.grid.{key}={values} must be {'at least' if zero else 'above'} 0"
+                )
+        if max(self.warmup or [0]) >= 1:
+            raise BortError(f"agora.grid.warmup={self.warmup} must be below 1")
+
+
+@dataclass
+class AgoraConfig:
+    """Rounds of training, mistakes, and rows generated from them (arXiv 2010.07990)."""
+
+    teacher: str | None = None  # S: a model fine-tuned on the task; null: the run's teacher becomes
+    mlm: str | None = None  # of generator=mlm; null: the encoder of S, or else the candidate
+    grid: ThetaConfig = field(default_factory=ThetaConfig)
+    rounds: int | None = None  # at most; null: until Θ is used up
+    prune: str = "half"  # the worse half of Θ each round, or lcs (the original)
+    replays: int = 1  # rounds in all that may be done again because E became worse
+    generator: str = "mlm"  # or nearest (by the candidate's embeddings), edit (deletion and swap)
+    mistakes: str = "train"  # rows are made from mistakes on D; eval: on E, as published
+    rate: float = 0.15  # share of a row's words that a generator changes
+    samples: int | None = None  # rows generated a round; null: a quarter of D
+    labels: str = "hard"  # S's answer; soft: S's probabilities
+    # of S, below which a row with a hard label is dropped; null: what S has on 3/4 of E's rows
+    confidence: float | None = None
+    eval_fraction: float = 0.2  # of the training rows: E
+    guard: float = 2 / 3  # balanced accuracy on E that S needs
+    training: str | None = None  # the one that a launcher's job does; not for users
+
+    def __post_init__(self) -> None:
+        one_of("agora.prune", self.prune, ("half", "lcs"))
+        one_of("agora.generator", self.generator, ("mlm", "nearest", "edit"))
+        one_of("agora.mistakes", self.mistakes, ("train", "eval"))
+        one_of("agora.labels", self.labels, ("hard", "soft"))
+        at_least("agora.replays", self.replays, 0)
+        for key in ("rounds", "samples"):
+            if getattr(self, key) is not None:
+                at_least(f"agora.{key}", getattr(self, key), 1)
+        for key in ("confidence", "guard"):
+            at_least(f"agora.{key}", getattr(self, key) or 0.0, 0, below=1)
+        for key in ("rate", "eval_fraction"):
+            if not 0 < getattr(self, key) < 1:
+                raise BortError(f"agora.{key}={getattr(self, key):g} must be above 0 and below 1")

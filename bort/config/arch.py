@@ -1,0 +1,27 @@
+"""The settings of an architecture, as Hydra takes them."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from bort.models.arch import Arch
+
+
+@dataclass
+class ArchConfig:
+    """The four keys of `arch=`: `TrainConfig` makes an `Arch` of them.
+
+    An `Arch` is frozen, and no command line could override a key of a frozen schema.
+    """
+
+    depth: int = MISSING
+    heads: int = MISSING
+    hidden: int = MISSING
+    intermediate: int = MISSING
+
+    def __post_init__(self) -> None:
+        self.to_arch()
+
+    def to_arch(self) -> Arch:
+        """The architecture with these numbers; raises BortError when no model can have them."""
+        return Arch(**vars(self)).check()

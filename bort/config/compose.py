@@ -1,0 +1,70 @@
+"""From the configuration that Hydra composes out of conf/ to typed settings."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bort.config.train import TrainConfig
+from bort.errors import BortError, nearest_path
+from bort.files.untrusted import read_yaml
+from bort.models.arch import Arch
+
+CONF = Path(__file__).parents[1] / "conf"  # in a wheel
+if not CONF.is_dir():
+    CONF = Path(__file__).parents[2] / "conf"
+
+
+def find_local_settings() -> Path | None:
+    """Return `conf` of the folder that we are in, if it has a `local` and is not bort's own."""
+    folder = Path("conf")
+    is_local = (folder / "local").is_dir() and not folder.samefile(CONF)
+    return folder if is_local else None
+
+
+def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
+    """The composed configuration as dataclasses; every wrong combination is raised here."""
+    cfg = cfg.copy()
+    if cfg.get("arch_file"):
+        OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
+    if cfg.get("job") in ("finetune", "agora") and cfg.task == "docstrings" and cfg.data.train:
+        cfg.task = "custom"  # who names files means them, not the task that needs none
+    OmegaConf.resolve(cfg)
+    # Once more through the schema: a key that was added by `+` is a mistake too.
+    plain = OmegaConf.to_container(cfg)
+    _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Raise BortError for an infinite number or a NaN anywhere below `key`."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_finite(key, inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise BortError(f"{key}={value:g} is no finite number; give one")
+
+
+def _arch_from_file(path: Path) -> dict:
+    """The architecture in a YAML such as a search's optimum.yaml (bare, or under `arch`)."""
+    if not path.is_file():
+        hint = nearest_path(path, path.parent.glob("*.yaml"))
+        raise BortError(f"arch_file={path} does not exist{hint}")
+    try:
+        content = read_yaml(path)
+    except BortError:
+        content = None
+    table = content.get("arch", content) if isinstance(content, dict) else None
+    # numbers only: the text of an interpolation must not reach a configuration
+    if not isinstance(table, dict) or not all(
+        type(table.get(key)) in (int, float) for key in Arch.KEYS
+    ):
+        raise BortError(
+            f"arch_file={path} is not an architecture; it needs the four keys depth, heads, hidden "
+            "and intermediate, each with a number"
+        )
+    return {key: table[key] for key in Arch.KEYS}

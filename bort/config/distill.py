@@ -1,0 +1,40 @@
+"""The settings of the loss of a distillation, and of its teacher."""
+
+from dataclasses import dataclass, field
+
+from bort.config.arch import ArchConfig
+from bort.errors import BortError, at_least
+
+
+@dataclass
+class DistillConfig:
+    """Loss weights: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy; w_kd = 0 is MLM."""
+
+    w_kd: float = 1.0
+    w_mlm: float = 0.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("distill.w_kd", self.w_kd, 0)
+        at_least("distill.w_mlm", self.w_mlm, 0)
+        if self.w_kd == self.w_mlm == 0:
+            raise BortError("distill.w_kd and distill.w_mlm are both 0; nothing would be learnt")
+        if not self.temperature > 0:
+            raise BortError(f"distill.temperature={self.temperature:g} must be above 0")
+
+
+@dataclass
+class TeacherConfig:
+    """A masked LM by name or folder; without a name one is trained on the same text first."""
+
+    name: str | None = None
+    arch: ArchConfig = field(default_factory=lambda: ArchConfig(2, 4, 128, 512))
+    max_steps: int = 1500
+    batch_size: int = 16  # at 8 the same tokens may leave it on a plateau
+    lr: float | None = None  # null: by the width of teacher.arch, as optim.lr
+
+    def __post_init__(self) -> None:
+        at_least("teacher.max_steps", self.max_steps, 1)
+        at_least("teacher.batch_size", self.batch_size, 1)
+        if self.lr is not None and not self.lr > 0:
+            raise BortError(f"teacher.lr={self.lr:g} must be above 0")

@@ -1,0 +1,59 @@
+"""Which settings decide a run's result, and a short name for them."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from bort.config.train import TrainConfig
+
+# What may differ between a run and its continuation: none of these changes a weight.
+FREE_KEYS = {"resume", "dry_run", "logger", "output_dir", "name", "checkpoint_every"}
+# Lightning's callbacks that end a training early, or set or average its weights; others look on.
+ACTIVE_CALLBACKS = {
+    "EarlyStopping",
+    "Timer",
+    "GradientAccumulationScheduler",
+    "StochasticWeightAveraging",
+    "WeightAveraging",
+    "EMAWeightAveraging",
+    "LearningRateFinder",
+    "BatchSizeFinder",
+}
+CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tuning reads them
+FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
+
+
+def flatten_settings(run: TrainConfig) -> dict[str, Any]:
+    """Flat `key: value` of all that decides a run's result, to compare it with its continuation."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            flat[prefix] = value
+
+    values = {k: v for k, v in asdict(run).items() if k not in FREE_KEYS}
+    walk("", values | {"callbacks": _active_callbacks(run.callbacks)})
+    free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
+    if not run.fits_task:
+        free |= {f"data.{key}" for key in CUSTOM_KEYS}
+    other = "agora.training" if run.job == "agora" else "agora."
+    return {k: v for k, v in flat.items() if k not in free and not k.startswith(other)}
+
+
+def _active_callbacks(callbacks: dict | None) -> dict:
+    """Those of the callbacks that decide how a training ends."""
+
+    def kind(callback: Any) -> str:
+        return str(callback.get("_target_")).split(".")[-1] if isinstance(callback, dict) else ""
+
+    return {k: v for k, v in (callbacks or {}).items() if kind(v) in ACTIVE_CALLBACKS}
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits that name these values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""The settings of the optimizer, and the rate that suits a width."""
+
+from dataclasses import dataclass
+
+from bort.errors import BortError, at_least, one_of
+
+BASE_LR, BASE_WIDTH = 4e-3, 128  # the best rate at this width, measured; narrower ones take more
+KAPPA = 0.67  # measured at H = 32, 64 and 128
+
+
+def width_lr(hidden: int, base: float = BASE_LR, kappa: float = KAPPA) -> float:
+    """Peak rate of AdamW that suits a width, when `base` suits BASE_WIDTH."""
+    return base * (hidden / BASE_WIDTH) ** -kappa
+
+
+@dataclass
+class OptimConfig:
+    """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
+
+    name: str = "muon"  # muon or adamw
+    # peak rate of AdamW; null: 4e-3 · (H / 128)^-0.67, in fine-tuning 0.064 / H. In a search it is
+    # the rate at H = 128, and search.kappa gives that of each candidate.
+    lr: float | None = None
+    muon_ratio: float = 2.5  # peak rate of Muon = lr × muon_ratio
+    weight_decay: float = 0.01  # not on LayerNorm, biases and embeddings
+    warmup: float = 0.05  # share of the budget; linear up, then linear down to 0
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        one_of("optim.name", self.name, ("muon", "adamw"))
+        for key in ("lr", "muon_ratio", "eps"):
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
+                raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup", self.warmup, 0, below=1)
+        at_least("optim.beta1", self.beta1, 0, below=1)
+        at_least("optim.beta2", self.beta2, 0, below=1)

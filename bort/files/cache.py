@@ -1,0 +1,15 @@
+"""The folder in which what is slow to make is kept between runs."""
+
+from pathlib import Path
+
+from bort.errors import BortError
+from bort.machine import user_cache
+
+
+def cache_folder() -> Path:
+    """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
+    if (folder := user_cache()) is None:
+        raise BortError(
+            "this user has no home folder to keep corpora and teachers in; set BORT_CACHE=FOLDER"
+        )
+    return folder
