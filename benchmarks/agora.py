@@ -14,12 +14,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from bort.config.compose import parse_settings
 from finetune import encoder, glue, main
 from hydra import compose, initialize_config_dir
 
 from bort.agora import recipe as agora_run
 from bort.agora.recipe import ARMS
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from bort.config.data import DataConfig
-from bort.files.cache import cache_folder
 
+from bort.config.data import DataConfig
 from bort.console import show_log
+from bort.files.cache import cache_folder
 from bort.machine import machine_line
 from bort.pretraining import corpus
 from bort.tasks import docstrings

@@ -32,9 +32,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from bort.config.compose import parse_settings
-from bort.config.fingerprint import fingerprint, flatten_settings
-from bort.config.optim import width_lr
 from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.nn import functional as F
@@ -50,6 +47,9 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from bort.config.compose import parse_settings
+from bort.config.fingerprint import fingerprint, flatten_settings
+from bort.config.optim import width_lr
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError

@@ -21,20 +21,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bort.config.data import DataConfig
-from bort.config.optim import OptimConfig
-from bort.files.cache import cache_folder
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
+from bort.config.data import DataConfig
+from bort.config.optim import OptimConfig
 from bort.console import show_log
+from bort.files.cache import cache_folder
 from bort.machine import SIZE, gflops, machine_line
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
 from bort.pretraining import corpus
-from bort.pretraining.datamodule import mask_tokens, row_keys
-from bort.pretraining.module import kd_loss, mlm_loss
+from bort.pretraining.losses import kd_loss, mlm_loss
+from bort.pretraining.masking import mask_tokens, row_keys
 from bort.text.tokenizer import train_tokenizer
 from bort.training import optim
 

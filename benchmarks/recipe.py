@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.machine import machine_line

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from scipy.stats import kendalltau
 
 from bort.config import search as search_config
+from bort.config.compose import parse_settings
 from bort.console import show_log
 from bort.machine import machine_line
 from bort.models.arch import Arch

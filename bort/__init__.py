@@ -28,7 +28,7 @@ _MODULES = {
     "load_masked_lm": "models.huggingface",
     "save_model": "models.huggingface",
     # training by Lightning
-    "kd_loss": "pretraining.module",
+    "kd_loss": "pretraining.losses",
     "DistillationModule": "pretraining.module",
     "PackedDataModule": "pretraining.datamodule",
     "FineTuningModule": "finetuning.recipe",

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import ScreenHandler, show_log
 

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bort.config.compose import CONF
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import bort
+from bort.config.compose import CONF
 from bort.errors import BortError
 
 TINY = ["data=text", "data.length=16", "data.vocab_size=280", "data.val_fraction=0.2"]

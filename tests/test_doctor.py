@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from bort.files.cache import cache_folder
 
 from bort import doctor, machine, network
+from bort.files.cache import cache_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}

@@ -53,7 +53,7 @@ from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks.encoding import cast, data_report
 from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
-from bort.training.module import check_trainer, device_of, quiet
+from bort.training.trainer import check_trainer, device_of, quiet
 
 logger = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ from bort.tasks.encoding import Cast, cast
 from bort.tasks.metrics import score
 from bort.tasks.registry import decoded
 from bort.tasks.task import Row, Task
-from bort.training.module import check_watched, quiet
+from bort.training.trainer import check_watched, quiet
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import torch
 from bort.errors import BortError
 from bort.models import onnx
 from bort.models.bert import Classifier, MaskedLM
-from bort.pretraining.datamodule import VAL_RATE, mask_tokens, row_keys
+from bort.pretraining.masking import VAL_RATE, mask_tokens, row_keys
 from bort.text import sources
 from bort.text.tokenizer import special_ids
 

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from bort.console import counted
 from bort.errors import BortError
-from bort.pretraining.datamodule import ResumeSampler, generator, loader
 from bort.tasks.encoding import Cast
 from bort.tasks.task import Row
+from bort.training.loader import ResumeSampler, generator, loader
 
 POOL = 50  # batches of random rows that are sorted by length together
 

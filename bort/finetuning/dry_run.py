@@ -22,7 +22,7 @@ from bort.pretraining.recipe import OWN_STEPS, encoder_folder, own_run
 from bort.runs.folder import check_folder, finished
 from bort.tasks.encoding import cast
 from bort.tasks.task import Task
-from bort.training.module import check_trainer, check_watched
+from bort.training.trainer import check_trainer, check_watched
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,8 @@ from bort.tasks.encoding import Cast, cast, data_report
 from bort.tasks.metrics import doubt, metric_names, readable, score, write_answers, write_submission
 from bort.tasks.task import Row, Task
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
-from bort.training.module import StepModule, check_trainer, check_watched, device_of, fit, quiet
+from bort.training.module import StepModule
+from bort.training.trainer import check_trainer, check_watched, device_of, fit, quiet
 
 logger = logging.getLogger(__name__)
 

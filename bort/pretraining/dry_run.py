@@ -26,7 +26,7 @@ from bort.pretraining.module import score_names
 from bort.pretraining.recipe import open_sources, teacher_folder, teacher_run
 from bort.runs.folder import check_folder, finished
 from bort.text.tokenizer import special_ids
-from bort.training.module import check_trainer, check_watched
+from bort.training.trainer import check_trainer, check_watched
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from bort.models.arch import Arch
 from bort.objectives.cost import forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.corpus import sequences as sequences_of
-from bort.pretraining.datamodule import VAL_RATE
+from bort.pretraining.masking import VAL_RATE
 from bort.training.optim import NEWTON_SCHULZ_STEPS
 
 

@@ -33,8 +33,8 @@ from bort.pretraining.module import DistillationModule, score_names
 from bort.pretraining.recipe import prepare, student, teacher_digest, teacher_folder, train
 from bort.runs.folder import check_corpus, check_folder, doubt, finished, locked, open_folder
 from bort.training.loggers import MetricsCsv
-from bort.training.module import check_trainer, check_watched, interruptible
 from bort.training.progress import Throughput
+from bort.training.trainer import check_trainer, check_watched, interruptible
 
 logger = logging.getLogger(__name__)
 

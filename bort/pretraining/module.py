@@ -8,50 +8,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
+from bort.pretraining.losses import entropy, kd_loss, mlm_loss
 from bort.training.module import StepModule
-
-
-def kd_loss(
-    student: Tensor, teacher: Tensor, temperature: float, reduction: str = "mean"
-) -> Tensor:
-    """KL(teacher ‖ student) of softened distributions, times temperature² (arXiv 1503.02531, §2).
-
-    student, teacher: logits (M, V) of M masked positions; nats per token, mean (or sum) over M.
-    Zero iff they agree up to a constant per row; zero for M = 0. Cost: two softmaxes over M · V.
-    Raises BortError if the vocabularies differ.
-    """
-    if student.shape[-1] != teacher.shape[-1]:
-        raise BortError(
-            f"the teacher's vocabulary has {teacher.shape[-1]} tokens, the student's "
-            f"{student.shape[-1]}; KD needs the same vocabulary, id by id"
-        )
-    log_student = F.log_softmax(student.float() / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher.float() / temperature, dim=-1)
-    total = F.kl_div(log_student, log_teacher, log_target=True, reduction="sum")
-    return temperature**2 * _reduce(total, len(student), reduction)
-
-
-def mlm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (M, V) at the true words (M,); nats per token, zero for M = 0."""
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
-    return _reduce(total, len(labels), reduction)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of softmax(logits) over rows (M, V); nats per token."""
-    logp = logits.float().log_softmax(-1)
-    return -(logp.exp() * logp).sum(-1).mean()
-
-
-def _reduce(total: Tensor, count: int, reduction: str) -> Tensor:
-    return total / max(count, 1) if reduction == "mean" else total
 
 
 def score_names(taught: bool) -> list[str]:

@@ -26,8 +26,9 @@ from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.identity import local_model
 from bort.pretraining import corpus as corpora
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import PackedDataModule, TeacherStates
+from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, score_names
+from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import (
     check_corpus,
     check_text,
@@ -40,8 +41,9 @@ from bort.runs.folder import (
     take_finished,
 )
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
-from bort.training.module import VERSION, check_trainer, check_watched, device_of, fit, quiet
+from bort.training.module import VERSION
 from bort.training.progress import Throughput
+from bort.training.trainer import check_trainer, check_watched, device_of, fit, quiet
 
 logger = logging.getLogger(__name__)
 

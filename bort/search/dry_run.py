@@ -23,7 +23,7 @@ from bort.pretraining.flops import amount_of
 from bort.runs.folder import check_folder
 from bort.search.fptas import Selection
 from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of
-from bort.training.module import check_trainer
+from bort.training.trainer import check_trainer
 
 logger = logging.getLogger(__name__)
 

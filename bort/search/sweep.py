@@ -35,9 +35,10 @@ from bort.objectives import cost
 from bort.objectives.latency import check_device, latencies
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
+from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare, teacher_digest, train
+from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import check_corpus, check_folder, locked, open_folder
 from bort.search.fptas import Scale, Selection
 from bort.search.records import (
@@ -57,7 +58,7 @@ from bort.search.records import (
     write_checked,
     write_plan,
 )
-from bort.training.module import check_trainer, device_of
+from bort.training.trainer import check_trainer, device_of
 
 logger = logging.getLogger(__name__)
 

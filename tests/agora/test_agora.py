@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bort.config.agora import ThetaConfig
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from tiny_runs import log_lines, stopping
@@ -43,6 +41,8 @@ from bort.agora.dataset import (
 from bort.agora.generators import GENERATORS, Source, changeable
 from bort.agora.judge import Judge, teacher_source
 from bort.agora.report import ARMS
+from bort.config.agora import ThetaConfig
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.writing import write_json

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bort.config.compose import CONF, parse_settings
-from bort.config.data import DataConfig
 from hydra import compose, initialize_config_dir
 from transformers import (
     AutoModelForMaskedLM,
@@ -26,6 +24,8 @@ from transformers import (
 
 from bort.benchmark import contenders
 from bort.benchmark import run as benchmark
+from bort.config.compose import CONF, parse_settings
+from bort.config.data import DataConfig
 from bort.config.search import BenchmarkConfig, register
 from bort.errors import BortError
 from bort.export import run as export

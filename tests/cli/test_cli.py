@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from bort import console, shell
 from bort.config import key_values
 from bort.config import search as search_config
+from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.pretraining.recipe import pretrain
 from bort.search import sweep

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from tiny_runs import counting, log_lines
 
 from bort.agora import dry_run as agora_plan
+from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.finetuning import dry_run as task_plan
 from bort.models import huggingface as hf

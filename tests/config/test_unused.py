@@ -4,10 +4,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError

@@ -7,8 +7,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from bort.config.fingerprint import flatten_settings
 
+from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.export import card
 from bort.files.writing import write_json

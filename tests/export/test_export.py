@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from bort.config.data import DataConfig
 from safetensors.torch import load_file, save_file
 from tiny_runs import log_lines
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export import run as export

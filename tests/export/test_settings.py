@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from bort.config.data import DataConfig
 
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export.settings import parse_export
 

@@ -9,9 +9,9 @@ import types
 
 import pytest
 import torch
-from bort.config.data import DataConfig
 
 import bort
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.export import standalone

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bort.config.compose import CONF
 from hydra import compose, initialize_config_dir
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf
 
 from bort import html, predict, report
 from bort.benchmark import run as benchmark
+from bort.config.compose import CONF
 from bort.config.search import BenchmarkConfig, GridConfig
 from bort.errors import BortError
 from bort.export import run as export

@@ -5,10 +5,10 @@ import time
 from dataclasses import asdict
 
 import pytest
-from bort.config.compose import parse_settings
 from omegaconf import OmegaConf
 
 from bort import console
+from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.files import untrusted

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bort.config.compose import parse_settings
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from sklearn import metrics
@@ -20,6 +19,7 @@ from tiny_runs import log_lines, stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import predict, report
+from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.finetuning import dry_run as plan

@@ -166,7 +166,7 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
     """All that both have is copied, also of a teacher with few positions, and with token types."""
     import torch
 
-    from bort.pretraining.module import kd_loss
+    from bort.pretraining.losses import kd_loss
 
     for name in ("roberta-tiny", "bert-tiny"):
         folder = shared / "cases/models" / name

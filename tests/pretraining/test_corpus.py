@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from bort.config.data import DataConfig
 from tiny_runs import log_lines
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from bort.config.data import DataConfig
 from bort.console import Progress
 from bort.errors import BortError
 from bort.files.text_files import parquet_rows

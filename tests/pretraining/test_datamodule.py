@@ -7,19 +7,14 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from bort.config.data import DataConfig
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
+from bort.config.data import DataConfig
 from bort.pretraining.corpus import Corpus, build, pack, sequences
-from bort.pretraining.datamodule import (
-    PackedDataModule,
-    ResumeSampler,
-    TrainBatches,
-    ValBatches,
-    mask_tokens,
-    row_keys,
-)
+from bort.pretraining.datamodule import PackedDataModule, TrainBatches, ValBatches
+from bort.pretraining.masking import mask_tokens, row_keys
+from bort.training.loader import ResumeSampler
 
 V, MASK = 1000, 4
 SPECIAL = np.arange(V) < 5

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bort.config.optim import OptimConfig
 from tiny_runs import counting
 
+from bort.config.optim import OptimConfig
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.pretraining import flops

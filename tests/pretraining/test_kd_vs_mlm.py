@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from bort.config.distill import DistillConfig
-from bort.config.fingerprint import flatten_settings
 from tiny_runs import log_lines, stopping
 
+from bort.config.distill import DistillConfig
+from bort.config.fingerprint import flatten_settings
 from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.pretraining import kd_vs_mlm as comparing

@@ -6,15 +6,16 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
-from bort.config.distill import DistillConfig
-from bort.config.optim import OptimConfig
 from torch.utils.data import DataLoader
 
+from bort.config.distill import DistillConfig
+from bort.config.optim import OptimConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, save_model
-from bort.pretraining.module import DistillationModule, kd_loss, mlm_loss
+from bort.pretraining.losses import kd_loss, mlm_loss
+from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import prepare, train
 from bort.training.checkpoint import AtomicCheckpointIO
 

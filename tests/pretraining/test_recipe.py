@@ -18,26 +18,22 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from bort.config.fingerprint import flatten_settings
 from safetensors.torch import load_file
 from tiny_runs import log_lines, offline_log, stopping
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.files.ownership import run_record
 from bort.pretraining import corpus as corpora
 from bort.pretraining import recipe as pretraining
-from bort.pretraining.datamodule import (
-    PackedDataModule,
-    ResumableLoader,
-    TrainBatches,
-    check_shared_memory,
-)
+from bort.pretraining.datamodule import PackedDataModule, TrainBatches
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import finish, finished, locked
 from bort.text.tokenizer import encode, text_encoder
-from bort.training.module import check_trainer, check_watched
+from bort.training.loader import ResumableLoader, check_shared_memory
+from bort.training.trainer import check_trainer, check_watched
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 

@@ -28,8 +28,9 @@ from bort.errors import BortError, Diverged
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import latency
-from bort.pretraining.datamodule import TeacherStates, TrainBatches, ValBatches
+from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare, teacher_folder
+from bort.pretraining.teacher_states import TeacherStates
 from bort.search import optimum
 from bort.search import sweep as search
 from bort.search.coefficient import w_coefficient

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas
 import pytest
-from bort.config.data import DataConfig
 
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.files.tables import read_table
 from bort.files.text_files import lines

@@ -51,10 +51,10 @@ def silently(say: str = "") -> None:
 
 def make_runs() -> Iterator[RunKind]:
     """Run the three jobs in the current folder."""
-    from bort.config.compose import parse_settings
     from hydra import compose, initialize_config_dir
 
     from bort import predict, report
+    from bort.config.compose import parse_settings
     from bort.config.search import SearchRunConfig, register
     from bort.config.train import TrainConfig
     from bort.finetuning import recipe as finetune

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from bort.config.optim import OptimConfig
 
+from bort.config.optim import OptimConfig
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.training import optim

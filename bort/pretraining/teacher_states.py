@@ -1,0 +1,119 @@
+"""A teacher's answers to batches, computed once and kept on disk for all its students.
+
+Letters: M masked positions of a batch, H_T hidden size of the teacher, V vocabulary.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils.data import Dataset
+
+from bort.files.digests import read_array, write_array
+
+logger = logging.getLogger(__name__)
+
+
+class TeacherStates:
+    """A teacher's head states at the masked positions of batches 0, 1, …, on disk.
+
+    Half precision: 2 H_T bytes a position, where logits would be 4 V. The teacher's decoder makes
+    logits of them at any temperature. Written in order, and gone on with after a kill. What follows
+    a batch whose states are no longer those that were written is made again.
+    """
+
+    EVERY = 64  # batches between two records of how far it got
+
+    def __init__(self, path: Path, hidden: int):
+        self.states, self.index = path.with_suffix(".f16"), path.with_suffix(".npy")
+        self.hidden = hidden
+        self.ends, self.digests = self._whole()  # (batches + 1,), (batches,)
+        self.rows: np.ndarray | None = None
+
+    def _whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ends and digests of the batches on disk up to the first that is damaged."""
+        if not self.index.exists():
+            return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+        self.states.touch()  # lost, it is a damaged one
+        versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
+        ends, digests, whole = _checked_states(self.states, self.index, self.hidden, *versions)
+        if whole < len(digests) or len(ends) == 1:
+            logger.info(
+                f"teacher: its kept states in {self.states} are damaged; they are made again"
+            )
+        return ends[: whole + 1], digests[:whole]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, batch: int) -> np.ndarray:
+        """(M, H_T) float16."""
+        if self.rows is None:  # opened in the worker: a memory map is pickled as a copy
+            self.rows = np.memmap(self.states, dtype=np.float16, mode="r").reshape(-1, self.hidden)
+        return np.array(self.rows[self.ends[batch] : self.ends[batch + 1]])
+
+    @torch.no_grad()
+    def build(self, teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]) -> int:
+        """Run the teacher over batches 0 … count - 1 that are not there yet; returns how many."""
+        done = len(self)
+        if done >= count:
+            return 0
+        teacher.eval()  # its dropout would be in every candidate's target
+        device = next(teacher.parameters()).device
+        self.states.parent.mkdir(parents=True, exist_ok=True)
+        ends, digests = self.ends.tolist(), self.digests.tolist()
+        with self.states.open("ab") as file:
+            file.truncate(ends[-1] * self.hidden * 2)
+            for number in range(done, count):
+                batch = batches[number]
+                ids, positions = (batch[k].to(device) for k in ("input_ids", "positions"))
+                rows = teacher.head_states(ids, positions=positions)
+                content = rows.half().cpu().numpy().tobytes()
+                file.write(content)
+                ends.append(ends[-1] + len(rows))
+                digests.append(xxhash.xxh3_64_intdigest(content))
+                tick(number + 1, count)
+                if (number + 1) % self.EVERY == 0 or number + 1 == count:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    write_array(self.index, np.array([ends, [0, *digests]], dtype=np.uint64).T)
+        self.ends, self.digests = np.array(ends, dtype=np.int64), np.array(digests, dtype=np.uint64)
+        self.rows = None
+        return count - done
+
+
+@lru_cache(maxsize=16)
+def _checked_states(
+    states: Path, index: Path, hidden: int, *versions: tuple
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Ends and digests of an index, and how many batches are as written; once in a process."""
+    table = read_array(index)  # (batches + 1, 2): one past a batch's last position, its digest
+    if table is None or table.ndim != 2:
+        return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64), 0
+    ends, digests = table[:, 0].astype(np.int64), table[1:, 1]
+    with states.open("rb") as file:
+        for batch, (size, digest) in enumerate(zip(np.diff(ends), digests, strict=True)):
+            content = file.read(int(size) * hidden * 2)
+            if xxhash.xxh3_64_intdigest(content) != digest:
+                return ends, digests, batch
+    return ends, digests, len(digests)
+
+
+class WithTeacher(Dataset):
+    """Batches that carry the teacher's head states (M, H_T) beside input, positions and labels."""
+
+    def __init__(self, batches: Dataset, states: TeacherStates):
+        self.batches, self.states = batches, states
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index >= len(self.states):  # a worker reads ahead of the last step
+            return self.batches[index]
+        return self.batches[index] | {"teacher_states": torch.from_numpy(self.states[index])}

@@ -1,0 +1,247 @@
+"""Lightning's trainer: what is checked before it starts, and one training from there to its end."""
+
+import inspect
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from bort.config.train import TrainConfig
+from bort.errors import BortError, nearest
+from bort.files.untrusted import short
+from bort.machine import usable_cores
+from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
+from bort.training.loggers import finish_loggers
+from bort.training.module import StepModule
+from bort.training.progress import ProgressLine, Throughput
+
+logger = logging.getLogger(__name__)
+
+
+def device_of(run: TrainConfig) -> str:
+    """Where a model of this run answers outside of its training."""
+    cuda = torch.cuda.is_available() and (run.trainer or {}).get("accelerator") != "cpu"
+    return "cuda" if cuda else "cpu"
+
+
+# Keys of Lightning's trainer that every run fills itself, and what to give instead.
+SET_HERE = {
+    "logger": "logger=NAME",
+    "callbacks": "callbacks=NAME",
+    "plugins": "trainer.strategy and trainer.precision",
+    "default_root_dir": "name=NAME",
+    "enable_checkpointing": "checkpoint_every=STEPS",
+}
+
+
+def check_trainer(run: TrainConfig) -> None:
+    """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
+    quiet()
+    known = inspect.signature(pl.Trainer).parameters
+    for key in run.trainer:
+        if key not in known and key != "_target_":
+            raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
+        if key in SET_HERE and run.trainer[key]:
+            raise BortError(f"trainer.{key} is set by bort; use {SET_HERE[key]}")
+        if key != "_target_":
+            _check_kind(key, run.trainer[key], known[key].annotation)
+    if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
+        raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
+    if "fsdp" in str(run.trainer.get("strategy")) and run.job not in ("pretrain", "compare"):
+        raise BortError(f"trainer=fsdp is for pre-training; use trainer=ddp for job={run.job}")
+    if run.fits_task and run.trainer.get("limit_val_batches") == 0:
+        raise BortError(
+            f"job={run.job} keeps the model of its best validation; trainer.limit_val_batches=0 "
+            "leaves none"
+        )
+    if run.compile:
+        _check_compiler(device_of(run))
+    devices, most = run.trainer.get("devices"), max(8, 2 * usable_cores())
+    if isinstance(devices, int) and devices > most and device_of(run) == "cpu":
+        raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
+    try:
+        instantiate(run.trainer, logger=False)
+    except InstantiationException as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        missing = "backend found" in reason or "not available" in reason
+        hint = "; trainer=default takes what is here" if missing else ""
+        raise BortError(f"trainer: {reason}{hint}") from None
+
+
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
+
+
+def _check_kind(key: str, value: Any, annotation: Any) -> None:
+    """Raises BortError for a value of `trainer.` of a kind that Lightning does not declare.
+
+    Lightning itself finds out in the middle of a training, if at all. Words and numbers within
+    their kinds are for Lightning to judge, and `_target_` makes an object of any kind.
+    """
+    if value is None or (isinstance(value, dict) and "_target_" in value):
+        return
+    union = get_origin(annotation) in (Union, UnionType)
+    kinds = set()
+    for part in get_args(annotation) if union else (annotation,):
+        if get_origin(part) is Literal:
+            kinds |= {type(literal) for literal in get_args(part)}
+        else:
+            kinds.add(get_origin(part) or part)
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    words = " or ".join(text for kind, text in KINDS.items() if kind in kinds) or "left out"
+    raise BortError(f"trainer.{key}={short(str(value))} must be {words}")
+
+
+def _check_compiler(device: str) -> None:
+    """Raises BortError where torch.compile would not find the compiler that it calls."""
+    if device == "cpu":
+        names = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+    else:
+        names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, names)):
+        raise BortError(
+            f"compile=true needs a compiler, and {' or '.join(names)} is not found; use "
+            "compile=false"
+        )
+
+
+def fit(
+    run: TrainConfig,
+    folder: Path,
+    module: StepModule,
+    data: pl.LightningDataModule,
+    loggers: list,
+    label: str,
+) -> tuple[pl.Trainer, Throughput]:
+    """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
+
+    module: says in `scores` what it logs; data: has `val`, sized. loggers: the first one is the
+    run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a
+    checkpoint.
+    """
+    validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
+    check_watched(run, module.scores if validates else [])
+    module.run_identity = run_identity(folder)
+    start = newest_whole(folder / "checkpoints", module.run_identity)
+    step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
+    throughput = Throughput()
+    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
+    own = [throughput, ProgressLine(label, throughput)]
+    trainer = _trainer(run, folder, loggers, own, saves, validates)
+    if step is None:
+        loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
+    else:
+        loggers[0].resume(step)
+        saves.remove_old(trainer)
+        logger.info(f"resume: {label} goes on after step {step:,} ({start})")
+    try:
+        with interruptible(), saves.catching(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+            if validates and module.validated != trainer.global_step:
+                trainer.validate(module, datamodule=data, verbose=False)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        if (line := _mistake_in_settings(error)) is None:
+            raise
+        raise BortError(line) from error
+    finally:
+        finish_loggers(loggers)
+        # Lightning leaves the loader's processes alive when it is stopped in a validation.
+        trainer.fit_loop.teardown()
+    if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
+        logger.info(profile)
+    return trainer, throughput
+
+
+def _mistake_in_settings(error: Exception) -> str | None:
+    """Lightning's words about settings that only the data or a first validation show wrong."""
+    text = " ".join(str(error).split())
+    if text.startswith("Early stopping conditioned on metric"):
+        return f"callbacks: {text[:170]}"
+    if isinstance(error, MisconfigurationException) or text.startswith("`val_check_interval`"):
+        return f"trainer: {text[:170]}"
+    return None
+
+
+def check_watched(run: TrainConfig, scores: list[str]) -> None:
+    """Raises BortError for a callback that watches a score which never comes.
+
+    scores: what a validation logs; empty where nothing is validated. A callback that is not of
+    Lightning's may log more, but none of "val/" without a validation.
+    """
+    callbacks = {name: callback for name, callback in (run.callbacks or {}).items() if callback}
+    targets = [str(callback.get("_target_")) for callback in callbacks.values()]
+    logs_more = not all(target.startswith("lightning.") for target in targets)
+    for name, callback in callbacks.items():
+        watched = callback.get("monitor")
+        if watched is None or watched in scores:
+            continue
+        if not scores and str(watched).startswith("val/"):
+            raise BortError(
+                f"callbacks.{name} watches {watched}, and nothing is validated here; "
+                "use callbacks=none, or hold text out"
+            )
+        if not logs_more:
+            hint = nearest(str(watched), scores) or f"; use one of {', '.join(scores)}"
+            raise BortError(f"callbacks.{name}.monitor={watched} is no score of this run{hint}")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is KeyboardInterrupt again, of which Lightning makes exit code 1."""
+    try:
+        yield
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _trainer(
+    run: TrainConfig,
+    folder: Path,
+    loggers: list,
+    own: list[pl.Callback],
+    saves: Checkpoints,
+    validates: bool,
+) -> pl.Trainer:
+    extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
+    return instantiate(
+        run.trainer if validates else {**run.trainer, "limit_val_batches": 0},
+        logger=loggers,
+        callbacks=[*own, *extra, saves],  # the last: it saves what the others did
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+    )
+
+
+def quiet() -> None:
+    """Lightning's tips and the warnings that do not apply here."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
+        r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit: that is the purpose
+        r".*lr_scheduler.step\(\)` before `optimizer.step.*",
+        r".*GPU available but not used.*",  # trainer=cpu asks for that
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
+    ):
+        warnings.filterwarnings("ignore", message=message)
