@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
-    "load": "predict",
+    "load": "predictor",
     "run": "api",
     "finetune": "api",
     "RunResult": "api",

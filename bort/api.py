@@ -34,7 +34,7 @@ from bort.files.cache import cache_folder
 from bort.files.rows import name_rows, store_rows
 
 if TYPE_CHECKING:
-    from bort.predict import Predictor
+    from bort.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class RunResult:
 
         Raises BortError where the run has none, or one that takes more than texts.
         """
-        from bort import predict
+        from bort.predictor import load
 
-        return predict.load(self.folder)
+        return load(self.folder)
 
 
 def run(

@@ -1,17 +1,10 @@
-"""The dashboard in wandb: its panels, and the run of a whole search.
-
-    python -m bort.dashboard entity=NAME project=bort
-
-makes a workspace of these panels in a project that runs were synced to; it needs the package
-wandb-workspaces and a wandb key.
-"""
+"""The dashboard in wandb: its panels, and `python -m bort.dashboard`, which makes it."""
 
 import logging
-import sys
+from dataclasses import dataclass
 from typing import Any
 
 from bort import shell
-from bort.config import key_values
 from bort.errors import BortError
 
 logger = logging.getLogger("bort.dashboard")
@@ -75,17 +68,30 @@ def workspace(entity: str, project: str) -> Any:
     return workspaces.Workspace(entity=entity, project=project, name="bort", sections=sections)
 
 
-def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    given = key_values.parse(sys.argv[1:], {"entity": None, "project": "bort"})
-    if not given["entity"]:
-        raise BortError("give entity=NAME, the wandb user or team that owns the project")
-    made = workspace(given["entity"], given["project"])
+@dataclass
+class DashboardConfig:
+    """The panels of a project in wandb.
+
+    python -m bort.dashboard entity=NAME project=bort
+
+    makes a workspace of these panels in a project that runs were synced to; it needs the package
+    wandb-workspaces and a wandb key.
+    """
+
+    entity: str | None = None  # the wandb user or team that owns the project
+    project: str = "bort"  # the project's name
+
+    def __post_init__(self) -> None:
+        if not self.entity:
+            raise BortError("give entity=NAME, the wandb user or team that owns the project")
+
+
+def main(settings: DashboardConfig) -> None:
+    """Make the workspace and print its address."""
+    made = workspace(settings.entity, settings.project)
     made.save()
     logger.info(f"dashboard: {made.url}")
 
 
 if __name__ == "__main__":
-    shell.run(main, "bort.dashboard")
+    shell.run_command(DashboardConfig, main, "bort.dashboard")

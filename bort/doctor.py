@@ -8,10 +8,12 @@ import os
 import platform
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
+from bort import shell
 from bort.machine import (
     GIB,
     SIZE,
@@ -123,9 +125,13 @@ def speed(torch: ModuleType | str) -> None:
         row(str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}")
 
 
-def main(arguments: list[str]) -> None:
-    if arguments:
-        raise SystemExit(f"bort.doctor: takes no arguments, got {arguments[0]!r}; leave it out")
+@dataclass
+class DoctorConfig:
+    """What a bug report needs to say about this machine; it takes no settings."""
+
+
+def main(_: DoctorConfig) -> None:
+    """Print the report, section by section."""
     print("bort doctor: text for a bug report; takes up to 15 s, changes nothing", flush=True)
     print("software")
     software()
@@ -141,7 +147,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BrokenPipeError:
-        os._exit(0)  # `| head` has seen enough
+    shell.run_command(DoctorConfig, main, "bort.doctor", prepares=False)

@@ -1,9 +1,7 @@
 """`python -m bort.fptas`, the former name of `python -m bort.search`."""
 
-import sys
-
 from bort import shell
-from bort.search.fptas import main
+from bort.search.table_optimum import TableConfig, main
 
 if __name__ == "__main__":
-    shell.run(lambda: main(sys.argv[1:]), "bort.fptas")
+    shell.run_command(TableConfig, main, "bort.fptas")

@@ -1,18 +1,10 @@
-"""Runs as one self-contained HTML page: train.py writes one of each run; any runs side by side by
-
-    python -m bort.report runs/kd_pretrain/first runs/mlm_pretrain/first
-    python -m bort.report runs/kd_vs_mlm/demo runs/kd_pretrain/0 out=all.html
-
-A comparison, a sweep, a search or any folder of runs stands for the runs in it. The page is
-`report.html` in the current folder, or out=FILE. A run that is not finished is shown as far as it
-is.
-"""
+"""Runs as a self-contained HTML page: each run's own, and `python -m bort.report` of several."""
 
 import functools
 import logging
 import os
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bort import console, html, shell
 from bort.agora import report as agora_page
-from bort.config import key_values
+from bort.config.command_line import FREE
 from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
@@ -404,28 +396,48 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    words = sys.argv[1:]
-    folders = [Path(word) for word in words if "=" not in word or Path(word).exists()]
-    settings = [word for word in words if "=" in word and not Path(word).exists()]
-    given = key_values.parse(settings, {"out": None})
-    out = Path(given["out"] or "report.html")
-    if not folders:
-        raise BortError("give one or more run folders, as in runs/kd_pretrain/first; --help shows")
-    if out.suffix != ".html" or out.is_dir():
-        raise BortError(f"out={out} must name a page, as in out=report.html")
-    if given["out"] is None and out.exists() and not is_own_page(out):
-        raise BortError(f"{out} is here and no page of bort; give out=FILE.html for the report")
+@dataclass
+class ReportConfig:
+    """Runs side by side, as one self-contained HTML page.
+
+    python -m bort.report runs/kd_pretrain/first runs/mlm_pretrain/first
+    python -m bort.report runs/kd_vs_mlm/demo runs/kd_pretrain/0 out=all.html
+
+    A comparison, a sweep, a search or any folder of runs stands for the runs in it. A run that is
+    not finished is shown as far as it is.
+    """
+
+    folders: list[str] = field(default_factory=list, metadata=FREE)  # the folders of the runs
+    # the page to write; report.html in the current folder unless another one is given
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        out = self.page
+        if not self.folders:
+            raise BortError(
+                "give one or more run folders, as in runs/kd_pretrain/first; --help shows"
+            )
+        if out.suffix != ".html" or out.is_dir():
+            raise BortError(f"out={out} must name a page, as in out=report.html")
+        if self.out is None and out.exists() and not is_own_page(out):
+            raise BortError(f"{out} is here and no page of bort; give out=FILE.html for the report")
+
+    @property
+    def page(self) -> Path:
+        """The page to write."""
+        return Path(self.out or "report.html")
+
+
+def main(settings: ReportConfig) -> None:
+    """Write the page of the runs in the folders."""
+    folders = map(Path, settings.folders)
     runs = list({run.folder.resolve(): run for f in folders for run in expand(f)}.values())
     if len(runs) == 1:
-        html.write(out, f"bort {runs[0].name}", parts(runs[0]))
+        html.write(settings.page, f"bort {runs[0].name}", parts(runs[0]))
     else:
-        html.write(out, f"bort: {len(runs)} runs", side_by_side(runs))
-    logger.info(f"report: {counted(len(runs), 'run')} → {out}")
+        html.write(settings.page, f"bort: {len(runs)} runs", side_by_side(runs))
+    logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
 
 
 if __name__ == "__main__":
-    shell.run(main, "bort.report")
+    shell.run_command(ReportConfig, main, "bort.report")

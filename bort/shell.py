@@ -3,7 +3,6 @@
 Nothing heavy is imported here: `--help`, `--cfg job` and completion pass through.
 """
 
-import difflib
 import os
 import resource
 import signal
@@ -12,13 +11,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+from bort.config.command_line import (
+    asks_for_help,
+    check_options,
+    format_help,
+    parse_command,
+    refuse_option,
+)
 from bort.config.hydra_errors import explain
 from bort.console import shorten, show_log
 from bort.errors import BortError
 from bort.machine import cpu_quota, usable_cores
 
+Settings = TypeVar("Settings")
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p",
     "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp",
@@ -43,19 +50,54 @@ def run(main: Callable[[], object], name: str) -> None:
 
     SIGTERM ends with 143 and Ctrl-C with 130. Any other exception is a bug: its trace shows.
     """
-    _PROGRAM[0] = name
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
-    prepare_process()
-    show_log()
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: stop(143, _stopped(name).lstrip()))
-    try:
+
+    def start() -> None:
         for flag in {"-m", "--multirun"} & set(sys.argv[1:]):  # argparse takes it at the ends only
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
         _check_flags(sys.argv[1:], name)
         main()
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing and exiting
+    prepare_process()
+    _guard(start, name)
+
+
+def run_command(
+    schema: type[Settings],
+    main: Callable[[Settings], object],
+    name: str,
+    parse: Callable[[type[Settings], list[str]], Settings] = parse_command,
+    prepares: bool = True,
+) -> None:
+    """Run a command that is no program of Hydra's with the settings of its command line.
+
+    `--help` prints what the schema says of itself, and nothing is run. parse: makes the settings
+    of the words; prepares: whether OpenMP and the screen are set up as `prepare_process` does it.
+    """
+    words = sys.argv[1:]
+
+    def start() -> None:
+        if asks_for_help(words):
+            print(format_help(schema))
+            return
+        check_options(schema, words)
+        main(parse(schema, words))
+
+    if prepares:
+        prepare_process()
+    _guard(start, name)
+
+
+def _guard(start: Callable[[], object], name: str) -> None:
+    """Call `start`; what ends it becomes an exit code and at most one line."""
+    _PROGRAM[0] = name
+    show_log()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: stop(143, _stopped(name).lstrip()))
+    try:
+        start()
     except KeyboardInterrupt:
         stop(130, _stopped(name))
     except BrokenPipeError:
@@ -106,14 +148,6 @@ def _leave(name: str) -> Callable:
         os._exit(128 + number)
 
     return leave
-
-
-def starting(name: str) -> None:
-    """Before the imports of a program that is large itself: as `loading`, until `run` begins."""
-    prepare_process()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _leave(name))
 
 
 @contextmanager
@@ -171,10 +205,7 @@ def _check_flags(arguments: list[str], program: str) -> None:
     for number, argument in enumerate(arguments, start=1):
         flag = argument.split("=")[0]
         if argument.startswith("-") and flag not in HYDRA_FLAGS and not argument.startswith("-p"):
-            plain = _plain_setting(argument, arguments[number:], program)
-            raise BortError(
-                f"{argument} is not an option; settings are written without dashes: {plain}"
-            )
+            raise BortError(refuse_option(argument, arguments[number:], _settings_of(program)))
     from hydra._internal.utils import get_args_parser  # loaded by Hydra's programs anyway
 
     parser = get_args_parser()
@@ -182,21 +213,6 @@ def _check_flags(arguments: list[str], program: str) -> None:
     options = parser.parse_args([word for word in arguments if word != "--version"])
     if options.experimental_rerun is not None:  # by a shortened name
         raise BortError("--experimental-rerun unpickles a file, which bort does not do")
-
-
-def _plain_setting(option: str, after: list[str], program: str) -> str:
-    """What was meant by an option, as a setting of `program`: `trainer.max_epochs=3`.
-
-    after: the words behind the option, of which the first may be its value.
-    """
-    word, sign, value = option.lstrip("-").replace("--", "").partition("=")
-    if not sign and after and not after[0].startswith("-") and "=" not in after[0]:
-        sign, value = "=", after[0]
-    name = word.replace("-", "_")
-    places = _settings_of(program)
-    ends = [key for key in places if key.endswith(f"_{name}")]
-    close = [name] if name in places else ends or difflib.get_close_matches(name, places, 1, 0.6)
-    return f"{places[close[0]] if close else word}{sign}{value}"
 
 
 def _settings_of(program: str) -> dict[str, str]:
@@ -208,7 +224,6 @@ def _settings_of(program: str) -> dict[str, str]:
 
     programs = {"train.py": TrainConfig, "search.py": search_config.SearchRunConfig}
     programs |= {f"bort {name.removesuffix('.py')}": schema for name, schema in programs.items()}
-    programs["bort.benchmark"] = search_config.BenchmarkConfig
     if (schema := programs.get(program)) is None:
         return {}
     places = {item.name: item.name for item in fields(schema)}

@@ -11,6 +11,7 @@ from tiny_runs import offline_log, records, sweep
 
 from bort import dashboard
 from bort.agora.recipe import agora
+from bort.config.command_line import parse_command
 from bort.dashboard import PANELS, TABLES
 from bort.errors import BortError
 from bort.finetuning.recipe import finetune
@@ -138,9 +139,9 @@ def test_workspace(monkeypatch):
 
 def test_without_the_package_it_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    monkeypatch.setattr(sys, "argv", ["dashboard", "entity=me"])
+    settings = parse_command(dashboard.DashboardConfig, ["entity=me"])
+    assert settings.project == "bort"
     with pytest.raises(BortError, match="needs the package wandb-workspaces; pip install it"):
-        dashboard.main()
-    monkeypatch.setattr(sys, "argv", ["dashboard"])
+        dashboard.main(settings)
     with pytest.raises(BortError, match="give entity=NAME"):
-        dashboard.main()
+        parse_command(dashboard.DashboardConfig, [])

@@ -24,7 +24,7 @@ runs objectives tasks
 pretraining
 finetuning
 search agora export
-benchmark report
+benchmark report predictor
 cli predict dashboard doctor pipeline fptas
 api
 """.strip().splitlines()

@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
 from bort import predict
+from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.models import huggingface as hf
 from bort.models.arch import Arch
@@ -79,7 +80,7 @@ def test_masks_are_filled_as_transformers_fills_them(folders):
 
 def test_special_words_are_ordinary_text_to_a_classifier(folders):
     tokenizer = AutoTokenizer.from_pretrained(folders["classes"])
-    encoded = bort.load(folders["classes"])._encode("a <mask> b")
+    encoded = bort.load(folders["classes"]).encode("a <mask> b")
     assert tokenizer.mask_token_id not in encoded["input_ids"]
 
 
@@ -112,10 +113,10 @@ def test_more_words_than_there_are(folders):
 
 
 def test_without_a_standard_output_nothing_is_answered(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["", "model=absent", "text=a"])
+    settings = parse_command(predict.PredictConfig, ["model=absent", "text=a"])
     with monkeypatch.context() as closed, pytest.raises(BortError, match="no standard output"):
         closed.setattr("sys.stdout", None)
-        predict.main()
+        predict.main(settings)
 
 
 def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 import bort
 from bort import console, html, report
+from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning import report as mistakes
@@ -400,9 +401,8 @@ def test_mistakes_are_one_line(arguments, line, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs" / "odd" / "settings.json").write_text('{"job": "pretrain"}')
     (tmp_path / "runs" / "odd" / "metrics.csv").write_text("a,b\n1,x\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["report", *arguments])
     with pytest.raises(BortError, match=re.escape(line)) as error:
-        report.main()
+        report.main(parse_command(report.ReportConfig, arguments))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*.html"))
 

@@ -1,6 +1,7 @@
 """`python -m bort.benchmark`."""
 
 from bort import shell
-from bort.benchmark.run import main
+from bort.benchmark.run import compose_settings, run
+from bort.config.search import BenchmarkConfig
 
-shell.run(main, "bort.benchmark")
+shell.run_command(BenchmarkConfig, run, "bort.benchmark", parse=compose_settings)

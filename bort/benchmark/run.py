@@ -1,21 +1,7 @@
-"""Latency, size and memory on this machine, side by side: `python -m bort.benchmark`.
-
-python -m bort.benchmark                                  # the named architectures
-python -m bort.benchmark archs=[bert_base,bort] latency=onnx_int8 latency.length=512
-python -m bort.benchmark models=[runs/finetune/a,exported] archs=[bert_base] \\
-    engines=[measured,onnx,onnx_int8] batches=[1,8] lengths=[32,128,512] out=compared.csv
-python -m bort.benchmark archs=[bert_base,bort] huggingface=true      # beside Hugging Face's own
-python -m bort.benchmark grid=tiny out=table.csv          # for latency=table elsewhere
-python -m bort.benchmark grid=paper latency.device=cuda out=gpu.csv
-
-models= takes run folders, Hugging Face folders, hub names and exported ONNX folders, and measures
-the whole model, head included; archs= are encoders of these shapes with random weights. `measured`
-is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
-"""
+"""Measuring models and architectures side by side: the rows, what is printed of them, the page."""
 
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -328,13 +314,10 @@ def has_picture(settings: BenchmarkConfig) -> bool:
     return settings.compares or not plain
 
 
-def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    register(BenchmarkConfig)
+def compose_settings(schema: type[BenchmarkConfig], words: list[str]) -> BenchmarkConfig:
+    """Return the settings of a command line: groups such as latency=onnx are files of conf/."""
+    register(schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("benchmark", sys.argv[1:])
-    settings = parse_settings(cfg, BenchmarkConfig)
-    refuse_unused(settings, sys.argv[1:], (*LATENCY_RULES, *BENCHMARK_RULES))
-    run(settings)
+        settings = parse_settings(compose("benchmark", words), schema)
+    refuse_unused(settings, words, (*LATENCY_RULES, *BENCHMARK_RULES))
+    return settings

@@ -178,7 +178,20 @@ ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
 
 @dataclass
 class BenchmarkConfig:
-    """All settings of `python -m bort.benchmark`."""
+    """Latency, size and memory on this machine, side by side.
+
+    python -m bort.benchmark                                  # the named architectures
+    python -m bort.benchmark archs=[bert_base,bort] latency=onnx_int8 latency.length=512
+    python -m bort.benchmark models=[runs/finetune/a,exported] archs=[bert_base] \\
+        engines=[measured,onnx,onnx_int8] batches=[1,8] lengths=[32,128,512] out=compared.csv
+    python -m bort.benchmark archs=[bert_base,bort] huggingface=true  # beside Hugging Face's own
+    python -m bort.benchmark grid=tiny out=table.csv          # for latency=table elsewhere
+    python -m bort.benchmark grid=paper latency.device=cuda out=gpu.csv
+
+    models= takes run folders, Hugging Face folders, hub names and exported ONNX folders, and
+    measures the whole model, head included; archs= are encoders of these shapes with random
+    weights. `measured` is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
+    """
 
     archs: list[str] = field(
         default_factory=lambda: ["bert_large", "bert_base", "distilbert", "bort", "tinybert4"]

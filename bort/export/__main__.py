@@ -1,9 +1,14 @@
 """`python -m bort.export`."""
 
 from bort import shell
+from bort.export.settings import ExportConfig
 
-shell.starting("bort.export")  # what follows takes seconds
 
-from bort.export.run import main
+def main(settings: ExportConfig) -> None:
+    """Export a model as the command line says."""
+    with shell.loading("bort.export"):  # torch, only now
+        from bort.export.run import run_export
+    run_export(settings)
 
-shell.run(main, "bort.export")
+
+shell.run_command(ExportConfig, main, "bort.export")

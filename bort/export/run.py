@@ -1,18 +1,7 @@
-"""A model as a folder for production, checked before it gets its name.
-
-    python -m bort.export model=FOLDER format=hf out=FOLDER         # Hugging Face, and a model card
-    python -m bort.export model=FOLDER format=onnx out=FOLDER       # float32, for onnxruntime
-    python -m bort.export model=FOLDER format=onnx-int8 out=FOLDER  # quantized
-    … task=glue/rte data.root=glue_data                             # the score before and after
-
-agreement=0.95 is the least share of equal top answers of int8 (of numbers: they may be off by 5% of
-their spread), drop=0.01 the most that the task's first metric may lose; push=user/name uploads to
-the hub afterwards. When a check fails, it exits with 1 and leaves nothing.
-"""
+"""Exporting a model: its files are written, checked, and only then given their name."""
 
 import logging
 import shutil
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +26,7 @@ from bort.export.agreement import (
     torch_run,
 )
 from bort.export.card import Export, card, example
-from bort.export.settings import parse_export
+from bort.export.settings import ExportConfig
 from bort.files import ownership
 from bort.files.locks import output
 from bort.files.writing import replacing_folder, write_json
@@ -325,20 +314,17 @@ def _push(folder: Path, name: str) -> None:
         raise BortError(f"push={name}: the hub refuses: {reason}; {folder} is complete") from None
 
 
-def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    settings = parse_export(sys.argv[1:])
-    out = settings.out
+def run_export(settings: ExportConfig) -> None:
+    """Export what the settings name, upload it if they say so, and print what comes next."""
+    out = settings.folder
     export(
         settings.model,
         settings.format,
         out,
-        settings.agreement,
-        settings.drop,
+        settings.least_agreement,
+        settings.largest_drop,
         settings.task,
-        settings.data,
+        settings.rows,
     )
     size = sum((out / name).stat().st_size for name in ownership.own_names(out))
     logger.info(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")

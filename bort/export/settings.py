@@ -4,118 +4,131 @@ Nothing heavy is imported here.
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from bort.config import key_values
 from bort.config.data import DataConfig
 from bort.errors import BortError, at_least, one_of
 from bort.files.writing import user_path
 from bort.runs.origin import run_facts
 
 FORMATS = ("hf", "onnx", "onnx-int8")
-SUITE_KEYS = ("root",)  # of data: where the rows of a task's validation set are
-TABLE_KEYS = ("train", "val", "text", "label", "kind")
-DATA_KEYS = (*SUITE_KEYS, *TABLE_KEYS, "length")
+AGREEMENT, DROP = 0.95, 0.01  # what the checks ask where the user says nothing
+
+
+@dataclass
+class TaskDataConfig:
+    """Where the rows of a task are: those of the keys below `data.` that an export reads."""
+
+    root: str | None = None  # the folder of a suite's official files, as of task=glue/rte
+    train: str | None = None  # a table of your own; it means task=custom
+    val: str | None = None  # its validation rows
+    text: str | None = None  # the column that holds the text, or two of them as [a,b]
+    label: str | None = None  # the column that holds the label
+    kind: str | None = None  # classes or number; found out where it is not given
+    length: int | None = None  # the tokens that a row is cut to; those of the model's run
+
+    def given(self) -> dict[str, str | int]:
+        """The keys that have a value."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass
 class ExportConfig:
-    """What is exported, as what, where to, and what the checks ask of it."""
+    """A model as a folder for production, checked before it gets its name.
 
-    model: str  # a run folder, a Hugging Face folder or a hub name
-    format: str  # one of FORMATS
-    out: Path
-    task: str | None = None  # its validation rows are answered before and after
-    data: DataConfig = field(default_factory=DataConfig)  # of the task
-    agreement: float = 0.95  # the least share of equal top answers of int8
-    drop: float = 0.01  # the most that the task's first metric may lose
-    push: str | None = None  # owner/name on the hub, uploaded to afterwards
+    python -m bort.export model=FOLDER format=hf out=FOLDER         # Hugging Face, a model card
+    python -m bort.export model=FOLDER format=onnx out=FOLDER       # float32, for onnxruntime
+    python -m bort.export model=FOLDER format=onnx-int8 out=FOLDER  # quantized
+    … task=glue/rte data.root=glue_data                             # the score before and after
+
+    When a check fails, it exits with 1 and leaves nothing.
+    """
+
+    model: str | None = None  # a run folder, a Hugging Face folder or a hub name
+    format: str | None = None  # hf, onnx or onnx-int8
+    out: str | None = None  # the folder to write
+    task: str | None = None  # the task whose validation rows are answered before and after
+    data: TaskDataConfig = field(default_factory=TaskDataConfig)
+    # the least share of equal top answers of int8 (0.95); numbers may be off by the rest, as a
+    # share of their spread
+    agreement: float | None = None
+    drop: float | None = None  # the most that the task's first metric may lose (0.01)
+    push: str | None = None  # owner/name on the hub, which the folder is uploaded to afterwards
 
     def __post_init__(self) -> None:
+        values = vars(self) | {f"data.{key}": value for key, value in self.data.given().items()}
+        if empty := [key for key, value in values.items() if value == ""]:
+            raise BortError(f"{empty[0]}= has no value; give one, or leave it out")
+        if not (self.model and self.format and self.out):
+            raise BortError(
+                "give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more"
+            )
+        if self.task is None and self.data.train:
+            self.task = "custom"  # as in a fine-tuning
+        self._check_data()
+        self._check_limits()
         one_of("format", self.format, FORMATS)
-        if not 0 <= self.agreement <= 1:
-            raise BortError(f"agreement={self.agreement:g} must be from 0 to 1")
-        at_least("drop", self.drop, 0)
-        if self.drop > 1:
-            raise BortError(f"drop={self.drop:g} must be at most 1, the best that a score can be")
-        if Path.cwd().is_relative_to(self.out.resolve()):
+        if Path.cwd().is_relative_to(self.folder.resolve()):
             raise BortError(f"out={self.out} is the folder you are in; give the name of a new one")
         if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
             raise BortError(f"push={self.push} is no name on the hub; write push=owner/name")
+        if self.drop is not None and self.task is None:
+            raise BortError("drop= is for a check on a task; give task=…, or data.train=FILE")
+        if self.agreement is not None and self.format != "onnx-int8":
+            raise BortError(f"agreement= is for format=onnx-int8, not for format={self.format}")
+        self.rows = self._locate_rows()  # of the task
 
+    def _check_limits(self) -> None:
+        """Raise BortError for a limit that no check can have."""
+        if self.agreement is not None and not 0 <= self.agreement <= 1:
+            raise BortError(f"agreement={self.agreement:g} must be from 0 to 1")
+        if self.drop is not None:
+            at_least("drop", self.drop, 0)
+            if self.drop > 1:
+                raise BortError(
+                    f"drop={self.drop:g} must be at most 1, the best that a score can be"
+                )
 
-def parse_export(arguments: list[str]) -> ExportConfig:
-    """The settings that a command line's `key=value` words ask for; BortError for a mistake.
+    def _check_data(self) -> None:
+        """Raise BortError for a setting of data that this task does not read."""
+        keys, of_table = self.data.given(), ("train", "val", "text", "label", "kind")
+        if self.task is None:
+            unread, reason = keys, "is for a check on a task; give task=…, or data.train=FILE"
+        elif self.task == "custom":
+            unread, reason = ("root",), "is for the tasks of a suite, as in task=glue/rte"
+            if self.data.train is None:
+                raise BortError("task=custom needs data.train=FILE, data.text=… and data.label=…")
+        elif self.task == "docstrings":
+            unread, reason = ("root", *of_table), "is not read by task=docstrings"
+        else:
+            unread, reason = of_table, "is for task=custom"
+        for key, value in keys.items():
+            if key in unread:
+                raise BortError(f"data.{key}={value} {reason}")
 
-    data.train=FILE alone means task=custom, as in a fine-tuning.
-    """
-    names = [setting.name for setting in fields(ExportConfig) if setting.name != "data"]
-    words = key_values.parse(
-        arguments, dict.fromkeys([*names, *(f"data.{key}" for key in DATA_KEYS)])
-    )
-    if empty := [key for key, value in words.items() if value == ""]:
-        raise BortError(f"{empty[0]}= has no value; give one, or leave it out")
-    if not (words["model"] and words["format"] and words["out"]):
-        raise BortError("give model=FOLDER format=hf|onnx|onnx-int8 out=FOLDER; --help shows more")
-    data = {key: words[f"data.{key}"] for key in DATA_KEYS if words[f"data.{key}"]}
-    task = words["task"] or ("custom" if "train" in data else None)
-    _check_data(task, data)
-    numbers = {key: _number(key, words[key]) for key in ("agreement", "drop") if words[key]}
-    settings = ExportConfig(
-        model=words["model"],
-        format=words["format"],
-        out=user_path("out", words["out"]),
-        task=task,
-        data=_task_data(data, run_facts(words["model"]) if task else {}),
-        push=words["push"],
-        **numbers,
-    )
-    if "drop" in numbers and task is None:
-        raise BortError("drop= is for a check on a task; give task=…, or data.train=FILE")
-    if "agreement" in numbers and settings.format != "onnx-int8":
-        raise BortError(f"agreement= is for format=onnx-int8, not for format={settings.format}")
-    return settings
+    @property
+    def folder(self) -> Path:
+        """The folder to write, with the user's home for ~."""
+        return user_path("out", self.out)
 
+    @property
+    def least_agreement(self) -> float:
+        """The least share of equal top answers of int8."""
+        return AGREEMENT if self.agreement is None else self.agreement
 
-def _check_data(task: str | None, data: dict[str, str]) -> None:
-    """Raise BortError for a setting of data that this task does not read."""
-    if task is None:
-        unread, reason = set(data), "is for a check on a task; give task=…, or data.train=FILE"
-    elif task == "custom":
-        unread, reason = set(SUITE_KEYS), "is for the tasks of a suite, as in task=glue/rte"
-        if "train" not in data:
-            raise BortError("task=custom needs data.train=FILE, data.text=… and data.label=…")
-    elif task == "docstrings":
-        unread, reason = {*SUITE_KEYS, *TABLE_KEYS}, "is not read by task=docstrings"
-    else:
-        unread, reason = set(TABLE_KEYS), "is for task=custom"
-    for key, value in data.items():
-        if key in unread:
-            raise BortError(f"data.{key}={value} {reason}")
+    @property
+    def largest_drop(self) -> float:
+        """The most that the task's first metric may lose."""
+        return DROP if self.drop is None else self.drop
 
-
-def _task_data(values: dict[str, str], run: dict[str, Any]) -> DataConfig:
-    """Where a task's rows are; run: of the model, whose rows were as long where it had any."""
-    settings: dict = dict(values)
-    if "length" in values:
-        length = _number("data.length", values["length"])
-        if length != int(length):
-            raise BortError(f"data.length={values['length']} must be a whole number")
-        settings["length"] = int(length)
-    elif run.get("task") and isinstance(run.get("data.length"), int):
-        settings["length"] = run["data.length"]
-    if settings.get("text", "").startswith("["):
-        settings["text"] = [name.strip() for name in settings["text"].strip("[]").split(",")]
-    return DataConfig(**settings)
-
-
-def _number(key: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise BortError(f"{key}={text} is not a number") from None
-    if not abs(value) < float("inf"):
-        raise BortError(f"{key}={text} is no finite number; give one")
-    return value
+    def _locate_rows(self) -> DataConfig:
+        """Return where the task's rows are; they are as long as in the run of the model."""
+        values = self.data.given()
+        if self.task is not None and self.data.length is None:
+            run = run_facts(self.model)
+            if run.get("task") and isinstance(run.get("data.length"), int):
+                values["length"] = run["data.length"]
+        if self.data.text is not None and self.data.text.startswith("["):
+            values["text"] = [name.strip() for name in self.data.text.strip("[]").split(",")]
+        return DataConfig(**values)

@@ -47,7 +47,7 @@ class Mistake(ValueError):
 # ------------------------------------------------------------------------------------ texts
 
 
-def shortened(value: object, most: int = 40) -> str:
+def shorten(value: object, most: int = 40) -> str:
     """A quotation of at most that many characters."""
     if isinstance(value, str):
         return repr(value) if len(value) <= most else f"{value[:most]!r}…"
@@ -55,14 +55,14 @@ def shortened(value: object, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def parts_of(text: object, wanted: int | None) -> tuple[str, ...]:
+def split_row(text: object, wanted: int | None) -> tuple[str, ...]:
     """The one or two texts of a row.
 
     wanted: how many the model's task has, if that is known. Raises Mistake for what is no such row.
     """
     parts = (text,) if isinstance(text, str) else text
     if not isinstance(parts, (tuple, list)) or not all(isinstance(part, str) for part in parts):
-        raise Mistake(f"{shortened(text)} is no text and no pair of texts")
+        raise Mistake(f"{shorten(text)} is no text and no pair of texts")
     if not 1 <= len(parts) <= 2:
         raise Mistake(f"{len(parts)} texts are given, it takes one or two")
     if wanted not in (None, len(parts)):
@@ -72,7 +72,7 @@ def parts_of(text: object, wanted: int | None) -> tuple[str, ...]:
         try:
             part.encode()
         except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-            raise Mistake(f"{shortened(part)} has half a character") from None
+            raise Mistake(f"{shorten(part)} has half a character") from None
     return tuple(parts)
 
 
@@ -82,17 +82,17 @@ def check_masks(parts: tuple[str, ...], count: int, mask: str, limit: int) -> No
     count: masks that are among them; limit: tokens that fit.
     """
     if count < sum(part.count(mask) for part in parts):
-        raise Mistake(f"the mask lies beyond the {limit} tokens that fit: {shortened(parts[0])}")
+        raise Mistake(f"the mask lies beyond the {limit} tokens that fit: {shorten(parts[0])}")
     if not count:
         raise Mistake(
-            f"{shortened(parts[0])} has no {mask} to fill; the model is a masked language model, "
+            f"{shorten(parts[0])} has no {mask} to fill; the model is a masked language model, "
             "not a fine-tuned one"
         )
 
 
 def check_top(top: object) -> None:
     if not isinstance(top, int) or top < 1:
-        raise Mistake(f"top={shortened(top)} is no number of words; write top=5")
+        raise Mistake(f"top={shorten(top)} is no number of words; write top=5")
 
 
 def check_list(texts: object) -> None:
@@ -101,7 +101,7 @@ def check_list(texts: object) -> None:
 
 
 @contextmanager
-def named_row(number: int, alone: bool) -> Iterator[None]:
+def name_row(number: int, alone: bool) -> Iterator[None]:
     """Mistakes in the block name the row, unless it is alone."""
     try:
         yield
@@ -109,7 +109,7 @@ def named_row(number: int, alone: bool) -> Iterator[None]:
         raise error if alone else Mistake(f"row {number}: {error}") from None
 
 
-def blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
+def split_blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
     """Texts in lists, in their order; top: words of an answer, which all are kept for a list."""
     size = max(1, min(BLOCK, 100 * BLOCK // top))
     block = []
@@ -122,7 +122,9 @@ def blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
         yield block
 
 
-def batches(lengths: list[int], most: int = BATCH, tokens: int = TOKENS) -> Iterator[list[int]]:
+def form_batches(
+    lengths: list[int], most: int = BATCH, tokens: int = TOKENS
+) -> Iterator[list[int]]:
     """Rows of similar length together: at most so many, and so many tokens with their padding.
 
     A row that is longer than `tokens` is alone.
@@ -149,14 +151,14 @@ def read_texts(path: Path) -> Iterator[Text]:
         )
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(lines_of(file, f"input={path}"), 1):
+            for number, line in enumerate(read_lines(file, f"input={path}"), 1):
                 where = f"input={path} line {number}"
-                yield row_of(line, where) if path.suffix.lower() == ".jsonl" else line
+                yield parse_row(line, where) if path.suffix.lower() == ".jsonl" else line
     except OSError as error:
         raise Mistake(f"input={path}: {error.strerror}") from None
 
 
-def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
+def read_lines(file: IO[bytes], name: str) -> Iterator[str]:
     """Lines of UTF-8 without their ends; only \\n and \\r\\n end one."""
     offset = 0
     for number, raw in enumerate(file, 1):
@@ -175,7 +177,7 @@ def lines_of(file: IO[bytes], name: str) -> Iterator[str]:
         yield line.removesuffix("\n").removesuffix("\r")
 
 
-def row_of(line: str, where: str) -> Text:
+def parse_row(line: str, where: str) -> Text:
     """A text, or a pair of texts, of an object in JSON."""
     try:
         row = json.loads(line)
@@ -184,11 +186,11 @@ def row_of(line: str, where: str) -> Text:
         raise Mistake(f"{where} is no object with the key text") from None
     for part in found if isinstance(found, tuple) else (found,):
         if not isinstance(part, str):
-            raise Mistake(f"{where}: {shortened(part)} is no text")
+            raise Mistake(f"{where}: {shorten(part)} is no text")
     return found
 
 
-def unmark(text: str) -> tuple[str, list[tuple[int, int]]]:
+def remove_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
     """A text without its [[ ]], and the characters that stood between them."""
     spans, plain = [], ""
     for number, part in enumerate(re.split(r"\[\[(.*?)\]\]", text)):
@@ -198,7 +200,7 @@ def unmark(text: str) -> tuple[str, list[tuple[int, int]]]:
     return plain, spans
 
 
-def answer_of(scores: Iterable[float], names: list[str]) -> dict:
+def describe_scores(scores: Iterable[float], names: list[str]) -> dict:
     """The most probable label, its probability and those of all labels."""
     scores = list(scores)
     best = max(range(len(scores)), key=scores.__getitem__)
@@ -268,7 +270,7 @@ class Model:
             )
             self.session = open_session(folder / "model.onnx", threads)
         except Exception as error:  # neither library has a class for damaged files
-            raise Mistake(f"{folder} cannot be opened: {shortened(str(error), 100)}") from None
+            raise Mistake(f"{folder} cannot be opened: {shorten(str(error), 100)}") from None
         self.mask = str(settings.get("mask_token"))
         self.mask_id = self.tokenizer.token_to_id(self.mask)
 
@@ -287,7 +289,7 @@ class Model:
             yield from self.choice(list(inputs))
             return
         first = 1
-        for block in blocks(inputs, top):
+        for block in split_blocks(inputs, top):
             rows = self.encoded(block, first)
             found: list[dict] = [{}] * len(rows)
             for batch in self.batches(rows):
@@ -314,13 +316,13 @@ class Model:
         for start in range(0, len(inputs), BATCH):  # what was cut off stays in memory until then
             texts, marks = [], []
             for number, text in enumerate(inputs[start : start + BATCH], first + start):
-                with named_row(number, alone):
+                with name_row(number, alone):
                     plain, spans = self.checked(text)
                 texts.append(plain if len(plain) > 1 else plain[0])
                 marks.append(spans)
             found = self.tokens(texts)
             for k, (text, spans, row) in enumerate(zip(texts, marks, found, strict=True)):
-                with named_row(first + start + k, alone):
+                with name_row(first + start + k, alone):
                     rows.append(self.placed(text, spans, row))
         return rows
 
@@ -335,10 +337,10 @@ class Model:
 
     def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
         """The one or two texts of a row, and the characters that are marked in each."""
-        parts = parts_of(text, self.texts)
+        parts = split_row(text, self.texts)
         if self.kind:
             return parts, []
-        unmarked = [unmark(part) for part in parts]
+        unmarked = [remove_marks(part) for part in parts]
         if sum(len(spans) for _, spans in unmarked) != 2:
             raise Mistake("mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'")
         return tuple(plain for plain, _ in unmarked), [spans for _, spans in unmarked]
@@ -357,7 +359,7 @@ class Model:
                     if row.sequence_ids[k] == number and first < end and last > start
                 ]
                 if not inside:
-                    word = shortened(parts[number][start:end])
+                    word = shorten(parts[number][start:end])
                     raise Mistake(
                         f"{word} lies beyond the {self.limit} tokens that fit, or is empty"
                     )
@@ -367,7 +369,7 @@ class Model:
     def batches(self, rows: list[Encoded]) -> Iterator[list[int]]:
         masked = self.kind == "MaskedLM"
         tokens = min(TOKENS, LOGITS // self.config["vocab_size"]) if masked else TOKENS
-        return batches([len(row.ids) for row in rows], tokens=tokens)
+        return form_batches([len(row.ids) for row in rows], tokens=tokens)
 
     def logits(self, rows: list[Encoded]) -> np.ndarray:
         """(rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
@@ -392,7 +394,7 @@ class Model:
             return {"score": float(logits[0])}
         names = self.config.get("id2label") or {}
         names = [names.get(str(k), f"LABEL_{k}") for k in range(len(logits))]
-        return answer_of((sigmoid if several else softmax)(logits).tolist(), names)
+        return describe_scores((sigmoid if several else softmax)(logits).tolist(), names)
 
     def words(self, scores: np.ndarray, top: int) -> list[dict]:
         """The most probable words of a mask, from the probabilities (V,) of all."""
@@ -439,7 +441,7 @@ def open_session(path: Path, threads: int):
 # ------------------------------------------------------------------------------------ command
 
 
-def path_of(key: str, text: str) -> Path:
+def expand_path(key: str, text: str) -> Path:
     """The path of a setting, with the home for ~."""
     path = Path(text)
     if text.startswith("~"):
@@ -484,7 +486,7 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def parse_arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """Texts, and the settings among the arguments."""
     texts, given = [], {}
     for argument in arguments:
@@ -497,11 +499,11 @@ def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     if bool(texts) == ("input" in given):
         raise Mistake("give a text, or input=FILE, or - for the standard input; --help shows more")
     if not given.get("top", "5").isdecimal():
-        raise Mistake(f"top={shortened(given['top'])} is no number of words; write top=5")
+        raise Mistake(f"top={shorten(given['top'])} is no number of words; write top=5")
     return texts, given
 
 
-def inputs_of(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Text]:
+def choose_inputs(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Text]:
     """What the command line asks for, as rows for a model of this kind."""
     if texts not in ([], ["-"]):
         if kind == "MultipleChoice":
@@ -512,9 +514,9 @@ def inputs_of(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Te
     if texts:
         if sys.stdin is None:
             raise Mistake("there is no standard input; give input=FILE")
-        return lines_of(sys.stdin.buffer, "the standard input")
-    path = path_of("input", given["input"])
-    if "out" in given and path.resolve() == path_of("out", given["out"]).resolve():
+        return read_lines(sys.stdin.buffer, "the standard input")
+    path = expand_path("input", given["input"])
+    if "out" in given and path.resolve() == expand_path("out", given["out"]).resolve():
         raise Mistake(f"out={given['out']} is the input; give another file")
     if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
         raise Mistake(f"input={path} is empty; put a text on each line")
@@ -526,11 +528,11 @@ def run(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments[:1]):
         print(__doc__)
         return
-    texts, given = parse(arguments)
+    texts, given = parse_arguments(arguments)
     model = Model()
     if "top" in given and model.kind != "MaskedLM":
         raise Mistake("top= is for a masked language model, which this is not; leave it out")
-    answers = model.answers(inputs_of(texts, given, model.kind), int(given.get("top", "5")))
+    answers = model.answers(choose_inputs(texts, given, model.kind), int(given.get("top", "5")))
     if "out" not in given:
         if sys.stdout is None:
             raise Mistake("there is no standard output; give out=FILE")
@@ -538,7 +540,7 @@ def run(arguments: list[str]) -> None:
             print(json_line(answer, sys.stdout.encoding), flush=True)
         return
     count = 0
-    with writing(path_of("out", given["out"])) as file:
+    with writing(expand_path("out", given["out"])) as file:
         for answer in answers:
             file.write(f"{json_line(answer, 'utf-8')}\n".encode())
             count += 1

@@ -2,5 +2,6 @@
 
 from bort import shell
 from bort.pipeline.run import main
+from bort.pipeline.settings import PipelineConfig
 
-shell.run(main, "bort.pipeline")
+shell.run_command(PipelineConfig, main, "bort.pipeline")

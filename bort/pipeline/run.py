@@ -1,17 +1,4 @@
-"""From text to a small model in production by one command, with one report.
-
-    python -m bort.pipeline                                      # embedded text and task, offline
-    python -m bort.pipeline data.path=texts.txt data.train=reviews.csv
-    python -m bort.pipeline data.path=texts/ data.train=a.csv data.text=review data.label=stars
-    python -m bort.pipeline task=glue/rte data.root=glue_data name=rte
-
-Five stages, each a command of its own: search.py, train.py experiment=kd_pretrain of the optimum,
-train.py experiment=finetune, bort.export to int8 ONNX, bort.benchmark. Then runs/pipeline/NAME has
-report.html. Stopped anywhere, the same command goes on. More for one stage:
-
-    … search='search.n=600 grid.depth=[1,2,4]' pretrain='trainer.max_steps=5000'
-      finetune='trainer.max_epochs=5' export='drop=0.02' benchmark='archs=[bert_large,bert_base]'
-"""
+"""The stages of a pipeline: what each is told, what is finished already, and how they are run."""
 
 import ctypes
 import hashlib
@@ -23,34 +10,32 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
 from bort import console
 from bort.benchmark import run as benchmark
-from bort.config import key_values
+from bort.config.command_line import parse_command
 from bort.config.compose import CONF, parse_settings
 from bort.config.data import DataConfig
 from bort.config.search import BenchmarkConfig, SearchRunConfig, register
 from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
-from bort.export.settings import DATA_KEYS, parse_export
+from bort.export.settings import ExportConfig, TaskDataConfig
 from bort.files import ownership
 from bort.files.untrusted import read_json
 from bort.files.writing import write_json
+from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.runs import folder as runs
 from bort.tasks import custom, registry
 from bort.text.sources import text_source
 
 logger = logging.getLogger(__name__)
 
-TEXT = ("data.path", "data.sample_by")
-COLUMNS = ("data.val", "data.test", "data.text", "data.label", "data.kind")
-STAGES = ("search", "pretrain", "finetune", "export", "benchmark")
-KEYS = ("name", *TEXT, "task", "data.root", "data.train", *COLUMNS, *STAGES)
+COLUMNS = ("val", "test", "text", "label", "kind")  # of data: what describes data.train
 # What the pipeline gives to its stages itself.
 OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
 OWN += ("format", "out", "push", "dry_run", "hydra")
@@ -70,16 +55,16 @@ class Stage:
 # ------------------------------------------------------------------------------------ the plan
 
 
-def planned(given: dict[str, str | None]) -> list[Stage]:
+def plan_stages(settings: PipelineConfig) -> list[Stage]:
     """The stages with their commands; raises BortError for a mistake in any of them, and for text
     or a task that cannot be read."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise BortError(f"int8 export needs {package}; pip install onnx onnxscript onnxruntime")
-    _check_keys(given)
-    name = given["name"] or default_name(given)
-    extra = {stage: _words(stage, given[stage]) for stage in STAGES}
-    text, task = _text(given), _task(given)
+    registry.check_name(settings.task)
+    name = settings.name or default_name(settings)
+    extra = {stage: _words(stage, getattr(settings, stage)) for stage in STAGES}
+    text, task = _text(settings), _task(settings)
     words = {
         "search": [*text, *extra["search"], f"name={name}"],
         "pretrain": ["experiment=kd_pretrain", *text, *extra["pretrain"], f"name={name}"],
@@ -105,7 +90,7 @@ def planned(given: dict[str, str | None]) -> list[Stage]:
     _check_data(parsed)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
     exported = _export(name, parsed["finetune"], extra["export"])
-    parse_export(exported)
+    parse_command(ExportConfig, exported)
     return _stages(name, words | {"export": exported, "benchmark": measured})
 
 
@@ -132,27 +117,11 @@ def _program(name: str) -> list[str]:
     return ["-m", "bort", name.removesuffix(".py")]
 
 
-def default_name(given: dict[str, str | None]) -> str:
-    """`pipeline`, or after the user's files: another text is another run."""
-    sources = [given[key] for key in ("data.path", "data.train") if given[key]]
-    stems = [Path(source).stem for source in sources] or (given["task"] or "").split("/")[1:]
+def default_name(settings: PipelineConfig) -> str:
+    """Return `pipeline`, or a name after the user's files: another text is another run."""
+    sources = [path for path in (settings.data.path, settings.data.train) if path]
+    stems = [Path(source).stem for source in sources] or (settings.task or "").split("/")[1:]
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", "-".join(stems)) or "pipeline"
-
-
-def _check_keys(given: dict[str, str | None]) -> None:
-    """Raises BortError for keys without the one that they belong to."""
-    owners = {key: ("data.train",) for key in COLUMNS}
-    owners |= {"data.sample_by": ("data.path",), "data.text": ("data.train", "data.path")}
-    owners |= {"data.root": ("task",)}
-    registry.check_name(given["task"])
-    for key, owner in owners.items():
-        if given[key] and not any(given[each] for each in owner):
-            raise BortError(f"{key}={given[key]} goes with {owner[0]}=…, which is not given")
-    if given["data.train"] and given["task"] not in (None, "custom"):
-        raise BortError(
-            f"task={given['task']} reads data.root=FOLDER, data.train={given['data.train']} is for "
-            "task=custom; leave one of them out"
-        )
 
 
 def _words(stage: str, value: str | None) -> list[str]:
@@ -176,25 +145,32 @@ def _quoted(key: str, value: str) -> str:
     return f"{key}={value}" if plain else f"{key}='" + value.replace("'", "\\'") + "'"
 
 
-def _text(given: dict[str, str | None]) -> list[str]:
+def _text(settings: PipelineConfig) -> list[str]:
     """What search and pre-training read. data.text is the task's column when there is a task."""
-    if not given["data.path"]:
+    if not settings.data.path:
         return []
-    keys = [*TEXT] if given["data.train"] else [*TEXT, "data.text"]
-    return ["data=text", *(_quoted(key, given[key]) for key in keys if given[key])]
+    keys = ["path", "sample_by"] if settings.data.train else ["path", "sample_by", "text"]
+    return ["data=text", *_data_words(settings, keys)]
 
 
-def _task(given: dict[str, str | None]) -> list[str]:
-    task = "custom" if given["data.train"] else given["task"]
-    keys = ["data.root"] if not given["data.train"] else ["data.train", *COLUMNS]
-    words = [_quoted(key, given[key]) for key in keys if given[key]]
+def _task(settings: PipelineConfig) -> list[str]:
+    """The task of the fine-tuning, and where its rows are."""
+    task = "custom" if settings.data.train else settings.task
+    keys = ["train", *COLUMNS] if settings.data.train else ["root"]
+    words = _data_words(settings, keys)
     return [f"task={task}", *words] if task else words
+
+
+def _data_words(settings: PipelineConfig, keys: list[str]) -> list[str]:
+    """These keys of data, where they are given, as words of a command line."""
+    values = {key: getattr(settings.data, key) for key in keys}
+    return [_quoted(f"data.{key}", value) for key, value in values.items() if value]
 
 
 def _export(name: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
     """bort.export's arguments: the task as the model was fine-tuned on it, for the score."""
     usual, words = DataConfig(), []
-    for key in DATA_KEYS:
+    for key in (item.name for item in fields(TaskDataConfig)):
         value = getattr(tuned.data, key)
         if value != getattr(usual, key):
             value = f"[{','.join(value)}]" if isinstance(value, list) else value
@@ -394,15 +370,10 @@ def _report(stages: list[Stage], folder: Path, records: dict[str, dict], again: 
         logger.warning(f"{line.removeprefix('doubt: ')}")
 
 
-def main() -> None:
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(__doc__)
-        return
-    if "resume=false" in sys.argv[1:]:
-        raise BortError("resume=false goes with one stage, as in search='resume=false'")
-    given = key_values.parse(sys.argv[1:], dict.fromkeys(KEYS))
-    stages = planned(given)
-    name = given["name"] or default_name(given)
+def main(settings: PipelineConfig) -> None:
+    """Run the stages that are not finished; exits with the code of the one that fails."""
+    stages = plan_stages(settings)
+    name = settings.name or default_name(settings)
     again = console.typed(f"-m bort.pipeline {shlex.join(sys.argv[1:])}")
     if code := run(stages, Path("runs", "pipeline", name), again):
         raise SystemExit(code)

@@ -1,8 +1,6 @@
 """`python -m bort.search candidates.csv`: the optimum of a table of candidates."""
 
-import sys
-
 from bort import shell
-from bort.search.fptas import main
+from bort.search.table_optimum import TableConfig, main
 
-shell.run(lambda: main(sys.argv[1:]), "bort.search")
+shell.run_command(TableConfig, main, "bort.search")

@@ -2,23 +2,17 @@
 
 Numbers in, numbers out: parameters p, inference latency i and error e of each candidate, and those
 of the maximum point T; nothing here trains or measures. `Selection` says what to evaluate next and
-proves what it leaves out. With numbers of your own:
-
-    python -m bort.fptas candidates.csv exponents=1,2,1 epsilon=4
+proves what it leaves out.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
-from bort.config import key_values
-from bort.config.search import check_exponents
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.candidate_table import Table, read
-from bort.search.coefficient import ERRORS, Scale, rounded_up, w_coefficient
+from bort.search.coefficient import Scale, w_coefficient
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
@@ -325,68 +319,3 @@ def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, floa
         for alpha in weights
         for beta in weights
     }
-
-
-# --------------------------------------------------------------------------- numbers of your own
-
-
-def search_of(table: Table, scale: Scale, epsilon: int) -> Selection:
-    """A search through the table: what it would train, it finds there; the rest stays unknown."""
-    search = Selection(table.points, scale, epsilon)
-    while batch := search.ask():
-        for xi in batch:
-            if xi in table.errors:
-                search.tell(xi, table.errors[xi])
-            else:
-                search.fail(xi, "no error in the table", diverged=xi in table.diverged)
-    if search.best is None:
-        raise BortError(f"none of the {len(search.failed)} candidates tried has an error there")
-    search.failed.clear()  # nobody has tried them: they count as skipped
-    return search
-
-
-def main(arguments: list[str]) -> None:
-    """Print the optimum of a CSV by other exponents, another ε or another error."""
-    if {"--help", "-h"} & set(arguments):
-        print(__doc__)
-        return
-    if not arguments or "=" in arguments[0]:
-        raise BortError("usage: python -m bort.fptas candidates.csv [exponents=1,1,1] [epsilon=1]")
-    known = {"exponents": None, "epsilon": "1", "error": "ratio", "objective": "w"}
-    settings = key_values.parse(arguments[1:], known)
-    try:
-        exponents = tuple(float(x) for x in (settings["exponents"] or "1,1,1").split(","))
-        epsilon = int(settings["epsilon"])
-    except ValueError as error:
-        raise BortError(f"exponents= and epsilon= take numbers: {error}") from None
-    check_exponents("exponents", exponents)
-    if settings["error"] not in ERRORS:
-        raise BortError(f"error={settings['error']} is unknown; use {' or '.join(ERRORS)}")
-    if settings["objective"] not in OBJECTIVES:
-        raise BortError(f"objective={settings['objective']} is unknown; use w or error")
-    if settings["objective"] == "error":
-        if settings["exponents"] is not None:
-            raise BortError("objective=error has no exponents; leave exponents= or objective= out")
-        exponents = BY_ERROR
-    table = read(Path(arguments[0]))
-    scale = replace(table.scale, exponents=exponents, error=settings["error"])
-    show(search_of(table, scale, epsilon), table)
-
-
-def show(search: Selection, table: Table) -> None:
-    """Print the best ten, the counts, and what is proven."""
-    certificate = search.certificate()
-    for xi in sorted(search.errors, key=search.rank)[:10]:
-        p, i = search.points[xi]
-        e = search.errors[xi]
-        print(f"{xi:>20}  W {search.w_coefficient(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
-    counts = {
-        status: certificate.count(status) for status in sorted({*certificate.status.values()})
-    }
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    regret = f"regret at most {rounded_up(certificate.regret_proven)} (proven)"
-    if missing := [xi for xi in search.rivals if xi not in table.errors]:
-        print(f"{len(missing)} that could still win have no error in the table")
-        print(f"{UNDECIDED}; the best of them {search.best}, {regret}")
-    else:
-        print(f"optimum {search.best}, {regret}")

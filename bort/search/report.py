@@ -12,7 +12,8 @@ from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import NEAR
-from bort.search.fptas import UNDECIDED, rounded_up
+from bort.search.coefficient import rounded_up
+from bort.search.fptas import UNDECIDED
 
 GREY = "#8b949e"  # of what is not known
 FAITHFUL = 0.8  # Kendall's τ from which on an earlier step ranks much as the last one does

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from bort import console, shell
-from bort.config import key_values
 from bort.config import search as search_config
+from bort.config.command_line import parse_command
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.pretraining.recipe import pretrain
@@ -298,9 +299,9 @@ def test_a_long_line_is_cut_in_its_middle():
 
 
 def test_lists_and_long_lines_are_cut_between_words():
-    keys = [f"data.key{k}" for k in range(30)]
+    keys = [f"long_key_{k}" for k in range(30)]
     with pytest.raises(BortError) as error:
-        key_values.parse(["data.kye7=x"], dict.fromkeys(keys))
+        parse_command(make_dataclass("Settings", [(key, str, "") for key in keys]), ["long_kye7=x"])
     words = console.shorten(str(error.value), 200).split("; use ")[1].split(", ")
     assert words.pop() == "…" and words == keys[: len(words)] and len(words) > 5
     text = " ".join(f"word{k}" for k in range(100))

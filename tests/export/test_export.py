@@ -18,10 +18,12 @@ from tiny_runs import log_lines
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
+from bort.config.command_line import parse_command
 from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export import run as export
+from bort.export.settings import ExportConfig
 from bort.finetuning import recipe as finetune
 from bort.finetuning.recipe import fresh_classifier, label_names
 from bort.models import huggingface as hf
@@ -143,7 +145,7 @@ def test_predict_py_takes_choices_and_marked_words(exported):
         model.predict([("the cat of [[line]]", "the [[dog]] of it")]),
     )
     assert one[0]["label"] in ("false", "true") and one[0]["scores"] != other[0]["scores"]
-    assert standalone.unmark("A [[cup]] fell. [[It]] broke") == (
+    assert standalone.remove_marks("A [[cup]] fell. [[It]] broke") == (
         "A cup fell. It broke",
         [(2, 5), (12, 14)],
     )
@@ -513,9 +515,8 @@ def test_mistakes(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for arguments, message in cases:
-        monkeypatch.setattr(sys, "argv", ["export", *arguments])
         with pytest.raises(BortError) as error:
-            export.main()
+            export.run_export(parse_command(ExportConfig, arguments))
         assert message in str(error.value) and "\n" not in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
 
@@ -572,9 +573,7 @@ def test_upload(folders, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     arguments = [f"model={folders / 'mlm'}", "format=hf", f"out={tmp_path / 'out'}"]
-    monkeypatch.setattr(sys, "argv", ["export", *arguments, "push=me/model"])
-    export.main()
+    export.run_export(parse_command(ExportConfig, [*arguments, "push=me/model"]))
     assert calls == ["me/model", "out"]
-    monkeypatch.setattr(sys, "argv", ["export", *arguments, "push=no/token"])
     with pytest.raises(BortError, match="push=no/token: the hub refuses: 401: log in; .* complete"):
-        export.main()
+        export.run_export(parse_command(ExportConfig, [*arguments, "push=no/token"]))

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from bort.config.command_line import parse_command
 from bort.config.data import DataConfig
 from bort.errors import BortError
-from bort.export.settings import parse_export
+from bort.export.settings import ExportConfig
+
+
+def parse(words) -> ExportConfig:
+    return parse_command(ExportConfig, words)
+
 
 MODEL = ("model=m", "format=hf", "out=o")
 
@@ -44,14 +50,16 @@ MODEL = ("model=m", "format=hf", "out=o")
 )
 def test_mistakes_are_one_line(words, line):
     with pytest.raises(BortError) as error:
-        parse_export(list(words))
+        parse(words)
     assert str(error.value).startswith(line) and len(str(error.value)) <= 200
 
 
 def test_a_table_of_ones_own_is_a_task_of_ones_own():
-    settings = parse_export([*MODEL, "data.train=a.csv", "data.text=[a, b]", "data.label=l"])
-    assert settings.task == "custom" and settings.data.texts == ("a", "b")
-    assert (settings.agreement, settings.drop, settings.push) == (0.95, 0.01, None)
+    settings = parse_command(
+        ExportConfig, [*MODEL, "data.train=a.csv", "data.text=[a, b]", "data.label=l"]
+    )
+    assert settings.task == "custom" and settings.rows.texts == ("a", "b")
+    assert (settings.least_agreement, settings.largest_drop, settings.push) == (0.95, 0.01, None)
 
 
 def test_rows_are_as_long_as_in_the_run_of_the_model(tmp_path, monkeypatch):
@@ -59,7 +67,7 @@ def test_rows_are_as_long_as_in_the_run_of_the_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("m").mkdir()
     Path("m/settings.json").write_text('{"task": "custom", "data.length": 64}')
-    assert parse_export([*MODEL, "data.train=a.csv"]).data.length == 64
-    assert parse_export([*MODEL, "data.train=a.csv", "data.length=32"]).data.length == 32
+    assert parse([*MODEL, "data.train=a.csv"]).rows.length == 64
+    assert parse([*MODEL, "data.train=a.csv", "data.length=32"]).rows.length == 32
     Path("m/settings.json").write_text('{"data.length": 64}')  # of a pre-training
-    assert parse_export([*MODEL, "data.train=a.csv"]).data.length == DataConfig().length
+    assert parse([*MODEL, "data.train=a.csv"]).rows.length == DataConfig().length

@@ -139,10 +139,10 @@ def test_memory_of_the_standalone_predictor_stays_flat(folders):
 
 def test_batches_hold_rows_of_similar_length_and_few_tokens():
     lengths = [3, 500, 4, 512, 5, 499, 6]
-    found = list(standalone.batches(lengths, most=3, tokens=1000))
+    found = list(standalone.form_batches(lengths, most=3, tokens=1000))
     assert found == [[0, 2, 4], [6, 5], [1], [3]]
-    assert list(standalone.batches([9000], tokens=4096)) == [[0]]
-    assert list(standalone.batches([])) == []
+    assert list(standalone.form_batches([9000], tokens=4096)) == [[0]]
+    assert list(standalone.form_batches([])) == []
 
 
 def test_several_labels_of_one_text(shared, tmp_path):
@@ -159,7 +159,7 @@ def test_several_labels_of_one_text(shared, tmp_path):
 def test_many_words_of_an_answer_are_kept_for_few_texts():
     texts = [str(k) for k in range(3000)]
     for top, size in ((5, 1024), (1000, 102), (10**9, 1)):
-        found = list(standalone.blocks(texts, top))
+        found = list(standalone.split_blocks(texts, top))
         assert len(found[0]) == size and [text for block in found for text in block] == texts
 
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from bort import html, predict, report
 from bort.benchmark import run as benchmark
+from bort.config.command_line import parse_command
 from bort.config.compose import CONF
 from bort.config.search import BenchmarkConfig, GridConfig
 from bort.errors import BortError
@@ -554,9 +555,7 @@ def composed(program: str, *words: str):
 
 
 def answer(*words: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["predict", *words])
-        predict.main()
+    predict.main(parse_command(predict.PredictConfig, words))
 
 
 @pytest.fixture
@@ -643,9 +642,8 @@ def test_a_page_that_bort_did_not_write_stays(tmp_path, monkeypatch):
         benchmark.run(settings)
     assert "\n" not in str(error.value)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["report", "runs/x"])
     with pytest.raises(BortError, match="report.html is here and no page of bort") as error:
-        report.main()
+        report.main(parse_command(report.ReportConfig, ["runs/x"]))
     refused(error)
     assert (tmp_path / "t.html").read_text() == (tmp_path / "report.html").read_text()
     html.write(tmp_path / "t.html", "ours", ["<p>x"])

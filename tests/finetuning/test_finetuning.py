@@ -18,7 +18,7 @@ from sklearn import metrics
 from tiny_runs import log_lines, stopping
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bort import predict, report
+from bort import predictor, report
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError
@@ -516,7 +516,7 @@ def test_every_reader_answers_on_the_scale_of_the_labels(priced):
     lines = (folder / "predictions" / "val.jsonl").read_text().splitlines()
     true = np.array([json.loads(line)["true"] for line in lines])
     texts = texts_of(folder)
-    found = [answer["score"] for answer in predict.load(folder).predict(texts)]
+    found = [answer["score"] for answer in predictor.load(folder).predict(texts)]
     np.testing.assert_allclose(found, answers, atol=1e-6 * np.ptp(answers))
     theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -537,13 +537,13 @@ def test_edited_scales_are_not_believed(priced, tmp_path):
     """What config.json says of the scale counts only where the weights agree with it."""
     folder, _, answers = priced(1.0, 200_000.0)
     texts = texts_of(folder)
-    expected = predict.load(folder).predict(texts[:5])
+    expected = predictor.load(folder).predict(texts[:5])
     for number, scale in enumerate(([1.0, 5.0], [math.nan, 1], "x", [10**400, 1], {"a": 1}, [1])):
         copy = tmp_path / str(number)
         shutil.copytree(folder / "model", copy)
         settings = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(settings | {"bort_scale": scale}))
-        for a, b in zip(predict.load(copy).predict(texts[:5]), expected, strict=True):
+        for a, b in zip(predictor.load(copy).predict(texts[:5]), expected, strict=True):
             assert a["score"] == pytest.approx(b["score"], abs=0.02)  # float32 at 200,000
 
 

@@ -146,16 +146,16 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     given = [Row(index=0, texts=row, label=0) for row in fits]
     expected = cast(task, given, tokenizer, 20).input_ids
     for row, (ids,) in zip(fits, expected, strict=True):
-        assert predictor._encode(row)["input_ids"] == ids.tolist()
+        assert predictor.encode(row)["input_ids"] == ids.tolist()
     for row in rows:
-        assert len(predictor._encode(row)["input_ids"]) == 20
+        assert len(predictor.encode(row)["input_ids"]) == 20
     monkeypatch.setattr(onnx_predict, "open_session", lambda path, threads: None)
     standalone = Model(tmp_path / "model")
     found = standalone.tokens(rows)
-    assert [row.ids for row in found] == [predictor._encode(row)["input_ids"] for row in rows]
+    assert [row.ids for row in found] == [predictor.encode(row)["input_ids"] for row in rows]
     for encode in (
         lambda row: standalone.tokens([row])[0].ids,
-        lambda row: predictor._encode(row)["input_ids"],
+        lambda row: predictor.encode(row)["input_ids"],
     ):  # threads may share a predictor, whatever their rows
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(encode, rows * 200))

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from bort import shell
-from bort.config import key_values
+from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.files.ownership import run_record
 from bort.pipeline import run as pipeline
+from bort.pipeline.settings import PipelineConfig
 
 
-def given(*words: str) -> dict:
-    return key_values.parse(list(words), dict.fromkeys(pipeline.KEYS))
+def plan(*words: str) -> list[pipeline.Stage]:
+    return pipeline.plan_stages(parse_command(PipelineConfig, words))
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def write_data(folder: Path) -> None:
 
 
 def commands(*words: str) -> list[list[str]]:
-    return [stage.command[1:] for stage in pipeline.planned(given(*words))]
+    return [stage.command[1:] for stage in plan(*words)]
 
 
 def test_defaults(place):
@@ -124,7 +125,7 @@ def test_mistakes(place, words, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     before = sorted(place.rglob("*"))
     with pytest.raises(Exception) as error:
-        pipeline.planned(given(*words.split(" ")))
+        plan(*words.split(" "))
     line = shell.mistake(error.value)
     assert line and "\n" not in line and MISTAKES[words] in line
     assert sorted(place.rglob("*")) == before

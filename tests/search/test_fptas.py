@@ -8,9 +8,8 @@ import pytest
 
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search import fptas
-from bort.search.coefficient import w_coefficient
-from bort.search.fptas import BY_ERROR, Scale, Selection, pareto, shrinks, w_map
+from bort.search.coefficient import ERRORS, Scale, rounded_up, w_coefficient
+from bort.search.fptas import BY_ERROR, Selection, pareto, shrinks, w_map
 
 T = Arch(4, 8, 64, 256)
 
@@ -33,7 +32,7 @@ def instance(seed: int) -> tuple[dict, dict, dict]:
     scale = Scale(
         *(1000.0, 50.0, rng.uniform(0.5, 4)),
         exponents=rng.choice([(1, 1, 1), (1, 1, 1), (0, 0, 1), (2, 0.5, 1), (1, 1, 0)]),
-        error=rng.choice(fptas.ERRORS),
+        error=rng.choice(ERRORS),
     )
     coarse = rng.random() < 0.3  # equal numbers: ties
     number = (lambda x: float(round(x))) if coarse else float
@@ -178,7 +177,7 @@ def test_a_failure_that_is_no_error_counts_in_the_regret():
 
 def other_scales(scale: Scale) -> list[Scale]:
     weights = [(1, 1, 1), BY_ERROR, (2, 1, 1), (0.5, 3, 1), (0, 0, 0.5), (1, 0, 2)]
-    return [replace(scale, exponents=w, error=kind) for w in weights for kind in fptas.ERRORS]
+    return [replace(scale, exponents=w, error=kind) for w in weights for kind in ERRORS]
 
 
 def test_winners_under_other_aims_are_those_of_exhaustive_records():
@@ -395,82 +394,6 @@ def test_w_map():
     assert len(found) == 9 and found[0, 0] == Arch(1, 1, 1, 2) and found[3, 3] == Arch(1, 1, 1, 1)
 
 
-CSV = """depth,heads,hidden,intermediate,parameters,latency,error,status
-4,4,64,128,1000,20,2.0,teacher
-1,1,16,32,100,2,4.0,trained
-2,2,16,32,300,4,2.5,trained
-2,3,16,32,,,,invalid
-2,4,32,64,700,9,2.2,trained
-2,4,64,64,900,19,,pruned
-"""
-
-
-def test_numbers_of_ones_own(tmp_path, capsys):
-    """W = 0.9·0.9·0.5 = 0.405, 0.7·0.8·0.8 = 0.448, 0.3·0.55·0.91; the last bound is 0.005."""
-    path = tmp_path / "candidates.csv"
-    path.write_text("\ufeff" + CSV)
-    fptas.main([str(path)])
-    out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["⟨2,2,16,32⟩", *"W 0.4480 p 300 i 4 e 2.5000".split()]
-    assert out[-1] == "optimum ⟨2,2,16,32⟩, regret at most 0.0000 (proven)"
-    assert out[-2] == "2 pruned, 2 trained"
-    fptas.main([str(path), "exponents=0,0,1"])
-    out = capsys.readouterr().out.splitlines()
-    # the bound of ⟨2,4,64,64⟩ is 1, the best has 2.0 / 2.2
-    undecided = "not decided by these records; the best of them ⟨2,4,32,64⟩, "
-    assert out[-1] == undecided + "regret at most 0.0910 (proven)"  # 0.09091, rounded up
-    assert out[-2] == "1 that could still win have no error in the table"
-    # what diverged is no model, and nothing is unknown
-    path.write_text(CSV.replace("pruned", "diverged"))
-    fptas.main([str(path), "objective=error"])
-    assert capsys.readouterr().out.splitlines()[-1].startswith("optimum ⟨2,4,32,64⟩, regret at mo")
-
-
-@pytest.mark.parametrize(
-    ("change", "arguments", "message"),
-    [
-        (("error", "err"), [], "has no column error; found depth"),
-        (("teacher", "T"), [], "no row with the status teacher"),
-        (("4.0", "four"), [], "line 3: could not convert string to float: 'four'"),
-        (("4.0", "1.0"), [], "an error of 1 is below the entropy 2"),
-        (("2.5", "1.0"), [], "line 4: an error of 1 is below the entropy 2"),
-        (("4.0", "nan"), [], "line 3: error=nan must be a number above 0"),
-        (("4.0", "inf"), [], "line 3: error=inf must be"),
-        (("100,2,", "-100,2,"), [], "line 3: parameters=-100 must be"),
-        (("100,2,", "100,-2,"), [], "line 3: latency=-2 must be"),
-        (("100,2,", "100,0,"), [], "line 3: latency=0 must be"),
-        (("100,2,", ",2,"), [], "line 3: ⟨1,1,16,32⟩ needs parameters and latency"),
-        (("1000,20,", "1000,nan,"), [], "line 2: latency=nan must be"),
-        (("2.0,teacher", "0,teacher"), [], "line 2: error=0 must be"),
-        (("2.0,teacher", ",teacher"), [], "line 2: the teacher needs an error"),
-        (("1,1,16,32", "2,2,16,32"), [], "line 4: ⟨2,2,16,32⟩ stands in the table twice"),
-        (("1,1,16,32", "1,0,16,32"), [], "line 3: ⟨1,0,16,32⟩ has a size below 1"),
-        (("1,1,16,32", "1,1,16.5,32"), [], "line 3: 1,1,16.5,32 are not four whole numbers"),
-        (("4.0,trained", "4.0,teacher"), [], "line 3: a second row has the status teacher"),
-        ((CSV[CSV.index("1,1,16") :], ""), [], "has no candidates, only the row of the teacher"),
-        ((CSV, ""), [], "has no column depth; found nothing"),
-        (("trained", "\x00"), [], "is no text"),
-        (("trained", "caf\udce9"), [], "is no text in UTF-8"),
-        (("4.0,trained\n2,2,16,32,300,4,2.5", ",\n2,2,16,32,300,4,"), ["epsilon=4"], "none of the"),
-        (None, ["exponents=nan,1,1"], "must be three numbers, at least 0"),
-        (None, ["exponents=inf,1,1"], "must be three numbers, at least 0"),
-        (None, ["objective=x"], "objective=x is unknown; use w or error"),
-        (None, ["objective=error", "exponents=1,1,1"], "objective=error has no exponents"),
-        (None, ["epsilon=9"], "search.epsilon=9 must be a whole number from 1 to the 4 candidates"),
-        (None, ["epsilon=0"], "search.epsilon=0 must"),
-        (None, ["epsilon=x"], "epsilon= take numbers"),
-        (None, ["exponents=1,1"], r"exponents=\[1.0, 1.0\] must be three numbers"),
-        (None, ["exponent=1,1,1"], "exponent=1,1,1 is not a setting; did you mean 'exponents'"),
-        (None, ["error=kl"], "error=kl is unknown; use ratio or perplexity"),
-    ],
-)
-def test_mistakes(tmp_path, change, arguments, message):
-    path = tmp_path / "candidates.csv"
-    path.write_text(CSV.replace(*change) if change else CSV, errors="surrogateescape")
-    with pytest.raises(BortError, match=message):
-        fptas.main([str(path), *arguments])
-
-
 def test_nothing_left_names_the_nearest_miss():
     points = {Arch(1, 1, 8, 8): (300.0, 2.0), Arch(2, 1, 8, 8): (200.0, 6.0)}
     with pytest.raises(BortError) as error:
@@ -479,13 +402,6 @@ def test_nothing_left_names_the_nearest_miss():
     assert str(error.value) == f"no candidate is left of 2; {line}"
     with pytest.raises(BortError, match="the grid is empty"):
         Selection({}, Scale(1000, 10, 1.0))
-
-
-def test_what_is_no_table(tmp_path):
-    with pytest.raises(BortError, match="nothing.csv does not exist"):
-        fptas.main([str(tmp_path / "nothing.csv")])
-    with pytest.raises(BortError, match="is no file"):
-        fptas.main([str(tmp_path)])
 
 
 @pytest.mark.parametrize("numbers", [(math.nan, 1.0), (10.0, -1.0), (0.0, 1.0), (10.0, math.inf)])
@@ -504,5 +420,5 @@ def test_an_error_that_is_no_number(e):
 
 
 def test_what_is_proven_is_rounded_up():
-    assert fptas.rounded_up(0.0) == "0.0000" and fptas.rounded_up(0.25) == "0.2500"
-    assert fptas.rounded_up(0.00001) == "0.0001" and fptas.rounded_up(0.38333) == "0.3834"
+    assert rounded_up(0.0) == "0.0000" and rounded_up(0.25) == "0.2500"
+    assert rounded_up(0.00001) == "0.0001" and rounded_up(0.38333) == "0.3834"

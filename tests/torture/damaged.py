@@ -53,7 +53,7 @@ def make_runs() -> Iterator[RunKind]:
     """Run the three jobs in the current folder."""
     from hydra import compose, initialize_config_dir
 
-    from bort import predict, report
+    from bort import predictor, report
     from bort.config.compose import parse_settings
     from bort.config.search import SearchRunConfig, register
     from bort.config.train import TrainConfig
@@ -98,7 +98,7 @@ def make_runs() -> Iterator[RunKind]:
         tuned,
         lambda copy: {
             "page": lambda: page(copy),
-            "answers": lambda: predict.load(copy).predict(["river"]),
+            "answers": lambda: predictor.load(copy).predict(["river"]),
             "again": lambda: finetune.finetune(tuning, copy, silently),
         },
     )
