@@ -9,13 +9,13 @@ from bort.errors import BortError, at_least, one_of
 class ThetaConfig:
     """Θ of Agora: every combination of these; null is the run's own value."""
 
-    lr: list[float] | None = None  # peak rates; null: lr_factor times the run's own
-    lr_factor: list[float] = field(default_factory=lambda: [1.0, 3.0])
-    seed: list[int] | None = field(default_factory=lambda: [0, 1])
-    weight_decay: list[float] | None = None
-    warmup: list[float] | None = None
-    batch_size: list[int] | None = None
-    epochs: list[int] | None = None
+    lr: list[float] | None = None  # peak rates; null: each lr_factor times the run's own
+    lr_factor: list[float] = field(default_factory=lambda: [1.0, 3.0])  # used where lr is null
+    seed: list[int] | None = field(default_factory=lambda: [0, 1])  # seeds of a training
+    weight_decay: list[float] | None = None  # as optim.weight_decay
+    warmup: list[float] | None = None  # as optim.warmup
+    batch_size: list[int] | None = None  # as data.batch_size
+    epochs: list[int] | None = None  # as trainer.max_epochs
 
     def __post_init__(self) -> None:
         for key, values in vars(self).items():
@@ -36,21 +36,22 @@ class ThetaConfig:
 class AgoraConfig:
     """Rounds of training, mistakes, and rows generated from them (arXiv 2010.07990)."""
 
-    teacher: str | None = None  # S: a model fine-tuned on the task; null: the run's teacher becomes
-    mlm: str | None = None  # of generator=mlm; null: the encoder of S, or else the candidate
+    # S, a model that is fine-tuned on the task already; null: the teacher is fine-tuned first
+    teacher: str | None = None
+    mlm: str | None = None  # the masked LM of generator=mlm; null: the encoder of S, or the student
     grid: ThetaConfig = field(default_factory=ThetaConfig)
-    rounds: int | None = None  # at most; null: until Θ is used up
-    prune: str = "half"  # the worse half of Θ each round, or lcs (the original)
-    replays: int = 1  # rounds in all that may be done again because E became worse
-    generator: str = "mlm"  # or nearest (by the candidate's embeddings), edit (deletion and swap)
-    mistakes: str = "train"  # rows are made from mistakes on D; eval: on E, as published
+    rounds: int | None = None  # the most rounds; null: until Θ is used up
+    prune: str = "half"  # how Θ shrinks: half (the worse half goes) or lcs (as published)
+    replays: int = 1  # how many rounds, of all, may be repeated because E became worse
+    generator: str = "mlm"  # mlm, nearest (by the student's embeddings) or edit (deletion, swap)
+    mistakes: str = "train"  # whose mistakes rows are made from: train (D) or eval (E, published)
     rate: float = 0.15  # share of a row's words that a generator changes
-    samples: int | None = None  # rows generated a round; null: a quarter of D
-    labels: str = "hard"  # S's answer; soft: S's probabilities
-    # of S, below which a row with a hard label is dropped; null: what S has on 3/4 of E's rows
+    samples: int | None = None  # rows that are generated in a round; null: a quarter of D
+    labels: str = "hard"  # what S gives a generated row: hard (a label) or soft (probabilities)
+    # the least probability with which S keeps a hard label; null: what it has on 3/4 of E's rows
     confidence: float | None = None
-    eval_fraction: float = 0.2  # of the training rows: E
-    guard: float = 2 / 3  # balanced accuracy on E that S needs
+    eval_fraction: float = 0.2  # share of the training rows that becomes E
+    guard: float = 2 / 3  # balanced accuracy that S needs on E
     training: str | None = None  # the one that a launcher's job does; not for users
 
     def __post_init__(self) -> None:

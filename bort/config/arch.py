@@ -14,10 +14,10 @@ class ArchConfig:
     An `Arch` is frozen, and no command line could override a key of a frozen schema.
     """
 
-    depth: int = MISSING
-    heads: int = MISSING
-    hidden: int = MISSING
-    intermediate: int = MISSING
+    depth: int = MISSING  # D, encoder layers
+    heads: int = MISSING  # A, attention heads of a layer; must divide arch.hidden
+    hidden: int = MISSING  # H, numbers in the state of a token
+    intermediate: int = MISSING  # I, inner width of the feed-forward part of a layer
 
     def __post_init__(self) -> None:
         self.to_arch()

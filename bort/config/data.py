@@ -9,26 +9,26 @@ from bort.errors import BortError, at_least, at_most, one_of
 
 @dataclass
 class DataConfig:
-    """Text and how it becomes batches."""
+    """Text or rows, and how they become batches."""
 
-    source: str = "docstrings"  # docstrings (embedded) or text (data.path)
-    path: str | None = None  # file, folder or hub name with the user's text
-    text: Any = "text"  # key or column that holds the text; of task=custom also [first, second]
-    sample_by: str = "line"  # a document of a .txt or .md file: line, paragraph or file
-    length: int = 128  # tokens in a sequence, first and last special token included
-    batch_size: int = 8  # sequences in a batch
-    mask_rate: float = 0.3  # share of tokens masked in training; evaluation always uses 0.15
+    source: str = "docstrings"  # docstrings (of the installed packages) or text (data.path)
+    path: str | None = None  # your text: a file, a folder or the name of a data set on the hub
+    text: Any = "text"  # the key or column with the text; task=custom takes two as [first,second]
+    sample_by: str = "line"  # what a document of a .txt or .md file is: line, paragraph or file
+    length: int = 128  # tokens in a sequence, the first and last special token included
+    batch_size: int = 8  # sequences (of a task: rows) in a batch
+    mask_rate: float = 0.3  # share of tokens that are masked in training; validation masks 0.15
     tokenizer: str = "auto"  # auto (the teacher's, else bpe), bpe, or a folder or hub name
-    vocab_size: int = 8192  # of a tokenizer trained on the text
-    val_fraction: float = 0.03  # share of documents held out, chosen by their own hash
-    val_sequences: int = 512  # sequences that one evaluation reads
-    workers: int = 0  # loader processes; masking takes well under a millisecond without any
-    root: str | None = None  # folder of a suite's official files (task=); null: from the hub
-    train: str | None = None  # files of task=custom: csv, tsv, jsonl or parquet
-    val: str | None = None  # null: a tenth of the training rows is held out
-    test: str | None = None
-    label: str = "label"  # column of task=custom
-    kind: str = "auto"  # of its labels: classes, number, or auto (by how they look)
+    vocab_size: int = 8192  # size of the vocabulary, where a tokenizer is trained on the text
+    val_fraction: float = 0.03  # share of documents that are held out, chosen by their own hash
+    val_sequences: int = 512  # sequences that a validation reads
+    workers: int = 0  # processes that prepare batches; masking takes under a millisecond without
+    root: str | None = None  # folder with the official files of a suite; null: from the hub
+    train: str | None = None  # your rows for task=custom: a csv, tsv, jsonl or parquet file
+    val: str | None = None  # rows that choose the checkpoint; null: a tenth of data.train
+    test: str | None = None  # rows to answer after the training; they need no labels
+    label: str = "label"  # the column with the labels of task=custom
+    kind: str = "auto"  # what the labels are: classes, number, or auto (by how they look)
 
     def __post_init__(self) -> None:
         one_of("data.source", self.source, ("docstrings", "text"))

@@ -10,9 +10,9 @@ from bort.errors import BortError, at_least
 class DistillConfig:
     """Loss weights: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy; w_kd = 0 is MLM."""
 
-    w_kd: float = 1.0
-    w_mlm: float = 0.0
-    temperature: float = 1.0
+    w_kd: float = 1.0  # weight of learning the teacher's probabilities; 0 is plain MLM
+    w_mlm: float = 0.0  # weight of learning the words of the text
+    temperature: float = 1.0  # τ, which softens both distributions
 
     def __post_init__(self) -> None:
         at_least("distill.w_kd", self.w_kd, 0)
@@ -27,11 +27,11 @@ class DistillConfig:
 class TeacherConfig:
     """A masked LM by name or folder; without a name one is trained on the same text first."""
 
-    name: str | None = None
+    name: str | None = None  # a run folder, a Hugging Face folder or a hub name
     arch: ArchConfig = field(default_factory=lambda: ArchConfig(2, 4, 128, 512))
-    max_steps: int = 1500
-    batch_size: int = 16  # at 8 the same tokens may leave it on a plateau
-    lr: float | None = None  # null: by the width of teacher.arch, as optim.lr
+    max_steps: int = 1500  # steps of its training, where it has no name
+    batch_size: int = 16  # sequences in a batch of its training; 8 may leave it on a plateau
+    lr: float | None = None  # peak rate of its training; null: by its width, as optim.lr
 
     def __post_init__(self) -> None:
         at_least("teacher.max_steps", self.max_steps, 1)

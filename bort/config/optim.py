@@ -18,15 +18,15 @@ class OptimConfig:
     """Muon for the encoder's matrices and AdamW for the rest, or AdamW alone (the paper's)."""
 
     name: str = "muon"  # muon or adamw
-    # peak rate of AdamW; null: 4e-3 · (H / 128)^-0.67, in fine-tuning 0.064 / H. In a search it is
-    # the rate at H = 128, and search.kappa gives that of each candidate.
+    # peak rate of AdamW; null: 4e-3 · (H / 128)^-0.67, and 0.064 / H in fine-tuning; a search takes
+    # it as the rate at H = 128, from which search.kappa makes that of each candidate
     lr: float | None = None
-    muon_ratio: float = 2.5  # peak rate of Muon = lr × muon_ratio
-    weight_decay: float = 0.01  # not on LayerNorm, biases and embeddings
-    warmup: float = 0.05  # share of the budget; linear up, then linear down to 0
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
+    muon_ratio: float = 2.5  # the peak rate of Muon is optim.lr times this
+    weight_decay: float = 0.01  # spares LayerNorms, biases and embeddings
+    warmup: float = 0.05  # share of the budget in which the rate rises; then it falls to 0
+    beta1: float = 0.9  # decay of AdamW's mean of the gradients
+    beta2: float = 0.98  # decay of AdamW's mean of their squares
+    eps: float = 1e-6  # what AdamW adds to the root of that mean
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, ("muon", "adamw"))

@@ -19,12 +19,12 @@ from bort.models.arch import Arch
 class GridConfig:
     """Ξ, the candidates: every combination of these in which A divides H."""
 
-    depth: list[int] = MISSING
-    hidden: list[int] = MISSING
-    heads: list[int] | None = None
-    head_size: int | None = None  # instead of heads: A = H / head_size
-    intermediate: list[int] | None = None
-    ratio: list[float] | None = None  # instead of intermediate: I = ratio · H
+    depth: list[int] = MISSING  # values of D
+    hidden: list[int] = MISSING  # values of H
+    heads: list[int] | None = None  # values of A
+    head_size: int | None = None  # instead of grid.heads: A = H / head_size
+    intermediate: list[int] | None = None  # values of I
+    ratio: list[float] | None = None  # instead of grid.intermediate: I = ratio · H
 
     def __post_init__(self) -> None:
         if not self.depth and not self.hidden:
@@ -70,15 +70,17 @@ SOURCES = ("analytic", "measured", "fitted", "onnx", "onnx_int8", "table")
 class LatencyConfig:
     """î, the inference latency of a candidate's embeddings and layers."""
 
-    source: str = "analytic"  # operations in closed form (the paper), or milliseconds: see SOURCES
-    batch: int = 1
-    length: int = 128
-    threads: int | None = None  # of a measurement; null: one per core
-    rounds: int = 7  # of a measurement, in each of which every shape is timed
-    shapes: int = 12  # measured for `fitted`
-    engine: str = "measured"  # how `fitted` measures them: measured, onnx or onnx_int8
-    device: str = "cpu"
-    path: str | None = None  # of `table`: a CSV that python -m bort.benchmark wrote
+    # analytic (operations in closed form, the paper's), or milliseconds: measured, fitted, onnx,
+    # onnx_int8 or table
+    source: str = "analytic"
+    batch: int = 1  # texts that are answered at once
+    length: int = 128  # tokens of a text
+    threads: int | None = None  # threads of a measurement; null: one for each core
+    rounds: int = 7  # rounds of a measurement, in each of which every shape is timed
+    shapes: int = 12  # how many shapes latency=fitted measures
+    engine: str = "measured"  # how latency=fitted measures them: measured, onnx or onnx_int8
+    device: str = "cpu"  # where PyTorch is measured: cpu or cuda
+    path: str | None = None  # the CSV of latency=table, which bort benchmark writes
 
     def __post_init__(self) -> None:
         one_of("latency", self.source, SOURCES)
@@ -99,19 +101,19 @@ class SearchConfig:
     """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
 
     n: int = 300  # training steps of a candidate
-    epsilon: int = 1  # every ε-th candidate of the order by (p, i); 1 is all of them
-    refine: bool = True  # then what can still win between the neighbours of the best
-    assume: str = "none"  # monotone: also leave out what cannot win if errors are monotone
-    objective: str = "w"  # or error: the lowest error within the budgets
-    error: str = "ratio"  # or perplexity: exp(-KL) in place of e(T) / e
-    exponents: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # α, β, γ
-    max_params: int | None = None
-    max_latency_ms: float | None = None
-    finalists: int = 3  # the best ones, trained again with other seeds and rates
-    seeds: int = 3
+    epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
+    refine: bool = True  # then also train what can still win between the neighbours of the best
+    assume: str = "none"  # monotone: also skip what cannot win if larger candidates are never worse
+    objective: str = "w"  # what is chosen: the largest w, or the lowest error within the budgets
+    error: str = "ratio"  # the quality in W: ratio, e(T) / e, or perplexity, exp(e(T) - e)
+    exponents: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # α, β and γ of W
+    max_params: int | None = None  # a budget: the most parameters
+    max_latency_ms: float | None = None  # a budget: the most milliseconds
+    finalists: int = 3  # how many of the best are trained again, with other seeds and rates
+    seeds: int = 3  # seeds that a finalist is trained with
     lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
-    kappa: float = KAPPA  # rate of a candidate = optim.lr · (H / 128)^-kappa
-    parallel: int = 1  # candidates that a launcher gets at once
+    kappa: float = KAPPA  # the rate of a candidate is optim.lr · (H / 128)^-kappa
+    parallel: int = 1  # candidates that hydra/launcher gets at once
 
     def __post_init__(self) -> None:
         for key in ("n", "epsilon", "finalists", "seeds", "parallel"):

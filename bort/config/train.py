@@ -26,7 +26,7 @@ from bort.models.arch import INITS
 class CompareConfig:
     """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
 
-    lrs: list[float] | None = None  # each arm takes its best of these; null: optim.lr alone
+    lrs: list[float] | None = None  # rates, of which each arm takes its best; null: optim.lr alone
 
     def __post_init__(self) -> None:
         if self.lrs is not None and (not self.lrs or min(self.lrs) <= 0):
@@ -37,11 +37,11 @@ class CompareConfig:
 class LoggerConfig:
     """Where metrics go besides the run folder's metrics.csv, which is always written."""
 
-    name: str = "csv"  # csv, wandb, tensorboard, none
-    mode: str = "auto"  # of wandb: auto (offline without a key), online, offline
-    project: str = "bort"
-    job_type: str | None = None  # of wandb; a search has one run of its own and `candidate`s
-    tags: list[str] = field(default_factory=list)
+    name: str = "csv"  # csv, wandb, tensorboard or none
+    mode: str = "auto"  # how wandb works: auto (offline without a key), online or offline
+    project: str = "bort"  # the project of wandb
+    job_type: str | None = None  # the job type of wandb; a search sets that of its candidates
+    tags: list[str] = field(default_factory=list)  # the tags of wandb
 
     def __post_init__(self) -> None:
         one_of("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
@@ -55,7 +55,7 @@ class TrainConfig:
     """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
-    job: str = "pretrain"
+    job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune or agora
     arch: ArchConfig = MISSING
     # a YAML with depth, heads, hidden, intermediate, such as the optimum.yaml of a search
     arch_file: str | None = None
@@ -65,22 +65,24 @@ class TrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     agora: AgoraConfig = field(default_factory=AgoraConfig)
-    task: str | None = None  # of fine-tuning: suite/name, as in glue/rte
+    task: str | None = (
+        None  # what is fine-tuned for: glue/rte …, docstrings, or custom (data.train)
+    )
     model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
-    patience: int | None = None  # validations without a better score after which it stops
-    init: str = "default"  # default (for small models), paper, teacher
-    dropout: float = 0.0
-    checkpoint_every: int = 500  # optimizer steps between checkpoints
-    compile: bool = False  # torch.compile the model
+    patience: int | None = None  # validations without a better score before fine-tuning stops
+    init: str = "default"  # start values: default (for small models), paper or teacher
+    dropout: float = 0.0  # share of numbers that are set to 0 in training
+    checkpoint_every: int = 500  # steps between checkpoints
+    compile: bool = False  # whether torch compiles the model
     trainer: Any = None
     logger: LoggerConfig = field(default_factory=LoggerConfig)
-    callbacks: Any = None
-    seed: int = 0
-    name: str = MISSING
+    callbacks: Any = None  # Lightning's callbacks, by _target_
+    seed: int = 0  # of weights, batches, masks and dropout
+    name: str = MISSING  # the last part of the run folder
     resume: bool = True  # false: start again and replace what the folder holds
-    dry_run: bool = False
-    output_dir: str = MISSING
+    dry_run: bool = False  # show parameters, tokens, memory and hours, and stop
+    output_dir: str = MISSING  # the run folder
 
     def __post_init__(self) -> None:
         if isinstance(self.arch, ArchConfig):
