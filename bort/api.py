@@ -17,16 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.version import VersionBase
-from omegaconf import DictConfig, open_dict
-
 from bort import shell
 from bort.cli import jobs
-from bort.config.compose import CONF, find_local_settings
-from bort.config.overrides import to_overrides, to_word
+from bort.cli.composing import composed
+from bort.config.overrides import to_overrides
 from bort.console import show_log
 from bort.errors import BortError
 from bort.files import locks
@@ -73,7 +67,7 @@ def run(
     words = [f"experiment={experiment}", *overrides, *to_overrides(settings)]
     folder = None
     try:
-        with _restored_process(), _composed(words, config_dir) as (cfg, hydra):
+        with _restored_process(), composed("train", words, config_dir) as (cfg, hydra):
             folder = jobs.locate_folder(cfg, hydra)
             summary = jobs.run_job(cfg, hydra, folder)
     except SystemExit as stopped:  # after a checkpoint
@@ -136,39 +130,6 @@ def _to_exception(stopped: SystemExit, folder: Path | None) -> BaseException:
     if stopped.code == 128 + signal.SIGTERM:
         signal.raise_signal(signal.SIGTERM)  # the program's own answer to it; usually its end
     return BortError(f"stopped{name}")
-
-
-@contextmanager
-def _composed(
-    words: list[str], config_dir: str | os.PathLike | None
-) -> Iterator[tuple[DictConfig, DictConfig]]:
-    """Compose the settings of a training; gives them and Hydra's own.
-
-    Within the context `${hydra:…}` resolves. Whatever of Hydra the program uses itself is set aside
-    and comes back.
-    """
-    extra = find_local_settings() if config_dir is None else Path(config_dir)
-    if extra is not None:
-        if not extra.is_dir():
-            raise BortError(f"config_dir={extra} is not a folder; name one with files as conf/ has")
-        words = [*words, f"hydra.searchpath=[{to_word(f'file://{extra.absolute()}')}]"]
-    before = (
-        (GlobalHydra.instance(), "hydra", GlobalHydra.instance().hydra),
-        (HydraConfig.instance(), "cfg", HydraConfig.instance().cfg),
-        (VersionBase.instance(), "version_base", VersionBase.instance().version_base),
-    )
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
-            cfg = compose("train", words, return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            own = cfg.copy()
-            with open_dict(own):
-                del own["hydra"]
-            yield own, HydraConfig.get()
-    finally:
-        for owner, name, value in before:
-            setattr(type(owner).instance(), name, value)
 
 
 # ------------------------------------------------------------------------------------- process

@@ -1,6 +1,7 @@
 """`python train.py …` and `bort train …`: one training, or a sweep of several."""
 
 import logging
+import sys
 from functools import partial
 
 import hydra
@@ -9,14 +10,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bort import shell
+from bort.config.command_line import asks_for_help
 from bort.config.compose import CONF
+from bort.config.train import TrainConfig
 from bort.console import show_log
 
 logger = logging.getLogger(__name__)
 
 
+def main() -> None:
+    """Run what the command line asks for, or explain what it may ask for."""
+    if asks_for_help(sys.argv[1:]):
+        from bort.cli.help import show_help
+
+        show_help("train", TrainConfig)
+    else:
+        run_composed()
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def main(cfg: DictConfig) -> float | None:
+def run_composed(cfg: DictConfig) -> float | None:
     """Run one job; in a sweep, a mistake in it is a result of the sweep and not its end."""
     # Not at the top: --help, --cfg and completion need none of it.
     from bort.cli import jobs

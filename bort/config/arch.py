@@ -9,7 +9,7 @@ from bort.models.arch import Arch
 
 @dataclass
 class ArchConfig:
-    """The four keys of `arch=`: `TrainConfig` makes an `Arch` of them.
+    """The numbers ⟨D, A, H, I⟩ of an architecture, of which `TrainConfig` makes an `Arch`.
 
     An `Arch` is frozen, and no command line could override a key of a frozen schema.
     """

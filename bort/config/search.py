@@ -136,7 +136,7 @@ class SearchRunConfig(TrainConfig):
     """All settings of `search.py`: those of a candidate's training, and how to choose."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("search",)
-    job: str = "search"
+    job: str = "search"  # nothing else here
     grid: GridConfig = MISSING
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

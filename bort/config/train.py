@@ -65,9 +65,7 @@ class TrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     agora: AgoraConfig = field(default_factory=AgoraConfig)
-    task: str | None = (
-        None  # what is fine-tuned for: glue/rte …, docstrings, or custom (data.train)
-    )
+    task: str | None = None  # of fine-tuning: glue/rte …, docstrings, or custom (data.train)
     model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
     patience: int | None = None  # validations without a better score before fine-tuning stops
