@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-SHOWN = 60  # characters of a name that is quoted
-
 
 def counted(number: int, noun: str, many: str | None = None) -> str:
     """`1 epoch`, `2,000 epochs`; many: a plural that is not the noun with an s."""
@@ -27,13 +25,10 @@ def decimal(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def plain(name: Any, most: int = SHOWN) -> str:
-    """A name from a file as part of one line: no control characters, and not too long."""
+def to_printable(name: Any, longest: int = 60) -> str:
+    """Return a name from a file as a part of a line: without control characters, not too long."""
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(name))
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
-NEARBY = 30  # characters in which a long line is rather cut between words
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 class ScreenHandler(logging.Handler):
@@ -103,35 +98,10 @@ def python() -> str:
     return "python" if path.startswith("..") else path
 
 
-def shorten(text: str, longest: int) -> str:
-    """The text on one line, with an ellipsis in its middle where it has more signs than `longest`.
-
-    Its end stays: that is where a line about a mistake says what to do. It is cut between words
-    where there is a space nearby.
-    """
-    head = text[: len(text) - len(text.lstrip("\n"))]  # after Ctrl-C the terminal shows ^C
-    text = " ".join(text.split())
-    if len(text) > longest:
-        first = longest * 2 // 3
-        start, end = text[:first], text[len(text) - (longest - first - 1) :]
-        if not text[first].isspace() and (space := start.rfind(" ", -NEARBY)) >= 0:
-            start = start[: space + 1]
-        if not text[-len(end) - 1].isspace() and 0 <= (space := end.find(" ", 0, NEARBY)):
-            end = end[space:]
-        text = f"{start}…{end}"
-    return head + text
-
-
 def listed(names: Iterable[str], longest: int) -> str:
     """Names with commas between; the last ones are an ellipsis where they are too many."""
     text = ", ".join(names)
     return text if len(text) <= longest else f"{text[: text.rfind(',', 0, longest)]}, …"
-
-
-def shown(value: Any) -> str:
-    """A value for an error line: short, without line ends."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def typed(words: str) -> str:

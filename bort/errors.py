@@ -4,6 +4,7 @@ import difflib
 import errno
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class BortError(Exception):
@@ -50,10 +51,43 @@ def nearest_path(path: Path, siblings: Iterable[Path]) -> str:
     return f"; did you mean '{names[close[0]]}'?" if close else ""
 
 
-def short(error: BaseException | str, most: int = 80) -> str:
-    """The first `most` characters of a library's message, on one line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+NEARBY = 30  # characters in which a long line is rather cut between words
+
+
+def shorten(text: object, longest: int = 80, keep_end: bool = False) -> str:
+    """Return a text, or the message of an error, on one line of at most `longest` characters.
+
+    What is too long ends in an ellipsis. keep_end: it stands in the middle instead, between words
+    where there is a space nearby, since the end of a line about a mistake says what to do.
+    """
+    line = " ".join(str(text).split())
+    if len(line) <= longest:
+        return line
+    if not keep_end:
+        return f"{line[: longest - 1]}…"
+    first = longest * 2 // 3
+    start, end = line[:first], line[len(line) - (longest - first - 1) :]
+    if not line[first].isspace() and (space := start.rfind(" ", -NEARBY)) >= 0:
+        start = start[: space + 1]
+    if not line[-len(end) - 1].isspace() and 0 <= (space := end.find(" ", 0, NEARBY)):
+        end = end[space:]
+    return f"{start}…{end}"
+
+
+def quote(value: Any, longest: int = 60) -> str:
+    """Return a value that somebody wrote as a line about a mistake shows it, letter by letter.
+
+    Of a table of values only that it is one, of a list its first four.
+    """
+    if isinstance(value, dict):
+        return "{…}"
+    if isinstance(value, list):
+        if any(isinstance(part, dict | list) for part in value[:3]):
+            return "[…]"
+        parts = [quote(part, 12) for part in value[:4]]
+        return f"[{shorten(', '.join(parts), longest)}]"
+    text = repr(value) if isinstance(value, str) else shorten(value, longest)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
@@ -67,7 +101,8 @@ def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
 def at_most(key: str, value: int, most: int) -> None:
     """Raise BortError when a whole number is larger than `most`."""
     if value > most:
-        raise BortError(f"{key}={short(f'{value:,}', 24)} must be at most {most:,}")
+        number = shorten(f"{value:,}", 24)  # it may be too long for a line
+        raise BortError(f"{key}={number} must be at most {most:,}")
 
 
 def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
@@ -75,5 +110,5 @@ def at_least(key: str, value: float, least: float, below: float | None = None) -
     if not (value >= least and (below is None or value < below)):
         limit = "" if below is None else f" and below {below:g}"
         # a whole number may be too large for a float, and too long for a line
-        shown = f"{value:g}" if abs(value) < 1e300 else short(str(value), 24)
+        shown = f"{value:g}" if abs(value) < 1e300 else shorten(value, 24)
         raise BortError(f"{key}={shown} must be at least {least:g}{limit}")

@@ -21,8 +21,8 @@ from bort.config.command_line import (
     refuse_option,
 )
 from bort.config.hydra_errors import explain
-from bort.console import shorten, show_log
-from bort.errors import BortError
+from bort.console import show_log
+from bort.errors import BortError, shorten
 from bort.machine import cpu_quota, usable_cores
 
 Settings = TypeVar("Settings")
@@ -179,7 +179,8 @@ class Stopped(SystemExit):
 
 def stop(code: int, line: str) -> None:
     """Print a line on standard error and end the process with this exit code."""
-    print(shorten(line, LONGEST_LINE), file=sys.stderr, flush=True)
+    start = "\n" * line.startswith("\n")  # after Ctrl-C the terminal shows ^C
+    print(start + shorten(line, LONGEST_LINE, keep_end=True), file=sys.stderr, flush=True)
     raise Stopped(code)
 
 
@@ -243,4 +244,4 @@ def _refuse_options(reason: str) -> NoReturn:
 def mistake(error: BaseException) -> str | None:
     """One line for a user's mistake, Hydra's and OmegaConf's own included; None for a bug."""
     line = explain(error)
-    return None if line is None else shorten(line, LONGEST_LINE)
+    return None if line is None else shorten(line, LONGEST_LINE, keep_end=True)

@@ -1,6 +1,6 @@
 """Numbers and names in lines: singular and plural, scores that are not defined, foreign names."""
 
-from bort.console import counted, data_size, decimal, plain
+from bort.console import counted, data_size, decimal, to_printable
 
 
 def test_one_is_singular():
@@ -19,6 +19,6 @@ def test_a_score_that_is_not_defined_is_a_word():
 
 def test_foreign_names_stay_in_their_line():
     """Line feeds, control characters and ten thousand letters; other alphabets are as they are."""
-    assert plain("a\nb\x1b[31m\x00\u2028") == r"a\nb\x1b[31m\x00\u2028"
-    assert plain("Größe 日本 😀") == "Größe 日本 😀"
-    assert plain("L" * 10_000, 5) == "LLLLL…" and plain(5) == "5"
+    assert to_printable("a\nb\x1b[31m\x00\u2028") == r"a\nb\x1b[31m\x00\u2028"
+    assert to_printable("Größe 日本 😀") == "Größe 日本 😀"
+    assert to_printable("L" * 10_000, 5) == "LLLLL…" and to_printable(5) == "5"

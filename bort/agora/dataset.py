@@ -17,7 +17,7 @@ import numpy as np
 
 from bort.config.agora import ThetaConfig
 from bort.config.train import LoggerConfig, TrainConfig
-from bort.console import counted, plain
+from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.files.untrusted import json_object
 from bort.tasks.task import Row, Task
@@ -54,7 +54,7 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
             )
         if len(found) < max(len(wanted), 1 if task.kind == "regression" else 2):
             labels = ", ".join(task.labels[label] for label in found if label is not None)
-            labels = plain(labels)
+            labels = to_printable(labels)
             of = f" of the labels {labels} only" if labels else ""
             raise BortError(
                 f"{name} would hold {counted(len(part), 'row')}{of}; give more training rows, or "
@@ -71,12 +71,12 @@ def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
     for label in sorted(shares[0]):
         own, other = (share[label] for share in shares)
         if abs(own - other) > ALIKE:
-            yield f"'{plain(task.labels[label])}' is {own:.0%} of D and {other:.0%} of E"
+            yield f"'{to_printable(task.labels[label])}' is {own:.0%} of D and {other:.0%} of E"
     rarest = min(shares[0], key=shares[0].get)
     if shares[0][rarest] < 0.5 / len(shares[0]):
         yield (
-            f"D is not balanced ('{plain(task.labels[rarest])}' is {shares[0][rarest]:.0%}); the "
-            "rows that are generated will be"
+            f"D is not balanced ('{to_printable(task.labels[rarest])}' is {shares[0][rarest]:.0%}); "
+            "the rows that are generated will be"
         )
 
 

@@ -33,7 +33,7 @@ from bort.agora.report import ARMS, show
 from bort.agora.student import Student, recorded
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig, named_models
-from bort.console import counted, decimal, plain
+from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.ownership import remove_model
 from bort.files.untrusted import json_object
@@ -332,7 +332,7 @@ class AgoraRun:
         if self.task.kind == "regression":
             return ""
         labels = [hard(each.row.label) for each in found]
-        counts = {plain(name): labels.count(k) for k, name in enumerate(self.task.labels)}
+        counts = {to_printable(name): labels.count(k) for k, name in enumerate(self.task.labels)}
         return ": " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
     def _rows_file(self, number: int, replay: int) -> Path:

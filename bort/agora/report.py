@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bort import html
-from bort.console import counted, decimal, plain
+from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.untrusted import json_object
 from bort.tasks.registry import decoded
@@ -101,7 +101,7 @@ def _generated(rows: list[dict]) -> list[tuple[str, ...]]:
     """Cells of some generated rows, spread over all of them."""
     return [
         (
-            plain(row["label"]),
+            to_printable(row["label"]),
             f"{row['confidence']:.0%}",
             *(" / ".join(row[key]) for key in ("source", "texts")),
         )
@@ -125,7 +125,7 @@ def _intact(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = plain(f"{type(error).__name__}: {error}")
+        reason = to_printable(f"{type(error).__name__}: {error}")
         raise BortError(f"{path} is damaged ({reason}); restore it or remove it") from None
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bort.console import shown
-from bort.errors import BortError, nearest
+from bort.errors import BortError, nearest, quote
 from bort.files.text_files import parquet_rows, parquet_shape, raw_lines
 from bort.files.untrusted import json_object
 
@@ -62,7 +61,7 @@ def _check_columns(has: list[str], needed: list[str], where: str) -> None:
     for column in needed:
         if column not in has:
             hint = nearest(column, has) or "; set data.text and data.label"
-            raise BortError(f"{where}: no column '{column}' (it has {shown(', '.join(has))}){hint}")
+            raise BortError(f"{where}: no column '{column}' (it has {quote(', '.join(has))}){hint}")
     twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
     if twice:
         raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")

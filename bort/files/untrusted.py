@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bort.errors import BortError, short
+from bort.errors import BortError, shorten
 
 LARGEST_JSON = 200_000_000  # bytes; a tokenizer of 250,000 words takes 17 MB
 LARGEST_YAML = 500_000  # bytes; the settings of a run take 5 kB
@@ -39,22 +39,11 @@ def read_json(path: Path, advice: str = "fetch it again") -> dict[str, Any]:
     except OSError as error:
         raise BortError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        reason = short(error)
+        reason = shorten(error)
         raise BortError(f"{path} is not valid JSON ({reason}); {advice}") from None
     if not isinstance(content, dict):
         raise BortError(f"{path} does not hold a JSON object; {advice}")
     return content
-
-
-def show(value: Any, most: int = 40) -> str:
-    """A value of a file for an error line: a text or a number, shortened, or what else it is."""
-    if isinstance(value, dict):
-        return "{…}"
-    if isinstance(value, list):
-        if any(isinstance(part, dict | list) for part in value[:3]):
-            return "[…]"
-        return f"[{short(', '.join(show(part, 12) for part in value[:4]), most)}]"
-    return short(repr(value) if isinstance(value, str) else str(value), most)
 
 
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -81,7 +70,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise BortError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BortError(f"{path} is not valid YAML ({short(error)}); restore it") from None
+        raise BortError(f"{path} is not valid YAML ({shorten(error)}); restore it") from None
 
 
 def _check_events(path: Path, text: str) -> None:
@@ -89,7 +78,7 @@ def _check_events(path: Path, text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_PlainLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise BortError(f"{path} has the alias *{short(event.anchor, 20)}; write it out")
+            raise BortError(f"{path} has the alias *{shorten(event.anchor, 20)}; write it out")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST_YAML:
@@ -118,7 +107,7 @@ def _check_values(path: Path, value: Any) -> None:
         if isinstance(part, dict | list):
             _check_values(path, part)
         elif isinstance(part, str) and "${" in part:
-            raise BortError(f"{path} has the interpolation {short(part, 40)}; write its value")
+            raise BortError(f"{path} has the interpolation {shorten(part, 40)}; write its value")
 
 
 def json_object(text: str, where: str) -> dict:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bort import html
-from bort.console import counted, plain
+from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.files.untrusted import json_object
 from bort.tasks.registry import decoded
@@ -34,7 +34,7 @@ def parts(path: Path) -> Iterator[Any]:
     share = f", {right:,} answered correctly" if classes else ""
     yield f"<h2>Answers to {escape(path.stem)}: {counted(len(rows), 'row')}{share}</h2>"
     if classes and len(answers := {row["label"] for row in rows}) == 1:
-        yield f"<p class=doubt>One answer for all rows: {escape(plain(answers.pop()))}</p>"
+        yield f"<p class=doubt>One answer for all rows: {escape(to_printable(answers.pop()))}</p>"
     yield "<div class=grid>"
     if classes:
         yield from html.panel("Confusion", confusion(rows))
@@ -161,7 +161,7 @@ def errors(rows: list[dict], classes: bool) -> str:
         wrong = [row for row in rows if row["true"] != row["label"]]
         wrong.sort(key=lambda row: -row["score"])
         cells = [
-            (plain(r["true"]), plain(r["label"]), f"{r['score']:.1%}", _texts(r))
+            (to_printable(r["true"]), to_printable(r["label"]), f"{r['score']:.1%}", _texts(r))
             for r in wrong[:SHOWN]
         ]
         title, head = "Errors it was most sure of", ("true", "answer", "sure", "text")
@@ -175,10 +175,10 @@ def errors(rows: list[dict], classes: bool) -> str:
 
 
 def _texts(row: dict) -> str:
-    return plain(" ⏎ ".join(row.get("texts", ())), 2 * LONGEST)
+    return to_printable(" ⏎ ".join(row.get("texts", ())), 2 * LONGEST)
 
 
 def _short(label: str, most: int = 18) -> str:
     """Plotly reads tags in its texts."""
-    label = plain(label)
+    label = to_printable(label)
     return escape(label if len(label) <= most else label[: most - 1] + "…")

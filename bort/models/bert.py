@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bort.errors import BortError, at_least, nearest, one_of
-from bort.files.untrusted import short
+from bort.errors import BortError, at_least, nearest, one_of, shorten
 from bort.models.arch import INITS, Arch
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
@@ -73,7 +72,7 @@ class ModelConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise BortError(
-                f"activation '{short(self.activation, 20)}' is not supported; use one of "
+                f"activation '{shorten(self.activation, 20)}' is not supported; use one of "
                 f"{', '.join(ACTIVATIONS)}{nearest(self.activation[:40], ACTIVATIONS)}"
             )
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import BertConfig, RobertaConfig
 
-from bort.errors import BortError
-from bort.files.untrusted import short, show
+from bort.errors import BortError, quote, shorten
 from bort.models.bert import ModelConfig
 
 FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
@@ -25,7 +24,7 @@ def model_config(settings: dict[str, Any], path: Path) -> ModelConfig:
     """
     kind = settings.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        stated = short(kind) if isinstance(kind, str) else show(kind)
+        stated = shorten(kind) if isinstance(kind, str) else quote(kind)
         raise BortError(f"{path} says model_type={stated}; supported are bert and roberta")
     if settings.get("position_embedding_type", "absolute") not in ("absolute", None):
         raise BortError(f"{path} asks for relative positions; only absolute ones are supported")
@@ -39,7 +38,7 @@ def model_config(settings: dict[str, Any], path: Path) -> ModelConfig:
         if not isinstance(stated, kinds) or isinstance(stated, bool):
             what = "a whole number" if isinstance(stated, float) else "a number"
             what = "text" if kinds is str else what
-            raise BortError(f"{path} has {key}={show(stated)}, which is not {what}")
+            raise BortError(f"{path} has {key}={quote(stated)}, which is not {what}")
         return stated
 
     def number(key: str) -> float:
@@ -78,7 +77,7 @@ def architecture(settings: dict[str, Any], path: Path) -> str:
     if names is None or names == []:
         return ""
     if not isinstance(names, list) or not isinstance(names[0], str):
-        raise BortError(f"{path} has architectures={show(names)}, which is no list of names")
+        raise BortError(f"{path} has architectures={quote(names)}, which is no list of names")
     return names[0]
 
 
@@ -92,16 +91,16 @@ def output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int
     if table is None or table == {}:
         return {}
     if not isinstance(table, dict) or not all(isinstance(x, str | int) for x in table.values()):
-        raise BortError(f"{path} has id2label={show(table)}, which is no table of names")
+        raise BortError(f"{path} has id2label={quote(table)}, which is no table of names")
     names = {key: str(name) for key, name in table.items()}
     if set(names) != {str(number) for number in range(outputs)}:
         raise BortError(
-            f"{path} has id2label for {show(list(names))}, but the model has {outputs} outputs, "
+            f"{path} has id2label for {quote(list(names))}, but the model has {outputs} outputs, "
             f"numbered from 0"
         )
     if len(set(names.values())) < outputs:
         twice = next(x for x in names.values() if list(names.values()).count(x) > 1)
-        raise BortError(f"{path} names two outputs {show(twice)} in id2label; give each its own")
+        raise BortError(f"{path} names two outputs {quote(twice)} in id2label; give each its own")
     return {number: names[str(number)] for number in range(outputs)}
 
 
@@ -114,7 +113,7 @@ def problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str:
     if kind is None:
         return PROBLEMS[0] if outputs == 1 else PROBLEMS[1]
     if not isinstance(kind, str) or kind not in PROBLEMS:
-        raise BortError(f"{path} has problem_type={show(kind)}; known are {', '.join(PROBLEMS)}")
+        raise BortError(f"{path} has problem_type={quote(kind)}; known are {', '.join(PROBLEMS)}")
     if kind == "regression" and outputs > 1:
         raise BortError(f"{path} is a regression with {outputs} numbers; only one is supported")
     return kind

@@ -15,8 +15,8 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from bort.errors import BortError, nearest
-from bort.files.untrusted import read_json, short, show
+from bort.errors import BortError, nearest, quote, shorten
+from bort.files.untrusted import read_json
 from bort.models.identity import model_digest
 from bort.network import hub_reachable
 
@@ -62,7 +62,7 @@ def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
         huggingface_hub.utils.validate_repo_id(name)
     except HFValidationError:
         raise BortError(
-            f"'{short(name, 60)}' is neither a folder nor a possible hub name"
+            f"'{shorten(name, 60)}' is neither a folder nor a possible hub name"
         ) from None
     if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
         _require_hub(name)
@@ -127,7 +127,7 @@ def _nearest_folder(path: Path) -> str:
 
 def _require_hub(name: str) -> None:
     """Raise BortError when a model that is not in the local cache cannot be fetched."""
-    shown, hint = short(name, 60), _nearest_folder(Path(name))
+    shown, hint = shorten(name, 60), _nearest_folder(Path(name))
     absent = f"'{shown}' is neither a folder nor in the local Hugging Face cache"
     if huggingface_hub.is_offline_mode():
         raise BortError(f"{absent}, and HF_HUB_OFFLINE is set; give a folder, or unset it{hint}")
@@ -176,7 +176,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise BortError(
-                f"{folder}: {short(name)} holds {kind} numbers; "
+                f"{folder}: {shorten(name)} holds {kind} numbers; "
                 "weights must be float32, float16, bfloat16 or float64"
             )
     return weights
@@ -210,7 +210,7 @@ def _shards(index: Path) -> list[str]:
         raise BortError(f"{index} has no weight_map from weights to files; fetch it again")
     names = sorted({Path(file).name for file in table.values()})
     if wrong := [name for name in names if not name.endswith(".safetensors") or "\0" in name]:
-        raise BortError(f"{index} names {show(wrong[0])}, which is no .safetensors file")
+        raise BortError(f"{index} names {quote(wrong[0])}, which is no .safetensors file")
     return names
 
 
@@ -218,7 +218,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:  # whatever a foreign file makes the library raise is its fault
-        raise BortError(f"{path} is damaged or cut off ({short(error)}); fetch it again") from None
+        raise BortError(
+            f"{path} is damaged or cut off ({shorten(error)}); fetch it again"
+        ) from None
 
 
 def _read_plain(path: Path) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from bort.errors import BortError
+from bort.errors import BortError, quote, shorten
 from bort.files.ownership import run_settings
-from bort.files.untrusted import read_json, short, show
+from bort.files.untrusted import read_json
 from bort.files.writing import replacing_folder, write_json
 from bort.models import hf_config
 from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw, init_std
@@ -318,13 +318,13 @@ def _check(
         stored, expected = list(weights[theirs].shape), list(state[ours].shape)
         if stored != expected:
             raise BortError(
-                f"{folder}: {theirs} has shape {show(stored)}, but config.json asks for {expected}"
+                f"{folder}: {theirs} has shape {quote(stored)}, but config.json asks for {expected}"
             )
     encoder = tuple(f"{_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
     for extra in weights.keys() - set(names.values()):
         if extra.startswith(encoder) and not extra.endswith(("position_ids", "token_type_ids")):
             raise BortError(
-                f"{folder} has the weight {short(extra)}, which config.json has no place for"
+                f"{folder} has the weight {shorten(extra)}, which config.json has no place for"
             )
 
 

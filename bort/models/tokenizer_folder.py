@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bort.errors import BortError
-from bort.files.untrusted import parse_json, read_json, short, show
+from bort.errors import BortError, quote, shorten
+from bort.files.untrusted import parse_json, read_json
 from bort.files.writing import replacing, write_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -50,7 +50,7 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def _unreadable(folder: Path, error: Exception) -> BortError:
-    return BortError(f"cannot read the tokenizer in {folder}: {short(error)}")
+    return BortError(f"cannot read the tokenizer in {folder}: {shorten(error)}")
 
 
 def _opened(folder: Path) -> Any:
@@ -76,15 +76,15 @@ def _check_stated(stated: dict[str, Any], path: Path) -> None:
     longest = stated.get("model_max_length")
     numeric = isinstance(longest, int | float) and not isinstance(longest, bool)
     if longest is not None and not (numeric and longest >= 1):  # NaN is not
-        raise BortError(f"{path} has model_max_length={show(longest)}, which is no length")
+        raise BortError(f"{path} has model_max_length={quote(longest)}, which is no length")
     for side in ("padding_side", "truncation_side"):
         if stated.get(side) not in (None, "left", "right"):
-            raise BortError(f"{path} has {side}={show(stated[side])}; use left or right")
+            raise BortError(f"{path} has {side}={quote(stated[side])}; use left or right")
     names = stated.get("model_input_names")
     if names is not None and not (
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
-        raise BortError(f"{path} has model_input_names={show(names)}, which is no list of names")
+        raise BortError(f"{path} has model_input_names={quote(names)}, which is no list of names")
 
 
 def _check_encoding(tokenizer: Any, folder: Path, count: int) -> None:
@@ -93,7 +93,7 @@ def _check_encoding(tokenizer: Any, folder: Path, count: int) -> None:
     unknown = getattr(backend.model, "unk_token", None)
     if unknown is not None and backend.token_to_id(unknown) is None:
         raise BortError(
-            f"the tokenizer in {folder} names {short(unknown, 20)} for unknown words, but has no "
+            f"the tokenizer in {folder} names {shorten(unknown, 20)} for unknown words, but has no "
             "such word in its vocabulary"
         )
     try:

@@ -19,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from bort.config.fingerprint import fingerprint, flatten_settings
 from bort.config.train import TrainConfig, named_models
 from bort.console import clock, counted, decimal, typed
-from bort.errors import BortError
+from bort.errors import BortError, shorten
 from bort.files import locks, ownership
-from bort.files.untrusted import read_json, read_yaml, short
+from bort.files.untrusted import read_json, read_yaml
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, local_model, model_digest
 
@@ -67,7 +67,7 @@ def check_numbers(path: Path, summary: dict) -> None:
         is_score = re.match(r"(val|test|eval)\w*/", key) is not None
         is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
         if (key in NUMBERS or is_score) and value is not None and not is_number:
-            raise BortError(f"{path}: {key} is {short(repr(value), 40)}, no number; {RESTORE}")
+            raise BortError(f"{path}: {key} is {shorten(repr(value), 40)}, no number; {RESTORE}")
 
 
 def done(run: TrainConfig, folder: Path) -> dict | None:
@@ -183,7 +183,7 @@ def _models(path: Path, start: dict) -> dict[str, str]:
     """Digests of the models that a run began with, by setting."""
     models = start.get("models", {})
     if not isinstance(models, dict):
-        raise BortError(f"{path}: models is {short(repr(models), 40)}, no table; {RESTORE}")
+        raise BortError(f"{path}: models is {shorten(repr(models), 40)}, no table; {RESTORE}")
     return models
 
 

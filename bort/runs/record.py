@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.errors import BortError, nearest_path
+from bort.errors import BortError, nearest_path, shorten
 from bort.files.untrusted import read_json as read_object
-from bort.files.untrusted import short
 from bort.models.arch import Arch
 from bort.runs.folder import RESTORE, check_numbers
 
@@ -87,7 +86,7 @@ def _check_settings(path: Path, values: dict) -> None:
         if key not in values:
             raise BortError(f"{path} lacks {key}; restore it or remove the run")
         if not isinstance(values[key], allowed) or isinstance(values[key], bool):
-            raise BortError(f"{path}: {key} is {short(repr(values[key]), 40)}; restore it")
+            raise BortError(f"{path}: {key} is {shorten(repr(values[key]), 40)}; restore it")
 
 
 def _curves(path: Path) -> dict[str, Curve]:

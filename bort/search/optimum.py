@@ -15,8 +15,8 @@ from bort import html
 from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.console import typed
-from bort.errors import BortError
-from bort.files.untrusted import read_settings, short
+from bort.errors import BortError, shorten
+from bort.files.untrusted import read_settings
 from bort.files.writing import replacing, write_csv, write_json
 from bort.models.arch import Arch
 from bort.runs import commands
@@ -146,7 +146,9 @@ def count_batches(path: Path) -> int:
     try:
         return len(np.load(path, allow_pickle=False)) - 1
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise BortError(f"{path} is damaged ({short(error)}); the search makes it again") from None
+        raise BortError(
+            f"{path} is damaged ({shorten(error)}); the search makes it again"
+        ) from None
 
 
 def summarize(

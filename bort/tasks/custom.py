@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.data import DataConfig
-from bort.console import plain, shown
-from bort.errors import BortError, nearest
+from bort.console import to_printable
+from bort.errors import BortError, nearest, quote
 from bort.files.tables import Table, read_table
 from bort.tasks.task import Row, Split, Task
 
@@ -57,7 +57,7 @@ def _task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) 
         _check_numbers(found, numbers, labels["train"], records["train"], data)
     if len(found) == 1:
         where = f"{data.train}: '{data.label}'"
-        raise BortError(f"{where} is {shown(found[0])} in every row; there is nothing to learn")
+        raise BortError(f"{where} is {quote(found[0])} in every row; there is nothing to learn")
     notes = tuple(_spellings(data.label, labels["train"], records["train"]))
     if data.kind == "number" or (data.kind == "auto" and _continuous(numbers)):
         ends = tuple(_spelled(end) for end in (min(numbers), max(numbers)))
@@ -83,7 +83,7 @@ def _check_numbers(
         where = records[labels.index(label)][1]
         if number is None:
             hint = "mend it" if data.kind == "number" else "mend it, or set data.kind=classes"
-            raise BortError(f"{where}: '{data.label}' is {shown(label)}, not a number; {hint}")
+            raise BortError(f"{where}: '{data.label}' is {quote(label)}, not a number; {hint}")
         _check_range(number, data.label, where)
 
 
@@ -120,8 +120,8 @@ def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
         spellings.setdefault(label, {})[repr(record.get(column))] = None
     for label, ways in spellings.items():
         if len(ways) > 1:
-            written = plain(" and ".join(ways))
-            yield f"'{column}': {written} are one label, {shown(label)}"
+            written = to_printable(" and ".join(ways))
+            yield f"'{column}': {written} are one label, {quote(label)}"
     alike: dict[str, list[str]] = {}
     for label in spellings:
         normal = unicodedata.normalize("NFKC", label).casefold()
@@ -130,7 +130,7 @@ def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
     for several in alike.values():
         if len(several) > 1:
             case_alone = len(set(map(str.casefold, several))) == 1
-            names = plain(", ".join(map(repr if case_alone else ascii, several)))
+            names = to_printable(", ".join(map(repr if case_alone else ascii, several)))
             yield f"warning: '{column}': {names} look alike and are {len(several)} labels"
 
 
@@ -182,13 +182,13 @@ def _row(task: Task, number: int, record: dict, where: str, label: str | None) -
     if task.kind == "regression":
         value = _number(label)
         if value is None:
-            raise BortError(f"{where}: '{task.label}' is {shown(label)}, not a number; mend it")
+            raise BortError(f"{where}: '{task.label}' is {quote(label)}, not a number; mend it")
         _check_range(value, task.label, where)
         return Row(number, texts, value)
     if label not in task.labels:
         raise BortError(
-            f"{where}: label {shown(label)} is none of those in the training rows "
-            f"({shown(', '.join(task.labels))}){nearest(label, task.labels)}"
+            f"{where}: label {quote(label)} is none of those in the training rows "
+            f"({quote(', '.join(task.labels))}){nearest(label, task.labels)}"
         )
     return Row(number, texts, task.labels.index(label))
 
@@ -232,11 +232,11 @@ def _label(record: dict, column: str, where: str) -> str | None:
     listed = isinstance(value, str) and re.fullmatch(r"\s*\[\s*(['\"\d].*)?\]\s*", value, re.DOTALL)
     if listed or isinstance(value, list | tuple | dict):
         raise BortError(
-            f"{where}: '{column}' is {shown(value)}, not a class or a number; a row has one label "
+            f"{where}: '{column}' is {quote(value)}, not a class or a number; a row has one label "
             "here, several at once cannot be learnt"
         )
     if value is not None and not isinstance(value, str):
-        raise BortError(f"{where}: '{column}' is {shown(value)}, not a class or a number; mend it")
+        raise BortError(f"{where}: '{column}' is {quote(value)}, not a class or a number; mend it")
     text = (value or "").strip()
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
 
@@ -245,7 +245,7 @@ def _text(record: dict, column: str, where: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
         whole = isinstance(value, (dict, list))
-        what = f"a {type(value).__name__}" if whole else shown(value)
+        what = f"a {type(value).__name__}" if whole else quote(value)
         what = "absent" if value is None else f"{what}, not text"
         raise BortError(f"{where}: '{column}' is {what}; mend or drop the row")
     try:
@@ -263,7 +263,7 @@ def _check_text(column: str, records: Table) -> None:
     numbers = (v if isinstance(v, (int, float)) else _number(str(v)) for v in values)
     if all(number is not None for number in numbers):
         raise BortError(
-            f"{records[0][1]}: '{column}' is {shown(values[0])}, and a number in every row; set "
+            f"{records[0][1]}: '{column}' is {quote(values[0])}, and a number in every row; set "
             "data.text to the column with the text"
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bort.console import counted, plain
+from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.tasks.task import Row, Task
 from bort.text.tokenizer import encode, special_ids, text_encoder
@@ -289,14 +289,15 @@ def _absent(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
         if not name.startswith("test"):
             present = {row.label for row in split}
             if absent := [label for k, label in enumerate(task.labels) if k not in present]:
-                yield f"warning: no row of {name} has the label {plain(' or '.join(absent))}"
+                yield f"warning: no row of {name} has the label {to_printable(' or '.join(absent))}"
 
 
 def _shares(task: Task, rows: list[Row], most: int = 8) -> str:
     """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
     counts = Counter(row.label for row in rows)
     parts = [
-        f"{plain(task.labels[k])}: {n:,} ({n / len(rows):.0%})" for k, n in counts.most_common(most)
+        f"{to_printable(task.labels[k])}: {n:,} ({n / len(rows):.0%})"
+        for k, n in counts.most_common(most)
     ]
     more = len(counts) - len(parts)
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

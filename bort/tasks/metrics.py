@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bort.console import decimal, plain
+from bort.console import decimal, to_printable
 from bort.errors import BortError, Diverged
 from bort.files.writing import replacing
 from bort.tasks.registry import TASKS
@@ -79,7 +79,7 @@ def _nearly_constant(task: Task, rows: list[Row], given: np.ndarray) -> Iterator
     answer, count = Counter(given.tolist()).most_common(1)[0]
     share, true = count / len(rows), float((_labels(rows) == answer).mean())
     if share >= NEARLY_ALL and true < 0.9 * share:
-        name = plain(task.labels[int(answer)])
+        name = to_printable(task.labels[int(answer)])
         yield f"the model answers '{name}' to {share:.1%} of the rows, and {true:.1%} are that"
 
 
@@ -93,7 +93,7 @@ def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str |
     elif task.kind == "regression":
         answer = f"{given[0]:.4g}"
     else:
-        answer = f"'{plain(task.labels[int(given[0])])}'"
+        answer = f"'{to_printable(task.labels[int(given[0])])}'"
     alone = ""
     if all(row.label is not None for row in rows):
         scores = score(task, rows, predictions)

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bort.console import shown
-from bort.errors import BortError, nearest
+from bort.errors import BortError, nearest, quote
 from bort.files.text_files import HEAD, check_encoding, undecodable
 from bort.files.untrusted import json_object
 from bort.network import hub_reachable
@@ -57,7 +56,7 @@ def _checked(task: Task, split: str, rows: list[Row], place: str) -> list[Row]:
         twice = [index for index, count in Counter(r.index for r in rows).items() if count > 1]
         if twice:
             raise BortError(
-                f"{place}: {task.index} {shown(twice[0])} occurs twice; "
+                f"{place}: {task.index} {quote(twice[0])} occurs twice; "
                 "a submission needs each once"
             )
     if "parity" not in task.metrics:
@@ -175,7 +174,7 @@ def _tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
     for column in (*task.columns, task.index if test else task.label):
         if column not in columns:
             has = ", ".join(columns)
-            raise BortError(f"{path}, line 1: no column '{column}' (it has {shown(has)})")
+            raise BortError(f"{path}, line 1: no column '{column}' (it has {quote(has)})")
     for number, line in enumerate(lines[first - 1 :]):
         where = f"{path}, line {number + first}"
         cells = line.split("\t")

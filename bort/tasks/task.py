@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bort.console import shown
-from bort.errors import BortError
+from bort.errors import BortError, quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,14 @@ class Task:
 def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
     """The value of a key; raises BortError if it is absent or of another type."""
     if not isinstance(record, dict):
-        raise BortError(f"{where}: {shown(record)} where an object with '{key}' should be")
+        raise BortError(f"{where}: {quote(record)} where an object with '{key}' should be")
     if record.get(key) is None:
-        has = shown(", ".join(map(str, record)))
+        has = quote(", ".join(map(str, record)))
         raise BortError(f"{where}: no '{key}' (it has {has}); mend it or get the file again")
     value = record[key]
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise BortError(f"{where}: '{key}' is {shown(value)}, not a {wanted}; mend it")
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {wanted}; mend it")
     return value
 
 
@@ -119,7 +118,7 @@ def _number(record: dict, key: str, where: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise BortError(f"{where}: '{key}' is {shown(value)}, not a number; mend it") from None
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not a number; mend it") from None
 
 
 def _label(task: Task, record: dict, where: str) -> int | float | None:
@@ -134,13 +133,13 @@ def _label(task: Task, record: dict, where: str) -> int | float | None:
         except (TypeError, ValueError):
             score = math.nan
         if not low <= score <= high:
-            raise BortError(f"{where}: score {shown(value)}, not a number from {low} to {high}")
+            raise BortError(f"{where}: score {quote(value)}, not a number from {low} to {high}")
         return score
     for number, known in enumerate(task.spelled):
         if type(value) is type(known) and value == known:  # 1 is not true
             return number
     known = ", ".join(json.dumps(label) for label in task.spelled)
-    raise BortError(f"{where}: label {shown(value)} is none of {known}; mend it")
+    raise BortError(f"{where}: label {quote(value)} is none of {known}; mend it")
 
 
 # ------------------------------------------------------------------------------------ shapes
@@ -167,7 +166,7 @@ def wic(task: Task, record: dict, where: str) -> Iterator[Row]:
         if not (0 <= start < end <= len(text) and _is_word(text, start, end)):
             raise BortError(
                 f"{where}: characters {start} to {end} of sentence{number} are no whole word, "
-                f"{shown(word)} should be there; mend it"
+                f"{quote(word)} should be there; mend it"
             )
         spans.append((start, end))
     yield replace(row, spans=tuple(spans))
@@ -194,7 +193,7 @@ def wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
         index = _number(record, f"{name}_index", where)
         span = occurrence(row.texts[0], words, index)
         if span is None:
-            raise BortError(f"{where}: {shown(words)} ({name}_text) is not in the text; mend it")
+            raise BortError(f"{where}: {quote(words)} ({name}_text) is not in the text; mend it")
         spans.append(span)
     yield replace(row, spans=tuple(spans))
 
@@ -223,7 +222,7 @@ def copa(task: Task, record: dict, where: str) -> Iterator[Row]:
     kind = _text(record, "question", where)
     if kind not in COPA_QUESTIONS:
         known = ", ".join(COPA_QUESTIONS)
-        raise BortError(f"{where}: question {shown(kind)} is none of {known}; mend it")
+        raise BortError(f"{where}: question {quote(kind)} is none of {known}; mend it")
     yield from plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
 
 
@@ -274,7 +273,7 @@ def record(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One row per distinct entity; its label is whether it is among the answers."""
     passage, query = (_text(record, column, where) for column in task.columns[:2])
     if task.placeholder not in query:
-        raise BortError(f"{where}: no {task.placeholder} in the query {shown(query)}; mend it")
+        raise BortError(f"{where}: no {task.placeholder} in the query {quote(query)}; mend it")
     answers = tuple(record.get(task.label) or ())
     for number, entity in enumerate(dict.fromkeys(_list(record, "entities", where))):
         texts = (passage, query, _text({"entity": entity}, "entity", where))

@@ -18,9 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from bort.config.train import LoggerConfig as LoggerConfig
-from bort.console import shorten
-from bort.errors import BortError
-from bort.files.untrusted import short
+from bort.errors import BortError, shorten
 from bort.files.writing import replacing
 from bort.network import reachable, wandb_key
 
@@ -117,7 +115,9 @@ class Table:
             if any(not row["step"].isdecimal() or None in row for row in rows):
                 raise ValueError("a row without a step")
         except (ValueError, KeyError, AttributeError, csv.Error) as error:
-            line = f"{self.path} is no table by step ({short(error)}); restore it or remove the run"
+            line = (
+                f"{self.path} is no table by step ({shorten(error)}); restore it or remove the run"
+            )
             raise BortError(line) from None
         return rows
 
@@ -187,7 +187,7 @@ def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
         except Exception as error:  # wandb's have no common class
             failed = True
             logger.info(
-                f"wandb: logs no more ({shorten(str(error), 80)}); {folder}/metrics.csv goes on"
+                f"wandb: logs no more ({shorten(error, 80, keep_end=True)}); {folder}/metrics.csv goes on"
             )
 
     return call
@@ -250,7 +250,7 @@ def wandb_mode(chosen: str) -> str:
         return "offline"
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     if chosen == "auto" and (state := reachable(server)) != "reachable":
-        logger.info(f"wandb: offline, since {server} is {shorten(state, 80)}")
+        logger.info(f"wandb: offline, since {server} is {shorten(state, 80, keep_end=True)}")
         return "offline"
     return "online"
 

@@ -19,8 +19,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bort.config.train import TrainConfig
-from bort.errors import BortError, nearest
-from bort.files.untrusted import short
+from bort.errors import BortError, nearest, shorten
 from bort.machine import usable_cores
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
 from bort.training.loggers import finish_loggers
@@ -107,7 +106,7 @@ def _check_kind(key: str, value: Any, annotation: Any) -> None:
     if type(value) in kinds or (type(value) is int and float in kinds):
         return
     words = " or ".join(text for kind, text in KINDS.items() if kind in kinds) or "left out"
-    raise BortError(f"trainer.{key}={short(str(value))} must be {words}")
+    raise BortError(f"trainer.{key}={shorten(str(value))} must be {words}")
 
 
 def _check_compiler(device: str) -> None:

@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from bort import console, shell
+from bort import shell
 from bort.config import search as search_config
 from bort.config.command_line import parse_command
 from bort.config.compose import parse_settings
-from bort.errors import BortError
+from bort.errors import BortError, shorten
 from bort.pretraining.recipe import pretrain
 from bort.search import sweep
 
@@ -294,7 +294,7 @@ def test_options_are_hydras_and_none_of_them_runs_a_file(monkeypatch, capsys, op
 
 
 def test_a_long_line_is_cut_in_its_middle():
-    line = console.shorten(f"data.path={'x' * 500} does not exist; give a folder", 200)
+    line = shorten(f"data.path={'x' * 500} does not exist; give a folder", 200, keep_end=True)
     assert len(line) == 200 and line.startswith("data.path=xxx") and line.endswith("give a folder")
 
 
@@ -302,10 +302,10 @@ def test_lists_and_long_lines_are_cut_between_words():
     keys = [f"long_key_{k}" for k in range(30)]
     with pytest.raises(BortError) as error:
         parse_command(make_dataclass("Settings", [(key, str, "") for key in keys]), ["long_kye7=x"])
-    words = console.shorten(str(error.value), 200).split("; use ")[1].split(", ")
+    words = shorten(error.value, 200, keep_end=True).split("; use ")[1].split(", ")
     assert words.pop() == "…" and words == keys[: len(words)] and len(words) > 5
     text = " ".join(f"word{k}" for k in range(100))
-    start, end = console.shorten(text, 100).split("…")
+    start, end = shorten(text, 100, keep_end=True).split("…")
     assert {*start.split(), *end.split()} <= set(text.split())
 
 
