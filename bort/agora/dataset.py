@@ -75,8 +75,8 @@ def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
     rarest = min(shares[0], key=shares[0].get)
     if shares[0][rarest] < 0.5 / len(shares[0]):
         yield (
-            f"D is not balanced ('{to_printable(task.labels[rarest])}' is {shares[0][rarest]:.0%}); "
-            "the rows that are generated will be"
+            f"D is not balanced ('{to_printable(task.labels[rarest])}' is "
+            f"{shares[0][rarest]:.0%}); the rows that are generated will be"
         )
 
 

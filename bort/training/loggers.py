@@ -186,9 +186,8 @@ def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
             log(*args, **kwargs)
         except Exception as error:  # wandb's have no common class
             failed = True
-            logger.info(
-                f"wandb: logs no more ({shorten(error, 80, keep_end=True)}); {folder}/metrics.csv goes on"
-            )
+            reason = shorten(error, 80, keep_end=True)
+            logger.info(f"wandb: logs no more ({reason}); {folder}/metrics.csv goes on")
 
     return call
 
