@@ -44,7 +44,7 @@ def share(held: Iterable[list], training: Iterable[list]) -> str:
 
 def leak() -> list[str]:
     """Make the table of what occurs on both sides."""
-    built = corpus.build(DataConfig(), cache_folder())
+    built = corpus.build_corpus(DataConfig(), cache_folder())
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
     words = {split: [text.split() for text in found] for split, found in documents.items()}
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))

@@ -378,7 +378,7 @@ def our_steps(run: TrainConfig) -> Iterator[int]:
     inputs = cast(task, rows["train"], tokenizer, run.data.length)
     size = run.data.batch_size
     batches = RowBatches(inputs, rows["train"], size, tokenizer.pad_token_id, run.seed)
-    optimizer = optim.build(student, run.optim)
+    optimizer = optim.build_optimizer(student, run.optim)
     step = 0
     while True:
         batch = batches[step]

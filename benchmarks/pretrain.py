@@ -34,7 +34,7 @@ from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
 from bort.pretraining import corpus
 from bort.pretraining.losses import kd_loss, mlm_loss
-from bort.pretraining.masking import mask_tokens, row_keys
+from bort.pretraining.masking import derive_row_keys, mask_tokens
 from bort.text.tokenizer import train_tokenizer
 from bort.training import optim
 
@@ -107,7 +107,7 @@ class Texts:
         return ids
 
     def keys(self) -> np.ndarray:
-        return row_keys(0, self.rng.integers(2**32, size=self.shape[0]))
+        return derive_row_keys(0, self.rng.integers(2**32, size=self.shape[0]))
 
     def masked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.keys())
@@ -119,7 +119,7 @@ def bf16(device: str) -> torch.autocast:
 
 
 def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
-    optimizer = optim.build(student, OptimConfig(name="adamw", lr=1e-4))
+    optimizer = optim.build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
 
     def step() -> None:
         inputs, positions, labels = batch()
@@ -245,13 +245,13 @@ def data() -> list[str]:
         },
         101,
     )
-    built = corpus.build(DataConfig(), cache_folder())
+    built = corpus.build_corpus(DataConfig(), cache_folder())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         sample = built.tokenizer.decode(built.train[:2_000_000].tolist())
         path.write_text(sample.replace("</s>", "\n"))
         start = time.perf_counter()
-        again = corpus.build(
+        again = corpus.build_corpus(
             DataConfig(source="text", path=str(path)),
             Path(folder),
             built.tokenizer,

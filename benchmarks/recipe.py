@@ -22,7 +22,7 @@ from bort.console import show_log
 from bort.machine import machine_line
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
-from bort.pretraining.kd_vs_mlm import ARMS, arm_settings
+from bort.pretraining.kd_vs_mlm import ARMS, derive_arm_run
 from bort.runs import folder as runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ def start(run: TrainConfig, parts: dict):
 
 def recipe() -> list[str]:
     lines = ["| change, cumulative | val CE (nats) | MLM accuracy |", "|---|---|---|"]
-    default, parts = pretrain.student, {}
+    default, parts = pretrain.build_student, {}
     base = settings("experiment=mlm_pretrain", "arch=tiny_teacher")
     for number, (name, change) in enumerate(RECIPE.items()):
         parts |= change
@@ -91,9 +91,9 @@ def recipe() -> list[str]:
             run = replace(run, data=replace(run.data, batch_size=4), trainer=trainer)
             run = replace(run, optim=replace(run.optim, lr=3e-3, muon_ratio=4 / 3))
         corpus, _ = pretrain.prepare(run)
-        pretrain.student = start(run, dict(parts))
+        pretrain.build_student = start(run, dict(parts))
         row = pretrain.train(run, RUNS / "recipe" / f"row_{number}", corpus, None, label=name)
-        pretrain.student = default
+        pretrain.build_student = default
         lines.append(f"| {name} | {row['val/loss']:.3f} | {row['val/mlm_accuracy']:.1%} |")
         print(lines[-1])
     unigram = f"{row['unigram_ce']:.3f} | {row['unigram_accuracy']:.1%}"
@@ -129,7 +129,7 @@ def kd() -> list[str]:
             tries = []
             for lr in [rows[arm][0]["lr"]] if rows[arm] else LRS:
                 folder = RUNS / "kd" / f"seed_{seed}" / arm / f"lr_{lr:g}"
-                job = arm_settings(run, arm, lr, results)
+                job = derive_arm_run(run, arm, lr, results)
                 label = f"seed {seed}, {ARMS[arm]}, lr {lr:g}"
                 summary = pretrain.train(job, folder, corpus, teacher, label=label)
                 tries.append({**summary, "lr": lr})
@@ -149,7 +149,7 @@ def kd() -> list[str]:
             f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
             f"{statistics.mean(row['val/loss'] for row in found):.3f} |"
         )
-    seconds = runs.finished(pretrain.teacher_folder(run, corpus))["seconds"]
+    seconds = runs.finished(pretrain.locate_teacher(run, corpus))["seconds"]
     return [*lines, "", f"The teacher's own training: {seconds:.0f} s, once."]
 
 

@@ -171,7 +171,7 @@ def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -
 
 def comparison(run: Run) -> Iterator[Any]:
     """KD beside its controls by plain MLM: the table, what it says, the curves."""
-    from bort.pretraining.kd_vs_mlm import ARMS, verdicts
+    from bort.pretraining.kd_vs_mlm import ARMS, state_verdicts
 
     found = run.summary
     head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
@@ -188,7 +188,7 @@ def comparison(run: Run) -> Iterator[Any]:
     ]
     unigram = (f"{found['unigram_ce']:.3f}", f"{found['unigram_accuracy']:.1%}", "")
     accuracy = {arm: found[f"{arm}/val/mlm_accuracy"] for arm in ARMS}
-    said = "".join(f"<p>{escape(line)}</p>" for line in verdicts(accuracy))
+    said = "".join(f"<p>{escape(line)}</p>" for line in state_verdicts(accuracy))
     yield "<h2>Was the teacher worth it?</h2>"
     yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
     yield html.legend((title, "") for title in ARMS.values())
@@ -236,9 +236,9 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     from bort.models.huggingface import model_config
     from bort.pretraining.flops import (  # loads torch
         Text,
-        expected_text,
-        logits_flops,
-        training_flops,
+        count_logits_flops,
+        count_training_flops,
+        expect_text,
     )
 
     s, found = run.settings, run.summary
@@ -249,13 +249,13 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     vocab, work = config.vocab_size, (found["steps"], s["optim.name"])
     if s["task"]:
         text = Text(found["tokens"], length, 0)
-        yield "training, at most", training_flops(arch, vocab, text, *work)
+        yield "training, at most", count_training_flops(arch, vocab, text, *work)
         return
-    text = expected_text(found["tokens"] / length, length, s["data.mask_rate"])
-    yield "training", training_flops(arch, vocab, text, *work)
+    text = expect_text(found["tokens"] / length, length, s["data.mask_rate"])
+    yield "training", count_training_flops(arch, vocab, text, *work)
     if s["distill.w_kd"] and found.get("teacher_depth"):
         teacher = Arch.from_table(found, "teacher_").check()
-        yield "the teacher's passes", logits_flops(teacher, vocab, text)
+        yield "the teacher's passes", count_logits_flops(teacher, vocab, text)
 
 
 def configuration(run: Run) -> str:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bort.models.bert import MaskedLM
 from bort.tasks.task import Row, Task
-from bort.text.tokenizer import text_encoder
+from bort.text.tokenizer import build_encoder
 
 WORD = re.compile(r"\w+")
 TOP = 32  # most probable words that a masked LM draws from
@@ -41,7 +41,7 @@ class Source:
 
     def __init__(self, model: MaskedLM, tokenizer):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.encoder = text_encoder(tokenizer)
+        self.encoder = build_encoder(tokenizer)
         self.ids = _whole_words(tokenizer)
         self.words = {number: word for word, number in self.ids.items()}
         self.allowed = torch.tensor(sorted(self.words))

@@ -13,7 +13,7 @@ from bort.errors import BortError
 from bort.finetuning.recipe import answers, output_order, row_outputs
 from bort.models import huggingface as hf
 from bort.models.bert import Classifier
-from bort.pretraining.recipe import own_teacher
+from bort.pretraining.recipe import pretrain_teacher
 from bort.runs.folder import finished
 from bort.tasks.encoding import cast
 from bort.tasks.metrics import score
@@ -82,7 +82,7 @@ def teacher_source(run: TrainConfig) -> str:
     if run.teacher.name:
         return run.teacher.name
     if run.model is None:
-        return str(own_teacher(run))
+        return str(pretrain_teacher(run))
     place = Path(run.model).expanduser()
     summary = finished(place) or finished(place.parent if place.name == "model" else place)
     if summary is None or "teacher" not in summary:

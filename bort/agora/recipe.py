@@ -53,7 +53,7 @@ from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks.encoding import cast, data_report
 from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
-from bort.training.trainer import check_trainer, device_of, quiet
+from bort.training.trainer import check_trainer, choose_device, silence_lightning
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def agora(
     check_trainer(run)
     if (summary := done(run, folder)) is not None:
         return summary
-    quiet()
+    silence_lightning()
     candidate = Student(run, folder, launch)
     task, rows = candidate.task, candidate.rows
     with locked(folder, False):
@@ -160,7 +160,7 @@ class AgoraRun:
         place = self.run.agora.teacher or str(self.folder / "teacher")
         if encoder is not None:
             self._train_teacher(encoder, Path(place))
-        self.judge = open_judge(self.task, place, self.run.data.length, device_of(self.run))
+        self.judge = open_judge(self.task, place, self.run.data.length, choose_device(self.run))
         vals = {name: rows for name, rows in self.f.rows.items() if name.startswith("val")}
         values = judged(self.judge, self.f.E, vals, self.run.agora.guard, place)
         own = self.run.agora.confidence
@@ -202,7 +202,7 @@ class AgoraRun:
                 f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
                 "agora.generator=edit"
             ) from None
-        return Source(model.to(device_of(self.run)), hf.load_tokenizer(place))
+        return Source(model.to(choose_device(self.run)), hf.load_tokenizer(place))
 
     # ---- rounds
 
@@ -281,7 +281,7 @@ class AgoraRun:
         model, _ = hf.load_classifier(self._place(before))
         rows = self.f.D if self.run.agora.mistakes == "train" else self.f.E
         pad, labels = self.f.tokenizer.pad_token_id, torch.tensor([row.label for row in rows])
-        outputs = row_outputs(model.to(device_of(self.run)), rows, self.f.cast(rows), pad)
+        outputs = row_outputs(model.to(choose_device(self.run)), rows, self.f.cast(rows), pad)
         losses = task_loss(self.task.kind, outputs, labels, "none").numpy()
         wrong = answers(self.task, outputs) != labels.numpy()
         if self.task.kind == "regression":
@@ -384,7 +384,7 @@ class AgoraRun:
         inputs = {name: self.f.cast(rows[name]) for name in asked}
         values, steps = {}, self._steps(best, total)
         for arm in ARMS:
-            model = hf.load_classifier(best[arm])[0].to(device_of(self.run))
+            model = hf.load_classifier(best[arm])[0].to(choose_device(self.run))
             names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
             pad = tokenizer.pad_token_id
             found = {n: predict(self.task, model, rows[n], inputs[n], pad) for n in names}
@@ -393,7 +393,7 @@ class AgoraRun:
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
             values[f"{arm}/steps"] = steps[arm]
-        model = hf.load_classifier(best["agora"])[0].to(device_of(self.run))
+        model = hf.load_classifier(best["agora"])[0].to(choose_device(self.run))
         answer_diagnostics(self.run, self.task, model, tokenizer, self.folder)
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)

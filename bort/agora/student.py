@@ -42,13 +42,13 @@ from bort.finetuning.recipe import (
 )
 from bort.models import hub
 from bort.models import huggingface as hf
-from bort.pretraining.recipe import own_encoder
+from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import check_corpus, locked, open_folder, take_finished
 from bort.tasks.encoding import Cast, cast
 from bort.tasks.metrics import score
 from bort.tasks.registry import decoded
 from bort.tasks.task import Row, Task
-from bort.training.trainer import check_watched, quiet
+from bort.training.trainer import check_monitors, silence_lightning
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ class Student:
             hub.find(run.model)  # a wrong name, before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
-        check_watched(run, score_names(self.task, ["val"]))
+        check_monitors(run, score_names(self.task, ["val"]))
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
-        self.source = str(run.model or own_encoder(run))
+        self.source = str(run.model or pretrain_encoder(run))
         config = hf.load_masked_lm(self.source, head_required=False).config
         check_length(run, config.positions)
         self.rate = LR_WIDTH / config.hidden  # where the run names none
@@ -198,7 +198,7 @@ def recorded(place: Path) -> dict | None:
 
 def train_one(run: TrainConfig, folder: Path) -> None:
     """The training run.agora.training of a round or a control arm, for the run in `folder`."""
-    quiet()
+    silence_lightning()
     name = run.agora.training
     jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
     candidate = Student(replace(run, agora=replace(run.agora, training=None)), folder)

@@ -17,9 +17,9 @@ import torch
 from bort.errors import BortError
 from bort.models import onnx
 from bort.models.bert import Classifier, MaskedLM
-from bort.pretraining.masking import VAL_RATE, mask_tokens, row_keys
+from bort.pretraining.masking import VAL_RATE, derive_row_keys, mask_tokens
 from bort.text import sources
-from bort.text.tokenizer import special_ids
+from bort.text.tokenizer import mark_special_ids
 
 TOLERANCE = 1e-4  # of a logit, or of the largest one above 1; of numbers, of their spread
 SHAPES = ((1, 2), (2, 7), (8, 33), (1, 0), (3, 64), (2, -1))  # 0: the limit, -1: half of it
@@ -123,7 +123,7 @@ def _allowed_in_numbers(model: Classifier, inputs: list[Inputs]) -> float:
 def random_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> Inputs:
     """Ids (B, S) of ordinary words, in rows of unequal length padded at their end; two spans."""
     random = np.random.default_rng(seed)
-    words = np.flatnonzero(~special_ids(tokenizer))
+    words = np.flatnonzero(~mark_special_ids(tokenizer))
     ids = random.choice(words, (batch, length))
     lengths = random.integers(2, length + 1, batch)
     lengths[0] = length
@@ -171,7 +171,7 @@ def samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]:
     texts = [
         text
         for module in (os, argparse, typing, logging)
-        for text in sources.docstrings(module.__file__)
+        for text in sources.parse_docstrings(module.__file__)
     ]
     room = min(length, model.config.limit)
     rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
@@ -197,9 +197,9 @@ def _unpadded(model, ids: np.ndarray) -> Inputs:
 
 def _masked(tokenizer, inputs: Inputs, number: int) -> Sample:
     """The inputs with masks as evaluation sets them; number: of the sample, which decides where."""
-    special = special_ids(tokenizer)
+    special = mark_special_ids(tokenizer)
     ids, mask = inputs["input_ids"].astype(np.int64), tokenizer.mask_token_id
-    keys = row_keys(number, np.arange(len(ids)))
+    keys = derive_row_keys(number, np.arange(len(ids)))
     masked, places, _ = mask_tokens(ids, VAL_RATE, special, mask, len(special), keys)
     return Sample(inputs | {"input_ids": masked}, places)
 

@@ -11,7 +11,7 @@ from bort.files.untrusted import read_json
 from bort.models import huggingface as hf
 from bort.models.bert import Classifier
 from bort.runs.origin import origin, public_name, scores
-from bort.text.sources import versions
+from bort.text.sources import read_versions
 
 # What Markdown or HTML may read as markup, and where an address starts that it makes a link of.
 MARKUP = re.compile(r"[&<>|\[\]`*#\\~!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -77,7 +77,7 @@ def card(
         facts["int8"] = f"{kept_answers(vars(found))} ({found.answers})"
     if found.float32:
         facts["in float32"] = ", ".join(found.float32)
-    facts["made with"] = ", ".join(f"{name} {v}" for name, v in versions(packages).items())
+    facts["made with"] = ", ".join(f"{name} {v}" for name, v in read_versions(packages).items())
     library = "transformers" if found.format == "hf" else "onnx"
     facts["licence"] = "not stated: that of the weights it started from and of the data"
     lines = ["---", f"library_name: {library}", "---", "", f"# {plain(out.name)}", ""]

@@ -13,7 +13,7 @@ from bort.console import counted
 from bort.errors import BortError
 from bort.tasks.encoding import Cast
 from bort.tasks.task import Row
-from bort.training.loader import ResumeSampler, generator, loader
+from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 POOL = 50  # batches of random rows that are sorted by length together
 
@@ -65,7 +65,7 @@ class RowBatches(Dataset):
         count = len(self.lengths)
         if self.seed is None:
             return self._cut(np.argsort(self.lengths, kind="stable"))
-        random = generator((self.seed, epoch), 0)
+        random = make_generator((self.seed, epoch), 0)
         shuffled = random.permutation(count)
         size = self.batch_size * self.processes
         pools = self._cut(shuffled, POOL * size)
@@ -116,7 +116,7 @@ class TaskDataModule(pl.LightningDataModule):
         self.train.divide(trainer.global_rank, trainer.world_size)
         progress = trainer.fit_loop.epoch_loop.batch_progress.total
         sampler = ResumeSampler(len(self.train), lambda: progress.processed)
-        return loader(self.train, sampler, self.workers)
+        return make_loader(self.train, sampler, self.workers)
 
     def val_dataloader(self):
-        return [loader(batches, None, self.workers) for batches in self.vals.values()]
+        return [make_loader(batches, None, self.workers) for batches in self.vals.values()]

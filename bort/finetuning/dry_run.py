@@ -17,12 +17,12 @@ from bort.models.bert import ModelConfig
 from bort.objectives import cost
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
-from bort.pretraining.dry_run import hours
-from bort.pretraining.recipe import OWN_STEPS, encoder_folder, own_run
+from bort.pretraining.dry_run import estimate_hours
+from bort.pretraining.recipe import OWN_STEPS, derive_encoder_run, locate_encoder
 from bort.runs.folder import check_folder, finished
 from bort.tasks.encoding import cast
 from bort.tasks.task import Task
-from bort.training.trainer import check_trainer, check_watched
+from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         )
         logger.info("dry_run=true: nothing was started")
         return
-    check_watched(run, score_names(task, rows))
+    check_monitors(run, score_names(task, rows))
     arch, vocab = run.arch, run.data.vocab_size
     longest = run.data.batch_size * run.data.length
     tokens = len(rows["train"]) * run.data.length
@@ -67,7 +67,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
     work = cost.training_flops(arch, 0, run.data.length, 0.0) * read
-    work += steps * flops.optimizer_flops(arch, run.optim.name)
+    work += steps * flops.count_optimizer_flops(arch, run.optim.name)
     size = cost.parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
@@ -82,9 +82,8 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     before = 0.0 if run.model else _say_encoder(run)
-    logger.info(
-        f"  hours       about {hours(work + before):,.2f} on {usable_cores()} cores, without a GPU"
-    )
+    duration = estimate_hours(work + before)
+    logger.info(f"  hours       about {duration:,.2f} on {usable_cores()} cores, without a GPU")
     logger.info("dry_run=true: nothing was started")
 
 
@@ -107,11 +106,11 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
 
 def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
-    own = own_run(run)
-    corpus = corpora.find(own.data, cache_folder())
-    if corpus is not None and finished(encoder_folder(run, corpus)):
+    own = derive_encoder_run(run)
+    corpus = corpora.find_corpus(own.data, cache_folder())
+    if corpus is not None and finished(locate_encoder(run, corpus)):
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
-    work = flops.student_flops(own, own.data.vocab_size, flops.amount_of(own, corpus))
+    work = flops.count_student_flops(own, own.data.vocab_size, flops.measure_amount(own, corpus))
     logger.info(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
     return work

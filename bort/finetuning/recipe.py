@@ -30,7 +30,7 @@ from bort.finetuning.heads import fresh_classifier, label_names, output_order
 from bort.models import hub
 from bort.models import huggingface as hf
 from bort.models.bert import Classifier
-from bort.pretraining.recipe import own_encoder
+from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks import custom, docstrings, registry
 from bort.tasks.encoding import Cast, cast, data_report
@@ -38,7 +38,13 @@ from bort.tasks.metrics import doubt, metric_names, readable, score, write_answe
 from bort.tasks.task import Row, Task
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import StepModule
-from bort.training.trainer import check_trainer, check_watched, device_of, fit, quiet
+from bort.training.trainer import (
+    check_monitors,
+    check_trainer,
+    choose_device,
+    fit,
+    silence_lightning,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -171,19 +177,19 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     check_trainer(run)
     if (summary := done(run, folder)) is not None:
         return summary
-    quiet()
+    silence_lightning()
     if run.model:
         hub.find(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, record)
-    check_watched(run, score_names(task, rows))
+    check_monitors(run, score_names(task, rows))
     facts = {"digest": digest(rows), "source": task.name}
     if run.resume and (summary := finished(folder)) is not None:
         # a file was touched, and holds what it held
         check_corpus(folder, facts, run=run)
         return summary
-    source = run.model or own_encoder(run)
+    source = run.model or pretrain_encoder(run)
     body = hf.load_masked_lm(source, head_required=False)
     tokenizer = hf.load_tokenizer(source)
     check_length(run, body.config.positions)
@@ -287,7 +293,7 @@ def train_classifier(
     trainer, throughput = fit(run, folder, module, data, loggers, label)
     trainer.strategy.barrier()  # until the process that keeps the best model has kept it
     best, _ = hf.load_classifier(folder / "model")
-    return best.to(device_of(run)), {
+    return best.to(choose_device(run)), {
         "parameters": sum(p.numel() for p in best.parameters()),  # as in model/
         "tokens": module.tokens,
         "steps": trainer.global_step,
@@ -344,7 +350,7 @@ def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dic
     tokenizer = hf.load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = output_order(task, model, labels, f"model={run.model}")
-    model.to(device_of(run))
+    model.to(choose_device(run))
     with locked(folder, False):
         open_folder(folder, run, record)
         info = {"digest": digest(rows), "source": task.name}

@@ -31,7 +31,7 @@ from bort.files.writing import write_json
 from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.runs import folder as runs
 from bort.tasks import custom, registry
-from bort.text.sources import text_source
+from bort.text.sources import open_text
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _check_data(parsed: dict[str, TrainConfig]) -> None:
     """Read the task and look for the text now: not after ten minutes of search."""
     for stage in ("search", "pretrain"):
         if parsed[stage].data.source == "text":
-            text_source(parsed[stage].data)
+            open_text(parsed[stage].data)
     data, task = parsed["finetune"].data, parsed["finetune"].task
     # not finetune.load_task: no torch in a process that lives as long as all the others
     if task == "custom":

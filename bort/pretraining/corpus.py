@@ -29,15 +29,15 @@ from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
 from bort.tasks.docstrings import docstring_source
 from bort.text.copies import SHARE, Overlap
-from bort.text.sources import Document, Source, text_source
-from bort.text.splits import distinct, parts
+from bort.text.sources import Document, Source, open_text
+from bort.text.splits import mark_duplicates, split_document
 from bort.text.tokenizer import (
     CHUNK,
-    encode,
-    pieces,
-    special_ids,
-    text_encoder,
-    tokenizer_digest,
+    build_encoder,
+    cut_pieces,
+    digest_tokenizer,
+    encode_texts,
+    mark_special_ids,
     train_tokenizer,
 )
 
@@ -64,7 +64,7 @@ class Corpus:
     info: dict
 
 
-def build(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
+def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
     """Open the corpus of `data` from the folder `cache`, after building it when it is not there.
 
     tokenizer: a fast transformers tokenizer (a teacher's), or None to train a byte-level BPE of
@@ -72,8 +72,8 @@ def build(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0)
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
     tick = Progress(logger, every_s=interval).tell
-    with _refusals(cache):
-        source, folder = _place(data, cache, tokenizer, tick)
+    with _explaining_refusals(cache):
+        source, folder = _locate(data, cache, tokenizer, tick)
         if source.note:
             tick(f"corpus: {source.note}", now=True)
         corpus = _open(folder, tokenizer)
@@ -83,15 +83,15 @@ def build(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0)
             _build(source, data, folder, tokenizer, tick)
             corpus = _open(folder, tokenizer)
     _check_length(corpus.info, source.name, data)
-    for line in _summary(corpus, data):
+    for line in _describe(corpus, data):
         tick(line, now=True)
     return corpus
 
 
-def find(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
+def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
     """The corpus of `data` if it was built before; raises BortError as `build` for wrong text."""
-    with _refusals(cache):
-        _, folder = _place(data, cache, tokenizer, lambda *_, **__: None)
+    with _explaining_refusals(cache):
+        _, folder = _locate(data, cache, tokenizer, lambda *_, **__: None)
         corpus = _open(folder, tokenizer)
     if corpus is not None:
         _check_length(corpus.info, corpus.info["source"], data)
@@ -99,7 +99,7 @@ def find(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
 
 
 @contextmanager
-def _refusals(cache: Path) -> Iterator[None]:
+def _explaining_refusals(cache: Path) -> Iterator[None]:
     """What the disk refuses, as one line."""
     try:
         yield
@@ -108,28 +108,30 @@ def _refusals(cache: Path) -> Iterator[None]:
         raise BortError(f"corpus: {reason}; mend that or use another folder") from error
 
 
-def _place(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
+def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
     """Where the text of `data` comes from, and the folder of the corpus that is made of it."""
-    source = docstring_source(tick) if data.source == "docstrings" else text_source(data)
+    source = docstring_source(tick) if data.source == "docstrings" else open_text(data)
     identity = {
         "version": VERSION,
         "source": source.identity,
         "val_fraction": data.val_fraction,
-        "tokenizer": tokenizer_digest(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
+        "tokenizer": digest_tokenizer(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return source, Path(cache) / "corpora" / fingerprint
 
 
-def sequences(stream: np.ndarray, length: int) -> int:
+def count_sequences(stream: np.ndarray, length: int) -> int:
     """How many whole sequences of `length` tokens, two of them special, a stream holds."""
     return len(stream) // (length - 2)
 
 
-def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) -> np.ndarray:
+def pack_sequences(
+    stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int
+) -> np.ndarray:
     """Sequences `rows` of a stream as int64 ids (B, L): bos, L − 2 tokens of the stream, sep."""
     body = length - 2
-    table = stream[: sequences(stream, length) * body].reshape(-1, body)
+    table = stream[: count_sequences(stream, length) * body].reshape(-1, body)
     ids = np.empty((len(rows), length), dtype=np.int64)
     ids[:, 0], ids[:, -1] = bos, sep
     ids[:, 1:-1] = table[rows]
@@ -139,11 +141,11 @@ def pack(stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int) 
 # ------------------------------------------------------------------------------------ documents
 
 
-def _sample(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
+def _sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
     """About SAMPLE characters of distinct training documents, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
-    for piece in _training_pieces(source, data):
+    for piece in _read_training_pieces(source, data):
         if taken <= share * passed:
             taken += len(piece)
             yield piece
@@ -154,24 +156,24 @@ def _sample(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
     tick(f"corpus: training a tokenizer on {data_size(taken)} of text…", now=True)
 
 
-def _training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
+def _read_training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
     """The distinct training text; in pieces, as the source may be one document, a book."""
-    for document, new in distinct(source.read()):
+    for document, new in mark_duplicates(source.read()):
         if new:
-            for part in parts(document, data.val_fraction):
+            for part in split_document(document, data.val_fraction):
                 if part.split == "train":
-                    yield from pieces(part.text)
+                    yield from cut_pieces(part.text)
 
 
-def _chunks(source: Iterable[Document], data: DataConfig, counts: dict) -> Iterator[tuple]:
+def _read_chunks(source: Iterable[Document], data: DataConfig, counts: dict) -> Iterator[tuple]:
     """Lists of the parts of distinct documents, and the bytes of the source read for each."""
     chunk, held, size = [], 0, 0
-    for document, new in distinct(source):
+    for document, new in mark_duplicates(source):
         size += document.size
         if not new:
             counts["duplicates"] += 1
             continue
-        chunk.append(parts(document, data.val_fraction))
+        chunk.append(split_document(document, data.val_fraction))
         held += len(document.text)
         if held >= CHUNK:
             yield chunk, size
@@ -190,11 +192,11 @@ def _build(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Call
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
-            tokenizer = train_tokenizer(_sample(source, data, tick), data.vocab_size)
+            tokenizer = train_tokenizer(_sample_text(source, data, tick), data.vocab_size)
         save_tokenizer(tokenizer, temporary)
         info = _write_streams(source, data, temporary, tokenizer, tick)
         _check_length(info, source.name, data)
-        if "files" in source.identity and text_source(data).identity != source.identity:
+        if "files" in source.identity and open_text(data).identity != source.identity:
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
         info["fingerprint"], info["source"] = folder.name, source.name
         info["packages"] = source.identity.get("packages", {})
@@ -212,17 +214,21 @@ def _write_streams(
     source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable
 ) -> dict:
     """Write train.bin and val.bin; returns counts and the unigram baseline."""
-    encoder, special, unk = text_encoder(tokenizer), special_ids(tokenizer), tokenizer.unk_token_id
+    encoder, special, unk = (
+        build_encoder(tokenizer),
+        mark_special_ids(tokenizer),
+        tokenizer.unk_token_id,
+    )
     V = len(special)
     dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
     info = {"documents": 0, "duplicates": 0}
     texts = source.read()
-    progress = _encoding_progress(source.size, tick)  # after docstrings have been read
+    progress = _track_encoding(source.size, tick)  # after docstrings have been read
     streams = [_Stream(folder / f"{s}.bin", dtype, V, tokenizer.sep_token_id) for s in SPLITS]
     overlap = Overlap()
-    for chunk, size in _chunks(texts, data, info):
+    for chunk, size in _read_chunks(texts, data, info):
         flat = [part for document in chunk for part in document]
-        encoded = iter(encode(encoder, [part.text for part in flat]))
+        encoded = iter(encode_texts(encoder, [part.text for part in flat]))
         for document in chunk:
             used = False
             for part in document:
@@ -248,9 +254,9 @@ def _write_streams(
     unknown = 0 if unk is None else int(train.counts[unk])
     info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
     # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
-    both = "".join(content_digest(stream.path) for stream in streams) + tokenizer_digest(tokenizer)
+    both = "".join(content_digest(stream.path) for stream in streams) + digest_tokenizer(tokenizer)
     info["digest"] = hashlib.sha256(both.encode()).hexdigest()[:16]
-    return info | unigram_baseline(train.counts, val.counts, special)
+    return info | compute_unigram_baseline(train.counts, val.counts, special)
 
 
 class _Stream:
@@ -309,7 +315,7 @@ def _drop_copies(val: "_Stream", copies: np.ndarray) -> dict:
     return {"near_copies": int(copies.sum()), "near_copies_dropped": dropped}
 
 
-def unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) -> dict:
+def compute_unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) -> dict:
     """What word frequencies alone score: the plateau that training has to leave.
 
     train, val: token counts (V,); special: (V,) bool, left out. Cross-entropy in nats per token of
@@ -350,13 +356,13 @@ def _is_whole(path: Path, digest: str) -> bool:
     """Whether a file has the content of this digest; read once in a process unless it changed."""
     try:
         stat = path.stat()
-        return _digest(path, stat.st_size, stat.st_ctime_ns, stat.st_ino) == digest
+        return _compute_digest(path, stat.st_size, stat.st_ctime_ns, stat.st_ino) == digest
     except OSError:
         return False
 
 
 @lru_cache(maxsize=64)
-def _digest(path: Path, *version: int) -> str:
+def _compute_digest(path: Path, *version: int) -> str:
     return content_digest(path)
 
 
@@ -375,7 +381,7 @@ def _check_length(info: dict, name: str, data: DataConfig) -> None:
 # ------------------------------------------------------------------------------------ progress
 
 
-def _summary(corpus: Corpus, data: DataConfig) -> Iterator[str]:
+def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
     info, documents = corpus.info, counted(corpus.info["documents"], "document")
     yield (
         f"corpus: {documents} ({info['duplicates']:,} duplicates dropped), "
@@ -392,14 +398,14 @@ def _summary(corpus: Corpus, data: DataConfig) -> Iterator[str]:
     unknown = info["unknown_tokens"] / info["train_tokens"]
     if unknown > 0.01:
         yield f"corpus: {unknown:.0%} of the tokens are unknown to the tokenizer"
-    if not sequences(corpus.val, data.length):
+    if not count_sequences(corpus.val, data.length):
         yield (
             f"corpus: no validation: {info['val_tokens']:,} tokens are held out, one sequence "
             f"needs {data.length - 2}; a larger data.val_fraction holds out more"
         )
 
 
-def _encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
+def _track_encoding(total: int, tick: Callable) -> Callable[[int, int], None]:
     """`progress(tokens so far, further bytes of the source)`; total: its bytes, 0 when unknown."""
     start, done = time.monotonic(), 0
     tick("corpus: encoding…", now=True)

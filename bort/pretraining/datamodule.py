@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bort.config.data import DataConfig
-from bort.pretraining.corpus import Corpus, pack, sequences
-from bort.pretraining.masking import VAL_RATE, mask_tokens, row_keys
+from bort.pretraining.corpus import Corpus, count_sequences, pack_sequences
+from bort.pretraining.masking import VAL_RATE, derive_row_keys, mask_tokens
 from bort.pretraining.teacher_states import TeacherStates, WithTeacher
-from bort.text.tokenizer import special_ids
-from bort.training.loader import ResumeSampler, generator, loader
+from bort.text.tokenizer import mark_special_ids
+from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 
 class _Stream:
@@ -23,19 +23,19 @@ class _Stream:
         tokenizer = corpus.tokenizer
         self.file, self.dtype = corpus.folder / f"{split}.bin", corpus.info["dtype"]
         self.bos, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.mask, self.special = tokenizer.mask_token_id, special_ids(tokenizer)
+        self.mask, self.special = tokenizer.mask_token_id, mark_special_ids(tokenizer)
         self.length = length
-        self.count = sequences(getattr(corpus, split), length)
+        self.count = count_sequences(getattr(corpus, split), length)
         self.tokens = None
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         if self.tokens is None:  # opened in the worker: a memory map is pickled as a copy
             self.tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
-        return pack(self.tokens, rows, self.length, self.bos, self.sep)
+        return pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
 
     def masked(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
         """Sequences `rows` as a batch; what is masked in each is a function of its number."""
-        ids, keys = self.rows(rows), row_keys(key, rows)
+        ids, keys = self.rows(rows), derive_row_keys(key, rows)
         arrays = mask_tokens(ids, rate, self.special, self.mask, len(self.special), keys)
         names = ("input_ids", "positions", "labels")
         return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
@@ -64,7 +64,7 @@ class TrainBatches(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         number, batch = divmod(index, len(self))
         if self.epoch is None or self.epoch[0] != number:
-            random = generator((self.seed, number), 0)
+            random = make_generator((self.seed, number), 0)
             order = random.permutation(self.stream.count)
             self.epoch = number, order, int(random.integers(2**64, dtype=np.uint64))
         _, order, key = self.epoch
@@ -155,7 +155,7 @@ class PackedDataModule(pl.LightningDataModule):
         # `ready` may run ahead of it there and `completed` behind it
         progress = trainer.fit_loop.epoch_loop.batch_progress.total if trainer else None
         sampler = ResumeSampler(len(self.train), lambda: progress.processed if progress else 0)
-        return loader(self.train, sampler, self.data.workers)
+        return make_loader(self.train, sampler, self.data.workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        return loader(self.val, None, self.data.workers) if len(self.val) else []
+        return make_loader(self.val, None, self.data.workers) if len(self.val) else []

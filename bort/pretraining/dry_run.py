@@ -20,13 +20,13 @@ from bort.objectives import cost
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.flops import amount_of
-from bort.pretraining.kd_vs_mlm import ARMS, arm_settings, check_arms
-from bort.pretraining.module import score_names
-from bort.pretraining.recipe import open_sources, teacher_folder, teacher_run
+from bort.pretraining.flops import measure_amount
+from bort.pretraining.kd_vs_mlm import ARMS, check_arms, derive_arm_run
+from bort.pretraining.module import list_scores
+from bort.pretraining.recipe import derive_teacher_run, locate_teacher, open_sources
 from bort.runs.folder import check_folder, finished
-from bort.text.tokenizer import special_ids
-from bort.training.trainer import check_trainer, check_watched
+from bort.text.tokenizer import mark_special_ids
+from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +68,13 @@ def look_ahead(run: TrainConfig) -> Outlook:
         tokenizer = None
     else:
         model, tokenizer = open_sources(run)
-        teacher = _shape(model) if model else run.teacher.arch if run.needs_teacher else None
-        vocab = model.config.vocab_size if model else tokenizer and len(special_ids(tokenizer))
+        teacher = _read_arch(model) if model else run.teacher.arch if run.needs_teacher else None
+        vocab = model.config.vocab_size if model else tokenizer and len(mark_special_ids(tokenizer))
     corpus = None
     if run.data.source == "text" and not run.data.path:
         missing.append("data.path, the text")
     elif not away:
-        corpus = corpora.find(run.data, cache_folder(), tokenizer)
+        corpus = corpora.find_corpus(run.data, cache_folder(), tokenizer)
     if vocab is None or (away and run.data.tokenizer != "auto"):
         vocab = corpus.info["vocab_size"] if corpus else run.data.vocab_size
     return Outlook(teacher, vocab, corpus, missing)
@@ -90,50 +90,50 @@ def _is_here(name: str) -> bool:
         raise
 
 
-def _shape(model: MaskedLM) -> Arch:
+def _read_arch(model: MaskedLM) -> Arch:
     return model.config.arch
 
 
-def pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
+def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
     """What a pre-training or a comparison computes: name and FLOPs of each part."""
     vocab, teacher = outlook.vocab, outlook.teacher
-    amount = amount_of(run, outlook.corpus)
+    amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
             # for KD's time, plain training makes about as many FLOPs as KD with the teacher's
-            own = arm_settings(run, "kd" if arm == "kd" else "mlm", rate, {})
-            work = flops.student_flops(own, vocab, amount)
+            own = derive_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
+            work = flops.count_student_flops(own, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
-            passes = flops.teacher_flops(teacher, vocab, amount) if taught else 0.0
+            passes = flops.count_teacher_flops(teacher, vocab, amount) if taught else 0.0
             yield f"{ARMS[arm]}, lr {rate:.3g}", work + passes
     else:
-        yield "student", flops.student_flops(run, vocab, amount)
+        yield "student", flops.count_student_flops(run, vocab, amount)
         if run.distill.w_kd and teacher is not None:
-            yield "teacher's passes", flops.teacher_flops(teacher, vocab, amount)
-    yield from teacher_part(run, outlook)
+            yield "teacher's passes", flops.count_teacher_flops(teacher, vocab, amount)
+    yield from list_teacher_parts(run, outlook)
 
 
-def teacher_part(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
+def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
     """The training of an own teacher; nothing of one that is kept already."""
     if run.teacher.name or not run.needs_teacher:
         return
-    kept = outlook.corpus is not None and finished(teacher_folder(run, outlook.corpus))
-    own = teacher_run(run)
-    work = flops.student_flops(own, outlook.vocab, amount_of(own, outlook.corpus))
+    kept = outlook.corpus is not None and finished(locate_teacher(run, outlook.corpus))
+    own = derive_teacher_run(run)
+    work = flops.count_student_flops(own, outlook.vocab, measure_amount(own, outlook.corpus))
     yield ("teacher, kept from before", 0.0) if kept else ("teacher's training, once", work)
 
 
-def hours(work: float) -> float:
+def estimate_hours(work: float) -> float:
     """On this machine: half of its matrix-product speed is what large shapes reach; small less."""
     a = torch.randn(SIZE, SIZE)
     return work / (0.5e9 * gflops(lambda: a @ a)) / 3600
 
 
-def flops_text(parts: list[tuple[str, float]]) -> str:
+def format_flops(parts: list[tuple[str, float]]) -> str:
     return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
 
 
-def say_missing(outlook: Outlook, run: TrainConfig) -> None:
+def show_missing(outlook: Outlook, run: TrainConfig) -> None:
     for what in outlook.missing:
         logger.info(f"  missing     {what}")
     if outlook.teacher is None and run.needs_teacher:
@@ -152,11 +152,11 @@ def show(run: TrainConfig, folder: Path) -> None:
     if run.job == "compare":
         check_arms(run)
     else:
-        check_watched(run, score_names(run.distill.w_kd > 0))
+        check_monitors(run, list_scores(run.distill.w_kd > 0))
     outlook, data = look_ahead(run), run.data
     V = outlook.vocab
-    amount = amount_of(run, outlook.corpus)
-    parts = list(pretraining_parts(run, outlook))
+    amount = measure_amount(run, outlook.corpus)
+    parts = list(list_pretraining_parts(run, outlook))
     size = cost.parameters(run.arch, V, max(data.length, 512))
     activations = data.batch_size * data.length * run.arch.depth * 4
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
@@ -168,16 +168,16 @@ def show(run: TrainConfig, folder: Path) -> None:
         logger.info(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
     else:
         logger.info("  tokens      not known: no number of steps ends this run")
-    logger.info(f"  FLOPs       {flops_text(parts)}")
+    logger.info(f"  FLOPs       {format_flops(parts)}")
     logger.info(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     corpus = "built" if outlook.corpus else "to be built"
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     logger.info(f"              corpus ({corpus}) in {cache_folder()}")
     free = shutil.disk_usage(Path.cwd()).free
     logger.info(f"              {free / 1e9:.0f} GB are free here")
-    duration = hours(sum(work for _, work in parts))
+    duration = estimate_hours(sum(work for _, work in parts))
     logger.info(
         f"  hours       about {duration:,.2f} on {usable_cores()} cores here, without a GPU"
     )
-    say_missing(outlook, run)
+    show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

@@ -10,7 +10,7 @@ from bort.config.train import TrainConfig
 from bort.models.arch import Arch
 from bort.objectives.cost import forward_flops
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.corpus import sequences as sequences_of
+from bort.pretraining.corpus import count_sequences as sequences_of
 from bort.pretraining.masking import VAL_RATE
 from bort.training.optim import NEWTON_SCHULZ_STEPS
 
@@ -24,7 +24,7 @@ class Text:
     positions: float
 
 
-def expected_text(sequences: float, length: int, rate: float, borders: float = 0.0) -> Text:
+def expect_text(sequences: float, length: int, rate: float, borders: float = 0.0) -> Text:
     """Sequences as they will be masked, with the expected number of masked positions.
 
     borders: share of the tokens that separate documents, which are never masked.
@@ -35,23 +35,25 @@ def expected_text(sequences: float, length: int, rate: float, borders: float = 0
     return Text(sequences * length, length, sequences * masked)
 
 
-def states_flops(arch: Arch, text: Text) -> float:
+def count_states_flops(arch: Arch, text: Text) -> float:
     """Forward pass up to the head's states: all but the product with the vocabulary."""
     layers = forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
     return layers + 2 * arch.hidden**2 * text.positions
 
 
-def decoder_flops(hidden: int, vocab_size: int, positions: float) -> float:
+def count_decoder_flops(hidden: int, vocab_size: int, positions: float) -> float:
     """Logits of head states: one product with the word embedding."""
     return 2 * hidden * vocab_size * positions
 
 
-def logits_flops(arch: Arch, vocab_size: int, text: Text) -> float:
+def count_logits_flops(arch: Arch, vocab_size: int, text: Text) -> float:
     """A whole forward pass."""
-    return states_flops(arch, text) + decoder_flops(arch.hidden, vocab_size, text.positions)
+    return count_states_flops(arch, text) + count_decoder_flops(
+        arch.hidden, vocab_size, text.positions
+    )
 
 
-def optimizer_flops(arch: Arch, optimizer: str) -> float:
+def count_optimizer_flops(arch: Arch, optimizer: str) -> float:
     """One optimizer step: `muon` makes every matrix of the layers semi-orthogonal, AdamW is free.
 
     With rows ≤ columns, an iteration is two products rows × columns × rows and one of rows³.
@@ -66,9 +68,13 @@ def optimizer_flops(arch: Arch, optimizer: str) -> float:
     return arch.depth * NEWTON_SCHULZ_STEPS * products
 
 
-def training_flops(arch: Arch, vocab_size: int, text: Text, steps: float, optimizer: str) -> float:
+def count_training_flops(
+    arch: Arch, vocab_size: int, text: Text, steps: float, optimizer: str
+) -> float:
     """A model's own part of a training: forward, twice as much backward, and the optimizer."""
-    return 3 * logits_flops(arch, vocab_size, text) + steps * optimizer_flops(arch, optimizer)
+    return 3 * count_logits_flops(arch, vocab_size, text) + steps * count_optimizer_flops(
+        arch, optimizer
+    )
 
 
 @dataclass(frozen=True)
@@ -82,30 +88,32 @@ class Amount:
     val: Text
 
 
-def student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
+def count_student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
     """What a run computes with the model that it trains: steps and validations."""
-    own = training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
-    return own + amount.validations * logits_flops(run.arch, vocab_size, amount.val)
+    own = count_training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
+    return own + amount.validations * count_logits_flops(run.arch, vocab_size, amount.val)
 
 
-def teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
+def count_teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
     """T's passes over every training batch and in every validation, without kept states."""
-    val = logits_flops(teacher, vocab_size, amount.val)
-    return logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
+    val = count_logits_flops(teacher, vocab_size, amount.val)
+    return count_logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
 
 
-def candidate_flops(run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount) -> float:
+def count_candidate_flops(
+    run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount
+) -> float:
     """One candidate of a search: its training, and its error; T's logits come from kept states."""
     evaluations = amount.validations + 1  # and the error that is recorded
     positions = amount.train.positions + evaluations * amount.val.positions
     return (
-        student_flops(run, vocab_size, amount)
-        + logits_flops(run.arch, vocab_size, amount.val)
-        + decoder_flops(teacher.hidden, vocab_size, positions)
+        count_student_flops(run, vocab_size, amount)
+        + count_logits_flops(run.arch, vocab_size, amount.val)
+        + count_decoder_flops(teacher.hidden, vocab_size, positions)
     )
 
 
-def batches_of(run: TrainConfig, steps: int, per_epoch: int | None = None) -> int:
+def count_batches(run: TrainConfig, steps: int, per_epoch: int | None = None) -> int:
     """Batches of so many optimizer steps on one device.
 
     per_epoch: of the text, where that is known: what an epoch leaves of a step is a step.
@@ -117,7 +125,7 @@ def batches_of(run: TrainConfig, steps: int, per_epoch: int | None = None) -> in
     return epochs * per_epoch + rest * group
 
 
-def validations(run: TrainConfig, batches: int, per_epoch: int | None = None) -> int:
+def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = None) -> int:
     """How many validations a run of so many batches makes, the one at its end included.
 
     per_epoch: batches of an epoch, where the run validates by epochs.
@@ -131,12 +139,12 @@ def validations(run: TrainConfig, batches: int, per_epoch: int | None = None) ->
     return -(-batches // max(1, int(interval)))
 
 
-def amount_of(run: TrainConfig, corpus: Corpus | None) -> Amount:
+def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
     """Steps, batches and text of a run; by its corpus, where that is there already.
 
     Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
     """
-    trainer, data, size = run.trainer or {}, run.data, run.data.batch_size * _processes(run)
+    trainer, data, size = run.trainer or {}, run.data, run.data.batch_size * _count_processes(run)
     per_epoch, held = None, data.val_sequences
     borders = {"train": 0.0, "val": 0.0}
     if corpus is not None:
@@ -150,17 +158,19 @@ def amount_of(run: TrainConfig, corpus: Corpus | None) -> Amount:
         group = trainer.get("accumulate_grad_batches") or 1
         by_epochs = trainer["max_epochs"] * -(-per_epoch // group)
         steps = min(steps, by_epochs) if steps else by_epochs
-    batches = batches_of(run, steps, per_epoch)
+    batches = count_batches(run, steps, per_epoch)
     read = batches * size
     if per_epoch:  # the last batch of an epoch may be a smaller one
         epochs, rest = divmod(batches, per_epoch)
         read = epochs * counts["train"] + rest * size
-    train = expected_text(read, data.length, data.mask_rate, borders["train"])
-    val = expected_text(held, data.length, VAL_RATE, borders["val"])
-    return Amount(steps, batches, validations(run, batches, per_epoch) if held else 0, train, val)
+    train = expect_text(read, data.length, data.mask_rate, borders["train"])
+    val = expect_text(held, data.length, VAL_RATE, borders["val"])
+    return Amount(
+        steps, batches, count_validations(run, batches, per_epoch) if held else 0, train, val
+    )
 
 
-def _processes(run: TrainConfig) -> int:
+def _count_processes(run: TrainConfig) -> int:
     """Devices that train together, each with batches of its own."""
     devices = (run.trainer or {}).get("devices", 1)
     count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1

@@ -27,14 +27,14 @@ from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing, write_json
 from bort.models.bert import MaskedLM
-from bort.pretraining.corpus import Corpus, sequences
+from bort.pretraining.corpus import Corpus, count_sequences
 from bort.pretraining.datamodule import PackedDataModule
-from bort.pretraining.module import DistillationModule, score_names
-from bort.pretraining.recipe import prepare, student, teacher_digest, teacher_folder, train
+from bort.pretraining.module import DistillationModule, list_scores
+from bort.pretraining.recipe import build_student, digest_teacher, locate_teacher, prepare, train
 from bort.runs.folder import check_corpus, check_folder, doubt, finished, locked, open_folder
 from bort.training.loggers import MetricsCsv
 from bort.training.progress import Throughput
-from bort.training.trainer import check_trainer, check_watched, interruptible
+from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
 
@@ -55,26 +55,29 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     check_folder(folder, run)
     check_arms(run)
     corpus, teacher = prepare(run, folder)
-    if not sequences(corpus.val, run.data.length) or run.trainer.get("limit_val_batches") == 0:
+    if (
+        not count_sequences(corpus.val, run.data.length)
+        or run.trainer.get("limit_val_batches") == 0
+    ):
         raise BortError(
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
             "data.length, and leave trainer.limit_val_batches above 0"
         )
     with locked(folder, False):
         open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher)
 
 
 def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None) -> dict:
-    seconds = step_seconds(run, folder, corpus, teacher)
+    seconds = time_steps(run, folder, corpus, teacher)
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries, rates = {}, {}
         for lr in run.compare.lrs:
             place = folder / arm / f"lr_{lr:g}"
             rates[place] = lr
-            job = arm_settings(run, arm, lr, results)
+            job = derive_arm_run(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
             if run.resume and (place / "failed.json").exists():
                 continue
@@ -97,11 +100,11 @@ def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedL
             "lr": rates[best],
         }
     own = run.teacher.name is None
-    cost = finished(teacher_folder(run, corpus))["seconds"] if own else None
-    summary = _summary(results, cost)
+    cost = finished(locate_teacher(run, corpus))["seconds"] if own else None
+    summary = _summarize(results, cost)
     write_json(folder / "summary.json", summary)
-    picture(results, folder / "curves.html")
-    show(results, cost, folder)
+    draw_curves(results, folder / "curves.html")
+    show_comparison(results, cost, folder)
     return summary
 
 
@@ -111,14 +114,14 @@ def check_arms(run: TrainConfig) -> None:
         raise BortError(
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
-    check_watched(run, score_names(taught=False))  # what all arms have
+    check_monitors(run, list_scores(taught=False))  # what all arms have
     if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
         )
 
 
-def arm_settings(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
+def derive_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
     """The settings of one arm: they differ in loss weights, learning rate and budget only.
 
     results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
@@ -171,7 +174,7 @@ class Turns(pl.Callback):
         self._next(module)
 
 
-def step_seconds(
+def time_steps(
     run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM
 ) -> dict[str, float]:
     """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
@@ -188,7 +191,7 @@ def step_seconds(
     budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
     pl.seed_everything(run.seed, verbose=False)
     optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
-    model = student(run, corpus, teacher)
+    model = build_student(run, corpus, teacher)
     module = DistillationModule(model, teacher, optim, run.distill, compile=run.compile)
     with tempfile.TemporaryDirectory() as place, interruptible():
         trainer = instantiate(
@@ -208,7 +211,7 @@ def step_seconds(
     return seconds
 
 
-def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:
+def _summarize(results: dict[str, dict], teacher_seconds: float | None) -> dict:
     keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "wall_seconds")
     flat = {f"{a}/{key}": results[a][key] for a in results for key in (*keys, "lr", "folder")}
     kd = results["kd"]
@@ -219,7 +222,7 @@ def _summary(results: dict[str, dict], teacher_seconds: float | None) -> dict:
     }
 
 
-def verdicts(accuracy: dict[str, float]) -> Iterator[str]:
+def state_verdicts(accuracy: dict[str, float]) -> Iterator[str]:
     """What the accuracies of the arms say, in words."""
     for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
         ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
@@ -227,7 +230,7 @@ def verdicts(accuracy: dict[str, float]) -> Iterator[str]:
         yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
 
 
-def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) -> None:
+def show_comparison(results: dict[str, dict], teacher_seconds: float | None, folder: Path) -> None:
     """The table, and what it says in words."""
     console = Console(highlight=False)
     kd = results["kd"]
@@ -246,7 +249,7 @@ def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) 
     unigram = (f"{kd['unigram_ce']:.3f}", f"{kd['unigram_accuracy']:.1%}", "")
     table.add_row("unigram frequencies", "", "", *unigram)
     console.print(table)
-    for line in verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
+    for line in state_verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
         console.print(line)
     if warning := doubt(min(results.values(), key=lambda row: row["val/loss"])):
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
@@ -260,14 +263,14 @@ def show(results: dict[str, dict], teacher_seconds: float | None, folder: Path) 
     console.print(f"  model     {kd['folder']}/model", soft_wrap=True)
 
 
-def picture(results: dict[str, dict], path: Path) -> None:
+def draw_curves(results: dict[str, dict], path: Path) -> None:
     """Validation accuracy of the arms over steps and over time, one self-contained page."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
     colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
     for arm, row in results.items():
-        points = _curve(Path(row["folder"]) / "metrics.csv")
+        points = _read_curve(Path(row["folder"]) / "metrics.csv")
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
         seconds = [step * row["seconds"] / row["steps"] for step in steps]
@@ -291,7 +294,7 @@ def picture(results: dict[str, dict], path: Path) -> None:
         file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
 
 
-def _curve(path: Path) -> list[tuple[int, float]]:
+def _read_curve(path: Path) -> list[tuple[int, float]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/mlm_accuracy"]]
     return [(int(row["step"]), float(row["val/mlm_accuracy"])) for row in rows]

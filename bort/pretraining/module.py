@@ -18,7 +18,7 @@ from bort.pretraining.losses import entropy, kd_loss, mlm_loss
 from bort.training.module import StepModule
 
 
-def score_names(taught: bool) -> list[str]:
+def list_scores(taught: bool) -> list[str]:
     """What a validation of a pre-training logs; taught: with a teacher beside it."""
     names = ["val/loss", "val/mlm_accuracy"]
     return [*names, "val/kd_loss", "val/teacher_entropy"] if taught else names
@@ -48,7 +48,7 @@ class DistillationModule(StepModule):
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.__dict__["student"] = torch.compile(model) if compile else model
         self.distill, self.samples = distill, samples
-        self.scores = score_names(teacher is not None)
+        self.scores = list_scores(teacher is not None)
         # By default, what is no number would be left out, and the mean of the rest pass for all;
         # with "disable" the weights would be.
         self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy = (

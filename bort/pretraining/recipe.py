@@ -27,7 +27,7 @@ from bort.models.identity import local_model
 from bort.pretraining import corpus as corpora
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
-from bort.pretraining.module import DistillationModule, score_names
+from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import (
     check_corpus,
@@ -43,7 +43,13 @@ from bort.runs.folder import (
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import VERSION
 from bort.training.progress import Throughput
-from bort.training.trainer import check_trainer, check_watched, device_of, fit, quiet
+from bort.training.trainer import (
+    check_monitors,
+    check_trainer,
+    choose_device,
+    fit,
+    silence_lightning,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +63,7 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     return at once when the run is finished. record: file name → text for the folder's `.hydra`.
     """
     check_trainer(run)
-    check_watched(run, score_names(run.distill.w_kd > 0))
+    check_monitors(run, list_scores(run.distill.w_kd > 0))
     if (summary := done(run, folder)) is not None:
         return summary
     corpus, teacher = prepare(run, folder)
@@ -71,7 +77,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     whose teacher is no longer there is told what depends on the new one.
     """
     teacher, tokenizer = open_sources(run)
-    corpus = corpora.build(run.data, cache_folder(), tokenizer)
+    corpus = corpora.build_corpus(run.data, cache_folder(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
         check_text(folder, corpus.info["digest"])
@@ -81,7 +87,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
                 f"teacher: the one that {folder} was started with is no longer in the cache; it is "
                 "trained again, and only if it comes out the same can this run go on"
             )
-        teacher = trained_teacher(run, corpus)
+        teacher = train_teacher(run, corpus)
     elif teacher is not None and tokenizer is None:
         _check_vocabulary(run, corpus.tokenizer, teacher)
     return corpus, teacher
@@ -96,7 +102,7 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
         if run.needs_teacher and (folder := local_model(run.teacher.name)):
             _check_length(run, hf.model_config(folder).positions)  # before anything large is read
-        tokenizer = _teacher_tokenizer(run)
+        tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = hf.load_masked_lm(run.teacher.name)
             _check_length(run, teacher.config.limit)
@@ -107,7 +113,7 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
     return teacher, tokenizer
 
 
-def _teacher_tokenizer(run: TrainConfig):
+def _load_teacher_tokenizer(run: TrainConfig):
     """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
     found = hf.load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
@@ -142,7 +148,7 @@ def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> No
         )
 
 
-def teacher_run(run: TrainConfig) -> TrainConfig:
+def derive_teacher_run(run: TrainConfig) -> TrainConfig:
     """The settings that train the teacher of `run`: plain MLM on the same text."""
     trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
@@ -166,27 +172,27 @@ def teacher_run(run: TrainConfig) -> TrainConfig:
     )
 
 
-def teacher_folder(run: TrainConfig, corpus: Corpus) -> Path:
+def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the trained teacher of these settings is cached."""
-    return _cached("teachers", teacher_run(run), corpus)
+    return _locate_training("teachers", derive_teacher_run(run), corpus)
 
 
 def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
-    return finished(teacher_folder(run, corpus)) is None
+    return finished(locate_teacher(run, corpus)) is None
 
 
-def teacher_digest(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
+def digest_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
     """The digest of the teacher that a run learns from, by the setting that names it."""
     if not run.needs_teacher:
         return {}
     if run.teacher.name:
         return {"teacher.name": hub.digest(run.teacher.name)}
-    return {"teacher": hub.digest(teacher_folder(run, corpus))}
+    return {"teacher": hub.digest(locate_teacher(run, corpus))}
 
 
-def _cached(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
+def _locate_training(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
     """Where a training is kept: named by all that decides its weights, and by nothing else."""
-    name = fingerprint(_weight_settings(own) | {"corpus": corpus.info["digest"]})
+    name = fingerprint(_select_weight_settings(own) | {"corpus": corpus.info["digest"]})
     return cache_folder() / kind / name
 
 
@@ -207,7 +213,7 @@ WEIGHT_KEYS = re.compile(
 )
 
 
-def _weight_settings(own: TrainConfig) -> dict:
+def _select_weight_settings(own: TrainConfig) -> dict:
     """Flat `key: value` of what decides the weights of a pre-training on given streams of tokens.
 
     What the text is made of and how it is split is told by the digest of the streams.
@@ -216,18 +222,18 @@ def _weight_settings(own: TrainConfig) -> dict:
     flat = {
         k: v for k, v in flatten_settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle
     }
-    return flat | {"trainer.accelerator": device_of(own), "version": VERSION}
+    return flat | {"trainer.accelerator": choose_device(own), "version": VERSION}
 
 
-def trained_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
+def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
-    folder = teacher_folder(run, corpus)
+    folder = locate_teacher(run, corpus)
     if take_finished(folder) is None:
         steps = counted(run.teacher.max_steps, "step")
         logger.info(
             f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}"
         )
-        train(teacher_run(run), folder, corpus, None, label="teacher", wait=True)
+        train(derive_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
     summary = finished(folder)
     logger.info(
         f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}"
@@ -235,16 +241,16 @@ def trained_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     return hf.load_masked_lm(folder)
 
 
-def encoder_folder(run: TrainConfig, corpus: Corpus) -> Path:
+def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the encoder of a fine-tuning without a model is kept."""
-    return _cached("encoders", own_run(run), corpus)
+    return _locate_training("encoders", derive_encoder_run(run), corpus)
 
 
-def own_encoder(run: TrainConfig) -> Path:
+def pretrain_encoder(run: TrainConfig) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
-    own = own_run(run)
-    corpus = corpora.build(own.data, cache_folder(), None)
-    folder = encoder_folder(run, corpus)
+    own = derive_encoder_run(run)
+    corpus = corpora.build_corpus(own.data, cache_folder(), None)
+    folder = locate_encoder(run, corpus)
     if take_finished(folder) is None:
         logger.info(
             f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}"
@@ -253,15 +259,15 @@ def own_encoder(run: TrainConfig) -> Path:
     return folder
 
 
-def own_teacher(run: TrainConfig) -> Path:
+def pretrain_teacher(run: TrainConfig) -> Path:
     """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
-    own = own_run(run)
-    corpus = corpora.build(own.data, cache_folder(), None)
-    trained_teacher(own, corpus)
-    return teacher_folder(own, corpus)
+    own = derive_encoder_run(run)
+    corpus = corpora.build_corpus(own.data, cache_folder(), None)
+    train_teacher(own, corpus)
+    return locate_teacher(own, corpus)
 
 
-def own_run(run: TrainConfig) -> TrainConfig:
+def derive_encoder_run(run: TrainConfig) -> TrainConfig:
     """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
@@ -298,16 +304,16 @@ def train(
     wait: for a process busy in the same folder. states: the teacher's output for the training and
     the validation batches, which is then not computed again.
     """
-    quiet()
+    silence_lightning()
     with locked(folder, wait):
         if run.resume and (summary := finished(folder)) is not None:
-            check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+            check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
             return summary
         open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
-        model = student(run, corpus, teacher)
+        model = build_student(run, corpus, teacher)
         data = PackedDataModule(corpus, run.data, run.seed, states)
         loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
         module = DistillationModule(
@@ -320,9 +326,9 @@ def train(
         )
         parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
         trainer, throughput = fit(run, folder, module, data, loggers, label)
-        summary = _summary(run, trainer, module, throughput, corpus, teacher)
+        summary = _summarize(run, trainer, module, throughput, corpus, teacher)
         summary["parameters"] = parameters
-        if (reason := _no_validation(run, corpus, len(data.val))) is not None:
+        if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             summary["no_validation"] = reason
         if trainer.is_global_zero:
             hf.save_model(model, corpus.tokenizer, folder / "model", state=module.whole)
@@ -330,7 +336,7 @@ def train(
         return summary
 
 
-def student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
     """The model that is trained, with its start values.
 
     It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
@@ -353,7 +359,7 @@ def student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> Maske
     return build_model(config, run.init, run.seed, teacher)
 
 
-def _summary(
+def _summarize(
     run: TrainConfig,
     trainer,
     module,
@@ -375,11 +381,11 @@ def _summary(
         "corpus": corpus.info["fingerprint"],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        **({} if teacher is None else _teacher_numbers(run, corpus, teacher)),
+        **({} if teacher is None else _describe_teacher(run, corpus, teacher)),
     }
 
 
-def _no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
+def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
     """Why a run has no `val/loss`; None when it has one."""
     if batches == 0:
         held, needed = corpus.info["val_tokens"], run.data.length - 2
@@ -389,11 +395,11 @@ def _no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None
     return None
 
 
-def _teacher_numbers(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
+def _describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
     """What a sweep needs to weigh a student against its teacher, and where that is."""
     parameters = sum(p.numel() for p in teacher.parameters())
-    place = {"teacher": run.teacher.name or str(teacher_folder(run, corpus))}
-    if digests := teacher_digest(run, corpus):  # none where only the vocabulary was the teacher's
+    place = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
+    if digests := digest_teacher(run, corpus):  # none where only the vocabulary was the teacher's
         (place["teacher_digest"],) = digests.values()
     return place | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
 

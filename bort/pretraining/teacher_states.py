@@ -41,7 +41,7 @@ class TeacherStates:
             return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
         self.states.touch()  # lost, it is a damaged one
         versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
-        ends, digests, whole = _checked_states(self.states, self.index, self.hidden, *versions)
+        ends, digests, whole = _check_states(self.states, self.index, self.hidden, *versions)
         if whole < len(digests) or len(ends) == 1:
             logger.info(
                 f"teacher: its kept states in {self.states} are damaged; they are made again"
@@ -88,7 +88,7 @@ class TeacherStates:
 
 
 @lru_cache(maxsize=16)
-def _checked_states(
+def _check_states(
     states: Path, index: Path, hidden: int, *versions: tuple
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Ends and digests of an index, and how many batches are as written; once in a process."""

@@ -13,13 +13,13 @@ from bort.objectives.latency import latencies
 from bort.pretraining import flops
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
-    flops_text,
-    hours,
+    estimate_hours,
+    format_flops,
+    list_teacher_parts,
     look_ahead,
-    say_missing,
-    teacher_part,
+    show_missing,
 )
-from bort.pretraining.flops import amount_of
+from bort.pretraining.flops import measure_amount
 from bort.runs.folder import check_folder
 from bort.search.fptas import Selection
 from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of
@@ -75,13 +75,13 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     chosen = _chosen(run, teacher, V)
     held = held_sequences(data)
     jobs = [candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
-    amount = amount_of(jobs[0], outlook.corpus)
-    training = [flops.candidate_flops(job, teacher, V, amount) for job in jobs]
+    amount = measure_amount(jobs[0], outlook.corpus)
+    training = [flops.count_candidate_flops(job, teacher, V, amount) for job in jobs]
     rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
-    passes = flops.states_flops(teacher, amount.train) * search.seeds
-    passes += flops.logits_flops(teacher, V, amount.val)
+    passes = flops.count_states_flops(teacher, amount.train) * search.seeds
+    passes += flops.count_logits_flops(teacher, V, amount.val)
     parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
-    parts += teacher_part(run, outlook)
+    parts += list_teacher_parts(run, outlook)
     valid, invalid = run.grid.points()
     p = cost.parameters(teacher, V, max(data.length, 512))
     bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
@@ -96,7 +96,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     logger.info(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
     rates = sorted(job.optim.lr for job in jobs)
     logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
-    logger.info(f"  FLOPs       at most {flops_text(parts)}")
+    logger.info(f"  FLOPs       at most {format_flops(parts)}")
     states = amount.train.positions * search.seeds + amount.val.positions
     logger.info(
         f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}"
@@ -106,9 +106,9 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
         logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    duration = hours(sum(work for _, work in parts))
+    duration = estimate_hours(sum(work for _, work in parts))
     logger.info(
         f"  hours       at most {duration:,.2f} on {usable_cores()} cores here, without a GPU"
     )
-    say_missing(outlook, run)
+    show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

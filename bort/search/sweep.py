@@ -37,7 +37,7 @@ from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.flops import Text
-from bort.pretraining.recipe import prepare, teacher_digest, train
+from bort.pretraining.recipe import digest_teacher, prepare, train
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import check_corpus, check_folder, locked, open_folder
 from bort.search.fptas import Scale, Selection
@@ -58,7 +58,7 @@ from bort.search.records import (
     write_checked,
     write_plan,
 )
-from bort.training.trainer import check_trainer, device_of
+from bort.training.trainer import check_trainer, choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Sweep:
         self.run, self.folder = run, folder
         _OPEN.clear()  # the cache may be another one by now
         corpus, teacher = _opened(run, folder)
-        (self.digest,) = teacher_digest(run, corpus).values()
+        (self.digest,) = digest_teacher(run, corpus).values()
         self.plan = self._plan(corpus, teacher)
         self._refresh()
         self._announce()
@@ -160,7 +160,7 @@ class Sweep:
         start = time.monotonic()
         states = TeacherStates(folder / "teacher" / "val", teacher.config.hidden)
         tick = Progress(logger, "teacher: validation batch").update
-        states.build(teacher.to(device_of(run)), val, len(val), tick)
+        states.build(teacher.to(choose_device(run)), val, len(val), tick)
         count = self._batches(corpus)
         train = _teacher_pass(run, corpus, teacher, folder, run.seed, count)
         entropy, unigram = teacher_entropy(teacher, val, states, corpus)
@@ -185,7 +185,7 @@ class Sweep:
         run, val = self.run, _val_batches(corpus, self.run)
         states = TeacherStates(self.folder / "teacher" / "val", teacher.config.hidden)
         tick = Progress(logger, "teacher: validation batch").update
-        states.build(teacher.to(device_of(run)), val, len(val), tick)
+        states.build(teacher.to(choose_device(run)), val, len(val), tick)
         _teacher_pass(run, corpus, teacher, self.folder, run.seed, self._batches(corpus))
 
     def _candidates(self, teacher: MaskedLM, shape: Arch, latency: dict) -> dict:
@@ -227,17 +227,17 @@ class Sweep:
         sequences = int(val.tokens / val.length)
         for point in plan["points"]:
             job = candidate_settings(replace(self.run, arch=Arch.from_json(point["xi"])), sequences)
-            amount = flops.Amount(n, batches, flops.validations(job, batches), train, val)
-            point["flops"] = flops.candidate_flops(job, shape, vocab, amount)
+            amount = flops.Amount(n, batches, flops.count_validations(job, batches), train, val)
+            point["flops"] = flops.count_candidate_flops(job, shape, vocab, amount)
         return {
-            "teacher_flops": flops.states_flops(shape, train),
-            "teacher_val_flops": flops.logits_flops(shape, vocab, val),
+            "teacher_flops": flops.count_states_flops(shape, train),
+            "teacher_val_flops": flops.count_logits_flops(shape, vocab, val),
         }
 
     def _batches(self, corpus: Corpus) -> int:
         """That one candidate is trained on."""
         per_epoch = len(TrainBatches(corpus, self.run.data, self.run.seed))
-        return flops.batches_of(self.run, self.run.search.n, per_epoch)
+        return flops.count_batches(self.run, self.run.search.n, per_epoch)
 
     def _announce(self) -> None:
         chosen, teacher = self.selection, self.plan["teacher"]
@@ -354,7 +354,7 @@ def _teacher_pass(
     states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
     tick = Progress(logger, "teacher: training batch").update
-    states.build(teacher.to(device_of(run)), data, batches, tick)
+    states.build(teacher.to(choose_device(run)), data, batches, tick)
     epochs, rest = divmod(batches, len(data))  # the last batch of an epoch may be a smaller one
     sequences = epochs * data.stream.count + rest * data.batch_size
     return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
@@ -398,7 +398,7 @@ def _opened(run: SearchRunConfig, folder: Path) -> tuple[Corpus, MaskedLM]:
     if key not in _OPEN:
         _OPEN.clear()
         corpus, teacher = prepare(run, folder)
-        check_corpus(folder, corpus.info, teacher_digest(run, corpus), run)
+        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 

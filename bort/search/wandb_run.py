@@ -8,7 +8,7 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.search import SearchRunConfig
 from bort.models.arch import Arch
 from bort.search.report import certificate_lines
-from bort.training.loggers import wandb_options
+from bort.training.loggers import choose_wandb_options
 
 FIGURES = ("search/pareto_front", "search/w_by_candidate", "search/w_map")  # as on the page
 COLUMNS = (*Arch.KEYS, "status", "parameters", "latency", "error")
@@ -24,7 +24,7 @@ def log_search(
     """
     import wandb
 
-    options = wandb_options(run.logger, folder.name, "-".join(folder.parts[-2:]))
+    options = choose_wandb_options(run.logger, folder.name, "-".join(folder.parts[-2:]))
     options |= {"dir": folder, "config": flatten_settings(run), "job_type": "search"}
     table = wandb.Table(list(COLUMNS), [[row[column] for column in COLUMNS] for row in rows])
     lines = "".join(f"<p>{escape(line)}</p>" for line in certificate_lines(summary))

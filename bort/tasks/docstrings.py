@@ -27,15 +27,15 @@ from bort.errors import BortError
 from bort.files.digests import read_sealed, write_sealed
 from bort.tasks.custom import own_task
 from bort.tasks.task import Row, Task
-from bort.text.copies import SHARE, among, holding, runs
+from bort.text.copies import SHARE, find_holders, hash_runs, is_in_table
 from bort.text.sources import (
     PACKAGES,
     Document,
     Source,
-    docstrings,
-    docstrings_of,
-    python_files,
-    versions,
+    list_python_files,
+    parse_docstrings,
+    read_docstrings,
+    read_versions,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ NAMES = re.compile(
 
 def docstring_source(tick: Callable) -> Source:
     """The docstrings of the standard library and of those PACKAGES that are installed."""
-    packages = versions(PACKAGES)
+    packages = read_versions(PACKAGES)
     identity = {"python": platform.python_version(), "packages": packages, "task": _settings()}
 
     @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
     def read() -> list[Document]:
-        documents = _without_task(docstrings_of(["python", *packages], tick))
+        documents = _without_task(read_docstrings(["python", *packages], tick))
         source.size = sum(document.size for document in documents)
         return documents
 
@@ -79,8 +79,8 @@ def _without_task(parsed: dict[str, dict[str, list[str]]]) -> list[Document]:
         if group not in held
         for text in files[file]
     ]
-    texts, parts = [runs(d.text) for d in documents], [runs(pick.text) for pick in rows]
-    near = holding(texts, parts)
+    texts, parts = [hash_runs(d.text) for d in documents], [hash_runs(pick.text) for pick in rows]
+    near = find_holders(texts, parts)
     return [document for document, copied in zip(documents, near, strict=True) if not copied]
 
 
@@ -94,7 +94,7 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
 
     Raises BortError when fewer than two of the packages are installed.
     """
-    packages = {"python": platform.python_version(), **versions(CLASSES)}
+    packages = {"python": platform.python_version(), **read_versions(CLASSES)}
     names = [name for name in CLASSES if name in packages]
     if len(names) < 2:
         raise BortError(f"task=docstrings needs two of {', '.join(CLASSES)}; install numpy")
@@ -106,7 +106,7 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
     if stored is None:
         if path.exists():
             logger.info(f"task=docstrings: {path} is damaged; it is made again")
-        picks = _picks(names, {name: python_files(name) for name in names}, docstrings)
+        picks = _picks(names, {name: list_python_files(name) for name in names}, parse_docstrings)
         stored = {
             split: [[_nameless(text), label, file] for text, label, file in found]
             for split, found in picks.items()
@@ -152,13 +152,13 @@ def _picks(
         return picks
     seen: list[set[str]] = [set() for _ in names]
     for split, count in ROWS.items():
-        texts = [runs(pick.text) for found in picks.values() for pick in found]
+        texts = [hash_runs(pick.text) for found in picks.values() for pick in found]
         earlier = np.sort(np.concatenate([np.empty(0, np.uint64), *texts]))
         for label, name in enumerate(names):
             found: list[Pick] = []
             for text, group in _candidates(_named(name, files[name]), split, texts_of):
                 bare = _nameless(text)
-                if bare in seen[label] or among(runs(text), earlier).mean() > SHARE:
+                if bare in seen[label] or is_in_table(hash_runs(text), earlier).mean() > SHARE:
                     continue
                 seen[label].add(bare)
                 found.append(Pick(text, label, group))

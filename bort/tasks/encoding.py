@@ -12,7 +12,7 @@ import numpy as np
 from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.tasks.task import Row, Task
-from bort.text.tokenizer import encode, special_ids, text_encoder
+from bort.text.tokenizer import build_encoder, encode_texts, mark_special_ids
 
 
 @dataclass
@@ -75,7 +75,7 @@ def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
     two), for all choices of a question alike; texts with spans are a window around them.
     Raises BortError for a row that does not fit even without that text.
     """
-    encoder = text_encoder(tokenizer)
+    encoder = build_encoder(tokenizer)
     texts = [_inputs(task, row) for row in rows]
     count = 2 if len(task.columns) > 1 else 1
     template = _template(encoder, count)
@@ -85,7 +85,7 @@ def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
             f"data.length={length} leaves no room beside the {template.size} special tokens; "
             "give a larger one"
         )
-    unknown, special = tokenizer.unk_token_id, special_ids(tokenizer)
+    unknown, special = tokenizer.unk_token_id, mark_special_ids(tokenizer)
 
     def plain(ids: np.ndarray) -> np.ndarray:
         """Without special ids: some vocabularies (SentencePiece) hold "<s>" as a word too."""
@@ -153,7 +153,7 @@ def _fitted(
 ) -> Iterator[Fitted]:
     """The inputs of rows without spans, cut to `room` tokens of text."""
     distinct = list(dict.fromkeys(text for inputs in texts for given in inputs for text in given))
-    ids = dict(zip(distinct, map(plain, encode(encoder, distinct)), strict=True))
+    ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
         whole = [[ids[text] for text in given] for given in inputs]
         if task.cut is None:

@@ -19,36 +19,36 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 POWERS = np.array([pow(0x9E3779B97F4A7C15, k, 1 << 64) for k in range(RUN)], dtype=np.uint64)
 
 
-def runs(text: str) -> np.ndarray:
+def hash_runs(text: str) -> np.ndarray:
     """64-bit hashes (N,) of all runs of RUN words, without regard to case; of a shorter text one.
 
     The same in every process and on every machine.
     """
     text = text.lower()
     words = text.encode().split() if text.isascii() else [w.encode() for w in WORD.findall(text)]
-    hashes = _mixed(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
+    hashes = _scramble(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
     if len(hashes) < RUN:
         hashes = np.pad(hashes, (0, RUN - len(hashes)))
-    return _mixed(np.correlate(hashes, POWERS, "valid"))
+    return _scramble(np.correlate(hashes, POWERS, "valid"))
 
 
-def common_key(hashes: np.ndarray) -> int:
+def compute_common_key(hashes: np.ndarray) -> int:
     """A 64-bit number of a text's runs that a near-copy has too (MinHash).
 
     Two texts have the same one with the probability that their share of common runs is; over
     unrelated texts it is evenly distributed.
     """
-    return int(_mixed(hashes.min(keepdims=True) + np.uint64(1))[0])
+    return int(_scramble(hashes.min(keepdims=True) + np.uint64(1))[0])
 
 
-def _mixed(hashes: np.ndarray) -> np.ndarray:
+def _scramble(hashes: np.ndarray) -> np.ndarray:
     """The last steps of SplitMix64: each bit of a result depends on all bits of a number."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def among(hashes: np.ndarray, table: np.ndarray) -> np.ndarray:
+def is_in_table(hashes: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Which of the hashes (N,) bool are in a sorted table."""
     return table.searchsorted(hashes, side="left") != table.searchsorted(hashes, side="right")
 
@@ -98,11 +98,11 @@ class Overlap:
         """Of each held-out text, in the order added, the share (K,) of its runs in training."""
         self._join()
         (training,), (held,), (owners,) = self.training, self.held, self.owners
-        common = np.bincount(owners[among(held, training)], minlength=self.texts)
+        common = np.bincount(owners[is_in_table(held, training)], minlength=self.texts)
         return common / np.maximum(1, np.bincount(owners, minlength=self.texts))
 
 
-def holding(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
+def find_holders(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
     """Which of K texts (K,) hold more than PART of the runs of any of `parts`; both as runs."""
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     hashes = np.concatenate([np.empty(0, np.uint64), *parts])

@@ -69,7 +69,7 @@ class Source:
 # ------------------------------------------------------------------------------------ docstrings
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
+def read_versions(packages: Iterable[str]) -> dict[str, str]:
     """The versions of those that are installed, for the name of what is made from them."""
     found = {}
     for name in packages:
@@ -80,21 +80,21 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def docstrings_of(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
+def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
     """The docstrings of each file of each package, parsed by one process per core."""
-    files = [(name, file) for name in packages for file in python_files(name)]
+    files = [(name, file) for name in packages for file in list_python_files(name)]
     documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
     # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
     with ProcessPoolExecutor(min(usable_cores(), 32), mp_context=get_context("spawn")) as pool:
-        parsed = pool.map(docstrings, [file for _, file in files], chunksize=16)
+        parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
         for (name, file), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
             documents[name][file] = found
     return documents
 
 
-def python_files(package: str) -> list[str]:
+def list_python_files(package: str) -> list[str]:
     """The package's source files in order, tests left out; found without importing it."""
     if package == "python":
         roots = [sysconfig.get_path("stdlib")]
@@ -110,7 +110,7 @@ def python_files(package: str) -> list[str]:
     return files
 
 
-def docstrings(file: str) -> list[str]:
+def parse_docstrings(file: str) -> list[str]:
     """Cleaned docstrings over 200 characters of one Python file, which is parsed and never run.
 
     Of `pydoc_data/topics.py` the help texts too. A file that does not parse gives none.
@@ -133,34 +133,34 @@ def docstrings(file: str) -> list[str]:
 # ------------------------------------------------------------------------------------ user's text
 
 
-def text_source(data: DataConfig) -> Source:
+def open_text(data: DataConfig) -> Source:
     """The documents of `data.path`: a file, a folder or a data set of the Hugging Face hub."""
     path = Path(data.path).expanduser()
     if not path.exists():
-        return _hub_source(data)
-    files, left_out = _text_files(path)
+        return _open_hub_text(data)
+    files, left_out = _list_text_files(path)
     identity = {
-        "files": [_version(file) for file in files],
+        "files": [_identify(file) for file in files],
         "sample_by": data.sample_by,
         "key": data.text,
     }
-    readers = {".jsonl": _jsonl, ".parquet": _parquet}
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
     def read() -> Iterator[Document]:
         for file in files:
-            yield from readers.get(file.suffix.lower(), _plain)(file, data)
+            yield from readers.get(file.suffix.lower(), _read_plain)(file, data)
 
     size = sum(file.stat().st_size for file in files)
-    return Source(str(path), identity, size, read, _note(path, left_out))
+    return Source(str(path), identity, size, read, _describe_left_out(path, left_out))
 
 
-def _version(file: Path) -> tuple[str, int, int, int]:
+def _identify(file: Path) -> tuple[str, int, int, int]:
     """What changes with a file's content: also when its size and time of change are set back."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _note(path: Path, left_out: list[str], most: int = 4) -> str:
+def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
     """A line about what a folder holds and is not read."""
     if not left_out:
         return ""
@@ -171,7 +171,7 @@ def _note(path: Path, left_out: list[str], most: int = 4) -> str:
     )
 
 
-def _text_files(path: Path) -> tuple[list[Path], list[str]]:
+def _list_text_files(path: Path) -> tuple[list[Path], list[str]]:
     """The files to read, in order, and the names of other files and of links to folders."""
 
     def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
@@ -196,7 +196,7 @@ def _text_files(path: Path) -> tuple[list[Path], list[str]]:
     return files, sorted(left_out)
 
 
-def _plain(file: Path, data: DataConfig) -> Iterator[Document]:
+def _read_plain(file: Path, data: DataConfig) -> Iterator[Document]:
     if data.sample_by == "line":
         yield from (Document(line.text, line.size) for line in lines(file))
         return
@@ -211,7 +211,7 @@ def _plain(file: Path, data: DataConfig) -> Iterator[Document]:
     yield Document("\n".join(texts), size)
 
 
-def _jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
+def _read_jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
     for line, number, size in lines(file):
         if not line.strip():
             continue
@@ -223,15 +223,15 @@ def _jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
         if not isinstance(row, dict):
             kind = type(row).__name__
             raise BortError(f"{where}: a {kind}, not an object {{…}}; mend or drop the line")
-        yield Document(_text(row, where, data), size)
+        yield Document(_read_text(row, where, data), size)
 
 
-def _parquet(file: Path, data: DataConfig) -> Iterator[Document]:
+def _read_parquet(file: Path, data: DataConfig) -> Iterator[Document]:
     rows, columns = parquet_shape(file)
     _check_key(columns, str(file), data)
     size = file.stat().st_size / max(1, rows)
     for number, (text,) in enumerate(parquet_rows(file, [data.text]), start=1):
-        yield Document(_text({data.text: text}, f"{file}, row {number}", data), size)
+        yield Document(_read_text({data.text: text}, f"{file}, row {number}", data), size)
 
 
 def _check_key(known: Iterable[str], where: str, data: DataConfig) -> None:
@@ -242,7 +242,7 @@ def _check_key(known: Iterable[str], where: str, data: DataConfig) -> None:
         raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
 
 
-def _text(row: dict, where: str, data: DataConfig) -> str:
+def _read_text(row: dict, where: str, data: DataConfig) -> str:
     _check_key(row, where, data)
     text = row[data.text]
     if not isinstance(text, str):
@@ -255,7 +255,7 @@ def _text(row: dict, where: str, data: DataConfig) -> str:
     return text
 
 
-def _hub_source(data: DataConfig) -> Source:
+def _open_hub_text(data: DataConfig) -> Source:
     name, _, subset = data.path.partition(":")
     path = Path(data.path).expanduser()
     hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)
@@ -264,7 +264,7 @@ def _hub_source(data: DataConfig) -> Source:
         hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
         raise BortError(f"data.path={data.path}: no such file or folder{hint}")
 
-    revision = _revision(name)
+    revision = _find_revision(name)
 
     def read() -> Iterator[Document]:
         if not hub_reachable():
@@ -282,13 +282,13 @@ def _hub_source(data: DataConfig) -> Source:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
         for number, row in enumerate(rows, start=1):
-            yield Document(_text(row, f"{data.path}, row {number}", data), 0)
+            yield Document(_read_text(row, f"{data.path}, row {number}", data), 0)
 
     identity = {"hub": data.path, "revision": revision, "key": data.text}
     return Source(data.path, identity, 0, read)
 
 
-def _revision(name: str) -> str | None:
+def _find_revision(name: str) -> str | None:
     """The commit of a data set on the hub; without a network that of the last time, if any."""
     path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
     if not hub_reachable():

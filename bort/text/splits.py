@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bort.text.copies import common_key, runs
+from bort.text.copies import compute_common_key, hash_runs
 from bort.text.sources import Document
 
 RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
@@ -24,7 +24,7 @@ class Part:
 
     text: str
     split: str  # train or val
-    runs: np.ndarray  # of `copies.runs`; empty where nothing is held out
+    runs: np.ndarray  # of `copies.hash_runs`; empty where nothing is held out
 
 
 class Seen:
@@ -47,20 +47,20 @@ class Seen:
         return True
 
 
-def document_key(text: str) -> int:
+def hash_document(text: str) -> int:
     """64-bit hash of the stripped text: decides what is a duplicate."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
-def distinct(documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
+def mark_duplicates(documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
     """Documents that are not blank, and whether each is new rather than an exact duplicate."""
     seen = Seen()
     for document in documents:
         if document.text.strip():
-            yield document, seen.add(document_key(document.text))
+            yield document, seen.add(hash_document(document.text))
 
 
-def parts(document: Document, val_fraction: float) -> list[Part]:
+def split_document(document: Document, val_fraction: float) -> list[Part]:
     """What each split gets: all of a document for one of them, of a long one a part for each.
 
     Documents of a group are in one split; others go by a number that near-copies share.
@@ -69,23 +69,23 @@ def parts(document: Document, val_fraction: float) -> list[Part]:
     if not val_fraction:
         return [Part(text, "train", np.empty(0, np.uint64))]
     if not document.group and len(text) > LONG:
-        return _cut(text, val_fraction)
-    hashes = runs(text)
-    key = document_key(document.group) if document.group else common_key(hashes)
+        return _split_long(text, val_fraction)
+    hashes = hash_runs(text)
+    key = hash_document(document.group) if document.group else compute_common_key(hashes)
     return [Part(text, "val" if key / 2**64 < val_fraction else "train", hashes)]
 
 
-def _cut(text: str, val_fraction: float) -> list[Part]:
+def _split_long(text: str, val_fraction: float) -> list[Part]:
     """One contiguous part for validation, at a place of the text's own, the rest for training."""
     size = round(val_fraction * len(text))
-    start = document_key(text) * (len(text) - size) >> 64
+    start = hash_document(text) * (len(text) - size) >> 64
     edges = (start - GAP, start, start + size, start + size + GAP)
-    before, first, last, after = (_word_end(text, place) for place in edges)
+    before, first, last, after = (_find_word_end(text, place) for place in edges)
     cut = (("train", text[:before]), ("val", text[first:last]), ("train", text[after:]))
-    return [Part(part.strip(), split, runs(part)) for split, part in cut if part.strip()]
+    return [Part(part.strip(), split, hash_runs(part)) for split, part in cut if part.strip()]
 
 
-def _word_end(text: str, place: int) -> int:
+def _find_word_end(text: str, place: int) -> int:
     """The end of the word at a place; the place itself in a text without spaces."""
     if place <= 0:
         return 0

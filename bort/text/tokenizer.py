@@ -42,8 +42,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (part for text in texts for part in _short_words(text))
-    _leave_to_signals(lambda: backend.train_from_iterator(texts, trainer))
+    texts = (part for text in texts for part in _cut_long_words(text))
+    _run_interruptibly(lambda: backend.train_from_iterator(texts, trainer))
     backend.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
     )
@@ -61,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
     )
 
 
-def _short_words(text: str) -> Iterator[str]:
+def _cut_long_words(text: str) -> Iterator[str]:
     """A text, cut within its words and spaces of more than WORD characters."""
     if " " * WORD not in text and max(map(len, text.split(" "))) <= WORD:
         yield text
@@ -73,7 +73,7 @@ def _short_words(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _leave_to_signals(work: Callable[[], object]) -> None:
+def _run_interruptibly(work: Callable[[], object]) -> None:
     """Do work that keeps the interpreter busy for long in a thread beside, which ends with it.
 
     Python answers a signal only between two of its own steps, and training a tokenizer is one.
@@ -96,7 +96,7 @@ def _leave_to_signals(work: Callable[[], object]) -> None:
         raise outcome[0]
 
 
-def text_encoder(tokenizer):
+def build_encoder(tokenizer):
     """A copy of a tokenizer's backend to which `<mask>` or `[SEP]` in a text are ordinary words.
 
     Raises BortError for a slow tokenizer, and for one without the specials of a masked LM.
@@ -117,9 +117,9 @@ def text_encoder(tokenizer):
     return encoder
 
 
-def encode(encoder, texts: list[str]) -> list[np.ndarray]:
+def encode_texts(encoder, texts: list[str]) -> list[np.ndarray]:
     """Ids (int32) of each text, no special token added, on all cores."""
-    cut = [(row, piece) for row, text in enumerate(texts) for piece in pieces(text)]
+    cut = [(row, piece) for row, text in enumerate(texts) for piece in cut_pieces(text)]
     ends = accumulate(len(piece) for _, piece in cut)
     grouped = groupby(zip(cut, ends, strict=True), key=lambda item: item[1] // BATCH)
     parts: list[list] = [[] for _ in texts]
@@ -131,7 +131,7 @@ def encode(encoder, texts: list[str]) -> list[np.ndarray]:
     return [np.concatenate(part) for part in parts]
 
 
-def pieces(text: str) -> Iterator[str]:
+def cut_pieces(text: str) -> Iterator[str]:
     """A long text in parts of PIECE to 2 · PIECE characters, cut where no token crosses."""
     start = 0
     while len(text) - start > 2 * PIECE:
@@ -142,13 +142,13 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def tokenizer_digest(tokenizer) -> str:
+def digest_tokenizer(tokenizer) -> str:
     """A digest of all that decides a tokenizer's ids."""
     specials = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
-    return hashlib.sha256(f"{text_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()
+    return hashlib.sha256(f"{build_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()
 
 
-def special_ids(tokenizer) -> np.ndarray:
+def mark_special_ids(tokenizer) -> np.ndarray:
     """(V,) bool: which ids stand for no text. V counts ids up to the largest one."""
     special = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
     special[tokenizer.all_special_ids] = True

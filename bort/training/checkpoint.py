@@ -52,7 +52,7 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def run_identity(folder: Path) -> str:
+def read_run_identity(folder: Path) -> str:
     """16 digits that name the run of a folder: its settings, data and models at its start."""
     data = read_json(folder / "corpus.json", "restore it or remove the run")
     noted = json.dumps([data.get("digest"), data.get("models")], sort_keys=True)
@@ -60,7 +60,7 @@ def run_identity(folder: Path) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def newest_whole(folder: Path, identity: str | None = None) -> Path | None:
+def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
     """The newest checkpoint whose content has the digest in its name; None where there is none yet.
 
     identity: that of the run, which its checkpoints hold; None: of any. Says which damaged ones
@@ -69,7 +69,7 @@ def newest_whole(folder: Path, identity: str | None = None) -> Path | None:
     found = sorted(folder.glob(CHECKPOINT), reverse=True)
     for number, path in enumerate(found):
         if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):
-            if identity is not None and _identity_in(path) != identity:
+            if identity is not None and _read_identity(path) != identity:
                 raise BortError(
                     f"{path} is a checkpoint of another run; move it out of this folder, or start "
                     "again with resume=false"
@@ -88,7 +88,7 @@ def newest_whole(folder: Path, identity: str | None = None) -> Path | None:
     return None
 
 
-def _identity_in(path: Path) -> str | None:
+def _read_identity(path: Path) -> str | None:
     """The identity of the run that a whole checkpoint was saved by; its tensors are not read."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return content.get("bort", {}).get("run")
@@ -206,16 +206,16 @@ class Checkpoints(pl.Callback):
                 path.unlink(missing_ok=True)
 
     def _must_stop(self, trainer) -> bool:
-        return self.signal is not None or loader_failure(trainer) is not None
+        return self.signal is not None or find_loader_failure(trainer) is not None
 
     def _end(self, trainer) -> None:
         if self.signal is not None:
             raise SystemExit(EXIT_CODES[self.signal])
-        if failure := loader_failure(trainer):
+        if failure := find_loader_failure(trainer):
             raise BortError(f"{failure}; the same command goes on after step {trainer.global_step}")
 
 
-def loader_failure(trainer) -> str | None:
+def find_loader_failure(trainer) -> str | None:
     """Why a loader of this trainer goes on without its processes; None when none does."""
     for name in ("train_dataloader", "val_dataloaders"):
         loaders = getattr(trainer, name, None)

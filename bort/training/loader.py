@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bort.errors import BortError
 
 
-def generator(key: tuple[int, int], stream: int) -> np.random.Generator:
+def make_generator(key: tuple[int, int], stream: int) -> np.random.Generator:
     """Independent streams of one key: Philox counts in the first of the four words."""
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, stream)))
 
@@ -64,7 +64,7 @@ class ResumableLoader(DataLoader):
                     yield next(batches)
                     continue
                 except (RuntimeError, OSError, EOFError) as error:
-                    self.failure = _loader_failure(error)
+                    self.failure = _explain_failure(error)
                     if self.failure is None:
                         raise
             yield self.dataset[number]
@@ -86,7 +86,7 @@ class ResumableLoader(DataLoader):
 SHARED_MEMORY = ("unable to write to file", "shared memory", "unable to mmap", "No space left")
 
 
-def _loader_failure(error: Exception) -> str | None:
+def _explain_failure(error: Exception) -> str | None:
     """What happened to a loader's process, as the start of a line; None for a bug in a data set."""
     text = str(error)
     if any(part in text for part in SHARED_MEMORY):
@@ -118,7 +118,7 @@ def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/de
         )
 
 
-def _leave_signals(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Ctrl-C and a batch system's SIGTERM reach every process; training answers, after its step.
 
     A second SIGTERM ends the worker: that is how a process that exits ends its children.
@@ -127,7 +127,7 @@ def _leave_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
 
 
-def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
+def make_loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
     """A loader of whole batches that Lightning can resume.
 
     Raises BortError where there is no shared memory for its processes.
@@ -139,7 +139,7 @@ def loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoade
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
         # a generator of its own: else each epoch would draw from torch's, and dropout after a
         # resume would differ from that of an undisturbed run

@@ -97,9 +97,9 @@ class Table:
             self.columns += unknown
             self._rewrite(self.rows())
         if self.last.get("step") == str(step):
-            row = {**self.last, **_text(row)}
+            row = {**self.last, **_to_text(row)}
         else:
-            row = {"step": str(step), **_text(row)}
+            row = {"step": str(step), **_to_text(row)}
             self.offset = self.path.stat().st_size
         with self.path.open("r+b") as file:
             file.seek(self.offset)
@@ -141,7 +141,7 @@ class Table:
         return out.getvalue().encode()
 
 
-def _text(row: dict[str, float]) -> dict[str, str]:
+def _to_text(row: dict[str, float]) -> dict[str, str]:
     return {
         name: repr(value) if isinstance(value, float) else str(value) for name, value in row.items()
     }
@@ -155,25 +155,25 @@ def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
         return [TensorBoardLogger(folder, name="tensorboard")]
     if config.name != "wandb":
         return []
-    options = wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
+    options = choose_wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
     if options["mode"] == "disabled":
         return []
     _stage_wandb(folder)
-    return [_wandb_logger(folder, settings, options)]
+    return [_build_wandb_logger(folder, settings, options)]
 
 
-def _wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
+def _build_wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
     """wandb's logger, which after a first refusal logs no more: a training does not end with it."""
     from lightning.pytorch.loggers import WandbLogger
 
     wandb_logger = WandbLogger(save_dir=folder, config=settings, **options)
     wandb_logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
     for name in ("log_metrics", "log_table"):
-        setattr(wandb_logger, name, _end_quietly(getattr(wandb_logger, name), folder))
+        setattr(wandb_logger, name, _stop_at_failure(getattr(wandb_logger, name), folder))
     return wandb_logger
 
 
-def _end_quietly(log: Callable[..., None], folder: Path) -> Callable[..., None]:
+def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., None]:
     """`log`, which says in one line that it has failed, and is not called again then."""
     failed = False
 
@@ -203,18 +203,18 @@ _CHOSEN = {name for name in WANDB_FOLDERS if name in os.environ}  # by the user
 def _stage_wandb(folder: Path) -> None:
     """Let wandb keep its files in the run folder where the user's home cannot be written."""
     for name, usual in WANDB_FOLDERS.items():
-        if name not in _CHOSEN and not _can_be_made(Path(os.path.expanduser("~"), usual)):
+        if name not in _CHOSEN and not _is_creatable(Path(os.path.expanduser("~"), usual)):
             os.environ[name] = str((folder / "wandb").absolute())
 
 
-def _can_be_made(folder: Path) -> bool:
+def _is_creatable(folder: Path) -> bool:
     if not folder.is_absolute():  # ~, of a user without a home
         return False
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
-def wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
+def choose_wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
     """What wandb's runs are started with; their `mode` is `disabled`, `offline` or `online`.
 
     Raises BortError when there is no key and logger.mode=online.
@@ -225,13 +225,13 @@ def wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]
         "name": name,
         "group": group,
         "job_type": config.job_type,
-        "mode": wandb_mode(config.mode),
+        "mode": choose_wandb_mode(config.mode),
         "tags": config.tags,
     }
 
 
 @functools.cache  # the network is tried once, and what comes of it said once
-def wandb_mode(chosen: str) -> str:
+def choose_wandb_mode(chosen: str) -> str:
     """`chosen`, or for auto what WANDB_MODE says, or else offline without a key or a network."""
     if chosen == "offline":
         return chosen
@@ -240,7 +240,7 @@ def wandb_mode(chosen: str) -> str:
         if variable == "disabled":
             logger.info("wandb: nothing is logged: WANDB_MODE is disabled")
         return "disabled" if variable == "disabled" else "offline"
-    if not _wandb_key():
+    if not _has_wandb_key():
         if chosen == "online":
             raise BortError(
                 "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or "
@@ -254,7 +254,7 @@ def wandb_mode(chosen: str) -> str:
     return "online"
 
 
-def _wandb_key() -> bool:
+def _has_wandb_key() -> bool:
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return not wandb_key(urlsplit(server).hostname or "").startswith("none")
 

@@ -38,9 +38,9 @@ class StepModule(pl.LightningModule):
 
     def configure_optimizers(self):
         mixed = "mixed" in str(self.trainer.precision)
-        optimizer = optim.build(self.model, self.optim, fused=not mixed)
+        optimizer = optim.build_optimizer(self.model, self.optim, fused=not mixed)
         rate = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: optim.schedule(self.progress(step), self.optim.warmup)
+            optimizer, lambda step: optim.schedule_rate(self.progress(step), self.optim.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 

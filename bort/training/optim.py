@@ -37,7 +37,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: list, groups: list[dict], config: OptimConfig, fused: bool):
-        self.adamw = adamw(groups, config, fused)
+        self.adamw = build_adamw(groups, config, fused)
         muon = {
             "params": matrices,
             "lr": config.lr * config.muon_ratio,
@@ -88,13 +88,15 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * scale)
 
 
-def adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.AdamW:
+def build_adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.AdamW:
     """Bias-corrected AdamW over these groups, each with its own weight_decay."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
 
 
-def build(model: nn.Module, config: OptimConfig, fused: bool = True) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, fused: bool = True
+) -> torch.optim.Optimizer:
     """The optimizer of a `MaskedLM`.
 
     Weight decay touches matrices only: never LayerNorms and biases; embeddings only with
@@ -118,10 +120,10 @@ def build(model: nn.Module, config: OptimConfig, fused: bool = True) -> torch.op
     ]
     if config.name == "muon":
         return MuonAdamW(matrices, groups, config, fused)
-    return adamw(groups, config, fused)
+    return build_adamw(groups, config, fused)
 
 
-def schedule(progress: float, warmup: float) -> float:
+def schedule_rate(progress: float, warmup: float) -> float:
     """Factor of the peak rate at this share of the budget: linear up for `warmup`, then to 0."""
     progress = min(max(progress, 0.0), 1.0)
     return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)

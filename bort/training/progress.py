@@ -106,7 +106,7 @@ class ProgressLine(pl.Callback):
         row, step = module.last_row, trainer.global_step
         parts = [f"step {step:,}" + (f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else "")]
         if "train/loss" in row:
-            parts.append(f"{loss_name(row)} {row['train/loss']:.3f}")
+            parts.append(f"{name_loss(row)} {row['train/loss']:.3f}")
         if "val/loss" in row:
             score = row.get(module.metric)
             parts.append(f"val {row['val/loss']:.3f}" + (f" ({score:.1%})" if score else ""))
@@ -129,7 +129,7 @@ class ProgressLine(pl.Callback):
         self._stop()
 
 
-def loss_name(row: dict[str, float]) -> str:
+def name_loss(row: dict[str, float]) -> str:
     """What train/loss in a row of metrics is; val/loss beside it is always of the true words."""
     if "train/kd_loss" not in row:
         return "loss"

@@ -21,7 +21,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from bort.config.train import TrainConfig
 from bort.errors import BortError, nearest, shorten
 from bort.machine import usable_cores
-from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole, run_identity
+from bort.training.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    find_newest_whole,
+    read_run_identity,
+)
 from bort.training.loggers import finish_loggers
 from bort.training.module import StepModule
 from bort.training.progress import ProgressLine, Throughput
@@ -29,7 +34,7 @@ from bort.training.progress import ProgressLine, Throughput
 logger = logging.getLogger(__name__)
 
 
-def device_of(run: TrainConfig) -> str:
+def choose_device(run: TrainConfig) -> str:
     """Where a model of this run answers outside of its training."""
     cuda = torch.cuda.is_available() and (run.trainer or {}).get("accelerator") != "cpu"
     return "cuda" if cuda else "cpu"
@@ -47,7 +52,7 @@ SET_HERE = {
 
 def check_trainer(run: TrainConfig) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
-    quiet()
+    silence_lightning()
     known = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
         if key not in known and key != "_target_":
@@ -66,9 +71,9 @@ def check_trainer(run: TrainConfig) -> None:
             "leaves none"
         )
     if run.compile:
-        _check_compiler(device_of(run))
+        _check_compiler(choose_device(run))
     devices, most = run.trainer.get("devices"), max(8, 2 * usable_cores())
-    if isinstance(devices, int) and devices > most and device_of(run) == "cpu":
+    if isinstance(devices, int) and devices > most and choose_device(run) == "cpu":
         raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
     try:
         instantiate(run.trainer, logger=False)
@@ -137,14 +142,14 @@ def fit(
     checkpoint.
     """
     validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
-    check_watched(run, module.scores if validates else [])
-    module.run_identity = run_identity(folder)
-    start = newest_whole(folder / "checkpoints", module.run_identity)
+    check_monitors(run, module.scores if validates else [])
+    module.run_identity = read_run_identity(folder)
+    start = find_newest_whole(folder / "checkpoints", module.run_identity)
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
     throughput = Throughput()
     saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
     own = [throughput, ProgressLine(label, throughput)]
-    trainer = _trainer(run, folder, loggers, own, saves, validates)
+    trainer = _build_trainer(run, folder, loggers, own, saves, validates)
     if step is None:
         loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
     else:
@@ -157,7 +162,7 @@ def fit(
             if validates and module.validated != trainer.global_step:
                 trainer.validate(module, datamodule=data, verbose=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
-        if (line := _mistake_in_settings(error)) is None:
+        if (line := _explain_mistake(error)) is None:
             raise
         raise BortError(line) from error
     finally:
@@ -169,7 +174,7 @@ def fit(
     return trainer, throughput
 
 
-def _mistake_in_settings(error: Exception) -> str | None:
+def _explain_mistake(error: Exception) -> str | None:
     """Lightning's words about settings that only the data or a first validation show wrong."""
     text = " ".join(str(error).split())
     if text.startswith("Early stopping conditioned on metric"):
@@ -179,7 +184,7 @@ def _mistake_in_settings(error: Exception) -> str | None:
     return None
 
 
-def check_watched(run: TrainConfig, scores: list[str]) -> None:
+def check_monitors(run: TrainConfig, scores: list[str]) -> None:
     """Raises BortError for a callback that watches a score which never comes.
 
     scores: what a validation logs; empty where nothing is validated. A callback that is not of
@@ -213,7 +218,7 @@ def interruptible() -> Iterator[None]:
         raise
 
 
-def _trainer(
+def _build_trainer(
     run: TrainConfig,
     folder: Path,
     loggers: list,
@@ -231,7 +236,7 @@ def _trainer(
     )
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Lightning's tips and the warnings that do not apply here."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

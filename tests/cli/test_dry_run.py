@@ -54,7 +54,7 @@ def test_a_distillation_costs_what_torch_counts(settings_of, model, tmp_path, ac
     corpus, teacher = pretrain.prepare(run)
     with counting() as counter:
         pretrain.train(run, tmp_path / "run", corpus, teacher)
-    parts = dict(plan.pretraining_parts(run, plan.look_ahead(run)))
+    parts = dict(plan.list_pretraining_parts(run, plan.look_ahead(run)))
     assert parts.keys() == {"student", "teacher's passes"}
     assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
@@ -87,7 +87,7 @@ def test_the_vocabulary_is_that_of_the_tokenizer(settings_of, model):
 
 def test_the_plan_of_a_comparison_has_all_arms(settings_of, model):
     run = settings_of(f"teacher.name={model}", "compare.lrs=[1e-3,2e-3]", experiment="kd_vs_mlm")
-    parts = [name for name, _ in plan.pretraining_parts(run, plan.look_ahead(run))]
+    parts = [name for name, _ in plan.list_pretraining_parts(run, plan.look_ahead(run))]
     assert len(parts) == 6 and parts[:2] == ["KD, lr 0.001", "KD, lr 0.002"]
     assert plan_of(run)["rate"] == "0.001, 0.002 at its peak"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bort.training.checkpoint import newest_whole
+from bort.training.checkpoint import find_newest_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("runs/mlm_pretrain/run")
@@ -63,7 +63,7 @@ def steps(folder: Path) -> list[int]:
 
 def whole(folder: Path) -> dict:
     """The newest checkpoint; fails if any is damaged."""
-    return torch.load(newest_whole(folder / "checkpoints", pytest.fail), weights_only=True)
+    return torch.load(find_newest_whole(folder / "checkpoints", pytest.fail), weights_only=True)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
     (folder / "summary.json").unlink()
     notes = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps(notes | {"digest": "0" * 16}))
-    monkeypatch.setattr(pretrain, "trained_teacher", lambda *_: pytest.fail("T is trained"))
+    monkeypatch.setattr(pretrain, "train_teacher", lambda *_: pytest.fail("T is trained"))
     with pytest.raises(BortError, match="was started on other text"):
         pretrain.pretrain(run, folder)
 
@@ -118,7 +118,7 @@ def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path)
     pretrain.pretrain(run, folder)
     (folder / "summary.json").unlink()
     corpus, _ = pretrain.prepare(run)
-    place = pretrain.teacher_folder(run, corpus)
+    place = pretrain.locate_teacher(run, corpus)
     kept = shutil.copytree(place, tmp_path / "kept")
     train_again(place / "model")
     try:

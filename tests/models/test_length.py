@@ -175,7 +175,7 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
         arch = "{" + ", ".join(f"{k}: {v}" for k, v in own.items()) + "}"
         run = settings_of(f"teacher.name={folder}", "init=teacher", f"arch={arch}")
         corpus, taught = pretrain.prepare(run)
-        student = pretrain.student(run, corpus, taught).eval()
+        student = pretrain.build_student(run, corpus, taught).eval()
         ids = torch.tensor([[0, 5, 6, 7, 8, 9, 10, 2]])
         with torch.no_grad():
             logits, expected = student(ids), teacher(ids)

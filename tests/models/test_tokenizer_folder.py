@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from bort.models import huggingface as hf
 from bort.models.tokenizer_folder import open_tokenizer, save_tokenizer
-from bort.text.tokenizer import tokenizer_digest, train_tokenizer
+from bort.text.tokenizer import digest_tokenizer, train_tokenizer
 
 ALLOWED = {
     *("tokenizer_class", "model_max_length", "model_input_names", "clean_up_tokenization_spaces"),
@@ -50,7 +50,7 @@ def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
     from bort.pretraining import corpus
 
     tokenizer = hf.load_tokenizer(strange)
-    built = corpus.build(settings_of().data, tmp_path / "cache", tokenizer)
+    built = corpus.build_corpus(settings_of().data, tmp_path / "cache", tokenizer)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
     hf.save_model(build_model(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
     for folder in (built.folder, tmp_path / "model"):
@@ -64,7 +64,7 @@ def test_a_written_tokenizer_is_the_same(strange, tmp_path):
     tokenizer("a text", truncation=True, max_length=4, padding="max_length")  # leaves no trace
     save_tokenizer(tokenizer, tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer_digest(again) == tokenizer_digest(tokenizer)
+    assert digest_tokenizer(again) == digest_tokenizer(tokenizer)
     assert again("line <mask> of", "text").data == tokenizer("line <mask> of", "text").data
     assert again.all_special_tokens == tokenizer.all_special_tokens
     content = json.loads((tmp_path / "tokenizer.json").read_text())

@@ -26,11 +26,11 @@ from bort.console import Progress
 from bort.errors import BortError
 from bort.files.text_files import parquet_rows
 from bort.pretraining import corpus as module
-from bort.pretraining.corpus import Corpus, build, pack, sequences
+from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
 from bort.tasks import docstrings
 from bort.text import sources, splits
 from bort.text.sources import Document
-from bort.text.tokenizer import encode, text_encoder
+from bort.text.tokenizer import build_encoder, encode_texts
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def make(tmp_path):
         defaults = {"length": 6, "vocab_size": 300, "val_fraction": 0.0}
         data = DataConfig(source="text", path=str(path), **(defaults | settings))
         run.said.clear()
-        return build(data, tmp_path / "cache", tokenizer)
+        return build_corpus(data, tmp_path / "cache", tokenizer)
 
     run.said = log_lines()
     return run
@@ -161,7 +161,7 @@ def test_what_a_folder_holds_and_is_not_read_is_told(shared, tmp_path, make):
         (folder / f"{k}-{'x' * 100}.pdf").touch()
     assert make(folder).info["documents"] == 200
     assert "and 6 more" in make.said[0] and len(make.said[0]) <= 200
-    assert "linked (a link)" in sources._text_files(folder)[1]
+    assert "linked (a link)" in sources._list_text_files(folder)[1]
     (folder / "words.txt").unlink()
     with pytest.raises(BortError, match="no text in it, only 0-xxx"):
         make(folder)
@@ -275,7 +275,7 @@ def test_hub_name(make, monkeypatch):
         return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
 
     monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(sources, "_revision", lambda name: "a1")
+    monkeypatch.setattr(sources, "_find_revision", lambda name: "a1")
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
     assert set(asked) == {("owner/name", "part", "train", True, "a1")}
@@ -341,7 +341,7 @@ def test_share_held_out(tmp_path, make):
 def test_without_enough_validation_training_goes_on(tmp_path, make):
     path = words(tmp_path)
     corpus = make(path, val_fraction=0.0)
-    assert sequences(corpus.val, 16) == 0 and sequences(corpus.train, 16) > 100
+    assert count_sequences(corpus.val, 16) == 0 and count_sequences(corpus.train, 16) > 100
     assert [line for line in make.said if "no validation" in line]
     assert make(path, val_fraction=0.5) and "no validation" not in " ".join(make.said)
 
@@ -422,8 +422,8 @@ def test_packing_edges(shared, make):
     path = shared / "cases" / "M2-packing-edges" / "text.txt"
     corpus = make(path, teacher(shared, "roberta-tiny"), length=16)
     text = path.read_bytes().removesuffix(b"\n")
-    assert len(text) == 98 and sequences(corpus.train, 16) == 7
-    rows = pack(corpus.train, np.arange(7), 16, bos=0, sep=2)
+    assert len(text) == 98 and count_sequences(corpus.train, 16) == 7
+    rows = pack_sequences(corpus.train, np.arange(7), 16, bos=0, sep=2)
     expected = [[0, *(4 + b for b in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
     assert rows.tolist() == expected
 
@@ -434,7 +434,7 @@ def test_documents_are_joined_by_one_separator(shared, tmp_path, make):
     a = 4 + ord("a")
     assert corpus.train.tolist() == [a, a + 1, 2, a + 2, a + 3, a + 4, 2, a + 5]
     # the rest after the last whole sequence waits for more text
-    assert pack(corpus.train, np.array([3, 0]), 4, 0, 2).tolist() == [
+    assert pack_sequences(corpus.train, np.array([3, 0]), 4, 0, 2).tolist() == [
         [0, 2, a + 5, 2],
         [0, a, a + 1, 2],
     ]
@@ -519,7 +519,7 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
     assert len(strings) == 24
     tokenizer = make(words(tmp_path)).tokenizer
     reloaded = AutoTokenizer.from_pretrained(make(words(tmp_path)).folder)
-    trained = encode(text_encoder(tokenizer), strings)
+    trained = encode_texts(build_encoder(tokenizer), strings)
     for text, ids in zip(strings, trained, strict=True):
         assert tokenizer.decode(ids) == text
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
@@ -532,10 +532,10 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
 def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     data = DataConfig(source="text", path=str(words(tmp_path)), val_fraction=0.2)
-    source = sources.text_source(data)
-    sample = list(module._sample(source, data, lambda *a, **k: None))
+    source = sources.open_text(data)
+    sample = list(module._sample_text(source, data, lambda *a, **k: None))
     assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
-    assert {splits.parts(Document(text, 0), 0.2)[0].split for text in sample} == {"train"}
+    assert {splits.split_document(Document(text, 0), 0.2)[0].split for text in sample} == {"train"}
     numbers = [int(text.split()[1]) for text in sample]
     assert numbers == sorted(numbers) and numbers[-1] > 100  # from all over the file
 
@@ -544,7 +544,7 @@ def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     monkeypatch.setattr("bort.text.tokenizer.PIECE", 100)
     data = DataConfig(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
-    sample = list(module._sample(sources.text_source(data), data, lambda *a, **k: None))
+    sample = list(module._sample_text(sources.open_text(data), data, lambda *a, **k: None))
     text = words(tmp_path).read_text()
     places = [text.index(piece) for piece in sample]
     assert 1900 < sum(map(len, sample)) < 2300
@@ -556,10 +556,10 @@ def test_unigram_baseline_by_hand():
     """Words 2 and 3; training counts 5 and 1 (+1 each: 6/8 and 2/8), validation 1 and 3."""
     special = np.array([True, True, False, False])
     train, val = np.array([90, 9, 5, 1]), np.array([70, 7, 1, 3])
-    found = module.unigram_baseline(train, val, special)
+    found = module.compute_unigram_baseline(train, val, special)
     assert found["unigram_ce"] == pytest.approx(-(math.log(6 / 8) + 3 * math.log(2 / 8)) / 4)
     assert found["unigram_accuracy"] == 0.25
-    alone = module.unigram_baseline(train, 0 * val, special)
+    alone = module.compute_unigram_baseline(train, 0 * val, special)
     assert alone["unigram_ce"] == pytest.approx(-(5 * math.log(6 / 8) + math.log(2 / 8)) / 6)
 
 
@@ -732,7 +732,7 @@ def test_progress_lines(tmp_path, monkeypatch):
     now, said = [0.0], log_lines()
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     ticker = Progress(module.logger, every_s=10)
-    progress = module._encoding_progress(1000, ticker.tell)
+    progress = module._track_encoding(1000, ticker.tell)
     for second, tokens in ((4, 100_000), (9, 200_000), (10, 250_000), (12, 300_000)):
         now[0] = second
         progress(tokens, 100)
@@ -763,9 +763,9 @@ def test_docstrings_are_those_that_python_sees():
                 holders += [m for _, m in inspect.getmembers(item, inspect.isfunction)]
         texts = {inspect.cleandoc(h.__doc__) for h in holders if h.__doc__}
         expected = {text for text in texts if len(text) > 200}
-        assert expected and expected <= set(sources.docstrings(imported.__file__))
+        assert expected and expected <= set(sources.parse_docstrings(imported.__file__))
     topics = importlib.import_module("pydoc_data.topics")
-    found = sources.docstrings(topics.__file__)
+    found = sources.parse_docstrings(topics.__file__)
     assert {t for t in topics.topics.values() if len(t) > 200} == set(found) and len(found) > 50
 
 
@@ -799,12 +799,12 @@ def test_docstrings_of_a_file_are_in_one_split(installation, tmp_path):
     assert {"bortfake/b.py", "python/difflib.py"} <= groups
     for group in groups:
         of_it = [document for document in source.read() if document.group == group]
-        assert len({splits.parts(document, 0.5)[0].split for document in of_it}) == 1
+        assert len({splits.split_document(document, 0.5)[0].split for document in of_it}) == 1
 
 
 def test_docstring_corpus(installation, tmp_path):
     said, data = log_lines(), DataConfig(length=16, vocab_size=300, val_fraction=0.0)
-    corpus = build(data, tmp_path / "cache")
+    corpus = build_corpus(data, tmp_path / "cache")
     texts = [text.strip() for text in documents(corpus)]
     assert set(installation) <= set(texts) and corpus.info["duplicates"] == 1
     import difflib
@@ -820,10 +820,10 @@ def test_docstring_corpus(installation, tmp_path):
 
 def test_a_new_version_is_a_new_corpus(installation, tmp_path):
     data = DataConfig(length=16, vocab_size=300, val_fraction=0.0)
-    first = build(data, tmp_path / "cache")
+    first = build_corpus(data, tmp_path / "cache")
     old = tmp_path / "site" / "bortfake-1.5.dist-info"
     (old / "METADATA").write_text("Name: bortfake\nVersion: 1.6\n")
-    second = build(data, tmp_path / "cache")
+    second = build_corpus(data, tmp_path / "cache")
     assert second.info["packages"] == {"bortfake": "1.6"}
     assert first.folder != second.folder
 

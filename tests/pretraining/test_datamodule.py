@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from bort.config.data import DataConfig
-from bort.pretraining.corpus import Corpus, build, pack, sequences
+from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
 from bort.pretraining.datamodule import PackedDataModule, TrainBatches, ValBatches
-from bort.pretraining.masking import mask_tokens, row_keys
+from bort.pretraining.masking import derive_row_keys, mask_tokens
 from bort.training.loader import ResumeSampler
 
 V, MASK = 1000, 4
@@ -21,7 +21,7 @@ SPECIAL = np.arange(V) < 5
 
 
 def mask(ids, rate=0.15, seed=0):
-    return mask_tokens(ids, rate, SPECIAL, MASK, V, row_keys(seed, np.arange(len(ids))))
+    return mask_tokens(ids, rate, SPECIAL, MASK, V, derive_row_keys(seed, np.arange(len(ids))))
 
 
 def text(length: int, rows: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +37,7 @@ def build_text(folder: Path, lines, tokenizer=None, **settings) -> tuple[Corpus,
         path.write_text("\n".join(lines))
     defaults = {"length": 16, "batch_size": 4, "vocab_size": 300, "val_fraction": 0.3}
     data = DataConfig(source="text", path=str(path), **(defaults | settings))
-    return build(data, folder / "cache", tokenizer), data
+    return build_corpus(data, folder / "cache", tokenizer), data
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_masks_depend_on_the_keys_alone():
         np.array_equal(a, b) for a, b in zip(mask(ids, seed=3), mask(ids, seed=3), strict=True)
     )
     assert not np.array_equal(mask(ids, seed=3)[0], mask(ids, seed=4)[0])
-    keys = row_keys(3, np.arange(8))
+    keys = derive_row_keys(3, np.arange(8))
     for row in range(8):  # a row alone is as it is among others
         alone = mask_tokens(ids[row : row + 1], 0.15, SPECIAL, MASK, V, keys[row : row + 1])
         assert np.array_equal(alone[0][0], mask(ids, seed=3)[0][row])
@@ -164,7 +164,7 @@ def test_short_sequences_always_have_a_target(shared, tmp_path):
     data = DataConfig(
         source="text", path=str(path), length=8, batch_size=1, vocab_size=300, val_fraction=0.3
     )
-    corpus = build(data, tmp_path)
+    corpus = build_corpus(data, tmp_path)
     batches = TrainBatches(corpus, data, seed=0)
     counts = [len(batches[k]["positions"]) for k in range(200)]
     assert min(counts) >= 1 and max(counts) <= 6
@@ -188,12 +188,12 @@ def test_packed_bytes_arrive_in_batches(shared, tmp_path):
 
 
 def test_an_epoch_shows_each_sequence_once(packed):
-    count = sequences(packed()[0].train, 16)
+    count = count_sequences(packed()[0].train, 16)
     size = 5 if count % 5 else 6  # so that the last batch is smaller, and not lost
     corpus, data = packed(batch_size=size)
     batches = TrainBatches(corpus, data, seed=0)
     assert count % size and len(batches) == count // size + 1
-    everything = pack(corpus.train, np.arange(count), 16, 0, 2)
+    everything = pack_sequences(corpus.train, np.arange(count), 16, 0, 2)
     epochs = []
     for epoch in range(2):
         rows = [original(batches[epoch * len(batches) + k]) for k in range(len(batches))]
@@ -298,7 +298,7 @@ def test_more_processes_than_sequences_are_left(packed):
 def test_fewer_sequences_than_a_batch(packed):
     corpus, data = packed(batch_size=10_000)
     batches = TrainBatches(corpus, data, seed=0)
-    assert len(batches) == 1 and len(batches[0]["input_ids"]) == sequences(corpus.train, 16)
+    assert len(batches) == 1 and len(batches[0]["input_ids"]) == count_sequences(corpus.train, 16)
 
 
 def test_all_runs_are_scored_on_the_same_masks(packed):
@@ -322,14 +322,14 @@ def test_all_runs_are_scored_on_the_same_masks(packed):
 def test_validation_is_spread_over_its_text_at_a_rate_of_its_own(tmp_path):
     lines = (f"{k} {k * k}" for k in range(3000))
     corpus, data = build_text(tmp_path, lines, val_fraction=0.5, val_sequences=200, mask_rate=0.9)
-    count = sequences(corpus.val, 16)
+    count = count_sequences(corpus.val, 16)
     assert count > 400
     batches = ValBatches(corpus, data)
     chosen = batches.chosen
     assert len(chosen) == 200 == len(set(chosen)) and chosen[0] == 0 and chosen[-1] < count
     assert set(np.diff(chosen)) <= {count // 200, count // 200 + 1}
     found = np.concatenate([original(batch) for batch in batches])
-    assert np.array_equal(found, pack(corpus.val, chosen, 16, 0, 2))
+    assert np.array_equal(found, pack_sequences(corpus.val, chosen, 16, 0, 2))
     masked = sum(len(batch["positions"]) for batch in batches)
     # 2,800 places, none of the separators: at 0.15, with one forced in 10% of the rows
     words = (~np.isin(found, [0, 2])).sum()

@@ -23,18 +23,18 @@ def test_an_optimizer_step(arch, name):
     model = build_model(ModelConfig(**vars(arch), vocab_size=50), "paper")
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer = optim.build(model, OptimConfig(name=name, lr=1e-3))
+    optimizer = optim.build_optimizer(model, OptimConfig(name=name, lr=1e-3))
     with counting() as counter:
         optimizer.step()
-    assert flops.optimizer_flops(arch, name) == counter.get_total_flops()
+    assert flops.count_optimizer_flops(arch, name) == counter.get_total_flops()
 
 
 def test_muon_of_bort_costs_more_than_its_step():
     """648 GFLOP beside 148 of 8 × 128 tokens forward and backward, without the vocabulary."""
     bort = Arch(4, 8, 1024, 768)
-    assert round(flops.optimizer_flops(bort, "muon") / 1e9) == 648
+    assert round(flops.count_optimizer_flops(bort, "muon") / 1e9) == 648
     text = flops.Text(1024, 128, 0)
-    assert round(flops.training_flops(bort, 0, text, 0, "muon") / 1e9) == 148
+    assert round(flops.count_training_flops(bort, 0, text, 0, "muon") / 1e9) == 148
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

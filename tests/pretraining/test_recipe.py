@@ -31,9 +31,9 @@ from bort.pretraining.datamodule import PackedDataModule, TrainBatches
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import finish, finished, locked
-from bort.text.tokenizer import encode, text_encoder
+from bort.text.tokenizer import build_encoder, encode_texts
 from bort.training.loader import ResumableLoader, check_shared_memory
-from bort.training.trainer import check_trainer, check_watched
+from bort.training.trainer import check_monitors, check_trainer
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 
@@ -617,7 +617,7 @@ def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, ki
         other = replace(other, callbacks={"a": watching | {"monitor": "val/kd_loss"}})
         with pytest.raises(BortError, match="monitor=val/kd_loss is no score of this run"):
             (compare if other.job == "compare" else pretrain)(other, tmp_path)
-    check_watched(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
+    check_monitors(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
     assert not list(tmp_path.iterdir())
 
 
@@ -853,7 +853,7 @@ def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tm
     lines = log_lines()
     corpus, teacher = prepare(run)
     assert [line for line in lines if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
-    folder = pretraining.teacher_folder(run, corpus)
+    folder = pretraining.locate_teacher(run, corpus)
     assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
     lines.clear()
@@ -889,7 +889,7 @@ def test_wrong_teachers_are_refused_before_any_work(
 ):
     """Cases C2, P3 and R4."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpora, "build", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setattr(corpora, "build_corpus", lambda *_: pytest.fail("work before the refusal"))
     models = shared / "cases" / "models"
     overrides = [line.format(models=models) for line in overrides]
     with pytest.raises(BortError) as error:
@@ -905,7 +905,7 @@ def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
     run = settings_of(f"data.path={other}", experiment="kd_pretrain")
     corpus, _ = prepare(run)
     wrong = settings_of(
-        f"teacher.name={pretraining.teacher_folder(run, corpus)}",
+        f"teacher.name={pretraining.locate_teacher(run, corpus)}",
         "data.tokenizer=bpe",
         experiment="kd_pretrain",
     )
@@ -917,7 +917,7 @@ def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_pa
     """All of that, and nothing else: a key too many trains it again, one too few takes another."""
     run = settings_of(experiment="kd_pretrain")
     corpus, _ = prepare(run)
-    first = pretraining.teacher_folder(run, corpus)
+    first = pretraining.locate_teacher(run, corpus)
     stop = {"a": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}}
     for same in (
         replace(run, data=replace(run.data, val_sequences=3, workers=2)),
@@ -925,8 +925,8 @@ def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_pa
         replace(run, trainer={**run.trainer, "val_check_interval": 3, "max_time": "00:00:01:00"}),
         replace(run, optim=replace(run.optim, lr=1e-3), seed=3, dropout=0.5, callbacks=stop),
     ):
-        assert pretraining.teacher_folder(same, corpus) == first
-        assert pretraining.teacher_run(same).callbacks is None  # none that stops half-way
+        assert pretraining.locate_teacher(same, corpus) == first
+        assert pretraining.derive_teacher_run(same).callbacks is None  # none that stops half-way
     for other in (
         replace(run, trainer={**run.trainer, "precision": "bf16-mixed"}),
         replace(run, trainer={**run.trainer, "gradient_clip_val": 0.5}),
@@ -935,25 +935,25 @@ def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_pa
         replace(run, teacher=replace(run.teacher, batch_size=4)),
         replace(run, data=replace(run.data, mask_rate=0.2)),
     ):
-        assert pretraining.teacher_folder(other, corpus) != first
+        assert pretraining.locate_teacher(other, corpus) != first
     changed = replace(corpus, info=corpus.info | {"digest": "of other text"})
-    assert pretraining.teacher_folder(run, changed) != first
+    assert pretraining.locate_teacher(run, changed) != first
     renamed = replace(corpus, info=corpus.info | {"fingerprint": "of a copy of the same text"})
-    assert pretraining.teacher_folder(run, renamed) == first
+    assert pretraining.locate_teacher(run, renamed) == first
 
 
 def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch):
     run = settings_of(experiment="kd_pretrain")
     corpus, _ = prepare(run)
-    first = pretraining.teacher_folder(run, corpus)
+    first = pretraining.locate_teacher(run, corpus)
     monkeypatch.setattr(pretraining, "VERSION", pretraining.VERSION + 1)
-    assert pretraining.teacher_folder(run, corpus) != first
+    assert pretraining.locate_teacher(run, corpus) != first
 
 
 def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
     corpus, teacher = prepare(run)
-    student = pretraining.student(run, corpus, teacher)
+    student = pretraining.build_student(run, corpus, teacher)
     words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
     assert torch.equal(*words)
     assert pretrain(run, tmp_path / "run")["steps"] == 5
@@ -1013,7 +1013,7 @@ def test_tokenizer_of_the_model_folder(shared, done):
     strings = json.loads((shared / "cases" / "T2-tokenizer-reload" / "strings.json").read_text())
     assert len(strings) == 24
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    trained = encode(text_encoder(corpus.tokenizer), strings)
+    trained = encode_texts(build_encoder(corpus.tokenizer), strings)
     for string, ids in zip(strings, trained, strict=True):
         if "<mask>" not in string:  # a mask to be filled in use, a word in a training text
             assert tokenizer(string).input_ids == [0, *ids.tolist(), 2]

@@ -29,7 +29,7 @@ from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import latency
 from bort.pretraining.datamodule import TrainBatches, ValBatches
-from bort.pretraining.recipe import prepare, teacher_folder
+from bort.pretraining.recipe import locate_teacher, prepare
 from bort.pretraining.teacher_states import TeacherStates
 from bort.search import optimum
 from bort.search import sweep as search
@@ -89,7 +89,7 @@ def test_errors_are_those_of_hugging_face(done):
     corpus, _ = prepare(run)
     plan = json.loads((folder / "search.json").read_text())
     val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
-    place = teacher_folder(run, corpus) / "model"
+    place = locate_teacher(run, corpus) / "model"
     models = [AutoModelForMaskedLM.from_pretrained(place).double().eval()]
     records = [r for r in search.records(folder) if r["seed"] == run.seed]
     models += [

@@ -39,11 +39,11 @@ def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
     files = {
         f"{package}/{os.path.relpath(file, os.path.commonpath(found))}": file
         for package in docstrings.CLASSES
-        for found in [docstrings.python_files(package)]
+        for found in [docstrings.list_python_files(package)]
         for file in found
     }
     for row in (row for split in rows.values() for row in split):
-        held = docstrings.docstrings(files[row.group])
+        held = docstrings.parse_docstrings(files[row.group])
         assert row.texts[0] in {docstrings.NAMES.sub("…", t[: docstrings.LONGEST]) for t in held}
         assert row.group.startswith(task.labels[row.label] + "/")
     D, E = agora.split(task, rows["train"], 0.2)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bort.text import copies
-from bort.text.copies import PART, RUN, Overlap, common_key, holding, runs
+from bort.text.copies import PART, RUN, Overlap, compute_common_key, find_holders, hash_runs
 from bort.text.sources import Document
-from bort.text.splits import GAP, LONG, parts
+from bort.text.splits import GAP, LONG, split_document
 
 
 def sentence(rng: np.random.Generator, size: int) -> str:
@@ -44,7 +44,7 @@ def test_shares_are_those_of_word_tuples(texts, waiting, monkeypatch):
     overlap = Overlap()
     held = [k % 3 == 0 for k in range(len(texts))]
     for text, is_held in zip(texts, held, strict=True):
-        overlap.add(runs(text), is_held)
+        overlap.add(hash_runs(text), is_held)
     training = [text for text, is_held in zip(texts, held, strict=True) if not is_held]
     expected = [share(text, training) for text, is_held in zip(texts, held, strict=True) if is_held]
     assert overlap.shares() == pytest.approx(expected) and max(expected) > 0.5 > min(expected)
@@ -55,51 +55,58 @@ def test_memory_is_bounded_by_a_sample_of_the_runs(monkeypatch):
     rng, overlap = np.random.default_rng(1), Overlap()
     twice = [sentence(rng, 800) for _ in range(5)]
     for k in range(100):
-        overlap.add(runs(twice[k % 5] if k < 5 else sentence(rng, 800)), held=False)
+        overlap.add(hash_runs(twice[k % 5] if k < 5 else sentence(rng, 800)), held=False)
         assert overlap.size <= 4_000
     for text in [*twice, sentence(rng, 800)]:
-        overlap.add(runs(text), held=True)
+        overlap.add(hash_runs(text), held=True)
     assert overlap.shares().tolist() == [1, 1, 1, 1, 1, 0]
 
 
 def test_which_texts_hold_a_part_of_another(texts):
     pieces = [" ".join(text.split()[5:40]) for text in texts[:10]] + ["of nothing else"]
-    near = holding([runs(text) for text in texts], [runs(piece) for piece in pieces])
+    near = find_holders([hash_runs(text) for text in texts], [hash_runs(piece) for piece in pieces])
     expected = [
         any(len(word_runs(p) & word_runs(text)) > PART * len(word_runs(p)) for p in pieces)
         for text in texts
     ]
     assert near.tolist() == expected and 0 < sum(expected) < len(texts)
-    assert not holding([runs("a b c")], []).any()
+    assert not find_holders([hash_runs("a b c")], []).any()
 
 
 def test_spaces_and_case_make_no_other_text():
     text = sentence(np.random.default_rng(2), 30)
-    assert np.array_equal(runs(text), runs(f"  {text.upper()} ".replace(" ", "\n  ")))
-    assert len(runs("")) == len(runs("two words")) == 1 and runs("two words") != runs("to words")
+    assert np.array_equal(hash_runs(text), hash_runs(f"  {text.upper()} ".replace(" ", "\n  ")))
+    assert len(hash_runs("")) == len(hash_runs("two words")) == 1 and hash_runs(
+        "two words"
+    ) != hash_runs("to words")
 
 
 def test_text_without_spaces_has_runs_of_characters():
     """Forty letters without a space: 30 runs, of which a change in the middle leaves 19."""
     text = "".join(chr(0x4E00 + 7 * k) for k in range(40))
     other = text[:20] + "丂" + text[21:]
-    assert len(runs(text)) == 30 and np.isin(runs(text), runs(other)).sum() == 30 - RUN
+    assert (
+        len(hash_runs(text)) == 30 and np.isin(hash_runs(text), hash_runs(other)).sum() == 30 - RUN
+    )
 
 
 def test_near_copies_share_their_key_as_often_as_their_runs():
     """One word of 100 changed: 79 of 101 different runs in common; 300 draws: ± 4 × 2.4%."""
     rng = np.random.default_rng(3)
     drawn = [sentence(rng, 100) for _ in range(300)]
-    same = [common_key(runs(t)) == common_key(runs(changed(t, 50))) for t in drawn]
+    same = [
+        compute_common_key(hash_runs(t)) == compute_common_key(hash_runs(changed(t, 50)))
+        for t in drawn
+    ]
     assert abs(np.mean(same) - 79 / 101) < 0.1
-    keys = np.array([common_key(runs(text)) for text in drawn], dtype=float) / 2**64
+    keys = np.array([compute_common_key(hash_runs(text)) for text in drawn], dtype=float) / 2**64
     assert abs(keys.mean() - 0.5) < 4 * np.sqrt(1 / 12 / 300)
 
 
 def test_documents_of_a_group_are_in_one_split():
     rng = np.random.default_rng(4)
     documents = [Document(sentence(rng, 20), 0, f"file{k % 40}") for k in range(400)]
-    sides = [parts(document, 0.3)[0].split for document in documents]
+    sides = [split_document(document, 0.3)[0].split for document in documents]
     assert all(sides[k] == sides[k % 40] for k in range(400)) and set(sides) == {"train", "val"}
 
 
@@ -107,7 +114,7 @@ def test_documents_of_a_group_are_in_one_split():
 def test_a_long_document_gives_a_part_to_validation(space):
     words = [f"w{k:06d}" for k in range(2 * LONG // 7)]
     text = space.join(words)
-    before, held, after = parts(Document(text, len(text)), 0.1)
+    before, held, after = split_document(Document(text, len(text)), 0.1)
     assert [part.split for part in (before, held, after)] == ["train", "val", "train"]
     assert abs(len(held.text) - 0.1 * len(text)) < GAP
     start = text.index(held.text)
@@ -116,4 +123,4 @@ def test_a_long_document_gives_a_part_to_validation(space):
     assert GAP / 2 <= len(text) - len(after.text) - start - len(held.text) <= 2 * GAP
     if space:
         assert {*before.text.split(), *held.text.split(), *after.text.split()} < set(words)
-    assert [part.text for part in parts(Document(text, len(text)), 0.0)] == [text]
+    assert [part.text for part in split_document(Document(text, len(text)), 0.0)] == [text]

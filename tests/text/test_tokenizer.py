@@ -38,13 +38,13 @@ def test_long_documents_are_cut_without_a_trace(shared, monkeypatch):
         for n in ("roberta-tiny", "bert-tiny")
     ]
     tokenizers.append(train_tokenizer([text], 500))
-    whole = [module.encode(module.text_encoder(t), [text, "", "end"]) for t in tokenizers]
+    whole = [module.encode_texts(module.build_encoder(t), [text, "", "end"]) for t in tokenizers]
     monkeypatch.setattr(module, "PIECE", 50)
     monkeypatch.setattr(module, "BATCH", 1000)
-    assert len(list(module.pieces(text))) > 500 and "".join(module.pieces(text)) == text
-    assert "".join(module.pieces("x" * 1001)) == "x" * 1001
+    assert len(list(module.cut_pieces(text))) > 500 and "".join(module.cut_pieces(text)) == text
+    assert "".join(module.cut_pieces("x" * 1001)) == "x" * 1001
     for tokenizer, expected in zip(tokenizers, whole, strict=True):
-        cut = module.encode(module.text_encoder(tokenizer), [text, "", "end"])
+        cut = module.encode_texts(module.build_encoder(tokenizer), [text, "", "end"])
         assert [ids.tolist() for ids in cut] == [ids.tolist() for ids in expected]
 
 
@@ -56,9 +56,11 @@ def test_words_of_any_length_are_learnt_in_little_time(shared):
     assert time.process_time() - start < 10 and len(tokenizer.get_vocab()) > 500
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     plain = "Words of usual length\n    and usual spaces, http://example.org/" + "a/" * 10
-    assert list(module._short_words(plain)) == [plain]
+    assert list(module._cut_long_words(plain)) == [plain]
     odd = "a " + "x" * 200 + " b" + "\n" * 70 + " " * 64 + "c"
-    assert "".join(module._short_words(odd)) == odd and len(list(module._short_words(odd))) == 6
+    assert (
+        "".join(module._cut_long_words(odd)) == odd and len(list(module._cut_long_words(odd))) == 6
+    )
 
 
 def test_a_signal_ends_training_a_tokenizer():
@@ -73,9 +75,9 @@ def test_a_signal_ends_training_a_tokenizer():
         start = time.monotonic()
         timer.start()
         with pytest.raises(InterruptedError):
-            module._leave_to_signals(lambda: threading.Event().wait(20))
+            module._run_interruptibly(lambda: threading.Event().wait(20))
         assert time.monotonic() - start < 10
     finally:
         signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ZeroDivisionError):
-        module._leave_to_signals(lambda: 1 / 0)
+        module._run_interruptibly(lambda: 1 / 0)

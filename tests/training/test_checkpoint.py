@@ -22,7 +22,7 @@ from bort.files.writing import replacing, replacing_folder, write_json
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import finished
-from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, newest_whole
+from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, find_newest_whole
 
 IO = AtomicCheckpointIO()
 
@@ -182,27 +182,27 @@ def test_strict_json(tmp_path):
 @pytest.mark.parametrize("kind", ["half", "empty", "flipped byte"])
 def test_newest_whole_one(tmp_path, kind):
     paths, lines = fill(tmp_path, 5, 20, 100), log_lines()
-    assert newest_whole(tmp_path) == paths[2] and not lines
+    assert find_newest_whole(tmp_path) == paths[2] and not lines
     harm(paths[2], kind)
-    assert newest_whole(tmp_path) == paths[1]
+    assert find_newest_whole(tmp_path) == paths[1]
     assert len(lines) == 1 and str(paths[2]) in lines[0] and "damaged" in lines[0]
     assert not paths[2].exists()  # else its step would pass for saved
     harm(paths[1], kind)
-    assert newest_whole(tmp_path) == paths[0]
+    assert find_newest_whole(tmp_path) == paths[0]
     fill(tmp_path, 20, 100)
     for path in tmp_path.iterdir():
         harm(path, kind)
     with pytest.raises(BortError) as error:
-        newest_whole(tmp_path)
+        find_newest_whole(tmp_path)
     text = str(error.value)
     assert text.startswith(f"{tmp_path} holds no whole checkpoint (3 damaged); ")
     assert "resume=false" in text and "\n" not in text
 
 
 def test_no_checkpoint_yet(tmp_path):
-    assert newest_whole(tmp_path / "checkpoints") is None
+    assert find_newest_whole(tmp_path / "checkpoints") is None
     (tmp_path / ".step_00000003-0123456789abcdef.ckpt.x1y2").write_bytes(b"cut by a kill")
-    assert newest_whole(tmp_path) is None
+    assert find_newest_whole(tmp_path) is None
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +298,7 @@ def test_a_full_disk_in_training_leaves_the_earlier_one(settings_of, tmp_path, m
     assert handlers == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     lines = log_lines()
-    assert path.name.startswith("step_00000003") and newest_whole(path.parent) == path
+    assert path.name.startswith("step_00000003") and find_newest_whole(path.parent) == path
     assert not lines
 
 

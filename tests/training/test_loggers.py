@@ -157,9 +157,9 @@ def no_key(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    loggers.wandb_mode.cache_clear()
+    loggers.choose_wandb_mode.cache_clear()
     yield
-    loggers.wandb_mode.cache_clear()
+    loggers.choose_wandb_mode.cache_clear()
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_wandb_online_without_a_key_is_one_line(tmp_path, no_key):
 
 def test_an_unreadable_netrc_is_no_key(tmp_path, no_key):
     (tmp_path / ".netrc").write_text("this is no netrc")
-    assert not loggers._wandb_key()
+    assert not loggers._has_wandb_key()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_unreadable_netrc_is_no_key(tmp_path, no_key):
 def test_wandb_mode_of_the_environment_is_obeyed(monkeypatch, no_key, network, variable, expected):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_MODE", variable)
-    assert loggers.wandb_mode("auto") == expected
+    assert loggers.choose_wandb_mode("auto") == expected
 
 
 def test_disabled_wandb_starts_no_run(tmp_path, monkeypatch, no_key):
@@ -229,7 +229,7 @@ def test_disabled_wandb_starts_no_run(tmp_path, monkeypatch, no_key):
 def test_a_key_without_a_network_is_offline_and_said_once(monkeypatch, no_key, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    assert [loggers.wandb_mode("auto") for _ in range(2)] == ["offline", "offline"]
+    assert [loggers.choose_wandb_mode("auto") for _ in range(2)] == ["offline", "offline"]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("wandb: offline, since http://127.0.0.1:9 is not reachable")
 

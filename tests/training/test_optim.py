@@ -9,8 +9,14 @@ from bort.config.optim import OptimConfig
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.training import optim
-from bort.training.optim import NEWTON_SCHULZ_STEPS, QUINTIC, MuonAdamW, orthogonalize, schedule
-from bort.training.optim import build as build_optimizer
+from bort.training.optim import (
+    NEWTON_SCHULZ_STEPS,
+    QUINTIC,
+    MuonAdamW,
+    orthogonalize,
+    schedule_rate,
+)
+from bort.training.optim import build_optimizer as build_optimizer
 
 CONFIG = OptimConfig(lr=3e-3, muon_ratio=2.0, weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-6)
 MATRICES = ("query", "key", "value", "output", "up", "down")
@@ -198,4 +204,4 @@ def test_closure_is_called_with_gradients_on():
     ],
 )
 def test_schedule(progress, warmup, factor):
-    assert schedule(progress, warmup) == pytest.approx(factor, abs=1e-12)
+    assert schedule_rate(progress, warmup) == pytest.approx(factor, abs=1e-12)
