@@ -53,7 +53,7 @@ def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
 
 def test_the_second_time_they_come_from_the_cache(few, tmp_path, monkeypatch):
     first = docstrings.read(tmp_path)
-    monkeypatch.setattr(docstrings, "docstrings", lambda file: pytest.fail("parsed again"))
+    monkeypatch.setattr(docstrings, "parse_docstrings", lambda file: pytest.fail("parsed again"))
     assert docstrings.read(tmp_path) == first
     monkeypatch.setattr(docstrings, "LONGEST", 100)
     with pytest.raises(pytest.fail.Exception):
