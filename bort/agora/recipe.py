@@ -35,7 +35,7 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig, named_models
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
-from bort.files.ownership import remove_model
+from bort.files.run_files import remove_model
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, replacing_folder, write_csv, write_json
 from bort.finetuning.recipe import (

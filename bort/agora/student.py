@@ -26,7 +26,7 @@ from bort.agora.dataset import (
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
-from bort.files.ownership import remove_checkpoints
+from bort.files.run_files import remove_checkpoints
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, write_json
 from bort.finetuning.recipe import (

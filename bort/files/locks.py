@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bort.errors import BortError
 from bort.files import ownership
+from bort.files.run_files import is_made_by_run
 from bort.files.writing import check_parent, is_stream
 
 
@@ -102,7 +103,7 @@ def check_unread(out: Path, sources: dict[str, str | None]) -> None:
         path = Path(source or "").expanduser()
         if not source or not path.exists():
             continue
-        if path.samefile(out) or (path.is_dir() and ownership.is_made_by_run(out, path)):
+        if path.samefile(out) or (path.is_dir() and is_made_by_run(out, path)):
             raise BortError(f"out={out} is read from {key}={source}; give another file")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bort.errors import BortError, quote, shorten
-from bort.files.ownership import run_settings
+from bort.files.run_files import run_settings
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing_folder, write_json
 from bort.models import hf_config

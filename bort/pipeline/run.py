@@ -25,7 +25,7 @@ from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import ExportConfig, TaskDataConfig
-from bort.files import ownership
+from bort.files import run_files
 from bort.files.untrusted import read_json
 from bort.files.writing import write_json
 from bort.pipeline.settings import STAGES, PipelineConfig
@@ -219,7 +219,7 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
     command ended well, its result is there, and all that it read is still the same.
     """
-    if not (folder / "stages.json").is_file() and ownership.foreign_names(folder):
+    if not (folder / "stages.json").is_file() and run_files.foreign_names(folder):
         raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
     with runs.locked(folder, wait=True) as lock:
         records = _records(folder)
@@ -291,7 +291,7 @@ def _clear(stage: Stage) -> None:
     if stage.key in ("pretrain", "finetune") and stage.folder.exists():
         logger.info(f"{stage.folder} was made from what has changed since; it is made anew")
         with runs.locked(stage.folder, wait=True):
-            ownership.clear_run(stage.folder)
+            run_files.clear_run(stage.folder)
 
 
 def _so_far(records: dict[str, dict]) -> str:

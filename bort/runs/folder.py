@@ -20,7 +20,7 @@ from bort.config.fingerprint import fingerprint, flatten_settings
 from bort.config.train import TrainConfig, named_models
 from bort.console import clock, counted, decimal, typed
 from bort.errors import BortError, shorten
-from bort.files import locks, ownership
+from bort.files import locks, ownership, run_files
 from bort.files.untrusted import read_json, read_yaml
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, local_model, model_digest
@@ -91,9 +91,9 @@ def check_folder(folder: Path, run: TrainConfig) -> None:
     Also when it holds something else, which no run may replace, and when starting again would
     remove what the run reads.
     """
-    then = ownership.run_settings(folder)
+    then = run_files.run_settings(folder)
     if then is None:
-        if ownership.foreign_names(folder):
+        if run_files.foreign_names(folder):
             raise BortError(f"{folder} holds files but no run of bort; use another name=")
         return
     if not run.resume:
@@ -131,9 +131,9 @@ def open_folder(folder: Path, run: TrainConfig, record: dict | None) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     if not run.resume:
-        ownership.clear_run(folder)
+        run_files.clear_run(folder)
     if not (folder / "settings.json").exists():  # first: by it, all else is known as bort's
-        write_json(folder / "settings.json", ownership.run_record(flatten_settings(run)))
+        write_json(folder / "settings.json", run_files.run_record(flatten_settings(run)))
     for name, text in (record or {}).items():
         if not (folder / ".hydra" / name).exists():
             with replacing(folder / ".hydra" / name) as file:
@@ -296,7 +296,7 @@ def _remove_unstarted(folder: Path) -> None:
     """Leave nothing behind of a run that failed before its first step."""
     started = ("metrics.csv", "checkpoints", "summary.json", "teacher", "default", "stages.json")
     if not any((folder / name).exists() for name in (*started, *ARM_FOLDERS)):
-        ownership.clear_run(folder)
+        run_files.clear_run(folder)
 
 
 ARM_FOLDERS = ("kd", "mlm")  # of a comparison

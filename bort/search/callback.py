@@ -27,7 +27,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.ownership import SWEEP_RECORD, foreign_names, run_settings
+from bort.files.run_files import SWEEP_RECORD, foreign_names, run_settings
 from bort.runs.folder import reserve_stamp, take_failures
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 from bort.console import Progress, clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
-from bort.files.ownership import remove_checkpoints
+from bort.files.run_files import remove_checkpoints
 from bort.models import hub
 from bort.models import huggingface as hf
 from bort.models.arch import Arch

@@ -20,7 +20,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from bort.errors import BortError
-from bort.files.ownership import CHECKPOINT
+from bort.files.run_files import CHECKPOINT
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing
 

@@ -23,7 +23,7 @@ from bort.config.compose import CONF
 from bort.config.search import BenchmarkConfig, GridConfig
 from bort.errors import BortError
 from bort.export import run as export
-from bort.files import locks, ownership
+from bort.files import locks, ownership, run_files
 from bort.files import writing as files
 from bort.files.writing import replacing, replacing_folder, write_json, writing
 from bort.models import huggingface as hf
@@ -388,7 +388,7 @@ def test_nothing_behind_a_link_is_cleared(settings_of, tmp_path):
     (tmp_path / "this" / "kd" / "lr_1").symlink_to(tmp_path / "other")
     (tmp_path / "this" / "model").rename(tmp_path / "old")
     (tmp_path / "this" / "model").symlink_to(tmp_path / "other" / "model")
-    ownership.clear_run(tmp_path / "this")
+    run_files.clear_run(tmp_path / "this")
     assert content(tmp_path / "other") == before
     assert {p.name for p in (tmp_path / "this").iterdir()} == {"teacher", "kd", "model"}
 
@@ -423,7 +423,7 @@ def test_every_file_of_every_job_is_known(settings_of, tmp_path):
     report.write(folder)
     assert len(content(folder)) >= 14 - 4
     write(folder, {"model/notes.md": "mine", "a.txt": "mine", "checkpoints/best.ckpt": "mine"})
-    ownership.clear_run(folder)
+    run_files.clear_run(folder)
     assert content(folder) == {
         "model/notes.md": "mine",
         "a.txt": "mine",

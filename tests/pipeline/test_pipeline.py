@@ -15,7 +15,7 @@ import pytest
 from bort import shell
 from bort.config.command_line import parse_command
 from bort.errors import BortError
-from bort.files.ownership import run_record
+from bort.files.run_files import run_record
 from bort.pipeline import run as pipeline
 from bort.pipeline.settings import PipelineConfig
 

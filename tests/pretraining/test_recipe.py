@@ -24,7 +24,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
-from bort.files.ownership import run_record
+from bort.files.run_files import run_record
 from bort.pretraining import corpus as corpora
 from bort.pretraining import recipe as pretraining
 from bort.pretraining.datamodule import PackedDataModule, TrainBatches

@@ -1,0 +1,157 @@
+"""The files of a run folder: their names, and how a run's own files are removed.
+
+A run folder has a settings.json with the job and the version of bort. What a run makes there has
+the names below; everything else in the folder is the user's and stays. `bort.runs.folder` opens
+such folders, and this module is what the packages below it need to know of them.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import bort
+from bort.files.ownership import (
+    MODEL_FILES,
+    is_real_folder,
+    own_names,
+    read_json_or_empty,
+    remove_empty,
+    settle,
+)
+
+SETTINGS = "settings.json"  # the settings and the version of bort, written first
+INPUTS = "corpus.json"  # digests of the data and of the models that the run reads
+SUMMARY = "summary.json"  # the results, written last
+FAILURE = "failed.json"  # why a training of a comparison has no results
+METRICS = "metrics.csv"  # what was logged, by step
+PERFORMANCE = "perf.csv"  # what was logged and depends on the machine's speed, by step
+SAMPLES = "samples.txt"
+REPORT = "report.html"
+OPTIMUM = "optimum.yaml"  # of a search or a sweep
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+PREDICTIONS = "predictions"
+TEACHER = "teacher"
+HYDRA = ".hydra"
+CHECKPOINT = f"step_{'[0-9]' * 8}-{'[0-9a-f]' * 16}.ckpt"  # a copy of the user's has another name
+SUBMISSIONS = (
+    "AX AX-b AX-g BoolQ CB COPA CoLA MNLI-m MNLI-mm MRPC MultiRC QNLI QQP RACE-H RACE-M RTE ReCoRD "
+    "SST-2 STS-B WNLI WSC WiC"
+).split()
+RUN_FILES = (
+    *(SUMMARY, FAILURE, METRICS, PERFORMANCE, SAMPLES, INPUTS, REPORT, OPTIMUM),
+    *"point.json losses.npy curves.html search.json latency.json candidates.csv".split(),
+    *"timing.json launched.json rounds.json generated.jsonl".split(),
+    *"random/rows.jsonl random/launched.jsonl plain/launched.jsonl".split(),
+    *"rounds/*/rows.jsonl rounds/*/launched.jsonl".split(),
+    f"{CHECKPOINTS}/{CHECKPOINT}",
+    *(f"{TEACHER}/{name}" for name in "train-s*.f16 train-s*.npy val.f16 val.npy".split()),
+    *(f"{TEACHER}/{name}" for name in ("entropy.npy", "documents.npy")),
+    *(f"{MODEL}/{name}" for name in sorted(MODEL_FILES)),
+    *(f"{PREDICTIONS}/{name}.{kind}" for name in SUBMISSIONS for kind in ("tsv", "jsonl")),
+    *(f"{PREDICTIONS}/{name}.jsonl" for name in ("val*", "test")),
+    *(f"{HYDRA}/{name}.yaml" for name in ("config", "overrides", "hydra")),
+    SETTINGS,  # the last to be removed: the others are known by it
+)
+RUN_TREES = (  # of other packages' loggers
+    *"wandb/run-* wandb/offline-run-* wandb/latest-run wandb/debug*.log".split(),
+    *"tensorboard/version_* lightning_logs/version_*".split(),
+)
+SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
+RUNS_BELOW = (  # of a comparison, a search, Agora
+    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* D*-A*-H*-I*-s*-lr* teacher default".split(),
+    *"plain/theta_* random/theta_* rounds/*/theta_*".split(),
+)
+
+
+def run_record(job_settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a run's settings.json: its settings, beside the version of bort."""
+    return {"bort": bort.__version__, **job_settings}
+
+
+def run_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings that a run of bort recorded in `folder`; None where there is no run."""
+    record = read_json_or_empty(folder / SETTINGS)
+    if not isinstance(record.pop("bort", None), str) or not isinstance(record.get("job"), str):
+        return None
+    return record
+
+
+def foreign_names(folder: Path) -> list[str]:
+    """List what stands in a folder without a run of bort, but for hidden files outside .hydra."""
+    if not folder.is_dir():
+        return []
+    names = sorted(os.listdir(folder))
+    return [name for name in names if not name.startswith(".") or name == HYDRA]
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what the run of bort in `folder` made, and the folders that are empty then.
+
+    The folder itself stays. Nothing is removed where bort wrote no settings.json.
+    """
+    if run_settings(folder) is None:
+        return
+    settle(folder)
+    for pattern in RUNS_BELOW:
+        for path in folder.glob(pattern):
+            if _is_inside(path, folder):
+                clear_run(path)
+                remove_empty([path, *_between(path, folder)])
+    for pattern in RUN_TREES:
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if is_real_folder(path) else path.unlink()
+            remove_empty(_between(path, folder))
+    for pattern in RUN_FILES:
+        remove_matching(folder, pattern)
+
+
+def remove_matching(folder: Path, pattern: str) -> None:
+    """Remove the files below a run folder with these names, and the folders that are empty then.
+
+    What lies behind a linked folder may belong to another run and stays, but for checkpoints: those
+    of a run may lie on another disk.
+    """
+    for path in folder.glob(pattern):
+        linked = not _is_inside(path.parent, folder) and path.parent.name != CHECKPOINTS
+        if not is_real_folder(path) and not linked:
+            path.unlink()
+    if inner := pattern.rpartition("/")[0]:
+        for path in folder.glob(inner):
+            settle(path)
+            remove_empty([path, *_between(path, folder)])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished training, which no longer needs them.
+
+    They take three times the space of the model.
+    """
+    remove_matching(folder, f"{CHECKPOINTS}/{CHECKPOINT}")
+
+
+def remove_model(folder: Path) -> None:
+    """Remove the model of the run in `folder`."""
+    for name in MODEL_FILES:
+        remove_matching(folder, f"{MODEL}/{name}")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _between(path: Path, folder: Path) -> list[Path]:
+    """List the folders that hold `path`, below `folder`; the innermost comes first."""
+    return [parent for parent in path.parents if folder in parent.parents]
+
+
+def is_made_by_run(path: Path, folder: Path) -> bool:
+    """Whether an existing file is one of those that a run, a model or an export in `folder` has."""
+    path, folder = path.resolve(), folder.resolve()
+    if not path.exists() or folder not in path.parents:
+        return False
+    if path.parent == folder and path.name in own_names(folder):
+        return True
+    patterns = [*RUN_FILES, *(f"{run}/{name}" for run in RUNS_BELOW for name in RUN_FILES)]
+    return any(path in folder.glob(pattern) for pattern in patterns)
