@@ -23,8 +23,8 @@ from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
+from bort.models.huggingface import load_masked_lm
 from bort.runs.folder import finished
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def tried(model: str) -> list[str]:
 
 
 def student(model: str) -> Arch:
-    found = hf.load_masked_lm(model).config
+    found = load_masked_lm(model).config
     return found.arch
 
 

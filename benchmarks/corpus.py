@@ -15,7 +15,7 @@ import numpy as np
 from bort.config.data import DataConfig
 from bort.console import show_log
 from bort.files.cache import cache_folder
-from bort.machine import machine_line
+from bort.machine import describe_machine
 from bort.pretraining import corpus
 from bort.tasks import docstrings
 
@@ -80,7 +80,7 @@ def main() -> None:
     if sys.argv[1:] != ["leak"]:
         raise SystemExit(f"usage: python {sys.argv[0]} leak")
     start = time.monotonic()
-    lines = [*leak(), "", f"{machine_line()}; {time.monotonic() - start:.0f} s"]
+    lines = [*leak(), "", f"{describe_machine()}; {time.monotonic() - start:.0f} s"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "corpus_leak.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -56,9 +56,9 @@ from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import RowBatches
-from bort.machine import machine_line
+from bort.machine import describe_machine
 from bort.models import bert as model
-from bort.models import huggingface as hf
+from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.tasks import registry
 from bort.tasks.encoding import cast
 from bort.tasks.metrics import score
@@ -172,10 +172,10 @@ def reference_losses(run: TrainConfig, start: Path) -> list[float]:
     which answers alike but trains otherwise.
     """
     task, rows = finetune.load_task(run.task, run.data)
-    tokenizer = hf.load_tokenizer(run.model)
-    body = hf.load_masked_lm(run.model, head_required=False)
+    tokenizer = load_tokenizer(run.model)
+    body = load_masked_lm(run.model, head_required=False)
     fresh = finetune.fresh_classifier(task, body, replace(run, dropout=0.0))
-    hf.save_model(fresh, tokenizer, start, finetune.label_names(task))
+    save_model(fresh, tokenizer, start, finetune.label_names(task))
     parts = nn.ModuleDict(
         {
             "bert": BertModel.from_pretrained(start, add_pooling_layer=False),
@@ -372,8 +372,8 @@ def by_seed(values: list[float]) -> str:
 def our_steps(run: TrainConfig) -> Iterator[int]:
     """Train, and yield the number of rows after each step."""
     task, rows = finetune.load_task(run.task, run.data)
-    tokenizer = hf.load_tokenizer(run.model)
-    body = hf.load_masked_lm(run.model, head_required=False)
+    tokenizer = load_tokenizer(run.model)
+    body = load_masked_lm(run.model, head_required=False)
     student = finetune.fresh_classifier(task, body, run).train()
     inputs = cast(task, rows["train"], tokenizer, run.data.length)
     size = run.data.batch_size
@@ -429,11 +429,11 @@ def speed() -> list[str]:
 
 def pretraining(start: str) -> list[str]:
     """Compare a pre-trained encoder with random weights of its shape, each at its best rate."""
-    known = hf.load_masked_lm(start)
-    tokenizer = hf.load_tokenizer(start)
+    known = load_masked_lm(start)
+    tokenizer = load_tokenizer(start)
     for seed in SEEDS:
         untrained = model.build_model(known.config, "default", seed)
-        hf.save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
+        save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
     arch = known.config.arch
     lines = [
         f"The encoder is {arch}, trained for three epochs with batches of 16 rows. Each side has "
@@ -484,7 +484,7 @@ def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: 
             raise BortError(f"{argument} is none of {', '.join(parts)}, model=FOLDER")
     for part in chosen or parts:
         own = [start] if part in of_model else []
-        lines = [machine_line(), "", *parts[part](*own)]
+        lines = [describe_machine(), "", *parts[part](*own)]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}_{part}.md").write_text("\n".join(lines) + "\n")
         print("\n".join(lines))

@@ -17,7 +17,7 @@ from bort.benchmark.contenders import measure, of_arch
 from bort.benchmark.run import ENGINE_NAMES, int8_instructions
 from bort.config.search import ENGINES
 from bort.console import show_log
-from bort.machine import machine_line
+from bort.machine import describe_machine
 from bort.models.arch import Arch
 
 RESULT = Path(__file__).resolve().parent / "results" / "latency.md"
@@ -78,7 +78,7 @@ def parts(rows: list[dict], shapes: dict) -> list[str]:
 
 def main(smoke: bool) -> None:
     shapes = SMOKE if smoke else SHAPES
-    print(machine_line())
+    print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for name, (arch, vocab, theirs, _) in shapes.items():
@@ -86,7 +86,7 @@ def main(smoke: bool) -> None:
             print(f"benchmark: {name} written as ONNX")
         rows = measure(found, [(BATCH, LENGTH)], THREADS, ROUNDS, True)
     lines = [
-        f"{machine_line()}; int8 products: {int8_instructions()}",
+        f"{describe_machine()}; int8 products: {int8_instructions()}",
         "",
         f"Each call has {BATCH} × {LENGTH} tokens and {THREADS} threads, in {ROUNDS} rounds in "
         "turns. Models are encoders alone, without vocabulary matrix, with random weights. "

@@ -28,7 +28,7 @@ from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
 from bort.console import show_log
 from bort.files.cache import cache_folder
-from bort.machine import SIZE, gflops, machine_line
+from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives import cost
@@ -176,7 +176,7 @@ def their_step(
 
 def matmul_gflops() -> float:
     a, b = torch.randn(2, SIZE, SIZE)
-    return gflops(lambda: a @ b)
+    return measure_gflops(lambda: a @ b)
 
 
 def mlm() -> list[str]:
@@ -326,7 +326,7 @@ PARTS = {"mlm": mlm, "kd": kd, "data": data}
 
 if __name__ == "__main__":
     show_log()
-    report = [machine_line()]
+    report = [describe_machine()]
     for part in sys.argv[1:] or PARTS:
         report += ["", *(PARTS | {"gpu": gpu})[part]()]
     folder = Path(__file__).resolve().parent / "results"

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
-from bort.machine import machine_line
+from bort.machine import describe_machine
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
 from bort.pretraining.kd_vs_mlm import ARMS, derive_arm_run
@@ -225,7 +225,7 @@ PARTS = {
 if __name__ == "__main__":
     show_log()
     for part in sys.argv[1:] or PARTS:
-        lines = [machine_line(), "", *PARTS[part]()]
+        lines = [describe_machine(), "", *PARTS[part]()]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"recipe_{part}.md").write_text("\n".join(lines) + "\n")
         print("\n".join(lines))

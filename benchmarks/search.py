@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 from bort.config import search as search_config
 from bort.config.compose import parse_settings
 from bort.console import show_log
-from bort.machine import machine_line
+from bort.machine import describe_machine
 from bort.models.arch import Arch
 from bort.objectives import cost, latency
 from bort.search import sweep as search
@@ -113,7 +113,7 @@ def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[
     passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
     count = len(search.records(folder))
     return [
-        machine_line(),
+        describe_machine(),
         "",
         f"T = {Arch.from_json(teacher['xi'])}, entropy {teacher['error']:.3f} nats, word "
         f"frequencies against T {teacher['unigram_error']:.3f}; n = {run.search.n} steps of "
@@ -152,7 +152,7 @@ def horizon_part() -> None:
         winners = [best_by_w(plans[m], found[m]) for m in (n, 4 * n)]
         rows.append(f"| {n} | {tau:.2f} | {winners[0]} | {winners[1]} |")
     names = [str(arch) for arch in shown]
-    write("horizon", [machine_line(), "", "Points: " + ", ".join(names), "", *rows])
+    write("horizon", [describe_machine(), "", "Points: " + ", ".join(names), "", *rows])
 
 
 def best_by_w(plan: dict, errors: dict) -> tuple:
@@ -188,7 +188,7 @@ def kappa_part() -> None:
     slope = np.polyfit(np.log(widths), np.log([best[w] for w in widths]), 1)[0]
     found = ", ".join(f"{w}: {lr:.2g}" for w, lr in best.items())
     text = f"Best rate by width (parabola): {found}; κ = {-slope:.2f} in lr ∝ H^-κ."
-    write("kappa", [machine_line(), "", *rows, "", text])
+    write("kappa", [describe_machine(), "", *rows, "", text])
 
 
 def latency_part() -> None:
@@ -223,7 +223,7 @@ def latency_part() -> None:
         rows.append(
             f"| {source} | {limit:.4g} | {best} | {i[best] / limit:.1%} of T's | {within} |"
         )
-    write("latency", [machine_line(), "", *rows])
+    write("latency", [describe_machine(), "", *rows])
 
 
 def write(part: str, lines: list[str]) -> None:

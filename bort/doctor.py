@@ -17,15 +17,15 @@ from bort import shell
 from bort.machine import (
     GIB,
     SIZE,
-    cpu,
-    cpu_quota,
-    gflops,
-    memory,
-    usable_cores,
-    user_cache,
-    version,
+    count_usable_cores,
+    describe_cpu,
+    describe_memory,
+    find_user_cache,
+    find_version,
+    measure_gflops,
+    read_cpu_quota,
 )
-from bort.network import hub_address, hub_state, reachable, wandb_key
+from bort.network import check_hub, check_reachable, find_hub_address, find_wandb_key
 
 PACKAGES = (
     "torch lightning hydra-core omegaconf transformers tokenizers datasets torchmetrics "
@@ -52,24 +52,24 @@ def load_torch() -> ModuleType | str:
 
 def software() -> None:
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    row("bort", f"{version('bort')} as a package, runs from {Path(__file__).parent}")
+    row("bort", f"{find_version('bort')} as a package, runs from {Path(__file__).parent}")
     row("python", platform.python_version() + ("" if supported else "; bort needs 3.11 to 3.13"))
     row("executable", sys.executable)
     row("platform", platform.platform())
     for package in PACKAGES:
-        row(package, version(package))
+        row(package, find_version(package))
     settings = ", ".join(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ)
     row("environment", settings or "-")
 
 
 def hardware(torch: ModuleType | str) -> None:
-    model, flags = cpu()
-    quota = cpu_quota()
+    model, flags = describe_cpu()
+    quota = read_cpu_quota()
     limit = "" if quota is None else f", a quota of {quota:g} processors' time"
     row("cpu", model)
     row("cpu flags", flags)
-    row("cores", f"{os.cpu_count()}, {usable_cores()} usable{limit}")
-    row("memory", memory())
+    row("cores", f"{os.cpu_count()}, {count_usable_cores()} usable{limit}")
+    row("memory", describe_memory())
     if isinstance(torch, str):
         row("torch", torch)
         return
@@ -91,12 +91,12 @@ def cuda(torch: ModuleType) -> str:
 
 
 def network() -> None:
-    row("hub", f"{urlsplit(hub_address()).hostname}, {hub_state()}")
+    row("hub", f"{urlsplit(find_hub_address()).hostname}, {check_hub()}")
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     mode = os.environ.get("WANDB_MODE", "online")
-    state = reachable(server) if mode == "online" else f"WANDB_MODE is {mode}"
+    state = check_reachable(server) if mode == "online" else f"WANDB_MODE is {mode}"
     row("wandb", f"{urlsplit(server).hostname}, {state}")
-    row("wandb key", wandb_key(urlsplit(server).hostname or ""))
+    row("wandb key", find_wandb_key(urlsplit(server).hostname or ""))
 
 
 def free_space(folder: Path) -> str:
@@ -107,7 +107,7 @@ def free_space(folder: Path) -> str:
 
 
 def disk() -> None:
-    cache = user_cache()
+    cache = find_user_cache()
     row("here", free_space(Path.cwd()))
     if cache is None:
         row("cache", "none: this user has no home folder; set BORT_CACHE=FOLDER")
@@ -121,7 +121,7 @@ def speed(torch: ModuleType | str) -> None:
         return
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, SIZE, SIZE).to(dtype)
-        rate = gflops(lambda a=a, b=b: a @ b)
+        rate = measure_gflops(lambda a=a, b=b: a @ b)
         row(str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}")
 
 

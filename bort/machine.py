@@ -13,7 +13,9 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def cpu_quota(root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+def read_cpu_quota(
+    root: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")
+) -> float | None:
     """The processors' worth of time that the control group of this process allows; None: no limit.
 
     Reads both versions of Linux's control groups; of nested groups the smallest quota counts.
@@ -50,7 +52,7 @@ def _quotas(root: Path, line: str) -> Iterator[float]:
             continue
 
 
-def user_cache() -> Path | None:
+def find_user_cache() -> Path | None:
     """$BORT_CACHE, or bort in the user's cache; None for a user whom this machine does not know."""
     try:
         if folder := os.environ.get("BORT_CACHE"):
@@ -65,17 +67,17 @@ def user_cache() -> Path | None:
 def is_busy() -> bool:
     """Whether more processes have wanted to run lately than this one has processors."""
     try:
-        return os.getloadavg()[0] > usable_cores()
+        return os.getloadavg()[0] > count_usable_cores()
     except (OSError, AttributeError):  # Windows
         return False
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """The processors that this process may run on, at least 1, a container's quota included."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    quota = cpu_quota()
+    quota = read_cpu_quota()
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
@@ -84,7 +86,7 @@ SIZE = 1024  # rows and columns of the matrices multiplied
 GIB = 2**30
 
 
-def version(package: str) -> str:
+def find_version(package: str) -> str:
     import importlib.metadata  # such imports stand where they are needed: training loads this, too
 
     try:
@@ -93,7 +95,7 @@ def version(package: str) -> str:
         return "missing"
 
 
-def cpu() -> tuple[str, str]:
+def describe_cpu() -> tuple[str, str]:
     """Model name and the instruction sets that decide the speed of matrix products."""
     model, flags = platform.processor() or platform.machine(), []
     if Path("/proc/cpuinfo").exists():
@@ -106,7 +108,7 @@ def cpu() -> tuple[str, str]:
     return model, " ".join(flag for flag in CPU_FLAGS if flag in flags) or "unknown"
 
 
-def memory() -> str:
+def describe_memory() -> str:
     if not hasattr(os, "sysconf"):  # Windows
         return "unknown"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -121,7 +123,7 @@ def memory() -> str:
     return text
 
 
-def gflops(
+def measure_gflops(
     product: Callable[[], object],
     clock: Callable[[], float] = time.perf_counter,
     seconds: float = 0.5,
@@ -138,10 +140,10 @@ def gflops(
     return 2 * SIZE**3 / statistics.median(times) / 1e9
 
 
-def machine_line() -> str:
+def describe_machine() -> str:
     """One line that dates a benchmark and names its machine."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    packages = ", ".join(f"{name} {find_version(name)}" for name in ("torch", "transformers"))
     return (
-        f"{cpu()[0]}, {os.cpu_count()} cores, {memory().split(',')[0]}, "
+        f"{describe_cpu()[0]}, {os.cpu_count()} cores, {describe_memory().split(',')[0]}, "
         f"Python {platform.python_version()}, {packages}, {time.strftime('%Y-%m-%d')}"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 NETWORK_SECONDS = 3.0
 
 
-def reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
+def check_reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
     """One attempt, in a thread: no timeout of a socket limits the look-up of a name."""
     import urllib.error
     import urllib.request
@@ -30,24 +30,24 @@ def reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
     return answer[0] if answer else f"not reachable: no answer within {seconds:g} s"
 
 
-def hub_address() -> str:
+def find_hub_address() -> str:
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
 
-def hub_state() -> str:
+def check_hub() -> str:
     """`reachable`, or why not."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return "HF_HUB_OFFLINE is set"
-    return reachable(hub_address())
+    return check_reachable(find_hub_address())
 
 
 @cache
-def hub_reachable() -> bool:
+def is_hub_reachable() -> bool:
     """Whether the hub answers within 3 s, asked once; its own client retries for 23 s per file."""
-    return hub_state() == "reachable"
+    return check_hub() == "reachable"
 
 
-def wandb_key(host: str) -> str:
+def find_wandb_key(host: str) -> str:
     """Where wandb finds a key, never the key itself."""
     import netrc
 

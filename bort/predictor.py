@@ -11,8 +11,8 @@ from bort.errors import BortError
 from bort.export import standalone
 from bort.export.standalone import Mistake, Text
 from bort.models import hf_config
-from bort.models import huggingface as hf
 from bort.models.bert import Classifier, MaskedLM
+from bort.models.huggingface import load_model, load_tokenizer, read_config
 
 MASKS = 64  # masked positions whose words are found at once
 
@@ -156,15 +156,15 @@ def load(name: str | Path) -> Predictor:
 
     Raises BortError if there is none, or one that takes more than texts (choices, spans).
     """
-    model, labels = hf.load(name)
+    model, labels = load_model(name)
     if isinstance(model, MaskedLM):
-        return Predictor(model, hf.load_tokenizer(name), {})
+        return Predictor(model, load_tokenizer(name), {})
     if model.spans or model.choices:
         kind = "spans" if model.spans else "choices"
         raise BortError(f"{name} answers a task with {kind}; train.py task=… writes its answers")
     labels = labels or {k: f"LABEL_{k}" for k in range(model.out.out_features)}
-    settings = hf.settings(name)
-    texts = hf_config.texts_of_a_row(settings)
+    settings = read_config(name)
+    texts = hf_config.read_texts_per_row(settings)
     multi_label = settings.get("problem_type") == hf_config.MULTI_LABEL
-    cut = hf_config.text_to_cut(settings)
-    return Predictor(model, hf.load_tokenizer(name), labels, texts, multi_label, cut)
+    cut = hf_config.read_text_to_cut(settings)
+    return Predictor(model, load_tokenizer(name), labels, texts, multi_label, cut)

@@ -233,7 +233,7 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
 
     Of a fine-tuning at most, at its full length. Validations are not part of them.
     """
-    from bort.models.huggingface import model_config
+    from bort.models.huggingface import read_model_config
     from bort.pretraining.flops import (  # loads torch
         Text,
         count_logits_flops,
@@ -244,7 +244,7 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
     s, found = run.settings, run.summary
     if not (run.folder / "model" / "config.json").is_file() or not found.get("steps"):
         return
-    config = model_config(run.folder / "model")
+    config = read_model_config(run.folder / "model")
     arch, length = config.arch, s["data.length"]
     vocab, work = config.vocab_size, (found["steps"], s["optim.name"])
     if s["task"]:

@@ -23,7 +23,7 @@ from bort.config.command_line import (
 from bort.config.hydra_errors import explain
 from bort.console import show_log
 from bort.errors import BortError, shorten
-from bort.machine import cpu_quota, usable_cores
+from bort.machine import count_usable_cores, read_cpu_quota
 
 Settings = TypeVar("Settings")
 HYDRA_FLAGS = (
@@ -128,8 +128,8 @@ def prepare_process() -> None:
     encoding does not have are printed as question marks.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if cpu_quota() is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if read_cpu_quota() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(count_usable_cores()))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -113,13 +113,13 @@ class NotFound(http.server.BaseHTTPRequestHandler):
 def test_reachable_is_any_answer():
     with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
         threading.Thread(target=server.handle_request).start()
-        assert network.reachable(f"http://127.0.0.1:{server.server_port}") == "reachable"
+        assert network.check_reachable(f"http://127.0.0.1:{server.server_port}") == "reachable"
 
 
 def test_closed_port_is_not_reachable():
     with socket.socket() as taken:  # bound and not listening: refused
         taken.bind(("127.0.0.1", 0))
-        answer = network.reachable(f"http://127.0.0.1:{taken.getsockname()[1]}")
+        answer = network.check_reachable(f"http://127.0.0.1:{taken.getsockname()[1]}")
     assert answer.startswith("not reachable: ") and "efused" in answer
 
 
@@ -130,7 +130,7 @@ def test_silence_ends_after_the_limit(part, monkeypatch):
         if part == "name":  # a resolver that hangs knows no time limit
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: looked_up.wait(20) and [])
         start = time.monotonic()
-        answer = network.reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
+        answer = network.check_reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.3)
         seconds = time.monotonic() - start
         looked_up.set()
     assert answer.startswith("not reachable: ") and seconds < 2
@@ -138,17 +138,19 @@ def test_silence_ends_after_the_limit(part, monkeypatch):
 
 def test_the_hub_is_asked_once(monkeypatch):
     asked = []
-    monkeypatch.setattr(network, "reachable", lambda url: asked.append(url) or "not reachable: x")
+    monkeypatch.setattr(
+        network, "check_reachable", lambda url: asked.append(url) or "not reachable: x"
+    )
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    network.hub_reachable.cache_clear()
+    network.is_hub_reachable.cache_clear()
     try:
-        assert not network.hub_reachable() and not network.hub_reachable()
+        assert not network.is_hub_reachable() and not network.is_hub_reachable()
         assert asked == ["http://127.0.0.1:9"]
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        assert network.hub_state() == "HF_HUB_OFFLINE is set" and len(asked) == 1
+        assert network.check_hub() == "HF_HUB_OFFLINE is set" and len(asked) == 1
     finally:
-        network.hub_reachable.cache_clear()
+        network.is_hub_reachable.cache_clear()
 
 
 def test_wandb_key_is_found_by_host(tmp_path, monkeypatch):
@@ -156,11 +158,11 @@ def test_wandb_key_is_found_by_host(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "keys"
     monkeypatch.setenv("NETRC", str(file))
-    assert network.wandb_key("api.wandb.ai").startswith("none")
+    assert network.find_wandb_key("api.wandb.ai").startswith("none")
     file.write_text("machine api.wandb.ai login user password secret\n")
     file.chmod(0o600)
-    assert network.wandb_key("api.wandb.ai") == f"in {file}"
-    assert network.wandb_key("wandb.example.org").startswith("none")
+    assert network.find_wandb_key("api.wandb.ai") == f"in {file}"
+    assert network.find_wandb_key("wandb.example.org").startswith("none")
 
 
 def test_gflops_is_the_median_product_after_warm_up():
@@ -172,7 +174,7 @@ def test_gflops_is_the_median_product_after_warm_up():
         now += next(durations)
 
     # 0.1, 0.4 and 0.2 s fill the 0.6 s; 0.2 is their median.
-    assert machine.gflops(product, lambda: now, seconds=0.6) == pytest.approx(
+    assert machine.measure_gflops(product, lambda: now, seconds=0.6) == pytest.approx(
         2 * 1024**3 / 0.2 / 1e9
     )
 
@@ -194,6 +196,6 @@ def test_the_cache_is_the_one_that_training_uses(monkeypatch, capsys, tmp_path):
 
 
 def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(doctor, "read_cpu_quota", lambda: 0.5)
     doctor.hardware("torch is not loaded here")
     assert "usable, a quota of 0.5 processors' time" in capsys.readouterr().out

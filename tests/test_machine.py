@@ -33,26 +33,26 @@ def test_the_smallest_quota_of_nested_groups_counts(tmp_path, version, outer, in
     root = tmp_path / "cgroup"
     write_quota(root / controllers / "box", controllers, outer)
     write_quota(root / controllers / "box" / "inner", controllers, inner)
-    assert machine.cpu_quota(root, tmp_path / "membership") == expected
+    assert machine.read_cpu_quota(root, tmp_path / "membership") == expected
 
 
 def test_a_group_of_the_host_counts_by_its_root(tmp_path):
     """Inside of a container the named path may not be there."""
     (tmp_path / "membership").write_text("4:cpu:/docker/0123\n")
     write_quota(tmp_path / "cgroup" / "cpu", "cpu", 200_000)
-    assert machine.cpu_quota(tmp_path / "cgroup", tmp_path / "membership") == 2.0
+    assert machine.read_cpu_quota(tmp_path / "cgroup", tmp_path / "membership") == 2.0
 
 
 def test_no_control_groups(tmp_path):
-    assert machine.cpu_quota(tmp_path, tmp_path / "missing") is None
+    assert machine.read_cpu_quota(tmp_path, tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(0.5, 1), (1.0, 1), (1.2, 2), (1000.0, None)])
 def test_no_more_cores_than_a_quota_pays_for(monkeypatch, quota, expected):
-    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
-    cores = machine.usable_cores()
-    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
-    assert machine.usable_cores() == min(cores, expected or cores)
+    monkeypatch.setattr(machine, "read_cpu_quota", lambda: None)
+    cores = machine.count_usable_cores()
+    monkeypatch.setattr(machine, "read_cpu_quota", lambda: quota)
+    assert machine.count_usable_cores() == min(cores, expected or cores)
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(None, "1"), ("7", "7")])
@@ -60,7 +60,7 @@ def test_threads_follow_the_quota_unless_the_user_chose(monkeypatch, chosen, exp
     monkeypatch.setenv("OMP_NUM_THREADS", chosen or "")
     if chosen is None:
         monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(shell, "cpu_quota", lambda: 0.5)
-    monkeypatch.setattr(shell, "usable_cores", lambda: 1)
+    monkeypatch.setattr(shell, "read_cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(shell, "count_usable_cores", lambda: 1)
     shell.prepare_process()
     assert os.environ["OMP_NUM_THREADS"] == expected

@@ -13,9 +13,9 @@ import bort
 from bort import predict
 from bort.config.command_line import parse_command
 from bort.errors import BortError
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model, classifier
+from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.huggingface import save_model
 from bort.predict import read_texts
 from bort.text.tokenizer import train_tokenizer
 
@@ -30,17 +30,17 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     body = build_model(sizes, "paper", 0)
     for parameter in body.parameters():  # or all texts would look alike
         parameter.data.mul_(6)
-    hf.save_model(body, tokenizer, root / "masked")
+    save_model(body, tokenizer, root / "masked")
     for name, outputs, options in (
         ("classes", 3, {}),
         ("number", 1, {}),
         ("spans", 2, {"spans": 2}),
         ("choices", 1, {"choices": True}),
     ):
-        model = classifier(body, outputs, **options)
+        model = build_classifier(body, outputs, **options)
         model.out.weight.data.mul_(10)
         labels = {str(k): f"class {k}" for k in range(outputs)}
-        hf.save_model(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
+        save_model(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
     return {path.name: path for path in root.iterdir()}
 
 

@@ -25,7 +25,7 @@ def count_steps(run: TrainConfig, task: Task, train: list) -> int:
     D, E = split(task, train, run.agora.eval_fraction)
     logger.info(f"  E           {len(E):,} of the training rows; D has the others")
     if run.agora.teacher:
-        hub.find(run.agora.teacher)
+        hub.find_model(run.agora.teacher)
     elif run.model:
         teacher_source(run)  # raises when nobody is known to have taught the model
     return 3 * planned_steps(run, len(D))

@@ -11,8 +11,8 @@ from bort.agora.dataset import balanced_accuracy
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.finetuning.recipe import answers, output_order, row_outputs
-from bort.models import huggingface as hf
 from bort.models.bert import Classifier
+from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.pretraining.recipe import pretrain_teacher
 from bort.runs.folder import finished
 from bort.tasks.encoding import cast
@@ -44,10 +44,10 @@ def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
 
     length: tokens of a row at most. device: where it answers.
     """
-    model, labels = hf.load_classifier(place)
+    model, labels = load_classifier(place)
     order = output_order(task, model, labels, f"agora.teacher={place}")
     model.to(device)
-    return Judge(task, model, hf.load_tokenizer(place), order, min(length, model.config.limit))
+    return Judge(task, model, load_tokenizer(place), order, min(length, model.config.limit))
 
 
 def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str) -> dict:

@@ -48,7 +48,7 @@ from bort.finetuning.recipe import (
     task_loss,
 )
 from bort.models import hub
-from bort.models import huggingface as hf
+from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks.encoding import cast, data_report
 from bort.tasks.task import Row
@@ -102,7 +102,7 @@ def _model_digests(run: TrainConfig, source: str, encoder: str | None) -> dict[s
     names = named_models(run) | {"model": source}
     if encoder is not None and "teacher.name" not in names:
         names["teacher"] = encoder
-    return {key: hub.digest(name) for key, name in names.items()}
+    return {key: hub.digest_model(name) for key, name in names.items()}
 
 
 class AgoraRun:
@@ -179,9 +179,9 @@ class AgoraRun:
         """Fine-tune S on D; E chooses its epoch."""
         if recorded(place) is None:
             logger.info(f"S: fine-tuning {encoder} on D first, kept in {place}")
-            tokenizer = hf.load_tokenizer(encoder)
+            tokenizer = load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
-            length = min(self.run.data.length, hf.load_masked_lm(encoder, False).config.limit)
+            length = min(self.run.data.length, load_masked_lm(encoder, False).config.limit)
             inputs = {k: cast(self.task, v, tokenizer, length) for k, v in parts.items()}
             data = replace(self.run.data, length=length)
             own = replace(self.run, optim=replace(self.run.optim, lr=None), data=data)
@@ -196,13 +196,13 @@ class AgoraRun:
         if kind == "mlm":
             place = self.run.agora.mlm or encoder or place
         try:
-            model = hf.load_masked_lm(place, head_required=kind == "mlm")
+            model = load_masked_lm(place, head_required=kind == "mlm")
         except BortError as error:
             raise BortError(
                 f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
                 "agora.generator=edit"
             ) from None
-        return Source(model.to(choose_device(self.run)), hf.load_tokenizer(place))
+        return Source(model.to(choose_device(self.run)), load_tokenizer(place))
 
     # ---- rounds
 
@@ -278,7 +278,7 @@ class AgoraRun:
         Others only so far as there are few mistakes, up to a share HARDEST of the rows: a model may
         know all of D by heart.
         """
-        model, _ = hf.load_classifier(self._place(before))
+        model, _ = load_classifier(self._place(before))
         rows = self.f.D if self.run.agora.mistakes == "train" else self.f.E
         pad, labels = self.f.tokenizer.pad_token_id, torch.tensor([row.label for row in rows])
         outputs = row_outputs(model.to(choose_device(self.run)), rows, self.f.cast(rows), pad)
@@ -384,7 +384,7 @@ class AgoraRun:
         inputs = {name: self.f.cast(rows[name]) for name in asked}
         values, steps = {}, self._steps(best, total)
         for arm in ARMS:
-            model = hf.load_classifier(best[arm])[0].to(choose_device(self.run))
+            model = load_classifier(best[arm])[0].to(choose_device(self.run))
             names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
             pad = tokenizer.pad_token_id
             found = {n: predict(self.task, model, rows[n], inputs[n], pad) for n in names}
@@ -393,7 +393,7 @@ class AgoraRun:
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
             values[f"{arm}/steps"] = steps[arm]
-        model = hf.load_classifier(best["agora"])[0].to(choose_device(self.run))
+        model = load_classifier(best["agora"])[0].to(choose_device(self.run))
         answer_diagnostics(self.run, self.task, model, tokenizer, self.folder)
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)

@@ -41,7 +41,7 @@ from bort.finetuning.recipe import (
     train_classifier,
 )
 from bort.models import hub
-from bort.models import huggingface as hf
+from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import check_corpus, locked, open_folder, take_finished
 from bort.tasks.encoding import Cast, cast
@@ -66,16 +66,16 @@ class Student:
         self.run, self.folder = replace(run, resume=True), folder
         self.launch = launch
         if run.model:
-            hub.find(run.model)  # a wrong name, before rows are read
+            hub.find_model(run.model)  # a wrong name, before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
         check_monitors(run, score_names(self.task, ["val"]))
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or pretrain_encoder(run))
-        config = hf.load_masked_lm(self.source, head_required=False).config
+        config = load_masked_lm(self.source, head_required=False).config
         check_length(run, config.positions)
         self.rate = LR_WIDTH / config.hidden  # where the run names none
-        self.tokenizer = hf.load_tokenizer(self.source)
+        self.tokenizer = load_tokenizer(self.source)
         self.metric = self.task.metrics[0]
         self.held = self.cast(self.E)
         if warning := length_doubt(run, self.source, config.limit, self.held):
@@ -145,9 +145,9 @@ class Student:
         with locked(place, False):
             open_folder(place, run, None)
             info = {"digest": digest(parts), "source": self.task.name}
-            check_corpus(place, info, {"model": hub.digest(encoder)})
+            check_corpus(place, info, {"model": hub.digest_model(encoder)})
             pl.seed_everything(run.seed, verbose=False)
-            body = hf.load_masked_lm(encoder, head_required=False)
+            body = load_masked_lm(encoder, head_required=False)
             model = fresh_classifier(self.task, body, run, parts["train"])
             best, numbers = train_classifier(
                 run, place, self.task, model, tokenizer, parts, inputs, label

@@ -69,7 +69,7 @@ def of_arch(
     files = {engine: folder / f"{name}.{engine}.onnx" for engine in engines if engine != "measured"}
     if files:
         whole = folder / f"{name}.onnx"
-        onnx.encoder_to_onnx(Encoder(sizes), whole)
+        onnx.export_encoder(Encoder(sizes), whole)
         if "onnx_int8" in files:
             onnx.quantize(whole, files["onnx_int8"])
         whole.rename(files["onnx"]) if "onnx" in files else whole.unlink()
@@ -88,16 +88,16 @@ def of_folder(name: str) -> Contender:
     import huggingface_hub
 
     from bort.models import hub
-    from bort.models import huggingface as hf
     from bort.models.bert import Classifier
+    from bort.models.huggingface import load_model, name_class
 
-    found = hub.find(name)
+    found = hub.find_model(name)
     file = found / "model.onnx" if isinstance(found, Path) else None
     if file and file.is_file() and not any((found / each).is_file() for each in hub.WEIGHT_FILES):
         return _of_onnx(name, found, file)
-    model, _ = hf.load(name)
+    model, _ = load_model(name)
     config = model.config
-    what = HEADS[hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"]
+    what = HEADS[name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"]
     arch = config.arch
     count = sum(weight.numel() for weight in model.parameters())
     if not isinstance(found, Path):
@@ -115,21 +115,21 @@ def _of_onnx(name: str, folder: Path, file: Path) -> Contender:
     Where that is not noted, they are the weights in the file, scales of int8 left out.
     """
     from bort.models import hf_config, onnx
-    from bort.models import huggingface as hf
+    from bort.models.huggingface import load_tokenizer, read_config, read_model_config
 
     onnx.require_onnx()
     import onnxruntime
     from onnx import TensorProto, load
 
-    settings = hf.settings(folder)
+    settings = read_config(folder)
     keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
     for key in (*keys, "vocab_size", "architectures"):
         if key not in settings:
             raise BortError(f"{folder / 'config.json'} has no {key}; export the model again")
-    config = hf.model_config(folder)  # checked: anybody may have written it
+    config = read_model_config(folder)  # checked: anybody may have written it
     arch = config.arch
-    kind = hf_config.architecture(settings, folder / "config.json").partition("For")[2]
-    limit = hf.load_tokenizer(folder).model_max_length
+    kind = hf_config.read_architecture(settings, folder / "config.json").partition("For")[2]
+    limit = load_tokenizer(folder).model_max_length
     try:
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common class for what a file does wrong
@@ -237,9 +237,9 @@ def opened(given: Contender, threads: int) -> Calls:
 
         return partial(cost.encoder_call, given.arch, given.vocab)
     else:
-        from bort.models import huggingface as hf
+        from bort.models.huggingface import load_model
 
-        model = hf.load(given.source)[0].eval()
+        model = load_model(given.source)[0].eval()
         keys["attention_mask"] = "attention_mask"
         if model.config.type_vocab:
             keys["token_type_ids"] = "token_types"

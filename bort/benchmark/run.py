@@ -22,7 +22,7 @@ from bort.errors import BortError, nearest
 from bort.files.locks import check_unread, output
 from bort.files.ownership import is_own_page
 from bort.files.writing import check_writable, user_path, write_csv
-from bort.machine import is_busy, usable_cores
+from bort.machine import count_usable_cores, is_busy
 from bort.models.arch import Arch
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def compare(settings: BenchmarkConfig) -> list[dict]:
     """Measure models and archs with all engines and sizes, print and write; returns the rows."""
     import torch
 
-    from bort.machine import machine_line
+    from bort.machine import describe_machine
     from bort.models import onnx
 
     engines, sizes, wanted = settings.chosen_engines, settings.sizes, settings.latency
@@ -62,7 +62,7 @@ def compare(settings: BenchmarkConfig) -> list[dict]:
     if set(engines) != {"measured"}:
         onnx.require_onnx()
     threads = wanted.threads or torch.get_num_threads()
-    machine = f"{machine_line()}; int8 products: {int8_instructions()}"
+    machine = f"{describe_machine()}; int8 products: {int8_instructions()}"
     logger.info(machine)
     if busy := busy_note():
         logger.info(busy)
@@ -107,10 +107,11 @@ def busy_note() -> str | None:
     """A warning when other work has the processors; to be asked before anything is measured."""
     if not is_busy():
         return None
+    cores = counted(count_usable_cores(), "core")
     return (
-        f"warning: other work runs on this machine (load {os.getloadavg()[0]:.1f}, "
-        f"{counted(usable_cores(), 'core')}): it slows long calls more than short ones, so ratios "
-        "are in doubt; measure again when it is idle"
+        f"warning: other work runs on this machine (load {os.getloadavg()[0]:.1f}, {cores}): it "
+        "slows long calls more than short ones, so ratios are in doubt; measure again when it "
+        "is idle"
     )
 
 
@@ -242,12 +243,12 @@ def bars(rows: list[dict]):
 
 def table(settings: BenchmarkConfig) -> list[dict]:
     """Architectures with the one engine and size of `latency`: what latency=table reads."""
-    from bort.machine import machine_line
+    from bort.machine import describe_machine
     from bort.objectives import cost, latency  # torch is loaded only now
 
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
-    logger.info(machine_line())
+    logger.info(describe_machine())
     busy = busy_note() if wanted.source != "analytic" else None
     if busy:
         logger.info(busy)
@@ -288,7 +289,7 @@ def table(settings: BenchmarkConfig) -> list[dict]:
         logger.info(f"table: {settings.out}")
     if settings.out and found["unit"] == "ms" and not points:
         path = Path(settings.out).with_suffix(".html")
-        write_page(path, shown, [machine_line(), found["note"], *filter(None, (busy, wide))])
+        write_page(path, shown, [describe_machine(), found["note"], *filter(None, (busy, wide))])
         logger.info(f"picture: {path}")
     return rows
 

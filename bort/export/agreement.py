@@ -223,5 +223,5 @@ def torch_run(model: MaskedLM | Classifier) -> Run:
 
 def onnx_run(path: Path) -> Run:
     """The file in onnxruntime."""
-    session = onnx.onnx_session(path, threads=0)
+    session = onnx.open_session(path, threads=0)
     return lambda inputs: session.run(None, inputs)[0]

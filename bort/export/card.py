@@ -8,8 +8,8 @@ from typing import Any
 
 from bort.console import decimal
 from bort.files.untrusted import read_json
-from bort.models import huggingface as hf
 from bort.models.bert import Classifier
+from bort.models.huggingface import load_tokenizer, name_class
 from bort.runs.origin import origin, public_name, scores
 from bort.text.sources import read_versions
 
@@ -93,7 +93,7 @@ def _usage(model, found: Export, arguments: str) -> str:
         return (
             "The model takes two marked words; transformers has no class for that, bort reads it.\n"
         )
-    kind = hf.classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    kind = name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"
     return (
         "```python\nfrom transformers import AutoTokenizer, "
         f'AutoModel{kind}\n\ntokenizer = AutoTokenizer.from_pretrained(".")\n'
@@ -106,7 +106,7 @@ def example(folder: Path) -> str:
     config = read_json(folder / "config.json")
     kind = config["architectures"][0].partition("For")[2]
     if kind == "MaskedLM":
-        mask = str(hf.load_tokenizer(folder).mask_token)
+        mask = str(load_tokenizer(folder).mask_token)
         mask = mask if mask.isprintable() and "`" not in mask else "[MASK]"  # it ends no code block
         return shlex.quote(f"a text with a {mask} in it")
     if kind == "MultipleChoice":

@@ -31,9 +31,15 @@ from bort.files import ownership
 from bort.files.locks import output
 from bort.files.writing import replacing_folder, write_json
 from bort.finetuning import recipe as finetune
-from bort.models import huggingface as hf
 from bort.models import onnx
 from bort.models.bert import MaskedLM
+from bort.models.huggingface import (
+    load_model,
+    load_tokenizer,
+    read_config,
+    read_task_keys,
+    save_model,
+)
 from bort.runs.origin import run_facts
 from bort.tasks import encoding, metrics
 from bort.tasks.task import Row, Task
@@ -57,8 +63,8 @@ def export(
     Raises BortError for a model that cannot be read, a folder that is taken, and a failed check;
     then there is no new `out`.
     """
-    model, labels = hf.load(source)
-    tokenizer = hf.load_tokenizer(source)
+    model, labels = load_model(source)
+    tokenizer = load_tokenizer(source)
     facts = run_facts(source)
     _check_place(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
@@ -95,11 +101,11 @@ def _check_place(out: Path, source: str) -> None:
 
 def _write(model, tokenizer, source: str, form: str, folder: Path) -> None:
     """The files of a format but for its card."""
-    hf.save_model(model, tokenizer, folder, hf.task_keys(source))
+    save_model(model, tokenizer, folder, read_task_keys(source))
     if form == "hf":
         return
     onnx.require_onnx()
-    onnx.to_onnx(model, folder / "model.onnx")
+    onnx.export_onnx(model, folder / "model.onnx")
     (folder / "model.safetensors").unlink()
     shutil.copy(standalone.__file__, folder / "predict.py")
 
@@ -121,7 +127,7 @@ def _checked(
     reference: that model; answers: what int8 has to leave as it is.
     """
     if form == "hf":
-        written, _ = hf.load(folder)
+        written, _ = load_model(folder)
         largest = largest_difference(reference, _reopened(folder, written), model, tokenizer)
         logger.info(f"check: reopened, the largest difference of a logit is {largest:.1e}")
         return Export(form, largest), torch_run(written)
@@ -166,7 +172,7 @@ def _quantized(
     Returns the names of those, the session and how far it agrees. Raises BortError when more than
     half would have to stay.
     """
-    losses = onnx.matrices(path)
+    losses = onnx.list_matrices(path)
     order = sorted(losses, key=lambda node: -losses[node][1])
     count = sum(losses[node][1] > RUINED for node in order)
     whole = path.with_name("float32.onnx")
@@ -201,7 +207,7 @@ def _reopened(folder: Path, written) -> Run:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    kind = hf.settings(folder)["architectures"][0].partition("For")[2]
+    kind = read_config(folder)["architectures"][0].partition("For")[2]
     theirs = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder).eval()
 
     @torch.no_grad()

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from bort.errors import BortError
-from bort.machine import user_cache
+from bort.machine import find_user_cache
 
 
 def cache_folder() -> Path:
     """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
-    if (folder := user_cache()) is None:
+    if (folder := find_user_cache()) is None:
         raise BortError(
             "this user has no home folder to keep corpora and teachers in; set BORT_CACHE=FOLDER"
         )

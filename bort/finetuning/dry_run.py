@@ -10,10 +10,10 @@ from bort.errors import BortError
 from bort.files.cache import cache_folder
 from bort.finetuning.heads import output_order
 from bort.finetuning.recipe import check_length, load_task, score_names
-from bort.machine import usable_cores
+from bort.machine import count_usable_cores
 from bort.models import hub
-from bort.models import huggingface as hf
 from bort.models.bert import ModelConfig
+from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.objectives import cost
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
@@ -36,7 +36,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     check_trainer(run)
     check_folder(folder, run)
     if run.model:
-        hub.find(run.model)  # a wrong name, before rows are read
+        hub.find_model(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
         _check_diagnosis(run, task)
@@ -52,7 +52,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     if run.model:
         config = _open(run)
         arch, vocab = config.arch, config.vocab_size
-        inputs = cast(task, rows["train"], hf.load_tokenizer(run.model), run.data.length)
+        inputs = cast(task, rows["train"], load_tokenizer(run.model), run.data.length)
         tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
         longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
         longest *= run.data.batch_size
@@ -83,23 +83,25 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     before = 0.0 if run.model else _say_encoder(run)
     duration = estimate_hours(work + before)
-    logger.info(f"  hours       about {duration:,.2f} on {usable_cores()} cores, without a GPU")
+    logger.info(
+        f"  hours       about {duration:,.2f} on {count_usable_cores()} cores, without a GPU"
+    )
     logger.info("dry_run=true: nothing was started")
 
 
 def _open(run: TrainConfig) -> ModelConfig:
     """The shape of the model that is fine-tuned, opened as the run opens it."""
-    if not isinstance(hub.find(run.model), Path):
+    if not isinstance(hub.find_model(run.model), Path):
         raise BortError(f"dry_run=true: {run.model} is no local folder, so its size is not known")
-    config = hf.load_masked_lm(run.model, head_required=False).config
+    config = load_masked_lm(run.model, head_required=False).config
     check_length(run, config.positions)
     return config
 
 
 def _check_diagnosis(run: TrainConfig, task: Task) -> None:
-    if not isinstance(hub.find(run.model), Path):
+    if not isinstance(hub.find_model(run.model), Path):
         return
-    model, labels = hf.load_classifier(run.model)
+    model, labels = load_classifier(run.model)
     check_length(run, model.config.positions)
     output_order(task, model, labels, f"model={run.model}")
 

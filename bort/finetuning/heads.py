@@ -7,7 +7,7 @@ import numpy as np
 
 from bort.config.train import TrainConfig
 from bort.errors import BortError
-from bort.models.bert import Classifier, MaskedLM, classifier
+from bort.models.bert import Classifier, MaskedLM, build_classifier
 from bort.tasks.task import Row, Task
 
 
@@ -27,7 +27,7 @@ def fresh_classifier(
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)
     spans = 2 if task.kind == "spans" else 0
     scale = number_scale([row.label for row in train]) if task.kind == "regression" else None
-    return classifier(body, outputs, head, spans, choices, run.seed, scale)
+    return build_classifier(body, outputs, head, spans, choices, run.seed, scale)
 
 
 def number_scale(labels: Sequence[float]) -> tuple[float, float]:

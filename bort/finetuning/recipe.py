@@ -28,8 +28,8 @@ from bort.files.writing import write_json
 from bort.finetuning.datamodule import RowBatches, TaskDataModule
 from bort.finetuning.heads import fresh_classifier, label_names, output_order
 from bort.models import hub
-from bort.models import huggingface as hf
 from bort.models.bert import Classifier
+from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import check_corpus, done, finished, locked, open_folder
 from bort.tasks import custom, docstrings, registry
@@ -179,7 +179,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         return summary
     silence_lightning()
     if run.model:
-        hub.find(run.model)  # a wrong name, before rows are read
+        hub.find_model(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
         return diagnose(run, task, rows, folder, record)
@@ -190,8 +190,8 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         check_corpus(folder, facts, run=run)
         return summary
     source = run.model or pretrain_encoder(run)
-    body = hf.load_masked_lm(source, head_required=False)
-    tokenizer = hf.load_tokenizer(source)
+    body = load_masked_lm(source, head_required=False)
+    tokenizer = load_tokenizer(source)
     check_length(run, body.config.positions)
     inputs = {name: cast(task, split, tokenizer, run.data.length) for name, split in rows.items()}
     for line in data_report(task, rows, inputs):
@@ -203,7 +203,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         logger.info(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
     with locked(folder, False):
         open_folder(folder, run, record)
-        check_corpus(folder, facts, {"model": hub.digest(source)}, run)
+        check_corpus(folder, facts, {"model": hub.digest_model(source)}, run)
         if run.patience:
             patience = {"patience": _patience(run, task)}
             run = replace(run, callbacks={**(run.callbacks or {}), **patience})
@@ -286,13 +286,13 @@ def train_classifier(
     loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
 
     def keep(module: FineTuningModule) -> None:
-        hf.save_model(module.model, tokenizer, folder / "model", label_names(task))
+        save_model(module.model, tokenizer, folder / "model", label_names(task))
 
     rate = run.optim.lr or LR_WIDTH / model.config.hidden
     module = FineTuningModule(model, replace(run.optim, lr=rate), task, vals, keep)
     trainer, throughput = fit(run, folder, module, data, loggers, label)
     trainer.strategy.barrier()  # until the process that keeps the best model has kept it
-    best, _ = hf.load_classifier(folder / "model")
+    best, _ = load_classifier(folder / "model")
     return best.to(choose_device(run)), {
         "parameters": sum(p.numel() for p in best.parameters()),  # as in model/
         "tokens": module.tokens,
@@ -346,15 +346,15 @@ def outcome(
 
 def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None) -> dict:
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
-    model, labels = hf.load_classifier(run.model)
-    tokenizer = hf.load_tokenizer(run.model)
+    model, labels = load_classifier(run.model)
+    tokenizer = load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = output_order(task, model, labels, f"model={run.model}")
     model.to(choose_device(run))
     with locked(folder, False):
         open_folder(folder, run, record)
         info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, {"model": hub.digest(run.model)}, run)
+        check_corpus(folder, info, {"model": hub.digest_model(run.model)}, run)
         scores = _answer(run, task, rows, model, order, tokenizer, folder)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
         write_json(folder / "summary.json", summary)

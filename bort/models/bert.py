@@ -335,7 +335,7 @@ def _span_means(states: Tensor, spans: Tensor) -> Tensor:
     return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1.0)
 
 
-def classifier(
+def build_classifier(
     body: MaskedLM,
     outputs: int,
     head: str = "linear",
@@ -352,11 +352,11 @@ def classifier(
     generator = torch.Generator().manual_seed(seed)
     for layer in (model.dense, model.out):
         if layer is not None:
-            draw(layer, 0.02, generator)
+            draw_weights(layer, 0.02, generator)
     return model
 
 
-def empty(config: ModelConfig) -> MaskedLM:
+def build_empty(config: ModelConfig) -> MaskedLM:
     """A model whose weights are yet to be written; draws nothing from the global generator."""
     with torch.device("meta"):
         model = MaskedLM(config)
@@ -380,10 +380,10 @@ def build_model(
     one_of("init", init, INITS)
     if init == "teacher" and teacher is None:
         raise BortError("init=teacher needs a teacher; set teacher.name, or use init=default")
-    model = empty(config)
+    model = build_empty(config)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
-        draw(model, 0.02 if init == "paper" else init_std(config.hidden), generator)
+        draw_weights(model, 0.02 if init == "paper" else init_std(config.hidden), generator)
         if init != "paper":
             _shape_start(model)
         if init == "teacher":
@@ -392,7 +392,7 @@ def build_model(
 
 
 @torch.no_grad()
-def draw(model: nn.Module, std: float, generator: torch.Generator) -> None:
+def draw_weights(model: nn.Module, std: float, generator: torch.Generator) -> None:
     """Every matrix from N(0, std), biases 0, LayerNorms 1 and 0."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

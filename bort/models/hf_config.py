@@ -16,7 +16,7 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 MULTI_LABEL = PROBLEMS[2]
 
 
-def model_config(settings: dict[str, Any], path: Path) -> ModelConfig:
+def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
     """The shape that the settings in the file `path` describe.
 
     What they leave out has Hugging Face's default. Raises BortError if it is neither BERT nor
@@ -71,7 +71,7 @@ def model_config(settings: dict[str, Any], path: Path) -> ModelConfig:
         raise error if str(error).startswith(str(path)) else BortError(f"{path}: {error}") from None
 
 
-def architecture(settings: dict[str, Any], path: Path) -> str:
+def read_architecture(settings: dict[str, Any], path: Path) -> str:
     """Hugging Face's class of the model, `` when the file names none."""
     names = settings.get("architectures")
     if names is None or names == []:
@@ -81,7 +81,7 @@ def architecture(settings: dict[str, Any], path: Path) -> str:
     return names[0]
 
 
-def output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int, str]:
+def read_output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int, str]:
     """The name of each output of a classifier, an empty dictionary when the file has none.
 
     Raises BortError for names that do not belong to these outputs, and for a name given twice: the
@@ -104,7 +104,7 @@ def output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int
     return {number: names[str(number)] for number in range(outputs)}
 
 
-def problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str:
+def read_problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str:
     """What a classifier's outputs are: one of PROBLEMS; by their number where the file is silent.
 
     Raises BortError for a kind of problem that is unknown, or that has another number of outputs.
@@ -119,28 +119,28 @@ def problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str:
     return kind
 
 
-def task_settings(settings: dict[str, Any], outputs: int, path: Path) -> dict[str, Any]:
+def read_task_settings(settings: dict[str, Any], outputs: int, path: Path) -> dict[str, Any]:
     """Of a classifier's config.json what a task gave it, checked: the rest is not passed on."""
-    names = output_names(settings, outputs, path)
+    names = read_output_names(settings, outputs, path)
     kept: dict[str, Any] = {}
     if names:
         kept["id2label"] = {str(number): name for number, name in names.items()}
         kept["label2id"] = {name: number for number, name in names.items()}
     if settings.get("problem_type") is not None:
-        kept["problem_type"] = problem_type(settings, outputs, path)
+        kept["problem_type"] = read_problem_type(settings, outputs, path)
     for key, kind in (("bort_task", str), ("bort_texts", int), ("bort_cut", int)):
         if isinstance(settings.get(key), kind):
             kept[key] = settings[key]
     return kept
 
 
-def text_to_cut(settings: dict[str, Any]) -> int | None:
+def read_text_to_cut(settings: dict[str, Any]) -> int | None:
     """Which of two texts a row that is too long loses the end of; None for the longer one."""
     cut = settings.get("bort_cut")
-    return cut if texts_of_a_row(settings) == 2 and cut in (0, 1) else None
+    return cut if read_texts_per_row(settings) == 2 and cut in (0, 1) else None
 
 
-def texts_of_a_row(settings: dict[str, Any]) -> int | None:
+def read_texts_per_row(settings: dict[str, Any]) -> int | None:
     """How many texts a row of the model's task has, None when the file does not say."""
     texts = settings.get("bort_texts")
     return texts if texts in (1, 2) else None

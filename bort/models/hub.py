@@ -17,14 +17,14 @@ from torch import Tensor
 
 from bort.errors import BortError, nearest, quote, shorten
 from bort.files.untrusted import read_json
-from bort.models.identity import model_digest
-from bort.network import hub_reachable
+from bort.models.identity import digest_folder
+from bort.network import is_hub_reachable
 
 DEEPEST, MOST_FOLDERS = 3, 1_000  # of folders that are searched for runs
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
-def find(name: str | os.PathLike) -> Path | str:
+def find_model(name: str | os.PathLike) -> Path | str:
     """What `name` stands for: the model folder of a run, a Hugging Face folder, or a hub name.
 
     Raises BortError if it is a file, an unfinished run, a folder without a model, a local path that
@@ -131,14 +131,14 @@ def _require_hub(name: str) -> None:
     absent = f"'{shown}' is neither a folder nor in the local Hugging Face cache"
     if huggingface_hub.is_offline_mode():
         raise BortError(f"{absent}, and HF_HUB_OFFLINE is set; give a folder, or unset it{hint}")
-    if not hub_reachable():
+    if not is_hub_reachable():
         raise BortError(
             f"{absent}, and the hub does not answer; give a folder, or try again with a "
             f"network{hint}"
         )
 
 
-def local_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
+def fetch_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
     """The local folder, for a hub name that of its snapshot, with one of the files `needed`."""
     if isinstance(found, Path):
         return found
@@ -156,9 +156,9 @@ def local_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]
         raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
 
 
-def digest(name: str | os.PathLike) -> str:
+def digest_model(name: str | os.PathLike) -> str:
     """Names the content of a model that was loaded before, by run folder, folder or hub name."""
-    return model_digest(local_folder(find(name), [], WEIGHT_FILES))
+    return digest_folder(fetch_folder(find_model(name), [], WEIGHT_FILES))
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -15,8 +15,8 @@ from bort.files.run_files import run_settings
 from bort.files.untrusted import read_json
 from bort.files.writing import replacing_folder, write_json
 from bort.models import hf_config
-from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw, init_std
-from bort.models.hub import WEIGHT_FILES, find, find_any, local_folder, read_weights
+from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw_weights, init_std
+from bort.models.hub import WEIGHT_FILES, fetch_folder, find_any, find_model, read_weights
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 
 EMBEDDING_NAMES = {
@@ -94,7 +94,7 @@ def _masked_lm(
     family = _family(config)
     with torch.device("meta"):
         model = MaskedLM(config)
-    names = hf_names(model)
+    names = map_weight_names(model)
     if trained:
         _drop_tied(weights, family, settings, folder)
     else:
@@ -103,7 +103,7 @@ def _masked_lm(
     _check(model, names, weights, folder)
     model = model.to_empty(device="cpu")
     if not trained:
-        draw(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
+        draw_weights(model.head, init_std(config.hidden), torch.Generator().manual_seed(0))
     _fill(model, names, weights, folder)
     return model
 
@@ -129,7 +129,7 @@ def _classifier(
 ) -> tuple[Classifier, dict[int, str]] | None:
     """None when the folder holds no classifier."""
     family, path = _family(config), folder / "config.json"
-    kind = hf_config.architecture(settings, path).removeprefix(family.capitalize())
+    kind = hf_config.read_architecture(settings, path).removeprefix(family.capitalize())
     names = CLASSIFIER_NAMES.get(kind, {}).get(family)
     if names is None or f"{names[1]}.weight" not in weights:
         return None
@@ -141,13 +141,13 @@ def _classifier(
         )
     outputs, spans = shape[0], shape[1] // config.hidden - 1
     choices = kind == "ForMultipleChoice"
-    labels = {} if choices else hf_config.output_names(settings, outputs, path)
-    hf_config.problem_type(settings, outputs, path)
+    labels = {} if choices else hf_config.read_output_names(settings, outputs, path)
+    hf_config.read_problem_type(settings, outputs, path)
     with torch.device("meta"):
         model = Classifier(config, outputs, "bort", spans, choices)
     layers = {"dense": names[0], "out": names[1]}
     head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
-    names = hf_names(model) | head
+    names = map_weight_names(model) | head
     _check(model, names, weights, folder)
     model = model.to_empty(device="cpu")
     _fill(model, names, weights, folder)
@@ -183,7 +183,7 @@ def _whole_scale(model: Classifier) -> tuple[float, float]:
     return offset + factor * model.out.bias.item(), factor
 
 
-def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
+def load_model(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
     """A fine-tuned model and the names of its outputs, or else a masked LM and none.
 
     Raises BortError for an encoder without a head, and as `load_masked_lm` does.
@@ -199,36 +199,38 @@ def load(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]
     return _masked_lm(*opened, trained=True), {}
 
 
-def task_keys(name: str | os.PathLike) -> dict:
+def read_task_keys(name: str | os.PathLike) -> dict:
     """What a fine-tuned folder that was loaded before says of its task; of others nothing."""
-    folder = local_folder(find(name), ["*.json"], ("config.json",))
+    folder = fetch_folder(find_model(name), ["*.json"], ("config.json",))
     stated = read_json(folder / "config.json")
     labels = stated.get("id2label")
-    return hf_config.task_settings(stated, len(labels) if isinstance(labels, dict) else 1, folder)
+    return hf_config.read_task_settings(
+        stated, len(labels) if isinstance(labels, dict) else 1, folder
+    )
 
 
-def settings(name: str | os.PathLike) -> dict:
+def read_config(name: str | os.PathLike) -> dict:
     """The config.json of a model that was loaded before."""
-    return read_json(local_folder(find(name), ["*.json"], ("config.json",)) / "config.json")
+    return read_json(fetch_folder(find_model(name), ["*.json"], ("config.json",)) / "config.json")
 
 
-def model_config(folder: Path) -> ModelConfig:
+def read_model_config(folder: Path) -> ModelConfig:
     """What a folder's config.json says of the shape; no weights are read.
 
     Raises BortError if it is neither BERT nor RoBERTa, or damaged.
     """
     path = folder / "config.json"
-    return hf_config.model_config(read_json(path), path)
+    return hf_config.parse_config(read_json(path), path)
 
 
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Folder, config.json as it is and as ours, and weights by today's names."""
-    found = find(name)
-    folder = local_folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    found = find_model(name)
+    folder = fetch_folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        folder = local_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
+        folder = fetch_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
     settings = read_json(folder / "config.json")
-    config = hf_config.model_config(settings, folder / "config.json")
+    config = hf_config.parse_config(settings, folder / "config.json")
     family = _family(config)
     weights = _full_names(read_weights(folder), family)
     _check_depth(config, weights, folder)
@@ -275,7 +277,7 @@ def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: 
         )
 
 
-def hf_names(model: MaskedLM | Classifier) -> dict[str, str]:
+def map_weight_names(model: MaskedLM | Classifier) -> dict[str, str]:
     """Hugging Face's name of each of our weights; of a classifier, of those of its encoder."""
     family, names = _family(model.config), {}
     for ours in model.state_dict():
@@ -348,7 +350,7 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
     Raises BortError if it has more tokens than the model, and as `open_tokenizer` does.
     """
     found = find_any(str(name), ("config.json", *TOKENIZER_FILES))
-    folder = local_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
+    folder = fetch_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
     tokenizer = open_tokenizer(folder)
     if (folder / "config.json").is_file():
         _fit(tokenizer, folder)
@@ -356,7 +358,7 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
 
 
 def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    config = model_config(folder)
+    config = read_model_config(folder)
     most = max(tokenizer.get_vocab().values()) + 1
     if most > config.vocab_size:
         raise BortError(
@@ -401,7 +403,7 @@ def _hf_weights(
     state, config = state or model.state_dict(), model.config
     weights = {
         theirs: state[ours].detach().float().cpu().contiguous()
-        for ours, theirs in hf_names(model).items()
+        for ours, theirs in map_weight_names(model).items()
     }
     if "lm_head.bias" in weights:  # of RoBERTa: transformers 4 takes it from the decoder, or 0
         weights["lm_head.decoder.bias"] = weights["lm_head.bias"].clone()
@@ -434,12 +436,12 @@ def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
         number, factor = _whole_scale(model)
         weight, offset = weight.double() * factor, torch.tensor([number], dtype=torch.float64)
     tensors = (scale * dense, scale * bias, weight / scale, offset)
-    names = CLASSIFIER_NAMES[classifier_kind(model)][_family(model.config)]
+    names = CLASSIFIER_NAMES[name_class(model)][_family(model.config)]
     keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
     return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
 
 
-def classifier_kind(model: Classifier) -> str:
+def name_class(model: Classifier) -> str:
     """The suffix of Hugging Face's class for it."""
     if model.spans:
         return "Model"
@@ -450,7 +452,7 @@ def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) 
     """config.json of this model."""
     config = model.config
     family = _family(config)
-    kind = classifier_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    kind = name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"
     settings = {
         "architectures": [f"{family.capitalize()}{kind}"],
         "model_type": family,

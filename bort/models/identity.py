@@ -25,7 +25,7 @@ PARTS = (
 )
 
 
-def model_digest(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
     """16 hexadecimal digits that name shape, weights and tokenizer of a model folder.
 
     By content: a copy of the folder has the same. Costs a read of the files, about 0.7 s per GB.
@@ -47,7 +47,7 @@ def _file_digest(path: Path, size: int, time: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def local_model(name: str | None) -> Path | None:
+def find_local_model(name: str | None) -> Path | None:
     """The model folder that a name stands for on this disk; None for a hub name and for nothing."""
     if name:
         path = Path(name).expanduser()

@@ -36,7 +36,7 @@ class _Deployed(nn.Module):
         return self.model(input_ids, attention_mask, token_type_ids, **given)
 
 
-def to_onnx(model: MaskedLM | Classifier, path: Path) -> None:
+def export_onnx(model: MaskedLM | Classifier, path: Path) -> None:
     """Write a whole model: input_ids, attention_mask (B, S), int64 → `logits`, for any B and S.
 
     A model with token types also takes token_type_ids (B, S), one with spans also spans
@@ -51,7 +51,7 @@ def to_onnx(model: MaskedLM | Classifier, path: Path) -> None:
     _trace(model, inputs, path, "logits")
 
 
-def encoder_to_onnx(encoder: Encoder, path: Path, int8: bool = False) -> None:
+def export_encoder(encoder: Encoder, path: Path, int8: bool = False) -> None:
     """Write the encoder: input_ids (B, S), int64 → states (B, S, H), for any B and S."""
     ids = torch.randint(2, encoder.config.vocab_size, (2, min(16, encoder.config.positions)))
     _trace(encoder, {"input_ids": ids}, path, "states")
@@ -117,7 +117,7 @@ def quantize(source: Path, target: Path, keep: Iterable[str] = ()) -> None:
         root.setLevel(level)
 
 
-def matrices(path: Path) -> dict[str, tuple[str, float]]:
+def list_matrices(path: Path) -> dict[str, tuple[str, float]]:
     """What int8 would replace: node → (the module's name, how much int8 loses of the matrix).
 
     The loss is the rounding noise of the worst column (of a table: of all of it, which has one
@@ -155,7 +155,7 @@ def _module(node) -> str:
     return owners[-1].removeprefix("model.") if owners else "decoder"
 
 
-def onnx_session(path: Path, threads: int):
+def open_session(path: Path, threads: int):
     """An onnxruntime session on the CPU with this many threads."""
     import onnxruntime
 
@@ -165,16 +165,16 @@ def onnx_session(path: Path, threads: int):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def onnx_encoder_call(
+def make_encoder_call(
     arch: Arch, vocab_size: int, batch: int, length: int, threads: int, path: Path, int8: bool
 ) -> Callable[[], Callable[[], object]]:
     """Write an encoder of this shape to `path`; returns what makes its inference call."""
     sizes = ModelConfig(**arch.to_table(), vocab_size=vocab_size, positions=max(512, length))
-    encoder_to_onnx(Encoder(sizes), path, int8)
+    export_encoder(Encoder(sizes), path, int8)
     ids = np.random.default_rng(0).integers(2, vocab_size, (batch, length))
 
     def make() -> Callable[[], object]:
-        session = onnx_session(path, threads)
+        session = open_session(path, threads)
         return lambda: session.run(None, {"input_ids": ids})
 
     return make

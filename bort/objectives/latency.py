@@ -88,7 +88,7 @@ def _timed(
         else:
             files.append(temporary(folder / f"latency_{number}.onnx", "part"))
             int8 = engine == "onnx_int8"
-            make[arch] = onnx.onnx_encoder_call(arch, *size, threads, files[-1], int8)
+            make[arch] = onnx.make_encoder_call(arch, *size, threads, files[-1], int8)
             tick(number + 1, len(archs))
     try:
         torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.machine import SIZE, gflops, usable_cores
+from bort.machine import SIZE, count_usable_cores, measure_gflops
 from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
@@ -83,7 +83,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
 def _is_here(name: str) -> bool:
     """Whether a model lies on this disk; raises BortError for a folder that is none."""
     try:
-        return isinstance(hub.find(name), Path)
+        return isinstance(hub.find_model(name), Path)
     except BortError:
         if name.split("/")[-1] in HUB_TEACHERS and not Path(name).exists():
             return False
@@ -126,7 +126,7 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
 def estimate_hours(work: float) -> float:
     """On this machine: half of its matrix-product speed is what large shapes reach; small less."""
     a = torch.randn(SIZE, SIZE)
-    return work / (0.5e9 * gflops(lambda: a @ a)) / 3600
+    return work / (0.5e9 * measure_gflops(lambda: a @ a)) / 3600
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
@@ -177,7 +177,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"              {free / 1e9:.0f} GB are free here")
     duration = estimate_hours(sum(work for _, work in parts))
     logger.info(
-        f"  hours       about {duration:,.2f} on {usable_cores()} cores here, without a GPU"
+        f"  hours       about {duration:,.2f} on {count_usable_cores()} cores here, without a GPU"
     )
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

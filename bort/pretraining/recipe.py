@@ -21,9 +21,9 @@ from bort.errors import BortError
 from bort.files.cache import cache_folder
 from bort.files.writing import replacing, write_json
 from bort.models import hub
-from bort.models import huggingface as hf
 from bort.models.bert import MaskedLM, ModelConfig, build_model
-from bort.models.identity import local_model
+from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
+from bort.models.identity import find_local_model
 from bort.pretraining import corpus as corpora
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
@@ -100,14 +100,14 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
     """
     teacher = tokenizer = None
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
-        if run.needs_teacher and (folder := local_model(run.teacher.name)):
-            _check_length(run, hf.model_config(folder).positions)  # before anything large is read
+        if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
+            _check_length(run, read_model_config(folder).positions)  # before anything large is read
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
-            teacher = hf.load_masked_lm(run.teacher.name)
+            teacher = load_masked_lm(run.teacher.name)
             _check_length(run, teacher.config.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
-        tokenizer = hf.load_tokenizer(run.data.tokenizer)
+        tokenizer = load_tokenizer(run.data.tokenizer)
     if teacher is not None and tokenizer is not None:
         _check_vocabulary(run, tokenizer, teacher)
     return teacher, tokenizer
@@ -115,7 +115,7 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
 
 def _load_teacher_tokenizer(run: TrainConfig):
     """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
-    found = hf.load_tokenizer(run.teacher.name)
+    found = load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
         return found
     if run.data.tokenizer == "bpe" and len(found) != run.data.vocab_size:
@@ -138,7 +138,7 @@ def _check_length(run: TrainConfig, limit: int) -> None:
 def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
     """The same word behind each id, or KD would teach noise."""
     ours = tokenizer.get_vocab()
-    theirs = hf.load_tokenizer(run.teacher.name).get_vocab()
+    theirs = load_tokenizer(run.teacher.name).get_vocab()
     other = [word for word, number in ours.items() if theirs.get(word) != number]
     if other or teacher.config.vocab_size < len(ours):
         raise BortError(
@@ -186,8 +186,8 @@ def digest_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
     if not run.needs_teacher:
         return {}
     if run.teacher.name:
-        return {"teacher.name": hub.digest(run.teacher.name)}
-    return {"teacher": hub.digest(locate_teacher(run, corpus))}
+        return {"teacher.name": hub.digest_model(run.teacher.name)}
+    return {"teacher": hub.digest_model(locate_teacher(run, corpus))}
 
 
 def _locate_training(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
@@ -238,7 +238,7 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     logger.info(
         f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}"
     )
-    return hf.load_masked_lm(folder)
+    return load_masked_lm(folder)
 
 
 def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
@@ -331,7 +331,7 @@ def train(
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             summary["no_validation"] = reason
         if trainer.is_global_zero:
-            hf.save_model(model, corpus.tokenizer, folder / "model", state=module.whole)
+            save_model(model, corpus.tokenizer, folder / "model", state=module.whole)
             write_json(folder / "summary.json", summary)
         return summary
 

@@ -23,7 +23,7 @@ from bort.errors import BortError, shorten
 from bort.files import locks, ownership, run_files
 from bort.files.untrusted import read_json, read_yaml
 from bort.files.writing import replacing, write_json
-from bort.models.identity import check_models, local_model, model_digest
+from bort.models.identity import check_models, digest_folder, find_local_model
 
 logger = logging.getLogger(__name__)
 
@@ -221,8 +221,8 @@ def _touched(folder: Path, run: TrainConfig) -> bool:
 def _check_models(folder: Path, run: TrainConfig) -> None:
     """Raises BortError when a finished run's models are other ones now; a folder may be gone."""
     then = started_models(folder)
-    places = {key: local_model(name) for key, name in named_models(run).items() if key in then}
-    check_models(then, {k: model_digest(place) for k, place in places.items() if place}, folder)
+    places = {key: find_local_model(name) for key, name in named_models(run).items() if key in then}
+    check_models(then, {k: digest_folder(place) for k, place in places.items() if place}, folder)
 
 
 def read_overrides(folder: Path) -> list[str] | None:

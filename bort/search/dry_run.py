@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
-from bort.machine import usable_cores
+from bort.machine import count_usable_cores
 from bort.models.arch import Arch
 from bort.objectives import cost
 from bort.objectives.latency import latencies
@@ -108,7 +108,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
         logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
     duration = estimate_hours(sum(work for _, work in parts))
     logger.info(
-        f"  hours       at most {duration:,.2f} on {usable_cores()} cores here, without a GPU"
+        f"  hours       at most {duration:,.2f} on {count_usable_cores()} cores here, without a GPU"
     )
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

@@ -28,9 +28,9 @@ from bort.console import Progress, clock, counted
 from bort.errors import BortError, Diverged, is_out_of_memory
 from bort.files.run_files import remove_checkpoints
 from bort.models import hub
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
+from bort.models.huggingface import load_masked_lm, read_model_config
 from bort.objectives import cost
 from bort.objectives.latency import check_device, latencies
 from bort.pretraining import flops
@@ -106,8 +106,8 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
     archs = run.grid.points()[0]
     if run.teacher.name is None:
         archs = [run.teacher.arch, *archs]
-    elif isinstance(place := hub.find(run.teacher.name), Path):
-        archs = [hf.model_config(place).arch, *archs]
+    elif isinstance(place := hub.find_model(run.teacher.name), Path):
+        archs = [read_model_config(place).arch, *archs]
     cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
@@ -424,7 +424,7 @@ def evaluate(run: SearchRunConfig, folder: Path, place: Path) -> dict:
         label = f"candidate {run.arch}"
         summary = train(job, place, corpus, teacher, label, states=tuple(kept.values()))
         remove_checkpoints(place)  # before there is a record: a recorded candidate is left alone
-        losses = candidate_losses(hf.load_masked_lm(place / "model"), teacher, val, kept["val"])
+        losses = candidate_losses(load_masked_lm(place / "model"), teacher, val, kept["val"])
         error = float(losses.mean(dtype=np.float64))
         if not math.isfinite(error):
             raise Diverged("its error is no number")

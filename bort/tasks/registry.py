@@ -14,7 +14,7 @@ from typing import Any
 from bort.errors import BortError, nearest, quote
 from bort.files.text_files import HEAD, check_encoding, undecodable
 from bort.files.untrusted import json_object
-from bort.network import hub_reachable
+from bort.network import is_hub_reachable
 from bort.tasks import task as shapes
 from bort.tasks.task import Row, Split, Task
 
@@ -211,7 +211,7 @@ def _from_hub(task: Task) -> dict[str, tuple[list[Row], str]]:
     """Rows of each split of the hub's data set, by the code that shapes the rows of files."""
     import datasets
 
-    place, reached = f"{task.hub}, {task.config}", hub_reachable()
+    place, reached = f"{task.hub}, {task.config}", is_hub_reachable()
     if not reached:
         datasets.config.HF_HUB_OFFLINE = True  # it reads its cache at once, not after 23 s
     try:

@@ -23,8 +23,8 @@ from bort.errors import BortError, nearest
 from bort.files.cache import cache_folder
 from bort.files.digests import read_sealed, write_sealed
 from bort.files.text_files import lines, parquet_rows, parquet_shape
-from bort.machine import usable_cores
-from bort.network import hub_reachable
+from bort.machine import count_usable_cores
+from bort.network import is_hub_reachable
 
 # Dependencies by the name that is both their distribution's and their import's. Left out: plotly
 # (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
@@ -86,7 +86,9 @@ def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, 
     documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
     # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
-    with ProcessPoolExecutor(min(usable_cores(), 32), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(count_usable_cores(), 32), mp_context=get_context("spawn")
+    ) as pool:
         parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
         for (name, file), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
@@ -267,7 +269,7 @@ def _open_hub_text(data: DataConfig) -> Source:
     revision = _find_revision(name)
 
     def read() -> Iterator[Document]:
-        if not hub_reachable():
+        if not is_hub_reachable():
             raise BortError(
                 f"data.path={data.path}: no such file or folder here, and the Hugging Face hub "
                 "cannot be reached; check the path or the network"
@@ -291,7 +293,7 @@ def _open_hub_text(data: DataConfig) -> Source:
 def _find_revision(name: str) -> str | None:
     """The commit of a data set on the hub; without a network that of the last time, if any."""
     path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
-    if not hub_reachable():
+    if not is_hub_reachable():
         return (read_sealed(path) or {}).get("revision")
     from huggingface_hub import HfApi
 

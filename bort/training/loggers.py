@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from bort.config.train import LoggerConfig as LoggerConfig
 from bort.errors import BortError, shorten
 from bort.files.writing import replacing
-from bort.network import reachable, wandb_key
+from bort.network import check_reachable, find_wandb_key
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def choose_wandb_mode(chosen: str) -> str:
             )
         return "offline"
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    if chosen == "auto" and (state := reachable(server)) != "reachable":
+    if chosen == "auto" and (state := check_reachable(server)) != "reachable":
         logger.info(f"wandb: offline, since {server} is {shorten(state, 80, keep_end=True)}")
         return "offline"
     return "online"
@@ -256,7 +256,7 @@ def choose_wandb_mode(chosen: str) -> str:
 
 def _has_wandb_key() -> bool:
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    return not wandb_key(urlsplit(server).hostname or "").startswith("none")
+    return not find_wandb_key(urlsplit(server).hostname or "").startswith("none")
 
 
 def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:

@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bort.config.train import TrainConfig
 from bort.errors import BortError, nearest, shorten
-from bort.machine import usable_cores
+from bort.machine import count_usable_cores
 from bort.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -72,7 +72,7 @@ def check_trainer(run: TrainConfig) -> None:
         )
     if run.compile:
         _check_compiler(choose_device(run))
-    devices, most = run.trainer.get("devices"), max(8, 2 * usable_cores())
+    devices, most = run.trainer.get("devices"), max(8, 2 * count_usable_cores())
     if isinstance(devices, int) and devices > most and choose_device(run) == "cpu":
         raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
     try:

@@ -47,9 +47,9 @@ from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.writing import write_json
 from bort.finetuning import recipe as finetune
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.runs.folder import finished
 from bort.tasks import registry
 from bort.tasks.custom import own_task
@@ -247,7 +247,7 @@ def encoder(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(words, 340)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=340, positions=160)
     folder = tmp_path_factory.mktemp("encoder") / "model"
-    hf.save_model(build_model(sizes, "default", 0), tokenizer, folder)
+    save_model(build_model(sizes, "default", 0), tokenizer, folder)
     return folder
 
 
@@ -256,7 +256,7 @@ WORDS = ("cat", "dog", "bird", "tree", "house", "river")
 
 @pytest.fixture(scope="module")
 def source(encoder) -> Source:
-    return Source(hf.load_masked_lm(encoder), hf.load_tokenizer(encoder))
+    return Source(load_masked_lm(encoder), load_tokenizer(encoder))
 
 
 def test_a_source_knows_whole_words_only(source):
@@ -270,7 +270,7 @@ def test_a_source_knows_whole_words_only(source):
 def test_word_pieces(shared):
     """WordPiece marks what continues a word, not what begins one."""
     folder = shared / "cases" / "models" / "bert-tiny"
-    found = Source(hf.load_masked_lm(folder), hf.load_tokenizer(folder))
+    found = Source(load_masked_lm(folder), load_tokenizer(folder))
     tokens = found.tokenizer.convert_ids_to_tokens(list(found.words))
     assert len(tokens) > 20 and not any(token.startswith(("##", "[")) for token in tokens)
 
@@ -495,10 +495,10 @@ def test_what_a_run_leaves(whole, run_of, csv):
     assert f"{steps['plain']:,} plain, all of Θ" in agora_page.verdict(summary)
     kept = sorted(path.parent.relative_to(folder) for path in folder.rglob("model"))
     assert Path() in kept
-    model, labels = hf.load_classifier(folder)
+    model, labels = load_classifier(folder)
     assert labels == {0: "no", 1: "yes"}
     task, rows = finetune.load_task("custom", run_of().data)
-    inputs = cast(task, rows["val"], hf.load_tokenizer(folder), 64)
+    inputs = cast(task, rows["val"], load_tokenizer(folder), 64)
     found = finetune.predict(task, model, rows["val"], inputs, 1)
     labels = np.array([row.label for row in rows["val"]])
     assert summary["val/accuracy"] == (found == labels).mean()
@@ -586,8 +586,8 @@ def test_how_sure_s_must_be(whole, run_of):
     folder, summary, _ = whole
     task, rows = finetune.load_task("custom", run_of().data)
     _, E = split(task, rows["train"], 0.2)
-    model, _ = hf.load_classifier(folder / "teacher")
-    sure = Judge(task, model, hf.load_tokenizer(folder / "teacher"), [0, 1], 64)(E).max(-1)
+    model, _ = load_classifier(folder / "teacher")
+    sure = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)(E).max(-1)
     least = summary["teacher/eval/confidence"]
     assert (sure > least).mean() <= 0.75 <= (sure >= least).mean()  # equal rows are equally sure
 
@@ -597,8 +597,8 @@ def test_sources_are_mistakes_or_else_hard(whole, run_of):
     folder, _, lines = whole
     task, rows = finetune.load_task("custom", run_of().data)
     D, E = split(task, rows["train"], 0.2)
-    model, _ = hf.load_classifier(next(folder.glob("rounds/1/*/model")))
-    inputs = cast(task, D, hf.load_tokenizer(folder), 64)
+    model, _ = load_classifier(next(folder.glob("rounds/1/*/model")))
+    inputs = cast(task, D, load_tokenizer(folder), 64)
     found = finetune.predict(task, model, D, inputs, 1)
     wrong = [row for row, answer in zip(D, found, strict=True) if answer != row.label]
     most = max(len(wrong), math.ceil(0.1 * len(D)))
@@ -615,8 +615,8 @@ def test_sources_are_mistakes_or_else_hard(whole, run_of):
 def test_labels_are_those_of_s(whole, run_of):
     folder, _, _ = whole
     task, _ = finetune.load_task("custom", run_of().data)
-    model, labels = hf.load_classifier(folder / "teacher")
-    s = Judge(task, model, hf.load_tokenizer(folder / "teacher"), [0, 1], 64)
+    model, labels = load_classifier(folder / "teacher")
+    s = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)
     rows = read_rows(folder / "rounds" / "2" / "rows.jsonl", TASK)
     assert labels == {0: "no", 1: "yes"}
     assert [row.label for row in rows] == s(rows).argmax(-1).tolist()

@@ -30,9 +30,9 @@ from bort.config.search import BenchmarkConfig, register
 from bort.errors import BortError
 from bort.export import run as export
 from bort.finetuning.recipe import fresh_classifier, label_names
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import load_model, save_model
 from bort.objectives import cost
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
@@ -83,7 +83,7 @@ def folders(tmp_path_factory) -> Path:
         with torch.no_grad():
             for weight in model.parameters():
                 weight.normal_(0.0, 0.3, generator=generator)
-        hf.save_model(
+        save_model(
             model, tokenizer, root / kind, label_names(registry.find(name)) if name else None
         )
     return root
@@ -108,7 +108,7 @@ def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
     given = contenders.of_folder(str(folders / kind))
     assert (given.what, given.arch, given.limit, given.vocab) == (kind, SMALL, 64, 320)
     assert given.disk == (folders / kind / "model.safetensors").stat().st_size
-    assert given.parameters == sum(p.numel() for p in hf.load(folders / kind)[0].parameters())
+    assert given.parameters == sum(p.numel() for p in load_model(folders / kind)[0].parameters())
     answer = contenders.opened(given, 1)(3, 20)()
     if kind in THEIRS:
         theirs = THEIRS[kind].from_pretrained(folders / kind).eval()

@@ -11,9 +11,9 @@ from bort.agora import dry_run as agora_plan
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.finetuning import dry_run as task_plan
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import save_model
 from bort.pretraining import dry_run as plan
 from bort.pretraining import recipe as pretrain
 from bort.search import dry_run as search_plan
@@ -39,7 +39,7 @@ def model(tmp_path_factory) -> Path:
     words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
     sizes = ModelConfig(**vars(Arch(2, 2, 32, 64)), vocab_size=300, positions=32)
     folder = tmp_path_factory.mktemp("model") / "named"
-    hf.save_model(build_model(sizes), train_tokenizer(words, 300), folder)
+    save_model(build_model(sizes), train_tokenizer(words, 300), folder)
     return folder
 
 

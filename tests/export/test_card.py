@@ -12,9 +12,9 @@ from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.export import card
 from bort.files.writing import write_json
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import save_model
 from bort.runs import origin
 
 EVIL = (
@@ -136,7 +136,7 @@ def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypa
     tokenizer.init_kwargs["name_or_path"] = str(run)
     tokenizer.init_kwargs["tokenizer_file"] = str(run / "tokenizer.json")
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=280, positions=32)
-    hf.save_model(build_model(sizes, "paper", 0), tokenizer, run / "model")
+    save_model(build_model(sizes, "paper", 0), tokenizer, run / "model")
     words = [f"data.path={home}/diary.txt", f"teacher.name={home}/big"]
     stated = flatten_settings(settings_of(*words, experiment="kd_pretrain"))
     write_json(run / "settings.json", stated | {"output_dir": str(run)})

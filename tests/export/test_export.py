@@ -26,10 +26,10 @@ from bort.export import run as export
 from bort.export.settings import ExportConfig
 from bort.finetuning import recipe as finetune
 from bort.finetuning.recipe import fresh_classifier, label_names
-from bort.models import huggingface as hf
 from bort.models import onnx
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import load_model, load_tokenizer, save_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -64,16 +64,16 @@ def body(seed: int = 0, **sizes):
 def folders(tmp_path_factory, tokenizer):
     """A masked LM and one fine-tuned folder of each kind."""
     root = tmp_path_factory.mktemp("models")
-    hf.save_model(body(), tokenizer, root / "mlm")
+    save_model(body(), tokenizer, root / "mlm")
     bare = AutoModel.from_pretrained(root / "mlm", add_pooling_layer=False)
     bare.save_pretrained(root / "encoder")
-    hf.load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
+    load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
     for name in TASKS:
         task = registry.find(name)
         model = fresh_classifier(task, body(1), Run)
         with torch.no_grad():
             model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
-        hf.save_model(model, tokenizer, root / name.replace("/", "-"), label_names(task))
+        save_model(model, tokenizer, root / name.replace("/", "-"), label_names(task))
     return root
 
 
@@ -92,7 +92,7 @@ def exported(folders, tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_one_file_serves_all_shapes(folders, exported, tokenizer, name):
     """Case E1: batch 1, 2, 8 and every kind of length, with padding."""
-    model, _ = hf.load(folders / name)
+    model, _ = load_model(folders / name)
     run, expected = export.onnx_run(exported / name / "model.onnx"), export.torch_run(model)
     for seed, (batch, length) in enumerate([(1, 2), (2, 3), (8, 17), (1, 64), (5, 31), (2, 64)]):
         inputs = agreement.random_inputs(model, tokenizer, batch, length, seed)
@@ -196,14 +196,14 @@ def spoiled(model):
 
 
 def test_matrices_that_int8_would_ruin_stay(tmp_path, tokenizer):
-    hf.save_model(spoiled(body()), tokenizer, tmp_path / "bad")
+    save_model(spoiled(body()), tokenizer, tmp_path / "bad")
     lines = log_lines()
     found = export.export(str(tmp_path / "bad"), "onnx-int8", tmp_path / "out", agreement=0.9)
     assert found.float32 == ["encoder.layers.0.up", "encoder.layers.1.up"]
     assert any(
         "matrices stay float32: encoder.layers.0.up, encoder.layers.1.up" in x for x in lines
     )
-    names = {name for name, _ in onnx.matrices(tmp_path / "out" / "model.onnx").values()}
+    names = {name for name, _ in onnx.list_matrices(tmp_path / "out" / "model.onnx").values()}
     assert names == {"encoder.layers.0.up", "encoder.layers.1.up"}  # what is float32 in the file
 
 
@@ -213,7 +213,7 @@ def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenize
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     theirs = AutoModelForMaskedLM.from_pretrained(folders / "mlm").eval()
     same = count = 0
-    for sample in agreement.samples(hf.load(folders / "mlm")[0], tokenizer)[1]:
+    for sample in agreement.samples(load_model(folders / "mlm")[0], tokenizer)[1]:
         (logits,) = session.run(None, sample.inputs)
         with torch.no_grad():
             expected = theirs(**{k: torch.from_numpy(v) for k, v in sample.inputs.items()}).logits
@@ -231,7 +231,7 @@ def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenize
 
 def test_int8_of_a_masked_model_is_compared_where_words_are_masked(folders, tokenizer):
     """15% of the tokens, most of them hidden: a token that can be read has only to be copied."""
-    model, _ = hf.load(folders / "mlm")
+    model, _ = load_model(folders / "mlm")
     name, found = agreement.samples(model, tokenizer)
     assert name == "masked words of docstrings"
     count = sum(len(sample.places) for sample in found)
@@ -289,7 +289,7 @@ def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Pa
     (root / name / "train.tsv").write_text("".join(lines))
     tokenizer = train_tokenizer(lines, 1000)
     sizes = ModelConfig(**vars(Arch(2, 4, 64, 128)), vocab_size=1000, positions=96)
-    hf.save_model(build_model(sizes, "default", 0), tokenizer, root / "encoder")
+    save_model(build_model(sizes, "default", 0), tokenizer, root / "encoder")
     given = [f"task={task}", f"model={root / 'encoder'}", f"data.root={root}", "data.length=96"]
     given += ["dropout=0", "optim.lr=3e-3", "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"]
     once = f"trainer.check_val_every_n_epoch={epochs}"  # the best may be one of equal answers

@@ -17,9 +17,9 @@ from bort.export import run as export
 from bort.export import standalone
 from bort.export.standalone import Mistake, Model
 from bort.finetuning.recipe import fresh_classifier, label_names
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import save_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -47,7 +47,7 @@ def folders(tmp_path_factory):
             model = fresh_classifier(registry.find(task), model, Run)
             labels = label_names(registry.find(task))
             model.out.weight.data.mul_(50)
-        hf.save_model(model, tokenizer, root / name, labels)
+        save_model(model, tokenizer, root / name, labels)
         export.export(str(root / name), "onnx", root / f"{name}.onnx")
     return root
 

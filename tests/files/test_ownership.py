@@ -26,9 +26,9 @@ from bort.export import run as export
 from bort.files import locks, ownership, run_files
 from bort.files import writing as files
 from bort.files.writing import replacing, replacing_folder, write_json, writing
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import save_model
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs import folder as runs
 from bort.search import callback
@@ -217,7 +217,7 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "small"
     tokenizer = train_tokenizer([f"the cat of line {k}" for k in range(40)], 280)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=280, positions=32)
-    hf.save_model(build_model(sizes, "default", 0), tokenizer, folder)
+    save_model(build_model(sizes, "default", 0), tokenizer, folder)
     return folder
 
 

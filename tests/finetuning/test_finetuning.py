@@ -27,9 +27,9 @@ from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.heads import label_names
 from bort.finetuning.recipe import output_order, task_loss
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model, classifier
+from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.pretraining import recipe as pretrain
 from bort.runs import folder as runs
 from bort.runs import record
@@ -61,14 +61,14 @@ def model(tmp_path_factory) -> Path:
     tokenizer = train_tokenizer(words, 320)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=512)
     folder = tmp_path_factory.mktemp("pretrained") / "model"
-    hf.save_model(build_model(sizes, "default", 0), tokenizer, folder)
+    save_model(build_model(sizes, "default", 0), tokenizer, folder)
     return folder
 
 
 def test_outputs_by_their_names():
     """In upper or lower case, but for a task that has a label in both."""
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
-    three, two = (classifier(build_model(sizes, "default", 0), count) for count in (3, 2))
+    three, two = (build_classifier(build_model(sizes, "default", 0), count) for count in (3, 2))
     task = replace(TASKS["glue/sst2"], labels=("A", "a", "b"))
     assert output_order(task, three, {0: "b", 1: "A", 2: "a"}, "model=x") == [1, 2, 0]
     names = {0: "Positive", 1: "NEGATIVE"}
@@ -189,7 +189,7 @@ def test_predictions_are_those_of_hugging_face(shared, run_of, tmp_path, monkeyp
     tokenizer = AutoTokenizer.from_pretrained(folder)
     task = registry.find("glue/rte")
     rows = finetune.registry.read(task, root)["test"]
-    ours, _ = hf.load_classifier(folder)
+    ours, _ = load_classifier(folder)
     batches = RowBatches(cast(task, rows, tokenizer, 512), rows, 8, 1, None)
     lines = (tmp_path / "run" / "predictions" / "RTE.tsv").read_text().splitlines()[1:]
     for batch in batches:
@@ -234,7 +234,7 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
     runs.finish(run, tmp_path / "rte", summary, "finetune")
     assert f"warning: {summary['doubt']}" in lines
     assert any("; 40 rows of val (the best epoch" in line for line in lines)
-    trained = hf.load_classifier(tmp_path / "rte" / "model")[0]
+    trained = load_classifier(tmp_path / "rte" / "model")[0]
     assert summary["parameters"] == sum(weight.numel() for weight in trained.parameters())
     lines.clear()
     other = run_of("glue/stsb", shared / "data/glue", f"model={tmp_path / 'rte'}")
@@ -386,7 +386,7 @@ def test_the_plan_counts_what_there_is(shared, run_of, task):
 def batches_of(shared, model, **options) -> tuple[RowBatches, list]:
     task = registry.find("glue/rte")
     rows = registry.read(task, shared / "data" / "glue")["val"]
-    tokenizer = hf.load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     return RowBatches(cast(task, rows, tokenizer, 128), rows, 8, 1, **options), rows
 
 
@@ -625,9 +625,9 @@ def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_
     """Its answers are those to the rows that were there."""
     root = tmp_path / "superglue"
     shutil.copytree(shared / "data/superglue/AX-g", root / "AX-g")
-    classes = classifier(hf.load_masked_lm(model), 2)
+    classes = build_classifier(load_masked_lm(model), 2)
     names = label_names(TASKS["superglue/rte"])
-    hf.save_model(classes, hf.load_tokenizer(model), tmp_path / "judge", names)
+    save_model(classes, load_tokenizer(model), tmp_path / "judge", names)
     run = run_of("superglue/axg", root, f"model={tmp_path / 'judge'}")
     summary = finetune.finetune(run, tmp_path / "run")
     assert finetune.finetune(run, tmp_path / "run") == summary

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from bort.errors import BortError
-from bort.models import huggingface as hf
-from bort.models.bert import ACTIVATIONS, ModelConfig, build_model, empty, init_std
+from bort.models.bert import ACTIVATIONS, ModelConfig, build_empty, build_model, init_std
+from bort.models.huggingface import load_masked_lm, map_weight_names
 
 SEEDS = range(60)  # even: BERT, odd: RoBERTa
 TINY = ModelConfig(depth=2, heads=2, hidden=8, intermediate=12, vocab_size=40, positions=16)
@@ -69,8 +69,10 @@ def reference(config: ModelConfig, seed: int, attention: str = "sdpa"):
 
 
 def ours(config: ModelConfig, theirs):
-    model, state = empty(config), theirs.state_dict()
-    model.load_state_dict({name: state[hf_name] for name, hf_name in hf.hf_names(model).items()})
+    model, state = build_empty(config), theirs.state_dict()
+    model.load_state_dict(
+        {name: state[hf_name] for name, hf_name in map_weight_names(model).items()}
+    )
     return model.eval()
 
 
@@ -112,7 +114,7 @@ def test_logits_and_gradients_are_those_of_hugging_face(seed, dtype, share):
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     largest = max(g.abs().max() for g in gradients.values())
     compared = 0
-    for name, hf_name in hf.hf_names(model).items():
+    for name, hf_name in map_weight_names(model).items():
         assert_close(model.get_parameter(name).grad, gradients[hf_name], share, largest)
         compared += 1
     assert compared == len(gradients)
@@ -144,7 +146,7 @@ def test_given_logits(shared):  # cases P1
     cases = json.loads((shared / "cases/models/expected.json").read_text())
     assert set(cases) == {"bert-tiny", "roberta-tiny"}
     for name, case in cases.items():
-        model = hf.load_masked_lm(shared / "cases/models" / name).eval()
+        model = load_masked_lm(shared / "cases/models" / name).eval()
         ids, mask = torch.tensor(case["input_ids"]), torch.tensor(case["attention_mask"])
         types = torch.tensor(case["token_type_ids"]) if "token_type_ids" in case else None
         with torch.no_grad():
@@ -163,7 +165,7 @@ def test_given_logits(shared):  # cases P1
 
 @pytest.mark.parametrize("config", [TINY, BERT, ROBERTA])
 def test_extra_padding_changes_nothing(config):
-    model = randomise(empty(config), 0).eval()
+    model = randomise(build_empty(config), 0).eval()
     ids, mask, types = padded_batch(config, 2)
     whole = model(ids, mask, types)
     for row, length in enumerate(mask.sum(1)):
@@ -173,7 +175,7 @@ def test_extra_padding_changes_nothing(config):
 
 @pytest.mark.parametrize("config", [TINY, ROBERTA])
 def test_logits_at_positions_are_the_gathered_full_logits(config):
-    model = randomise(empty(config), 0).eval()
+    model = randomise(build_empty(config), 0).eval()
     ids, mask, _ = padded_batch(config, 2)
     places = torch.tensor([0, 3, 3, 17, 2 * config.positions])
     full = model(ids, mask)
@@ -190,7 +192,7 @@ def test_logits_at_positions_are_the_gathered_full_logits(config):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_row_of_padding_stays_finite(config, dropout):  # case P2
     config = dataclasses.replace(config, dropout=dropout, attention_dropout=dropout)
-    model = randomise(empty(config), 0)
+    model = randomise(build_empty(config), 0)
     ids, mask, _ = padded_batch(config, 2, rows=2)
     ids[1], mask[1] = config.pad_id, 0
     logits = model.train()(ids, mask)
@@ -210,7 +212,7 @@ def test_no_mask_larger_than_needed(monkeypatch):
         return attend(*args, attn_mask=attn_mask, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    model = randomise(empty(TINY), 0)
+    model = randomise(build_empty(TINY), 0)
     ids, mask, _ = padded_batch(TINY, 2)
     model(ids)
     model(ids, torch.ones_like(mask))
@@ -220,7 +222,7 @@ def test_no_mask_larger_than_needed(monkeypatch):
 
 @pytest.mark.parametrize("config", [TINY, ROBERTA])
 def test_the_exported_graph_serves_padded_and_unpadded_input(config):
-    model = randomise(empty(config), 0).eval()
+    model = randomise(build_empty(config), 0).eval()
     ids, mask, _ = padded_batch(config, 2)
     graph = torch.export.export(model, (ids, torch.ones_like(mask))).module()
     assert_close(graph(ids, mask), model(ids, mask), 1e-5)
@@ -231,7 +233,7 @@ def test_the_exported_graph_serves_padded_and_unpadded_input(config):
 @pytest.mark.parametrize("config", [TINY, ROBERTA])
 def test_too_long_an_input_is_one_line(config):  # case P1
     with pytest.raises(BortError, match="17 tokens .* limit of 16") as error:
-        randomise(empty(config), 0)(torch.full((1, 17), 5))
+        randomise(build_empty(config), 0)(torch.full((1, 17), 5))
     assert "\n" not in str(error.value)
 
 
@@ -345,7 +347,7 @@ TEACHER = dataclasses.replace(TINY, depth=5, positions=32)
 
 
 def taught(student: ModelConfig, teacher=TEACHER):
-    source = randomise(empty(teacher), 9)
+    source = randomise(build_empty(teacher), 9)
     return build_model(student, "teacher", seed=0, teacher=source), source
 
 

@@ -12,9 +12,15 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bort.errors import BortError
 from bort.models import hub
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model, classifier
+from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.huggingface import (
+    load_classifier,
+    load_masked_lm,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
 from bort.text.tokenizer import train_tokenizer
 
 DEEP: list = []
@@ -31,7 +37,7 @@ def whole(tmp_path_factory) -> Path:
     names = {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}, "bort_texts": 1}
     folder = tmp_path_factory.mktemp("whole") / "model"
     kind = {"problem_type": "single_label_classification", "bort_task": "custom"}
-    hf.save_model(classifier(body, 2), tokenizer, folder, names | kind)
+    save_model(build_classifier(body, 2), tokenizer, folder, names | kind)
     return folder
 
 
@@ -83,7 +89,7 @@ def test_every_key_of_config_json_with_another_value(folder):
     for way in paths_of(content):
         for value in STRANGE:
             path.write_text(changed(content, way, value))
-            opened += [(way, value)] * (outcome(hf.load, folder) == "opened")
+            opened += [(way, value)] * (outcome(load_model, folder) == "opened")
     strict = ("vocab_size", "hidden_size", "model_type", "max_position_embeddings", "hidden_act")
     assert not [o for o in opened if o[0][0] in strict and o[1] is not None]
 
@@ -95,12 +101,12 @@ def test_every_key_of_the_tokenizers_files_with_another_value(folder, file):
     for number, way in enumerate(paths_of(content)):
         for value in STRANGE[number % 3 :: 3]:
             path.write_text(changed(content, way, value))
-            outcome(hf.load_tokenizer, folder)
+            outcome(load_tokenizer, folder)
 
 
 def test_an_unknown_word_that_no_vocabulary_has(shared):
     with pytest.raises(BortError, match=r"names \[UNK\] for unknown words, but has no such word"):
-        hf.load_tokenizer(shared / "cases/N/N12-unk-missing/tokenizer")
+        load_tokenizer(shared / "cases/N/N12-unk-missing/tokenizer")
 
 
 def test_special_tokens_with_ids_beyond_the_vocabulary(folder):
@@ -108,7 +114,7 @@ def test_special_tokens_with_ids_beyond_the_vocabulary(folder):
     content = json.loads(path.read_text())
     content["post_processor"] |= {"cls": ["<s>", 70_000]}
     path.write_text(json.dumps(content))
-    assert "adds the id 70000, but its vocabulary ends at 279" in outcome(hf.load_tokenizer, folder)
+    assert "adds the id 70000, but its vocabulary ends at 279" in outcome(load_tokenizer, folder)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,7 @@ def test_special_tokens_with_ids_beyond_the_vocabulary(folder):
 def test_indexes_of_parts(folder, content):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-    assert "opened" != outcome(hf.load, folder)
+    assert "opened" != outcome(load_model, folder)
 
 
 def header(content: bytes) -> bytes:
@@ -146,7 +152,7 @@ def test_headers_of_weights(folder, change):
     table = json.loads(content[8 : 8 + size])
     table.pop("__metadata__")
     path.write_bytes(header(json.dumps(change(table)).encode()) + content[8 + size :])
-    assert "opened" != outcome(hf.load, folder)
+    assert "opened" != outcome(load_model, folder)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +171,9 @@ def test_sizes_are_compared_before_anything_is_built(folder, change, line, monke
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     monkeypatch.setattr(torch.nn.Module, "to_empty", None)  # nothing may be allocated
     with pytest.raises(BortError, match=line):
-        hf.load(folder)
+        load_model(folder)
     with pytest.raises(BortError, match=line):
-        hf.load_masked_lm(folder, head_required=False)
+        load_masked_lm(folder, head_required=False)
 
 
 def test_a_large_prime_width_is_one_line_at_once():
@@ -204,17 +210,17 @@ def test_weights_that_are_no_numbers(folder, change, kind, form):
     if form == "bin":
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-    for call in (hf.load, lambda f: hf.load_masked_lm(f, head_required=False)):
+    for call in (load_model, lambda f: load_masked_lm(f, head_required=False)):
         line = outcome(call, folder)
         assert NAME in line and kind in line
 
 
 @pytest.mark.parametrize("dtype", hub.FLOATS)
 def test_weights_of_every_floating_kind_open(folder, dtype):
-    expected = hf.load(folder)[0].state_dict()
+    expected = load_model(folder)[0].state_dict()
     for name in load_file(folder / "model.safetensors"):
         edited(folder, name, lambda w: w.to(dtype))
-    for name, weight in hf.load(folder)[0].state_dict().items():
+    for name, weight in load_model(folder)[0].state_dict().items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, expected[name].to(dtype).float())
 
@@ -229,7 +235,7 @@ def test_a_compressed_file_of_tensors_is_not_unpacked(folder):
         with packed:
             for part in plain.namelist():
                 packed.writestr(part, plain.read(part))
-    assert "is compressed" in outcome(hf.load, folder)
+    assert "is compressed" in outcome(load_model, folder)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +251,13 @@ def test_a_compressed_file_of_tensors_is_not_unpacked(folder):
 def test_names_of_outputs_that_mean_nothing(folder, change, line):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert line in outcome(hf.load, folder)
-    assert line in outcome(hf.load_classifier, folder)
+    assert line in outcome(load_model, folder)
+    assert line in outcome(load_classifier, folder)
 
 
 def test_equal_names_of_labels_are_refused(shared):
     with pytest.raises(BortError, match="names two outputs .* in id2label; give each its own"):
-        hf.load(shared / "cases/N/N24-dup-labels/model")
+        load_model(shared / "cases/N/N24-dup-labels/model")
 
 
 def test_a_folder_of_another_program_with_default_labels_opens(tmp_path):
@@ -259,5 +265,5 @@ def test_a_folder_of_another_program_with_default_labels_opens(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(**sizes, vocab_size=99, intermediate_size=12)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    model, labels = hf.load(tmp_path)
+    model, labels = load_model(tmp_path)
     assert model.out.out_features == 2 and labels in ({}, {0: "LABEL_0", 1: "LABEL_1"})

@@ -26,9 +26,8 @@ from transformers import (
 )
 
 from bort.errors import BortError
-from bort.models import hub
-from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build_model, empty
+from bort.models import hub, huggingface
+from bort.models.bert import ModelConfig, build_empty, build_model
 
 SIZES = dict(
     vocab_size=300,
@@ -107,7 +106,7 @@ def no_hub(monkeypatch):
     def asked(*args, **kwargs):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(hub, "hub_reachable", asked)
+    monkeypatch.setattr(hub, "is_hub_reachable", asked)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", asked)
 
@@ -147,9 +146,9 @@ def reopen(folder: Path):
 def test_round_trip_is_bit_equal(tmp_path, tokenizer, kind, settings):
     theirs = randomise(kind(settings))
     theirs.save_pretrained(tmp_path / "theirs")
-    model = hf.load_masked_lm(tmp_path / "theirs").eval()
+    model = huggingface.load_masked_lm(tmp_path / "theirs").eval()
     torch.testing.assert_close(model(**INPUT), theirs(**INPUT).logits, rtol=1e-5, atol=1e-5)
-    hf.save_model(model, tokenizer, tmp_path / "ours")
+    huggingface.save_model(model, tokenizer, tmp_path / "ours")
     before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("theirs", "ours"))
     assert after.keys() - before.keys() <= {"lm_head.decoder.bias"}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -161,14 +160,14 @@ def test_round_trip_is_bit_equal(tmp_path, tokenizer, kind, settings):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_saved_folders_open_everywhere(tmp_path, tokenizer, style):
-    model = randomise(empty(STYLES[style]))
-    hf.save_model(model, tokenizer, tmp_path / "model")
+    model = randomise(build_empty(STYLES[style]))
+    huggingface.save_model(model, tokenizer, tmp_path / "model")
     with safe_open(tmp_path / "model/model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     with torch.no_grad():
         theirs, expected = reopen(tmp_path / "model"), model(**INPUT)
         torch.testing.assert_close(theirs(**INPUT).logits, expected, rtol=1e-5, atol=1e-5)
-        again = hf.load_masked_lm(tmp_path / "model").eval()
+        again = huggingface.load_masked_lm(tmp_path / "model").eval()
         assert torch.equal(again(**INPUT), expected)
     assert again.config == model.config
     settings = json.loads((tmp_path / "model/config.json").read_text())
@@ -181,7 +180,7 @@ def test_the_bias_of_robertas_decoder_has_both_its_names(tmp_path, tokenizer):
     """transformers 4.44 to 4.49 set `lm_head.bias` to that of the decoder, 0 where it is absent."""
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
     model = randomise(build_model(ModelConfig(**sizes, position_offset=2), "paper", 0))
-    hf.save_model(model, tokenizer, tmp_path / "saved")
+    huggingface.save_model(model, tokenizer, tmp_path / "saved")
     weights = load_file(tmp_path / "saved" / "model.safetensors")
     expected = dict(model.named_parameters())["head.bias"].detach()
     for name in ("lm_head.bias", "lm_head.decoder.bias"):
@@ -189,17 +188,19 @@ def test_the_bias_of_robertas_decoder_has_both_its_names(tmp_path, tokenizer):
 
 
 def test_a_token_type_trained_since_is_kept(tmp_path, tokenizer):
-    hf.save_model(build_model(OWN), tokenizer, tmp_path / "model")
+    huggingface.save_model(build_model(OWN), tokenizer, tmp_path / "model")
     name = "bert.embeddings.token_type_embeddings.weight"
     edit_weights(tmp_path / "model", lambda weights: weights[name].fill_(0.5))
-    model = hf.load_masked_lm(tmp_path / "model").eval()
+    model = huggingface.load_masked_lm(tmp_path / "model").eval()
     assert model.config.type_vocab == 1
     expected = reopen(tmp_path / "model")(**INPUT).logits
     torch.testing.assert_close(model(**INPUT), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_extra_keys_of_config(tmp_path, tokenizer):
-    hf.save_model(build_model(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}})
+    huggingface.save_model(
+        build_model(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}}
+    )
     assert json.loads((tmp_path / "model/config.json").read_text())["bort"] == {"steps": 3}
 
 
@@ -208,19 +209,19 @@ def test_defaults_of_config_are_those_of_hugging_face(hub_folder):
     path = hub_folder / "config.json"
     settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in left_out}
     path.write_text(json.dumps(settings | {"pad_token_id": None}))
-    config = hf.load_masked_lm(hub_folder).config
+    config = huggingface.load_masked_lm(hub_folder).config
     assert (config.activation, config.dropout, config.attention_dropout) == ("gelu", 0.1, 0.1)
     assert config.pad_id == 0
 
 
 def test_old_and_odd_names(shared, hub_folder):  # case P3
     plain, old = (
-        hf.load_masked_lm(shared / "cases/models" / name).state_dict()
+        huggingface.load_masked_lm(shared / "cases/models" / name).state_dict()
         for name in ("bert-tiny", "bert-tiny-oldnames")
     )
     assert all(torch.equal(plain[name], old[name]) for name in plain)
 
-    expected = hf.load_masked_lm(hub_folder).state_dict()
+    expected = huggingface.load_masked_lm(hub_folder).state_dict()
 
     def rename(weights):
         for name in list(weights):
@@ -232,13 +233,13 @@ def test_old_and_odd_names(shared, hub_folder):  # case P3
         weights["cls.seq_relationship.weight"] = torch.ones(2, 8)
 
     edit_weights(hub_folder, rename)
-    found = hf.load_masked_lm(hub_folder).state_dict()
+    found = huggingface.load_masked_lm(hub_folder).state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize("form", ["sharded", "bin", "half"])
 def test_other_files_of_weights(tmp_path, hub_folder, form):
-    expected = hf.load_masked_lm(hub_folder).state_dict()
+    expected = huggingface.load_masked_lm(hub_folder).state_dict()
     whole = hub_folder / "model.safetensors"
     if form == "sharded":
         BertForMaskedLM.from_pretrained(hub_folder).save_pretrained(
@@ -252,7 +253,7 @@ def test_other_files_of_weights(tmp_path, hub_folder, form):
     else:
         edit_weights(hub_folder, lambda w: w.update({k: t.half() for k, t in w.items()}))
         expected = {name: weight.half().float() for name, weight in expected.items()}
-    found = hf.load_masked_lm(hub_folder).state_dict()
+    found = huggingface.load_masked_lm(hub_folder).state_dict()
     assert all(weight.dtype == torch.float32 for weight in found.values())
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -261,10 +262,12 @@ def test_encoder_alone(tmp_path, hub_folder):
     encoder = BertModel.from_pretrained(hub_folder, add_pooling_layer=True)
     encoder.save_pretrained(tmp_path / "encoder")
     with pytest.raises(BortError) as error:
-        hf.load_masked_lm(tmp_path / "encoder")
+        huggingface.load_masked_lm(tmp_path / "encoder")
     assert "usable as an encoder, not as a teacher: no masked-LM head" in one_line(error)
     before = torch.get_rng_state()
-    one, two = (hf.load_masked_lm(tmp_path / "encoder", head_required=False) for _ in range(2))
+    one, two = (
+        huggingface.load_masked_lm(tmp_path / "encoder", head_required=False) for _ in range(2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     expected = encoder.eval()(**INPUT).last_hidden_state
     torch.testing.assert_close(one.eval().encode(**INPUT), expected, rtol=1e-5, atol=1e-5)
@@ -276,13 +279,13 @@ def test_encoder_alone(tmp_path, hub_folder):
 @pytest.mark.parametrize("name", ["amazon/bort", "Amazon/Bort"])
 def test_amazon_bort_is_refused_by_name(name, no_hub):
     with pytest.raises(BortError, match="usable as an encoder, not as a teacher"):
-        hf.load_masked_lm(name)
+        huggingface.load_masked_lm(name)
 
 
 def test_the_random_head_of_amazon_bort_is_not_read(hub_folder, monkeypatch):
-    expected = hf.load_masked_lm(hub_folder).state_dict()
-    monkeypatch.setattr(hf, "find", lambda name: hub_folder)
-    found = hf.load_masked_lm("amazon/bort", head_required=False).state_dict()
+    expected = huggingface.load_masked_lm(hub_folder).state_dict()
+    monkeypatch.setattr(huggingface, "find_model", lambda name: hub_folder)
+    found = huggingface.load_masked_lm("amazon/bort", head_required=False).state_dict()
     for name in expected:
         assert torch.equal(expected[name], found[name]) is not name.startswith("head."), name
 
@@ -296,7 +299,7 @@ def test_missing_weight_is_named(shared, hub_folder):  # case P3
     for folder in (hub_folder, shared / "cases/models/bert-tiny-hole"):
         for head_required in (True, False):
             with pytest.raises(BortError) as error:
-                hf.load_masked_lm(folder, head_required)
+                huggingface.load_masked_lm(folder, head_required)
             assert name in one_line(error)
 
 
@@ -322,7 +325,7 @@ def test_missing_weight_is_named(shared, hub_folder):  # case P3
 def test_weights_that_do_not_fit(hub_folder, change, message):
     edit_weights(hub_folder, change)
     with pytest.raises(BortError, match=message) as error:
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
     one_line(error)
 
 
@@ -342,7 +345,7 @@ def test_weights_that_do_not_fit(hub_folder, change, message):
 def test_configs_that_do_not_fit(hub_folder, change, message):
     edit_json(hub_folder / "config.json", **change)
     with pytest.raises(BortError, match=message) as error:
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
     one_line(error)
 
 
@@ -350,7 +353,7 @@ def test_configs_that_do_not_fit(hub_folder, change, message):
 def test_config_that_is_no_config(hub_folder, content, message):
     (hub_folder / "config.json").write_text(content)
     with pytest.raises(BortError, match=message) as error:
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
     one_line(error)
 
 
@@ -364,19 +367,19 @@ def test_cut_files(hub_folder, form, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
     with pytest.raises(BortError, match="damaged or cut off|more than plain tensors") as error:
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
     assert form in one_line(error)
 
 
 def test_missing_files(hub_folder):
     (hub_folder / "model.safetensors").rename(hub_folder / "somewhere")
     with pytest.raises(BortError, match="holds no weights; looked for model.safetensors"):
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
     index = {"weight_map": {"bert.embeddings.LayerNorm.bias": "../model-1.safetensors"}}
     (hub_folder / "model.safetensors.index.json").write_text(json.dumps(index))
     shutil.copy(hub_folder / "somewhere", hub_folder.parent / "model-1.safetensors")
     with pytest.raises(BortError, match="model-1.safetensors is missing"):
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
 
 
 def test_pickles_are_not_run(shared, tmp_path, monkeypatch):  # case R4
@@ -384,7 +387,7 @@ def test_pickles_are_not_run(shared, tmp_path, monkeypatch):  # case R4
     folder = shared / "cases/R4-pickled-weights/model"
     for head_required in (True, False):
         with pytest.raises(BortError, match="weights must be safetensors") as error:
-            hf.load_masked_lm(folder, head_required)
+            huggingface.load_masked_lm(folder, head_required)
         assert "pytorch_model.bin" in one_line(error)
     assert not list(tmp_path.iterdir())
 
@@ -394,7 +397,7 @@ def test_a_tensor_file_must_be_plain(hub_folder):
     (hub_folder / "model.safetensors").unlink()
     torch.save({"model": weights}, hub_folder / "pytorch_model.bin")
     with pytest.raises(BortError, match="not a plain dictionary of tensors"):
-        hf.load_masked_lm(hub_folder)
+        huggingface.load_masked_lm(hub_folder)
 
 
 def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
@@ -403,9 +406,9 @@ def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
     auto = {"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.Tok", "evil.Tok"]}
     edit_json(hub_folder / "config.json", auto_map=auto)
     edit_json(hub_folder / "tokenizer_config.json", auto_map=auto)
-    hf.load_masked_lm(hub_folder)
+    huggingface.load_masked_lm(hub_folder)
     try:
-        hf.load_tokenizer(hub_folder)
+        huggingface.load_tokenizer(hub_folder)
     except BortError as error:
         assert "\n" not in str(error)
     assert not (tmp_path / "code-ran.txt").exists()
@@ -417,10 +420,10 @@ def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
 
 def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):
     monkeypatch.chdir(tmp_path)
-    hf.save_model(build_model(OWN), tokenizer, "runs/kd/a/model")
-    assert hub.find("runs/kd/a") == Path("runs/kd/a/model")
-    assert hub.find(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
-    assert hub.find(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
+    huggingface.save_model(build_model(OWN), tokenizer, "runs/kd/a/model")
+    assert hub.find_model("runs/kd/a") == Path("runs/kd/a/model")
+    assert hub.find_model(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
+    assert hub.find_model(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
 
 
 def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
@@ -456,7 +459,7 @@ def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
         "bad name!": "neither a folder nor a possible hub name",
     }
     for name, message in expected.items():
-        for load in (hub.find, hf.load_masked_lm, hf.load_tokenizer):
+        for load in (hub.find_model, huggingface.load_masked_lm, huggingface.load_tokenizer):
             with pytest.raises(BortError, match=message) as error:
                 load(name)
             assert name in one_line(error)
@@ -467,13 +470,13 @@ def test_hub_names_without_a_hub(tmp_path, monkeypatch):
     Path("bert-tiny").mkdir()
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
+    monkeypatch.setattr(hub, "is_hub_reachable", lambda: False)
     with pytest.raises(BortError, match="hub does not answer.*did you mean 'bert-tiny'") as error:
-        hf.load_masked_lm("bert-tny")
+        huggingface.load_masked_lm("bert-tny")
     one_line(error)
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
     with pytest.raises(BortError, match="HF_HUB_OFFLINE is set") as error:
-        hf.load_tokenizer("someone/some-model")
+        huggingface.load_tokenizer("someone/some-model")
     one_line(error)
 
 
@@ -482,8 +485,8 @@ def test_weights_that_a_process_has_in_pieces(tmp_path, tokenizer):
     model, whole = build_model(OWN), build_model(OWN, seed=1)
     for parameter in model.parameters():
         parameter.data = parameter.data.flatten()[:0]
-    hf.save_model(model, tokenizer, tmp_path / "model", state=whole.state_dict())
-    found = hf.load_masked_lm(tmp_path / "model").state_dict()
+    huggingface.save_model(model, tokenizer, tmp_path / "model", state=whole.state_dict())
+    found = huggingface.load_masked_lm(tmp_path / "model").state_dict()
     assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
 
 
@@ -492,7 +495,7 @@ def test_an_onnx_export_is_named(hub_folder, tmp_path):
     shutil.copytree(hub_folder, tmp_path / "shipped")
     (tmp_path / "shipped" / "model.safetensors").rename(tmp_path / "shipped" / "model.onnx")
     with pytest.raises(BortError, match="shipped is an ONNX export, which .*predict.py runs") as e:
-        hf.load(tmp_path / "shipped")
+        huggingface.load_model(tmp_path / "shipped")
     one_line(e)
 
 
@@ -500,9 +503,9 @@ def test_hub_names_from_the_cache(hub_folder, monkeypatch):
     """The cache answers alone; what it lacks is fetched, and an error of the hub is one line."""
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(hub_folder))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kw: str(hub_folder))
-    assert hub.find("someone/model") == "someone/model"
-    assert hf.load_masked_lm("someone/model").config.vocab_size == 300
-    assert len(hf.load_tokenizer("someone/model")) <= 300
+    assert hub.find_model("someone/model") == "someone/model"
+    assert huggingface.load_masked_lm("someone/model").config.vocab_size == 300
+    assert len(huggingface.load_tokenizer("someone/model")) <= 300
 
     def gated(name, local_files_only=False, **kwargs):
         if local_files_only:
@@ -512,7 +515,7 @@ def test_hub_names_from_the_cache(hub_folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
     monkeypatch.setattr(hub, "_require_hub", lambda name: None)
     with pytest.raises(BortError, match="cannot fetch 'someone/model' .* 403 Forbidden") as error:
-        hf.load_masked_lm("someone/model")
+        huggingface.load_masked_lm("someone/model")
     one_line(error)
 
 
@@ -524,19 +527,19 @@ def test_a_folder_full_of_folders_is_not_walked(tmp_path, monkeypatch):
     for k in range(40):
         (tmp_path / f"x{k}").mkdir()
     with pytest.raises(BortError, match="is not a model folder"):
-        hub.find(tmp_path)
+        hub.find_model(tmp_path)
     with pytest.raises(BortError, match="a holds 1 models; give one of them, as in .*/a/b/c/d"):
-        hub.find(tmp_path / "a")
+        hub.find_model(tmp_path / "a")
     looked = []
     monkeypatch.setattr(hub, "MOST_FOLDERS", 10)
     monkeypatch.setattr(hub, "_folders", lambda path: looked.append(path) or [path / "x"] * 50)
     with pytest.raises(BortError):
-        hub.find(tmp_path)
+        hub.find_model(tmp_path)
     assert len(looked) <= 10
     start = time.monotonic()
     for name in ("/", "/proc", "~nobody-of-this-name/x", "x" * 300, "x\0y"):
         with pytest.raises(BortError) as error:
-            hub.find(name)
+            hub.find_model(name)
         assert len(one_line(error)) <= 200
     assert time.monotonic() - start < 4
 
@@ -549,13 +552,13 @@ def test_tokenizers_come_back_the_same(shared, tmp_path, tokenizer, source):  # 
     strings = json.loads((shared / "cases/T2-tokenizer-reload/strings.json").read_text())
     assert len(strings) == 24
     if source != "own":
-        tokenizer = hf.load_tokenizer(shared / "cases/models" / source)
+        tokenizer = huggingface.load_tokenizer(shared / "cases/models" / source)
     pad_id = tokenizer.pad_token_id
     model = build_model(
         dataclasses.replace(OWN, pad_id=pad_id, type_vocab=2 * (source == "bert-tiny"))
     )
-    hf.save_model(model, tokenizer, tmp_path / "one")
-    hf.save_model(model, hf.load_tokenizer(tmp_path / "one"), tmp_path / "two")
+    huggingface.save_model(model, tokenizer, tmp_path / "one")
+    huggingface.save_model(model, huggingface.load_tokenizer(tmp_path / "one"), tmp_path / "two")
     for folder in ("one", "two"):
         again = AutoTokenizer.from_pretrained(tmp_path / folder)
         assert again.model_max_length == 18
@@ -564,7 +567,7 @@ def test_tokenizers_come_back_the_same(shared, tmp_path, tokenizer, source):  # 
         for text in strings:
             ids = tokenizer(text).input_ids
             assert again(text).input_ids == ids
-            assert hf.load_tokenizer(tmp_path / folder)(text).input_ids == ids
+            assert huggingface.load_tokenizer(tmp_path / folder)(text).input_ids == ids
             if source == "own":
                 body = again(text, add_special_tokens=False).input_ids
                 assert again.decode(body, clean_up_tokenization_spaces=False) == text
@@ -595,7 +598,7 @@ def test_bare_vocabularies(shared, tmp_path, tokenizer, name, size, pieces, with
         kind = name.split("-")[0]
         settings = {"model_type": kind, "vocab_size": size, "max_position_embeddings": 100}
         (folder / "config.json").write_text(json.dumps(settings))
-    found = hf.load_tokenizer(folder)
+    found = huggingface.load_tokenizer(folder)
     assert len(found) == size
     assert found.tokenize("Hello the World") == pieces
     if with_config:
@@ -606,13 +609,13 @@ def test_a_stated_case_is_obeyed(shared, tmp_path):
     shutil.copyfile(shared / "data/vocab/bert-base-cased/vocab.txt", tmp_path / "vocab.txt")
     stated = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
-    assert hf.load_tokenizer(tmp_path).tokenize("Hello") == ["hello"]
+    assert huggingface.load_tokenizer(tmp_path).tokenize("Hello") == ["hello"]
 
 
 def test_a_tokenizer_larger_than_the_model(hub_folder):
     edit_json(hub_folder / "config.json", vocab_size=100)
     with pytest.raises(BortError, match=r"has \d+ tokens, its model only 100") as error:
-        hf.load_tokenizer(hub_folder)
+        huggingface.load_tokenizer(hub_folder)
     one_line(error)
 
 
@@ -624,18 +627,18 @@ def test_a_tokenizer_without_a_needed_token(hub_folder, kind):
     settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in dropped}
     path.write_text(json.dumps(settings))
     with pytest.raises(BortError, match=f"has no {kind} token, which is needed") as error:
-        hf.load_tokenizer(hub_folder)
+        huggingface.load_tokenizer(hub_folder)
     one_line(error)
 
 
 def test_tokenizers_that_are_not_there(hub_folder):
     (hub_folder / "tokenizer.json").write_text("{}")
     with pytest.raises(BortError, match="cannot read the tokenizer in") as error:
-        hf.load_tokenizer(hub_folder)
+        huggingface.load_tokenizer(hub_folder)
     one_line(error)
     (hub_folder / "tokenizer.json").unlink()
     with pytest.raises(BortError, match="holds no tokenizer; looked for tokenizer.json"):
-        hf.load_tokenizer(hub_folder)
+        huggingface.load_tokenizer(hub_folder)
 
 
 # Writing
@@ -643,14 +646,14 @@ def test_tokenizers_that_are_not_there(hub_folder):
 
 def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
     folder, first = tmp_path / "model", build_model(OWN, seed=1)
-    hf.save_model(first, tokenizer, folder)
+    huggingface.save_model(first, tokenizer, folder)
     (folder / "special_tokens_map.json").write_text("of the old model")
     (folder / "notes.txt").write_text("of the user")
-    hf.save_model(build_model(OWN, seed=2), tokenizer, folder)
+    huggingface.save_model(build_model(OWN, seed=2), tokenizer, folder)
     assert os.listdir(tmp_path) == ["model"]
     assert not (folder / "special_tokens_map.json").exists()
     assert (folder / "notes.txt").read_text() == "of the user"
-    second = hf.load_masked_lm(folder).encoder.embeddings.words.weight
+    second = huggingface.load_masked_lm(folder).encoder.embeddings.words.weight
     assert not torch.equal(second, first.encoder.embeddings.words.weight)
 
     def full(*args, **kwargs):
@@ -661,14 +664,16 @@ def test_a_folder_is_replaced_whole(tmp_path, tokenizer, monkeypatch):
     def stuck(self, target):
         return full() if ".new-" in self.name else rename(self, target)
 
-    for owner, name, failure in ((hf, "save_tokenizer", full), (Path, "rename", stuck)):
+    for owner, name, failure in ((huggingface, "save_tokenizer", full), (Path, "rename", stuck)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, failure)
             with pytest.raises(BortError, match="no space left for .*model") as error:
-                hf.save_model(first, tokenizer, folder)
+                huggingface.save_model(first, tokenizer, folder)
         one_line(error)
         assert os.listdir(tmp_path) == ["model"]
-        assert torch.equal(hf.load_masked_lm(folder).encoder.embeddings.words.weight, second)
+        assert torch.equal(
+            huggingface.load_masked_lm(folder).encoder.embeddings.words.weight, second
+        )
 
 
 @pytest.mark.parametrize("content", ["a file", "a folder"])
@@ -680,6 +685,6 @@ def test_what_is_not_a_model_is_not_replaced(tmp_path, tokenizer, content):
     else:
         place.write_text("years of work")
     with pytest.raises(BortError, match="mine exists and is not a model folder") as error:
-        hf.save_model(build_model(OWN), tokenizer, place)
+        huggingface.save_model(build_model(OWN), tokenizer, place)
     one_line(error)
     assert "years of work" in (place / "thesis.tex" if place.is_dir() else place).read_text()

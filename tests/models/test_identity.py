@@ -12,10 +12,10 @@ from tiny_runs import log_lines
 from bort.agora import recipe as agora_run
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
-from bort.models import huggingface as hf
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
-from bort.models.identity import local_model, model_digest
+from bort.models.huggingface import save_model
+from bort.models.identity import digest_folder, find_local_model
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining import recipe as pretrain
 from bort.runs import folder as runs
@@ -31,7 +31,7 @@ def model(tmp_path) -> Path:
     words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
     sizes = ModelConfig(**vars(Arch(2, 2, 32, 64)), vocab_size=280)
     folder = tmp_path / "named"
-    hf.save_model(build_model(sizes), train_tokenizer(words, 280), folder)
+    save_model(build_model(sizes), train_tokenizer(words, 280), folder)
     return folder
 
 
@@ -45,26 +45,26 @@ def train_again(folder: Path) -> None:
 
 
 def test_a_digest_names_weights_tokenizer_and_shape(model, tmp_path):
-    first = model_digest(model)
+    first = digest_folder(model)
     copy = shutil.copytree(model, tmp_path / "copy")
-    assert model_digest(copy) == first  # whatever the time of its files
+    assert digest_folder(copy) == first  # whatever the time of its files
     (copy / "README.md").write_text("A card.")
-    assert model_digest(copy) == first
+    assert digest_folder(copy) == first
     for name in ("tokenizer.json", "config.json"):
         text = (copy / name).read_text()
         (copy / name).write_text(text + " ")
-        assert model_digest(copy) != first
+        assert digest_folder(copy) != first
         (copy / name).write_text(text)
     train_again(copy)
-    assert model_digest(copy) != first
-    assert local_model(str(copy)) == copy and local_model(str(tmp_path)) is None
+    assert digest_folder(copy) != first
+    assert find_local_model(str(copy)) == copy and find_local_model(str(tmp_path)) is None
 
 
 def test_a_run_is_not_continued_with_another_teacher(model, settings_of, tmp_path):
     run = settings_of(f"teacher.name={model}", "trainer.max_steps=2", experiment="kd_pretrain")
     folder = tmp_path / "run"
     summary = pretrain.pretrain(run, folder)
-    assert summary["teacher_digest"] == model_digest(model)
+    assert summary["teacher_digest"] == digest_folder(model)
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):  # finished: nothing is said that is not so
         runs.done(run, folder)
@@ -81,10 +81,10 @@ def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_pa
     run = search_of(f"teacher.name={model}", "grid.depth=[1]", "grid.hidden=[16]")
     folder = tmp_path / "search"
     with search.opened(run, folder) as sweep:
-        assert sweep.plan["teacher"]["digest"] == model_digest(model)
+        assert sweep.plan["teacher"]["digest"] == digest_folder(model)
         job = sweep.ask()[0]
         sweep.collect([job], died="its process died")
-        assert sweep.records[0]["teacher"] == model_digest(model)
+        assert sweep.records[0]["teacher"] == digest_folder(model)
     (folder / "search.json").unlink()  # as if it had been killed in the pass of T
     train_again(model)
     with pytest.raises(BortError, match=CHANGED), search.opened(run, folder):

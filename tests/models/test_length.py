@@ -16,8 +16,8 @@ from bort.export import run as export
 from bort.export import standalone as onnx_predict
 from bort.export.standalone import Model
 from bort.finetuning import recipe as finetune
-from bort.models import huggingface as hf
-from bort.models.bert import ModelConfig, build_model, classifier
+from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.pretraining import recipe as pretrain
 from bort.tasks.registry import TASKS
 from bort.text.tokenizer import train_tokenizer
@@ -76,7 +76,7 @@ def test_a_pre_training_says_its_length(masked):
     assert (stated["bort_length"], stated["max_position_embeddings"]) == (16, 512)
     assert AutoConfig.from_pretrained(masked / "model").bort_length == 16
     assert AutoTokenizer.from_pretrained(masked / "model").model_max_length == 16
-    config = hf.load_masked_lm(masked).config
+    config = load_masked_lm(masked).config
     assert (config.limit, config.positions) == (16, 512)
     (answer,) = bort.load(masked).predict(["a <mask> " + "stone " * 60])
     assert len(answer["words"]) == 1
@@ -122,9 +122,9 @@ def test_a_teacher_is_not_asked_beyond_its_length(settings_of, masked):
 
 def test_models_of_others_keep_their_own_limit(shared, tmp_path):
     folder = shared / "cases/models/roberta-tiny"
-    model, tokenizer = hf.load_masked_lm(folder), hf.load_tokenizer(folder)
+    model, tokenizer = load_masked_lm(folder), load_tokenizer(folder)
     assert model.config.length is None and model.config.limit == 32
-    hf.save_model(model, tokenizer, tmp_path / "again")
+    save_model(model, tokenizer, tmp_path / "again")
     assert "bort_length" not in json.loads((tmp_path / "again/config.json").read_text())
 
 
@@ -139,7 +139,7 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     tokenizer = train_tokenizer([sentence(k, 9) for k in range(40)], 280)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8}
     body = build_model(ModelConfig(**sizes, vocab_size=280, length=20))
-    hf.save_model(classifier(body, 2), tokenizer, tmp_path / "model", label_names(task))
+    save_model(build_classifier(body, 2), tokenizer, tmp_path / "model", label_names(task))
     predictor = bort.load(tmp_path / "model")
     rows = [(sentence(1, 30), sentence(2, 3)), (sentence(3, 3), sentence(4, 30))]
     fits = [row for k, row in enumerate(rows) if task.cut in (None, k)]
@@ -170,7 +170,7 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
 
     for name in ("roberta-tiny", "bert-tiny"):
         folder = shared / "cases/models" / name
-        teacher = hf.load_masked_lm(folder).eval()
+        teacher = load_masked_lm(folder).eval()
         own = {k: getattr(teacher.config, k) for k in ("depth", "heads", "hidden", "intermediate")}
         arch = "{" + ", ".join(f"{k}: {v}" for k, v in own.items()) + "}"
         run = settings_of(f"teacher.name={folder}", "init=teacher", f"arch={arch}")

@@ -13,7 +13,6 @@ import transformers
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export import run as export
-from bort.models import huggingface as hf
 from bort.models import onnx
 from bort.models.arch import Arch
 from bort.models.bert import (
@@ -22,9 +21,10 @@ from bort.models.bert import (
     Classifier,
     MaskedLM,
     ModelConfig,
+    build_classifier,
     build_model,
-    classifier,
 )
+from bort.models.huggingface import save_model
 from bort.text.tokenizer import train_tokenizer
 
 ARCH = Arch(2, 2, 32, 64)
@@ -38,8 +38,8 @@ def encoder():
 
 @pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-5), (True, 0.2)])
 def test_encoder(encoder, tmp_path, int8, tolerance):
-    onnx.encoder_to_onnx(encoder, tmp_path / "encoder.onnx", int8)
-    session = onnx.onnx_session(tmp_path / "encoder.onnx", threads=1)
+    onnx.export_encoder(encoder, tmp_path / "encoder.onnx", int8)
+    session = onnx.open_session(tmp_path / "encoder.onnx", threads=1)
     differences = []
     for shape in ((1, 2), (1, 64), (8, 7), (3, 32)):
         ids = torch.randint(2, 60, shape, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,9 @@ def random_model(number: int) -> MaskedLM | Classifier:
     if kind != "masked words":
         outputs = {"classes": int(random.integers(2, 6)), "marked words": 2}.get(kind, 1)
         spans = 2 if kind == "marked words" else 0
-        model = classifier(model, outputs, str(random.choice(HEADS)), spans, kind == "choices")
+        model = build_classifier(
+            model, outputs, str(random.choice(HEADS)), spans, kind == "choices"
+        )
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():  # as of a trained model: large enough that answers differ
         for parameter in model.parameters():
@@ -115,7 +117,7 @@ def test_random_models(tmp_path, tokenizer, number):
     model = random_model(number)
     outputs = getattr(model, "out", None)
     names = {str(k): f"class {k}" for k in range(outputs.out_features)} if outputs else {}
-    hf.save_model(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
+    save_model(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
     export.export(str(tmp_path / "model"), "onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     references = [export.torch_run(model), *hugging_face(tmp_path / "model")]
@@ -136,4 +138,4 @@ def test_random_models(tmp_path, tokenizer, number):
 def test_without_the_packages(encoder, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(BortError, match="ONNX needs the package onnxruntime; pip install onnx"):
-        onnx.encoder_to_onnx(encoder, tmp_path / "x.onnx")
+        onnx.export_encoder(encoder, tmp_path / "x.onnx")

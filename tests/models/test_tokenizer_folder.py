@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from bort.models import huggingface as hf
+from bort.models.huggingface import load_tokenizer, save_model
 from bort.models.tokenizer_folder import open_tokenizer, save_tokenizer
 from bort.text.tokenizer import digest_tokenizer, train_tokenizer
 
@@ -49,10 +49,10 @@ def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
     from bort.models.bert import ModelConfig, build_model
     from bort.pretraining import corpus
 
-    tokenizer = hf.load_tokenizer(strange)
+    tokenizer = load_tokenizer(strange)
     built = corpus.build_corpus(settings_of().data, tmp_path / "cache", tokenizer)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8, "vocab_size": 290}
-    hf.save_model(build_model(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
+    save_model(build_model(ModelConfig(**sizes)), tokenizer, tmp_path / "model")
     for folder in (built.folder, tmp_path / "model"):
         assert json.loads((folder / "tokenizer_config.json").read_text()).keys() <= ALLOWED
         names = {path.name for path in folder.iterdir()}

@@ -247,7 +247,7 @@ def test_rows_that_are_not_text(tmp_path, make, row, message):
 
 
 def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(sources, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(sources, "is_hub_reachable", lambda: pytest.fail("asked the hub"))
     path = words(tmp_path)
     with pytest.raises(BortError, match=r"no such file or folder; did you mean 'words\.txt'"):
         make(tmp_path / "wrds.txt")
@@ -265,7 +265,7 @@ def test_missing_path_is_not_looked_up_on_the_hub(tmp_path, make, monkeypatch):
 def test_hub_name(make, monkeypatch):
     import datasets
 
-    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
+    monkeypatch.setattr(sources, "is_hub_reachable", lambda: False)
     with pytest.raises(BortError, match="owner/name: .*hub cannot be reached"):
         make("owner/name")
     asked = []
@@ -274,7 +274,7 @@ def test_hub_name(make, monkeypatch):
         asked.append((name, subset, split, streaming, revision))
         return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
 
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(sources, "is_hub_reachable", lambda: True)
     monkeypatch.setattr(sources, "_find_revision", lambda name: "a1")
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
@@ -287,7 +287,7 @@ def test_a_data_set_of_the_hub_that_changed_is_another_corpus(make, monkeypatch)
     import huggingface_hub
 
     revisions, online = ["a1"], [True]
-    monkeypatch.setattr(sources, "hub_reachable", lambda: online[0])
+    monkeypatch.setattr(sources, "is_hub_reachable", lambda: online[0])
     monkeypatch.setattr(
         huggingface_hub.HfApi,
         "dataset_info",

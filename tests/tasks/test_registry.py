@@ -327,7 +327,7 @@ def test_hub_gives_the_rows_of_the_files(name, shared, monkeypatch):
         asked.append(names)
         return {task.splits[split].hub: as_on_the_hub(name, shared, split) for split in files}
 
-    monkeypatch.setattr(registry, "hub_reachable", lambda: True)
+    monkeypatch.setattr(registry, "is_hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = read(task, None)
     assert asked == [(task.hub, task.config)] and list(rows) == list(files)
@@ -343,7 +343,7 @@ def test_hub_labels_are_told_by_name_not_by_number(monkeypatch):
         [{"premise": "a", "hypothesis": "b", "idx": n, "label": n} for n in range(3)]
     ).cast_column("label", names)
     splits = ("train", "validation_matched", "validation_mismatched", "test_matched")
-    monkeypatch.setattr(registry, "hub_reachable", lambda: True)
+    monkeypatch.setattr(registry, "is_hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: dict.fromkeys(splits, table))
     rows = read(find("glue/mnli"), None)
     assert [row.label for row in rows["train"]] == [2, 0, 1]
@@ -364,7 +364,7 @@ def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
     """The client of the hub would ask for 23 s; a copy that is there is read as ever."""
     import datasets
 
-    monkeypatch.setattr(registry, "hub_reachable", lambda: False)
+    monkeypatch.setattr(registry, "is_hub_reachable", lambda: False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)

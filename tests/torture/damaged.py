@@ -58,7 +58,7 @@ def make_runs() -> Iterator[RunKind]:
     from bort.config.search import SearchRunConfig, register
     from bort.config.train import TrainConfig
     from bort.finetuning import recipe as finetune
-    from bort.models import huggingface as hf
+    from bort.models.huggingface import load_model, load_tokenizer
     from bort.pretraining import recipe as pretrain
     from bort.runs import record
     from bort.search import optimum
@@ -84,7 +84,7 @@ def make_runs() -> Iterator[RunKind]:
         lambda copy: {
             "page": lambda: page(copy),
             "side by side": lambda: list(report.side_by_side(record.expand(copy) * 2)),
-            "model": lambda: (hf.load(copy), hf.load_tokenizer(copy)),
+            "model": lambda: (load_model(copy), load_tokenizer(copy)),
             "again": lambda: pretrain.pretrain(training, copy, silently),
         },
     )

@@ -22,15 +22,15 @@ BUSY = "another process is writing to"
 
 def make_models(root: Path) -> list[str]:
     """Two tiny models of different shapes; returns their folders."""
-    from bort.models import huggingface as hf
     from bort.models.arch import Arch
     from bort.models.bert import ModelConfig, build_model
+    from bort.models.huggingface import save_model
     from bort.text.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([f"the cat of line {k}" for k in range(40)], 280)
     for name, depth in (("first", 1), ("second", 2)):
         sizes = ModelConfig(**vars(Arch(depth, 2, 16, 32)), vocab_size=280, positions=32)
-        hf.save_model(build_model(sizes, "default", depth), tokenizer, root / name)
+        save_model(build_model(sizes, "default", depth), tokenizer, root / name)
     return ["first", "second"]
 
 

@@ -37,9 +37,9 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 def write_inputs(root: Path, pick: random.Random) -> None:
     """Texts of 4 MB and of a few kB, a table of 20,000 rows, and a tiny model."""
-    from bort.models import huggingface as hf
     from bort.models.arch import Arch
     from bort.models.bert import ModelConfig, build_model
+    from bort.models.huggingface import save_model
     from bort.text.tokenizer import train_tokenizer
 
     words = [f"w{pick.randrange(10**6)}" for _ in range(30_000)]
@@ -49,9 +49,7 @@ def write_inputs(root: Path, pick: random.Random) -> None:
     rows = [f"{line},{'ab'[number % 2]}" for number, line in enumerate(lines[:20_000])]
     (root / "table.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=280, positions=64)
-    hf.save_model(
-        build_model(sizes, "default", 0), train_tokenizer(lines[:50], 280), root / "model"
-    )
+    save_model(build_model(sizes, "default", 0), train_tokenizer(lines[:50], 280), root / "model")
 
 
 def clear(root: Path) -> None:

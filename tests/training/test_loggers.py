@@ -165,7 +165,7 @@ def no_key(tmp_path, monkeypatch):
 @pytest.fixture
 def network(monkeypatch):
     """wandb's server answers."""
-    monkeypatch.setattr(loggers, "reachable", lambda server: "reachable")
+    monkeypatch.setattr(loggers, "check_reachable", lambda server: "reachable")
 
 
 @pytest.mark.parametrize(
