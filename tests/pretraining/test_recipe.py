@@ -339,6 +339,7 @@ def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatc
     assert pretrain(run, tmp_path / "run") == summary
     with monkeypatch.context() as patch:  # what was looked at once is known by its time
         patch.setattr(pretraining, "prepare", lambda *_: pytest.fail("read again"))
+        lines.clear()
         assert pretrain(run, tmp_path / "run") == summary
         assert len(lines) == 1 and "is finished" in lines[0]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
@@ -576,8 +577,9 @@ def test_a_run_without_validation_says_why(settings_of, tmp_path):
             (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0"),
         ]
     ):
-        run, lines = settings_of(*overrides, "trainer.max_steps=2"), log_lines()
+        run = settings_of(*overrides, "trainer.max_steps=2")
         summary = pretrain(run, tmp_path / f"run{number}")
+        lines = log_lines()
         assert "val/loss" not in summary and summary["no_validation"] == reason
         finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain")
         assert f"mlm_pretrain: no validation ({reason}) after 0:0" in lines[0]
