@@ -25,7 +25,7 @@ from bort.console import show_log
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.huggingface import load_masked_lm
-from bort.runs.folder import finished
+from bort.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmarks" / "agora"
@@ -63,7 +63,7 @@ def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
     s = place / "first" / "teacher"
     name = "-".join(each.split(".")[-1].replace("=", "_") for each in overrides) or "default"
     folder = place / "first" if (name, seed) == ("default", SEEDS[0]) else place / f"{name}_{seed}"
-    if (summary := finished(folder)) is not None:
+    if (summary := RunFolder(folder).find_summary()) is not None:
         return summary
     if folder.name != "first":
         overrides = (*overrides, f"agora.teacher={s}")

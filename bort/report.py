@@ -22,8 +22,9 @@ from bort.files.ownership import is_own_page
 from bort.finetuning import report as mistakes
 from bort.models.arch import Arch
 from bort.runs import commands
-from bort.runs.folder import doubt, read_overrides
+from bort.runs.folder import RunFolder
 from bort.runs.record import LOSSES, Curve, Run, expand, read
+from bort.runs.summary import find_doubt
 
 logger = logging.getLogger("bort.report")
 
@@ -61,7 +62,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
     if not run.summary:
         yield "<p class=doubt>This run is not finished.</p>"
     known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
-    if with_doubt and (known or "task" in run.summary) and (warning := doubt(run.summary)):
+    if with_doubt and (known or "task" in run.summary) and (warning := find_doubt(run.summary)):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield html.big(numbers(run))
     if run.settings["job"] == "compare" and run.summary:
@@ -280,7 +281,8 @@ def defaults(folder: Path) -> dict[str, Any]:
     That is what conf/train.yaml and conf/experiment/ make of no other word on the command line. A
     run whose experiment is not recorded, or is gone, is held against train.py without any.
     """
-    words = [word for word in read_overrides(folder) or [] if word.startswith("experiment=")]
+    overrides = RunFolder(folder).read_overrides() or []
+    words = [word for word in overrides if word.startswith("experiment=")]
     name = words[-1].partition("=")[2] if words else ""
     known = (CONF / "experiment" / f"{name}.yaml").is_file()
     return _composed(name if known else None)

@@ -10,11 +10,12 @@ import torch
 from bort.agora.dataset import balanced_accuracy
 from bort.config.train import TrainConfig
 from bort.errors import BortError
+from bort.files.run_files import MODEL
 from bort.finetuning.recipe import answers, output_order, row_outputs
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.pretraining.recipe import pretrain_teacher
-from bort.runs.folder import finished
+from bort.runs.folder import RunFolder
 from bort.tasks.encoding import cast
 from bort.tasks.metrics import score
 from bort.tasks.task import Row, Task
@@ -84,7 +85,9 @@ def teacher_source(run: TrainConfig) -> str:
     if run.model is None:
         return str(pretrain_teacher(run))
     place = Path(run.model).expanduser()
-    summary = finished(place) or finished(place.parent if place.name == "model" else place)
+    summary = RunFolder(place).find_summary()
+    if summary is None and place.name == MODEL:
+        summary = RunFolder(place.parent).find_summary()
     if summary is None or "teacher" not in summary:
         raise BortError(
             f"model={run.model} does not say who taught it; set agora.teacher= to a model "

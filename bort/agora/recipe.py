@@ -49,7 +49,7 @@ from bort.finetuning.recipe import (
 )
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
-from bort.runs.folder import check_corpus, done, finished, locked, open_folder
+from bort.runs.folder import RunFolder
 from bort.tasks.encoding import cast, data_report
 from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
@@ -78,17 +78,18 @@ def agora(
     judge, a task that cannot be generated, and as `finetune` does.
     """
     check_trainer(run)
-    if (summary := done(run, folder)) is not None:
+    run_folder = RunFolder(folder)
+    if (summary := run_folder.find_result(run)) is not None:
         return summary
     silence_lightning()
     candidate = Student(run, folder, launch)
     task, rows = candidate.task, candidate.rows
-    with locked(folder, False):
-        open_folder(folder, run, record)
+    with run_folder.lock(False):
+        run_folder.begin(run, record)
         encoder = None if run.agora.teacher else teacher_source(run)
         info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, _model_digests(run, candidate.source, encoder), run)
-        if run.resume and (summary := finished(folder)) is not None:
+        run_folder.check_inputs(info, _model_digests(run, candidate.source, encoder), run)
+        if run.resume and (summary := run_folder.find_summary()) is not None:
             return summary  # a file was touched, and holds what it held
         loggers = extra_loggers(run.logger, folder, flatten_settings(run))
         try:

@@ -43,7 +43,7 @@ from bort.finetuning.recipe import (
 from bort.models import hub
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
-from bort.runs.folder import check_corpus, locked, open_folder, take_finished
+from bort.runs.folder import RunFolder
 from bort.tasks.encoding import Cast, cast
 from bort.tasks.metrics import score
 from bort.tasks.registry import decoded
@@ -142,10 +142,11 @@ class Student:
         From the newest checkpoint there. parts, inputs: `train` and, as `val`, E.
         """
         start = time.monotonic()
-        with locked(place, False):
-            open_folder(place, run, None)
+        run_folder = RunFolder(place)
+        with run_folder.lock(False):
+            run_folder.begin(run, None)
             info = {"digest": digest(parts), "source": self.task.name}
-            check_corpus(place, info, {"model": hub.digest_model(encoder)})
+            run_folder.check_inputs(info, {"model": hub.digest_model(encoder)})
             pl.seed_everything(run.seed, verbose=False)
             body = load_masked_lm(encoder, head_required=False)
             model = fresh_classifier(self.task, body, run, parts["train"])
@@ -155,7 +156,7 @@ class Student:
             found = predict(self.task, best, self.E, inputs["val"], tokenizer.pad_token_id)
             scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
             remove_checkpoints(place)
-            write_json(place / "summary.json", {**numbers, **scores})
+            run_folder.write_summary({**numbers, **scores})
         self._steps += numbers["steps"]
         self._seconds += time.monotonic() - start
 
@@ -189,7 +190,7 @@ def recorded(place: Path) -> dict | None:
 
     A damaged one is of no use: the training is done again.
     """
-    summary = take_finished(place)
+    summary = RunFolder(place).settle_finished()
     if not isinstance(summary, dict):
         return None
     numbers = [summary.get(key) for key in (("steps",) if "failed" in summary else NOTED)]

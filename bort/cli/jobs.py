@@ -29,11 +29,11 @@ def locate_folder(cfg: DictConfig, hydra: DictConfig) -> Path:
     cfg: the composed settings; hydra: Hydra's own. The processes of a distributed training share
     the folder of the first one.
     """
-    from bort.runs import folder as runs
+    from bort.runs.names import reserve_name
 
     is_sweep = hydra.mode is RunMode.MULTIRUN
     if not is_sweep:
-        runs.reserve_stamp(cfg, lambda: Path(cfg.output_dir))
+        reserve_name(cfg, lambda: Path(cfg.output_dir))
     folder = Path(hydra.runtime.output_dir if is_sweep else cfg.output_dir)
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
@@ -63,7 +63,7 @@ def run_job(
     with loading():  # torch, only now
         recipe, show_plan = _import_recipe(run.job)
         from bort import report
-        from bort.runs import folder as runs
+        from bort.runs.closing import print_result
 
     if run.dry_run:
         show_plan(run, folder)
@@ -76,7 +76,7 @@ def run_job(
     options = {"launch": make_launcher(hydra, folder)} if run.job == "agora" else {}
     summary = recipe(run, folder, record, **options)
     report.write(folder)
-    runs.finish(run, folder, summary, experiment)
+    print_result(run, folder, summary, experiment)
     return summary
 
 
@@ -95,17 +95,18 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
 
 def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> Summary | None:
     """Return the summary when `folder` holds this very run, finished; nothing is trained then."""
-    from bort.runs import folder as runs
+    from bort.runs.closing import print_result
+    from bort.runs.folder import RunFolder
 
     if run.job == "compare" or run.dry_run:
         return None
-    if (summary := runs.done(run, folder)) is None:
+    if (summary := RunFolder(folder).find_result(run)) is None:
         return None
     if not (folder / "report.html").exists():  # the process was killed between the two
         from bort import report
 
         report.write(folder)
-    runs.finish(run, folder, summary, experiment)
+    print_result(run, folder, summary, experiment)
     return summary
 
 

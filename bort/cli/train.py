@@ -33,7 +33,7 @@ def run_composed(cfg: DictConfig) -> float | None:
     """Run one job; in a sweep, a mistake in it is a result of the sweep and not its end."""
     # Not at the top: --help, --cfg and completion need none of it.
     from bort.cli import jobs
-    from bort.runs import folder as runs
+    from bort.runs.failures import note_failure
 
     show_log()  # a launcher's process has not passed through the shell
     own = HydraConfig.get()
@@ -52,5 +52,5 @@ def run_composed(cfg: DictConfig) -> float | None:
             shell.stop(1, f"{shell.program()}: {line}")  # here: Hydra would add a line of its own
         logger.info(f"{shell.program()}: {folder}: {line}")
         if folder is not None:
-            runs.note_failure(folder)
+            note_failure(folder)
         return float("nan")

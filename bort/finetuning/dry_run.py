@@ -19,7 +19,7 @@ from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.dry_run import estimate_hours
 from bort.pretraining.recipe import OWN_STEPS, derive_encoder_run, locate_encoder
-from bort.runs.folder import check_folder, finished
+from bort.runs.folder import RunFolder
 from bort.tasks.encoding import cast
 from bort.tasks.task import Task
 from bort.training.trainer import check_monitors, check_trainer
@@ -34,7 +34,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     the run itself would refuse.
     """
     check_trainer(run)
-    check_folder(folder, run)
+    RunFolder(folder).check_settings(run)
     if run.model:
         hub.find_model(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
@@ -110,7 +110,7 @@ def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
     own = derive_encoder_run(run)
     corpus = corpora.find_corpus(own.data, cache_folder())
-    if corpus is not None and finished(locate_encoder(run, corpus)):
+    if corpus is not None and RunFolder(locate_encoder(run, corpus)).find_summary():
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
     work = flops.count_student_flops(own, own.data.vocab_size, flops.measure_amount(own, corpus))

@@ -24,14 +24,13 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.files.writing import write_json
 from bort.finetuning.datamodule import RowBatches, TaskDataModule
 from bort.finetuning.heads import fresh_classifier, label_names, output_order
 from bort.models import hub
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.pretraining.recipe import pretrain_encoder
-from bort.runs.folder import check_corpus, done, finished, locked, open_folder
+from bort.runs.folder import RunFolder
 from bort.tasks import custom, docstrings, registry
 from bort.tasks.encoding import Cast, cast, data_report
 from bort.tasks.metrics import doubt, metric_names, readable, score, write_answers, write_submission
@@ -175,7 +174,8 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     of. Raises BortError for wrong data or a wrong model before anything is written.
     """
     check_trainer(run)
-    if (summary := done(run, folder)) is not None:
+    run_folder = RunFolder(folder)
+    if (summary := run_folder.find_result(run)) is not None:
         return summary
     silence_lightning()
     if run.model:
@@ -185,9 +185,9 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         return diagnose(run, task, rows, folder, record)
     check_monitors(run, score_names(task, rows))
     facts = {"digest": digest(rows), "source": task.name}
-    if run.resume and (summary := finished(folder)) is not None:
+    if run.resume and (summary := run_folder.find_summary()) is not None:
         # a file was touched, and holds what it held
-        check_corpus(folder, facts, run=run)
+        run_folder.check_inputs(facts, run=run)
         return summary
     source = run.model or pretrain_encoder(run)
     body = load_masked_lm(source, head_required=False)
@@ -201,9 +201,9 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     missing = [name for name in task.splits if name not in rows]
     if missing and task.name != "custom":
         logger.info(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
-    with locked(folder, False):
-        open_folder(folder, run, record)
-        check_corpus(folder, facts, {"model": hub.digest_model(source)}, run)
+    with run_folder.lock(False):
+        run_folder.begin(run, record)
+        run_folder.check_inputs(facts, {"model": hub.digest_model(source)}, run)
         if run.patience:
             patience = {"patience": _patience(run, task)}
             run = replace(run, callbacks={**(run.callbacks or {}), **patience})
@@ -225,7 +225,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         summary = {**scores, **numbers}
         if line := selection(task, rows):
             summary["selected_by"] = line.removeprefix("model: ")
-        write_json(folder / "summary.json", summary)
+        run_folder.write_summary(summary)
         return summary
 
 
@@ -351,13 +351,14 @@ def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dic
     check_length(run, model.config.positions)
     order = output_order(task, model, labels, f"model={run.model}")
     model.to(choose_device(run))
-    with locked(folder, False):
-        open_folder(folder, run, record)
+    run_folder = RunFolder(folder)
+    with run_folder.lock(False):
+        run_folder.begin(run, record)
         info = {"digest": digest(rows), "source": task.name}
-        check_corpus(folder, info, {"model": hub.digest_model(run.model)}, run)
+        run_folder.check_inputs(info, {"model": hub.digest_model(run.model)}, run)
         scores = _answer(run, task, rows, model, order, tokenizer, folder)
         summary = {**scores, "task": task.name, "model": run.model, "seed": run.seed}
-        write_json(folder / "summary.json", summary)
+        run_folder.write_summary(summary)
         return summary
 
 

@@ -11,8 +11,8 @@ from bort.benchmark import run as benchmark
 from bort.console import clock, counted, decimal
 from bort.export.card import kept_answers
 from bort.files.untrusted import read_json
-from bort.runs import folder as runs
 from bort.runs import record
+from bort.runs.summary import describe_validation, find_doubt
 from bort.search import optimum
 from bort.search import report as search_page
 
@@ -36,7 +36,7 @@ def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, s
         "optimum": f"{search['optimum_name']} of {search['candidates']} candidates",
         "W": f"{search['w']:.4f} [{low:.4f}, {high:.4f}]",
         "parameters": f"{student['parameters']:,}, {share:.0%} of T's {teacher['parameters']:,}",
-        "pre-training": runs.results(student),
+        "pre-training": describe_validation(student),
         "task": ", ".join([str(tuned["task"]), *_scores(tuned)]),
         "int8": kept_answers(shipped),
     }
@@ -97,7 +97,7 @@ def doubts(folders: dict[str, Path]) -> list[str]:
     search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
     lines = [line for line in search_page.doubts(search) if line.startswith("doubt")]
     for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
-        if line := runs.doubt(summary):
+        if line := find_doubt(summary):
             lines.append(f"{TITLES[key]}: {line}")
     return lines
 

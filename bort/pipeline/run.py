@@ -29,7 +29,7 @@ from bort.files import run_files
 from bort.files.untrusted import read_json
 from bort.files.writing import write_json
 from bort.pipeline.settings import STAGES, PipelineConfig
-from bort.runs import folder as runs
+from bort.runs.folder import RunFolder
 from bort.tasks import custom, registry
 from bort.text.sources import open_text
 
@@ -221,7 +221,7 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     """
     if not (folder / "stages.json").is_file() and run_files.foreign_names(folder):
         raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
-    with runs.locked(folder, wait=True) as lock:
+    with RunFolder(folder).lock(wait=True) as lock:
         records = _records(folder)
         for number, stage in enumerate(stages, 1):
             title = f"pipeline {number} of {len(stages)}"
@@ -290,7 +290,7 @@ def _keep(folder: Path, records: dict[str, dict]) -> None:
 def _clear(stage: Stage) -> None:
     if stage.key in ("pretrain", "finetune") and stage.folder.exists():
         logger.info(f"{stage.folder} was made from what has changed since; it is made anew")
-        with runs.locked(stage.folder, wait=True):
+        with RunFolder(stage.folder).lock(wait=True):
             run_files.clear_run(stage.folder)
 
 

@@ -24,7 +24,7 @@ from bort.pretraining.flops import measure_amount
 from bort.pretraining.kd_vs_mlm import ARMS, check_arms, derive_arm_run
 from bort.pretraining.module import list_scores
 from bort.pretraining.recipe import derive_teacher_run, locate_teacher, open_sources
-from bort.runs.folder import check_folder, finished
+from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
 from bort.training.trainer import check_monitors, check_trainer
 
@@ -117,7 +117,9 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
     """The training of an own teacher; nothing of one that is kept already."""
     if run.teacher.name or not run.needs_teacher:
         return
-    kept = outlook.corpus is not None and finished(locate_teacher(run, outlook.corpus))
+    kept = None
+    if outlook.corpus is not None:
+        kept = RunFolder(locate_teacher(run, outlook.corpus)).find_summary()
     own = derive_teacher_run(run)
     work = flops.count_student_flops(own, outlook.vocab, measure_amount(own, outlook.corpus))
     yield ("teacher, kept from before", 0.0) if kept else ("teacher's training, once", work)
@@ -148,7 +150,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     Raises BortError for what the run itself would refuse before its first step.
     """
     check_trainer(run)
-    check_folder(folder, run)
+    RunFolder(folder).check_settings(run)
     if run.job == "compare":
         check_arms(run)
     else:

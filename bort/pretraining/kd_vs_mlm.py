@@ -31,7 +31,8 @@ from bort.pretraining.corpus import Corpus, count_sequences
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, digest_teacher, locate_teacher, prepare, train
-from bort.runs.folder import check_corpus, check_folder, doubt, finished, locked, open_folder
+from bort.runs.folder import RunFolder
+from bort.runs.summary import find_doubt
 from bort.training.loggers import MetricsCsv
 from bort.training.progress import Throughput
 from bort.training.trainer import check_monitors, check_trainer, interruptible
@@ -52,7 +53,8 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     Returns the flat summary. Arms that are finished are not trained again.
     """
     check_trainer(run)
-    check_folder(folder, run)
+    run_folder = RunFolder(folder)
+    run_folder.check_settings(run)
     check_arms(run)
     corpus, teacher = prepare(run, folder)
     if (
@@ -63,9 +65,9 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
             "data.length, and leave trainer.limit_val_batches above 0"
         )
-    with locked(folder, False):
-        open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
+    with run_folder.lock(False):
+        run_folder.begin(run, record)
+        run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher)
 
 
@@ -81,7 +83,7 @@ def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedL
             label = f"{ARMS[arm]}, lr {lr:g}"
             if run.resume and (place / "failed.json").exists():
                 continue
-            if finished(place) is None:
+            if RunFolder(place).find_summary() is None:
                 logger.info(f"{label} → {place}")
             try:
                 tries[place] = train(job, place, corpus, teacher, label=label)
@@ -100,7 +102,7 @@ def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedL
             "lr": rates[best],
         }
     own = run.teacher.name is None
-    cost = finished(locate_teacher(run, corpus))["seconds"] if own else None
+    cost = RunFolder(locate_teacher(run, corpus)).find_summary()["seconds"] if own else None
     summary = _summarize(results, cost)
     write_json(folder / "summary.json", summary)
     draw_curves(results, folder / "curves.html")
@@ -251,7 +253,7 @@ def show_comparison(results: dict[str, dict], teacher_seconds: float | None, fol
     console.print(table)
     for line in state_verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
         console.print(line)
-    if warning := doubt(min(results.values(), key=lambda row: row["val/loss"])):
+    if warning := find_doubt(min(results.values(), key=lambda row: row["val/loss"])):
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
     if teacher_seconds is not None:
         console.print(

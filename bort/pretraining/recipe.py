@@ -19,7 +19,7 @@ from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replacing
 from bort.models import hub
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
@@ -29,17 +29,8 @@ from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher_states import TeacherStates
-from bort.runs.folder import (
-    check_corpus,
-    check_text,
-    done,
-    finished,
-    locked,
-    open_folder,
-    results,
-    started_models,
-    take_finished,
-)
+from bort.runs.folder import RunFolder
+from bort.runs.summary import describe_validation
 from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import VERSION
 from bort.training.progress import Throughput
@@ -64,7 +55,7 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     """
     check_trainer(run)
     check_monitors(run, list_scores(run.distill.w_kd > 0))
-    if (summary := done(run, folder)) is not None:
+    if (summary := RunFolder(folder).find_result(run)) is not None:
         return summary
     corpus, teacher = prepare(run, folder)
     return train(run, folder, corpus, teacher, record=record)
@@ -80,9 +71,10 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     corpus = corpora.build_corpus(run.data, cache_folder(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
-        check_text(folder, corpus.info["digest"])
+        run_folder = RunFolder(folder)
+        run_folder.check_data(corpus.info["digest"])
     if teacher is None and run.needs_teacher:
-        if goes_on and "teacher" in started_models(folder) and _is_gone(run, corpus):
+        if goes_on and "teacher" in run_folder.read_models() and _is_gone(run, corpus):
             logger.info(
                 f"teacher: the one that {folder} was started with is no longer in the cache; it is "
                 "trained again, and only if it comes out the same can this run go on"
@@ -178,7 +170,7 @@ def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
 
 
 def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
-    return finished(locate_teacher(run, corpus)) is None
+    return RunFolder(locate_teacher(run, corpus)).find_summary() is None
 
 
 def digest_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
@@ -228,16 +220,16 @@ def _select_weight_settings(own: TrainConfig) -> dict:
 def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     """The teacher T, trained by MLM on this corpus the first time that it is needed."""
     folder = locate_teacher(run, corpus)
-    if take_finished(folder) is None:
+    run_folder = RunFolder(folder)
+    if run_folder.settle_finished() is None:
         steps = counted(run.teacher.max_steps, "step")
         logger.info(
             f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}"
         )
         train(derive_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
-    summary = finished(folder)
-    logger.info(
-        f"teacher: {run.teacher.arch}, {results(summary)}, trained in {clock(summary['seconds'])}"
-    )
+    summary = run_folder.find_summary()
+    spent = clock(summary["seconds"])
+    logger.info(f"teacher: {run.teacher.arch}, {describe_validation(summary)}, trained in {spent}")
     return load_masked_lm(folder)
 
 
@@ -251,7 +243,7 @@ def pretrain_encoder(run: TrainConfig) -> Path:
     own = derive_encoder_run(run)
     corpus = corpora.build_corpus(own.data, cache_folder(), None)
     folder = locate_encoder(run, corpus)
-    if take_finished(folder) is None:
+    if RunFolder(folder).settle_finished() is None:
         logger.info(
             f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}"
         )
@@ -305,12 +297,13 @@ def train(
     the validation batches, which is then not computed again.
     """
     silence_lightning()
-    with locked(folder, wait):
-        if run.resume and (summary := finished(folder)) is not None:
-            check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
+    run_folder = RunFolder(folder)
+    with run_folder.lock(wait):
+        if run.resume and (summary := run_folder.find_summary()) is not None:
+            run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
             return summary
-        open_folder(folder, run, record)
-        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
+        run_folder.begin(run, record)
+        run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
@@ -331,8 +324,8 @@ def train(
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             summary["no_validation"] = reason
         if trainer.is_global_zero:
-            save_model(model, corpus.tokenizer, folder / "model", state=module.whole)
-            write_json(folder / "summary.json", summary)
+            save_model(model, corpus.tokenizer, run_folder.model, state=module.whole)
+            run_folder.write_summary(summary)
         return summary
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bort.config.optim import width_lr
 from bort.console import typed
-from bort.runs.folder import read_overrides
+from bort.runs.folder import RunFolder
 
 # Settings of a search that decide how its candidates are trained.
 CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
@@ -19,7 +19,7 @@ def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) ->
     optimum's width and the rate that it was trained at.
     """
     words = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
-    for word in read_overrides(folder) or []:
+    for word in RunFolder(folder).read_overrides() or []:
         key = word.partition("=")[0].lstrip("+~")
         if key.split(".")[0] in CARRIED and key != "optim.lr":
             words.append(word)
@@ -31,7 +31,7 @@ def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) ->
 
 def command(folder: Path, program: str, name: str) -> str | None:
     """How the run in `folder` was started, for a shell; None where that is not recorded."""
-    if (given := read_overrides(folder)) is None:
+    if (given := RunFolder(folder).read_overrides()) is None:
         return None
     if not any(word.startswith("name=") for word in given):
         given.append(f"name={name}")

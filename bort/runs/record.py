@@ -11,7 +11,7 @@ import numpy as np
 from bort.errors import BortError, nearest_path, shorten
 from bort.files.untrusted import read_json as read_object
 from bort.models.arch import Arch
-from bort.runs.folder import RESTORE, check_numbers
+from bort.runs.summary import RESTORE, check_numbers
 
 LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values

@@ -28,7 +28,8 @@ from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.run_files import SWEEP_RECORD, foreign_names, run_settings
-from bort.runs.folder import reserve_stamp, take_failures
+from bort.runs.failures import take_failures
+from bort.runs.names import reserve_name
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def _name_sweep(config: DictConfig) -> None:
             1, f"{shell.program()}: {folder} holds files but no sweep of bort; use another name="
         )
     with read_write(config), open_dict(config):
-        if not any(word.startswith("name=") for word in words) and reserve_stamp(
+        if not any(word.startswith("name=") for word in words) and reserve_name(
             config, lambda: Path(config.hydra.sweep.dir)
         ):
             words.append(f"name={config.name}")  # for the jobs, which are composed anew

@@ -20,7 +20,7 @@ from bort.pretraining.dry_run import (
     show_missing,
 )
 from bort.pretraining.flops import measure_amount
-from bort.runs.folder import check_folder
+from bort.runs.folder import RunFolder
 from bort.search.fptas import Selection
 from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of
 from bort.training.trainer import check_trainer
@@ -63,7 +63,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     Raises BortError for what the search itself would refuse before its first training.
     """
     check_trainer(run)
-    check_folder(folder, run)
+    RunFolder(folder).check_settings(run)
     check_latency(run, folder)
     outlook, search, data = look_ahead(run), run.search, run.data
     teacher, V = outlook.teacher, outlook.vocab

@@ -17,10 +17,10 @@ from bort.config.search import SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
 from bort.files.untrusted import read_settings
-from bort.files.writing import replacing, write_csv, write_json
+from bort.files.writing import replacing, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
-from bort.runs.folder import check_folder, done, finished
+from bort.runs.folder import RunFolder
 from bort.search import report as search_page
 from bort.search import wandb_run
 from bort.search.coefficient import w_coefficient
@@ -42,7 +42,7 @@ def conclude(folder: Path) -> dict:
     best = Arch.from_json(summary["optimum"]).to_table()
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(best).encode())
-    write_json(folder / "summary.json", summary)
+    RunFolder(folder).write_summary(summary)
     parts = search_page.parts(folder, run, plan, rows, summary, plots)
     html.write(folder / "report.html", f"bort search {run.name}", parts)
     for line in outcome(folder, summary, rows):
@@ -59,8 +59,13 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
     Neither the text nor the teacher is read for that, so both may be gone. Raises BortError when
     the folder holds something else, or a record that was changed.
     """
-    check_folder(folder, run)
-    if not run.resume or finished(folder) is None or not (folder / "search.json").is_file():
+    run_folder = RunFolder(folder)
+    run_folder.check_settings(run)
+    if (
+        not run.resume
+        or run_folder.find_summary() is None
+        or not (folder / "search.json").is_file()
+    ):
         return False
     plan = read_plan(folder)
     trained = records(folder, plan)
@@ -72,7 +77,7 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
             count_batches(path)
     except BortError:  # the search makes it again
         return False
-    return done(run, folder) is not None
+    return run_folder.find_result(run) is not None
 
 
 def choice(folder: Path) -> tuple[SearchRunConfig, dict, list[dict], dict, dict[str, Any]]:
@@ -80,7 +85,8 @@ def choice(folder: Path) -> tuple[SearchRunConfig, dict, list[dict], dict, dict[
     stored = read_settings(folder / ".hydra" / "config.yaml")
     run = parse_settings(OmegaConf.create(stored), SearchRunConfig)
     plan = read_plan(folder)
-    check_folder(folder, replace(run, resume=True))  # the settings that the records are of
+    # the settings that the records are of
+    RunFolder(folder).check_settings(replace(run, resume=True))
     found = records(folder, plan)
     paired = Paired(folder, found, run)
     chosen = selection(plan, run, found, paired)

@@ -11,7 +11,7 @@ from bort.config.search import SearchRunConfig
 from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.runs import commands
-from bort.runs.folder import NEAR
+from bort.runs.summary import NEAR
 from bort.search.coefficient import rounded_up
 from bort.search.fptas import UNDECIDED
 

@@ -39,7 +39,7 @@ from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import digest_teacher, prepare, train
 from bort.pretraining.teacher_states import TeacherStates
-from bort.runs.folder import check_corpus, check_folder, locked, open_folder
+from bort.runs.folder import RunFolder
 from bort.search.fptas import Scale, Selection
 from bort.search.records import (
     CROWDED,
@@ -76,13 +76,14 @@ def opened(run: SearchRunConfig, folder: Path, record: dict | None = None) -> It
     """
     check_trainer(run)
     check_device(run.latency)
-    check_folder(folder, run)
+    run_folder = RunFolder(folder)
+    run_folder.check_settings(run)
     check_latency(run, folder)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
         record = {"config.yaml": config, "overrides.yaml": "[]"}
-    with locked(folder, wait=False):
-        open_folder(folder, run, record)
+    with run_folder.lock(wait=False):
+        run_folder.begin(run, record)
         yield Sweep(run, folder)
 
 
@@ -398,7 +399,7 @@ def _opened(run: SearchRunConfig, folder: Path) -> tuple[Corpus, MaskedLM]:
     if key not in _OPEN:
         _OPEN.clear()
         corpus, teacher = prepare(run, folder)
-        check_corpus(folder, corpus.info, digest_teacher(run, corpus), run)
+        RunFolder(folder).check_inputs(corpus.info, digest_teacher(run, corpus), run)
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 

@@ -13,7 +13,8 @@ from bort.files.untrusted import read_json
 from bort.files.writing import replacing, write_csv
 from bort.models.arch import Arch
 from bort.runs.commands import next_training
-from bort.runs.folder import RESTORE, doubt, read_overrides
+from bort.runs.folder import RunFolder
+from bort.runs.summary import RESTORE, find_doubt
 from bort.search.fptas import Scale, Selection
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def gather(folder: Path) -> None:
             f"  {row['job']:>4}  {row['xi']:>18}  {w}val {row['val/loss']:.3f} nats  "
             f"{row['parameters']:,} parameters  {own}"
         )
-    if warning := doubt(min(rows, key=lambda row: row["val/loss"])):
+    if warning := find_doubt(min(rows, key=lambda row: row["val/loss"])):
         logger.info(f"  warning: the best of them is {warning}")
     logger.info(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:
@@ -104,7 +105,7 @@ def gather_scores(folder: Path, paths: list[Path]) -> None:
 
 def _given(folder: Path) -> str:
     """The overrides of one run of the sweep."""
-    return " ".join(read_overrides(folder) or [])
+    return " ".join(RunFolder(folder).read_overrides() or [])
 
 
 def _differing(rows: list[dict]) -> list[str]:

@@ -50,7 +50,7 @@ from bort.finetuning import recipe as finetune
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
-from bort.runs.folder import finished
+from bort.runs.folder import RunFolder
 from bort.tasks import registry
 from bort.tasks.custom import own_task
 from bort.tasks.encoding import cast
@@ -486,12 +486,16 @@ def whole(run_of, tmp_path_factory) -> tuple[Path, dict, list[str]]:
 
 def test_what_a_run_leaves(whole, run_of, csv):
     folder, summary, lines = whole
-    assert finished(folder) == summary
+    assert RunFolder(folder).find_summary() == summary
     assert summary["trainings"] == 3 and summary["rounds"] == 2 and summary["generated"] == 20
     arms = ("default", "plain", "random", "agora")
     steps = {arm: summary[f"{arm}/steps"] for arm in arms}
     assert steps["plain"] == steps["random"] == steps["agora"] == summary["steps"]
-    assert steps["default"] == finished(folder / "rounds/1/theta_1")["steps"] < summary["steps"]
+    assert (
+        steps["default"]
+        == RunFolder(folder / "rounds/1/theta_1").find_summary()["steps"]
+        < summary["steps"]
+    )
     assert f"{steps['plain']:,} plain, all of Θ" in agora_page.verdict(summary)
     kept = sorted(path.parent.relative_to(folder) for path in folder.rglob("model"))
     assert Path() in kept
@@ -567,13 +571,16 @@ def test_arms_have_equal_steps_and_the_same_d_and_e(whole):
     """Steps of each arm as its own trainings counted them."""
     folder, summary, _ = whole
     steps = {
-        arm: sum(finished(path.parent)["steps"] for path in folder.glob(f"{arm}/**/summary.json"))
+        arm: sum(
+            RunFolder(path.parent).find_summary()["steps"]
+            for path in folder.glob(f"{arm}/**/summary.json")
+        )
         for arm in ("rounds", "plain", "random", "default")
     }
     assert steps["rounds"] == steps["plain"] == steps["random"] == summary["steps"]
     rows = [each["rows"] for each in json.loads((folder / "rounds.json").read_text())["rounds"]]
     assert steps["default"] == 0  # it is θ 1 of round 1, as its scores say
-    own = finished(folder / "rounds/1/theta_1")
+    own = RunFolder(folder / "rounds/1/theta_1").find_summary()
     assert summary["default/eval/accuracy"] == own["eval/accuracy"]
     assert own["steps"] == 3 * math.ceil(rows[0] / 4)
     assert rows[1] == rows[0] + 20

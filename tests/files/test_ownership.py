@@ -30,7 +30,7 @@ from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import save_model
 from bort.pretraining.recipe import prepare, pretrain, train
-from bort.runs import folder as runs
+from bort.runs.folder import RunFolder
 from bort.search import callback
 from bort.text.tokenizer import train_tokenizer
 
@@ -350,7 +350,7 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
         assert content(repository) == hidden
         assert not (tmp_path / "mine").exists()
     (tmp_path / "there" / "run").mkdir(parents=True)
-    with runs.locked(tmp_path / "there" / "run", False):
+    with RunFolder(tmp_path / "there" / "run").lock(False):
         pass
     assert (tmp_path / "there" / "run").is_dir()  # the user made it
 
@@ -373,7 +373,7 @@ def test_starting_again_does_not_remove_what_it_reads(settings_of, tmp_path):
         with pytest.raises(
             BortError, match="lies in .*run, which resume=false would clear"
         ) as error:
-            runs.check_folder(folder, replace(again, model=str(source), resume=False))
+            RunFolder(folder).check_settings(replace(again, model=str(source), resume=False))
         assert "\n" not in str(error.value)
 
 
@@ -710,7 +710,7 @@ def test_the_next_command_removes_what_a_kill_has_left(tmp_path):
     process.communicate()
     assert len(os.listdir(tmp_path)) == 2
     write(tmp_path, {".summary.json.abcdefgh": "of somebody else", "metrics.csv": ""})
-    with runs.locked(tmp_path, False):
+    with RunFolder(tmp_path).lock(False):
         assert sorted(os.listdir(tmp_path)) == [".lock", ".summary.json.abcdefgh", "metrics.csv"]
     with writing(tmp_path / "x"), replacing(tmp_path / "y"):
         pass

@@ -13,7 +13,7 @@ from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.files import untrusted
 from bort.runs import commands
-from bort.runs import folder as runs
+from bort.runs.folder import RunFolder
 from bort.search import sweep_table
 
 SECRET = "hf_secretsecret"
@@ -93,7 +93,7 @@ def test_yaml_that_would_grow_or_run(tmp_path, monkeypatch, content, message):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "a.yaml").rename(tmp_path / ".hydra" / "overrides.yaml")
     with pytest.raises(BortError):
-        runs.read_overrides(tmp_path)
+        RunFolder(tmp_path).read_overrides()
 
 
 @pytest.mark.parametrize(

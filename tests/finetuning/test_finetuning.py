@@ -31,8 +31,8 @@ from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_classifier, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.pretraining import recipe as pretrain
-from bort.runs import folder as runs
 from bort.runs import record
+from bort.runs.closing import print_result
 from bort.tasks import docstrings, registry
 from bort.tasks.encoding import cast
 from bort.tasks.registry import TASKS
@@ -231,7 +231,7 @@ def test_patience_and_what_the_run_says(shared, run_of, tmp_path, monkeypatch):
         summary["rows/val"] == 40 and "val: only 40 rows; one of them is 2.5%" in summary["doubt"]
     )
     assert "that alone scores accuracy" in summary["doubt"]
-    runs.finish(run, tmp_path / "rte", summary, "finetune")
+    print_result(run, tmp_path / "rte", summary, "finetune")
     assert f"warning: {summary['doubt']}" in lines
     assert any("; 40 rows of val (the best epoch" in line for line in lines)
     trained = load_classifier(tmp_path / "rte" / "model")[0]

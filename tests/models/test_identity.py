@@ -18,7 +18,7 @@ from bort.models.huggingface import save_model
 from bort.models.identity import digest_folder, find_local_model
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining import recipe as pretrain
-from bort.runs import folder as runs
+from bort.runs.folder import RunFolder
 from bort.search import sweep as search
 from bort.text.tokenizer import train_tokenizer
 
@@ -67,13 +67,13 @@ def test_a_run_is_not_continued_with_another_teacher(model, settings_of, tmp_pat
     assert summary["teacher_digest"] == digest_folder(model)
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):  # finished: nothing is said that is not so
-        runs.done(run, folder)
+        RunFolder(folder).find_result(run)
     (folder / "summary.json").unlink()
     with pytest.raises(BortError, match=CHANGED):
         pretrain.pretrain(run, folder)
     assert pretrain.pretrain(replace(run, resume=False), folder)["steps"] == 2
     shutil.rmtree(model)  # a teacher that is gone is not another one
-    assert runs.done(run, folder)["steps"] == 2
+    assert RunFolder(folder).find_result(run)["steps"] == 2
 
 
 def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_path):
@@ -155,7 +155,7 @@ def test_a_fine_tuning_is_not_continued_from_another_model(model, settings_of, t
     assert finetune.finetune(run, folder)["steps"] == 2
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):
-        runs.done(run, folder)
+        RunFolder(folder).find_result(run)
     (folder / "summary.json").unlink()
     with pytest.raises(BortError, match=CHANGED):
         finetune.finetune(run, folder)
@@ -168,7 +168,9 @@ def test_agora_tells_all_its_models_apart(model, settings_of, tmp_path):
     run = settings_of(*given, "data=docstrings", experiment="agora")
     digests = agora_run._model_digests(run, str(source), None)
     assert digests.keys() == {"model", "agora.teacher"}
-    runs.check_corpus(tmp_path, {"digest": "x"}, digests)
+    RunFolder(tmp_path).check_inputs({"digest": "x"}, digests)
     train_again(judge)
     with pytest.raises(BortError, match="another agora.teacher under this name"):
-        runs.check_corpus(tmp_path, {"digest": "x"}, agora_run._model_digests(run, source, None))
+        RunFolder(tmp_path).check_inputs(
+            {"digest": "x"}, agora_run._model_digests(run, source, None)
+        )

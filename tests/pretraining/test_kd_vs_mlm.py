@@ -19,7 +19,7 @@ from bort.pretraining import recipe as pretraining
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.kd_vs_mlm import ARMS, compare
 from bort.pretraining.recipe import prepare
-from bort.runs.folder import finished
+from bort.runs.folder import RunFolder
 
 STEPS = 8
 
@@ -104,7 +104,7 @@ def test_summary(done, run):
     assert {*stable, "seconds", "seed", "unigram_ce", "teacher_seconds"} <= summary.keys()
     assert summary["val/loss"] == summary["kd/val/loss"]
     corpus, _ = prepare(run)
-    teacher = finished(pretraining.locate_teacher(run, corpus))
+    teacher = RunFolder(pretraining.locate_teacher(run, corpus)).find_summary()
     assert summary["teacher_seconds"] == teacher["seconds"] > 0
     assert not [value for value in summary.values() if isinstance(value, dict | list)]
     assert (folder / ".hydra" / "config.yaml").read_text() == "x: 1\n"
@@ -112,7 +112,7 @@ def test_summary(done, run):
         place = Path(summary[f"{arm}/folder"])
         assert place.is_relative_to(folder) and (place / "model" / "model.safetensors").exists()
         assert summary[f"{arm}/lr"] in (4e-3, 1e-5)
-        both = [finished(folder / arm / f"lr_{lr}") for lr in ("0.004", "1e-05")]
+        both = [RunFolder(folder / arm / f"lr_{lr}").find_summary() for lr in ("0.004", "1e-05")]
         best = max(row["val/mlm_accuracy"] for row in both)
         assert summary[f"{arm}/val/mlm_accuracy"] == best
 
@@ -240,13 +240,17 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
     monkeypatch.setattr(comparing, "train", stop)
     with pytest.raises(SystemExit):
         compare(run, tmp_path / "run")
-    kept = [finished(tmp_path / "run" / "kd" / f"lr_{lr}") for lr in ("0.004", "1e-05")]
-    assert all(kept) and finished(tmp_path / "run") is None
+    kept = [
+        RunFolder(tmp_path / "run" / "kd" / f"lr_{lr}").find_summary() for lr in ("0.004", "1e-05")
+    ]
+    assert all(kept) and RunFolder(tmp_path / "run").find_summary() is None
     monkeypatch.setattr(comparing, "train", train)
     lines = log_lines()
     compare(run, tmp_path / "run")
     assert [line for line in lines if "MLM, equal steps, lr 0.004 goes on after step 3" in line]
-    assert kept == [finished(tmp_path / "run" / "kd" / f"lr_{lr}") for lr in ("0.004", "1e-05")]
+    assert kept == [
+        RunFolder(tmp_path / "run" / "kd" / f"lr_{lr}").find_summary() for lr in ("0.004", "1e-05")
+    ]
     for arm in ("kd", "mlm"):
         for lr in ("lr_0.004", "lr_1e-05"):
             ours, reference = (

@@ -30,7 +30,8 @@ from bort.pretraining import recipe as pretraining
 from bort.pretraining.datamodule import PackedDataModule, TrainBatches
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import prepare, pretrain, train
-from bort.runs.folder import finish, finished, locked
+from bort.runs.closing import print_result
+from bort.runs.folder import RunFolder
 from bort.text.tokenizer import build_encoder, encode_texts
 from bort.training.loader import ResumableLoader, check_shared_memory
 from bort.training.trainer import check_monitors, check_trainer
@@ -114,7 +115,7 @@ def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
         train(stopping(run, step), folder, corpus, teacher)
     assert stopped.value.code == 143 and not multiprocessing.active_children()
     assert last_checkpoint(folder)["global_step"] == step
-    assert finished(folder) is None and not (folder / "model").exists()
+    assert RunFolder(folder).find_summary() is None and not (folder / "model").exists()
     assert len(rows(folder)) == step
     if run.trainer["accumulate_grad_batches"] == 1:  # else it is due between two steps
         # validation that is due with the step is done before the stop
@@ -362,7 +363,7 @@ def test_killed_after_the_last_step(undisturbed, tmp_path, lost):
         (shutil.rmtree if name == "model" else os.remove)(folder / name)
     train(run, folder, corpus, teacher)
     assert not differences(folder, reference)
-    ours, theirs = finished(folder), finished(reference)
+    ours, theirs = RunFolder(folder).find_summary(), RunFolder(reference).find_summary()
     assert ours.keys() == theirs.keys() and ours["val/loss"] == theirs["val/loss"]
     assert all(ours[key] == theirs[key] for key in ("steps", "tokens", "seconds", "tokens_per_s"))
 
@@ -389,7 +390,7 @@ def test_stopped_in_the_last_validation(undisturbed, tmp_path, number):
     assert rows(tmp_path / "run")[-1]["val/loss"]
     measured = last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"]["seconds"]
     assert (
-        finished(tmp_path / "run")["seconds"] == measured < 60
+        RunFolder(tmp_path / "run").find_summary()["seconds"] == measured < 60
     )  # and not how long the machine is on
 
 
@@ -404,7 +405,10 @@ class StopInLastValidation(pl.Callback):
 
 def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
     stop_and_resume(undisturbed, 11, tmp_path / "run")
-    summary, reference = finished(tmp_path / "run"), finished(undisturbed()[-1])
+    summary, reference = (
+        RunFolder(tmp_path / "run").find_summary(),
+        RunFolder(undisturbed()[-1]).find_summary(),
+    )
     assert summary["tokens"] == reference["tokens"] and summary["steps"] == 30
     assert summary["seconds"] > last_checkpoint(tmp_path / "run")["callbacks"]["Throughput"][
         "seconds"
@@ -486,7 +490,7 @@ def test_a_finished_run_returns_at_once(done, monkeypatch):
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
     monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
     lines = log_lines()
-    assert pretrain(run, folder) == finished(folder)
+    assert pretrain(run, folder) == RunFolder(folder).find_summary()
     assert len(lines) == 1 and "is finished" in lines[0] and "resume=false" in lines[0]
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -516,7 +520,7 @@ def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
 def test_settings_that_change_no_weight_may_change(done):
     run, folder, _ = done
     free = replace(run, name="x", checkpoint_every=7, data=replace(run.data, workers=1))
-    assert pretrain(free, folder) == finished(folder)
+    assert pretrain(free, folder) == RunFolder(folder).find_summary()
 
 
 def test_start_again(settings_of, tmp_path):
@@ -527,7 +531,7 @@ def test_start_again(settings_of, tmp_path):
     (tmp_path / "run" / "samples.txt").write_text("of the first run")
     again = replace(run, seed=1, resume=False)
     pretrain(again, tmp_path / "run")
-    assert finished(tmp_path / "run")["seed"] == 1
+    assert RunFolder(tmp_path / "run").find_summary()["seed"] == 1
     assert len(rows(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "samples.txt").read_text() != "of the first run"
     for name in ("notes.txt", "model/mine.txt"):  # only what a run makes was removed
@@ -553,7 +557,7 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path):
     inside, most = [], []
 
     def work():
-        with locked(tmp_path / "run", True):
+        with RunFolder(tmp_path / "run").lock(True):
             inside.append(1)
             most.append(len(inside))
             (tmp_path / "run" / "summary.json").write_text("{}")  # or the folder would be removed
@@ -581,7 +585,7 @@ def test_a_run_without_validation_says_why(settings_of, tmp_path):
         summary = pretrain(run, tmp_path / f"run{number}")
         lines = log_lines()
         assert "val/loss" not in summary and summary["no_validation"] == reason
-        finish(run, tmp_path / f"run{number}", summary, "mlm_pretrain")
+        print_result(run, tmp_path / f"run{number}", summary, "mlm_pretrain")
         assert f"mlm_pretrain: no validation ({reason}) after 0:0" in lines[0]
         watched = settings_of(*overrides, "callbacks=early_stopping")
         with pytest.raises(BortError, match="early_stopping watches val/loss, and nothing is vali"):
@@ -856,7 +860,9 @@ def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tm
     corpus, teacher = prepare(run)
     assert [line for line in lines if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
     folder = pretraining.locate_teacher(run, corpus)
-    assert folder.is_relative_to(cache / "teachers") and finished(folder)["steps"] == 3
+    assert (
+        folder.is_relative_to(cache / "teachers") and RunFolder(folder).find_summary()["steps"] == 3
+    )
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
     lines.clear()
     _, again = prepare(replace(run, seed=5))

@@ -21,7 +21,7 @@ from bort.files import writing
 from bort.files.writing import replacing, replacing_folder, write_json
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.recipe import prepare, pretrain, train
-from bort.runs.folder import finished
+from bort.runs.folder import RunFolder
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, find_newest_whole
 
 IO = AtomicCheckpointIO()
@@ -247,9 +247,9 @@ def test_a_run_without_a_whole_one_is_one_line(stopped, tmp_path):
     before = sorted(place.rglob("*"))
     with pytest.raises(BortError, match=r"holds no whole checkpoint \(2 damaged\)"):
         train(run, place, corpus, None)
-    assert sorted(place.rglob("*")) == before and finished(place) is None
+    assert sorted(place.rglob("*")) == before and RunFolder(place).find_summary() is None
     train(replace(run, resume=False), place, corpus, None)
-    assert finished(place)["steps"] == 8
+    assert RunFolder(place).find_summary()["steps"] == 8
 
 
 def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path):

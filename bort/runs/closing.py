@@ -1,0 +1,76 @@
+"""The last lines of a run: the result, where everything is, and what to try next."""
+
+import logging
+import os
+import re
+
+from bort.config.train import TrainConfig
+from bort.console import clock, counted, decimal, typed
+from bort.files.untrusted import read_json
+from bort.runs.folder import RunFolder
+from bort.runs.summary import describe_validation, find_doubt
+
+logger = logging.getLogger(__name__)
+
+NEXT = {
+    "teacher_pretrain": "train.py experiment=kd_pretrain teacher.name={folder}",
+    "mlm_pretrain": "train.py experiment=kd_pretrain{text}",
+    "kd_pretrain": "train.py experiment=finetune model={folder}",
+    "kd_vs_mlm": "train.py experiment=finetune model={kd}",
+}
+
+
+def print_result(run: TrainConfig, folder: str | os.PathLike, summary: dict, choice: str) -> None:
+    """Print the result of a run, where everything is, and what to try next.
+
+    choice: the name of the experiment.
+    """
+    folder = RunFolder(folder)
+    if run.job == "pretrain":
+        spent = clock(summary["seconds"])
+        logger.info(f"{choice}: {describe_validation(summary)} after {spent} of training")
+        if summary.get("val/loss") is not None and (warning := find_doubt(summary)):
+            logger.warning(warning)
+        logger.info(f"  model     {folder.model}   (AutoModelForMaskedLM.from_pretrained opens it)")
+        logger.info(f"  metrics   {folder.metrics}, {folder.summary_file.name}")
+        if folder.samples.exists():
+            logger.info(f"  samples   {folder.samples}")
+    following = NEXT.get(choice, NEXT["kd_pretrain"])
+    if run.fits_task:
+        following = _print_scores(run, folder, summary, choice)
+    if folder.report.exists():
+        logger.info(f"  report    {folder.report}")
+    if run.logger.name == "wandb" and (folder / "wandb").is_dir():
+        logger.info(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
+    text = ""
+    if run.data.source == "text":
+        plain = re.fullmatch(r"[\w./:+-]+", run.data.path)  # others would need two kinds of quotes
+        text = f" data=text data.path={run.data.path if plain else 'YOUR_TEXT'}"
+    values = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
+    if following:
+        logger.info(f"  next      {typed(following.format(**values))}")
+
+
+def _print_scores(run: TrainConfig, folder: RunFolder, summary: dict, choice: str) -> str | None:
+    """Print the scores of a fine-tuning, and where everything is; return what to do next."""
+    named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
+    scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]
+    rows = {k: v for k, v in summary.items() if k.startswith("rows/") and isinstance(v, int)}
+    if rows and scores:  # what a score is worth
+        counts = (f"{counted(v, 'row')} of {k.removeprefix('rows/')}" for k, v in rows.items())
+        scores[-1] += f"; {', '.join(counts)}"
+    by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
+    logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
+    if warning := find_doubt(summary):
+        logger.warning(warning)
+    following = None
+    if folder.model.is_dir():  # a diagnostic set has none of its own
+        config = read_json(folder.model / "config.json")
+        kind = str((config.get("architectures") or [""])[0]).partition("For")[2]
+        opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
+        logger.info(f"  model     {folder.model}   ({opened})")
+        if kind == "SequenceClassification":
+            pair = " pair='…'" if config.get("bort_texts") == 2 else ""
+            following = f"-m bort.predict model={{folder}} text='…'{pair}"
+    logger.info(f"  answers   {folder.predictions}/")
+    return following

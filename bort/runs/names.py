@@ -1,0 +1,32 @@
+"""Names of run folders: one that no other run has, and those of the runs inside a run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bort.files import locks
+
+
+def reserve_name(cfg: DictConfig, locate: Callable[[], Path]) -> bool:
+    """Give a run that is named by the time of day a name that no run of the same second has.
+
+    cfg: has `name` and `dry_run`; its name gets a suffix if the folder is taken. locate: returns
+    the folder that belongs to the name. `locks.release` removes the folder if nothing is written
+    there. Returns whether there was anything to do.
+    """
+    name = OmegaConf.to_container(OmegaConf.masked_copy(cfg, "name"), resolve=False)["name"]
+    if "${now:" not in str(name) or cfg.dry_run or "LOCAL_RANK" in os.environ:
+        return False
+    number, stamp = 1, cfg.name
+    cfg.name = stamp
+    while not locks.reserve(locate()):
+        number += 1
+        cfg.name = f"{stamp}-{number}"
+    return True
+
+
+def rate_folder(folder: str | os.PathLike, arm: str, lr: float) -> Path:
+    """Return the folder of one arm of a comparison at one learning rate."""
+    return Path(folder, arm, f"lr_{lr:g}")
