@@ -143,6 +143,14 @@ def test_every_package_has_a_page_that_the_map_links(package):
     assert f"]({package}.md)" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_of_a_package_names_each_of_its_modules(package):
+    """A reader who follows the page would miss a module that it does not name."""
+    text = (ROOT / "docs" / f"{package}.md").read_text("utf-8")
+    modules = {path.name for path in (ROOT / "bort" / package).glob("[!_]*.py")}
+    assert not [name for name in sorted(modules) if f"`{package}/{name}`" not in text]
+
+
 def test_the_checks_find_what_is_missing(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
