@@ -191,7 +191,7 @@ def with_point(run: TrainConfig, theta: Point, rate: float, steps: int | None) -
     optim = replace(run.optim, **{k: v for k, v in given.items() if v is not None})
     optim.lr = (optim.lr or rate) * theta.lr_factor
     data = replace(run.data, batch_size=theta.batch_size or run.data.batch_size)
-    trainer = dict(run.trainer or {})
+    trainer = dict(run.trainer)
     if steps is not None:
         trainer |= {"max_steps": steps, "max_epochs": -1}
     elif theta.epochs is not None:
@@ -203,7 +203,7 @@ def with_point(run: TrainConfig, theta: Point, rate: float, steps: int | None) -
 
 def epoch_steps(run: TrainConfig, rows: int) -> int:
     """Steps of the run's own epochs over so many rows."""
-    epochs = max(1, (run.trainer or {}).get("max_epochs") or 1)
+    epochs = max(1, run.trainer_config.max_epochs or 1)
     return epochs * math.ceil(rows / run.data.batch_size)
 
 

@@ -32,7 +32,7 @@ from bort.agora.judge import judged, open_judge, saw_all, teacher_source
 from bort.agora.report import ARMS, show
 from bort.agora.student import Student, recorded
 from bort.config.fingerprint import flatten_settings
-from bort.config.train import TrainConfig, named_models
+from bort.config.train import TrainConfig
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.run_files import remove_model
@@ -65,12 +65,12 @@ def agora(
     run: TrainConfig,
     folder: Path,
     record: dict | None = None,
-    launch: Callable[[list[list[str]]], None] | None = None,
+    launch: Callable[[list[str]], None] | None = None,
 ) -> dict:
     """Teach `run.model` the task `run.task` in rounds, beside both control arms.
 
-    launch: runs train.py with each of these lists of further settings, through one of Hydra's
-    launchers; without it, trainings run here, one after the other.
+    launch: has one of Hydra's launchers do the trainings of these names, see `train_one`; without
+    it, trainings run here, one after the other.
 
     Returns the content of summary.json; `val/…` in it is Agora's, on the official dev set, which
     every arm sees once, at the end. Every training and every round is kept as soon as it is
@@ -100,7 +100,7 @@ def agora(
 
 def _model_digests(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
     """Of all models that a run of Agora reads, by the setting that names each."""
-    names = named_models(run) | {"model": source}
+    names = run.list_models() | {"model": source}
     if encoder is not None and "teacher.name" not in names:
         names["teacher"] = encoder
     return {key: hub.digest_model(name) for key, name in names.items()}

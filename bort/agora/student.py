@@ -125,7 +125,7 @@ class Student:
         facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
         write_json(self.folder / JOBS, facts)
         logger.info(f"{counted(len(todo), 'training')} go to the launcher")
-        self.launch([[f"agora.training={name}"] for name, *_ in todo])
+        self.launch([name for name, *_ in todo])
 
     def fit(
         self,
@@ -197,12 +197,11 @@ def recorded(place: Path) -> dict | None:
     return summary if all(type(number) in (int, float) for number in numbers) else None
 
 
-def train_one(run: TrainConfig, folder: Path) -> None:
-    """The training run.agora.training of a round or a control arm, for the run in `folder`."""
+def train_one(run: TrainConfig, folder: Path, name: str) -> None:
+    """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     silence_lightning()
-    name = run.agora.training
     jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
-    candidate = Student(replace(run, agora=replace(run.agora, training=None)), folder)
+    candidate = Student(run, folder)
     try:
         job = jobs[name]
         theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]

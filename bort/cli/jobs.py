@@ -12,11 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bort.config import unused
 from bort.config.compose import parse_settings
-from bort.config.train import TrainConfig, describe_run
+from bort.config.train import TrainConfig
 from bort.console import show_log
 
 Summary = dict[str, Any]
@@ -57,7 +57,7 @@ def run_job(
     """
     run = _read_settings(cfg, hydra)
     experiment = hydra.runtime.choices.experiment
-    logger.info(f"{experiment}: {describe_run(run)} → {folder}")
+    logger.info(f"{experiment}: {run.describe()} → {folder}")
     if (summary := _find_finished(run, folder, experiment)) is not None:
         return summary
     with loading():  # torch, only now
@@ -133,8 +133,8 @@ def _import_recipe(job: str) -> tuple[Callable[..., Summary], Callable[..., None
     return pretrain, show
 
 
-def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[list[str]]], None] | None:
-    """Return what starts jobs like this one with further settings through hydra/launcher.
+def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[str]], None] | None:
+    """Return what has hydra/launcher do trainings of an Agora, by their names.
 
     None where no launcher was chosen, and in a sweep, whose own jobs use the launcher.
     """
@@ -151,8 +151,8 @@ def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[list[str]]]
         hydra_context=context, task_function=train_one_of_agora, config=composed
     )
 
-    def launch(batch: list[list[str]]) -> None:
-        jobs = [[*overrides, *further] for further in batch]
+    def launch(names: list[str]) -> None:
+        jobs = [[*overrides, f"+training={name}"] for name in names]
         for result in launcher.launch(jobs, initial_job_idx=0):
             if result.status is JobStatus.FAILED:
                 raise result._return_value
@@ -165,7 +165,9 @@ def train_one_of_agora(cfg: DictConfig) -> None:
     from bort.agora.student import train_one
 
     show_log()  # a launcher's process has not passed through the shell
-    train_one(parse_settings(cfg), Path(cfg.output_dir))
+    with open_dict(cfg):
+        name = cfg.pop("training")  # no setting of a run
+    train_one(parse_settings(cfg), Path(cfg.output_dir), name)
 
 
 def objective(summary: Summary) -> float | None:

@@ -52,7 +52,6 @@ class AgoraConfig:
     confidence: float | None = None
     eval_fraction: float = 0.2  # share of the training rows that becomes E
     guard: float = 2 / 3  # balanced accuracy that S needs on E
-    training: str | None = None  # the one that a launcher's job does; not for users
 
     def __post_init__(self) -> None:
         one_of("agora.prune", self.prune, ("half", "lcs"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import TrainConfig
+from bort.config.train import RUN_CONFIGS, TrainConfig
 from bort.errors import BortError, nearest_path
 from bort.files.untrusted import read_yaml
 from bort.models.arch import Arch
@@ -24,7 +24,11 @@ def find_local_settings() -> Path | None:
 
 
 def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
-    """The composed configuration as dataclasses; every wrong combination is raised here."""
+    """Return the composed configuration as dataclasses; a TrainConfig is one of its job's class.
+
+    Raises BortError for every combination of settings that is wrong, and OmegaConf's own errors for
+    a key or a type that is.
+    """
     cfg = cfg.copy()
     if cfg.get("arch_file"):
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
@@ -34,6 +38,8 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)
     _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
+    if schema is TrainConfig:
+        schema = RUN_CONFIGS.get(plain.get("job"), TrainConfig)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
 
 

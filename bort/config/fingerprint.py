@@ -40,8 +40,8 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
-    other = "agora.training" if run.job == "agora" else "agora."
-    return {k: v for k, v in flat.items() if k not in free and not k.startswith(other)}
+    unread = () if run.job == "agora" else "agora."
+    return {k: v for k, v in flat.items() if k not in free and not k.startswith(unread)}
 
 
 def _active_callbacks(callbacks: dict | None) -> dict:

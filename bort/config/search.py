@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from bort.config.optim import BASE_LR, KAPPA
-from bort.config.train import TrainConfig
+from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, at_least, one_of
 from bort.models.arch import Arch
 
@@ -132,7 +132,7 @@ class SearchConfig:
 
 
 @dataclass
-class SearchRunConfig(TrainConfig):
+class SearchRunConfig(PretrainRunConfig):
     """All settings of `search.py`: those of a candidate's training, and how to choose."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("search",)
@@ -141,11 +141,11 @@ class SearchRunConfig(TrainConfig):
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
-    def _set_rates(self) -> None:
-        """The rate is that of width 128; every candidate's follows from it."""
+    def _complete(self) -> None:
+        """Give the rate of width 128, from which that of every candidate follows."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=BASE_LR)
-        super()._set_rates()
+        super()._complete()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +168,7 @@ class SearchRunConfig(TrainConfig):
             raise BortError(
                 "search.max_latency_ms needs milliseconds; use latency=measured, onnx_int8, …"
             )
-        if str((self.trainer or {}).get("devices", 1)) != "1":
+        if not self.trainer_config.is_one_device:
             raise BortError(
                 "search.py trains a candidate on one device (trainer.devices=1); several at once: "
                 "hydra/launcher=joblib search.parallel=4"

@@ -16,7 +16,7 @@ from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
 from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.optim import OptimConfig, width_lr
-from bort.config.ranges import check_trainer_numbers
+from bort.config.trainer import TrainerConfig, check_trainer_numbers
 from bort.console import counted
 from bort.errors import BortError, at_least, one_of
 from bort.models.arch import INITS
@@ -52,9 +52,15 @@ class LoggerConfig:
 
 @dataclass
 class TrainConfig:
-    """All settings of `train.py`; `trainer`, `callbacks` name Lightning's classes by `_target_`."""
+    """All settings of `train.py`, as Hydra takes them: what they are for decides `job`.
+
+    A job is one of the classes below. `trainer` and `callbacks` name Lightning's classes by
+    `_target_`.
+    """
 
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
+    fits_task: ClassVar[bool] = False  # whether it trains a classifier on the rows of a task
+    ends_by_steps: ClassVar[bool] = False  # whether the job itself needs a number of steps
     job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune or agora
     arch: ArchConfig = MISSING
     # a YAML with depth, heads, hidden, intermediate, such as the optimum.yaml of a search
@@ -87,15 +93,11 @@ class TrainConfig:
             self.arch = self.arch.to_arch()
         if isinstance(self.teacher.arch, ArchConfig):
             self.teacher = replace(self.teacher, arch=self.teacher.arch.to_arch())
+        self.trainer = self.trainer or {}
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
-        if self.fits_task:
-            self._check_task()
-        else:
-            self._set_rates()
-        if not self.fits_task and len(self.data.texts) > 1:
-            raise BortError("data.text names two columns, which task=custom takes; name one here")
+        self._complete()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         if self.patience is not None:
@@ -111,15 +113,117 @@ class TrainConfig:
         at_least("dropout", self.dropout, 0, below=1)
         at_least("checkpoint_every", self.checkpoint_every, 1)
         at_least("seed", self.seed, 0, below=2**32)
-        # a comparison says itself that it needs a number of steps
-        stops = bool(self.patience or self.callbacks) or self.job == "compare"
-        check_trainer_numbers(self.trainer or {}, stops)
+        stops = bool(self.patience or self.callbacks) or self.ends_by_steps
+        check_trainer_numbers(self.trainer, stops)
 
-    def _check_task(self) -> None:
-        if self.job == "agora" and str((self.trainer or {}).get("devices", 1)) != "1":
-            raise BortError("experiment=agora trains on one device; use trainer.devices=1")
-        if self.job == "agora" and self.patience is not None:
-            raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
+    def _complete(self) -> None:
+        """Fill in what follows from other settings; raises BortError for what the job lacks."""
+
+    def to_pretraining(self, **changes: Any) -> "PretrainRunConfig":
+        """Return the settings of one pre-training with these changes, also out of a search's."""
+        own = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
+        own |= {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
+        return PretrainRunConfig(**own | changes)
+
+    @property
+    def trainer_config(self) -> TrainerConfig:
+        """What bort reads of the trainer's keys."""
+        return TrainerConfig.from_keys(self.trainer)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a masked LM beside the one that is trained is needed."""
+        return False
+
+    def list_models(self) -> dict[str, str]:
+        """Return the names of the models that are read, by the setting that holds them."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return one line: what will be trained, from what, on what, for how long."""
+        raise NotImplementedError
+
+
+@dataclass
+class PretrainRunConfig(TrainConfig):
+    """A masked LM that is trained on text, by a teacher, by the text or by both."""
+
+    def _complete(self) -> None:
+        """Give the rates that were left open those that suit the widths."""
+        if self.optim.lr is None:
+            self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
+        if self.teacher.lr is None:
+            self.teacher = replace(self.teacher, lr=width_lr(self.teacher.arch.hidden))
+        if len(self.data.texts) > 1:
+            raise BortError("data.text names two columns, which task=custom takes; name one here")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the student learns from a teacher, or starts as one."""
+        return self.distill.w_kd > 0 or self.init == "teacher"
+
+    def list_models(self) -> dict[str, str]:
+        """Return the name of the teacher that is read, by its setting."""
+        is_read = self.needs_teacher and self.teacher.name
+        return {"teacher.name": self.teacher.name} if is_read else {}
+
+    def describe(self) -> str:
+        """Return one line: what is trained, how, on what, for how long and at which rates."""
+        trainer, data = self.trainer_config, self.data
+        text = data.path or "text to be named" if data.source == "text" else "embedded docstrings"
+        batch = data.batch_size * (trainer.accumulate_grad_batches)
+        budget = f"{counted(trainer.max_steps, 'step')} of {batch} × {data.length} tokens"
+        if trainer.max_time:
+            budget = f"{trainer.max_time} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
+        rates = ", ".join(f"{rate:.3g}" for rate in self.rates)
+        return f"{self.arch} {self._how()} on {text}, {budget}, lr {rates}"
+
+    def _how(self) -> str:
+        """How the model learns, as a part of a sentence."""
+        return f"learns from teacher {self._source}" if self.distill.w_kd else "learns by plain MLM"
+
+    @property
+    def _source(self) -> str:
+        return self.teacher.name or f"{self.teacher.arch} (trained first unless cached)"
+
+    @property
+    def rates(self) -> list[float]:
+        """The peak rates that are tried."""
+        return [self.optim.lr]
+
+
+@dataclass
+class CompareRunConfig(PretrainRunConfig):
+    """The same student with and without its teacher."""
+
+    ends_by_steps: ClassVar[bool] = True  # it says itself that it needs a number of steps
+
+    def _complete(self) -> None:
+        super()._complete()
+        if self.compare.lrs is None:
+            self.compare = replace(self.compare, lrs=[self.optim.lr])
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Always: one of the arms learns from it."""
+        return True
+
+    def _how(self) -> str:
+        return f"with and without teacher {self._source}"
+
+    @property
+    def rates(self) -> list[float]:
+        """The peak rates of which each arm takes its best."""
+        return self.compare.lrs
+
+
+@dataclass
+class FinetuneRunConfig(TrainConfig):
+    """A classifier that is trained on the rows of a task."""
+
+    fits_task: ClassVar[bool] = True
+
+    def _complete(self) -> None:
         if self.task == "custom" and not self.data.train and not self.model:
             raise BortError(
                 "task=custom needs model=FOLDER and data.train=FILE (csv, tsv, jsonl or parquet), "
@@ -140,68 +244,45 @@ class TrainConfig:
                 f"data.label={self.data.label} is the text, too; name the label's column"
             )
 
-    def _set_rates(self) -> None:
-        """Give the rates that were left open the width's own."""
-        if self.optim.lr is None:
-            self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
-        if self.teacher.lr is None:
-            self.teacher = replace(self.teacher, lr=width_lr(self.teacher.arch.hidden))
-        if self.job == "compare" and self.compare.lrs is None:
-            self.compare = replace(self.compare, lrs=[self.optim.lr])
+    def list_models(self) -> dict[str, str]:
+        """Return the name of the model that is fine-tuned, by its setting."""
+        return {"model": self.model} if self.model else {}
 
-    def training(self, **changes: Any) -> "TrainConfig":
-        """The settings of one training with these changes, also out of a search's."""
-        own = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
-        return TrainConfig(
-            **own
-            | {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
-            | changes
-        )
-
-    @property
-    def fits_task(self) -> bool:
-        return self.job in ("finetune", "agora")
-
-    @property
-    def needs_teacher(self) -> bool:
-        if self.fits_task:
-            return False
-        return self.distill.w_kd > 0 or self.job == "compare" or self.init == "teacher"
+    def describe(self) -> str:
+        """Return one line: which model is trained on which task, for how long."""
+        trainer = self.trainer_config
+        budget = "no limit"
+        if trainer.max_epochs not in (None, -1):
+            budget = counted(trainer.max_epochs, "epoch")
+        if trainer.max_steps > 0:
+            budget = counted(trainer.max_steps, "step")
+        model = self.model or f"an encoder {self.arch} of its own"
+        task = self.data.train if self.task == "custom" else self.task
+        return f"{model} on {task}, {budget} of {counted(self.data.batch_size, 'row')}"
 
 
+@dataclass
+class AgoraRunConfig(FinetuneRunConfig):
+    """Rounds of fine-tuning, mistakes, and rows that are generated from them."""
+
+    def _complete(self) -> None:
+        if not self.trainer_config.is_one_device:
+            raise BortError("experiment=agora trains on one device; use trainer.devices=1")
+        if self.patience is not None:
+            raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
+        super()._complete()
+
+    def list_models(self) -> dict[str, str]:
+        """Return the names of the student and of its teachers, by their settings."""
+        agora = {"agora.teacher": self.agora.teacher, "agora.mlm": self.agora.mlm}
+        names = {"model": self.model, "teacher.name": self.teacher.name, **agora}
+        return {key: name for key, name in names.items() if name}
+
+
+RUN_CONFIGS: dict[str, type[TrainConfig]] = {
+    "pretrain": PretrainRunConfig,
+    "compare": CompareRunConfig,
+    "finetune": FinetuneRunConfig,
+    "agora": AgoraRunConfig,
+}
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)
-
-
-def describe_run(run: TrainConfig) -> str:
-    """One line: what will be trained, from what, on what, for how long."""
-    trainer, data = run.trainer or {}, run.data
-    if run.fits_task:
-        epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps") or -1
-        budget = "no limit" if epochs in (None, -1) else f"{epochs} epoch{'s' * (epochs != 1)}"
-        if steps > 0:
-            budget = counted(steps, "step")
-        model = run.model or f"an encoder {run.arch} of its own"
-        task = data.train if run.task == "custom" else run.task
-        return f"{model} on {task}, {budget} of {counted(data.batch_size, 'row')}"
-    teacher = run.teacher.name or f"{run.teacher.arch} (trained first unless cached)"
-    how = f"learns from teacher {teacher}" if run.distill.w_kd else "learns by plain MLM"
-    if run.job == "compare":
-        how = f"with and without teacher {teacher}"
-    text = data.path or "text to be named" if data.source == "text" else "embedded docstrings"
-    batch = data.batch_size * (trainer.get("accumulate_grad_batches") or 1)
-    steps = counted(trainer.get("max_steps", -1), "step")
-    budget = f"{steps} of {batch} × {data.length} tokens"
-    if trainer.get("max_time"):
-        budget = f"{trainer['max_time']} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
-    rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]
-    return f"{run.arch} {how} on {text}, {budget}, lr {', '.join(f'{lr:.3g}' for lr in rates)}"
-
-
-def named_models(run: TrainConfig) -> dict[str, str]:
-    """The names of the models that a run reads, by the setting that holds them."""
-    names = {"model": run.model} if run.fits_task else {}
-    if run.needs_teacher or run.job == "agora":
-        names["teacher.name"] = run.teacher.name
-    if run.job == "agora":
-        names |= {"agora.teacher": run.agora.teacher, "agora.mlm": run.agora.mlm}
-    return {key: name for key, name in names.items() if name}

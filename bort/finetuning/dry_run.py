@@ -56,11 +56,11 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
         longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
         longest *= run.data.batch_size
-    trainer = run.trainer or {}
+    trainer = run.trainer_config
     batches = -(-len(rows["train"]) // run.data.batch_size)
-    group = trainer.get("accumulate_grad_batches") or 1
+    group = trainer.accumulate_grad_batches
     per_epoch = -(-batches // group)  # what an epoch leaves of a step is a step
-    steps, epochs = trainer.get("max_steps") or -1, trainer.get("max_epochs") or -1
+    steps, epochs = trainer.max_steps, trainer.max_epochs or -1
     if steps < 0 or 0 < epochs * per_epoch < steps:
         steps = per_epoch * max(epochs, 1)
     if count_steps:

@@ -164,8 +164,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
     logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
-    rates = run.compare.lrs if run.job == "compare" else [run.optim.lr]
-    logger.info(f"  rate        {', '.join(f'{lr:.3g}' for lr in rates)} at its peak")
+    logger.info(f"  rate        {', '.join(f'{lr:.3g}' for lr in run.rates)} at its peak")
     if amount.steps:
         logger.info(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
     else:

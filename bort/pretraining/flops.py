@@ -118,7 +118,7 @@ def count_batches(run: TrainConfig, steps: int, per_epoch: int | None = None) ->
 
     per_epoch: of the text, where that is known: what an epoch leaves of a step is a step.
     """
-    group = (run.trainer or {}).get("accumulate_grad_batches") or 1
+    group = run.trainer_config.accumulate_grad_batches
     if not per_epoch:
         return steps * group
     epochs, rest = divmod(steps, -(-per_epoch // group))
@@ -130,10 +130,10 @@ def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = No
 
     per_epoch: batches of an epoch, where the run validates by epochs.
     """
-    trainer = run.trainer or {}
-    interval = trainer.get("val_check_interval")
-    if trainer.get("check_val_every_n_epoch"):
-        interval = (per_epoch or batches) * trainer["check_val_every_n_epoch"]
+    trainer = run.trainer_config
+    interval = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch:
+        interval = (per_epoch or batches) * trainer.check_val_every_n_epoch
     if not interval or not batches:
         return 1
     return -(-batches // max(1, int(interval)))
@@ -144,7 +144,7 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
 
     Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
     """
-    trainer, data, size = run.trainer or {}, run.data, run.data.batch_size * _count_processes(run)
+    trainer, data, size = run.trainer_config, run.data, run.data.batch_size * _count_processes(run)
     per_epoch, held = None, data.val_sequences
     borders = {"train": 0.0, "val": 0.0}
     if corpus is not None:
@@ -153,10 +153,9 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
         for split in borders:
             tokens, documents = (corpus.info[f"{split}_{x}"] for x in ("tokens", "documents"))
             borders[split] = max(0, documents - 1) / max(1, tokens)
-    steps = max(trainer.get("max_steps") or 0, 0)
-    if (trainer.get("max_epochs") or -1) > 0 and per_epoch:
-        group = trainer.get("accumulate_grad_batches") or 1
-        by_epochs = trainer["max_epochs"] * -(-per_epoch // group)
+    steps = max(trainer.max_steps, 0)
+    if (trainer.max_epochs or -1) > 0 and per_epoch:
+        by_epochs = trainer.max_epochs * -(-per_epoch // trainer.accumulate_grad_batches)
         steps = min(steps, by_epochs) if steps else by_epochs
     batches = count_batches(run, steps, per_epoch)
     read = batches * size
@@ -172,9 +171,9 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
 
 def _count_processes(run: TrainConfig) -> int:
     """Devices that train together, each with batches of its own."""
-    devices = (run.trainer or {}).get("devices", 1)
+    devices = run.trainer_config.devices
     count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1
-    return max(1, count) * ((run.trainer or {}).get("num_nodes") or 1)
+    return max(1, count) * run.trainer_config.num_nodes
 
 
 def _is_count(devices: object) -> bool:

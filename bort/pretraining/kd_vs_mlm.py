@@ -59,7 +59,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
     corpus, teacher = prepare(run, folder)
     if (
         not count_sequences(corpus.val, run.data.length)
-        or run.trainer.get("limit_val_batches") == 0
+        or run.trainer_config.limit_val_batches == 0
     ):
         raise BortError(
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
@@ -117,7 +117,8 @@ def check_arms(run: TrainConfig) -> None:
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
     check_monitors(run, list_scores(taught=False))  # what all arms have
-    if (run.trainer or {}).get("max_steps", -1) < 1 or run.trainer.get("limit_train_batches") == 0:
+    trainer = run.trainer_config
+    if trainer.max_steps < 1 or trainer.limit_train_batches == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs trainer.max_steps: both arms get that many steps"
         )
@@ -139,7 +140,7 @@ def derive_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> Trai
         trainer["max_steps"] = max(1, round(kd["steps"] * ratio))
         if isinstance(every := trainer["val_check_interval"], int):  # else a share of an epoch
             trainer["val_check_interval"] = max(1, round(every * ratio))
-    return run.training(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
+    return run.to_pretraining(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
 
 
 # ---------------------------------------------------------------------------------- time of a step

@@ -142,13 +142,13 @@ def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> No
 
 def derive_teacher_run(run: TrainConfig) -> TrainConfig:
     """The settings that train the teacher of `run`: plain MLM on the same text."""
-    trainer = {**(run.trainer or {}), "max_steps": run.teacher.max_steps, "max_time": None}
+    trainer = {**run.trainer, "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
     trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
     tokenizer = run.data.tokenizer
     if tokenizer == "auto" and run.teacher.name is None:
         tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
-    return run.training(
+    return run.to_pretraining(
         arch_file=None,
         arch=run.teacher.arch,
         data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
@@ -263,7 +263,7 @@ def derive_encoder_run(run: TrainConfig) -> TrainConfig:
     """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
-    return run.training(
+    return run.to_pretraining(
         data=DataConfig(),
         optim=OptimConfig(),
         distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
@@ -273,7 +273,7 @@ def derive_encoder_run(run: TrainConfig) -> TrainConfig:
         dropout=0.0,
         seed=0,
         callbacks=None,
-        trainer={**(run.trainer or {}), **steps, **validation, "accumulate_grad_batches": 1},
+        trainer={**run.trainer, **steps, **validation, "accumulate_grad_batches": 1},
         resume=True,
     )
 
@@ -383,7 +383,7 @@ def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> st
     if batches == 0:
         held, needed = corpus.info["val_tokens"], run.data.length - 2
         return f"{held:,} tokens are held out, one sequence needs {needed:,}"
-    if run.trainer.get("limit_val_batches") == 0:
+    if run.trainer_config.limit_val_batches == 0:
         return "trainer.limit_val_batches=0"
     return None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.fingerprint import flatten_settings
-from bort.config.train import TrainConfig, named_models
+from bort.config.train import TrainConfig
 from bort.console import clock
 from bort.errors import BortError, shorten
 from bort.files import locks, ownership, run_files
@@ -298,7 +298,7 @@ class RunFolder(os.PathLike):
     def _check_models(self, run: TrainConfig) -> None:
         """Raise BortError when a finished run's models are other ones now; one may be gone."""
         then = self.read_models()
-        names = {key: name for key, name in named_models(run).items() if key in then}
+        names = {key: name for key, name in run.list_models().items() if key in then}
         folders = {key: find_local_model(name) for key, name in names.items()}
         now = {key: digest_folder(folder) for key, folder in folders.items() if folder}
         check_models(then, now, self.path)

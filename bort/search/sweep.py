@@ -455,14 +455,14 @@ def evaluate(run: SearchRunConfig, folder: Path, place: Path) -> dict:
 def candidate_settings(run: SearchRunConfig, val_sequences: int) -> TrainConfig:
     """The training of a candidate: n steps, its error also at a quarter and at half of them."""
     n = run.search.n
-    accumulate = run.trainer.get("accumulate_grad_batches") or 1
+    accumulate = run.trainer_config.accumulate_grad_batches
     trainer = {**run.trainer, "max_steps": n, "max_epochs": -1, "max_time": None}
     trainer["val_check_interval"] = max(1, n // 4) * accumulate
     lr = width_lr(run.arch.hidden, run.optim.lr, run.search.kappa)
     data = replace(run.data, val_sequences=val_sequences)
     logger = replace(run.logger, job_type="candidate")
     optim = replace(run.optim, lr=lr)
-    return run.training(data=data, optim=optim, trainer=trainer, logger=logger)
+    return run.to_pretraining(data=data, optim=optim, trainer=trainer, logger=logger)
 
 
 def failure(error: Exception) -> str | None:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 def choose_device(run: TrainConfig) -> str:
     """Where a model of this run answers outside of its training."""
-    cuda = torch.cuda.is_available() and (run.trainer or {}).get("accelerator") != "cpu"
+    cuda = torch.cuda.is_available() and run.trainer_config.accelerator != "cpu"
     return "cuda" if cuda else "cpu"
 
 
@@ -61,18 +61,18 @@ def check_trainer(run: TrainConfig) -> None:
             raise BortError(f"trainer.{key} is set by bort; use {SET_HERE[key]}")
         if key != "_target_":
             _check_kind(key, run.trainer[key], known[key].annotation)
-    if "fsdp" in str(run.trainer.get("strategy")) and run.optim.name == "muon":
+    if "fsdp" in str(run.trainer_config.strategy) and run.optim.name == "muon":
         raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
-    if "fsdp" in str(run.trainer.get("strategy")) and run.job not in ("pretrain", "compare"):
+    if "fsdp" in str(run.trainer_config.strategy) and run.job not in ("pretrain", "compare"):
         raise BortError(f"trainer=fsdp is for pre-training; use trainer=ddp for job={run.job}")
-    if run.fits_task and run.trainer.get("limit_val_batches") == 0:
+    if run.fits_task and run.trainer_config.limit_val_batches == 0:
         raise BortError(
             f"job={run.job} keeps the model of its best validation; trainer.limit_val_batches=0 "
             "leaves none"
         )
     if run.compile:
         _check_compiler(choose_device(run))
-    devices, most = run.trainer.get("devices"), max(8, 2 * count_usable_cores())
+    devices, most = run.trainer_config.devices, max(8, 2 * count_usable_cores())
     if isinstance(devices, int) and devices > most and choose_device(run) == "cpu":
         raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
     try:
@@ -141,7 +141,7 @@ def fit(
     run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a
     checkpoint.
     """
-    validates = len(data.val) > 0 and run.trainer.get("limit_val_batches") != 0
+    validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
     check_monitors(run, module.scores if validates else [])
     module.run_identity = read_run_identity(folder)
     start = find_newest_whole(folder / "checkpoints", module.run_identity)

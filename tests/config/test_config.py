@@ -25,7 +25,7 @@ from bort.config.search import (
     SearchConfig,
     SearchRunConfig,
 )
-from bort.config.train import CompareConfig, LoggerConfig, TrainConfig, describe_run
+from bort.config.train import RUN_CONFIGS, CompareConfig, LoggerConfig, TrainConfig
 from bort.errors import BortError, nearest
 from bort.files.cache import cache_folder
 from bort.models.arch import Arch
@@ -150,7 +150,7 @@ def test_parse_gives_typed_values():
         ("optim.lrr=1", ConfigCompositionException, "Could not override 'optim.lrr'"),
         ("+optim.lrr=1", ConfigCompositionException, "Key 'lrr' not in 'OptimConfig'"),
         ("+data.foo=1", ConfigCompositionException, "Key 'foo' not in 'DataConfig'"),
-        ("+foo=1", ConfigKeyError, "Key 'foo' not in 'TrainConfig'"),
+        ("+foo=1", ConfigKeyError, "Key 'foo' not in 'PretrainRunConfig'"),
         ("optim.lr=fast", ConfigCompositionException, "could not be converted to Float"),
         ("arch.depth=2.5", ConfigCompositionException, "could not be converted to Integer"),
     ],
@@ -222,7 +222,8 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
 
 
 def complete(**changes) -> TrainConfig:
-    return TrainConfig(**{"arch": Arch(1, 1, 4, 4), "name": "x", "output_dir": "runs/x"} | changes)
+    settings = {"arch": Arch(1, 1, 4, 4), "name": "x", "output_dir": "runs/x"} | changes
+    return RUN_CONFIGS.get(settings.setdefault("job", "pretrain"), TrainConfig)(**settings)
 
 
 MESSAGES = [
@@ -605,7 +606,7 @@ def test_one_rule_for_rates():
     ],
 )
 def test_describe(overrides, line):
-    assert describe_run(composed(*overrides)) == line
+    assert composed(*overrides).describe() == line
 
 
 def test_the_cache_is_asked_for_a_home_only_where_it_needs_one(monkeypatch, tmp_path):

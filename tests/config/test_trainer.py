@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bort import shell
-from bort.config.ranges import RANGES, check_trainer_numbers
+from bort.config.trainer import RANGES, check_trainer_numbers
 from bort.errors import BortError
 
 NONE = ["nan", "inf", "-inf", "x", "true", "[1]", "{a: 1}"]

@@ -1,14 +1,44 @@
-"""Which numbers Lightning's trainer can work with, said before anything heavy is loaded.
+"""Lightning's trainer: the keys that bort reads, and the numbers that it can work with.
 
-Lightning itself takes many others: a clipping of -1 climbs the loss, an interval of 0 divides by 0.
+They are checked before anything heavy is loaded. Lightning itself takes many other numbers: a
+clipping of -1 climbs the loss, an interval of 0 divides by 0.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bort.errors import BortError
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What bort reads of the keys below `trainer.`, which all go to Lightning's Trainer."""
+
+    max_steps: int = -1
+    max_epochs: int | None = None
+    max_time: Any = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    val_check_interval: int | float | None = None
+    check_val_every_n_epoch: int | None = None
+    accumulate_grad_batches: int = 1
+    accelerator: str = "auto"
+    strategy: Any = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+
+    @classmethod
+    def from_keys(cls, keys: dict[str, Any] | None) -> "TrainerConfig":
+        """Read a trainer's keys; what is absent has the value above."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: keys[name] for name in names if name in (keys or {})})
+
+    @property
+    def is_one_device(self) -> bool:
+        """Whether the training is one process."""
+        return str(self.devices) == "1"
 
 
 @dataclass(frozen=True)
