@@ -26,7 +26,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +54,14 @@ from bort.console import show_log
 from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.finetuning import recipe as finetune
-from bort.finetuning.datamodule import RowBatches
+from bort.finetuning.datamodule import TaskDataModule
+from bort.finetuning.examples import encode_examples, load_task
+from bort.finetuning.heads import build_task_classifier, describe_outputs
+from bort.finetuning.module import compute_batch_outputs, compute_loss, to_answers
 from bort.machine import describe_machine
 from bort.models import bert as model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.tasks import registry
-from bort.tasks.encoding import cast
 from bort.tasks.metrics import score
 from bort.training import optim
 
@@ -171,11 +172,12 @@ def reference_losses(run: TrainConfig, start: Path) -> list[float]:
     Not by Hugging Face's classifier: our folder writes one linear layer as its ε I, tanh and W / ε,
     which answers alike but trains otherwise.
     """
-    task, rows = finetune.load_task(run.task, run.data)
+    task, rows = load_task(run.task, run.data)
     tokenizer = load_tokenizer(run.model)
     body = load_masked_lm(run.model, head_required=False)
-    fresh = finetune.fresh_classifier(task, body, replace(run, dropout=0.0))
-    save_model(fresh, tokenizer, start, finetune.label_names(task))
+    examples = encode_examples(task, rows, tokenizer, run.data.length)
+    fresh = build_task_classifier(body, examples, run.head, 0.0, run.seed)
+    save_model(fresh, tokenizer, start, describe_outputs(task))
     parts = nn.ModuleDict(
         {
             "bert": BertModel.from_pretrained(start, add_pooling_layer=False),
@@ -183,9 +185,7 @@ def reference_losses(run: TrainConfig, start: Path) -> list[float]:
         }
     ).train()
     parts["out"].load_state_dict(fresh.out.state_dict())
-    inputs = cast(task, rows["train"], tokenizer, run.data.length)
-    size = run.data.batch_size
-    batches = RowBatches(inputs, rows["train"], size, tokenizer.pad_token_id, run.seed)
+    batches = TaskDataModule.from_examples(examples, run.data, run.seed).train
     o = run.optim
     groups = decay_groups(parts, o.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps)
@@ -222,7 +222,7 @@ class HuggingFace:
     def __init__(self, run: TrainConfig):
         torch.manual_seed(run.seed)
         self.run = run
-        self.task, self.rows = finetune.load_task(run.task, run.data)
+        self.task, self.rows = load_task(run.task, run.data)
         self.tokenizer = AutoTokenizer.from_pretrained(run.model)
         self.model = AutoModelForSequenceClassification.from_pretrained(
             run.model,
@@ -277,7 +277,7 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
     steps = epochs * len(side.loader)
 
     def metrics(found: EvalPrediction) -> dict[str, float]:
-        answers = finetune.answers(side.task, torch.from_numpy(found.predictions))
+        answers = to_answers(side.task, torch.from_numpy(found.predictions))
         return score(side.task, side.rows["val"], answers)
 
     trainer = Trainer(
@@ -345,7 +345,7 @@ def scores() -> list[str]:
             for side in list(sides) if seed % 2 == 0 else reversed(sides):
                 folder = RUNS / "scores" / name.split("/")[1] / f"{side}_{seed}"
                 found[side].append(recorded(sides[side], run, folder))
-        task, split = finetune.load_task(run.task, run.data)
+        task, split = load_task(run.task, run.data)
         count = len(split["train"])
         seconds = {s: statistics.median(r["cpu_seconds"] for r in found[s]) for s in sides}
         speed = {side: count * epochs / seconds[side] for side in sides}
@@ -371,19 +371,18 @@ def by_seed(values: list[float]) -> str:
 
 def our_steps(run: TrainConfig) -> Iterator[int]:
     """Train, and yield the number of rows after each step."""
-    task, rows = finetune.load_task(run.task, run.data)
+    task, rows = load_task(run.task, run.data)
     tokenizer = load_tokenizer(run.model)
     body = load_masked_lm(run.model, head_required=False)
-    student = finetune.fresh_classifier(task, body, run).train()
-    inputs = cast(task, rows["train"], tokenizer, run.data.length)
-    size = run.data.batch_size
-    batches = RowBatches(inputs, rows["train"], size, tokenizer.pad_token_id, run.seed)
+    examples = encode_examples(task, rows, tokenizer, run.data.length)
+    student = build_task_classifier(body, examples, run.head, run.dropout, run.seed).train()
+    batches = TaskDataModule.from_examples(examples, run.data, run.seed).train
     optimizer = optim.build_optimizer(student, run.optim)
     step = 0
     while True:
         batch = batches[step]
-        outputs = finetune.task_outputs(student, batch)
-        loss = finetune.task_loss(task.kind, outputs, batch["labels"])
+        outputs = compute_batch_outputs(student, batch)
+        loss = compute_loss(task.kind, outputs, batch["labels"])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -461,7 +460,7 @@ def pretraining(start: str) -> list[str]:
             best = max(SMALL_LRS, key=lambda lr: statistics.mean(found[lr]))
             cells.append(f"{by_seed(found[best])} | {best:g}")
             means.append(statistics.mean(found[best]))
-        count = len(finetune.load_task(run.task, run.data)[1]["train"])
+        count = len(load_task(run.task, run.data)[1]["train"])
         margin = f"{100 * (means[1] - means[0]):+.1f} points"
         lines.append(f"| {name} | {count:,} | {cells[0]} | {cells[1]} | {margin} |")
         print(lines[-1])

@@ -31,8 +31,10 @@ _MODULES = {
     "kd_loss": "pretraining.losses",
     "DistillationModule": "pretraining.module",
     "PackedDataModule": "pretraining.datamodule",
-    "FineTuningModule": "finetuning.recipe",
+    "FineTuningModule": "finetuning.module",
     "TaskDataModule": "finetuning.datamodule",
+    "SaveBestModel": "finetuning.callbacks",
+    "build_task_classifier": "finetuning.heads",
     # a search of one's own numbers
     "Selection": "search.fptas",
     "Scale": "search.coefficient",

@@ -17,8 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from bort import console
 from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
+from bort.finetuning.examples import TaskExamples
+from bort.finetuning.heads import build_task_classifier
+from bort.models.bert import Classifier, MaskedLM
 from bort.search import optimum
 from bort.search import sweep as search
+from bort.tasks import registry
 
 
 class LogLines(logging.Handler):
@@ -90,6 +94,11 @@ def offline_log(folder: Path) -> tuple[list[dict], dict]:
         for item in [*record.run.config.update, *record.config.update]:
             config[item.key or item.nested_key[0]] = item.value_json
     return history, config
+
+
+def add_head(body: MaskedLM, task: str, length: int = 64) -> Classifier:
+    """Put the new head of a task on a model, for inputs of `length` tokens."""
+    return build_task_classifier(body, TaskExamples(registry.find(task), None, length, {}, {}))
 
 
 def sweep(run: SearchRunConfig, folder: Path) -> dict:

@@ -11,7 +11,9 @@ from bort.agora.dataset import balanced_accuracy
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.run_files import MODEL
-from bort.finetuning.recipe import answers, output_order, row_outputs
+from bort.finetuning.answering import compute_outputs
+from bort.finetuning.heads import match_outputs
+from bort.finetuning.module import to_answers
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.pretraining.recipe import pretrain_teacher
@@ -36,7 +38,7 @@ class Judge:
     def __call__(self, rows: list[Row]) -> np.ndarray:
         """Probabilities (N, classes) of the labels, or numbers (N, 1)."""
         inputs = cast(self.task, rows, self.tokenizer, self.length)
-        outputs = row_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
+        outputs = compute_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
 
@@ -46,7 +48,7 @@ def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
     length: tokens of a row at most. device: where it answers.
     """
     model, labels = load_classifier(place)
-    order = output_order(task, model, labels, f"agora.teacher={place}")
+    order = match_outputs(task, model, labels, f"agora.teacher={place}")
     model.to(device)
     return Judge(task, model, load_tokenizer(place), order, min(length, model.config.limit))
 
@@ -60,7 +62,7 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     values = {}
     for split, rows in {"eval": E, **vals}.items():
         outputs = judge(rows)
-        found = answers(judge.task, torch.from_numpy(outputs))
+        found = to_answers(judge.task, torch.from_numpy(outputs))
         scores = score(judge.task, rows, found)
         values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
         if split == "eval" and judge.task.kind != "regression":

@@ -38,19 +38,18 @@ from bort.errors import BortError
 from bort.files.run_files import remove_model
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, replacing_folder, write_csv, write_json
-from bort.finetuning.recipe import (
+from bort.finetuning.answering import (
     answer_diagnostics,
-    answers,
-    digest,
-    outcome,
-    predict,
-    row_outputs,
-    task_loss,
+    answer_split,
+    compute_outputs,
+    score_answers,
 )
+from bort.finetuning.examples import encode_examples, hash_rows
+from bort.finetuning.module import compute_loss, to_answers
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import cast, data_report
+from bort.tasks.encoding import data_report
 from bort.tasks.task import Row
 from bort.training.loggers import extra_loggers, finish_loggers
 from bort.training.trainer import check_trainer, choose_device, silence_lightning
@@ -87,7 +86,7 @@ def agora(
     with run_folder.lock(False):
         run_folder.begin(run, record)
         encoder = None if run.agora.teacher else teacher_source(run)
-        info = {"digest": digest(rows), "source": task.name}
+        info = {"digest": hash_rows(rows), "source": task.name}
         run_folder.check_inputs(info, _model_digests(run, candidate.source, encoder), run)
         if run.resume and (summary := run_folder.find_summary()) is not None:
             return summary  # a file was touched, and holds what it held
@@ -183,10 +182,10 @@ class AgoraRun:
             tokenizer = load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
             length = min(self.run.data.length, load_masked_lm(encoder, False).config.limit)
-            inputs = {k: cast(self.task, v, tokenizer, length) for k, v in parts.items()}
+            examples = encode_examples(self.task, parts, tokenizer, length)
             data = replace(self.run.data, length=length)
             own = replace(self.run, optim=replace(self.run.optim, lr=None), data=data)
-            self.f.fit(own, place, encoder, tokenizer, parts, inputs, "S")
+            self.f.fit(own, place, encoder, examples, "S")
 
     def _words(self, encoder: str | None) -> Source | None:
         """What the generator takes words from."""
@@ -282,9 +281,9 @@ class AgoraRun:
         model, _ = load_classifier(self._place(before))
         rows = self.f.D if self.run.agora.mistakes == "train" else self.f.E
         pad, labels = self.f.tokenizer.pad_token_id, torch.tensor([row.label for row in rows])
-        outputs = row_outputs(model.to(choose_device(self.run)), rows, self.f.cast(rows), pad)
-        losses = task_loss(self.task.kind, outputs, labels, "none").numpy()
-        wrong = answers(self.task, outputs) != labels.numpy()
+        outputs = compute_outputs(model.to(choose_device(self.run)), rows, self.f.cast(rows), pad)
+        losses = compute_loss(self.task.kind, outputs, labels, "none").numpy()
+        wrong = to_answers(self.task, outputs) != labels.numpy()
         if self.task.kind == "regression":
             wrong[:] = False  # no number is quite right
         count = max(int(wrong.sum()), math.ceil(HARDEST * len(rows)))
@@ -380,22 +379,20 @@ class AgoraRun:
 
     def _finish(self, best: dict[str, Path], history: list[Round], made: int, total: int) -> dict:
         """Each arm's best model on dev, once; the model, its answers, table and picture."""
-        rows, tokenizer = self.f.rows, self.f.tokenizer
-        asked = [name for name in rows if name != "train"]
-        inputs = {name: self.f.cast(rows[name]) for name in asked}
+        rows = {name: part for name, part in self.f.rows.items() if name != "train"}
+        examples = encode_examples(self.task, rows, self.f.tokenizer, self.run.data.length)
         values, steps = {}, self._steps(best, total)
         for arm in ARMS:
             model = load_classifier(best[arm])[0].to(choose_device(self.run))
-            names = asked if arm == "agora" else [n for n in asked if n.startswith("val")]
-            pad = tokenizer.pad_token_id
-            found = {n: predict(self.task, model, rows[n], inputs[n], pad) for n in names}
-            scores = outcome(self.task, rows, found, self.folder)
+            names = rows if arm == "agora" else examples.validation_rows
+            found = {name: answer_split(model, examples, name) for name in names}
+            scores = score_answers(self.task, rows, found, self.folder).to_json()
             prefix = "" if arm == "agora" else f"{arm}/"
             values |= {f"{prefix}{name}": value for name, value in scores.items()}
             values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
             values[f"{arm}/steps"] = steps[arm]
         model = load_classifier(best["agora"])[0].to(choose_device(self.run))
-        answer_diagnostics(self.run, self.task, model, tokenizer, self.folder)
+        answer_diagnostics(self.run, model, examples, self.folder)
         with replacing_folder(self.folder / "model") as fresh:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)
         self._sample(history)

@@ -29,17 +29,11 @@ from bort.errors import BortError, Diverged
 from bort.files.run_files import remove_checkpoints
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, write_json
-from bort.finetuning.recipe import (
-    LR_WIDTH,
-    check_length,
-    digest,
-    fresh_classifier,
-    length_doubt,
-    load_task,
-    predict,
-    score_names,
-    train_classifier,
-)
+from bort.finetuning.answering import answer_split
+from bort.finetuning.examples import TaskExamples, hash_rows, load_task
+from bort.finetuning.heads import build_task_classifier
+from bort.finetuning.module import LR_WIDTH, list_scores
+from bort.finetuning.recipe import check_length, explain_length, train_classifier
 from bort.models import hub
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
@@ -69,7 +63,7 @@ class Student:
             hub.find_model(run.model)  # a wrong name, before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
-        check_monitors(run, score_names(self.task, ["val"]))
+        check_monitors(run, list_scores(self.task, ["val"]))
         self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or pretrain_encoder(run))
         config = load_masked_lm(self.source, head_required=False).config
@@ -78,7 +72,7 @@ class Student:
         self.tokenizer = load_tokenizer(self.source)
         self.metric = self.task.metrics[0]
         self.held = self.cast(self.E)
-        if warning := length_doubt(run, self.source, config.limit, self.held):
+        if warning := explain_length(run, self.source, config.limit, self.held):
             logger.warning(warning)
         self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
         self._rows: list[Row] | None = None  # that were cast last: those of a whole round
@@ -100,9 +94,11 @@ class Student:
                 self._rows, self._inputs = rows, self.cast(rows)
             parts = {"train": softened(self.task, rows), "val": self.E}
             inputs = {"train": self._inputs, "val": self.held}
+            length = self.run.data.length
+            examples = TaskExamples(self.task, self.tokenizer, length, parts, inputs)
             run = with_point(self.run, theta, self.rate, steps)
             try:
-                self.fit(run, place, self.source, self.tokenizer, parts, inputs, name)
+                self.fit(run, place, self.source, examples, name)
             except Diverged as error:  # a result: the θ is a bad one
                 logger.info(f"{name} drops out: {error}")
                 write_json(place / "summary.json", {"failed": str(error), "steps": 0})
@@ -132,32 +128,28 @@ class Student:
         run: TrainConfig,
         place: Path,
         encoder: str,
-        tokenizer,
-        parts: dict[str, list[Row]],
-        inputs: dict[str, Cast],
+        examples: TaskExamples,
         label: str,
     ) -> None:
         """Fine-tune an encoder into `place`, with its scores on E; of S too.
 
-        From the newest checkpoint there. parts, inputs: `train` and, as `val`, E.
+        From the newest checkpoint there. examples: `train` and, as `val`, E.
         """
         start = time.monotonic()
         run_folder = RunFolder(place)
         with run_folder.lock(False):
             run_folder.begin(run, None)
-            info = {"digest": digest(parts), "source": self.task.name}
+            info = {"digest": hash_rows(examples.rows), "source": self.task.name}
             run_folder.check_inputs(info, {"model": hub.digest_model(encoder)})
             pl.seed_everything(run.seed, verbose=False)
             body = load_masked_lm(encoder, head_required=False)
-            model = fresh_classifier(self.task, body, run, parts["train"])
-            best, numbers = train_classifier(
-                run, place, self.task, model, tokenizer, parts, inputs, label
-            )
-            found = predict(self.task, best, self.E, inputs["val"], tokenizer.pad_token_id)
+            model = build_task_classifier(body, examples, run.head, run.dropout, run.seed)
+            best, training = train_classifier(run, place, model, examples, label)
+            found = answer_split(best, examples, "val")
             scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
             remove_checkpoints(place)
-            run_folder.write_summary({**numbers, **scores})
-        self._steps += numbers["steps"]
+            run_folder.write_summary(training.to_json() | scores)
+        self._steps += training.steps
         self._seconds += time.monotonic() - start
 
     def score(self, place: Path) -> float:

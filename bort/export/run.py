@@ -30,7 +30,10 @@ from bort.export.settings import ExportConfig
 from bort.files import ownership
 from bort.files.locks import output
 from bort.files.writing import replacing_folder, write_json
-from bort.finetuning import recipe as finetune
+from bort.finetuning.answering import compute_outputs
+from bort.finetuning.examples import load_task
+from bort.finetuning.heads import match_outputs
+from bort.finetuning.module import to_answers
 from bort.models import onnx
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import (
@@ -240,12 +243,12 @@ class TaskRows:
         """Raises BortError for rows that cannot be read and a model that cannot answer them."""
         if isinstance(model, MaskedLM):
             raise BortError(f"task={name} is for a fine-tuned model; this one fills masks")
-        task, rows = finetune.load_task(name, data)
+        task, rows = load_task(name, data)
         true = [row.label for row in rows.get("val", [])]
         if not true or None in true:
             use = f"; use task={task.parent}" if task.parent else ""
             raise BortError(f"task={name} has no rows with labels{use}")
-        order = finetune.output_order(task, model, labels, f"model={source}")
+        order = match_outputs(task, model, labels, f"model={source}")
         room = model.config.limit
         if data.length > room and data.length != DataConfig.length:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
@@ -275,7 +278,7 @@ class TaskRows:
             return torch.from_numpy(run(arrays))
 
         if run not in self.known:
-            found = finetune.row_outputs(call, self.rows, self.inputs, self.pad, self.order)
+            found = compute_outputs(call, self.rows, self.inputs, self.pad, self.order)
             self.known[run] = found.numpy()
         return [self.known[run]]
 
@@ -286,7 +289,7 @@ def _scored(rows: TaskRows, reference: Run, run: Run, drop: float) -> dict[str, 
     found = {}
     for when, form in (("before", reference), ("after", run)):
         (outputs,) = rows.answers(form)
-        answers = finetune.answers(task, torch.from_numpy(outputs))
+        answers = to_answers(task, torch.from_numpy(outputs))
         scores = metrics.score(task, rows.rows, answers)
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:

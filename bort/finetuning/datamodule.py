@@ -1,31 +1,39 @@
-"""Rows of a task as batches of similar length, the same ones when a training goes on.
+"""The rows of a task as batches of similar length, the same ones when a training is resumed.
 
 Letters: B rows of a batch, C choices of a row (else 1), S tokens.
 """
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from bort.config.data import DataConfig
 from bort.console import counted
 from bort.errors import BortError
+from bort.finetuning.examples import TaskExamples, encode_examples, load_task
+from bort.models.huggingface import load_tokenizer
 from bort.tasks.encoding import Cast
-from bort.tasks.task import Row
+from bort.tasks.task import Row, Task
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 POOL = 50  # batches of random rows that are sorted by length together
 
 
 class RowBatches(Dataset):
-    """Rows of similar length as batches, padded to their own longest input.
+    """Rows of similar length as batches, each padded to its own longest input.
 
-    Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,) (of soft
-    ones (B, classes)), rows (B,), the rows' numbers in the split, and, where there are any,
-    token_types and spans (B, 2, 2).
-    seed: of the order, new in every epoch; None puts all rows in order of length, for evaluation.
-    Of several processes, see `divide`, each has a part of every batch and an epoch all rows.
+    Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,) (or
+    (B, classes) where labels are probabilities), rows (B,), the rows' numbers in the split, and,
+    where there are any, token_types and spans (B, 2, 2).
+    seed: of the order, which is new in every epoch; None puts all rows in the order of their
+    lengths, for evaluation. Where several processes train, see `divide`, each has a part of every
+    batch, and an epoch has all rows.
     """
 
     def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
@@ -38,7 +46,7 @@ class RowBatches(Dataset):
         self.rank, self.processes = 0, 1
 
     def divide(self, rank: int, processes: int) -> None:
-        """Give this process its part of each step's rows, those of one large batch.
+        """Take this process's part of each step's rows, which are those of one large batch.
 
         Raises BortError for fewer rows than processes.
         """
@@ -50,53 +58,55 @@ class RowBatches(Dataset):
         self.rank, self.processes, self.order = rank, processes, None
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.lengths), self.batch_size * self.processes)
-        return max(1, full + (rest >= self.processes))  # fewer are in the batch before
+        full, remainder = divmod(len(self.lengths), self.batch_size * self.processes)
+        return max(1, full + (remainder >= self.processes))  # fewer are in the batch before
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         epoch, batch = divmod(index, len(self))
         if self.seed is None and epoch:
             raise IndexError(index)  # which also ends `for batch in RowBatches(…)`
         if self.order is None or self.order[0] != epoch:
-            self.order = epoch, self._batches(epoch)
+            self.order = epoch, self._order_batches(epoch)
         return self._collate(self.order[1][batch][self.rank :: self.processes])
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
+    def _order_batches(self, epoch: int) -> list[np.ndarray]:
+        """Divide all rows into the batches of an epoch."""
         count = len(self.lengths)
         if self.seed is None:
-            return self._cut(np.argsort(self.lengths, kind="stable"))
+            return _cut(np.argsort(self.lengths, kind="stable"), self.batch_size)
         random = make_generator((self.seed, epoch), 0)
         shuffled = random.permutation(count)
         size = self.batch_size * self.processes
-        pools = self._cut(shuffled, POOL * size)
-        by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
-        batches = [batch for pool in by_length for batch in self._cut(pool, size)]
+        batches = []
+        for pool in _cut(shuffled, POOL * size):
+            batches += _cut(pool[np.argsort(self.lengths[pool], kind="stable")], size)
         if len(batches[-1]) < self.processes:
             batches[-2:] = [np.concatenate(batches[-2:])]
         return [batches[k] for k in random.permutation(len(batches))]
 
-    def _cut(self, rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:
-        size = size or self.batch_size
-        return [rows[k : k + size] for k in range(0, len(rows), size)]
-
     def _collate(self, rows: np.ndarray) -> dict[str, Tensor]:
-        chosen = [ids for row in rows for ids in self.inputs.input_ids[row]]  # B · C
-        length = max(map(len, chosen))
+        """Pad the inputs of some rows to one length."""
+        inputs = list(chain.from_iterable(self.inputs.input_ids[row] for row in rows))  # B · C
+        length = max(map(len, inputs))
         batch = {
-            "input_ids": _padded(chosen, length, self.pad),
-            "attention_mask": _padded([np.ones_like(ids) for ids in chosen], length, 0),
+            "input_ids": _pad(inputs, length, self.pad),
+            "attention_mask": _pad([np.ones_like(ids) for ids in inputs], length, 0),
             "labels": torch.from_numpy(self.labels[rows]),
             "rows": torch.from_numpy(rows),
         }
         if self.inputs.token_types is not None:
-            types = [part for row in rows for part in self.inputs.token_types[row]]
-            batch["token_types"] = _padded(types, length, 0)
+            types = list(chain.from_iterable(self.inputs.token_types[row] for row in rows))
+            batch["token_types"] = _pad(types, length, 0)
         if self.inputs.spans is not None:
             batch["spans"] = torch.from_numpy(self.inputs.spans[rows])
         return batch
 
 
-def _padded(rows: list[np.ndarray], length: int, value: int) -> Tensor:
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+
+def _pad(rows: list[np.ndarray], length: int, value: int) -> Tensor:
     table = np.full((len(rows), length), value, dtype=np.int64)
     for number, row in enumerate(rows):
         table[number, : len(row)] = row
@@ -104,19 +114,81 @@ def _padded(rows: list[np.ndarray], length: int, value: int) -> Tensor:
 
 
 class TaskDataModule(pl.LightningDataModule):
-    """Training batches, and those of each validation set in the order of `vals`."""
+    """The training and validation batches of a task.
 
-    def __init__(self, train: RowBatches, vals: dict[str, RowBatches], workers: int):
+    task: suite/name, as in glue/rte; custom for a table of one's own; docstrings, which needs no
+    files. tokenizer: a folder, a hub name, or a tokenizer of transformers. data: `root`, the
+    folder of the suite's files, or `train`, `val`, `text` and `label` of one's own table; `length`,
+    `batch_size` and `workers`. seed: of the order of the training rows.
+
+    The rows are read and encoded by `setup`; after it, `examples` has them. Raises BortError there
+    for an unknown task, wrong files, or a row that does not fit.
+    """
+
+    def __init__(self, task: str, tokenizer: Any, data: DataConfig, seed: int = 0):
         super().__init__()
-        self.train, self.vals, self.workers = train, vals, workers
-        self.val = next(iter(vals.values()))
+        self.name, self.tokenizer, self.data, self.seed = task, tokenizer, data, seed
+        self.examples: TaskExamples | None = None
+        self.train: RowBatches | None = None
+        self.validation: dict[str, RowBatches] = {}
 
-    def train_dataloader(self):
-        trainer = self.trainer
-        self.train.divide(trainer.global_rank, trainer.world_size)
-        progress = trainer.fit_loop.epoch_loop.batch_progress.total
-        sampler = ResumeSampler(len(self.train), lambda: progress.processed)
-        return make_loader(self.train, sampler, self.workers)
+    @classmethod
+    def from_examples(
+        cls, examples: TaskExamples, data: DataConfig, seed: int = 0
+    ) -> "TaskDataModule":
+        """Make the batches of examples that are read and encoded already.
 
-    def val_dataloader(self):
-        return [make_loader(batches, None, self.workers) for batches in self.vals.values()]
+        data: of which only `batch_size` and `workers` matter here.
+        """
+        module = cls(examples.task.name, examples.tokenizer, data, seed)
+        module._set_examples(examples)
+        return module
+
+    @property
+    def task(self) -> Task:
+        """The facts of the task, after `setup`."""
+        return self.examples.task
+
+    @property
+    def val(self) -> RowBatches:
+        """The batches of the first validation set, after `setup`."""
+        return next(iter(self.validation.values()))
+
+    def prepare_data(self) -> None:
+        """Let one process fill the caches of what is no local file: docstrings, and hub data."""
+        if self.examples is None and self.name != "custom" and self.data.root is None:
+            load_task(self.name, self.data)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the rows and encode them, once."""
+        if self.examples is None:
+            tokenizer = self.tokenizer
+            if isinstance(tokenizer, str | Path):
+                tokenizer = load_tokenizer(tokenizer)
+            task, rows = load_task(self.name, self.data)
+            self._set_examples(encode_examples(task, rows, tokenizer, self.data.length))
+
+    def _set_examples(self, examples: TaskExamples) -> None:
+        self.examples, size = examples, self.data.batch_size
+        self.train = self._batch("train", size, self.seed)
+        self.validation = {
+            name: self._batch(name, 4 * size, None) for name in examples.validation_rows
+        }
+
+    def _batch(self, split: str, size: int, seed: int | None) -> RowBatches:
+        examples = self.examples
+        return RowBatches(examples.inputs[split], examples.rows[split], size, examples.pad_id, seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """Load the training batches from where the trainer stands."""
+        progress = None
+        if trainer := self.trainer:
+            self.train.divide(trainer.global_rank, trainer.world_size)
+            progress = trainer.fit_loop.epoch_loop.batch_progress.total
+        sampler = ResumeSampler(len(self.train), lambda: progress.processed if progress else 0)
+        return make_loader(self.train, sampler, self.data.workers)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """Load the batches of each validation set, in the order of `validation`."""
+        sets = self.validation.values()
+        return [make_loader(batches, None, self.data.workers) for batches in sets]

@@ -8,8 +8,10 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.finetuning.heads import output_order
-from bort.finetuning.recipe import check_length, load_task, score_names
+from bort.finetuning.examples import load_task
+from bort.finetuning.heads import match_outputs
+from bort.finetuning.module import list_scores
+from bort.finetuning.recipe import check_length
 from bort.machine import count_usable_cores
 from bort.models import hub
 from bort.models.bert import ModelConfig
@@ -45,7 +47,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         )
         logger.info("dry_run=true: nothing was started")
         return
-    check_monitors(run, score_names(task, rows))
+    check_monitors(run, list_scores(task, rows))
     arch, vocab = run.arch, run.data.vocab_size
     longest = run.data.batch_size * run.data.length
     tokens = len(rows["train"]) * run.data.length
@@ -103,7 +105,7 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
         return
     model, labels = load_classifier(run.model)
     check_length(run, model.config.positions)
-    output_order(task, model, labels, f"model={run.model}")
+    match_outputs(task, model, labels, f"model={run.model}")
 
 
 def _say_encoder(run: TrainConfig) -> float:

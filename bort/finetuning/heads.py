@@ -1,40 +1,49 @@
-"""The head that a task puts on an encoder: fresh, with a regression's scale, and by its labels."""
+"""The head of a task: put on an encoder, fitted to a regression's scale, matched by its labels."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from bort.config.train import TrainConfig
 from bort.errors import BortError
+from bort.finetuning.examples import TaskExamples
 from bort.models.bert import Classifier, MaskedLM, build_classifier
-from bort.tasks.task import Row, Task
+from bort.tasks.task import Task
 
 
-def fresh_classifier(
-    task: Task, body: MaskedLM, run: TrainConfig, train: Sequence[Row] = ()
+def build_task_classifier(
+    body: MaskedLM,
+    examples: TaskExamples,
+    head: str = "linear",
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> Classifier:
-    """The task's head on a pre-trained encoder, with the run's dropout; CoLA has two linear layers.
+    """Put a new head for a task on a pre-trained encoder; for CoLA it has two linear layers.
 
-    The last is the paper's. train: the rows that it will be trained on; of a regression they give
-    the scale of the answers. What is saved says that it answers inputs of data.length: a predictor
-    that cut them elsewhere would not give the answers that the run has scored.
+    CoLA's second layer is the paper's. body: the encoder, which is used as it is, not copied.
+    examples: the length of their inputs is saved with the model, since a predictor that cut its
+    texts elsewhere would not give the answers that were scored; of a regression, their training
+    rows give the scale of the answers. head: linear, or bort (the released code's).
     """
-    body.config.dropout = body.config.attention_dropout = run.dropout
-    body.config.length = run.data.length
-    head = "linear2" if run.head == "linear" and task.name == "glue/cola" else run.head
+    task = examples.task
+    body.config.dropout = body.config.attention_dropout = dropout
+    body.config.length = examples.length
+    kind = "linear2" if head == "linear" and task.name == "glue/cola" else head
     choices = task.kind == "choices"
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)
     spans = 2 if task.kind == "spans" else 0
-    scale = number_scale([row.label for row in train]) if task.kind == "regression" else None
-    return build_classifier(body, outputs, head, spans, choices, run.seed, scale)
+    scale = None
+    if task.kind == "regression":
+        scale = measure_scale([row.label for row in examples.rows.get("train", ())])
+    return build_classifier(body, outputs, kind, spans, choices, seed, scale)
 
 
-def number_scale(labels: Sequence[float]) -> tuple[float, float]:
-    """Offset and factor that make these labels numbers of mean 0 and deviation 1, in float64.
+def measure_scale(labels: Sequence[float]) -> tuple[float, float]:
+    """Measure the offset and the factor that give labels a mean of 0 and a deviation of 1.
 
-    The factor's sign is that of the first label away from the mean, so that labels of the opposite
-    sign are learnt by the same steps. Labels that are all the same have factor 1.
+    Both are computed in float64. The factor's sign is that of the first label away from the mean,
+    so that labels of the opposite sign are learnt by the same steps. The factor of labels that are
+    all the same is 1.
     """
     numbers = np.array(labels, dtype=np.float64)
     if not len(numbers) or np.ptp(numbers) == 0:
@@ -44,45 +53,46 @@ def number_scale(labels: Sequence[float]) -> tuple[float, float]:
     return mean, math.copysign(deviation, away[0])
 
 
-def output_order(
+def match_outputs(
     task: Task, model: Classifier, labels: dict[int, str], named: str
 ) -> list[int] | None:
-    """Which output of a model is the first label of the task, which the second, …
+    """Find which output of a model is the first label of the task, which the second, …
 
-    labels: the names of the outputs, upper or lower case; None is returned where there is one
-    output. named: the model, as the user gave it. Raises BortError if it answers another task.
+    labels: the names of the outputs, in upper or lower case; None is returned where there is one
+    output. named: the model as the user named it, for messages. Raises BortError if the model
+    answers another task.
     """
-    first = f"fine-tune it on task={task.parent or task.name} first"
+    advice = f"fine-tune it on task={task.parent or task.name} first"
     if model.choices != (task.kind == "choices") or bool(model.spans) != (task.kind == "spans"):
-        raise BortError(f"{named} is no model for a task of {task.kind}; {first}")
+        raise BortError(f"{named} is no model for a task of {task.kind}; {advice}")
     if task.kind in ("choices", "regression"):
         if model.out.out_features != 1:
-            raise BortError(f"{named} has several outputs, {task.name} needs one; {first}")
+            raise BortError(f"{named} has several outputs, {task.name} needs one; {advice}")
         return None
-    for spelled in (str, str.lower):  # a task of the user's may have both A and a
-        places = {spelled(str(label)): number for number, label in labels.items()}
-        wanted = [spelled(label) for label in task.labels]
-        if len(places) == len(labels) == len(wanted) and set(places) == set(wanted):
-            return [places[label] for label in wanted]
-    known = ", ".join(map(str, labels.values())) or "none"
+    for spell in (str, str.lower):  # a user's own task may have both A and a
+        outputs = {spell(str(label)): number for number, label in labels.items()}
+        names = [spell(label) for label in task.labels]
+        if len(outputs) == len(labels) == len(names) and set(outputs) == set(names):
+            return [outputs[name] for name in names]
+    listed = ", ".join(map(str, labels.values())) or "none"
     raise BortError(
-        f"{named} has the labels {known}, {task.name} needs {', '.join(task.labels)}; {first}, "
+        f"{named} has the labels {listed}, {task.name} needs {', '.join(task.labels)}; {advice}, "
         "or name its outputs so in id2label of its config.json"
     )
 
 
-def label_names(task: Task) -> dict:
-    """What config.json says about the task and its outputs."""
-    own = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
+def describe_outputs(task: Task) -> dict:
+    """Describe the task and the model's outputs as config.json has them."""
+    facts: dict = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
     if task.cut is not None:
-        own["bort_cut"] = task.cut  # which text is shortened in a row that is too long
+        facts["bort_cut"] = task.cut  # which text is shortened in a row that is too long
+    if task.kind == "choices":
+        return facts
     if task.kind == "regression":
         names = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
-        return own | names | {"problem_type": "regression"}
-    if task.kind == "choices":
-        return own
+        return facts | names | {"problem_type": "regression"}
     names = {str(number): label for number, label in enumerate(task.labels)}
-    return own | {
+    return facts | {
         "id2label": names,
         "label2id": {label: int(number) for number, label in names.items()},
         "problem_type": "single_label_classification",

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -134,12 +134,13 @@ def fit(
     data: pl.LightningDataModule,
     loggers: list,
     label: str,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> tuple[pl.Trainer, Throughput]:
     """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
 
     module: says in `scores` what it logs; data: has `val`, sized. loggers: the first one is the
-    run's MetricsCsv. Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a
-    checkpoint.
+    run's MetricsCsv. callbacks: those of the job itself, which act before the user's. Raises
+    SystemExit (143) or KeyboardInterrupt when it is stopped, after a checkpoint.
     """
     validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
     check_monitors(run, module.scores if validates else [])
@@ -148,7 +149,7 @@ def fit(
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
     throughput = Throughput()
     saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
-    own = [throughput, ProgressLine(label, throughput)]
+    own = [throughput, ProgressLine(label, throughput), *callbacks]
     trainer = _build_trainer(run, folder, loggers, own, saves, validates)
     if step is None:
         loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint

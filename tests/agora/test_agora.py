@@ -46,7 +46,8 @@ from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.writing import write_json
-from bort.finetuning import recipe as finetune
+from bort.finetuning.answering import answer_split
+from bort.finetuning.examples import encode_examples, load_task
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
@@ -501,9 +502,9 @@ def test_what_a_run_leaves(whole, run_of, csv):
     assert Path() in kept
     model, labels = load_classifier(folder)
     assert labels == {0: "no", 1: "yes"}
-    task, rows = finetune.load_task("custom", run_of().data)
-    inputs = cast(task, rows["val"], load_tokenizer(folder), 64)
-    found = finetune.predict(task, model, rows["val"], inputs, 1)
+    task, rows = load_task("custom", run_of().data)
+    examples = encode_examples(task, rows, load_tokenizer(folder), 64)
+    found = answer_split(model, examples, "val")
     labels = np.array([row.label for row in rows["val"]])
     assert summary["val/accuracy"] == (found == labels).mean()
     made = [json.loads(line) for line in (folder / "generated.jsonl").read_text().splitlines()]
@@ -591,7 +592,7 @@ def test_arms_have_equal_steps_and_the_same_d_and_e(whole):
 def test_how_sure_s_must_be(whole, run_of):
     """Of three quarters of E it is as sure, by its own answers."""
     folder, summary, _ = whole
-    task, rows = finetune.load_task("custom", run_of().data)
+    task, rows = load_task("custom", run_of().data)
     _, E = split(task, rows["train"], 0.2)
     model, _ = load_classifier(folder / "teacher")
     sure = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)(E).max(-1)
@@ -602,11 +603,10 @@ def test_how_sure_s_must_be(whole, run_of):
 def test_sources_are_mistakes_or_else_hard(whole, run_of):
     """Rows of round 2 come from what the best model of round 1 gets wrong, counted outside."""
     folder, _, lines = whole
-    task, rows = finetune.load_task("custom", run_of().data)
+    task, rows = load_task("custom", run_of().data)
     D, E = split(task, rows["train"], 0.2)
     model, _ = load_classifier(next(folder.glob("rounds/1/*/model")))
-    inputs = cast(task, D, load_tokenizer(folder), 64)
-    found = finetune.predict(task, model, D, inputs, 1)
+    found = answer_split(model, encode_examples(task, {"D": D}, load_tokenizer(folder), 64), "D")
     wrong = [row for row, answer in zip(D, found, strict=True) if answer != row.label]
     most = max(len(wrong), math.ceil(0.1 * len(D)))
     said = f"round 2: {len(wrong)} mistakes on D; rows are made from the {most} hardest"
@@ -621,7 +621,7 @@ def test_sources_are_mistakes_or_else_hard(whole, run_of):
 
 def test_labels_are_those_of_s(whole, run_of):
     folder, _, _ = whole
-    task, _ = finetune.load_task("custom", run_of().data)
+    task, _ = load_task("custom", run_of().data)
     model, labels = load_classifier(folder / "teacher")
     s = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)
     rows = read_rows(folder / "rounds" / "2" / "rows.jsonl", TASK)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from tiny_runs import add_head
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
@@ -25,11 +26,10 @@ from transformers import (
 from bort.benchmark import contenders
 from bort.benchmark import run as benchmark
 from bort.config.compose import CONF, parse_settings
-from bort.config.data import DataConfig
 from bort.config.search import BenchmarkConfig, register
 from bort.errors import BortError
 from bort.export import run as export
-from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_model, save_model
@@ -66,10 +66,6 @@ def assert_self_contained(page: Path, *words: str) -> None:
         assert word in text
 
 
-class Run:
-    head, seed, dropout, data = "linear", 0, 0.0, DataConfig(length=64)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
     """A masked LM and a fine-tuned folder of each kind, with 64 positions."""
@@ -79,12 +75,12 @@ def folders(tmp_path_factory) -> Path:
     generator = torch.Generator().manual_seed(0)
     for kind, name in KINDS.items():
         body = build_model(config, "paper", 0)
-        model = fresh_classifier(registry.find(name), body, Run) if name else body
+        model = add_head(body, name) if name else body
         with torch.no_grad():
             for weight in model.parameters():
                 weight.normal_(0.0, 0.3, generator=generator)
         save_model(
-            model, tokenizer, root / kind, label_names(registry.find(name)) if name else None
+            model, tokenizer, root / kind, describe_outputs(registry.find(name)) if name else None
         )
     return root
 

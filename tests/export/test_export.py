@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import log_lines
+from tiny_runs import add_head, log_lines
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 import bort
@@ -25,7 +25,7 @@ from bort.export import agreement
 from bort.export import run as export
 from bort.export.settings import ExportConfig
 from bort.finetuning import recipe as finetune
-from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.finetuning.heads import describe_outputs
 from bort.models import onnx
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
@@ -36,10 +36,6 @@ from bort.text.tokenizer import train_tokenizer
 WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
 PAIRED = {"glue/rte": "pair", "superglue/copa": "choices", "superglue/wic": "spans"}
 TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
-
-
-class Run:
-    head, seed, dropout, data = "linear", 0, 0.0, DataConfig(length=64)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +66,10 @@ def folders(tmp_path_factory, tokenizer):
     load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
     for name in TASKS:
         task = registry.find(name)
-        model = fresh_classifier(task, body(1), Run)
+        model = add_head(body(1), name)
         with torch.no_grad():
             model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
-        save_model(model, tokenizer, root / name.replace("/", "-"), label_names(task))
+        save_model(model, tokenizer, root / name.replace("/", "-"), describe_outputs(task))
     return root
 
 
@@ -454,7 +450,7 @@ def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("mean", "allowed"), [(0, 1e-3), (1e3, 2e-3), (1e4, 1e-2), (1e6, 0.5)])
 def test_numbers_far_from_zero_are_compared_by_their_spread(tokenizer, mean, allowed):
     """Answers of 1000 ± 1 that are 0.05 off are wrong; those of float64 agree but for rounding."""
-    model = fresh_classifier(registry.find("glue/stsb"), body(1), Run)
+    model = add_head(body(1), "glue/stsb")
     inputs = [agreement.random_inputs(model, tokenizer, 8, 33, seed) for seed in range(4)]
     with torch.no_grad():
         spread = np.std([export.torch_run(model)(x) for x in inputs])
@@ -469,7 +465,7 @@ def test_numbers_far_from_zero_are_compared_by_their_spread(tokenizer, mean, all
 
 def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
     """Numbers without a spread: a model whose output layer is 0, and one of small outputs."""
-    model = fresh_classifier(registry.find("glue/stsb"), body(1), Run)
+    model = add_head(body(1), "glue/stsb")
     for weight, bias in ((0.0, 3.0), (1e-6, 0.0)):
         with torch.no_grad():
             model.out.weight.fill_(weight)

@@ -9,14 +9,14 @@ import types
 
 import pytest
 import torch
+from tiny_runs import add_head
 
 import bort
-from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.export import standalone
 from bort.export.standalone import Mistake, Model
-from bort.finetuning.recipe import fresh_classifier, label_names
+from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import save_model
@@ -24,10 +24,6 @@ from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
 LONG = "river stone lamp " * 200
-
-
-class Run:
-    head, seed, dropout, data = "linear", 0, 0.0, DataConfig(length=512)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +40,8 @@ def folders(tmp_path_factory):
                 parameter.normal_(0.0, 0.3, generator=generator)
         labels = None
         if task:
-            model = fresh_classifier(registry.find(task), model, Run)
-            labels = label_names(registry.find(task))
+            model = add_head(model, task, 512)
+            labels = describe_outputs(registry.find(task))
             model.out.weight.data.mul_(50)
         save_model(model, tokenizer, root / name, labels)
         export.export(str(root / name), "onnx", root / f"{name}.onnx")

@@ -25,8 +25,8 @@ from bort.errors import BortError
 from bort.finetuning import dry_run as plan
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import RowBatches
-from bort.finetuning.heads import label_names
-from bort.finetuning.recipe import output_order, task_loss
+from bort.finetuning.heads import describe_outputs, match_outputs
+from bort.finetuning.module import compute_loss
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_classifier, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
@@ -70,12 +70,12 @@ def test_outputs_by_their_names():
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
     three, two = (build_classifier(build_model(sizes, "default", 0), count) for count in (3, 2))
     task = replace(TASKS["glue/sst2"], labels=("A", "a", "b"))
-    assert output_order(task, three, {0: "b", 1: "A", 2: "a"}, "model=x") == [1, 2, 0]
+    assert match_outputs(task, three, {0: "b", 1: "A", 2: "a"}, "model=x") == [1, 2, 0]
     names = {0: "Positive", 1: "NEGATIVE"}
-    assert output_order(TASKS["glue/sst2"], two, names, "model=x") == [1, 0]
+    assert match_outputs(TASKS["glue/sst2"], two, names, "model=x") == [1, 0]
     for labels in ({0: "A", 1: "B", 2: "b"}, {0: "a", 1: "b"}, {}):
         with pytest.raises(BortError, match="model=x has the labels .*, glue/sst2 needs A, a, b; "):
-            output_order(task, three, labels, "model=x")
+            match_outputs(task, three, labels, "model=x")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def few(monkeypatch, count: int, tests: int | None = None) -> None:
         found = read(task, root)
         return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
 
-    monkeypatch.setattr(finetune.registry, "read", some)
+    monkeypatch.setattr(registry, "read", some)
 
 
 MAIN = [name for name, task in TASKS.items() if task.parent is None]
@@ -188,7 +188,7 @@ def test_predictions_are_those_of_hugging_face(shared, run_of, tmp_path, monkeyp
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     task = registry.find("glue/rte")
-    rows = finetune.registry.read(task, root)["test"]
+    rows = registry.read(task, root)["test"]
     ours, _ = load_classifier(folder)
     batches = RowBatches(cast(task, rows, tokenizer, 512), rows, 8, 1, None)
     lines = (tmp_path / "run" / "predictions" / "RTE.tsv").read_text().splitlines()[1:]
@@ -447,11 +447,11 @@ def test_evaluation_is_in_order_of_length(shared, model):
 def test_losses_by_hand():
     """Case F3: for p = y = (1, 2, 3) it is 0, where a shape mistake gives 1.3333."""
     numbers = torch.tensor([1.0, 2.0, 3.0])
-    assert task_loss("regression", numbers[:, None], numbers) == 0
-    assert task_loss("regression", numbers[:, None] + 2, numbers) == 4
+    assert compute_loss("regression", numbers[:, None], numbers) == 0
+    assert compute_loss("regression", numbers[:, None] + 2, numbers) == 4
     logits = torch.tensor([[0.0, 0.0], [np.log(3.0), 0.0]])
     expected = (np.log(2) + np.log(4)) / 2
-    assert float(task_loss("classes", logits, torch.tensor([1, 1]))) == pytest.approx(expected)
+    assert float(compute_loss("classes", logits, torch.tensor([1, 1]))) == pytest.approx(expected)
 
 
 def test_regression_scores_do_not_depend_on_the_batch(shared, run_of, tmp_path):
@@ -626,7 +626,7 @@ def test_a_diagnostic_set_that_changed_after_the_end(shared, run_of, model, tmp_
     root = tmp_path / "superglue"
     shutil.copytree(shared / "data/superglue/AX-g", root / "AX-g")
     classes = build_classifier(load_masked_lm(model), 2)
-    names = label_names(TASKS["superglue/rte"])
+    names = describe_outputs(TASKS["superglue/rte"])
     save_model(classes, load_tokenizer(model), tmp_path / "judge", names)
     run = run_of("superglue/axg", root, f"model={tmp_path / 'judge'}")
     summary = finetune.finetune(run, tmp_path / "run")

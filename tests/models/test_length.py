@@ -131,7 +131,7 @@ def test_models_of_others_keep_their_own_limit(shared, tmp_path):
 @pytest.mark.parametrize("name", ["glue/qnli", "superglue/boolq", "glue/mrpc"])
 def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     """Predictors cut the text that the task cuts; where the other is too long alone, both."""
-    from bort.finetuning.heads import label_names
+    from bort.finetuning.heads import describe_outputs
     from bort.tasks.encoding import cast
     from bort.tasks.task import Row
 
@@ -139,7 +139,7 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     tokenizer = train_tokenizer([sentence(k, 9) for k in range(40)], 280)
     sizes = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": 8}
     body = build_model(ModelConfig(**sizes, vocab_size=280, length=20))
-    save_model(build_classifier(body, 2), tokenizer, tmp_path / "model", label_names(task))
+    save_model(build_classifier(body, 2), tokenizer, tmp_path / "model", describe_outputs(task))
     predictor = bort.load(tmp_path / "model")
     rows = [(sentence(1, 30), sentence(2, 3)), (sentence(3, 3), sentence(4, 30))]
     fits = [row for k, row in enumerate(rows) if task.cut in (None, k)]

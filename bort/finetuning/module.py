@@ -1,0 +1,122 @@
+"""The loss of a task and the LightningModule that trains a classifier on it.
+
+Letters: N rows of a split, B rows of a batch.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from bort.config.optim import OptimConfig
+from bort.finetuning.examples import TaskExamples
+from bort.models.bert import Classifier
+from bort.tasks.metrics import metric_names, score
+from bort.tasks.task import Task
+from bort.training.module import StepModule
+
+# The default learning rate times the width: 1e-3 at a width of 64 (measured), 8e-5 at BERT's 768.
+LR_WIDTH = 0.064
+
+
+def compute_batch_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """Compute a model's outputs (B, classes) of a batch.
+
+    Of a task with choices, the scores of a row's choices stand side by side.
+    """
+    names = ("input_ids", "attention_mask", "token_types", "spans")
+    outputs = model(**{name: batch[name] for name in names if name in batch})
+    return outputs.view(len(batch["labels"]), -1)
+
+
+def compute_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute the cross-entropy of outputs (B, classes), or for a regression the squared error.
+
+    kind: that of the task; the outputs of a regression are (B, 1) and its labels (B,) numbers.
+    labels: classes (B,), or probabilities (B, classes). The loss is in nats, or in the square of
+    the labels' own unit.
+    """
+    if kind == "regression":
+        return F.mse_loss(outputs.squeeze(-1).double(), labels.double(), reduction=reduction)
+    return F.cross_entropy(outputs.float(), labels, reduction=reduction)
+
+
+def to_answers(task: Task, outputs: Tensor) -> np.ndarray:
+    """Turn outputs (B, classes) into answers (B,): numbers of classes, or numbers.
+
+    For ReCoRD an answer says how likely it is that the row's entity is right.
+    """
+    if task.kind == "regression":
+        return outputs.squeeze(-1).double().cpu().numpy()
+    if task.form == "record":
+        return (outputs[:, 1] - outputs[:, 0]).double().cpu().numpy()
+    return outputs.argmax(-1).cpu().numpy()
+
+
+def list_scores(task: Task, splits: Iterable[str]) -> list[str]:
+    """List what a validation logs, of those of the splits that are for validation."""
+    names = ("loss", *metric_names(task))
+    return [f"{split}/{name}" for split in splits if split.startswith("val") for name in names]
+
+
+class FineTuningModule(StepModule):
+    """A classifier that is trained on one task; every validation is scored over the whole set.
+
+    optim: without a rate, the rate is LR_WIDTH divided by the model's width. examples: those of
+    the task, with the rows of its validation sets. The scores of a validation are logged as
+    `val/accuracy` and the like. A score may not be defined, as Pearson's correlation of answers
+    that are all the same; for callbacks, the task's first metric is -inf then.
+    """
+
+    def __init__(self, model: Classifier, optim: OptimConfig, examples: TaskExamples):
+        if optim.lr is None:
+            optim = replace(optim, lr=LR_WIDTH / model.config.hidden)
+        super().__init__(model, optim)
+        self.task, self.rows = examples.task, examples.validation_rows
+        self.scores = list_scores(self.task, self.rows)
+        self.metric = f"val/{self.task.metrics[0]}"
+        self.answers: dict[str, np.ndarray] = {}  # (N,) of the last validation, by set
+        self.validation: dict[str, float | None] = {}  # its scores; None where one is not defined
+        self._losses: dict[str, float] = {}  # sums over the rows of a set
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Compute the outputs (B, classes) of a batch."""
+        return compute_batch_outputs(self.model, batch)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Compute the loss of a batch and count it into its optimizer step."""
+        loss = compute_loss(self.task.kind, self(batch), batch["labels"], self.reduction)
+        self.count(batch, {"loss": loss})
+        # What is logged is in the square of the labels' unit. What is minimised has no unit, so
+        # that a rate suits euros as it suits cents.
+        return loss if self.model.scale is None else loss / self.model.scale[1] ** 2
+
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the answers to a batch of a validation set."""
+        name = list(self.rows)[dataloader_idx]
+        outputs = self(batch)
+        self._losses[name] += float(compute_loss(self.task.kind, outputs, batch["labels"], "sum"))
+        self.answers[name][batch["rows"].cpu().numpy()] = to_answers(self.task, outputs)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the answers of the validation before."""
+        self.answers = {name: np.zeros(len(rows)) for name, rows in self.rows.items()}
+        self._losses = dict.fromkeys(self.rows, 0.0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the answers to each validation set, and log the scores that are defined."""
+        values: dict[str, float | None] = {}
+        for name, rows in self.rows.items():
+            values[f"{name}/loss"] = self._losses[name] / len(rows)
+            scores = score(self.task, rows, self.answers[name])
+            values |= {f"{name}/{metric}": value for metric, value in scores.items()}
+        self.validation = values
+        defined = {name: value for name, value in values.items() if value is not None}
+        watched = {self.metric: -math.inf} | defined  # early stopping always needs its metric
+        self.log_dict(watched, logger=False, add_dataloader_idx=False)
+        self.log_validation(defined)
