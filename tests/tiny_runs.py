@@ -15,11 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bort import console
+from bort.config.data import DataConfig
 from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 from bort.finetuning.examples import TaskExamples
 from bort.finetuning.heads import build_task_classifier
 from bort.models.bert import Classifier, MaskedLM
+from bort.pretraining.corpus import Corpus
+from bort.pretraining.datamodule import PackedDataModule
 from bort.search import optimum
 from bort.search import sweep as search
 from bort.tasks import registry
@@ -41,6 +44,13 @@ def log_lines() -> list[str]:
     handler = LogLines()
     logging.getLogger("bort").addHandler(handler)
     return handler.lines
+
+
+def open_batches(corpus: Corpus, data: DataConfig, seed: int) -> PackedDataModule:
+    """The batches of a corpus as a trainer has them, after its setup."""
+    module = PackedDataModule(data, seed=seed, corpus=corpus)
+    module.setup()
+    return module
 
 
 class StopAfter(pl.Callback):

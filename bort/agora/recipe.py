@@ -51,7 +51,7 @@ from bort.models.huggingface import load_classifier, load_masked_lm, load_tokeni
 from bort.runs.folder import RunFolder
 from bort.tasks.encoding import data_report
 from bort.tasks.task import Row
-from bort.training.loggers import extra_loggers, finish_loggers
+from bort.training.loggers import build_loggers, finish_loggers
 from bort.training.trainer import check_trainer, choose_device, silence_lightning
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def agora(
         run_folder.check_inputs(info, _model_digests(run, candidate.source, encoder), run)
         if run.resume and (summary := run_folder.find_summary()) is not None:
             return summary  # a file was touched, and holds what it held
-        loggers = extra_loggers(run.logger, folder, flatten_settings(run))
+        loggers = build_loggers(run.logger, folder, flatten_settings(run))
         try:
             return AgoraRun(candidate, loggers).play(encoder)
         finally:

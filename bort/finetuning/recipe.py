@@ -7,7 +7,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
-from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
@@ -30,7 +29,6 @@ from bort.runs.folder import RunFolder
 from bort.tasks.encoding import Cast, data_report
 from bort.tasks.metrics import write_answers
 from bort.tasks.task import Row, Task
-from bort.training.loggers import MetricsCsv, extra_loggers
 from bort.training.trainer import (
     check_monitors,
     check_trainer,
@@ -162,12 +160,11 @@ def train_classifier(
     That model is in `folder/model`, too. label: the training's name in its progress lines.
     """
     data = TaskDataModule.from_examples(examples, run.data, run.seed)
-    loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
     module = FineTuningModule(model, run.optim, examples)
     callbacks = [SaveBestModel(folder / "model", examples), LogAnswers()]
     if run.patience:
         callbacks.append(_stop_early(module.metric, run.patience))
-    trainer, throughput = fit(run, folder, module, data, loggers, label, callbacks)
+    trainer, throughput = fit(run, folder, module, data, label, callbacks)
     trainer.strategy.barrier()  # until the process that saves the best model has saved it
     best, _ = load_classifier(folder / "model")
     return best.to(choose_device(run)), TrainingRecord(

@@ -3,21 +3,35 @@
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
 
+from pathlib import Path
+from typing import Any
+
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bort.config.data import DataConfig
-from bort.pretraining.corpus import Corpus, count_sequences, pack_sequences
+from bort.files.cache import cache_folder
+from bort.models.huggingface import load_tokenizer
+from bort.pretraining.corpus import (
+    Corpus,
+    build_corpus,
+    count_sequences,
+    find_corpus,
+    pack_sequences,
+)
 from bort.pretraining.masking import VAL_RATE, derive_row_keys, mask_tokens
 from bort.pretraining.teacher_states import TeacherStates, WithTeacher
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 
-class _Stream:
-    """What both data sets need of a corpus split; cheap to send to a loader worker."""
+class PackedSequences:
+    """The sequences of one split of a corpus; cheap to send to a loader's process.
+
+    count: how many whole sequences of `length` tokens there are.
+    """
 
     def __init__(self, corpus: Corpus, split: str, length: int):
         tokenizer = corpus.tokenizer
@@ -26,58 +40,61 @@ class _Stream:
         self.mask, self.special = tokenizer.mask_token_id, mark_special_ids(tokenizer)
         self.length = length
         self.count = count_sequences(getattr(corpus, split), length)
-        self.tokens = None
+        self._tokens: np.ndarray | None = None
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        if self.tokens is None:  # opened in the worker: a memory map is pickled as a copy
-            self.tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
-        return pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
+    @property
+    def tokens(self) -> np.ndarray:
+        """The stream of tokens, memory-mapped."""
+        if self._tokens is None:  # Opened in the process that reads: a map is pickled as a copy.
+            self._tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
+        return self._tokens
 
-    def masked(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
-        """Sequences `rows` as a batch; what is masked in each is a function of its number."""
-        ids, keys = self.rows(rows), derive_row_keys(key, rows)
-        arrays = mask_tokens(ids, rate, self.special, self.mask, len(self.special), keys)
+    def mask_rows(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
+        """Make a batch of the sequences `rows`; the masks of each are a function of its number."""
+        ids = pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
+        keys, vocab_size = derive_row_keys(key, rows), len(self.special)
+        arrays = mask_tokens(ids, rate, self.special, self.mask, vocab_size, keys)
         names = ("input_ids", "positions", "labels")
         return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
 
 
 class TrainBatches(Dataset):
-    """Item `epoch · len + batch` is a whole batch: input_ids (B, S), positions (M,), labels (M,).
+    """The training batches; item `epoch · len + batch` is a whole one.
 
-    Each epoch is a new permutation with new masks; its last batch holds what is left. What is
-    masked in a sequence depends on (seed, epoch, sequence) alone: not on batches or processes.
+    It has input_ids (B, S), positions (M,) and labels (M,). Each epoch is a new permutation with
+    new masks; its last batch holds what is left. What is masked in a sequence depends on
+    (seed, epoch, sequence) alone: not on batches or processes.
     """
 
     def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
-        self.stream = _Stream(corpus, "train", data.length)
+        self.sequences = PackedSequences(corpus, "train", data.length)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
         self.rank, self.processes = 0, 1
         self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order and key of its masks
 
     def divide(self, rank: int, processes: int) -> None:
-        """Give this process its part of each step's sequences, those of one large batch."""
+        """Take this process's part of each step's sequences, which are those of one large batch."""
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
-        return -(-self.stream.count // (self.batch_size * self.processes))
+        return -(-self.sequences.count // (self.batch_size * self.processes))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         number, batch = divmod(index, len(self))
         if self.epoch is None or self.epoch[0] != number:
             random = make_generator((self.seed, number), 0)
-            order = random.permutation(self.stream.count)
+            order = random.permutation(self.sequences.count)
             self.epoch = number, order, int(random.integers(2**64, dtype=np.uint64))
         _, order, key = self.epoch
         size = self.batch_size * self.processes
         rows = order[batch * size : (batch + 1) * size]
         share = np.array_split(rows, self.processes)[self.rank]
         if len(share):
-            return self.stream.masked(share, self.rate, key)
+            return self.sequences.mask_rows(share, self.rate, key)
         # Fewer sequences are left than there are processes, which step together all the same.
         nothing = torch.empty(0, dtype=torch.int64)
-        return self.stream.masked(rows[:1], self.rate, key) | dict.fromkeys(
-            ("positions", "labels"), nothing
-        )
+        filler = self.sequences.mask_rows(rows[:1], self.rate, key)
+        return filler | dict.fromkeys(("positions", "labels"), nothing)
 
 
 class ValBatches(Dataset):
@@ -86,13 +103,13 @@ class ValBatches(Dataset):
     A sequence's masks depend on its number alone, so that neither batch size nor seed moves them.
     """
 
-    KEY = 0x626F7274  # not the run's seed: all runs are scored on the same masked positions
+    KEY = 0x626F7274  # Not the run's seed: all runs are scored on the same masked positions.
 
     def __init__(self, corpus: Corpus, data: DataConfig):
-        self.stream = _Stream(corpus, "val", data.length)
-        count = min(data.val_sequences, self.stream.count)
-        self.chosen = np.arange(count) * self.stream.count // max(1, count)
-        self.batch_size = 4 * data.batch_size  # no gradients to keep
+        self.sequences = PackedSequences(corpus, "val", data.length)
+        count = min(data.val_sequences, self.sequences.count)
+        self.chosen = np.arange(count) * self.sequences.count // max(1, count)
+        self.batch_size = 4 * data.batch_size  # There are no gradients to keep.
 
     def __len__(self) -> int:
         return -(-len(self.chosen) // self.batch_size)
@@ -100,62 +117,103 @@ class ValBatches(Dataset):
     def __getitem__(self, batch: int) -> dict[str, torch.Tensor]:
         if not 0 <= batch < len(self):
             raise IndexError(batch)  # which also ends `for batch in ValBatches(…)`
-        rows = self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return self.stream.masked(rows, VAL_RATE, self.KEY)
+        return self.sequences.mask_rows(self._rows(batch), VAL_RATE, self.KEY)
+
+    def _rows(self, batch: int) -> np.ndarray:
+        return self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def documents(self) -> np.ndarray:
         """The document of each masked position (N,), in the order of the batches.
 
         A sequence may hold parts of several documents; a separator belongs to the one it ends.
         """
-        body = self.stream.length - 2
-        if self.stream.tokens is None:
-            self.stream.rows(self.chosen[:0])
-        ends = np.flatnonzero(np.asarray(self.stream.tokens) == self.stream.sep)
-        places = []
+        length, offsets = self.sequences.length, []
+        ends = np.flatnonzero(np.asarray(self.sequences.tokens) == self.sequences.sep)
         for number in range(len(self)):
-            rows = self.chosen[number * self.batch_size : (number + 1) * self.batch_size]
-            row, column = np.divmod(self[number]["positions"].numpy(), self.stream.length)
-            places.append(rows[row] * body + column - 1)
-        return np.searchsorted(ends, np.concatenate(places))
+            row, column = np.divmod(self[number]["positions"].numpy(), length)
+            offsets.append(self._rows(number)[row] * (length - 2) + column - 1)  # in the stream
+        return np.searchsorted(ends, np.concatenate(offsets))
 
 
 class PackedDataModule(pl.LightningDataModule):
-    """Training and validation batches of a corpus.
+    """Training and validation batches of masked sequences, packed from text.
 
     A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. The
     sequences of a step depend on (seed, epoch, step) alone, and what is masked in a sequence on
-    (seed, epoch, sequence): not on workers, processes, or where training was resumed.
+    (seed, epoch, sequence): not on workers, processes, or where training was resumed. For several
+    devices, give the trainer `use_distributed_sampler=False`: the batches are divided here.
 
-    states: a teacher's output for the training and the validation batches, to go with them.
+    data: the text, the length of a sequence, the number of sequences in a batch. tokenizer: a fast
+    transformers tokenizer, as a teacher's, or its folder or hub name; None takes what
+    `data.tokenizer` names, or trains a byte-level BPE on the text. seed: of the order and the
+    masks. cache: the folder where tokenized text is kept; None is bort's own. corpus: text that is
+    tokenized already. states: a teacher's answers to the training and the validation batches, to
+    go with them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and `vocab_size` say
+    what the batches are made of, and `train` and `val` hold them.
     """
 
     def __init__(
         self,
-        corpus: Corpus,
         data: DataConfig,
-        seed: int,
+        tokenizer: Any = None,
+        seed: int = 0,
+        *,
+        cache: str | Path | None = None,
+        corpus: Corpus | None = None,
         states: tuple[TeacherStates, TeacherStates] | None = None,
     ):
         super().__init__()
-        self.data = data
-        self.train, self.val = TrainBatches(corpus, data, seed), ValBatches(corpus, data)
-        self._divide = self.train.divide
-        if states is not None:
-            self.train, self.val = (
-                WithTeacher(batches, kept)
-                for batches, kept in zip((self.train, self.val), states, strict=True)
-            )
+        if tokenizer is None and data.tokenizer not in ("auto", "bpe"):
+            tokenizer = data.tokenizer
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(tokenizer)
+        self.data, self.tokenizer, self.seed, self.states = data, tokenizer, seed, states
+        self.cache = None if cache is None else Path(cache)
+        self.corpus = corpus
+        self.train: TrainBatches | WithTeacher | None = None
+        self.val: ValBatches | WithTeacher | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids the tokenizer has; a model needs as many. Known after `setup`."""
+        return self.corpus.info["vocab_size"]
+
+    def prepare_data(self) -> None:
+        """Tokenize the text, once for all processes and runs; the cache keeps it.
+
+        Raises BortError for text that is missing, unreadable or too short.
+        """
+        if self.corpus is None:
+            build_corpus(self.data, self.cache or cache_folder(), self.tokenizer)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the tokenized text and divide it into batches."""
+        if self.train is not None:
+            return
+        if self.corpus is None:
+            folder = self.cache or cache_folder()
+            self.corpus = find_corpus(self.data, folder, self.tokenizer)
+            if self.corpus is None:
+                self.corpus = build_corpus(self.data, folder, self.tokenizer)
+        self.tokenizer = self.corpus.tokenizer
+        self.train = TrainBatches(self.corpus, self.data, self.seed)
+        self.val = ValBatches(self.corpus, self.data)
+        if self.states is not None:
+            train_states, val_states = self.states
+            self.train = WithTeacher(self.train, train_states)
+            self.val = WithTeacher(self.val, val_states)
 
     def train_dataloader(self) -> DataLoader:
+        """Build the loader of the next epoch, from wherever the trainer stands in it."""
         trainer = self.trainer
         if trainer:
-            self._divide(trainer.global_rank, trainer.world_size)
-        # `processed` counts the batches trained on, over all epochs, in a checkpoint of any hook;
-        # `ready` may run ahead of it there and `completed` behind it
+            self.train.divide(trainer.global_rank, trainer.world_size)
+        # `processed` counts the batches that were trained on, over all epochs, in a checkpoint of
+        # any hook; `ready` may run ahead of it there and `completed` behind it.
         progress = trainer.fit_loop.epoch_loop.batch_progress.total if trainer else None
         sampler = ResumeSampler(len(self.train), lambda: progress.processed if progress else 0)
         return make_loader(self.train, sampler, self.data.workers)
 
     def val_dataloader(self) -> DataLoader | list:
+        """Build the loader of the validation batches; no loader where no text is held out."""
         return make_loader(self.val, None, self.data.workers) if len(self.val) else []

@@ -203,7 +203,7 @@ def time_steps(
             callbacks=[Throughput(), turns],
             default_root_dir=place,
         )
-        data = PackedDataModule(corpus, replace(run.data, workers=0), run.seed)
+        data = PackedDataModule(replace(run.data, workers=0), seed=run.seed, corpus=corpus)
         trainer.fit(module, datamodule=data)
     seconds = {arm: float(np.median(values)) for arm, values in turns.seconds.items()}
     logger.info(

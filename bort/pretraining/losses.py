@@ -6,7 +6,30 @@ Letters: M masked positions, V vocabulary.
 from torch import Tensor
 from torch.nn import functional as F
 
+from bort.config.distill import DistillConfig
 from bort.errors import BortError
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    weights: DistillConfig,
+    reduction: str = "mean",
+) -> dict[str, Tensor]:
+    """Weigh the two losses of a distillation: `loss` = w_kd · `kd_loss` + w_mlm · `mlm_loss`.
+
+    student, teacher: logits (M, V); labels: the true words (M,); nats per token, mean (or sum)
+    over M. A loss whose weight is 0 is neither computed nor returned; w_kd = 0 needs no teacher.
+    """
+    losses = {}
+    if weights.w_kd:
+        losses["kd_loss"] = kd_loss(student, teacher, weights.temperature, reduction)
+    if weights.w_mlm:
+        losses["mlm_loss"] = mlm_loss(student, labels, reduction)
+    shares = {"kd_loss": weights.w_kd, "mlm_loss": weights.w_mlm}
+    total = sum(shares[name] * loss for name, loss in losses.items())
+    return {"loss": total, **losses}
 
 
 def kd_loss(

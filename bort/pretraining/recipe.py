@@ -3,7 +3,6 @@
 import logging
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,18 @@ from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.files.writing import replacing
 from bort.models import hub
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
 from bort.models.identity import find_local_model
 from bort.pretraining import corpus as corpora
+from bort.pretraining.callbacks import SamplePredictions
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import describe_validation
-from bort.training.loggers import MetricsCsv, extra_loggers, log_samples
 from bort.training.module import VERSION
 from bort.training.progress import Throughput
 from bort.training.trainer import (
@@ -307,24 +305,23 @@ def train(
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
-        data = PackedDataModule(corpus, run.data, run.seed, states)
-        loggers = [MetricsCsv(folder), *extra_loggers(run.logger, folder, flatten_settings(run))]
+        data = PackedDataModule(run.data, seed=run.seed, corpus=corpus, states=states)
         module = DistillationModule(
             model,
             teacher if run.distill.w_kd else None,
             run.optim,
             run.distill,
             compile=run.compile,
-            samples=_samples(corpus.tokenizer, folder, loggers),
         )
+        samples = SamplePredictions(corpus.tokenizer, folder)
         parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
-        trainer, throughput = fit(run, folder, module, data, loggers, label)
+        trainer, throughput = fit(run, folder, module, data, label, [samples])
         summary = _summarize(run, trainer, module, throughput, corpus, teacher)
         summary["parameters"] = parameters
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             summary["no_validation"] = reason
         if trainer.is_global_zero:
-            save_model(model, corpus.tokenizer, run_folder.model, state=module.whole)
+            save_model(model, corpus.tokenizer, run_folder.model, state=module.full_weights)
             run_folder.write_summary(summary)
         return summary
 
@@ -395,23 +392,3 @@ def _describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> di
     if digests := digest_teacher(run, corpus):  # none where only the vocabulary was the teacher's
         (place["teacher_digest"],) = digests.values()
     return place | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
-
-
-def _samples(tokenizer, folder: Path, loggers: list) -> Callable:
-    """Keeps a few readable predictions of each validation in samples.txt and in wandb."""
-
-    def keep(inputs, positions, labels, predictions, count: int = 5) -> None:
-        length, lines = inputs.shape[1], []
-        for place in range(0, len(labels), max(1, len(labels) // count)):
-            row, column = divmod(int(positions[place]), length)
-            around = inputs[row, max(0, column - 12) : column + 8].tolist()
-            text = tokenizer.decode(around).replace("\n", " ")
-            lines.append(
-                [text, *(tokenizer.decode([int(x[place])]) for x in (labels, predictions))]
-            )
-        with replacing(folder / "samples.txt") as file:
-            for text, true, guess in lines[:count]:
-                file.write(f"…{text}…\n  true {true!r}, predicted {guess!r}\n".encode())
-        log_samples(loggers, lines[:count])
-
-    return keep

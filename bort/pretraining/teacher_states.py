@@ -110,6 +110,10 @@ class WithTeacher(Dataset):
     def __init__(self, batches: Dataset, states: TeacherStates):
         self.batches, self.states = batches, states
 
+    def divide(self, rank: int, processes: int) -> None:
+        """Take this process's part of each step's sequences; see `TrainBatches.divide`."""
+        self.batches.divide(rank, processes)
+
     def __len__(self) -> int:
         return len(self.batches)
 

@@ -357,7 +357,7 @@ def _teacher_pass(
     tick = Progress(logger, "teacher: training batch").update
     states.build(teacher.to(choose_device(run)), data, batches, tick)
     epochs, rest = divmod(batches, len(data))  # the last batch of an epoch may be a smaller one
-    sequences = epochs * data.stream.count + rest * data.batch_size
+    sequences = epochs * data.sequences.count + rest * data.batch_size
     return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
 
 

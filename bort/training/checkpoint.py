@@ -104,9 +104,21 @@ class Checkpoints(pl.Callback):
     process that died ends a run in the same way, with BortError.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int = 2, saved: int | None = None):
-        """saved: the step after which a resumed training stands; None: it starts anew."""
-        self.folder, self.every, self.keep, self.saved = folder, every, keep, saved
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        identity: str | None = None,
+        keep: int = 2,
+        saved: int | None = None,
+    ):
+        """Save into `folder`.
+
+        identity: that of the run, which its checkpoints hold, so that no other run resumes from
+        them. saved: the step after which a resumed training stands; None: it starts anew.
+        """
+        self.folder, self.every, self.identity = folder, every, identity
+        self.keep, self.saved = keep, saved
         self.signal: int | None = None
         self._due = False
         self._saves = True  # not in a validation of its own
@@ -157,6 +169,10 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer, module) -> None:
         self._end_now()
+
+    def on_save_checkpoint(self, trainer, module, checkpoint: dict) -> None:
+        """Say in the checkpoint whose it is."""
+        checkpoint.setdefault("bort", {})["run"] = self.identity
 
     def on_validation_start(self, trainer, module) -> None:
         self._saves = trainer.state.fn == "fit"

@@ -147,7 +147,7 @@ def _to_text(row: dict[str, float]) -> dict[str, str]:
     }
 
 
-def extra_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
+def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
     """The loggers besides metrics.csv; wandb never asks for anything."""
     if config.name == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger

@@ -18,6 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError, nearest, shorten
 from bort.machine import count_usable_cores
@@ -27,7 +28,7 @@ from bort.training.checkpoint import (
     find_newest_whole,
     read_run_identity,
 )
-from bort.training.loggers import finish_loggers
+from bort.training.loggers import MetricsCsv, build_loggers, finish_loggers
 from bort.training.module import StepModule
 from bort.training.progress import ProgressLine, Throughput
 
@@ -132,35 +133,49 @@ def fit(
     folder: Path,
     module: StepModule,
     data: pl.LightningDataModule,
-    loggers: list,
     label: str,
     callbacks: Sequence[pl.Callback] = (),
 ) -> tuple[pl.Trainer, Throughput]:
     """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
 
-    module: says in `scores` what it logs; data: has `val`, sized. loggers: the first one is the
-    run's MetricsCsv. callbacks: those of the job itself, which act before the user's. Raises
-    SystemExit (143) or KeyboardInterrupt when it is stopped, after a checkpoint.
+    module: says in `scores` what it logs. data: has `val`, sized, after its `setup`. label: what
+    the progress line calls the training. callbacks: those of the job, besides the user's. Returns
+    the trainer and the callback that measured the time.
+
+    Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a checkpoint, and
+    BortError for a mistake in settings that only the data or a first validation show.
     """
+    data.setup("fit")
     validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
     check_monitors(run, module.scores if validates else [])
-    module.run_identity = read_run_identity(folder)
-    start = find_newest_whole(folder / "checkpoints", module.run_identity)
+    metrics = MetricsCsv(folder)
+    loggers = [metrics, *build_loggers(run.logger, folder, flatten_settings(run))]
+    identity = read_run_identity(folder)
+    start = find_newest_whole(folder / "checkpoints", identity)
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
+    checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint_every, identity, saved=step)
     throughput = Throughput()
-    saves = Checkpoints(folder / "checkpoints", run.checkpoint_every, saved=step)
-    own = [throughput, ProgressLine(label, throughput), *callbacks]
-    trainer = _build_trainer(run, folder, loggers, own, saves, validates)
-    if step is None:
-        loggers[0].resume(-1)  # rows of a run that was killed before its first checkpoint
-    else:
-        loggers[0].resume(step)
-        saves.remove_old(trainer)
+    trainer = instantiate(
+        run.trainer if validates else {**run.trainer, "limit_val_batches": 0},
+        logger=loggers,
+        callbacks=[
+            throughput,
+            ProgressLine(label, throughput),
+            *callbacks,
+            *build_callbacks(run),
+            checkpoints,  # the last one: it saves the state of the others
+        ],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=str(folder),
+    )
+    metrics.resume(-1 if step is None else step)  # drops rows after the checkpoint
+    if step is not None:
+        checkpoints.remove_old(trainer)
         logger.info(f"resume: {label} goes on after step {step:,} ({start})")
     try:
-        with interruptible(), saves.catching(trainer):
+        with interruptible(), checkpoints.catching(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-            if validates and module.validated != trainer.global_step:
+            if validates and module.validated_step != trainer.global_step:
                 trainer.validate(module, datamodule=data, verbose=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         if (line := _explain_mistake(error)) is None:
@@ -173,6 +188,11 @@ def fit(
     if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
         logger.info(profile)
     return trainer, throughput
+
+
+def build_callbacks(run: TrainConfig) -> list[pl.Callback]:
+    """Build the callbacks of `callbacks=`, each by its `_target_`."""
+    return [instantiate(config) for config in (run.callbacks or {}).values() if config]
 
 
 def _explain_mistake(error: Exception) -> str | None:
@@ -217,24 +237,6 @@ def interruptible() -> Iterator[None]:
         if isinstance(stopped.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
-
-
-def _build_trainer(
-    run: TrainConfig,
-    folder: Path,
-    loggers: list,
-    own: list[pl.Callback],
-    saves: Checkpoints,
-    validates: bool,
-) -> pl.Trainer:
-    extra = [instantiate(c) for c in (run.callbacks or {}).values() if c]
-    return instantiate(
-        run.trainer if validates else {**run.trainer, "limit_val_batches": 0},
-        logger=loggers,
-        callbacks=[*own, *extra, saves],  # the last: it saves what the others did
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=str(folder),
-    )
 
 
 def silence_lightning() -> None:

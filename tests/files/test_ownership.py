@@ -340,7 +340,7 @@ def test_a_failed_start_removes_its_own_files_only(settings_of, tmp_path, monkey
     for stopped in (RuntimeError, KeyboardInterrupt):
         with monkeypatch.context() as patch:
             patch.setattr(
-                "bort.pretraining.recipe.MetricsCsv",
+                "bort.training.trainer.MetricsCsv",
                 lambda *_, stopped=stopped: (_ for _ in ()).throw(stopped),
             )
             with pytest.raises(stopped):

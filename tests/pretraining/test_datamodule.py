@@ -7,12 +7,13 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from tiny_runs import open_batches
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from bort.config.data import DataConfig
 from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
-from bort.pretraining.datamodule import PackedDataModule, TrainBatches, ValBatches
+from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.masking import derive_row_keys, mask_tokens
 from bort.training.loader import ResumeSampler
 
@@ -305,7 +306,7 @@ def test_all_runs_are_scored_on_the_same_masks(packed):
     reference = None
     for settings in ({}, {"batch_size": 1}, {"batch_size": 3, "mask_rate": 0.4, "workers": 2}):
         corpus, data = packed(val_sequences=20, **settings)
-        module = PackedDataModule(corpus, data, seed=len(settings))
+        module = open_batches(corpus, data, len(settings))
         batches = list(module.val_dataloader())
         assert [len(b["input_ids"]) for b in batches[:-1]] == [4 * data.batch_size] * (
             len(batches) - 1
@@ -338,7 +339,7 @@ def test_validation_is_spread_over_its_text_at_a_rate_of_its_own(tmp_path):
 
 def test_without_validation_text_there_is_no_loader(packed):
     corpus, data = packed(val_fraction=0.0)
-    module = PackedDataModule(corpus, data, seed=0)
+    module = open_batches(corpus, data, 0)
     assert module.val_dataloader() == [] and len(list(ValBatches(corpus, data))) == 0
     assert len(module.train_dataloader()) == len(list(module.train_dataloader()))
 
@@ -351,7 +352,7 @@ def test_workers_change_nothing(packed):
     runs = []
     for workers in (0, 2):
         corpus, data = packed(workers=workers)
-        runs.append(list(PackedDataModule(corpus, data, seed=5).train_dataloader()))
+        runs.append(list(open_batches(corpus, data, 5).train_dataloader()))
     assert len(runs[0]) == len(runs[1]) > 5
     assert all(map(equal, *runs))
     # torch's own generator is left alone, so that dropout after a resume can be exact
@@ -417,7 +418,7 @@ def run(packed, max_steps, callbacks=(), checkpoint=None, workers=0, accumulate=
         callbacks=list(callbacks),
     )
     module = Recorder()
-    trainer.fit(module, datamodule=PackedDataModule(corpus, data, seed=0), ckpt_path=checkpoint)
+    trainer.fit(module, datamodule=open_batches(corpus, data, 0), ckpt_path=checkpoint)
     return module.seen, trainer
 
 
@@ -451,7 +452,7 @@ def test_resume_after_a_finished_fit_with_accumulation(packed, tmp_path):
 
 def test_loader_is_sized_and_plain(packed):
     corpus, data = packed()
-    module = PackedDataModule(corpus, data, seed=0)
+    module = open_batches(corpus, data, 0)
     loader = module.train_dataloader()
     assert isinstance(loader, DataLoader) and len(loader) == len(module.train)
     batch = next(iter(loader))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import log_lines, stopping
+from tiny_runs import log_lines, open_batches, stopping
 
 from bort.config.distill import DistillConfig
 from bort.config.fingerprint import flatten_settings
@@ -16,7 +16,6 @@ from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.pretraining import kd_vs_mlm as comparing
 from bort.pretraining import recipe as pretraining
-from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.kd_vs_mlm import ARMS, compare
 from bort.pretraining.recipe import prepare
 from bort.runs.folder import RunFolder
@@ -77,7 +76,7 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     corpus, teacher = prepare(run)
     jobs = [comparing.derive_arm_run(run, arm, 4e-3, results) for arm in ARMS]
     models = [pretraining.build_student(job, corpus, teacher).state_dict() for job in jobs]
-    batches = [PackedDataModule(corpus, job.data, job.seed).train[13] for job in jobs]
+    batches = [open_batches(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
         assert all(torch.equal(group[0][k], other[k]) for other in group[1:] for k in group[0])
 

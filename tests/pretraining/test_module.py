@@ -321,9 +321,9 @@ def test_teacher_passes_are_bit_identical():
     module = DistillationModule(tiny(), tiny(1, dropout=0.1), OptimConfig(lr=4e-3), DistillConfig())
     module.train()
     batch = example(4, [2, 3, 1, 2])
-    first = module.teacher_logits(batch)
+    first = module.ask_teacher(batch)
     module(batch["input_ids"], batch["positions"]).sum().backward()
-    assert torch.equal(first, module.teacher_logits(batch))
+    assert torch.equal(first, module.ask_teacher(batch))
     assert not first.requires_grad
     noisy = tiny(1, dropout=0.1).train()
     one, two = (noisy(batch["input_ids"], positions=batch["positions"]) for _ in range(2))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import log_lines, offline_log, stopping
+from tiny_runs import log_lines, offline_log, open_batches, stopping
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort.config.fingerprint import flatten_settings
@@ -27,7 +27,7 @@ from bort.errors import BortError
 from bort.files.run_files import run_record
 from bort.pretraining import corpus as corpora
 from bort.pretraining import recipe as pretraining
-from bort.pretraining.datamodule import PackedDataModule, TrainBatches
+from bort.pretraining.datamodule import TrainBatches
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.closing import print_result
@@ -99,7 +99,7 @@ def undisturbed(settings_of, tmp_path_factory):
                 experiment="kd_pretrain" if kd else "mlm_pretrain",
             )
             corpus, teacher = prepare(run)
-            assert len(PackedDataModule(corpus, run.data, run.seed).train) == 7  # batches per epoch
+            assert len(open_batches(corpus, run.data, run.seed).train) == 7  # batches per epoch
             folder = tmp_path_factory.mktemp("undisturbed")
             train(run, folder, corpus, teacher)
             made[key] = run, corpus, teacher, folder
@@ -287,7 +287,7 @@ def test_loader_workers_leave_signals_to_training(settings_of):
     """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
     run = settings_of("data.workers=2")
     corpus, _ = prepare(run)
-    loader = PackedDataModule(corpus, run.data, run.seed).train_dataloader()
+    loader = open_batches(corpus, run.data, run.seed).train_dataloader()
     batches = iter(loader)
     next(batches), next(batches)  # one of each worker: both have started
     workers = loader._iterator._workers
@@ -469,7 +469,7 @@ def test_validation_is_the_sum_over_masked_places(settings_of, tmp_path):
     run = settings_of("data.batch_size=1")  # four rows in a batch of validation
     summary = pretrain(run, tmp_path / "run")
     corpus, _ = prepare(run)
-    batches = list(PackedDataModule(corpus, run.data, run.seed).val)
+    batches = list(open_batches(corpus, run.data, run.seed).val)
     assert len(batches) == 4 and len({len(batch["labels"]) for batch in batches}) > 1
     reference = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model").double().eval()
     total = correct = count = 0.0

@@ -11,7 +11,7 @@ import pytest
 from bort.config.train import LoggerConfig
 from bort.errors import BortError
 from bort.training import loggers
-from bort.training.loggers import COLUMNS, MetricsCsv, Table, extra_loggers
+from bort.training.loggers import COLUMNS, MetricsCsv, Table, build_loggers
 
 
 def lines(path) -> list[str]:
@@ -128,12 +128,12 @@ def test_metrics_and_wall_clock_are_apart(tmp_path):
 def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BortError, match="needs the package tensorboard; pip install it"):
-        extra_loggers(LoggerConfig(name="tensorboard"), tmp_path, {})
+        build_loggers(LoggerConfig(name="tensorboard"), tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["csv", "none"])
 def test_nothing_else(tmp_path, name):
-    assert extra_loggers(LoggerConfig(name=name), tmp_path, {}) == []
+    assert build_loggers(LoggerConfig(name=name), tmp_path, {}) == []
 
 
 class WandbStub(SimpleNamespace):
@@ -194,7 +194,7 @@ def test_wandb_is_online_only_with_a_key(
     )
     folder = tmp_path / "runs" / "kd_pretrain" / "first"
     config = LoggerConfig(name="wandb", mode=mode, tags=["a"])
-    extra_loggers(config, folder, {"seed": 1})
+    build_loggers(config, folder, {"seed": 1})
     (options,) = made
     assert (options["mode"], options["config"], options["tags"]) == (expected, {"seed": 1}, ["a"])
     assert (options["name"], options["group"]) == ("kd_pretrain-first", "kd_pretrain")
@@ -202,7 +202,7 @@ def test_wandb_is_online_only_with_a_key(
 
 def test_wandb_online_without_a_key_is_one_line(tmp_path, no_key):
     with pytest.raises(BortError, match="needs a wandb key; run `wandb login`") as error:
-        extra_loggers(LoggerConfig(name="wandb", mode="online"), tmp_path, {})
+        build_loggers(LoggerConfig(name="wandb", mode="online"), tmp_path, {})
     assert "\n" not in str(error.value)
 
 
@@ -223,7 +223,7 @@ def test_wandb_mode_of_the_environment_is_obeyed(monkeypatch, no_key, network, v
 
 def test_disabled_wandb_starts_no_run(tmp_path, monkeypatch, no_key):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert extra_loggers(LoggerConfig(name="wandb"), tmp_path, {}) == []
+    assert build_loggers(LoggerConfig(name="wandb"), tmp_path, {}) == []
 
 
 def test_a_key_without_a_network_is_offline_and_said_once(monkeypatch, no_key, capsys):
@@ -238,7 +238,7 @@ def test_a_training_outlives_its_wandb_log(tmp_path, monkeypatch, no_key, capsys
     monkeypatch.setattr(
         "lightning.pytorch.loggers.WandbLogger", lambda **options: WandbStub(options)
     )
-    (logger,) = extra_loggers(LoggerConfig(name="wandb"), tmp_path, {})
+    (logger,) = build_loggers(LoggerConfig(name="wandb"), tmp_path, {})
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0}, step)
     assert logger.calls == 1

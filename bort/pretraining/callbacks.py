@@ -1,0 +1,51 @@
+"""What happens after a validation of a pre-training: some predicted words are shown."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from bort.files.writing import replacing
+from bort.training.loggers import log_samples
+
+BEFORE, AFTER = 12, 8  # tokens that are shown around a masked word
+
+
+class SamplePredictions(pl.Callback):
+    """Shows a few predictions of each validation, in words, in `samples.txt` and in wandb.
+
+    tokenizer: a transformers tokenizer. folder: where samples.txt is written. count: how many
+    masked words are shown, spread over the first batch of a validation.
+    """
+
+    def __init__(self, tokenizer: Any, folder: str | Path, count: int = 5):
+        self.tokenizer, self.path, self.count = tokenizer, Path(folder) / "samples.txt", count
+
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs: Tensor, batch: dict[str, Tensor], batch_idx: int, *_
+    ) -> None:
+        """Show predictions of the first batch; outputs: the predicted words (M,)."""
+        if batch_idx > 0 or len(outputs) == 0 or not trainer.is_global_zero:
+            return
+        rows = self.read(batch, outputs)
+        with replacing(self.path) as file:
+            for text, truth, prediction in rows:
+                line = f"…{text}…\n  true {truth!r}, predicted {prediction!r}\n"
+                file.write(line.encode())
+        log_samples(trainer.loggers, rows)
+
+    def read(self, batch: dict[str, Tensor], predictions: Tensor) -> list[list[str]]:
+        """Put masked words of a batch into text: what stands around, the true word, the predicted.
+
+        predictions: words (M,) at the positions of the batch.
+        """
+        inputs, rows = batch["input_ids"], []
+        step = max(1, len(predictions) // self.count)
+        for number in range(0, len(predictions), step)[: self.count]:
+            row, column = divmod(int(batch["positions"][number]), inputs.shape[1])
+            around = inputs[row, max(0, column - BEFORE) : column + AFTER].tolist()
+            text = self.tokenizer.decode(around).replace("\n", " ")
+            words = (batch["labels"][number], predictions[number])
+            rows.append([text, *(self.tokenizer.decode([int(word)]) for word in words)])
+        return rows
