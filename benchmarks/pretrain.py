@@ -31,7 +31,7 @@ from bort.files.cache import cache_folder
 from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
-from bort.objectives import cost
+from bort.objectives.parameters import count_forward_flops, count_training_flops
 from bort.pretraining import corpus
 from bort.pretraining.losses import kd_loss, mlm_loss
 from bort.pretraining.masking import derive_row_keys, mask_tokens
@@ -194,8 +194,8 @@ def mlm() -> list[str]:
         speed = matmul_gflops()
         times = interleaved(contenders, rounds)
         speed = (speed + matmul_gflops()) / 2
-        flops = cost.training_flops(arch, vocab, LENGTH, RATE)
-        ceiling = cost.training_flops(arch, vocab, LENGTH, 1.0) / flops
+        flops = count_training_flops(arch, vocab, LENGTH, RATE)
+        ceiling = count_training_flops(arch, vocab, LENGTH, 1.0) / flops
         share = flops * tokens / times["ours"] / (1e9 * speed)
         lines.append(
             f"| {arch}, V = {vocab:,} | {batch} | {tokens / times['hf']:,.0f} | "
@@ -220,8 +220,8 @@ def kd() -> list[str]:
         }
         times = interleaved(contenders, rounds)
         both = [
-            cost.training_flops(arch, vocab, LENGTH, rate)
-            + cost.forward_flops(teacher, vocab, LENGTH, rate)
+            count_training_flops(arch, vocab, LENGTH, rate)
+            + count_forward_flops(teacher, vocab, LENGTH, rate)
             for rate in (1.0, RATE)
         ]
         lines.append(

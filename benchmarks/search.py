@@ -25,7 +25,8 @@ from bort.config.compose import parse_settings
 from bort.console import show_log
 from bort.machine import describe_machine
 from bort.models.arch import Arch
-from bort.objectives import cost, latency
+from bort.objectives.latency import measure_latencies
+from bort.objectives.regression import spread_out
 from bort.search import sweep as search
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import Scale, Selection
@@ -135,7 +136,7 @@ def horizon_part() -> None:
     """Compare errors after n steps with those after 4 n: what is a certificate worth?"""
     rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
     archs = settings("grid=tiny").grid.points()[0]
-    shown = cost.spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
+    shown = spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
     found: dict[int, dict] = {}
     plans = {}
     for n in (75, 300, 1200):
@@ -209,7 +210,7 @@ def latency_part() -> None:
         path = place / f"{source}.json"
         if not path.exists():
             archs = list(dict.fromkeys([shape, *own.grid.points()[0]]))
-            found = latency.latencies(own.latency, archs, shape, 8192, place)
+            found = measure_latencies(own.latency, archs, shape, 8192, place)
             path.write_text(json.dumps(found))
         known = json.loads(path.read_text())["points"]
         teacher = plan["teacher"]

@@ -233,9 +233,9 @@ def opened(given: Contender, threads: int) -> Calls:
     if given.engine == "huggingface":
         model = _theirs(given).eval()
     elif given.source is None:
-        from bort.objectives import cost
+        from bort.objectives.timing import make_pytorch_call
 
-        return partial(cost.encoder_call, given.arch, given.vocab)
+        return partial(make_pytorch_call, given.arch, given.vocab)
     else:
         from bort.models.huggingface import load_model
 
@@ -351,7 +351,7 @@ def measure(
     """
     import torch
 
-    from bort.objectives import cost
+    from bort.objectives.timing import time_interleaved
 
     peak = memory(contenders, sizes, threads) if with_memory else {}
     held: dict[Contender, Calls] = {}
@@ -366,7 +366,7 @@ def measure(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = cost.interleaved(calls, rounds, tick=Progress(logger, "benchmark: timing").update)
+        found = time_interleaved(calls, rounds, tick=Progress(logger, "benchmark: timing").update)
     finally:
         torch.set_num_threads(before)
     rows = []

@@ -244,7 +244,8 @@ def bars(rows: list[dict]):
 def table(settings: BenchmarkConfig) -> list[dict]:
     """Architectures with the one engine and size of `latency`: what latency=table reads."""
     from bort.machine import describe_machine
-    from bort.objectives import cost, latency  # torch is loaded only now
+    from bort.objectives.latency import measure_latencies  # torch is loaded only now
+    from bort.objectives.parameters import count_parameters
 
     points, wanted = settings.grid.points()[0], settings.latency
     archs = {arch: "" for arch in points} if points else named(settings.archs)
@@ -253,14 +254,14 @@ def table(settings: BenchmarkConfig) -> list[dict]:
     if busy:
         logger.info(busy)
     with tempfile.TemporaryDirectory() as folder:
-        found = latency.latencies(wanted, list(archs), None, settings.vocab_size, Path(folder))
+        found = measure_latencies(wanted, list(archs), None, settings.vocab_size, Path(folder))
     rows, first = [], next(iter(found["points"].values()))[0]
     for arch, name in archs.items():
         value, low, high = found["points"][str(arch)]
         numbers = {"latency_ms": value, "low": low, "high": high}
         if found["unit"] != "ms":
             numbers = {"operations": value}
-        size = cost.parameters(arch, settings.vocab_size, 512)
+        size = count_parameters(arch, settings.vocab_size, 512)
         rows.append(
             {"name": name, **arch.to_table(), **numbers, "parameters": size, "ratio": first / value}
         )

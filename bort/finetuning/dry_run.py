@@ -16,7 +16,7 @@ from bort.machine import count_usable_cores
 from bort.models import hub
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
-from bort.objectives import cost
+from bort.objectives.parameters import count_parameters, count_training_flops
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.dry_run import estimate_hours
@@ -68,9 +68,9 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     if count_steps:
         steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
-    work = cost.training_flops(arch, 0, run.data.length, 0.0) * read
+    work = count_training_flops(arch, 0, run.data.length, 0.0) * read
     work += steps * flops.count_optimizer_flops(arch, run.optim.name)
-    size = cost.parameters(arch, vocab, 512)
+    size = count_parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
     logger.info(f"  rows        {counts}")

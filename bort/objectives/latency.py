@@ -13,7 +13,10 @@ from bort.errors import BortError
 from bort.files.ownership import temporary
 from bort.models import onnx
 from bort.models.arch import Arch
-from bort.objectives import cost
+from bort.objectives.latency_table import read_latency_table
+from bort.objectives.parameters import count_encoder_operations, count_parameters
+from bort.objectives.regression import fit_latency, spread_out
+from bort.objectives.timing import Timing, make_pytorch_call, time_interleaved
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ def check_device(latency: LatencyConfig) -> None:
         raise BortError("latency.device=cuda: torch finds no GPU here; leave it out")
 
 
-def latencies(
+def measure_latencies(
     latency: LatencyConfig,
     archs: list[Arch],
     teacher: Arch | None,
@@ -38,14 +41,14 @@ def latencies(
     check_device(latency)
     size = f"batch {latency.batch} × {latency.length} tokens"
     if latency.source == "analytic":
-        points = {a: cost.encoder_operations(a, latency.batch, latency.length) for a in archs}
+        points = {a: count_encoder_operations(a, latency.batch, latency.length) for a in archs}
         return _latency_record({a: [x, x, x] for a, x in points.items()}, "operations", size)
     if latency.source == "table":
-        points = cost.read_table(Path(latency.path), archs)
+        points = read_latency_table(Path(latency.path), archs)
         return _latency_record({a: [x, x, x] for a, x in points.items()}, "ms", latency.path)
     chosen = archs
     if latency.source == "fitted":
-        chosen = cost.spread_out(archs, latency.shapes, latency.length)
+        chosen = spread_out(archs, latency.shapes, latency.length)
         chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
     engine = latency.engine if latency.source == "fitted" else latency.source
     threads = latency.threads or torch.get_num_threads()
@@ -54,7 +57,7 @@ def latencies(
     if latency.source != "fitted":
         points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
         return _latency_record(points, "ms", note)
-    function, error = cost.fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
+    function, error = fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
     most = f"{math.ceil(100 * error)}%"
     logger.info(
         f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {most}"
@@ -74,7 +77,7 @@ def _timed(
     vocab: int,
     threads: int,
     folder: Path,
-) -> dict[Arch, cost.Timing]:
+) -> dict[Arch, Timing]:
     """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
     before = torch.get_num_threads()
     size = (vocab, latency.batch, latency.length)
@@ -84,7 +87,7 @@ def _timed(
     tick = Progress(logger, "latency: ONNX export").update
     for number, arch in enumerate(archs):
         if engine == "measured":
-            make[arch] = lambda arch=arch: cost.encoder_call(arch, *size, latency.device)
+            make[arch] = lambda arch=arch: make_pytorch_call(arch, *size, latency.device)
         else:
             files.append(temporary(folder / f"latency_{number}.onnx", "part"))
             int8 = engine == "onnx_int8"
@@ -92,7 +95,7 @@ def _timed(
             tick(number + 1, len(archs))
     try:
         torch.set_num_threads(threads)
-        return cost.interleaved(
+        return time_interleaved(
             make, latency.rounds, tick=Progress(logger, "latency: timing").update
         )
     finally:
@@ -102,7 +105,7 @@ def _timed(
 
 
 def _check_room(archs: list[Arch], vocab: int, folder: Path) -> None:
-    needed = sum(4 * cost.parameters(arch, vocab, 512) for arch in archs)
+    needed = sum(4 * count_parameters(arch, vocab, 512) for arch in archs)
     if needed > (free := shutil.disk_usage(folder).free) / 2:
         raise BortError(
             f"ONNX files of {len(archs)} shapes need {needed / 1e9:.0f} GB and {free / 1e9:.0f} GB "

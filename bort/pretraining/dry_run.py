@@ -16,7 +16,7 @@ from bort.machine import SIZE, count_usable_cores, measure_gflops
 from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
-from bort.objectives import cost
+from bort.objectives.parameters import count_parameters
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
@@ -159,7 +159,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     V = outlook.vocab
     amount = measure_amount(run, outlook.corpus)
     parts = list(list_pretraining_parts(run, outlook))
-    size = cost.parameters(run.arch, V, max(data.length, 512))
+    size = count_parameters(run.arch, V, max(data.length, 512))
     activations = data.batch_size * data.length * run.arch.depth * 4
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V

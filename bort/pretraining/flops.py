@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bort.config.train import TrainConfig
 from bort.models.arch import Arch
-from bort.objectives.cost import forward_flops
+from bort.objectives.parameters import count_forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.corpus import count_sequences as sequences_of
 from bort.pretraining.masking import VAL_RATE
@@ -37,7 +37,7 @@ def expect_text(sequences: float, length: int, rate: float, borders: float = 0.0
 
 def count_states_flops(arch: Arch, text: Text) -> float:
     """Forward pass up to the head's states: all but the product with the vocabulary."""
-    layers = forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
+    layers = count_forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
     return layers + 2 * arch.hidden**2 * text.positions
 
 

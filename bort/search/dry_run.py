@@ -8,8 +8,8 @@ from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.machine import count_usable_cores
 from bort.models.arch import Arch
-from bort.objectives import cost
-from bort.objectives.latency import latencies
+from bort.objectives.latency import measure_latencies
+from bort.objectives.parameters import count_parameters
 from bort.pretraining import flops
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
@@ -37,9 +37,9 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     positions = max(run.data.length, 512)
     known = run.latency.source in ("analytic", "table")
     source = run.latency if known else replace(run.latency, source="analytic", path=None)
-    points = latencies(source, [teacher, *valid], teacher, vocab, Path())
+    points = measure_latencies(source, [teacher, *valid], teacher, vocab, Path())
     latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
-    numbers = {a: (cost.parameters(a, vocab, positions), latency[a][0]) for a in latency}
+    numbers = {a: (count_parameters(a, vocab, positions), latency[a][0]) for a in latency}
     plan = {
         "teacher": {
             "parameters": numbers[teacher][0],
@@ -83,7 +83,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
     parts += list_teacher_parts(run, outlook)
     valid, invalid = run.grid.points()
-    p = cost.parameters(teacher, V, max(data.length, 512))
+    p = count_parameters(teacher, V, max(data.length, 512))
     bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
     logger.info(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
     logger.info(

@@ -31,8 +31,9 @@ from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm, read_model_config
-from bort.objectives import cost
-from bort.objectives.latency import check_device, latencies
+from bort.objectives.latency import check_device, measure_latencies
+from bort.objectives.latency_table import read_latency_table
+from bort.objectives.parameters import count_parameters
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import TrainBatches, ValBatches
@@ -109,7 +110,7 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
         archs = [run.teacher.arch, *archs]
     elif isinstance(place := hub.find_model(run.teacher.name), Path):
         archs = [read_model_config(place).arch, *archs]
-    cost.read_table(Path(run.latency.path), list(dict.fromkeys(archs)))
+    read_latency_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
 def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path) -> dict:
@@ -118,7 +119,7 @@ def measure(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path) 
     if path.exists():
         return read_checked(path, "delete it and repeat the command")
     archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
-    found = latencies(run.latency, archs, teacher, vocab_size, folder)
+    found = measure_latencies(run.latency, archs, teacher, vocab_size, folder)
     write_checked(path, found)
     return found
 
@@ -206,8 +207,8 @@ class Sweep:
             "points": [
                 {
                     "xi": arch.to_json(),
-                    "parameters": cost.parameters(arch, vocab, positions),
-                    "body": cost.parameters(arch, 0, 0),
+                    "parameters": count_parameters(arch, vocab, positions),
+                    "body": count_parameters(arch, 0, 0),
                     "latency": latency["points"][str(arch)],
                 }
                 for arch in valid

@@ -122,13 +122,13 @@ def _number(path: Path) -> tuple:
 
 def _row(folder: Path) -> dict:
     """What one run of the sweep left, flat."""
-    from bort.objectives.cost import encoder_operations
+    from bort.objectives.parameters import count_encoder_operations
 
     summary = read_json(folder / "summary.json", RESTORE)
     settings = read_json(folder / "settings.json", RESTORE)
     arch = Arch.from_table(settings, "arch.").check()
     length = settings["data.length"]
-    operations = encoder_operations(arch, 1, length)
+    operations = count_encoder_operations(arch, 1, length)
     summary["lr"] = settings.get("optim.lr")
     row = summary | arch.to_table() | {"job": folder.name, "xi": arch, "length": length}
     return row | {"operations": operations, "overrides": _given(folder)}
@@ -139,7 +139,7 @@ def _weigh(rows: list[dict]) -> Selection | None:
 
     Latency is the operations of the encoder; p and i are as in a search with latency=analytic.
     """
-    from bort.objectives.cost import encoder_operations
+    from bort.objectives.parameters import count_encoder_operations
 
     if len({row.get("teacher_digest") for row in rows}) != 1:
         return None
@@ -151,7 +151,7 @@ def _weigh(rows: list[dict]) -> Selection | None:
     if len(entropies) != len(rows) or max(entropies) - min(entropies) > 1e-4:
         return None
     parameters, *sizes, length = numbers
-    scale = Scale(parameters, encoder_operations(Arch(*sizes), 1, length), max(entropies))
+    scale = Scale(parameters, count_encoder_operations(Arch(*sizes), 1, length), max(entropies))
     try:
         found = Selection({r["xi"]: (r["parameters"], r["operations"]) for r in rows}, scale)
     except BortError:  # none is smaller than the teacher

@@ -33,7 +33,8 @@ from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_model, save_model
-from bort.objectives import cost
+from bort.objectives.latency_table import read_latency_table
+from bort.objectives.parameters import count_parameters
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -238,7 +239,7 @@ def test_comparison(folders, tmp_path):
     assert_self_contained(tmp_path / "some" / "compared.html", "exported", ONE_SIZE)
     # The table of several engines and sizes is none that latency=table could take for one.
     with pytest.raises(BortError, match="no column latency_ms"):
-        cost.read_table(tmp_path / "some" / "compared.csv", [])
+        read_latency_table(tmp_path / "some" / "compared.csv", [])
 
 
 def test_a_busy_machine_and_wide_quartiles_are_told(monkeypatch, tmp_path):
@@ -362,13 +363,13 @@ def test_table_of_named_architectures(tmp_path):
     assert [row["name"] for row in rows] == ["bert_l4_h256", "bert_l2_h128"]
     assert float(rows[1]["latency_ms"]) < float(rows[0]["latency_ms"])
     arch = Arch(4, 4, 256, 1024)
-    assert int(rows[0]["parameters"]) == cost.parameters(arch, 500, 512)
+    assert int(rows[0]["parameters"]) == count_parameters(arch, 500, 512)
     lines = result.stdout.splitlines()
     assert "measured, batch 1 × 16 tokens, 1 thread," in result.stdout
     assert lines[-2:] == ["table: table.csv", "picture: table.html"]
     assert lines[-4].endswith("1.00 ×")
     assert_self_contained(tmp_path / "table.html", "bert_l4_h256")
-    read = cost.read_table(tmp_path / "table.csv", [arch])
+    read = read_latency_table(tmp_path / "table.csv", [arch])
     assert read[arch] == float(rows[0]["latency_ms"])
 
 
@@ -382,7 +383,7 @@ def test_grid(tmp_path):
     )
     assert len(rows) == 2
     archs = [Arch(1, 1, 16, 16), Arch(1, 1, 16, 32)]
-    assert len(cost.read_table(tmp_path / "t.csv", archs)) == 2
+    assert len(read_latency_table(tmp_path / "t.csv", archs)) == 2
     assert not (tmp_path / "t.html").exists()
 
 

@@ -727,7 +727,7 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
     for value, low, high in found["points"].values():
         assert 0 < low <= value <= high < 1000
     assert found["points"][str(shape)][0] > found["points"][str(Arch(1, 1, 16, 16))][0]
-    monkeypatch.setattr(search, "latencies", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(search, "measure_latencies", lambda *_: pytest.fail("measured again"))
     assert search.measure(run, shape, 280, tmp_path) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
 
@@ -735,9 +735,9 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
 def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
     run = search_of("latency=fitted", "latency.engine=onnx_int8", "latency.rounds=1")
     exported = []
-    call = latency.onnx.onnx_encoder_call
+    call = latency.onnx.make_encoder_call
     monkeypatch.setattr(
-        latency.onnx, "onnx_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
+        latency.onnx, "make_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
     )
     run = replace(run, latency=replace(run.latency, shapes=6))
     found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path)
@@ -749,7 +749,7 @@ def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1e6})()
     monkeypatch.setattr(latency.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(BortError, match="latency=fitted latency.engine=onnx_int8 needs a few"):
-        latency.latencies(
+        latency.measure_latencies(
             *(
                 search_config.LatencyConfig(source="onnx"),
                 [Arch(1, 1, 256, 256)],
