@@ -23,7 +23,7 @@ from tiny_runs import log_lines, sweep, table
 from transformers import AutoModelForMaskedLM
 
 from bort.config import search as search_config
-from bort.config.train import TrainConfig
+from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
@@ -492,7 +492,7 @@ def test_rate_by_width(search_of):
     corpus, _ = prepare(run)
     job = search.candidate_settings(run, 8)
     assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
-    assert job.trainer["max_steps"] == 6 and type(job) is TrainConfig
+    assert job.trainer["max_steps"] == 6 and type(job) is PretrainRunConfig
 
 
 def test_workers_may_read_ahead(done, search_of, tmp_path):
