@@ -50,7 +50,7 @@ def leak() -> list[str]:
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
     rows = {
         split: [row.texts[0] for row in found]
-        for split, found in docstrings.read(cache_folder())[1].items()
+        for split, found in docstrings.read_docstring_task(cache_folder())[1].items()
     }
     of_rows = {split: [text.split() for text in found] for split, found in rows.items()}
     lines = ["| what | occurs in | how often |", "|---|---|---|"]

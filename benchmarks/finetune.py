@@ -55,14 +55,15 @@ from bort.errors import BortError
 from bort.files.writing import replacing, write_json
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import TaskDataModule
-from bort.finetuning.examples import encode_examples, load_task
+from bort.finetuning.examples import encode_examples
 from bort.finetuning.heads import build_task_classifier, describe_outputs
 from bort.finetuning.module import compute_batch_outputs, compute_loss, to_answers
 from bort.machine import describe_machine
 from bort.models import bert as model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.tasks import registry
-from bort.tasks.metrics import score
+from bort.tasks.metrics import compute_scores
+from bort.tasks.reading import load_task
 from bort.training import optim
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +105,7 @@ def glue(name: str, rows: int | None = None) -> Path:
     It has no test set, because nothing here needs answers to one. Raises BortError if BORT_DATA
     lacks the task.
     """
-    task = registry.find(name)
+    task = registry.find_task(name)
     data = Path(os.environ.get("BORT_DATA", ROOT.parent / "shared" / "data"))
     source = data / "glue" / task.folders[0]
     if not (source / "train.tsv").is_file():
@@ -278,7 +279,7 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
 
     def metrics(found: EvalPrediction) -> dict[str, float]:
         answers = to_answers(side.task, torch.from_numpy(found.predictions))
-        return score(side.task, side.rows["val"], answers)
+        return compute_scores(side.task, side.rows["val"], answers)
 
     trainer = Trainer(
         side.model,

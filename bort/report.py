@@ -19,7 +19,7 @@ from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
-from bort.finetuning import report as mistakes
+from bort.finetuning.report import build_parts
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
@@ -72,7 +72,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
     if panels := list(curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
     for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
-        yield from mistakes.parts(path)
+        yield from build_parts(path)
     if (path := run.folder / "samples.txt").is_file():
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"

@@ -19,9 +19,17 @@ from bort import console, html, report
 from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
-from bort.finetuning import report as mistakes
+from bort.finetuning.report import (
+    build_parts,
+    list_errors,
+    plot_by_length,
+    plot_confusion,
+    plot_numbers,
+    read_answers,
+)
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining.recipe import pretrain
+from bort.tasks.answers import Answer, write_answers
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = "</script><script>alert(1)</script>"
@@ -236,7 +244,7 @@ def test_answers_are_those_of_predict(classes):
 def test_confusion(classes):
     rows = answers(classes)
     labels = list(rows[0]["scores"])
-    (heat,) = mistakes.confusion(rows).data
+    (heat,) = plot_confusion(read_answers(classes / "predictions" / "val.jsonl")).data
     expected = confusion_matrix(
         [row["true"] for row in rows], [row["label"] for row in rows], labels=labels
     )
@@ -244,35 +252,35 @@ def test_confusion(classes):
     assert np.allclose(heat.z, expected / np.maximum(expected.sum(1, keepdims=True), 1))
 
 
-def made(count: int, right: int, tokens: int) -> list[dict]:
+def made(count: int, right: int, tokens: int) -> list[Answer]:
     return [
-        {"true": "a", "label": "a" if k < right else "b", "score": 0.5 + k / 100, "tokens": tokens}
+        Answer("a", 0.5 + k / 100, tokens, "a" if k < right else "b", {"a": 0.2, "b": 0.8})
         for k in range(count)
     ]
 
 
 def test_score_by_length():
     rows = made(20, 20, 5) + made(20, 10, 9) + made(20, 0, 30)
-    (bars,) = mistakes.by_length(rows, classes=True).data
+    (bars,) = plot_by_length(rows, classes=True).data
     assert list(bars.x) == ["5–5", "9–9", "30–30"]
     assert list(bars.y) == [1.0, 0.5, 0.0] and list(bars.customdata) == [20, 20, 20]
     # Wilson's interval for 10 of 20: 0.299 to 0.701
     assert bars.error_y.array[1] == pytest.approx(0.2007, abs=1e-3)
     assert bars.error_y.arrayminus[0] == pytest.approx(1 - 0.8389, abs=1e-3)
-    assert mistakes.by_length(made(9, 3, 5), classes=True) is None
-    assert mistakes.by_length(made(99, 3, 5), classes=True) is None  # all of one length
+    assert plot_by_length(made(9, 3, 5), classes=True) is None
+    assert plot_by_length(made(99, 3, 5), classes=True) is None  # all of one length
 
 
 def test_errors_the_most_sure_first():
-    seen = words(mistakes.errors(made(30, 5, 8), classes=True))
+    seen = words(list_errors(made(30, 5, 8), classes=True))
     shares = [float(found) for found in re.findall(r"([\d.]+)%", seen)]
     assert shares == [50.0 + k for k in range(29, 9, -1)]
-    assert "No answer is wrong" in mistakes.errors(made(3, 3, 8), classes=True)
+    assert "No answer is wrong" in list_errors(made(3, 3, 8), classes=True)
 
 
 def test_page_of_a_task(classes):
     text = written(classes)
-    panels = [part for part in mistakes.parts(classes / "predictions" / "val.jsonl")]
+    panels = [part for part in build_parts(classes / "predictions" / "val.jsonl")]
     of_answers = sum(not isinstance(part, str) for part in panels)
     assert of_answers == 2
     check_alone(text, plots=4 + of_answers)
@@ -295,10 +303,10 @@ def test_damaged_answers_are_one_line(tmp_path, damage):
     good = b'{"true": "a", "label": "b", "score": 0.5, "scores": {"a": 0.5, "b": 0.5}, "tokens": 3}'
     path.write_bytes(good + b"\n" + damage + b"\n")
     with pytest.raises(BortError, match=r"val\.jsonl") as error:
-        mistakes.read_answers(path)
+        read_answers(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200 + len(str(path))
     path.write_bytes(b"")
-    assert mistakes.read_answers(path) == []
+    assert read_answers(path) == []
 
 
 def test_foreign_names_are_plain_on_the_page(tmp_path):
@@ -310,7 +318,7 @@ def test_foreign_names_are_plain_on_the_page(tmp_path):
     ]
     rows = [row | {"scores": dict.fromkeys(labels, 0.5)} for row in rows]
     (tmp_path / "val.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    parts = list(mistakes.parts(tmp_path / "val.jsonl"))
+    parts = list(build_parts(tmp_path / "val.jsonl"))
     text = "".join(part for part in parts if isinstance(part, str))
     assert "One answer for all rows: a\\nb\\x1b[0m" in text
     assert not {"\x1b", "\x00"} & set(text) and len(text) < 5_000
@@ -318,9 +326,8 @@ def test_foreign_names_are_plain_on_the_page(tmp_path):
 
 def test_one_answer_for_all(tmp_path):
     path = tmp_path / "val.jsonl"
-    rows = [row | {"scores": {"a": 0.2, "b": 0.8}} for row in made(9, 0, 5)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert any("One answer for all rows: b" in part for part in mistakes.parts(path))
+    write_answers(path, made(9, 0, 5))
+    assert any("One answer for all rows: b" in part for part in build_parts(path))
 
 
 def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
@@ -329,12 +336,14 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
     seen = words(written(folder))
     assert "Answers and true values" in seen and "Confusion" not in seen
     given = answers(folder)
-    dots, line = mistakes.scatter(given).data
+    dots, line = plot_numbers(read_answers(folder / "predictions" / "val.jsonl")).data
     assert list(dots.x) == [float(label) for _, label in rows[-40:]]
     found = bort.load(folder).predict([text for text, _ in rows[-40:]])
     assert list(dots.y) == pytest.approx([one["score"] for one in found], abs=1e-5)
     errors = [abs(row["true"] - row["score"]) for row in given]
-    first = words(mistakes.errors(given, classes=False)).split()[5]
+    first = words(
+        list_errors(read_answers(folder / "predictions" / "val.jsonl"), classes=False)
+    ).split()[5]
     assert float(first) == given[int(np.argmax(errors))]["true"]
 
 

@@ -108,7 +108,7 @@ def offline_log(folder: Path) -> tuple[list[dict], dict]:
 
 def add_head(body: MaskedLM, task: str, length: int = 64) -> Classifier:
     """Put the new head of a task on a model, for inputs of `length` tokens."""
-    return build_task_classifier(body, TaskExamples(registry.find(task), None, length, {}, {}))
+    return build_task_classifier(body, TaskExamples(registry.find_task(task), None, length, {}, {}))
 
 
 def sweep(run: SearchRunConfig, folder: Path) -> dict:

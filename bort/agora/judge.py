@@ -18,8 +18,8 @@ from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.pretraining.recipe import pretrain_teacher
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import cast
-from bort.tasks.metrics import score
+from bort.tasks.encoding import encode_rows
+from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
 
 SURE = 0.75  # of the rows of E S has this confidence or more
@@ -37,7 +37,7 @@ class Judge:
 
     def __call__(self, rows: list[Row]) -> np.ndarray:
         """Probabilities (N, classes) of the labels, or numbers (N, 1)."""
-        inputs = cast(self.task, rows, self.tokenizer, self.length)
+        inputs = encode_rows(self.task, rows, self.tokenizer, self.length)
         outputs = compute_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
@@ -63,7 +63,7 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     for split, rows in {"eval": E, **vals}.items():
         outputs = judge(rows)
         found = to_answers(judge.task, torch.from_numpy(outputs))
-        scores = score(judge.task, rows, found)
+        scores = compute_scores(judge.task, rows, found)
         values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
         if split == "eval" and judge.task.kind != "regression":
             labels = np.array([row.label for row in rows])

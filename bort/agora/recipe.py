@@ -49,7 +49,7 @@ from bort.finetuning.module import compute_loss, to_answers
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import data_report
+from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
 from bort.training.trainer import check_trainer, choose_device, silence_lightning
@@ -130,7 +130,7 @@ class AgoraRun:
         """
         f = self.f
         inputs = {"train": f.cast(f.D), "E": f.held}
-        for line in data_report(self.task, {"train": f.D, "E": f.E}, inputs):
+        for line in describe_data(self.task, {"train": f.D, "E": f.E}, inputs):
             logger.info(line)
         for line in unlike(self.task, f.D, f.E):
             logger.warning(line)

@@ -14,8 +14,8 @@ from rich.table import Table
 from bort import html
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
+from bort.files.text_files import read_whole_text
 from bort.files.untrusted import json_object
-from bort.tasks.registry import decoded
 
 ARMS = {
     "default": "plain, default θ",
@@ -78,7 +78,7 @@ def parts(folder: Path, summary: dict) -> Iterator[Any]:
         yield "<h2>Agora and its control arms</h2>"
         yield f"{html.table(lines, head)}<p>{escape(words)}</p>"
     if (path := folder / "metrics.csv").is_file():
-        trainings = list(csv.DictReader(io.StringIO(decoded(path), newline="")))
+        trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
         with _intact(f"{folder}/metrics.csv or rounds.json"):
             rounds = _objects(folder / "rounds.json", whole=True)[0]["rounds"]
             figure, columns = plot(trainings, rounds), list(trainings[0])
@@ -114,8 +114,8 @@ def _objects(path: Path, whole: bool = False) -> list[dict]:
     if not path.is_file() or not path.stat().st_size:  # of no row there is no line
         return []
     if whole:
-        return [json_object(decoded(path), str(path))]
-    lines = enumerate(decoded(path).split("\n"), start=1)
+        return [json_object(read_whole_text(path), str(path))]
+    lines = enumerate(read_whole_text(path).split("\n"), start=1)
     return [json_object(line, f"{path}, line {number}") for number, line in lines if line]
 
 

@@ -27,10 +27,11 @@ from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
 from bort.files.run_files import remove_checkpoints
+from bort.files.text_files import read_whole_text
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, write_json
 from bort.finetuning.answering import answer_split
-from bort.finetuning.examples import TaskExamples, hash_rows, load_task
+from bort.finetuning.examples import TaskExamples, hash_rows
 from bort.finetuning.heads import build_task_classifier
 from bort.finetuning.module import LR_WIDTH, list_scores
 from bort.finetuning.recipe import check_length, explain_length, train_classifier
@@ -38,9 +39,9 @@ from bort.models import hub
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import Cast, cast
-from bort.tasks.metrics import score
-from bort.tasks.registry import decoded
+from bort.tasks.encoding import EncodedRows, encode_rows
+from bort.tasks.metrics import compute_scores
+from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.trainer import check_monitors, silence_lightning
 
@@ -76,12 +77,12 @@ class Student:
             logger.warning(warning)
         self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
         self._rows: list[Row] | None = None  # that were cast last: those of a whole round
-        self._inputs: Cast | None = None
+        self._inputs: EncodedRows | None = None
         self._passed: dict[str, int] = {}  # steps of what is done, what was found finished too
         self._steps, self._seconds = 0, 0.0  # of this process
 
-    def cast(self, rows: list[Row]) -> Cast:
-        return cast(self.task, rows, self.tokenizer, self.run.data.length)
+    def cast(self, rows: list[Row]) -> EncodedRows:
+        return encode_rows(self.task, rows, self.tokenizer, self.run.data.length)
 
     def train(self, name: str, theta: Point, rows: list[Row], steps: int | None = None) -> Path:
         """Train with θ on rows, or find that it was done; returns the folder.
@@ -146,7 +147,7 @@ class Student:
             model = build_task_classifier(body, examples, run.head, run.dropout, run.seed)
             best, training = train_classifier(run, place, model, examples, label)
             found = answer_split(best, examples, "val")
-            scores = {f"eval/{k}": v for k, v in score(self.task, self.E, found).items()}
+            scores = {f"eval/{k}": v for k, v in compute_scores(self.task, self.E, found).items()}
             remove_checkpoints(place)
             run_folder.write_summary(training.to_json() | scores)
         self._steps += training.steps
@@ -192,7 +193,7 @@ def recorded(place: Path) -> dict | None:
 def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     silence_lightning()
-    jobs = json_object(decoded(folder / JOBS), str(folder / JOBS))
+    jobs = json_object(read_whole_text(folder / JOBS), str(folder / JOBS))
     candidate = Student(run, folder)
     try:
         job = jobs[name]

@@ -85,7 +85,7 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
     if cfg.job in ("finetune", "agora"):
         from bort.tasks import custom, registry
 
-        registry.check_name(cfg.task)
+        registry.check_task_name(cfg.task)
         if not cfg.model:  # which is said next
             custom.check_files(cfg.data)
     run = parse_settings(cfg)

@@ -31,7 +31,6 @@ from bort.files import ownership
 from bort.files.locks import output
 from bort.files.writing import replacing_folder, write_json
 from bort.finetuning.answering import compute_outputs
-from bort.finetuning.examples import load_task
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import to_answers
 from bort.models import onnx
@@ -45,6 +44,7 @@ from bort.models.huggingface import (
 )
 from bort.runs.origin import run_facts
 from bort.tasks import encoding, metrics
+from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class TaskRows:
 
     task: Task
     rows: list[Row]
-    inputs: encoding.Cast
+    inputs: encoding.EncodedRows
     pad: int
     types: bool  # whether the model has token types
     order: list[int] | None  # which output of the model is the first label of the task, …
@@ -254,7 +254,7 @@ class TaskRows:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")
         if model.config.length is None or data.length != DataConfig.length:
             room = min(data.length, room)  # else as in the run whose scores are compared
-        inputs = encoding.cast(task, rows["val"], tokenizer, room)
+        inputs = encoding.encode_rows(task, rows["val"], tokenizer, room)
         types = model.config.type_vocab > 0
         return cls(task, rows["val"], inputs, tokenizer.pad_token_id, types, order)
 
@@ -290,7 +290,7 @@ def _scored(rows: TaskRows, reference: Run, run: Run, drop: float) -> dict[str, 
     for when, form in (("before", reference), ("after", run)):
         (outputs,) = rows.answers(form)
         answers = to_answers(task, torch.from_numpy(outputs))
-        scores = metrics.score(task, rows.rows, answers)
+        scores = metrics.compute_scores(task, rows.rows, answers)
         found |= {f"{when}/{metric}": value for metric, value in scores.items()}
     for metric in task.metrics:
         before, after = found[f"before/{metric}"], found[f"after/{metric}"]

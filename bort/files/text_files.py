@@ -144,3 +144,20 @@ def _cells(column, path: Path, before: int) -> list:
                     "mend or drop the row"
                 ) from error
         raise
+
+
+def read_whole_text(path: Path) -> str:
+    """The whole text of a file, without a byte-order mark."""
+    content = path.read_bytes()
+    check_encoding(content[:HEAD], path)
+    try:
+        text = content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise undecodable(path, error.start, line) from error
+    if not text:
+        raise BortError(f"{path} is empty; give a file with rows")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise BortError(f"{path}, line {line}: a NUL byte, the file is damaged; get it again")
+    return text

@@ -17,9 +17,10 @@ from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.examples import TaskExamples, encode_examples
 from bort.finetuning.module import compute_batch_outputs, to_answers
 from bort.models.bert import Classifier
-from bort.tasks import registry
-from bort.tasks.encoding import Cast
-from bort.tasks.metrics import doubt, score, write_submission
+from bort.tasks import reading, registry
+from bort.tasks.encoding import EncodedRows
+from bort.tasks.metrics import compute_scores, find_doubt
+from bort.tasks.submission import write_submission
 from bort.tasks.task import Row, Task
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Scores:
 def compute_outputs(
     model: Callable[..., Tensor],
     rows: list[Row],
-    inputs: Cast,
+    inputs: EncodedRows,
     pad: int,
     order: list[int] | None = None,
     batch_size: int = 64,
@@ -107,14 +108,14 @@ def score_answers(
         count, labelled = len(rows[split]), sum(row.label is not None for row in rows[split])
         is_test = split.startswith("test")
         if labelled == count:
-            scores.append(SplitScores(split, count, score(task, rows[split], values)))
+            scores.append(SplitScores(split, count, compute_scores(task, rows[split], values)))
             if not is_test and 1 < count < FEW_ROWS:
                 share = f"{100 / count:.2g}% of a score"
                 doubts.append(f"{split}: only {count} rows; one of them is {share}")
         elif labelled:
             logger.info(f"data: {split}: {labelled:,} of {count:,} rows have a label: no scores")
         # What the validation sets are doubted for goes for the test sets too.
-        if not (is_doubted and is_test) and (line := doubt(task, rows[split], values)):
+        if not (is_doubted and is_test) and (line := find_doubt(task, rows[split], values)):
             is_doubted = True
             doubts.append(f"{split}: {line}")
     tests = {split: values for split, values in answers.items() if split.startswith("test")}
@@ -141,9 +142,9 @@ def answer_diagnostics(
     task = examples.task
     root = Path(run.data.root).expanduser() if run.data.root else None
     for child in registry.TASKS.values():
-        if child.parent != task.name or root is None or not registry.present(child, root):
+        if child.parent != task.name or root is None or not reading.has_files(child, root):
             continue
-        rows = registry.read(child, root)
+        rows = reading.read_rows(child, root)
         order = [task.labels.index(label) for label in child.labels]
         encoded = encode_examples(child, rows, examples.tokenizer, run.data.length)
         answer_task(model, encoded, order, folder)

@@ -8,7 +8,7 @@ from bort.finetuning.examples import TaskExamples
 from bort.finetuning.heads import describe_outputs
 from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import save_model
-from bort.tasks.metrics import readable
+from bort.tasks.answers import to_readable
 from bort.training.loggers import log_samples
 
 
@@ -63,6 +63,6 @@ class LogAnswers(pl.Callback):
         lines = []
         for number in range(0, len(rows), max(1, len(rows) // self.count))[: self.count]:
             row, answer = rows[number], pl_module.answers[name][number]
-            labels = [readable(pl_module.task, label) for label in (row.label, answer)]
+            labels = [to_readable(pl_module.task, label) for label in (row.label, answer)]
             lines.append([" / ".join(row.texts), *labels])
         log_samples(trainer.loggers, lines)

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from bort.config.data import DataConfig
 from bort.console import counted
 from bort.errors import BortError
-from bort.finetuning.examples import TaskExamples, encode_examples, load_task
+from bort.finetuning.examples import TaskExamples, encode_examples
 from bort.models.huggingface import load_tokenizer
-from bort.tasks.encoding import Cast
+from bort.tasks.encoding import EncodedRows
+from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
@@ -36,7 +37,9 @@ class RowBatches(Dataset):
     batch, and an epoch has all rows.
     """
 
-    def __init__(self, inputs: Cast, rows: list[Row], batch_size: int, pad: int, seed: int | None):
+    def __init__(
+        self, inputs: EncodedRows, rows: list[Row], batch_size: int, pad: int, seed: int | None
+    ):
         self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
         kinds = {type(row.label) for row in rows}
         number = np.float64 if float in kinds else np.float32 if tuple in kinds else np.int64

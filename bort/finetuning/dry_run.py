@@ -8,7 +8,6 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import cache_folder
-from bort.finetuning.examples import load_task
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import list_scores
 from bort.finetuning.recipe import check_length
@@ -22,7 +21,8 @@ from bort.pretraining import flops
 from bort.pretraining.dry_run import estimate_hours
 from bort.pretraining.recipe import OWN_STEPS, derive_encoder_run, locate_encoder
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import cast
+from bort.tasks.encoding import encode_rows
+from bort.tasks.reading import load_task
 from bort.tasks.task import Task
 from bort.training.trainer import check_monitors, check_trainer
 
@@ -54,7 +54,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     if run.model:
         config = _open(run)
         arch, vocab = config.arch, config.vocab_size
-        inputs = cast(task, rows["train"], load_tokenizer(run.model), run.data.length)
+        inputs = encode_rows(task, rows["train"], load_tokenizer(run.model), run.data.length)
         tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
         longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
         longest *= run.data.batch_size

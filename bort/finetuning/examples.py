@@ -3,13 +3,9 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bort.config.data import DataConfig
-from bort.files.cache import cache_folder
-from bort.tasks import custom, docstrings, registry
-from bort.tasks.encoding import Cast, cast
+from bort.tasks.encoding import EncodedRows, encode_rows
 from bort.tasks.task import Row, Task
 
 
@@ -21,7 +17,7 @@ class TaskExamples:
     tokenizer: Any
     length: int  # tokens that an input has at most
     rows: dict[str, list[Row]]  # by split: train, val, …
-    inputs: dict[str, Cast]  # token ids, by split
+    inputs: dict[str, EncodedRows]  # token ids, by split
 
     @property
     def pad_id(self) -> int:
@@ -41,18 +37,8 @@ def encode_examples(
 
     Raises BortError for a row that does not fit.
     """
-    inputs = {name: cast(task, split, tokenizer, length) for name, split in rows.items()}
+    inputs = {name: encode_rows(task, split, tokenizer, length) for name, split in rows.items()}
     return TaskExamples(task, tokenizer, length, rows, inputs)
-
-
-def load_task(name: str, data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
-    """Read a task and all its rows; raises BortError for an unknown task or wrong files."""
-    if name == "custom":
-        return custom.read(data)
-    if name == "docstrings":
-        return docstrings.read(cache_folder())
-    task = registry.find(name)
-    return task, registry.read(task, Path(data.root) if data.root else None)
 
 
 def hash_rows(rows: dict[str, list[Row]]) -> str:

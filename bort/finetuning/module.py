@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from bort.config.optim import OptimConfig
 from bort.finetuning.examples import TaskExamples
 from bort.models.bert import Classifier
-from bort.tasks.metrics import metric_names, score
+from bort.tasks.metrics import compute_scores, list_metrics
 from bort.tasks.task import Task
 from bort.training.module import StepModule
 
@@ -58,7 +58,7 @@ def to_answers(task: Task, outputs: Tensor) -> np.ndarray:
 
 def list_scores(task: Task, splits: Iterable[str]) -> list[str]:
     """List what a validation logs, of those of the splits that are for validation."""
-    names = ("loss", *metric_names(task))
+    names = ("loss", *list_metrics(task))
     return [f"{split}/{name}" for split in splits if split.startswith("val") for name in names]
 
 
@@ -113,7 +113,7 @@ class FineTuningModule(StepModule):
         values: dict[str, float | None] = {}
         for name, rows in self.rows.items():
             values[f"{name}/loss"] = self._losses[name] / len(rows)
-            scores = score(self.task, rows, self.answers[name])
+            scores = compute_scores(self.task, rows, self.answers[name])
             values |= {f"{name}/{metric}": value for metric, value in scores.items()}
         self.validation = values
         defined = {name: value for name, value in values.items() if value is not None}

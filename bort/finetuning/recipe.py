@@ -18,7 +18,7 @@ from bort.finetuning.answering import (
 )
 from bort.finetuning.callbacks import LogAnswers, SaveBestModel
 from bort.finetuning.datamodule import TaskDataModule
-from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows, load_task
+from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
 from bort.finetuning.heads import build_task_classifier, match_outputs
 from bort.finetuning.module import FineTuningModule, list_scores, to_answers
 from bort.models import hub
@@ -26,8 +26,9 @@ from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import Cast, data_report
-from bort.tasks.metrics import write_answers
+from bort.tasks.answers import list_answers, write_answers
+from bort.tasks.encoding import EncodedRows, describe_data
+from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.trainer import (
     check_monitors,
@@ -108,7 +109,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
 def _describe_data(run: TrainConfig, examples: TaskExamples, source: str, limit: int) -> None:
     """Log what the rows are like, what is missing, and whether they are too long."""
     task, rows = examples.task, examples.rows
-    for line in data_report(task, rows, examples.inputs):
+    for line in describe_data(task, rows, examples.inputs):
         logger.info(line)
     if warning := explain_length(run, source, limit, examples.inputs["train"]):
         logger.warning(warning)
@@ -132,7 +133,8 @@ def _answer_splits(model: Classifier, examples: TaskExamples, folder: Path) -> d
     scores = score_answers(task, rows, answers, folder)
     for split in examples.validation_rows:
         path = folder / "predictions" / f"{split}.jsonl"
-        write_answers(path, task, rows[split], inputs[split].lengths, outputs[split].numpy())
+        lengths, logits = inputs[split].lengths, outputs[split].numpy()
+        write_answers(path, list_answers(task, rows[split], lengths, logits))
     return scores.to_json()
 
 
@@ -219,7 +221,9 @@ def check_length(run: TrainConfig, positions: int) -> None:
         )
 
 
-def explain_length(run: TrainConfig, source: str | Path, limit: int, inputs: Cast) -> str | None:
+def explain_length(
+    run: TrainConfig, source: str | Path, limit: int, inputs: EncodedRows
+) -> str | None:
     """Warn of rows that may be longer than the `limit` tokens that the model was trained at."""
     if run.data.length <= limit:
         return None

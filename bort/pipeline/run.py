@@ -30,7 +30,8 @@ from bort.files.untrusted import read_json
 from bort.files.writing import write_json
 from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.runs.folder import RunFolder
-from bort.tasks import custom, registry
+from bort.tasks import registry
+from bort.tasks.reading import load_task
 from bort.text.sources import open_text
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def plan_stages(settings: PipelineConfig) -> list[Stage]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise BortError(f"int8 export needs {package}; pip install onnx onnxscript onnxruntime")
-    registry.check_name(settings.task)
+    registry.check_task_name(settings.task)
     name = settings.name or default_name(settings)
     extra = {stage: _words(stage, getattr(settings, stage)) for stage in STAGES}
     text, task = _text(settings), _task(settings)
@@ -200,14 +201,11 @@ def _check_data(parsed: dict[str, TrainConfig]) -> None:
     for stage in ("search", "pretrain"):
         if parsed[stage].data.source == "text":
             open_text(parsed[stage].data)
-    data, task = parsed["finetune"].data, parsed["finetune"].task
-    # not finetune.load_task: no torch in a process that lives as long as all the others
-    if task == "custom":
-        custom.read(data)
-    elif task != "docstrings":
-        if registry.find(task).parent:
-            raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
-        registry.read(registry.find(task), Path(data.root) if data.root else None)
+    task = parsed["finetune"].task
+    if task in registry.TASKS and registry.TASKS[task].parent:
+        raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
+    if task != "docstrings":  # which takes minutes to make, and cannot be wrong
+        load_task(task, parsed["finetune"].data)
 
 
 # ------------------------------------------------------------------------------------ running it

@@ -27,7 +27,7 @@ from bort.files import ownership
 from bort.files.digests import content_digest, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
-from bort.tasks.docstrings import docstring_source
+from bort.tasks.docstrings import make_docstring_source
 from bort.text.copies import SHARE, Overlap
 from bort.text.sources import Document, Source, open_text
 from bort.text.splits import mark_duplicates, split_document
@@ -110,7 +110,7 @@ def _explaining_refusals(cache: Path) -> Iterator[None]:
 
 def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
     """Where the text of `data` comes from, and the folder of the corpus that is made of it."""
-    source = docstring_source(tick) if data.source == "docstrings" else open_text(data)
+    source = make_docstring_source(tick) if data.source == "docstrings" else open_text(data)
     identity = {
         "version": VERSION,
         "source": source.identity,

@@ -68,7 +68,8 @@ def gather_scores(folder: Path, paths: list[Path]) -> None:
 
     Leaves summary.csv. A run's score is its task's first metric on the validation set.
     """
-    from bort.tasks.metrics import ERRORS, zip_submissions
+    from bort.tasks.metrics import ERRORS
+    from bort.tasks.submission import zip_submissions
 
     rows = []
     for path in paths:

@@ -20,7 +20,7 @@ MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds wit
 HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
 
 
-def read(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
+def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     """The task that data.{train,val,test,text,label} describe and its rows in file order.
 
     Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`; a test file
@@ -28,51 +28,55 @@ def read(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     chosen by their hash. Raises BortError, with file and line, for what cannot be read as such.
     """
     paths = {"train": data.train, "val": data.val, "test": data.test}
-    records = {split: _records(Path(path), split, data) for split, path in paths.items() if path}
+    records = {
+        split: _read_records(Path(path), split, data) for split, path in paths.items() if path
+    }
     for column in data.texts:
         _check_text(column, records["train"])
     labels = {
-        split: [_label(r, data.label, where) for r, where in found]
+        split: [_get_label(r, data.label, where) for r, where in found]
         for split, found in records.items()
     }
-    task = _task(data, labels, records)
+    task = _infer_task(data, labels, records)
     rows = {}
     for split, found in records.items():
         places = enumerate(zip(found, labels[split], strict=True))
-        rows[split] = [_row(task, k, *record, label) for k, (record, label) in places]
+        rows[split] = [_make_row(task, k, *record, label) for k, (record, label) in places]
     if "val" not in rows:
         rows = _hold_out(rows, data.train)
     return task, rows
 
 
-def _task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:
+def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:
     """What the labels of the training rows are, as a row of the table of tasks."""
     for split in ("train", "val"):
         for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
             if label is None:
                 raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
     found = list(dict.fromkeys(labels["train"]))
-    numbers = [_number(label) for label in found]
-    if data.kind == "number" or (data.kind == "auto" and _mostly_numbers(numbers)):
+    numbers = [_parse_number(label) for label in found]
+    if data.kind == "number" or (data.kind == "auto" and _are_mostly_numbers(numbers)):
         _check_numbers(found, numbers, labels["train"], records["train"], data)
     if len(found) == 1:
         where = f"{data.train}: '{data.label}'"
         raise BortError(f"{where} is {quote(found[0])} in every row; there is nothing to learn")
-    notes = tuple(_spellings(data.label, labels["train"], records["train"]))
-    if data.kind == "number" or (data.kind == "auto" and _continuous(numbers)):
-        ends = tuple(_spelled(end) for end in (min(numbers), max(numbers)))
-        notes += tuple(_guess(data, numbers, len(labels["train"])))
-        return own_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
+    notes = tuple(_compare_spellings(data.label, labels["train"], records["train"]))
+    if data.kind == "number" or (data.kind == "auto" and _are_amounts(numbers)):
+        ends = tuple(_spell_number(end) for end in (min(numbers), max(numbers)))
+        notes += tuple(_explain_guess(data, numbers, len(labels["train"])))
+        return define_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
     _check_classes(found, len(labels["train"]), data)
     in_order = None not in numbers
-    classes = sorted(found, key=lambda label: (_number(label) if in_order else 0, label))
-    return own_task("custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes)
+    classes = sorted(found, key=lambda label: (_parse_number(label) if in_order else 0, label))
+    return define_task(
+        "custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes
+    )
 
 
-def _mostly_numbers(numbers: list[float | None]) -> bool:
+def _are_mostly_numbers(numbers: list[float | None]) -> bool:
     """Whether labels are amounts but for some that are mistakes: nan, inf, n/a."""
     amounts = [number for number in numbers if number is not None]
-    return len(amounts) > len(numbers) / 2 and _continuous(amounts)
+    return len(amounts) > len(numbers) / 2 and _are_amounts(amounts)
 
 
 def _check_numbers(
@@ -96,11 +100,11 @@ def _check_range(number: float, column: str, where: str) -> None:
         )
 
 
-def _spelled(number: float) -> str:
+def _spell_number(number: float) -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _guess(data: DataConfig, numbers: list[float], rows: int) -> Iterator[str]:
+def _explain_guess(data: DataConfig, numbers: list[float], rows: int) -> Iterator[str]:
     """A note where the numbers that are taken as amounts may be names of classes."""
     whole = all(number.is_integer() for number in numbers)
     if data.kind == "auto" and whole and len(numbers) <= rows / 2:
@@ -110,7 +114,7 @@ def _guess(data: DataConfig, numbers: list[float], rows: int) -> Iterator[str]:
         )
 
 
-def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
+def _compare_spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
     """Notes about labels that are one although they are written in several ways, and the reverse.
 
     Spaces around a label, and whether 1 is a number or a text, make no difference; case does.
@@ -134,7 +138,7 @@ def _spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:
             yield f"warning: '{column}': {names} look alike and are {len(several)} labels"
 
 
-def own_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
+def define_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
     """A task of no suite; answers to a test set go to test.jsonl.
 
     Of numbers, the answers themselves are wanted, not their order: r2 chooses the checkpoint, since
@@ -159,7 +163,7 @@ def own_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) 
     )
 
 
-def _continuous(numbers: list[float | None]) -> bool:
+def _are_amounts(numbers: list[float | None]) -> bool:
     """Whether labels look like amounts rather than names of classes."""
     if None in numbers:
         return False
@@ -175,12 +179,12 @@ def _check_classes(found: list[str], rows: int, data: DataConfig) -> None:
         )
 
 
-def _row(task: Task, number: int, record: dict, where: str, label: str | None) -> Row:
-    texts = tuple(_text(record, column, where) for column in task.columns)
+def _make_row(task: Task, number: int, record: dict, where: str, label: str | None) -> Row:
+    texts = tuple(_get_text(record, column, where) for column in task.columns)
     if label is None:
         return Row(number, texts)
     if task.kind == "regression":
-        value = _number(label)
+        value = _parse_number(label)
         if value is None:
             raise BortError(f"{where}: '{task.label}' is {quote(label)}, not a number; mend it")
         _check_range(value, task.label, where)
@@ -210,7 +214,7 @@ def _hold_out(rows: dict[str, list[Row]], place: str) -> dict[str, list[Row]]:
 # ------------------------------------------------------------------------------------ cells
 
 
-def _number(label: str) -> float | None:
+def _parse_number(label: str) -> float | None:
     if "_" in label:  # float() reads 1_000, which nobody else does
         return None
     try:
@@ -220,7 +224,7 @@ def _number(label: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _label(record: dict, column: str, where: str) -> str | None:
+def _get_label(record: dict, column: str, where: str) -> str | None:
     """A label as text: numbers and truth values are spelled one way in all formats."""
     value = record.get(column)
     if isinstance(value, bool):
@@ -241,7 +245,7 @@ def _label(record: dict, column: str, where: str) -> str | None:
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
 
 
-def _text(record: dict, column: str, where: str) -> str:
+def _get_text(record: dict, column: str, where: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
         whole = isinstance(value, (dict, list))
@@ -260,7 +264,7 @@ def _check_text(column: str, records: Table) -> None:
     values = [record.get(column) for record, _ in records]
     if all(isinstance(value, str) and not value.strip() for value in values):
         raise BortError(f"{records[0][1]}: '{column}' is empty in this and every other row")
-    numbers = (v if isinstance(v, (int, float)) else _number(str(v)) for v in values)
+    numbers = (v if isinstance(v, (int, float)) else _parse_number(str(v)) for v in values)
     if all(number is not None for number in numbers):
         raise BortError(
             f"{records[0][1]}: '{column}' is {quote(values[0])}, and a number in every row; set "
@@ -293,7 +297,7 @@ def _check_file(path: Path, split: str) -> None:
         raise BortError(f"data.{split}={path} is empty; give a file with rows")
 
 
-def _records(path: Path, split: str, data: DataConfig) -> Table:
+def _read_records(path: Path, split: str, data: DataConfig) -> Table:
     """All records of a file; its columns are checked."""
     path = path.expanduser()
     _check_file(path, split)

@@ -25,7 +25,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files.digests import read_sealed, write_sealed
-from bort.tasks.custom import own_task
+from bort.tasks.custom import define_task
 from bort.tasks.task import Row, Task
 from bort.text.copies import SHARE, find_holders, hash_runs, is_in_table
 from bort.text.sources import (
@@ -51,14 +51,14 @@ NAMES = re.compile(
 )
 
 
-def docstring_source(tick: Callable) -> Source:
+def make_docstring_source(tick: Callable) -> Source:
     """The docstrings of the standard library and of those PACKAGES that are installed."""
     packages = read_versions(PACKAGES)
-    identity = {"python": platform.python_version(), "packages": packages, "task": _settings()}
+    identity = {"python": platform.python_version(), "packages": packages, "task": _list_settings()}
 
     @cache  # the tokenizer and the streams read it: 31 MB are kept rather than parsed again
     def read() -> list[Document]:
-        documents = _without_task(read_docstrings(["python", *packages], tick))
+        documents = _drop_task_rows(read_docstrings(["python", *packages], tick))
         source.size = sum(document.size for document in documents)
         return documents
 
@@ -66,16 +66,16 @@ def docstring_source(tick: Callable) -> Source:
     return source
 
 
-def _without_task(parsed: dict[str, dict[str, list[str]]]) -> list[Document]:
+def _drop_task_rows(parsed: dict[str, dict[str, list[str]]]) -> list[Document]:
     """All docstrings but those that the task's validation and test rows come from or resemble."""
     names = [name for name in CLASSES if name in parsed]
-    picks = _picks(names, {name: list(parsed[name]) for name in names}, _lookup(parsed))
+    picks = _pick_rows(names, {name: list(parsed[name]) for name in names}, _index_copies(parsed))
     rows = [pick for split in ("val", "test") for pick in picks[split]]
     held = {pick.file for pick in rows}
     documents = [
         Document(text, len(text), group)
         for package, files in parsed.items()
-        for file, group in _named(package, list(files)).items()
+        for file, group in _name_modules(package, list(files)).items()
         if group not in held
         for text in files[file]
     ]
@@ -84,12 +84,12 @@ def _without_task(parsed: dict[str, dict[str, list[str]]]) -> list[Document]:
     return [document for document, copied in zip(documents, near, strict=True) if not copied]
 
 
-def _lookup(parsed: dict[str, dict[str, list[str]]]) -> Callable[[str], list[str]]:
+def _index_copies(parsed: dict[str, dict[str, list[str]]]) -> Callable[[str], list[str]]:
     texts = {file: found for files in parsed.values() for file, found in files.items()}
     return texts.__getitem__
 
 
-def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
+def read_docstring_task(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
     """The task and its rows, from a cache folder after they were written there once.
 
     Raises BortError when fewer than two of the packages are installed.
@@ -98,7 +98,7 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
     names = [name for name in CLASSES if name in packages]
     if len(names) < 2:
         raise BortError(f"task=docstrings needs two of {', '.join(CLASSES)}; install numpy")
-    identity = json.dumps([packages, _settings()], sort_keys=True)
+    identity = json.dumps([packages, _list_settings()], sort_keys=True)
     path = (
         folder / "tasks" / f"docstrings-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     )
@@ -106,9 +106,11 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
     if stored is None:
         if path.exists():
             logger.info(f"task=docstrings: {path} is damaged; it is made again")
-        picks = _picks(names, {name: list_python_files(name) for name in names}, parse_docstrings)
+        picks = _pick_rows(
+            names, {name: list_python_files(name) for name in names}, parse_docstrings
+        )
         stored = {
-            split: [[_nameless(text), label, file] for text, label, file in found]
+            split: [[_remove_names(text), label, file] for text, label, file in found]
             for split, found in picks.items()
         }
         write_sealed(path, stored)
@@ -119,15 +121,15 @@ def read(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
         ]
         for split in ROWS
     }
-    return own_task("docstrings", "classes", ("docstring",), tuple(names), cut=0), rows
+    return define_task("docstrings", "classes", ("docstring",), tuple(names), cut=0), rows
 
 
-def _settings() -> list:
+def _list_settings() -> list:
     """All that decides the rows beside the installation."""
     return [VERSION, CLASSES, ROWS, LONGEST, NAMES.pattern]
 
 
-def _nameless(text: str) -> str:
+def _remove_names(text: str) -> str:
     return NAMES.sub("…", text)
 
 
@@ -139,7 +141,7 @@ class Pick(NamedTuple):
     file: str
 
 
-def _picks(
+def _pick_rows(
     names: list[str], files: dict[str, list[str]], texts_of: Callable[[str], list[str]]
 ) -> dict[str, list[Pick]]:
     """Distinct texts of each split; none of two packages or more.
@@ -156,8 +158,8 @@ def _picks(
         earlier = np.sort(np.concatenate([np.empty(0, np.uint64), *texts]))
         for label, name in enumerate(names):
             found: list[Pick] = []
-            for text, group in _candidates(_named(name, files[name]), split, texts_of):
-                bare = _nameless(text)
+            for text, group in _list_candidates(_name_modules(name, files[name]), split, texts_of):
+                bare = _remove_names(text)
                 if bare in seen[label] or is_in_table(hash_runs(text), earlier).mean() > SHARE:
                     continue
                 seen[label].add(bare)
@@ -168,7 +170,7 @@ def _picks(
     return picks
 
 
-def _candidates(
+def _list_candidates(
     files: dict[str, str], split: str, texts_of: Callable[[str], list[str]]
 ) -> Iterator[tuple[str, str]]:
     """The beginnings of the texts in the files of a split, and the name of each one's file.
@@ -185,7 +187,7 @@ def _candidates(
                 yield text[:LONGEST], files[file]
 
 
-def _named(package: str, files: list[str]) -> dict[str, str]:
+def _name_modules(package: str, files: list[str]) -> dict[str, str]:
     """`package/path` of each file."""
     root = os.path.commonpath(files) if files else ""
     return {file: f"{package}/{os.path.relpath(file, root)}" for file in files}

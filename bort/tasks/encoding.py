@@ -16,7 +16,7 @@ from bort.text.tokenizer import build_encoder, encode_texts, mark_special_ids
 
 
 @dataclass
-class Cast:
+class EncodedRows:
     """The inputs of rows; each row has one, or one per choice."""
 
     input_ids: list[list[np.ndarray]]  # N × inputs × int32 (L,), with the special tokens
@@ -29,10 +29,10 @@ class Cast:
         """Tokens (N,) of each row's longest input."""
         return np.array([max(map(len, choices)) for choices in self.input_ids])
 
-    def of(self, rows: Sequence[int]) -> "Cast":
+    def of(self, rows: Sequence[int]) -> "EncodedRows":
         """Those of some rows alone, in the order given."""
         ids, types, spans = self.input_ids, self.token_types, self.spans
-        return Cast(
+        return EncodedRows(
             [ids[row] for row in rows],
             None if types is None else [types[row] for row in rows],
             None if spans is None else spans[list(rows)],
@@ -68,7 +68,7 @@ class Template:
         return np.concatenate(pieces).astype(np.int32)
 
 
-def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
+def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedRows:
     """Inputs of at most `length` tokens for rows; words like `<mask>` in a text are ordinary text.
 
     Of a row that is too long, the text `task.cut` is shortened at its end (None: the longer of
@@ -76,9 +76,9 @@ def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
     Raises BortError for a row that does not fit even without that text.
     """
     encoder = build_encoder(tokenizer)
-    texts = [_inputs(task, row) for row in rows]
+    texts = [_join_texts(task, row) for row in rows]
     count = 2 if len(task.columns) > 1 else 1
-    template = _template(encoder, count)
+    template = _find_template(encoder, count)
     room = length - template.size
     if room < 1:
         raise BortError(
@@ -91,23 +91,23 @@ def cast(task: Task, rows: list[Row], tokenizer, length: int) -> Cast:
         """Without special ids: some vocabularies (SentencePiece) hold "<s>" as a word too."""
         return ids if unknown is None else np.where(special[ids], unknown, ids)
 
-    fit = _windows if task.kind == "spans" else _fitted
+    fit = _fit_windows if task.kind == "spans" else _fit_texts
     types = "token_type_ids" in tokenizer.model_input_names
-    result = Cast([], [] if types else None, None, 0)
+    result = EncodedRows([], [] if types else None, None, 0)
     spans = []
     for inputs, places, cut in fit(task, rows, texts, encoder, plain, room):
         result.input_ids.append([template.fill(given) for given in inputs])
         if types:
             result.token_types.append([template.types(given) for given in inputs])
         if places:
-            spans.append(_placed(places, inputs[0], template))
+            spans.append(_place_spans(places, inputs[0], template))
         result.cut += cut
     if task.kind == "spans":
         result.spans = np.array(spans, dtype=np.int64).reshape(-1, 2, 2)
     return result
 
 
-def _inputs(task: Task, row: Row) -> list[tuple[str, ...]]:
+def _join_texts(task: Task, row: Row) -> list[tuple[str, ...]]:
     """The one or two texts of each input of a row."""
     first, *rest = row.texts
     if task.kind == "choices":
@@ -119,7 +119,7 @@ def _inputs(task: Task, row: Row) -> list[tuple[str, ...]]:
     return [(first, " ".join(rest))] if rest else [(first,)]
 
 
-def _template(encoder, texts: int) -> Template:
+def _find_template(encoder, texts: int) -> Template:
     """What the tokenizer's post-processor puts around one or two texts, seen on the letter a."""
     probe = encoder.encode("a", "a") if texts == 2 else encoder.encode("a")
     ids, types = np.array(probe.ids), np.array(probe.type_ids)
@@ -136,7 +136,7 @@ def _template(encoder, texts: int) -> Template:
     )
 
 
-def _named(task: Task, row: Row) -> str:
+def _name_row(task: Task, row: Row) -> str:
     index = row.index if isinstance(row.index, tuple) else (row.index,)
     return f"{task.name}, row {'-'.join(map(str, index))}"
 
@@ -145,24 +145,24 @@ def _named(task: Task, row: Row) -> str:
 
 # What `_fitted` and `_windows` give for a row: the cut texts of each input, the token ranges
 # (text, first, one past the last) of its spans, and whether anything was cut.
-Fitted = tuple[list[list[np.ndarray]], list[tuple[int, int, int]], bool]
+FittedTexts = tuple[list[list[np.ndarray]], list[tuple[int, int, int]], bool]
 
 
-def _fitted(
+def _fit_texts(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
-) -> Iterator[Fitted]:
+) -> Iterator[FittedTexts]:
     """The inputs of rows without spans, cut to `room` tokens of text."""
     distinct = list(dict.fromkeys(text for inputs in texts for given in inputs for text in given))
     ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
         whole = [[ids[text] for text in given] for given in inputs]
         if task.cut is None:
-            kept = [[a[:n] for a, n in zip(g, _longest_first(g, room), strict=True)] for g in whole]
+            kept = [[a[:n] for a, n in zip(g, _cut_longest(g, room), strict=True)] for g in whole]
         else:
             fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in whole)  # the same for all
             if fixed > room:
                 raise BortError(
-                    f"{_named(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
+                    f"{_name_row(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
                     f"data.length leaves {room}; give a larger one"
                 )
             kept = [
@@ -172,7 +172,7 @@ def _fitted(
         yield kept, [], any(sum(map(len, given)) > room for given in whole)
 
 
-def _longest_first(texts: Sequence[np.ndarray], room: int) -> list[int]:
+def _cut_longest(texts: Sequence[np.ndarray], room: int) -> list[int]:
     """Tokens kept of each text when they are taken one by one from the end of the longer."""
     if sum(map(len, texts)) <= room:
         return [len(text) for text in texts]
@@ -186,9 +186,9 @@ def _longest_first(texts: Sequence[np.ndarray], room: int) -> list[int]:
 # ------------------------------------------------------------------------------------ spans
 
 
-def _windows(
+def _fit_windows(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
-) -> Iterator[Fitted]:
+) -> Iterator[FittedTexts]:
     """The inputs of rows with spans: of each text the part around its spans."""
     flat = [text for (given,) in texts for text in given]
     encodings = iter(encoder.encode_batch(flat, add_special_tokens=False))
@@ -197,7 +197,7 @@ def _windows(
         ids = [plain(np.array(part.ids, dtype=np.int64)) for part in parts]
         owners = [0, len(given) - 1]  # the text of each span
         places = [
-            (text, *_tokens(parts[text].offsets, *span))
+            (text, *_find_tokens(parts[text].offsets, *span))
             for text, span in zip(owners, row.spans, strict=True)
         ]
         reach = [
@@ -207,10 +207,10 @@ def _windows(
         needed = [end - first for first, end in reach]
         if sum(needed) > room:
             raise BortError(
-                f"{_named(task, row)}: its spans and what lies between take {sum(needed)} tokens, "
-                f"data.length leaves {room}; give a larger one"
+                f"{_name_row(task, row)}: its spans and what lies between take {sum(needed)} "
+                f"tokens, data.length leaves {room}; give a larger one"
             )
-        keep = _kept(ids, needed, room)
+        keep = _share_room(ids, needed, room)
         starts = [
             min(max(0, first - (n - (end - first)) // 2), len(text) - n)
             for (first, end), n, text in zip(reach, keep, ids, strict=True)
@@ -220,11 +220,11 @@ def _windows(
         yield [kept], moved, sum(keep) < sum(map(len, ids))
 
 
-def _kept(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
+def _share_room(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
     """Tokens kept of each text: the longer is cut first, but not below what its spans need."""
     if len(texts) == 1:
         return [min(len(texts[0]), room)]
-    first, second = _longest_first(texts, room)
+    first, second = _cut_longest(texts, room)
     first = min(max(first, needed[0]), len(texts[0]))
     second = min(second, len(texts[1]), room - first)
     if second < needed[1]:
@@ -233,7 +233,7 @@ def _kept(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
     return [first, second]
 
 
-def _tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+def _find_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
     """First and one past the last token that overlap characters start to end.
 
     A word that the tokenizer drops (control characters) is the token after it, else the last.
@@ -245,7 +245,9 @@ def _tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, 
     return after[0], after[0] + 1
 
 
-def _placed(places: list, texts: list[np.ndarray], template: Template) -> list[tuple[int, int]]:
+def _place_spans(
+    places: list, texts: list[np.ndarray], template: Template
+) -> list[tuple[int, int]]:
     """Token ranges within the whole input."""
     shifts = [len(template.parts[0])]
     for text, after in zip(texts, template.parts[1:], strict=True):
@@ -256,7 +258,9 @@ def _placed(places: list, texts: list[np.ndarray], template: Template) -> list[t
 # ------------------------------------------------------------------------------------ report
 
 
-def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast]) -> Iterator[str]:
+def describe_data(
+    task: Task, rows: dict[str, list[Row]], inputs: dict[str, EncodedRows]
+) -> Iterator[str]:
     """Lines about rows, lengths, how many were cut, labels, and texts that are in two splits."""
     for name, split in rows.items():
         lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
@@ -272,8 +276,8 @@ def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast])
             f"{labels.mean():.6g} ± {labels.std():.3g}; losses are mean squares in their unit"
         )
     else:
-        yield f"data: labels of train: {_shares(task, rows['train'])}"
-        yield from _absent(task, rows)
+        yield f"data: labels of train: {_describe_shares(task, rows['train'])}"
+        yield from _warn_of_absent_labels(task, rows)
     for note in task.notes:
         yield note if note.startswith("warning: ") else f"data: {note}"
     seen = {row.texts for row in rows.get("train", ())}
@@ -283,7 +287,7 @@ def data_report(task: Task, rows: dict[str, list[Row]], inputs: dict[str, Cast])
             yield f"data: {counted(twice, 'row')} of {name} {verb} in train, too"
 
 
-def _absent(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
+def _warn_of_absent_labels(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
     """Warnings about labels that no row of training or of a validation set has."""
     for name, split in rows.items():
         if not name.startswith("test"):
@@ -292,7 +296,7 @@ def _absent(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
                 yield f"warning: no row of {name} has the label {to_printable(' or '.join(absent))}"
 
 
-def _shares(task: Task, rows: list[Row], most: int = 8) -> str:
+def _describe_shares(task: Task, rows: list[Row], most: int = 8) -> str:
     """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
     counts = Counter(row.label for row in rows)
     parts = [

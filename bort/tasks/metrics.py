@@ -4,60 +4,55 @@ Predictions, one per row: a place in Task.labels; a number for a regression; for
 each entity, the largest of a query being its answer. Letter: N rows.
 """
 
-import json
 import re
 import string
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bort.console import decimal, to_printable
 from bort.errors import BortError, Diverged
-from bort.files.writing import replacing
-from bort.tasks.registry import TASKS
 from bort.tasks.task import Row, Task
 
-SHOWN = 400  # characters of a text that is answered wrongly
 ERRORS = ("rmse", "mae", "r2")  # of a regression, beside its official metrics
 NEARLY_ALL = 0.98  # of the rows with one answer
 NARROW = 0.1  # deviation of the answers against that of the labels: r² is below 0.01
 
 
-def score(task: Task, rows: list[Row], predictions: Sequence[float]) -> dict[str, float | None]:
+def compute_scores(
+    task: Task, rows: list[Row], predictions: Sequence[float]
+) -> dict[str, float | None]:
     """Task.metrics over all rows together, as fractions of 1; of a regression its ERRORS, too.
 
     None where a score is not defined, as a correlation with numbers that are all the same: see
     `doubt`. Raises BortError for rows without labels, Diverged for predictions that are no numbers.
     """
-    given = _array(task, rows, predictions)
+    given = to_array(task, rows, predictions)
     if any(row.label is None for row in rows):
         raise BortError(f"{task.name}: rows without labels cannot be scored; use the val split")
-    names = metric_names(task)
+    names = list_metrics(task)
     values = {name: METRICS[task.form, name](task, rows, given) for name in names}
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
-def metric_names(task: Task) -> list[str]:
+def list_metrics(task: Task) -> list[str]:
     """What `score` tells about a task, each once; the first one is the task's own choice."""
     extra = ERRORS if task.kind == "regression" else ()
     return list(dict.fromkeys((*task.metrics, *extra)))
 
 
-def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
+def find_doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
     """Why the answers may be worth nothing, in one line; None when nothing looks wrong."""
-    given = _array(task, rows, predictions)
+    given = to_array(task, rows, predictions)
     labelled = all(row.label is not None for row in rows)
-    scores = score(task, rows, predictions) if labelled else {}
-    warning = constant(task, rows, predictions)
+    scores = compute_scores(task, rows, predictions) if labelled else {}
+    warning = describe_constant(task, rows, predictions)
     lines = [warning.removeprefix(f"{task.name}: ")] if warning else []
     if task.kind == "regression" and labelled:
-        spread, asked = given.std(), _labels(rows).std()
+        spread, asked = given.std(), _to_labels(rows).std()
         if not lines and spread < NARROW * asked:
             lines.append(
                 f"the answers hardly differ: their standard deviation is {spread:.2g}, that of the "
@@ -66,26 +61,26 @@ def doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | No
         if len(rows) == 1:
             lines.append("there is one row only")
         elif asked == 0:
-            lines.append(f"all {len(rows):,} labels are {_labels(rows)[0]:.6g}")
+            lines.append(f"all {len(rows):,} labels are {_to_labels(rows)[0]:.6g}")
     elif not lines and labelled and task.form != "record":
-        lines += _nearly_constant(task, rows, given)
+        lines += _describe_nearly_constant(task, rows, given)
     if undefined := [name for name, value in scores.items() if value is None]:
         lines.append(f"{', '.join(undefined)} not defined")
     return "; ".join(lines) or None
 
 
-def _nearly_constant(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _describe_nearly_constant(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
     """A line when nearly all rows get one answer that many fewer of them have as their label."""
     answer, count = Counter(given.tolist()).most_common(1)[0]
-    share, true = count / len(rows), float((_labels(rows) == answer).mean())
+    share, true = count / len(rows), float((_to_labels(rows) == answer).mean())
     if share >= NEARLY_ALL and true < 0.9 * share:
         name = to_printable(task.labels[int(answer)])
         yield f"the model answers '{name}' to {share:.1%} of the rows, and {true:.1%} are that"
 
 
-def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
+def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
     """A warning when all rows get one answer: which, and what that alone scores; else None."""
-    given = _array(task, rows, predictions)
+    given = to_array(task, rows, predictions)
     if len(rows) < 2 or (given != given[0]).any():
         return None
     if task.form == "record":
@@ -96,12 +91,12 @@ def constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str |
         answer = f"'{to_printable(task.labels[int(given[0])])}'"
     alone = ""
     if all(row.label is not None for row in rows):
-        scores = score(task, rows, predictions)
+        scores = compute_scores(task, rows, predictions)
         alone = "; that alone scores " + ", ".join(f"{k} {decimal(v)}" for k, v in scores.items())
     return f"{task.name}: the model gives one answer for all {len(rows)} rows: {answer}{alone}"
 
 
-def _array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndarray:
+def to_array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndarray:
     """Predictions as an array (N,)."""
     given = np.asarray(predictions)
     assert given.shape == (len(rows),), f"{given.shape} predictions for {len(rows)} rows"
@@ -119,41 +114,41 @@ def _array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndar
 # ------------------------------------------------------------------------------------ metrics
 
 
-def _labels(rows: list[Row]) -> np.ndarray:
+def _to_labels(rows: list[Row]) -> np.ndarray:
     return np.array([row.label for row in rows])
 
 
 def _accuracy(task: Task, rows: list[Row], given: np.ndarray) -> float:
-    return (given == _labels(rows)).mean()
+    return (given == _to_labels(rows)).mean()
 
 
-def _tensors(rows: list[Row], given: np.ndarray):
+def _to_tensors(rows: list[Row], given: np.ndarray):
     import torch
 
-    return torch.from_numpy(given.astype(np.int64)), torch.from_numpy(_labels(rows))
+    return torch.from_numpy(given.astype(np.int64)), torch.from_numpy(_to_labels(rows))
 
 
 def _f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """F1 of the second label, over the whole set."""
     from torchmetrics.functional.classification import binary_f1_score
 
-    return binary_f1_score(*_tensors(rows, given))
+    return binary_f1_score(*_to_tensors(rows, given))
 
 
 def _macro_f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """Mean F1 of the labels that occur in rows or answers."""
     from torchmetrics.functional.classification import multiclass_f1_score
 
-    return multiclass_f1_score(*_tensors(rows, given), len(task.labels), average="macro")
+    return multiclass_f1_score(*_to_tensors(rows, given), len(task.labels), average="macro")
 
 
 def _matthews(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """Matthews' correlation; 0 where answers or labels are all the same."""
     from torchmetrics.functional.classification import multiclass_matthews_corrcoef
 
-    if len(set(given)) == 1 or len(set(_labels(rows))) == 1:
+    if len(set(given)) == 1 or len(set(_to_labels(rows))) == 1:
         return 0.0
-    return multiclass_matthews_corrcoef(*_tensors(rows, given), len(task.labels))
+    return multiclass_matthews_corrcoef(*_to_tensors(rows, given), len(task.labels))
 
 
 def _pearson(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
@@ -170,7 +165,7 @@ def _spearman(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
 
 def _correlation(function: Callable, rows: list[Row], given: np.ndarray) -> float | None:
     """A correlation; None where answers or labels are all the same."""
-    labels, given = _labels(rows).astype(np.float64), given.astype(np.float64)
+    labels, given = _to_labels(rows).astype(np.float64), given.astype(np.float64)
     if np.ptp(given) == 0 or np.ptp(labels) == 0:
         return None
     with warnings.catch_warnings():
@@ -181,23 +176,23 @@ def _correlation(function: Callable, rows: list[Row], given: np.ndarray) -> floa
 
 def _rmse(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """Root of the mean squared error, in the unit of the labels."""
-    return np.sqrt(((given - _labels(rows)) ** 2).mean())
+    return np.sqrt(((given - _to_labels(rows)) ** 2).mean())
 
 
 def _mae(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """Mean absolute error, in the unit of the labels."""
-    return np.abs(given - _labels(rows)).mean()
+    return np.abs(given - _to_labels(rows)).mean()
 
 
 def _r2(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
     """Share of the labels' variance that the answers explain; None where it is 0."""
-    labels = _labels(rows)
+    labels = _to_labels(rows)
     if np.ptp(labels) == 0:
         return None
     return 1 - ((given - labels) ** 2).mean() / labels.var()
 
 
-def _groups(rows: list[Row]) -> list[np.ndarray]:
+def _group_rows(rows: list[Row]) -> list[np.ndarray]:
     """Row numbers of each group, in order of first appearance."""
     groups: dict[Any, list[int]] = {}
     for number, row in enumerate(rows):
@@ -207,34 +202,36 @@ def _groups(rows: list[Row]) -> list[np.ndarray]:
 
 def _question_exact(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """MultiRC: the share of questions with all answers right."""
-    right = given == _labels(rows)
-    return np.mean([right[numbers].all() for numbers in _groups(rows)])
+    right = given == _to_labels(rows)
+    return np.mean([right[numbers].all() for numbers in _group_rows(rows)])
 
 
 def _parity(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """AX-g: the share of pairs (two neighbouring rows) that get the same answer twice."""
-    return np.mean([len(set(given[numbers])) == 1 for numbers in _groups(rows)])
+    return np.mean([len(set(given[numbers])) == 1 for numbers in _group_rows(rows)])
 
 
-def _best(rows: list[Row], given: np.ndarray) -> list[Row]:
+def find_best_rows(rows: list[Row], given: np.ndarray) -> list[Row]:
     """ReCoRD: of each query the row with the largest score, the first of equal ones."""
-    return [rows[numbers[given[numbers].argmax()]] for numbers in _groups(rows)]
+    return [rows[numbers[given[numbers].argmax()]] for numbers in _group_rows(rows)]
 
 
 def _query_f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """ReCoRD: F1 of the entity's words with the answer that they match best."""
-    best = _best(rows, given)
+    best = find_best_rows(rows, given)
     return np.mean([max(word_f1(row.texts[2], a) for a in row.answers) for row in best])
 
 
 def _query_exact(task: Task, rows: list[Row], given: np.ndarray) -> float:
     """ReCoRD: the share of queries whose entity is an answer."""
-    best = _best(rows, given)
-    known = [{normal(answer) for answer in row.answers} for row in best]
-    return np.mean([normal(row.texts[2]) in right for row, right in zip(best, known, strict=True)])
+    best = find_best_rows(rows, given)
+    known = [{normalize(answer) for answer in row.answers} for row in best]
+    return np.mean(
+        [normalize(row.texts[2]) in right for row, right in zip(best, known, strict=True)]
+    )
 
 
-def normal(text: str) -> str:
+def normalize(text: str) -> str:
     """As SQuAD's and ReCoRD's scorers compare: lower case, no punctuation, no articles."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
@@ -242,7 +239,7 @@ def normal(text: str) -> str:
 
 def word_f1(text: str, other: str) -> float:
     """F1 of the words that two texts share, in normal form."""
-    words, others = normal(text).split(), normal(other).split()
+    words, others = normalize(text).split(), normalize(other).split()
     shared = sum((Counter(words) & Counter(others)).values())
     return 2 * shared / (len(words) + len(others)) if shared else 0.0
 
@@ -271,132 +268,4 @@ METRICS: dict[tuple[str, str], Callable] = {  # by the layout of the task's file
 # ------------------------------------------------------------------------------------ answers
 
 
-def readable(task: Task, value: float | None) -> str:
-    """A label or an answer in words; of a regression the number."""
-    if value is None:
-        return ""
-    if task.kind == "regression" or float(value) not in range(len(task.labels)):
-        return f"{value:.4g}"
-    return str(task.labels[int(value)])
-
-
-def write_answers(
-    path: Path, task: Task, rows: list[Row], lengths: np.ndarray, outputs: np.ndarray
-) -> None:
-    """Write an object per row of a set with labels: its true label, and the answer to it.
-
-    outputs: a model's, (N, classes); lengths: tokens (N,). `label`, `score` and `scores` are those
-    of bort.predict; `texts`, shortened, are there where the answer is not the true label.
-    """
-    exp = np.exp(outputs.astype(float) - outputs.max(1, keepdims=True))
-    chances = (exp / exp.sum(1, keepdims=True)).round(6)
-    with replacing(path) as file:
-        for row, tokens, output, p in zip(rows, lengths, outputs, chances, strict=True):
-            if task.kind == "regression":
-                found = {"true": float(row.label), "score": float(output[0])}
-            else:
-                best = int(output.argmax())
-                found = {"true": task.labels[row.label], "label": task.labels[best]}
-                found |= {"score": p[best], "scores": dict(zip(task.labels, p, strict=True))}
-            found = {"index": row.index, **found, "tokens": int(tokens)}
-            if found["true"] != found.get("label"):
-                found["texts"] = [text[:SHOWN] + "…" * (len(text) > SHOWN) for text in row.texts]
-            file.write(f"{_json(found)}\n".encode())
-
-
 # ------------------------------------------------------------------------------------ submissions
-
-
-def write_submission(
-    task: Task,
-    rows: dict[str, list[Row]],
-    predictions: dict[str, Sequence[float]],
-    folder: Path,
-) -> list[Path]:
-    """Write the official file of each test split that has predictions; returns their paths.
-
-    GLUE: TSV with index and prediction. SuperGLUE: JSONL with idx and label, nested for MultiRC.
-    RACE, which has no official one: TSV with id (`high1.txt-0`: file and number of the question,
-    from 0) and answer, A to D. Scores of STS-B are cut to its scale.
-    """
-    lines = {"tsv": _tsv, "race": _race, "multirc": _multirc, "record": _record}
-    written = []
-    for name, split in task.splits.items():
-        if split.submission and name in predictions:
-            given = _array(task, rows[name], predictions[name])
-            text = "".join(f"{x}\n" for x in lines.get(task.form, _jsonl)(task, rows[name], given))
-            path = Path(folder) / split.submission
-            with replacing(path) as file:
-                file.write(text.encode())
-            written.append(path)
-    return written
-
-
-def zip_submissions(answers: dict[str, Path], folder: Path) -> Iterator[str]:
-    """Write GLUE.zip and SuperGLUE.zip of the suites with answers; gives a line about each.
-
-    answers: task → folder of its submission files; those of a diagnostic set lie with its parent's.
-    """
-    for suite, title in (("glue", "GLUE"), ("superglue", "SuperGLUE")):
-        found: dict[str, Path] = {}
-        wanted: list[str] = []
-        for task in (task for name, task in TASKS.items() if name.startswith(f"{suite}/")):
-            place = answers.get(task.name) or answers.get(task.parent)
-            files = [split.submission for split in task.splits.values() if split.submission]
-            wanted += files
-            found |= {name: place / name for name in files if place and (place / name).is_file()}
-        if not found:
-            continue
-        with replacing(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, path in found.items():
-                # a fixed time: the same answers give the same archive
-                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
-        missing = [name for name in wanted if name not in found]
-        line = f"  upload    {folder}/{title}.zip, {len(found)} of {len(wanted)} files"
-        yield line + (f"; the server also wants {', '.join(missing)}" if missing else "")
-
-
-def _tsv(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    yield "index\tprediction"
-    for row, value in zip(rows, given, strict=True):
-        if task.kind == "regression":
-            low, high = map(float, task.labels)
-            answer = f"{min(max(float(value), low), high):.6f}"
-        else:
-            answer = task.submitted[int(value)]
-        yield f"{row.index}\t{answer}"
-
-
-def _race(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    yield "id\tanswer"
-    for row, value in zip(rows, given, strict=True):
-        passage, number = row.index
-        yield f"{passage}-{number}\t{task.submitted[int(value)]}"
-
-
-def _json(value: dict) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _jsonl(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    for row, value in zip(rows, given, strict=True):
-        answer = float(value) if task.kind == "regression" else task.submitted[int(value)]
-        yield _json({"idx": row.index, "label": answer})
-
-
-def _multirc(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    """One line per passage."""
-    labels = [task.submitted[int(value)] for value in given]
-    answers = [(*row.index, label) for row, label in zip(rows, labels, strict=True)]
-    for passage, of_passage in groupby(answers, key=lambda answer: answer[0]):
-        questions = [
-            {"idx": question, "answers": [{"idx": idx, "label": label} for *_, idx, label in group]}
-            for question, group in groupby(of_passage, key=lambda answer: answer[1])
-        ]
-        yield _json({"idx": passage, "passage": {"questions": questions}})
-
-
-def _record(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    """One line per query: the text of the entity with the largest score."""
-    for row in _best(rows, given):
-        yield _json({"idx": row.index[1], "label": row.texts[2]})

@@ -94,7 +94,7 @@ def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
     return value
 
 
-def _list(record: Any, key: str, where: str) -> list:
+def _get_list(record: Any, key: str, where: str) -> list:
     """A list that is not empty: rows would be missing without a word."""
     values = _get(record, key, (list,), where)
     if not values:
@@ -102,7 +102,7 @@ def _list(record: Any, key: str, where: str) -> list:
     return values
 
 
-def _text(record: dict, key: str, where: str) -> str:
+def _get_text(record: dict, key: str, where: str) -> str:
     text = _get(record, key, (str,), where)
     try:
         text.encode()
@@ -112,7 +112,7 @@ def _text(record: dict, key: str, where: str) -> str:
     return text
 
 
-def _number(record: dict, key: str, where: str) -> int:
+def _get_number(record: dict, key: str, where: str) -> int:
     """A whole number, which GLUE and AX-b write as text."""
     value = _get(record, key, (int, str), where)
     try:
@@ -121,7 +121,7 @@ def _number(record: dict, key: str, where: str) -> int:
         raise BortError(f"{where}: '{key}' is {quote(value)}, not a number; mend it") from None
 
 
-def _label(task: Task, record: dict, where: str) -> int | float | None:
+def _get_label(task: Task, record: dict, where: str) -> int | float | None:
     """A label's place in the table, or the number of a regression; None where there is none."""
     value = record.get(task.label)
     if value is None:
@@ -150,19 +150,19 @@ COPA_QUESTIONS = {
 }
 
 
-def plain(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_plain(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One row: its texts and its label."""
-    texts = tuple(_text(record, column, where) for column in task.columns)
-    yield Row(_number(record, task.index, where), texts, _label(task, record, where))
+    texts = tuple(_get_text(record, column, where) for column in task.columns)
+    yield Row(_get_number(record, task.index, where), texts, _get_label(task, record, where))
 
 
-def wic(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_wic(task: Task, record: dict, where: str) -> Iterator[Row]:
     """Two sentences with a span of characters in each, which must be a whole word."""
-    (row,) = plain(task, record, where)
-    word = _text(record, "word", where)
+    (row,) = shape_plain(task, record, where)
+    word = _get_text(record, "word", where)
     spans = []
     for number, text in enumerate(row.texts, start=1):
-        start, end = (_number(record, f"{side}{number}", where) for side in ("start", "end"))
+        start, end = (_get_number(record, f"{side}{number}", where) for side in ("start", "end"))
         if not (0 <= start < end <= len(text) and _is_word(text, start, end)):
             raise BortError(
                 f"{where}: characters {start} to {end} of sentence{number} are no whole word, "
@@ -180,25 +180,25 @@ def _is_word(text: str, start: int, end: int) -> bool:
     return after.startswith("n't") or not (after[:1].isalnum() and span[-1].isalnum())
 
 
-def wsc_target(record: dict, where: str) -> Iterator[dict]:
+def flatten_wsc(record: dict, where: str) -> Iterator[dict]:
     yield record | _get(record, "target", (dict,), where)
 
 
-def wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One text with two spans, given by the number of their first word and by their text."""
-    (row,) = plain(task, record, where)
+    (row,) = shape_plain(task, record, where)
     spans = []
     for name in ("span1", "span2"):
-        words = _text(record, f"{name}_text", where)
-        index = _number(record, f"{name}_index", where)
-        span = occurrence(row.texts[0], words, index)
+        words = _get_text(record, f"{name}_text", where)
+        index = _get_number(record, f"{name}_index", where)
+        span = find_occurrence(row.texts[0], words, index)
         if span is None:
             raise BortError(f"{where}: {quote(words)} ({name}_text) is not in the text; mend it")
         spans.append(span)
     yield replace(row, spans=tuple(spans))
 
 
-def occurrence(text: str, words: str, index: int) -> tuple[int, int] | None:
+def find_occurrence(text: str, words: str, index: int) -> tuple[int, int] | None:
     """Characters (start, end) of the words in a text, nearest to its word number `index`.
 
     Words are counted by white space. Case, white space and punctuation need not agree: files have
@@ -217,78 +217,82 @@ def occurrence(text: str, words: str, index: int) -> tuple[int, int] | None:
     return None
 
 
-def copa(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_copa(task: Task, record: dict, where: str) -> Iterator[Row]:
     """Premise, the question in words, two choices."""
-    kind = _text(record, "question", where)
+    kind = _get_text(record, "question", where)
     if kind not in COPA_QUESTIONS:
         known = ", ".join(COPA_QUESTIONS)
         raise BortError(f"{where}: question {quote(kind)} is none of {known}; mend it")
-    yield from plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
+    yield from shape_plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
 
 
-def multirc_answers(record: dict, where: str) -> Iterator[dict]:
+def flatten_multirc(record: dict, where: str) -> Iterator[dict]:
     """Each answer of each question of a passage."""
     passage = _get(record, "passage", (dict,), where)
-    for question in _list(passage, "questions", where):
-        for answer in _list(question, "answers", where):
+    for question in _get_list(passage, "questions", where):
+        for answer in _get_list(question, "answers", where):
             yield {
                 "paragraph": passage.get("text"),
                 "question": question.get("question"),
                 "answer": _get(answer, "text", (str,), where),
-                "idx": tuple(_number(part, "idx", where) for part in (record, question, answer)),
+                "idx": tuple(
+                    _get_number(part, "idx", where) for part in (record, question, answer)
+                ),
                 "label": answer.get("label"),
             }
 
 
-def multirc(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_multirc(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One answer, grouped by passage and question: question numbers start again in each passage."""
-    texts = tuple(_text(record, column, where) for column in task.columns)
+    texts = tuple(_get_text(record, column, where) for column in task.columns)
     index = record["idx"]
-    yield Row(index, texts, _label(task, record, where), group=index[:2])
+    yield Row(index, texts, _get_label(task, record, where), group=index[:2])
 
 
-def record_queries(record: dict, where: str) -> Iterator[dict]:
+def flatten_record(record: dict, where: str) -> Iterator[dict]:
     """Each query of a passage, with the texts of the passage's entities and of the answers."""
     passage = _get(record, "passage", (dict,), where)
-    text = _text(passage, "text", where)
+    text = _get_text(passage, "text", where)
     entities = []
-    for entity in _list(passage, "entities", where):
-        start, end = (_number(entity, side, where) for side in ("start", "end"))
+    for entity in _get_list(passage, "entities", where):
+        start, end = (_get_number(entity, side, where) for side in ("start", "end"))
         if not 0 <= start <= end < len(text):  # the end is the last character, not one further
             raise BortError(f"{where}: entity {start} to {end} is not in the text; mend it")
         entities.append(text[start : end + 1])
-    for query in _list(record, "qas", where):
+    for query in _get_list(record, "qas", where):
         known = isinstance(query, dict) and query.get("answers")
-        answers = _list(query, "answers", where) if known else []
+        answers = _get_list(query, "answers", where) if known else []
         yield {
             "passage": text,
-            "query": _text(query, "query", where),
+            "query": _get_text(query, "query", where),
             "entities": entities,
-            "answers": [_text(answer, "text", where) for answer in answers],
-            "idx": (_number(record, "idx", where), _number(query, "idx", where)),
+            "answers": [_get_text(answer, "text", where) for answer in answers],
+            "idx": (_get_number(record, "idx", where), _get_number(query, "idx", where)),
         }
 
 
-def record(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_record(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One row per distinct entity; its label is whether it is among the answers."""
-    passage, query = (_text(record, column, where) for column in task.columns[:2])
+    passage, query = (_get_text(record, column, where) for column in task.columns[:2])
     if task.placeholder not in query:
         raise BortError(f"{where}: no {task.placeholder} in the query {quote(query)}; mend it")
     answers = tuple(record.get(task.label) or ())
-    for number, entity in enumerate(dict.fromkeys(_list(record, "entities", where))):
-        texts = (passage, query, _text({"entity": entity}, "entity", where))
+    for number, entity in enumerate(dict.fromkeys(_get_list(record, "entities", where))):
+        texts = (passage, query, _get_text({"entity": entity}, "entity", where))
         label = int(entity in answers) if answers else None
         yield Row((*record["idx"], number), texts, label, group=record["idx"], answers=answers)
 
 
-def race_questions(record: dict, where: str) -> Iterator[dict]:
+def flatten_race(record: dict, where: str) -> Iterator[dict]:
     """Each question of a passage, with its options and its answer."""
-    lists = [_list(record, key, where) for key in ("questions", "options")]
-    lists.append(_list(record, "answers", where) if "answers" in record else [None] * len(lists[0]))
+    lists = [_get_list(record, key, where) for key in ("questions", "options")]
+    lists.append(
+        _get_list(record, "answers", where) if "answers" in record else [None] * len(lists[0])
+    )
     if len({len(part) for part in lists}) > 1:
         counts = ", ".join(str(len(part)) for part in lists)
         raise BortError(f"{where}: {counts} questions, options and answers; get the file again")
-    passage = _text(record, "id", where)
+    passage = _get_text(record, "id", where)
     for number, (question, options, answer) in enumerate(zip(*lists, strict=True)):
         yield {
             "article": record.get("article"),
@@ -299,7 +303,7 @@ def race_questions(record: dict, where: str) -> Iterator[dict]:
         }
 
 
-def race(task: Task, record: dict, where: str) -> Iterator[Row]:
+def shape_race(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One question with four options, named by its passage and its number there."""
     where = f"{where}, question {record['idx'][1]}"
     options = _get(record, "options", (list,), where)
@@ -307,5 +311,5 @@ def race(task: Task, record: dict, where: str) -> Iterator[Row]:
     if len(options) != len(columns):
         raise BortError(f"{where}: {len(options)} options, not {len(columns)}; mend it")
     record = record | dict(zip(columns, options, strict=True))
-    texts = tuple(_text(record, column, where) for column in task.columns)
-    yield Row(record["idx"], texts, _label(task, record, where))
+    texts = tuple(_get_text(record, column, where) for column in task.columns)
+    yield Row(record["idx"], texts, _get_label(task, record, where))

@@ -47,20 +47,21 @@ from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.writing import write_json
 from bort.finetuning.answering import answer_split
-from bort.finetuning.examples import encode_examples, load_task
+from bort.finetuning.examples import encode_examples
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.runs.folder import RunFolder
-from bort.tasks import registry
-from bort.tasks.custom import own_task
-from bort.tasks.encoding import cast
+from bort.tasks import reading, registry
+from bort.tasks.custom import define_task
+from bort.tasks.encoding import encode_rows
+from bort.tasks.reading import load_task
 from bort.tasks.task import Row
 from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-TASK = own_task("toy", "classes", ("text",), ("no", "yes"))
-NUMBERS = own_task("numbers", "regression", ("text",), ("0", "1"))
+TASK = define_task("toy", "classes", ("text",), ("no", "yes"))
+NUMBERS = define_task("numbers", "regression", ("text",), ("0", "1"))
 
 
 # ------------------------------------------------------------------------------------ rounds
@@ -284,8 +285,8 @@ def test_word_pieces(shared):
 )  # fmt: skip
 def test_rows_are_legal(shared, source, name, kind):
     """Real rows: as many texts, spans on the same words, fixed texts kept, the row castable."""
-    task = registry.find(name)
-    read = registry.read(task, shared / "data" / name.split("/")[0])
+    task = registry.find_task(name)
+    read = reading.read_rows(task, shared / "data" / name.split("/")[0])
     rows = read["train"][:40]
     made = GENERATORS[kind](task, rows, 0.2, np.random.default_rng(0), source)
     assert sum(row is not None for row in made) > 20
@@ -298,7 +299,7 @@ def test_rows_are_legal(shared, source, name, kind):
             assert old.texts[owner][slice(*a)] == new.texts[owner][slice(*b)]
         if task.kind == "choices":
             assert new.texts[1:] == old.texts[1:]
-    cast(task, [row for row in made if row is not None], source.tokenizer, 512)
+    encode_rows(task, [row for row in made if row is not None], source.tokenizer, 512)
     if task.kind == "spans":
         _readable_as_rows(task, [row for row in made if row is not None])
 
@@ -333,7 +334,7 @@ def test_special_ids_stay_where_they_belong(source, kind):
     rows = [Row(k, (text,), 0) for k in range(40)]
     made = GENERATORS[kind](TASK, rows, 0.3, np.random.default_rng(0), source)
     made = [row for row in made if row is not None]
-    inputs = cast(TASK, made, source.tokenizer, 160)
+    inputs = encode_rows(TASK, made, source.tokenizer, 160)
     special = set(source.tokenizer.all_special_ids)
     assert len(made) > 30
     for (ids,), row in zip(inputs.input_ids, made, strict=True):
@@ -708,9 +709,9 @@ def test_numbers(encoder, tmp_path, run_of):
 )
 def test_official_tasks(shared, run_of, tmp_path, monkeypatch, name, file, lines):
     """Pairs, spans and choices through a whole run, each with its submission file."""
-    read = registry.read
+    read = reading.read_rows
     monkeypatch.setattr(
-        registry, "read", lambda *given: {k: v[:60] for k, v in read(*given).items()}
+        reading, "read_rows", lambda *given: {k: v[:60] for k, v in read(*given).items()}
     )
     run = run_of(
         *(f"task={name}", f"data.root={shared / 'data' / name.split('/')[0]}", "agora.guard=0"),

@@ -81,7 +81,10 @@ def folders(tmp_path_factory) -> Path:
             for weight in model.parameters():
                 weight.normal_(0.0, 0.3, generator=generator)
         save_model(
-            model, tokenizer, root / kind, describe_outputs(registry.find(name)) if name else None
+            model,
+            tokenizer,
+            root / kind,
+            describe_outputs(registry.find_task(name)) if name else None,
         )
     return root
 

@@ -30,7 +30,7 @@ from bort.models import onnx
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_model, load_tokenizer, save_model
-from bort.tasks import registry
+from bort.tasks import reading, registry
 from bort.text.tokenizer import train_tokenizer
 
 WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
@@ -65,7 +65,7 @@ def folders(tmp_path_factory, tokenizer):
     bare.save_pretrained(root / "encoder")
     load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
     for name in TASKS:
-        task = registry.find(name)
+        task = registry.find_task(name)
         model = add_head(body(1), name)
         with torch.no_grad():
             model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
@@ -277,7 +277,7 @@ def test_agreement_by_hand():
 
 def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Path:
     """`run`, an encoder that knows 200 rows of a GLUE task by heart, so that its answers differ."""
-    name = Path(registry.find(task).folders[0])
+    name = Path(registry.find_task(task).folders[0])
     real = shared / "data" / "glue" / name
     (root / name).mkdir()
     shutil.copy(real / "dev.tsv", root / name)
@@ -310,7 +310,7 @@ def test_numbers_in_int8(shared, settings_of, tmp_path):
         text = (tmp_path / "out" / "README.md").read_text()
         assert "of the answers' spread" in text and "top answers" not in text
     session = runpy.run_path(str(tmp_path / "out" / "predict.py"))["Model"](tmp_path / "out")
-    rows = registry.read(registry.find("glue/stsb"), tmp_path)["val"][
+    rows = reading.read_rows(registry.find_task("glue/stsb"), tmp_path)["val"][
         ::2
     ]  # as the export takes them
     texts = [row.texts for row in rows]
@@ -327,7 +327,7 @@ def entailed(answers: list[dict]) -> np.ndarray:
 
 def test_all_of_rte_row_by_row(rte, tmp_path):
     """The run's own answers, those of Hugging Face, and of both ONNX files without torch."""
-    rows = registry.read(registry.find("glue/rte"), rte)["val"]
+    rows = reading.read_rows(registry.find_task("glue/rte"), rte)["val"]
     with (rte / "run" / "predictions" / "val.jsonl").open() as file:
         own = [json.loads(line) for line in file]
     labels = np.array([answer["label"] for answer in own])
@@ -392,9 +392,9 @@ def test_the_score_before_and_after(shared, folders, tmp_path):
     data = DataConfig(root=str(shared / "data" / "glue"), length=64)
     source = str(folders / "glue-rte")
     found = export.export(source, "onnx", tmp_path / "out", task="glue/rte", data=data)
-    rows = registry.read(registry.find("glue/rte"), shared / "data" / "glue")["val"]
+    rows = reading.read_rows(registry.find_task("glue/rte"), shared / "data" / "glue")["val"]
     ours = bort.load(source).predict([row.texts for row in rows])
-    labels = registry.find("glue/rte").labels
+    labels = registry.find_task("glue/rte").labels
     right = [a["label"] == labels[r.label] for a, r in zip(ours, rows, strict=True)]
     assert found.scores["before/accuracy"] == pytest.approx(np.mean(right), abs=1e-3)
     assert found.scores["after/accuracy"] == found.scores["before/accuracy"]

@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
         labels = None
         if task:
             model = add_head(model, task, 512)
-            labels = describe_outputs(registry.find(task))
+            labels = describe_outputs(registry.find_task(task))
             model.out.weight.data.mul_(50)
         save_model(model, tokenizer, root / name, labels)
         export.export(str(root / name), "onnx", root / f"{name}.onnx")

@@ -33,8 +33,8 @@ from bort.models.huggingface import load_classifier, load_masked_lm, load_tokeni
 from bort.pretraining import recipe as pretrain
 from bort.runs import record
 from bort.runs.closing import print_result
-from bort.tasks import docstrings, registry
-from bort.tasks.encoding import cast
+from bort.tasks import docstrings, reading, registry
+from bort.tasks.encoding import encode_rows
 from bort.tasks.registry import TASKS
 from bort.text.tokenizer import train_tokenizer
 
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
     """Of a task first, then of a model; rows are read after both."""
     with pytest.raises(BortError, match="task=glue/rtee is no known task; did you mean 'glue/rte'"):
-        registry.check_name("glue/rtee")
+        registry.check_task_name("glue/rtee")
     words = ["experiment=finetune", "task=glue/rte", "data.root=nowhere", "output_dir=unused"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         run = parse_settings(compose("train", [*words, "model=runs/nope", "name=x", "trainer=cpu"]))
@@ -95,13 +95,13 @@ def run_of(model):
 
 def few(monkeypatch, count: int, tests: int | None = None) -> None:
     """Of every split the first `count` rows; of the test sets all, or `tests`."""
-    read = registry.read
+    read = reading.read_rows
 
     def some(task, root):
         found = read(task, root)
         return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
 
-    monkeypatch.setattr(registry, "read", some)
+    monkeypatch.setattr(reading, "read_rows", some)
 
 
 MAIN = [name for name, task in TASKS.items() if task.parent is None]
@@ -111,14 +111,14 @@ MAIN = [name for name, task in TASKS.items() if task.parent is None]
 def test_every_task(shared, run_of, tmp_path, monkeypatch, name):
     """Two steps on the official files: scores by name, and a submission with all test rows."""
     few(monkeypatch, 64)
-    task, suite = registry.find(name), name.split("/")[0]
+    task, suite = registry.find_task(name), name.split("/")[0]
     root = shared / "data" / suite
     summary = finetune.finetune(run_of(name, root), tmp_path / "run")
     assert summary["steps"] == 2 and summary["task"] == name
     for metric in task.metrics:
         value = summary[f"val/{metric}"]
         assert -1 <= value <= 1 if value is not None else "not defined" in summary["doubt"]
-    rows = registry.read(task, root)
+    rows = reading.read_rows(task, root)
     for split, place in task.splits.items():
         if place.submission and split in rows:
             lines = (tmp_path / "run/predictions" / place.submission).read_text().splitlines()
@@ -187,10 +187,10 @@ def test_predictions_are_those_of_hugging_face(shared, run_of, tmp_path, monkeyp
     folder = tmp_path / "run" / "model"
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    task = registry.find("glue/rte")
-    rows = registry.read(task, root)["test"]
+    task = registry.find_task("glue/rte")
+    rows = reading.read_rows(task, root)["test"]
     ours, _ = load_classifier(folder)
-    batches = RowBatches(cast(task, rows, tokenizer, 512), rows, 8, 1, None)
+    batches = RowBatches(encode_rows(task, rows, tokenizer, 512), rows, 8, 1, None)
     lines = (tmp_path / "run" / "predictions" / "RTE.tsv").read_text().splitlines()[1:]
     for batch in batches:
         with torch.no_grad():
@@ -384,10 +384,10 @@ def test_the_plan_counts_what_there_is(shared, run_of, task):
 
 
 def batches_of(shared, model, **options) -> tuple[RowBatches, list]:
-    task = registry.find("glue/rte")
-    rows = registry.read(task, shared / "data" / "glue")["val"]
+    task = registry.find_task("glue/rte")
+    rows = reading.read_rows(task, shared / "data" / "glue")["val"]
     tokenizer = load_tokenizer(model)
-    return RowBatches(cast(task, rows, tokenizer, 128), rows, 8, 1, **options), rows
+    return RowBatches(encode_rows(task, rows, tokenizer, 128), rows, 8, 1, **options), rows
 
 
 def test_batches_hold_every_row_once_and_little_padding(shared, model):

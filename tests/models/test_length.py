@@ -132,7 +132,7 @@ def test_models_of_others_keep_their_own_limit(shared, tmp_path):
 def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     """Predictors cut the text that the task cuts; where the other is too long alone, both."""
     from bort.finetuning.heads import describe_outputs
-    from bort.tasks.encoding import cast
+    from bort.tasks.encoding import encode_rows
     from bort.tasks.task import Row
 
     task = TASKS[name]
@@ -144,7 +144,7 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     rows = [(sentence(1, 30), sentence(2, 3)), (sentence(3, 3), sentence(4, 30))]
     fits = [row for k, row in enumerate(rows) if task.cut in (None, k)]
     given = [Row(index=0, texts=row, label=0) for row in fits]
-    expected = cast(task, given, tokenizer, 20).input_ids
+    expected = encode_rows(task, given, tokenizer, 20).input_ids
     for row, (ids,) in zip(fits, expected, strict=True):
         assert predictor.encode(row)["input_ids"] == ids.tolist()
     for row in rows:

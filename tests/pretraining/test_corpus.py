@@ -794,7 +794,7 @@ def installation(tmp_path, monkeypatch):
 
 
 def test_docstrings_of_a_file_are_in_one_split(installation, tmp_path):
-    source = docstrings.docstring_source(lambda *a, **k: None)
+    source = docstrings.make_docstring_source(lambda *a, **k: None)
     groups = {document.group for document in source.read()}
     assert {"bortfake/b.py", "python/difflib.py"} <= groups
     for group in groups:
@@ -813,7 +813,7 @@ def test_docstring_corpus(installation, tmp_path):
     assert not any("Of a test" in text for text in texts)
     assert corpus.info["packages"] == {"bortfake": "1.5"}
     assert "docstrings of 2 packages" in said[0]
-    source = docstrings.docstring_source(lambda *a, **k: None)
+    source = docstrings.make_docstring_source(lambda *a, **k: None)
     assert source.size == 0 and source.read() is source.read()  # parsed once
     assert source.size == sum(len(document.text) for document in source.read()) > 1000
 

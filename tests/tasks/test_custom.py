@@ -56,7 +56,7 @@ def data(train: Path, **given) -> DataConfig:
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     given = [row for row in ROWS if suffix != ".tsv" or "\n" not in row[0]]
     path = write(tmp_path / f"train{suffix}", records(given))
-    task, rows = custom.read(data(path, val=str(path), test=str(path)))
+    task, rows = custom.read_custom_task(data(path, val=str(path), test=str(path)))
     assert task.labels == ("neg", "neutral", "pos") and task.kind == "classes"
     assert task.metrics == ("accuracy", "macro_f1")
     for split in ("train", "val", "test"):
@@ -83,7 +83,7 @@ def test_what_labels_are(tmp_path, labels, kind, names, suffix):
     if suffix == ".csv" and isinstance(labels[0], bool):
         names = ("False", "True")  # as pandas spells them
     path = write(tmp_path / f"a{suffix}", rows)
-    task, found = custom.read(data(path, val=str(path)))
+    task, found = custom.read_custom_task(data(path, val=str(path)))
     assert (task.kind, task.labels) == (kind, names)
     if kind == "regression":
         assert [row.label for row in found["train"]] == labels
@@ -91,17 +91,21 @@ def test_what_labels_are(tmp_path, labels, kind, names, suffix):
 
 def test_the_user_decides_what_labels_are(tmp_path):
     path = write(tmp_path / "a.csv", [{"review": f"t{k}", "label": k} for k in (1, 2, 5)])
-    task, rows = custom.read(data(path, val=str(path), kind="number"))
+    task, rows = custom.read_custom_task(data(path, val=str(path), kind="number"))
     assert (task.kind, [row.label for row in rows["val"]]) == ("regression", [1.0, 2.0, 5.0])
     path = write(tmp_path / "b.csv", [{"review": f"t{k}", "label": k / 2} for k in (1, 2, 5)])
-    assert custom.read(data(path, val=str(path), kind="classes"))[0].labels == ("0.5", "1", "2.5")
+    assert custom.read_custom_task(data(path, val=str(path), kind="classes"))[0].labels == (
+        "0.5",
+        "1",
+        "2.5",
+    )
 
 
 def test_two_texts_and_a_test_file_without_labels(tmp_path):
     rows = [{"q": f"question {k}", "a": f"answer {k}", "ok": "yn"[k % 2]} for k in range(4)]
     train = write(tmp_path / "train.csv", rows)
     test = write(tmp_path / "test.csv", [{k: row[k] for k in ("q", "a")} for row in rows])
-    task, found = custom.read(data(train, test=str(test), text=["q", "a"], label="ok"))
+    task, found = custom.read_custom_task(data(train, test=str(test), text=["q", "a"], label="ok"))
     assert task.columns == ("q", "a")
     assert [row.texts for row in found["test"]] == [(r["q"], r["a"]) for r in rows]
     assert [row.label for row in found["test"]] == [None] * 4
@@ -110,12 +114,12 @@ def test_two_texts_and_a_test_file_without_labels(tmp_path):
 def test_without_a_validation_file_a_tenth_of_the_texts_is_held_out(tmp_path):
     rows = [{"review": f"text {k % 40}", "label": k % 2} for k in range(80)]  # each text twice
     path = write(tmp_path / "a.csv", rows)
-    _, found = custom.read(data(path))
+    _, found = custom.read_custom_task(data(path))
     held = {row.texts for row in found["val"]}
     assert len(held) == 4 and len(found["val"]) == 8 and len(found["train"]) == 72
     assert not held & {row.texts for row in found["train"]}
     write(path, rows[::-1])
-    assert {row.texts for row in custom.read(data(path))[1]["val"]} == held
+    assert {row.texts for row in custom.read_custom_task(data(path))[1]["val"]} == held
 
 
 # ------------------------------------------------------------------------------------ mistakes
@@ -147,7 +151,7 @@ def test_mistakes_in_a_file(tmp_path, content, given, message):
     path = tmp_path / "a.csv"
     path.write_text(content)
     with pytest.raises(BortError) as error:
-        custom.read(data(path, **given))
+        custom.read_custom_task(data(path, **given))
     assert message in str(error.value) and str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -156,7 +160,7 @@ def test_a_label_that_training_never_saw(tmp_path):
     train = write(tmp_path / "a.csv", records())
     val = write(tmp_path / "b.csv", records([("x", "pos"), ("y", "negg")]))
     with pytest.raises(BortError, match=r"b.csv, line 3: label 'negg' is none of .*mean 'neg'"):
-        custom.read(data(train, val=str(val)))
+        custom.read_custom_task(data(train, val=str(val)))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_mistakes_in_json(tmp_path, line, message):
     path = tmp_path / "a.jsonl"
     path.write_text('{"review": "a", "label": "y"}\n' + line + "\n")
     with pytest.raises(BortError, match=message):
-        custom.read(data(path))
+        custom.read_custom_task(data(path))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_wrong_paths(tmp_path, name, message):
     (tmp_path / "zeros.csv").write_bytes(b"\x07\x00\x9f\x01\x88" * 20)
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BortError, match=message):
-        custom.read(data(tmp_path / name))
+        custom.read_custom_task(data(tmp_path / name))
 
 
 def labelled(path: Path, labels: list, suffix: str = ".jsonl") -> Path:
@@ -213,16 +217,16 @@ def labelled(path: Path, labels: list, suffix: str = ".jsonl") -> Path:
 def test_whole_numbers_that_repeat_may_be_classes(shared, tmp_path):
     """30 whole numbers in 400 rows are taken as a quantity, and a line says so; prices are not."""
     cases = shared / "cases" / "N"
-    task, _ = custom.read(data(cases / "N14-int-classes" / "int30.csv", text="text"))
+    task, _ = custom.read_custom_task(data(cases / "N14-int-classes" / "int30.csv", text="text"))
     (note,) = task.notes
     assert note.startswith("warning: the 30 whole numbers of 'label' are taken as a quantity")
     assert "data.kind=classes" in note
-    task, _ = custom.read(
+    task, _ = custom.read_custom_task(
         data(cases / "N14-int-classes" / "int30.csv", text="text", kind="classes")
     )
     assert task.kind == "classes" and task.notes == () and len(task.labels) == 30
     prices = cases / "N13-regression-scale" / "price.csv"
-    task, rows = custom.read(data(prices, text="text"))
+    task, rows = custom.read_custom_task(data(prices, text="text"))
     assert task.kind == "regression" and task.notes == ()
     numbers = [row.label for split in rows.values() for row in split]
     assert list(map(float, task.labels)) == [min(numbers), max(numbers)]  # to the last digit
@@ -233,8 +237,8 @@ def test_an_amount_that_is_none_is_named(tmp_path, wrong):
     """Not one more class among numbers."""
     path = labelled(tmp_path / "a", [0.5, 1.5, 2.25, wrong, 3.5, 0.5])
     with pytest.raises(BortError, match=r"line 4: 'label' is .*, not a number; mend it, or set"):
-        custom.read(data(path))
-    assert custom.read(data(path, kind="classes"))[0].kind == "classes"
+        custom.read_custom_task(data(path))
+    assert custom.read_custom_task(data(path, kind="classes"))[0].kind == "classes"
 
 
 @pytest.mark.parametrize("number", ["1e31", "-1e300", "1e-40", "1" + "0" * 400, "1e400"])
@@ -243,7 +247,7 @@ def test_numbers_beyond_any_model(tmp_path, number):
     path.write_text("review,label\na,1.5\nb,2.5\nc," + number + "\nd,0\n")
     for kind in ("number", "auto"):
         with pytest.raises(BortError, match=r"line 4: 'label' is .*") as error:
-            custom.read(data(path, kind=kind))
+            custom.read_custom_task(data(path, kind=kind))
         assert len(str(error.value)) < 250 and "\n" not in str(error.value)
 
 
@@ -251,7 +255,7 @@ def test_numbers_that_are_all_the_same(tmp_path):
     path = labelled(tmp_path / "a", [3.0] * 5)
     for kind in ("number", "auto", "classes"):
         with pytest.raises(BortError, match="'label' is '3' in every row; there is nothing"):
-            custom.read(data(path, kind=kind))
+            custom.read_custom_task(data(path, kind=kind))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_numbers_that_are_all_the_same(tmp_path):
     ],
 )
 def test_labels_that_are_nearly_equal_are_told(tmp_path, labels, note):
-    task, _ = custom.read(data(labelled(tmp_path / "a", labels * 3)))
+    task, _ = custom.read_custom_task(data(labelled(tmp_path / "a", labels * 3)))
     assert task.notes == (note,)
 
 
@@ -278,14 +282,14 @@ def test_labels_that_are_nearly_equal_are_told(tmp_path, labels, note):
 def test_several_labels_of_a_row_are_refused(tmp_path, label):
     path = labelled(tmp_path / "a", ["x", label, "y"])
     with pytest.raises(BortError, match=r"line 2: 'label' is .*several at once cannot be learnt"):
-        custom.read(data(path))
+        custom.read_custom_task(data(path))
 
 
 def test_texts_that_are_all_empty(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('review,label\n"",x\n" ",y\n')
     with pytest.raises(BortError, match="line 2: 'review' is empty in this and every other row"):
-        custom.read(data(path))
+        custom.read_custom_task(data(path))
 
 
 # ------------------------------------------------------------------------------------ mutations
@@ -342,7 +346,7 @@ def test_a_mutated_file_is_refused_in_one_line_or_read_whole(tmp_path, suffix):
         content = mutate(whole, kind, rng)
         val.write_bytes(content)
         try:
-            _, rows = custom.read(data(train, val=str(val)))
+            _, rows = custom.read_custom_task(data(train, val=str(val)))
         except BortError as error:
             refused += 1
             message = str(error)
@@ -363,7 +367,7 @@ def test_torn_parquet(tmp_path):
     for _ in range(50):
         path.write_bytes(whole[: rng.randrange(len(whole))])
         with pytest.raises(BortError, match=r"a\.parquet: not a whole parquet file"):
-            custom.read(data(path))
+            custom.read_custom_task(data(path))
         refused += 1
     assert refused == 50
 
@@ -378,7 +382,7 @@ def test_the_reader_of_csv_agrees_with_the_standard_ones(tmp_path):
     for number, text in enumerate(texts):
         writer.writerow([text, "ab"[number % 2]])
     path.write_bytes(b"\xef\xbb\xbf" + buffer.getvalue().encode() + b"\r\n\r\n")
-    _, rows = custom.read(data(path, val=str(path)))
+    _, rows = custom.read_custom_task(data(path, val=str(path)))
     assert [row.texts[0] for row in rows["train"]] == texts
 
 
@@ -386,7 +390,7 @@ def test_json_lines_with_numbers_for_labels(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [{"review": "a", "label": 1}, {"review": "b", "label": 0}, {"review": "c", "label": 1}]
     path.write_text("\n".join(map(json.dumps, lines)))
-    task, rows = custom.read(data(path, val=str(path)))
+    task, rows = custom.read_custom_task(data(path, val=str(path)))
     assert task.labels == ("0", "1") and [row.label for row in rows["train"]] == [1, 0, 1]
 
 
@@ -395,7 +399,7 @@ def test_cells_between_semicolons_or_tabs(tmp_path, sign):
     path = tmp_path / "a.csv"
     lines = [("review", "label"), ('"a, b"', "x"), ("c", "y"), ("d", "x")]
     path.write_text("\n".join(sign.join(cells) for cells in lines))
-    _, rows = custom.read(data(path, val=str(path)))
+    _, rows = custom.read_custom_task(data(path, val=str(path)))
     assert [row.texts for row in rows["train"]] == [("a, b",), ("c",), ("d",)]
 
 
@@ -410,7 +414,7 @@ def test_cells_between_semicolons_or_tabs(tmp_path, sign):
 def test_damaged_parquet_is_one_line(shared, name, message):
     path = shared / "cases" / "N" / "N09-parquet-utf8" / f"{name}.parquet"
     with pytest.raises(BortError, match=message):
-        custom.read(data(path, text="text"))
+        custom.read_custom_task(data(path, text="text"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
@@ -418,10 +422,10 @@ def test_encodings_are_named(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes("review,label\na,x\n".encode("utf-16"))
     with pytest.raises(BortError, match=rf"a{suffix}: UTF-16, not UTF-8; convert the file"):
-        custom.read(data(path))
+        custom.read_custom_task(data(path))
     path.write_bytes(b"review\tlabel\ncaf\xe9\tx\n")
     with pytest.raises(BortError, match=r"not UTF-8 at byte \d+; convert the file \(line 2\)"):
-        custom.read(data(path)) if suffix == ".tsv" else list(lines(path))
+        custom.read_custom_task(data(path)) if suffix == ".tsv" else list(lines(path))
 
 
 def test_a_table_takes_little_memory_beside_its_texts(tmp_path):

@@ -20,7 +20,7 @@ def few():
 
 
 def test_rows_are_balanced_distinct_and_nameless(few, tmp_path):
-    task, rows = docstrings.read(tmp_path)
+    task, rows = docstrings.read_docstring_task(tmp_path)
     assert task.labels == ("python", "numpy", "pandas") and task.kind == "classes"
     for split, count in {"train": 90, "val": 15, "test": 15}.items():
         labels = [row.label for row in rows[split]]
@@ -35,7 +35,7 @@ def test_rows_are_balanced_distinct_and_nameless(few, tmp_path):
 
 def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
     """Each row names a file that holds its text; no two splits share a file, nor do D and E."""
-    task, rows = docstrings.read(tmp_path)
+    task, rows = docstrings.read_docstring_task(tmp_path)
     files = {
         f"{package}/{os.path.relpath(file, os.path.commonpath(found))}": file
         for package in docstrings.CLASSES
@@ -52,27 +52,27 @@ def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
 
 
 def test_the_second_time_they_come_from_the_cache(few, tmp_path, monkeypatch):
-    first = docstrings.read(tmp_path)
+    first = docstrings.read_docstring_task(tmp_path)
     monkeypatch.setattr(docstrings, "parse_docstrings", lambda file: pytest.fail("parsed again"))
-    assert docstrings.read(tmp_path) == first
+    assert docstrings.read_docstring_task(tmp_path) == first
     monkeypatch.setattr(docstrings, "LONGEST", 100)
     with pytest.raises(pytest.fail.Exception):
-        docstrings.read(tmp_path)
+        docstrings.read_docstring_task(tmp_path)
 
 
 def test_one_package_is_no_task(tmp_path, monkeypatch):
     monkeypatch.setattr(docstrings, "CLASSES", ("python", "not-installed"))
     with pytest.raises(BortError, match="task=docstrings needs two of python, not-installed"):
-        docstrings.read(tmp_path)
+        docstrings.read_docstring_task(tmp_path)
 
 
 def test_a_damaged_cache_is_made_again(few, tmp_path, capsys):
-    first = docstrings.read(tmp_path)
+    first = docstrings.read_docstring_task(tmp_path)
     (path,) = (tmp_path / "tasks").iterdir()
     content = path.read_bytes()
     for damaged in (content[:-9], bytes(len(content)), b"[" * 100_000, b"{}", b"3", content[::-1]):
         path.write_bytes(damaged)
-        assert docstrings.read(tmp_path) == first
+        assert docstrings.read_docstring_task(tmp_path) == first
         assert f"{path} is damaged; it is made again" in capsys.readouterr().out
 
 
@@ -95,7 +95,7 @@ def made_up(monkeypatch) -> dict[str, dict[str, list[str]]]:
 
 def test_rows_of_a_test_set_are_no_near_copies_of_training_rows(made_up):
     files = {package: list(found) for package, found in made_up.items()}
-    picks = docstrings._picks(list(made_up), files, docstrings._lookup(made_up))
+    picks = docstrings._pick_rows(list(made_up), files, docstrings._index_copies(made_up))
     assert [len(found) for found in picks.values()] == [80, 40, 40]
     for split, earlier in (("val", ["train"]), ("test", ["train", "val"])):
         before = {run for name in earlier for pick in picks[name] for run in word_runs(pick.text)}
@@ -106,8 +106,8 @@ def test_rows_of_a_test_set_are_no_near_copies_of_training_rows(made_up):
 
 def test_the_corpus_holds_no_text_of_the_tasks_test_sets(made_up):
     files = {package: list(found) for package, found in made_up.items()}
-    picks = docstrings._picks(list(made_up), files, docstrings._lookup(made_up))
-    documents = docstrings._without_task(made_up)
+    picks = docstrings._pick_rows(list(made_up), files, docstrings._index_copies(made_up))
+    documents = docstrings._drop_task_rows(made_up)
     whole = "\0".join(document.text for document in documents)
     rows = [pick for split in ("val", "test") for pick in picks[split]]
     assert rows and not any(pick.text in whole for pick in rows)

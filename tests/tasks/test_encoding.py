@@ -8,9 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from bort.errors import BortError
-from bort.tasks.custom import own_task
-from bort.tasks.encoding import cast
-from bort.tasks.registry import find, read
+from bort.tasks.custom import define_task
+from bort.tasks.encoding import encode_rows
+from bort.tasks.reading import read_rows
+from bort.tasks.registry import find_task
 from bort.tasks.task import Row
 from bort.text.tokenizer import train_tokenizer
 
@@ -63,7 +64,7 @@ def pairs(count: int, low: int) -> list[Row]:
 @pytest.mark.parametrize("length", [512, 60, 41])
 def test_agrees_with_hugging_face(tokenizer, name, strategy, length):
     """Ids and token types, for pairs and single sentences, whole and cut."""
-    task = find(name)
+    task = find_task(name)
     rows = [Row(row.index, row.texts[: len(task.columns)]) for row in pairs(60, low=1)]
     if strategy != "longest_first":  # the text that stays must fit
         short = [tuple(" ".join(t.split()[:4]) for t in row.texts) for row in rows]
@@ -72,7 +73,7 @@ def test_agrees_with_hugging_face(tokenizer, name, strategy, length):
             Row(r.index, tuple(r.texts[k] if k == long else s[k] for k in range(len(s))))
             for r, s in zip(rows, short, strict=True)
         ]
-    result = cast(task, rows, tokenizer, length)
+    result = encode_rows(task, rows, tokenizer, length)
     cut = 0
     for row, ids in zip(rows, result.input_ids, strict=True):
         whole = tokenizer(*row.texts)
@@ -91,21 +92,21 @@ def test_agrees_with_hugging_face(tokenizer, name, strategy, length):
 
 def test_the_only_text_of_an_own_task_is_cut_at_its_end(tokenizer):
     """Such a task does not say which text is to be shortened."""
-    task = own_task("custom", "classes", ("review",), ("bad", "good"))
+    task = define_task("custom", "classes", ("review",), ("bad", "good"))
     rows = [Row(row.index, row.texts[:1]) for row in pairs(20, low=1)]
-    found = cast(task, rows, tokenizer, 12)
+    found = encode_rows(task, rows, tokenizer, 12)
     for row, (ids,) in zip(rows, found.input_ids, strict=True):
         assert ids.tolist() == tokenizer(*row.texts, truncation=True, max_length=12)["input_ids"]
     assert found.cut > 5
 
 
 def test_some_rows_of_the_test_above_are_cut(trained):
-    assert 5 < cast(find("glue/rte"), pairs(60, 1), trained, 41).cut < 63
+    assert 5 < encode_rows(find_task("glue/rte"), pairs(60, 1), trained, 41).cut < 63
 
 
 def test_special_words_are_ordinary_text(tokenizer):
     text = "a <mask> b </s> <s> [SEP] [MASK] [CLS] <pad> [PAD] end"
-    result = cast(find("glue/rte"), [Row(0, (text, text))], tokenizer, 512)
+    result = encode_rows(find_task("glue/rte"), [Row(0, (text, text))], tokenizer, 512)
     (ids,) = result.input_ids[0]
     special = np.isin(ids, sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}))
     frame = tokenizer("a", "a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -134,20 +135,20 @@ def test_special_words_that_are_in_the_vocabulary_are_unknown():
     )
     rows = [Row(0, ("a </s> <mask> b",), spans=((2, 6), (0, 1)))]
     for name in ("glue/cola", "superglue/wsc"):
-        result = cast(find(name), rows, tokenizer, 16)
+        result = encode_rows(find_task(name), rows, tokenizer, 16)
         assert result.input_ids[0][0].tolist() == [0, 5, 3, 3, 3, 2]
     assert result.spans.tolist() == [[[2, 3], [1, 2]]]
 
 
 def test_empty_texts(tokenizer):
     rows = [Row(0, ("",)), Row(1, ("a",))]
-    result = cast(find("glue/sst2"), rows, tokenizer, 16)
+    result = encode_rows(find_task("glue/sst2"), rows, tokenizer, 16)
     assert [ids[0].tolist() for ids in result.input_ids] == [
         tokenizer(text)["input_ids"] for text in ("", "a")
     ]
-    assert cast(find("glue/sst2"), [], tokenizer, 16).input_ids == []
+    assert encode_rows(find_task("glue/sst2"), [], tokenizer, 16).input_ids == []
     # Hugging Face takes a pair with an empty second text for a single one; here it stays a pair.
-    (ids,) = cast(find("glue/rte"), [Row(0, ("a", ""))], tokenizer, 16).input_ids[0]
+    (ids,) = encode_rows(find_task("glue/rte"), [Row(0, ("a", ""))], tokenizer, 16).input_ids[0]
     whole = tokenizer("a", "a")["input_ids"]
     place = len(whole) - 1 - whole[::-1].index(whole[1])  # of the second a
     assert ids.tolist() == whole[:place] + whole[place + 1 :]
@@ -164,9 +165,9 @@ def text_of(tokenizer, ids: np.ndarray) -> list[str]:
 
 def test_only_the_article_is_cut_and_alike_for_all_options(shared, trained):
     folder = shared / "cases" / "F6-race-room" / "race"
-    rows = read(find("race/high"), folder)["train"]
+    rows = read_rows(find_task("race/high"), folder)["train"]
     length = 110
-    result = cast(find("race/high"), rows, trained, length)
+    result = encode_rows(find_task("race/high"), rows, trained, length)
     assert result.cut == len(rows)
     for row, inputs in zip(rows, result.input_ids, strict=True):
         article, question, *options = row.texts
@@ -174,7 +175,7 @@ def test_only_the_article_is_cut_and_alike_for_all_options(shared, trained):
         seen = [text_of(trained, ids) for ids in inputs]
         assert [second for _, second in seen] == [f"{question} {o}" for o in options]
         assert len({first for first, _ in seen}) == 1 and article.startswith(seen[0][0])
-    whole = cast(find("race/high"), rows, trained, 9000)
+    whole = encode_rows(find_task("race/high"), rows, trained, 9000)
     assert whole.cut == 0
     assert text_of(trained, whole.input_ids[0][2])[0] == rows[0].texts[0]
 
@@ -182,22 +183,22 @@ def test_only_the_article_is_cut_and_alike_for_all_options(shared, trained):
 def test_case_length_of_64_with_bytes_for_tokens_is_one_line(shared):
     """The case's longest option has 84 letters: no room for it in 64 bytes."""
     tokenizer = AutoTokenizer.from_pretrained(shared / "cases" / "models" / "roberta-tiny")
-    rows = read(find("race/high"), shared / "cases" / "F6-race-room" / "race")["train"]
+    rows = read_rows(find_task("race/high"), shared / "cases" / "F6-race-room" / "race")["train"]
     message = r"race/high, row high1.txt-0: \d+ tokens without the article, data.length leaves 60"
     with pytest.raises(BortError, match=message):
-        cast(find("race/high"), rows, tokenizer, 64)
+        encode_rows(find_task("race/high"), rows, tokenizer, 64)
 
 
 def test_a_row_that_just_fits_and_one_that_does_not(trained):
     row = Row((3, 1, 2), ("the dog ran " * 9, "the dog", "ran"), group=(3, 1))
     second = len(trained("the dog ran", add_special_tokens=False)["input_ids"])
-    task = find("superglue/multirc")
-    (ids,) = cast(task, [row], trained, second + 4).input_ids[0]
+    task = find_task("superglue/multirc")
+    (ids,) = encode_rows(task, [row], trained, second + 4).input_ids[0]
     assert text_of(trained, ids) == ["the dog ran"] and len(ids) == second + 4
     with pytest.raises(BortError, match=r"multirc, row 3-1-2: .* without the paragraph"):
-        cast(task, [row], trained, second + 3)
+        encode_rows(task, [row], trained, second + 3)
     with pytest.raises(BortError, match=r"data.length=4 leaves no room beside the 4 special"):
-        cast(task, [row], trained, 4)
+        encode_rows(task, [row], trained, 4)
 
 
 def test_what_the_second_text_is(trained):
@@ -211,7 +212,7 @@ def test_what_the_second_text_is(trained):
         "superglue/copa": (("p", "Why?", "x", "y"), ["p", "Why? x"]),
     }
     for name, (texts, seen) in given.items():
-        result = cast(find(name), [Row(0, texts)], trained, 64)
+        result = encode_rows(find_task(name), [Row(0, texts)], trained, 64)
         assert text_of(trained, result.input_ids[0][0]) == seen
         assert len(result.input_ids[0]) == (2 if name == "superglue/copa" else 1)
 
@@ -239,11 +240,11 @@ def check_spans(tokenizer, rows: list[Row], result) -> None:
 def test_spans_of_real_rows(name, length, shared):
     """By bytes, whose decoding is exact; at 90 a window around the spans of those that fit."""
     tokenizer = AutoTokenizer.from_pretrained(shared / "cases" / "models" / "roberta-tiny")
-    rows = read(find(name), shared / "data" / "superglue")["train"][:500]
+    rows = read_rows(find_task(name), shared / "data" / "superglue")["train"][:500]
     if length == 90 and name == "superglue/wsc":
         rows = [row for row in rows if max(row.spans)[1] - min(row.spans)[0] <= 60]
     assert len(rows) > 150
-    result = cast(find(name), rows, tokenizer, length)
+    result = encode_rows(find_task(name), rows, tokenizer, length)
     check_spans(tokenizer, rows, result)
     long = [sum(len(text.encode()) for text in row.texts) for row in rows]
     room = length - (4 if name == "superglue/wic" else 2)
@@ -256,16 +257,16 @@ def test_spans_of_real_rows(name, length, shared):
 def test_spans_in_wordpiece_and_trained_pieces(tokenizer):
     """A word at the start, one after a space, one with punctuation at its end."""
     row = Row(0, ("The dog saw it, and ran.", "dog it"), spans=((4, 7), (4, 6)))
-    result = cast(find("superglue/wic"), [row], tokenizer, 64)
+    result = encode_rows(find_task("superglue/wic"), [row], tokenizer, 64)
     seen = [tokenizer.decode(result.input_ids[0][0][a:b]).strip() for a, b in result.spans[0]]
     assert seen == ["dog", "it"]
     row = Row(0, ("The dog saw it, and ran.",), spans=((12, 14), (0, 7)))
-    result = cast(find("superglue/wsc"), [row], tokenizer, 64)
+    result = encode_rows(find_task("superglue/wsc"), [row], tokenizer, 64)
     seen = [tokenizer.decode(result.input_ids[0][0][a:b]).strip() for a, b in result.spans[0]]
     assert seen[0] == "it" and seen[1].lower() == "the dog"
     # offsets count characters, not bytes; a dropped character stands at the next token
     row = Row(0, ("Été 🙂 ran it",), spans=((4, 5), (6, 9)))
-    result = cast(find("superglue/wsc"), [row], tokenizer, 64)
+    result = encode_rows(find_task("superglue/wsc"), [row], tokenizer, 64)
     if bytewise(tokenizer):
         check_spans(tokenizer, [row], result)
     assert all(first < end for first, end in result.spans[0])
@@ -275,19 +276,19 @@ def test_window_is_around_both_spans(shared):
     tokenizer = AutoTokenizer.from_pretrained(shared / "cases" / "models" / "roberta-tiny")
     text = "a" * 100 + " Ann saw Bob " + "z" * 100
     row = Row(7, (text,), spans=((101, 104), (109, 112)))
-    (ids,) = cast(find("superglue/wsc"), [row], tokenizer, 33).input_ids[0]
+    (ids,) = encode_rows(find_task("superglue/wsc"), [row], tokenizer, 33).input_ids[0]
     assert text_of(tokenizer, ids) == ["a" * 9 + " Ann saw Bob " + "z" * 9]
-    (ids,) = cast(find("superglue/wsc"), [row], tokenizer, 13).input_ids[0]
+    (ids,) = encode_rows(find_task("superglue/wsc"), [row], tokenizer, 13).input_ids[0]
     assert text_of(tokenizer, ids) == ["Ann saw Bob"]
     message = r"superglue/wsc, row 7: its spans and what lies between take 11 tokens, .* leaves 10"
     with pytest.raises(BortError, match=message):
-        cast(find("superglue/wsc"), [row], tokenizer, 12)
+        encode_rows(find_task("superglue/wsc"), [row], tokenizer, 12)
     # of two texts the longer gives way, but never its span
     row = Row(0, ("Ann", "b" * 50 + " ran"), spans=((0, 3), (51, 54)))
-    (ids,) = cast(find("superglue/wic"), [row], tokenizer, 20).input_ids[0]
+    (ids,) = encode_rows(find_task("superglue/wic"), [row], tokenizer, 20).input_ids[0]
     assert text_of(tokenizer, ids) == ["Ann", "b" * 9 + " ran"]
     row = Row(0, ("x" * 12, "y" * 3), spans=((0, 12), (0, 3)))
-    (ids,) = cast(find("superglue/wic"), [row], tokenizer, 19).input_ids[0]
+    (ids,) = encode_rows(find_task("superglue/wic"), [row], tokenizer, 19).input_ids[0]
     assert text_of(tokenizer, ids) == ["x" * 12, "y" * 3]
     rng = random.Random(3)
     for _ in range(200):
@@ -296,6 +297,6 @@ def test_window_is_around_both_spans(shared):
         room = max(rng.randrange(2, 40), sum(end - start for start, end in spans))
         texts = tuple("".join(rng.choice("abc") for _ in range(n)) for n in sizes)
         row = Row(0, texts, spans=tuple(map(tuple, spans)))
-        result = cast(find("superglue/wic"), [row], tokenizer, room + 4)
+        result = encode_rows(find_task("superglue/wic"), [row], tokenizer, room + 4)
         check_spans(tokenizer, [row], result)
         assert len(result.input_ids[0][0]) == min(room, sum(sizes)) + 4

@@ -11,14 +11,23 @@ from sklearn import metrics
 
 from bort.console import decimal
 from bort.errors import BortError, Diverged
-from bort.tasks.metrics import ERRORS, constant, doubt, normal, score, word_f1, write_submission
-from bort.tasks.registry import TASKS, find, read
+from bort.tasks.metrics import (
+    ERRORS,
+    compute_scores,
+    describe_constant,
+    find_doubt,
+    normalize,
+    word_f1,
+)
+from bort.tasks.reading import read_rows
+from bort.tasks.registry import TASKS, find_task
+from bort.tasks.submission import write_submission
 from bort.tasks.task import Row
 
 
 @cache
 def real(shared: Path, name: str, split: str = "val") -> list[Row]:
-    return read(find(name), shared / "data" / name.split("/")[0])[split]
+    return read_rows(find_task(name), shared / "data" / name.split("/")[0])[split]
 
 
 def labelled(labels, groups=None) -> list[Row]:
@@ -46,7 +55,7 @@ def reference(name: str, labels, given) -> float:
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "superglue/record"])
 def test_scores_agree_with_other_libraries(name):
-    task, rng = find(name), np.random.default_rng(0)
+    task, rng = find_task(name), np.random.default_rng(0)
     for size in (2, 3, 5, 8, 50, 400):
         for _ in range(8):
             if task.kind == "regression":
@@ -55,7 +64,7 @@ def test_scores_agree_with_other_libraries(name):
                     continue
             else:
                 labels, given = rng.integers(0, len(task.labels), (2, size))
-            found = score(task, labelled(labels.tolist()), given.tolist())
+            found = compute_scores(task, labelled(labels.tolist()), given.tolist())
             extra = ERRORS if task.kind == "regression" else ()
             assert list(found) == [*task.metrics, *extra]
             for metric, value in found.items():
@@ -85,60 +94,62 @@ def test_scores_agree_with_other_libraries(name):
     ],
 )
 def test_constant_answers_on_the_real_files(name, answer, expected, shared):
-    task, rows = find(name), real(shared, name)
-    found = score(task, rows, [answer] * len(rows))
+    task, rows = find_task(name), real(shared, name)
+    found = compute_scores(task, rows, [answer] * len(rows))
     assert list(found) == [*task.metrics, *(ERRORS if task.kind == "regression" else ())]
     for metric, value in expected.items():
         assert found[metric] is None if value is None else round(found[metric], 4) == value
-    warning = constant(task, rows, [answer] * len(rows))
+    warning = describe_constant(task, rows, [answer] * len(rows))
     shown = f"'{task.labels[answer]}'" if isinstance(answer, int) else str(answer)
     first, value = next(iter(expected.items()))
     start = f"{name}: the model gives one answer for all {len(rows)} rows: {shown}; "
     assert warning.startswith(f"{start}that alone scores {first} {decimal(value)}")
     other = 3.0 if isinstance(answer, float) else int(not answer)
-    assert constant(task, rows, [answer] * (len(rows) - 1) + [other]) is None
+    assert describe_constant(task, rows, [answer] * (len(rows) - 1) + [other]) is None
 
 
 def test_table_of_constant_answers_names_the_right_labels():
-    assert find("superglue/cb").labels[1] == "contradiction"
-    assert find("race/high").labels[2] == "C"
-    assert find("glue/rte").labels[0] == "entailment"
+    assert find_task("superglue/cb").labels[1] == "contradiction"
+    assert find_task("race/high").labels[2] == "C"
+    assert find_task("glue/rte").labels[0] == "entailment"
 
 
 def test_constant_without_labels_or_with_one_row():
     rows = [Row(n, ("",)) for n in range(3)]
-    task = find("glue/mrpc")
-    assert constant(task, rows, [0, 0, 0]).endswith("all 3 rows: 'not_equivalent'")
-    assert constant(task, rows[:1], [0]) is None
-    found = constant(find("superglue/record"), rows, [0.1, 0.1, 0.1])
+    task = find_task("glue/mrpc")
+    assert describe_constant(task, rows, [0, 0, 0]).endswith("all 3 rows: 'not_equivalent'")
+    assert describe_constant(task, rows[:1], [0]) is None
+    found = describe_constant(find_task("superglue/record"), rows, [0.1, 0.1, 0.1])
     assert found.endswith("the same score for every entity")
 
 
 def test_multirc_by_hand(shared):
     labels, given = [1, 0, 1, 0, 1, 1, 1, 0], [1, 0, 0, 0, 1, 1, 1, 1]
     folder = shared / "cases" / "F4-multirc-scores" / "superglue"
-    rows = read(find("superglue/multirc"), folder)["val"]
+    rows = read_rows(find_task("superglue/multirc"), folder)["val"]
     assert [row.label for row in rows] == labels
-    found = score(find("superglue/multirc"), rows, given)
+    found = compute_scores(find_task("superglue/multirc"), rows, given)
     assert found == pytest.approx({"f1a": 0.8, "em": 1 / 3})
     shuffled = [6, 2, 0, 4, 7, 1, 3, 5]
-    again = score(
-        find("superglue/multirc"), [rows[k] for k in shuffled], [given[k] for k in shuffled]
+    again = compute_scores(
+        find_task("superglue/multirc"), [rows[k] for k in shuffled], [given[k] for k in shuffled]
     )
     assert again == pytest.approx(found)
 
 
 def test_gender_parity_is_of_neighbours(shared):
     rows = labelled([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 2, 2])
-    task = find("superglue/axg")
-    assert score(task, rows, [0, 0, 0, 1, 1, 1]) == pytest.approx(
+    task = find_task("superglue/axg")
+    assert compute_scores(task, rows, [0, 0, 0, 1, 1, 1]) == pytest.approx(
         {"parity": 2 / 3, "accuracy": 4 / 6}
     )
     rows = real(shared, "superglue/axg", "test")
     given = [(n // 2) % 2 for n in range(len(rows))]
-    assert score(task, rows, given)["parity"] == 1
-    assert score(task, rows, [1 - given[0], *given[1:]])["parity"] == pytest.approx(177 / 178)
-    assert score(task, rows, [n % 2 for n in range(len(rows))])["parity"] == 0
+    assert compute_scores(task, rows, given)["parity"] == 1
+    assert compute_scores(task, rows, [1 - given[0], *given[1:]])["parity"] == pytest.approx(
+        177 / 178
+    )
+    assert compute_scores(task, rows, [n % 2 for n in range(len(rows))])["parity"] == 0
 
 
 def queries() -> list[Row]:
@@ -152,47 +163,49 @@ def queries() -> list[Row]:
 
 
 def test_record_takes_the_largest_score_and_the_best_answer():
-    task = find("superglue/record")
-    assert score(task, queries(), [0.1, 0.2, 0.9, 5.0, 4.0]) == {"f1": 1.0, "em": 1.0}
+    task = find_task("superglue/record")
+    assert compute_scores(task, queries(), [0.1, 0.2, 0.9, 5.0, 4.0]) == {"f1": 1.0, "em": 1.0}
     # "Ann Lee" shares 2 words with the 3 of "Ann Lee Roy": F1 4/5
-    assert score(task, queries(), [0.9, 0.2, 0.1, 4.0, 5.0]) == {"f1": 0.4, "em": 0.0}
+    assert compute_scores(task, queries(), [0.9, 0.2, 0.1, 4.0, 5.0]) == {"f1": 0.4, "em": 0.0}
     # "The Ann" is "ann": 1 of 3, F1 2/4; equal scores: the first
-    found = score(task, queries(), [-9.0, -1.0, -2.0, 3.0, 3.0])
+    found = compute_scores(task, queries(), [-9.0, -1.0, -2.0, 3.0, 3.0])
     assert found == {"f1": 0.75, "em": 0.5}
-    assert normal("  The U.S.  an' a cat!") == "us cat" and word_f1("a", "the") == 0.0
+    assert normalize("  The U.S.  an' a cat!") == "us cat" and word_f1("a", "the") == 0.0
     assert word_f1("b b c", "b d") == pytest.approx(0.4)
 
 
 def test_record_of_real_files(shared):
     """The right entities score 1, wrong ones nothing exact, and random ones in between."""
-    task, rows = find("superglue/record"), real(shared, "superglue/record")
-    assert score(task, rows, [row.label for row in rows]) == {"f1": 1.0, "em": 1.0}
-    wrong = score(task, rows, [-row.label for row in rows])
+    task, rows = find_task("superglue/record"), real(shared, "superglue/record")
+    assert compute_scores(task, rows, [row.label for row in rows]) == {"f1": 1.0, "em": 1.0}
+    wrong = compute_scores(task, rows, [-row.label for row in rows])
     assert wrong["em"] == 0 <= wrong["f1"] < 0.2
     given = np.random.default_rng(0).random(len(rows))
     best: dict = {}
     for row, value in zip(rows, given, strict=True):
         best[row.group] = max(best.get(row.group, (0.0, 0)), (value, row.label))
     right = sum(label for _, label in best.values()) / len(best)
-    found = score(task, rows, given)
+    found = compute_scores(task, rows, given)
     assert 0.02 < right == found["em"] < found["f1"] < 0.6
 
 
 def test_no_score_is_no_number():
-    task = find("glue/stsb")
+    task = find_task("glue/stsb")
     none = dict.fromkeys(("pearson", "spearman", "r2"))
-    assert score(task, labelled([3.0]), [1.0]) == none | {"rmse": 2.0, "mae": 2.0}
-    found = score(task, labelled([3.0, 3.0]), [1.0, 2.0])
+    assert compute_scores(task, labelled([3.0]), [1.0]) == none | {"rmse": 2.0, "mae": 2.0}
+    found = compute_scores(task, labelled([3.0, 3.0]), [1.0, 2.0])
     assert found == none | {"rmse": pytest.approx(2.5**0.5), "mae": 1.5}
-    nearly = score(task, labelled([1.0, 2.0, 3.0]), [1.0, 1.0 + 2e-16, 1.0])
+    nearly = compute_scores(task, labelled([1.0, 2.0, 3.0]), [1.0, 1.0 + 2e-16, 1.0])
     assert all(value is None or np.isfinite(value) for value in nearly.values())
     with pytest.raises(Diverged, match="glue/stsb: the answer to row 1 is nan, not a number"):
-        score(task, labelled([1.0, 2.0]), [1.0, float("nan")])
-    assert score(find("glue/cola"), labelled([1, 1, 1]), [1, 0, 1]) == {"matthews": 0.0}
+        compute_scores(task, labelled([1.0, 2.0]), [1.0, float("nan")])
+    assert compute_scores(find_task("glue/cola"), labelled([1, 1, 1]), [1, 0, 1]) == {
+        "matthews": 0.0
+    }
     with pytest.raises(BortError, match="rows without labels cannot be scored"):
-        score(find("glue/rte"), labelled([1, None]), [0, 0])
+        compute_scores(find_task("glue/rte"), labelled([1, None]), [0, 0])
     with pytest.raises(BortError, match="glue/rte: no rows to score"):
-        score(find("glue/rte"), [], [])
+        compute_scores(find_task("glue/rte"), [], [])
 
 
 # ------------------------------------------------------------------------------------ submissions
@@ -200,8 +213,8 @@ def test_no_score_is_no_number():
 
 def submit(folder: Path, case: Path, name: str, **given) -> dict[str, str]:
     """The written files by name, for the answers of these splits."""
-    rows = read(find(name), case / name.split("/")[0])
-    paths = write_submission(find(name), rows, given, folder)
+    rows = read_rows(find_task(name), case / name.split("/")[0])
+    paths = write_submission(find_task(name), rows, given, folder)
     assert sorted(paths) == sorted(path for path in folder.iterdir())
     return {path.name: path.read_bytes().decode() for path in paths}
 
@@ -279,7 +292,7 @@ def test_real_submissions_have_every_row(shared, tmp_path):
     """Of the other layouts: what the official test file asks for, in its order."""
     data = shared / "data"
     for name in ("superglue/multirc", "superglue/wsc", "superglue/axb", "race/high"):
-        task, rows = find(name), real(shared, name, "test")
+        task, rows = find_task(name), real(shared, name, "test")
         given = np.arange(len(rows)) % len(task.labels)
         (path,) = write_submission(task, {"test": rows}, {"test": given}, tmp_path)
         lines = path.read_text().rstrip("\n").split("\n")
@@ -306,7 +319,7 @@ def test_real_submissions_have_every_row(shared, tmp_path):
             expected = {"superglue/wsc": ["False", "True"]}.get(name, list(task.labels))
             assert [r["label"] for r in records[:2]] == expected
     (path,) = write_submission(
-        find("superglue/record"), {"test": queries()}, {"test": [0, 0, 1, 2, 1]}, tmp_path
+        find_task("superglue/record"), {"test": queries()}, {"test": [0, 0, 1, 2, 1]}, tmp_path
     )
     assert path.read_text() == '{"idx": 5, "label": "Bob"}\n{"idx": 6, "label": "U.S."}\n'
 
@@ -317,29 +330,31 @@ def test_real_submissions_have_every_row(shared, tmp_path):
 def test_labels_that_are_all_the_same_are_told():
     """STS-B whose dev scores are all 3.0: no correlation is defined, and the run says so."""
     rows, answers = labelled([3.0] * 7), [1.0, 2.0, 3.0, 4.0, 2.5, 1.5, 3.5]
-    assert score(find("glue/stsb"), rows, answers)["pearson"] is None
-    line = doubt(find("glue/stsb"), rows, answers)
+    assert compute_scores(find_task("glue/stsb"), rows, answers)["pearson"] is None
+    line = find_doubt(find_task("glue/stsb"), rows, answers)
     assert line == "all 7 labels are 3; pearson, spearman, r2 not defined"
-    assert doubt(find("glue/stsb"), rows[:1], [1.0]).startswith("there is one row only; pearson")
+    assert find_doubt(find_task("glue/stsb"), rows[:1], [1.0]).startswith(
+        "there is one row only; pearson"
+    )
 
 
 def test_answers_that_hardly_differ_are_told():
     """A deviation of 0.016 for labels of 1.22; answers of a tenth and more are not suspected."""
     labels = np.array([-1.5, -0.5, 0.5, 1.5]) * 1.22 / np.std([-1.5, -0.5, 0.5, 1.5])
     rows = labelled(list(map(float, labels)))
-    line = doubt(find("glue/stsb"), rows, 2 + labels * 0.016 / 1.22)
+    line = find_doubt(find_task("glue/stsb"), rows, 2 + labels * 0.016 / 1.22)
     assert "their standard deviation is 0.016, that of the labels 1.2;" in line
-    assert doubt(find("glue/stsb"), rows, labels * 0.2) is None
-    assert "one answer for all 4 rows: 2; that alone scores pearson undefined" in doubt(
-        find("glue/stsb"), rows, [2.0] * 4
+    assert find_doubt(find_task("glue/stsb"), rows, labels * 0.2) is None
+    assert "one answer for all 4 rows: 2; that alone scores pearson undefined" in find_doubt(
+        find_task("glue/stsb"), rows, [2.0] * 4
     )
-    assert doubt(find("glue/rte"), labelled([0, 1]), [0, 1]) is None
+    assert find_doubt(find_task("glue/rte"), labelled([0, 1]), [0, 1]) is None
 
 
 def test_nearly_one_answer_is_told():
     """99 of 100 rows get one answer; where as many have it as their label, nothing is wrong."""
     answers = [1] * 99 + [0]
-    line = doubt(find("glue/rte"), labelled([0, 1] * 50), answers)
+    line = find_doubt(find_task("glue/rte"), labelled([0, 1] * 50), answers)
     assert line == "the model answers 'not_entailment' to 99.0% of the rows, and 50.0% are that"
-    assert doubt(find("glue/rte"), labelled([1] * 95 + [0] * 5), answers) is None
-    assert doubt(find("glue/rte"), labelled([0, 1] * 50), [1] * 90 + [0] * 10) is None
+    assert find_doubt(find_task("glue/rte"), labelled([1] * 95 + [0] * 5), answers) is None
+    assert find_doubt(find_task("glue/rte"), labelled([0, 1] * 50), [1] * 90 + [0] * 10) is None

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from bort.errors import BortError
-from bort.tasks import registry
-from bort.tasks.registry import find, read
-from bort.tasks.task import Row, occurrence
+from bort.tasks import reading, registry
+from bort.tasks.reading import read_rows
+from bort.tasks.registry import find_task
+from bort.tasks.task import Row, find_occurrence
 
 # Rows of the real files, as their README counts them.
 COUNTS = {
@@ -63,7 +64,7 @@ LABELS = {
 
 @cache
 def real(shared: Path, name: str) -> dict[str, list[Row]]:
-    return read(find(name), shared / "data" / name.split("/")[0])
+    return read_rows(find_task(name), shared / "data" / name.split("/")[0])
 
 
 def test_table_is_whole():
@@ -86,16 +87,16 @@ def test_table_is_whole():
 
 def test_unknown_task_names_the_nearest():
     with pytest.raises(BortError, match="task=glue/sst-2 .*did you mean 'glue/sst2'"):
-        find("glue/sst-2")
+        find_task("glue/sst-2")
     with pytest.raises(BortError, match="known are glue/cola, "):
-        find("xxxxxxxxxxx")
+        find_task("xxxxxxxxxxx")
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_real_files(name, shared):
     rows = real(shared, name)
     assert tuple(map(len, rows.values())) == COUNTS[name]
-    task = find(name)
+    task = find_task(name)
     assert list(rows) == [s for s in task.splits if (name, s) != ("superglue/record", "test")]
     for split, found in rows.items():
         if task.form != "race":
@@ -150,7 +151,7 @@ def test_same_pairs_have_the_same_labels_in_both_suites(shared):
 
 
 def test_quotes_and_byte_order_mark(shared):
-    rows = read(find("glue/mrpc"), shared / "cases" / "D1-tsv-quotes" / "glue")
+    rows = read_rows(find_task("glue/mrpc"), shared / "cases" / "D1-tsv-quotes" / "glue")
     assert [len(rows[s]) for s in ("train", "val", "test")] == [6, 4, 5]
     assert [row.index for row in rows["test"]] == [0, 1, 2, 3, 4]
     assert any('"' in text for row in rows["train"] for text in row.texts)
@@ -162,7 +163,7 @@ def test_quotes_and_byte_order_mark(shared):
 
 def test_words_that_mean_nothing_elsewhere_are_text(shared):
     folder = shared / "cases" / "D2-na-words" / "glue"
-    rows = read(find("glue/sst2"), folder)
+    rows = read_rows(find_task("glue/sst2"), folder)
     assert [len(rows[s]) for s in ("train", "val", "test")] == [8, 4, 6]
     lines = (folder / "SST-2" / "train.tsv").read_text().split("\n")[1:-1]
     assert [row.texts[0] for row in rows["train"]] == [line.split("\t")[0] for line in lines]
@@ -170,16 +171,21 @@ def test_words_that_mean_nothing_elsewhere_are_text(shared):
 
 
 def test_label_numbers_come_from_the_table(shared):
-    rows = read(find("glue/mnli"), shared / "cases" / "F2-label-names" / "glue")
+    rows = read_rows(find_task("glue/mnli"), shared / "cases" / "F2-label-names" / "glue")
     assert [len(rows[s]) for s in ("test", "test_mm")] == [9, 7]
     # the first rows of both validation files, whose labels are in different orders
     assert [row.label for row in rows["val"][:2]] == [0, 1]
     assert [row.label for row in rows["val_mm"][:2]] == [2, 1]
-    assert len(read(find("glue/ax"), shared / "cases" / "F2-label-names" / "glue")["test"]) == 5
+    assert (
+        len(read_rows(find_task("glue/ax"), shared / "cases" / "F2-label-names" / "glue")["test"])
+        == 5
+    )
 
 
 def test_question_numbers_start_again_in_each_passage(shared):
-    rows = read(find("superglue/multirc"), shared / "cases" / "F4-multirc-scores" / "superglue")
+    rows = read_rows(
+        find_task("superglue/multirc"), shared / "cases" / "F4-multirc-scores" / "superglue"
+    )
     assert [r.group for r in rows["val"]] == 3 * [(0, 0)] + 2 * [(0, 1)] + 3 * [(1, 0)]
     assert [r.label for r in rows["val"]] == [1, 0, 1, 0, 1, 1, 1, 0]
     assert [r.label for r in rows["test"]] == 8 * [None]
@@ -187,7 +193,9 @@ def test_question_numbers_start_again_in_each_passage(shared):
 
 
 def test_wsc_spans_by_hand(shared):
-    rows = read(find("superglue/wsc"), shared / "cases" / "F5-wsc-spans" / "superglue")["val"]
+    rows = read_rows(find_task("superglue/wsc"), shared / "cases" / "F5-wsc-spans" / "superglue")[
+        "val"
+    ]
     marked = [[(s, row.texts[0][s:e]) for s, e in row.spans] for row in rows]
     assert marked == [
         [(5, "cup"), (35, "it")],
@@ -225,20 +233,20 @@ def test_wsc_spans_of_all_real_rows(shared):
 
 
 def test_nearest_occurrence():
-    assert occurrence("it is it, it", "it", 2) == (6, 8)
-    assert occurrence("it is it, it", "it", 3) == (10, 12)
-    assert occurrence("it is it, it", "IT", 99) == (10, 12)
-    assert occurrence("bit it", "it", 0) == (4, 6)  # never inside a word
-    assert occurrence("Mary 's  cat", "mary's cat", 0) == (0, 12)
-    assert occurrence("Mary", "Ann", 0) is occurrence("", "Ann", 0) is None
+    assert find_occurrence("it is it, it", "it", 2) == (6, 8)
+    assert find_occurrence("it is it, it", "it", 3) == (10, 12)
+    assert find_occurrence("it is it, it", "IT", 99) == (10, 12)
+    assert find_occurrence("bit it", "it", 0) == (4, 6)  # never inside a word
+    assert find_occurrence("Mary 's  cat", "mary's cat", 0) == (0, 12)
+    assert find_occurrence("Mary", "Ann", 0) is find_occurrence("", "Ann", 0) is None
 
 
 def test_race_files_are_told_apart(shared):
     folder = shared / "cases" / "F6-race-room" / "race"
-    rows = read(find("race/middle"), folder)["test"]
+    rows = read_rows(find_task("race/middle"), folder)["test"]
     assert [row.index[0] for row in rows] == ["middle2.txt", "middle10.txt"]
     assert all(row.label is not None for row in rows)
-    assert {row.index for row in read(find("race/high"), folder)["test"]} == {
+    assert {row.index for row in read_rows(find_task("race/high"), folder)["test"]} == {
         ("high1.txt", 0),
         ("high1.txt", 1),
     }
@@ -251,7 +259,7 @@ def as_on_the_hub(name: str, shared: Path, split: str, count: int = 12):
     """The first records of a real file in the columns, types and label numbers of the hub."""
     from datasets import ClassLabel, Dataset
 
-    task = find(name)
+    task = find_task(name)
     suite, short = name.split("/")
     folder = shared / "data" / suite
     if suite == "glue":
@@ -320,16 +328,16 @@ def as_on_the_hub(name: str, shared: Path, split: str, count: int = 12):
 def test_hub_gives_the_rows_of_the_files(name, shared, monkeypatch):
     import datasets
 
-    task, files = find(name), real(shared, name)
+    task, files = find_task(name), real(shared, name)
     asked = []
 
     def load_dataset(*names):
         asked.append(names)
         return {task.splits[split].hub: as_on_the_hub(name, shared, split) for split in files}
 
-    monkeypatch.setattr(registry, "is_hub_reachable", lambda: True)
+    monkeypatch.setattr(reading, "is_hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = read(task, None)
+    rows = read_rows(task, None)
     assert asked == [(task.hub, task.config)] and list(rows) == list(files)
     for split, found in rows.items():
         assert found and found == files[split][: len(found)]
@@ -343,28 +351,28 @@ def test_hub_labels_are_told_by_name_not_by_number(monkeypatch):
         [{"premise": "a", "hypothesis": "b", "idx": n, "label": n} for n in range(3)]
     ).cast_column("label", names)
     splits = ("train", "validation_matched", "validation_mismatched", "test_matched")
-    monkeypatch.setattr(registry, "is_hub_reachable", lambda: True)
+    monkeypatch.setattr(reading, "is_hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: dict.fromkeys(splits, table))
-    rows = read(find("glue/mnli"), None)
+    rows = read_rows(find_task("glue/mnli"), None)
     assert [row.label for row in rows["train"]] == [2, 0, 1]
     assert "test_mm" not in rows
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"train": table})
     with pytest.raises(BortError, match="no split 'validation_matched'; set data.root"):
-        read(find("glue/mnli"), None)
+        read_rows(find_task("glue/mnli"), None)
 
     def refuse(*_):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(BortError, match="does not give nyu-mll/glue, mnli: no route; set data"):
-        read(find("glue/mnli"), None)
+        read_rows(find_task("glue/mnli"), None)
 
 
 def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
     """The client of the hub would ask for 23 s; a copy that is there is read as ever."""
     import datasets
 
-    monkeypatch.setattr(registry, "is_hub_reachable", lambda: False)
+    monkeypatch.setattr(reading, "is_hub_reachable", lambda: False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
@@ -373,7 +381,7 @@ def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
         "copy in the local cache; set data.root to a folder"
     )
     with pytest.raises(BortError) as error:
-        read(find("glue/rte"), None)
+        read_rows(find_task("glue/rte"), None)
     assert str(error.value) == message
 
     def load_dataset(*_):
@@ -382,7 +390,7 @@ def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
         return {name: datasets.Dataset.from_list([row]) for name in ("train", "validation")}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert [row.texts for row in read(find("glue/rte"), None)["train"]] == [("a", "b")]
+    assert [row.texts for row in read_rows(find_task("glue/rte"), None)["train"]] == [("a", "b")]
 
 
 # ------------------------------------------------------------------------------------ mistakes
@@ -390,7 +398,7 @@ def test_without_a_hub_the_cache_answers_at_once(monkeypatch, tmp_path):
 
 def folder_of(root: Path, name: str, **contents: str | bytes) -> Path:
     """A suite's folder with these files of one task; what is not given is a copy of `train`."""
-    task = find(name)
+    task = find_task(name)
     for split, place in task.splits.items():
         content = contents.get(split, contents.get("train"))
         path = root / task.folders[0] / place.files[0]
@@ -436,7 +444,7 @@ GOOD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_the_good_files_of_the_next_test_are_good(name, tmp_path):
-    rows = read(find(name), folder_of(tmp_path, name, train=GOOD[name]))
+    rows = read_rows(find_task(name), folder_of(tmp_path, name, train=GOOD[name]))
     assert all(row.label is not None for row in rows["val"]) and list(rows) == [
         "train",
         "val",
@@ -505,7 +513,7 @@ def test_a_wrong_file_is_one_line(name, old, new, message, tmp_path):
     assert old in good
     root = folder_of(tmp_path, name, train=good, val=good.replace(old, new, 1))
     with pytest.raises(BortError, match=message) as caught:
-        read(find(name), root)
+        read_rows(find_task(name), root)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -515,7 +523,7 @@ def test_bytes_that_are_no_text(tmp_path):
     )
     place = RTE.index("\tc") + 1
     with pytest.raises(BortError, match=rf"dev.tsv: not UTF-8 at byte {place}; convert"):
-        read(find("glue/rte"), root)
+        read_rows(find_task("glue/rte"), root)
 
 
 def test_score_must_be_on_the_scale(tmp_path):
@@ -523,22 +531,26 @@ def test_score_must_be_on_the_scale(tmp_path):
     for value in ("5.1", "-0.1", "nan", "inf", "", "five"):
         root = folder_of(tmp_path, "glue/stsb", train=text.format(5), val=text.format(value))
         with pytest.raises(BortError, match=rf"dev.tsv, line 2: score '{value}', not a number"):
-            read(find("glue/stsb"), root)
+            read_rows(find_task("glue/stsb"), root)
 
 
 def test_line_ends_and_separators(tmp_path):
     """\\n and \\r\\n end a line; nothing else does, and the last one may have no end."""
     odd = RTE.replace("\ta", "\ta\u2028\x85\f\x1f\r")
-    rows = read(find("glue/rte"), folder_of(tmp_path / "a", "glue/rte", train=odd))["val"]
+    rows = read_rows(find_task("glue/rte"), folder_of(tmp_path / "a", "glue/rte", train=odd))["val"]
     assert rows[0].texts == ("a\u2028\x85\f\x1f\r", "b")
-    windows = read(
-        find("glue/rte"),
+    windows = read_rows(
+        find_task("glue/rte"),
         folder_of(tmp_path / "b", "glue/rte", train="\ufeff" + RTE.replace("\n", "\r\n")),
     )
-    assert windows == read(find("glue/rte"), folder_of(tmp_path / "c", "glue/rte", train=RTE[:-1]))
+    assert windows == read_rows(
+        find_task("glue/rte"), folder_of(tmp_path / "c", "glue/rte", train=RTE[:-1])
+    )
     odd = CB.replace('"a"', '"a\u2028\x85"').replace("\n", "\r\n")
     odd += odd[:-2].replace('"idx": 0', '"idx": 1')
-    rows = read(find("superglue/cb"), folder_of(tmp_path / "d", "superglue/cb", train=odd))["val"]
+    rows = read_rows(
+        find_task("superglue/cb"), folder_of(tmp_path / "d", "superglue/cb", train=odd)
+    )["val"]
     assert [row.texts for row in rows] == 2 * [("a\u2028\x85", "b")]
 
 
@@ -548,38 +560,38 @@ def test_files_of_another_suite(shared):
     with pytest.raises(
         BortError, match="no RTE/train.tsv .*; its files are those of task=superglu"
     ):
-        read(find("glue/rte"), data / "superglue")
+        read_rows(find_task("glue/rte"), data / "superglue")
     with pytest.raises(
         BortError, match="no RTE/train.jsonl .*; its files are those of task=glue/r"
     ):
-        read(find("superglue/rte"), data / "glue")
+        read_rows(find_task("superglue/rte"), data / "glue")
     for name, folder in (("glue/cola", "glue"), ("race/high", "race")):
         with pytest.raises(BortError, match=rf"; give data.root={data / folder}$"):
-            read(find(name), data)
+            read_rows(find_task(name), data)
 
 
 def test_missing_files(tmp_path):
     root = folder_of(tmp_path / "glue", "glue/rte", train=RTE)
     (root / "RTE" / "test.tsv").unlink()
-    assert list(read(find("glue/rte"), root)) == ["train", "val"]
+    assert list(read_rows(find_task("glue/rte"), root)) == ["train", "val"]
     (root / "RTE" / "dev.tsv").unlink()
     with pytest.raises(BortError, match=rf"data.root={root}: no RTE/dev.tsv for glue/rte; get the"):
-        read(find("glue/rte"), root)
+        read_rows(find_task("glue/rte"), root)
     with pytest.raises(BortError, match=rf"no RTE/train.tsv .*; give the folder above, {root}$"):
-        read(find("glue/rte"), root / "RTE")
+        read_rows(find_task("glue/rte"), root / "RTE")
     with pytest.raises(BortError, match=r"no WNLI/train.tsv .*; .*nowhere is not there"):
-        read(find("glue/wnli"), tmp_path / "nowhere")
+        read_rows(find_task("glue/wnli"), tmp_path / "nowhere")
     with pytest.raises(BortError, match=r"train.tsv is a file$"):
-        read(find("glue/wnli"), root / "RTE" / "train.tsv")
+        read_rows(find_task("glue/wnli"), root / "RTE" / "train.tsv")
     (root / "RTE").rename(root / "RTEs")
     with pytest.raises(BortError, match=r"no RTE/train.tsv .*did you mean 'RTEs'"):
-        read(find("glue/rte"), root)
+        read_rows(find_task("glue/rte"), root)
     with pytest.raises(BortError, match=r"no AX/diagnostic.tsv \(nor AX/AX.tsv, diagnostic/diag"):
-        read(find("glue/ax"), root)
+        read_rows(find_task("glue/ax"), root)
     (tmp_path / "race" / "train" / "high").mkdir(parents=True)
     (tmp_path / "race" / "dev" / "high").mkdir(parents=True)
     with pytest.raises(BortError, match=r"train/high: no rows in it"):
-        read(find("race/high"), tmp_path / "race")
+        read_rows(find_task("race/high"), tmp_path / "race")
 
 
 def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
@@ -590,23 +602,23 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(BortError, match=rf"glue/rte: Permission denied: {root}/RTE/train.tsv;"):
-        read(find("glue/rte"), root)
+        read_rows(find_task("glue/rte"), root)
 
 
 @pytest.mark.parametrize("place", ["AX/diagnostic.tsv", "diagnostic/diagnostic.tsv", "AX.tsv"])
 def test_spellings_of_the_diagnostic_set(place, tmp_path):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("index\tsentence1\tsentence2\n0\ta\tb\n")
-    assert read(find("glue/ax"), tmp_path) == {"test": [Row(0, ("a", "b"))]}
+    assert read_rows(find_task("glue/ax"), tmp_path) == {"test": [Row(0, ("a", "b"))]}
 
 
 def test_a_submission_needs_each_index_once(tmp_path):
     twice = RTE.replace("\n1", "\n0")
     root = folder_of(tmp_path, "glue/rte", train=twice, test=RTE)
-    assert [row.index for row in read(find("glue/rte"), root)["train"]] == [0, 1]
+    assert [row.index for row in read_rows(find_task("glue/rte"), root)["train"]] == [0, 1]
     folder_of(tmp_path, "glue/rte", train=RTE, test=twice)
     with pytest.raises(BortError, match=r"test.tsv: index 0 occurs twice"):
-        read(find("glue/rte"), tmp_path)
+        read_rows(find_task("glue/rte"), tmp_path)
 
 
 def test_a_pair_without_its_second_half(tmp_path):
@@ -615,7 +627,7 @@ def test_a_pair_without_its_second_half(tmp_path):
     file = tmp_path / "AX-g" / "AX-g.jsonl"
     file.write_text("".join(line % k for k in range(3)))
     with pytest.raises(BortError, match=r"AX-g.jsonl: 3 rows, not pairs of rows"):
-        read(find("superglue/axg"), tmp_path)
+        read_rows(find_task("superglue/axg"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------ mutations
@@ -636,7 +648,7 @@ MUTATED = {  # task: file below the suite's folder
 
 def small_copy(shared: Path, name: str, root: Path) -> Path:
     """The first 8 lines of each official file of a task (of MultiRC and ReCoRD 2; RACE 2 files)."""
-    task, source = find(name), shared / "data" / name.split("/")[0]
+    task, source = find_task(name), shared / "data" / name.split("/")[0]
     lines = 2 if task.form in ("multirc", "record") else 9
     for split in task.splits.values():
         path = source / task.folders[0] / split.files[0]
@@ -710,7 +722,7 @@ KINDS = ("cut", "column", "byte", "label", "latin", "utf-16", "nul", "crlf", "em
 @pytest.mark.parametrize("name", MUTATED)
 def test_a_mutated_file_is_refused_in_one_line_or_read_whole(name, shared, tmp_path):
     root = small_copy(shared, name, tmp_path)
-    task, rng = find(name), random.Random(name)
+    task, rng = find_task(name), random.Random(name)
     file = root / MUTATED[name]
     whole = file.read_bytes()
     (split,) = (
@@ -719,13 +731,13 @@ def test_a_mutated_file_is_refused_in_one_line_or_read_whole(name, shared, tmp_p
         if any(MUTATED[name].endswith(f) or f in MUTATED[name] for f in place.files)
     )
     header = int(name != "glue/cola")
-    others = len(read(task, root)[split]) - counted(whole, name, header)  # RACE's second file
+    others = len(read_rows(task, root)[split]) - counted(whole, name, header)  # RACE's second file
     refused = 0
     for kind in 3 * KINDS:
         content, line = mutate(whole, kind, name, rng)
         file.write_bytes(content)
         try:
-            rows = read(task, root)[split]
+            rows = read_rows(task, root)[split]
         except BortError as error:
             refused += 1
             message = str(error)
