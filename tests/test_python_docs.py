@@ -1,4 +1,4 @@
-"""Every block of docs/python.md runs, one after the other; the block of README names what is there."""
+"""Every block of docs/python.md runs, one after the other; README's names what is there."""
 
 import ast
 import re
