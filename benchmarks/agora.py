@@ -46,7 +46,7 @@ TRIED = {
 
 def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
     """Compose the settings of one run. The seeds of Θ do not overlap between runs."""
-    given = [
+    words = [
         *("experiment=agora", "name=x", "output_dir=x", f"task={task}", f"model={model}"),
         *(f"data.root={glue(task, ROWS)}", f"teacher.name={encoder()}", f"seed={seed}"),
         *(f"agora.guard={TASKS[task]}", f"trainer.max_epochs={EPOCHS}"),
@@ -54,15 +54,21 @@ def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
         *(f"agora.mlm={model}", "agora.confidence=0.8", "logger=none"),
     ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return parse_settings(compose("train", [*given, *overrides]))
+        return parse_settings(compose("train", [*words, *overrides]))
 
 
 def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
     """Return the summary of a run; the first run of a task trains S, and the others use it."""
-    place = RUNS / task.split("/")[-1]
-    s = place / "first" / "teacher"
-    name = "-".join(each.split(".")[-1].replace("=", "_") for each in overrides) or "default"
-    folder = place / "first" if (name, seed) == ("default", SEEDS[0]) else place / f"{name}_{seed}"
+    task_folder = RUNS / task.split("/")[-1]
+    s = task_folder / "first" / "teacher"
+    name = (
+        "-".join(override.split(".")[-1].replace("=", "_") for override in overrides) or "default"
+    )
+    folder = (
+        task_folder / "first"
+        if (name, seed) == ("default", SEEDS[0])
+        else task_folder / f"{name}_{seed}"
+    )
     if (summary := RunFolder(folder).find_summary()) is not None:
         return summary
     if folder.name != "first":
@@ -79,17 +85,17 @@ def cell(values: list[float]) -> str:
 def row(summaries: list[dict]) -> list[str]:
     """Make the cells of a table: the dev scores of all arms, and how many rows Agora made."""
     metric = summaries[0]["metric"]
-    found = []
+    cells = []
     for arm in ARMS:
         prefix = "" if arm == "agora" else f"{arm}/"
-        found.append(cell([each[f"{prefix}{metric}"] for each in summaries]))
+        cells.append(cell([summary[f"{prefix}{metric}"] for summary in summaries]))
     margins = [
-        each[metric] - max(each[f"{arm}/{metric}"] for arm in ("plain", "random"))
-        for each in summaries
+        summary[metric] - max(summary[f"{arm}/{metric}"] for arm in ("plain", "random"))
+        for summary in summaries
     ]
-    steps = sorted(each["steps"] for each in summaries)
-    made = sorted(each["generated"] for each in summaries)
-    return [*found, cell(margins), f"{steps[0]:,}–{steps[-1]:,}", f"{made[0]:,}–{made[-1]:,}"]
+    steps = sorted(summary["steps"] for summary in summaries)
+    made = sorted(summary["generated"] for summary in summaries)
+    return [*cells, cell(margins), f"{steps[0]:,}–{steps[-1]:,}", f"{made[0]:,}–{made[-1]:,}"]
 
 
 HEADER = [
@@ -105,7 +111,7 @@ HEADER = [
 
 def table(first: list[str], lines: list[list[str]]) -> list[str]:
     head = [*first, *HEADER]
-    shown = ["| " + " | ".join(each) + " |" for each in (head, *lines)]
+    shown = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
     return [shown[0], "|---" * len(head) + "|", *shown[1:]]
 
 
@@ -113,13 +119,13 @@ def tasks(model: str) -> list[str]:
     """Measure the three tasks."""
     lines = []
     for task, guard in TASKS.items():
-        found = [recorded(task, model, seed) for seed in SEEDS]
-        first = found[0]
+        summaries = [recorded(task, model, seed) for seed in SEEDS]
+        first = summaries[0]
         metric = first["metric"].split("/")[-1]
         judge = f"{first[f'teacher/val/{metric}']:.3f}"
         balanced = f"{first['teacher/eval/balanced_accuracy']:.3f}"
         balanced += "" if guard else " (guard off)"
-        lines.append([task, metric, judge, balanced, *row(found)])
+        lines.append([task, metric, judge, balanced, *row(summaries)])
         print(" | ".join(lines[-1]))
     note = (
         f"There are {ROWS:,} training rows and {EPOCHS} epochs. The student is {student(model)} "
@@ -133,8 +139,8 @@ def tried(model: str) -> list[str]:
     """Measure the other settings that were tried, on SST-2."""
     lines = []
     for name, overrides in TRIED.items():
-        found = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS[:2]]
-        lines.append([name, *row(found)])
+        summaries = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS[:2]]
+        lines.append([name, *row(summaries)])
         print(" | ".join(lines[-1]))
     return [
         f"The task is SST-2 with seeds {SEEDS[:2]}; all else is as in agora_tasks.md.",
@@ -144,8 +150,8 @@ def tried(model: str) -> list[str]:
 
 
 def student(model: str) -> Arch:
-    found = load_masked_lm(model).config
-    return found.arch
+    config = load_masked_lm(model).config
+    return config.arch
 
 
 PARTS = {"tasks": tasks, "tried": tried}

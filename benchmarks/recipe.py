@@ -140,14 +140,14 @@ def kd() -> list[str]:
         "| arm | lr | steps | seconds | MLM accuracy by seed | mean | val CE (mean) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, found in rows.items():
-        accuracy = [row["val/mlm_accuracy"] for row in found]
+    for arm, records in rows.items():
+        accuracy = [row["val/mlm_accuracy"] for row in records]
         lines.append(
-            f"| {ARMS[arm]} | {found[0]['lr']:g} | "
-            f"{statistics.median(row['steps'] for row in found):,.0f} | "
-            f"{statistics.median(row['seconds'] for row in found):.0f} | "
+            f"| {ARMS[arm]} | {records[0]['lr']:g} | "
+            f"{statistics.median(row['steps'] for row in records):,.0f} | "
+            f"{statistics.median(row['seconds'] for row in records):.0f} | "
             f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
-            f"{statistics.mean(row['val/loss'] for row in found):.3f} |"
+            f"{statistics.mean(row['val/loss'] for row in records):.3f} |"
         )
     seconds = RunFolder(pretrain.locate_teacher(run, corpus)).find_summary()["seconds"]
     return [*lines, "", f"The teacher's own training: {seconds:.0f} s, once."]

@@ -47,8 +47,8 @@ FIXED = [
 
 def settings(*overrides: str) -> search_config.SearchRunConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        given = ["name=benchmark", "output_dir=unused", *overrides]
-        return parse_settings(compose("search", given), search_config.SearchRunConfig)
+        words = ["name=benchmark", "output_dir=unused", *overrides]
+        return parse_settings(compose("search", words), search_config.SearchRunConfig)
 
 
 VARIANTS = {
@@ -137,7 +137,7 @@ def horizon_part() -> None:
     rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
     archs = settings("grid=tiny").grid.points()[0]
     shown = spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
-    found: dict[int, dict] = {}
+    errors_by_n: dict[int, dict] = {}
     plans = {}
     for n in (75, 300, 1200):
         run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
@@ -145,12 +145,12 @@ def horizon_part() -> None:
         with search.opened(run, folder) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
-                place = folder / search.Job(arch, run.seed, run.optim.lr).folder
-                search.evaluate(replace(run, arch=arch), folder, place)
-        found[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
+                job_folder = folder / search.Job(arch, run.seed, run.optim.lr).folder
+                search.evaluate(replace(run, arch=arch), folder, job_folder)
+        errors_by_n[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
     for n in (75, 300):
-        tau = kendalltau(list(found[n].values()), list(found[4 * n].values())).statistic
-        winners = [best_by_w(plans[m], found[m]) for m in (n, 4 * n)]
+        tau = kendalltau(list(errors_by_n[n].values()), list(errors_by_n[4 * n].values())).statistic
+        winners = [best_by_w(plans[m], errors_by_n[m]) for m in (n, 4 * n)]
         rows.append(f"| {n} | {tau:.2f} | {winners[0]} | {winners[1]} |")
     names = [str(arch) for arch in shown]
     write("horizon", [describe_machine(), "", "Points: " + ", ".join(names), "", *rows])
@@ -173,9 +173,9 @@ def kappa_part() -> None:
     with search.opened(run, folder):
         for lr in lrs:
             for arch in run.grid.points()[0]:
-                own = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
-                place = folder / search.Job(arch, run.seed, lr).folder
-                search.evaluate(own, folder, place)
+                candidate_run = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
+                job_folder = folder / search.Job(arch, run.seed, lr).folder
+                search.evaluate(candidate_run, folder, job_folder)
     error = {(r["xi"].hidden, r["base_lr"]): r.get("error") for r in search.records(folder)}
     rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
     best = {}
@@ -187,8 +187,8 @@ def kappa_part() -> None:
         best[width] = math.exp(-b / (2 * a)) if a > 0 else lrs[int(np.argmin(values))]
         rows.append(f"| {width} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
     slope = np.polyfit(np.log(widths), np.log([best[w] for w in widths]), 1)[0]
-    found = ", ".join(f"{w}: {lr:.2g}" for w, lr in best.items())
-    text = f"Best rate by width (parabola): {found}; κ = {-slope:.2f} in lr ∝ H^-κ."
+    rates = ", ".join(f"{w}: {lr:.2g}" for w, lr in best.items())
+    text = f"Best rate by width (parabola): {rates}; κ = {-slope:.2f} in lr ∝ H^-κ."
     write("kappa", [describe_machine(), "", *rows, "", text])
 
 
@@ -203,21 +203,21 @@ def latency_part() -> None:
         "| latency | T | optimum by W | its latency | lowest e within half of T's |",
         "|---" * 5 + "|",
     ]
-    place = RUNS / "search_latency"
-    place.mkdir(parents=True, exist_ok=True)
+    cache = RUNS / "search_latency"
+    cache.mkdir(parents=True, exist_ok=True)
     for source in ("analytic", "measured", "fitted", "onnx", "onnx_int8"):
-        own = settings("grid=tiny", f"latency={source}", "latency.threads=2")
-        path = place / f"{source}.json"
+        run_of_source = settings("grid=tiny", f"latency={source}", "latency.threads=2")
+        path = cache / f"{source}.json"
         if not path.exists():
-            archs = list(dict.fromkeys([shape, *own.grid.points()[0]]))
-            found = measure_latencies(own.latency, archs, shape, 8192, place)
-            path.write_text(json.dumps(found))
-        known = json.loads(path.read_text())["points"]
+            archs = list(dict.fromkeys([shape, *run_of_source.grid.points()[0]]))
+            latencies = measure_latencies(run_of_source.latency, archs, shape, 8192, cache)
+            path.write_text(json.dumps(latencies))
+        points = json.loads(path.read_text())["points"]
         teacher = plan["teacher"]
-        limit = known[str(shape)][0]
+        limit = points[str(shape)][0]
         scale = Scale(teacher["parameters"], limit, teacher["error"])
         size = {Arch.from_json(p["xi"]): p["parameters"] for p in plan["points"]}
-        i = {xi: known[str(xi)][0] for xi in errors}
+        i = {xi: points[str(xi)][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))
         within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)
