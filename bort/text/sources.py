@@ -9,13 +9,16 @@ import importlib.util
 import json
 import os
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from bort.config.data import DataConfig
@@ -89,11 +92,27 @@ def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, 
     with ProcessPoolExecutor(
         min(count_usable_cores(), 32), mp_context=get_context("spawn")
     ) as pool:
-        parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
+        with _hidden_main():
+            parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
         for (name, file), found in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
             documents[name][file] = found
     return documents
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep the processes that start in this context from running the program's own script.
+
+    A spawned process imports the script that its parent runs. A script that calls `bort.run`
+    without the guard `if __name__ == "__main__":` would start from its beginning in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def list_python_files(package: str) -> list[str]:
