@@ -34,7 +34,7 @@ from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives.parameters import count_forward_flops, count_training_flops
 from bort.pretraining import corpus
 from bort.pretraining.losses import kd_loss, mlm_loss
-from bort.pretraining.masking import derive_row_keys, mask_tokens
+from bort.pretraining.masking import compute_row_keys, mask_tokens
 from bort.text.tokenizer import train_tokenizer
 from bort.training import optim
 
@@ -107,7 +107,7 @@ class Texts:
         return ids
 
     def keys(self) -> np.ndarray:
-        return derive_row_keys(0, self.rng.integers(2**32, size=self.shape[0]))
+        return compute_row_keys(0, self.rng.integers(2**32, size=self.shape[0]))
 
     def masked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.keys())

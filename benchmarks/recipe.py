@@ -22,7 +22,7 @@ from bort.console import show_log
 from bort.machine import describe_machine
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
-from bort.pretraining.kd_vs_mlm import ARMS, derive_arm_run
+from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run
 from bort.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,7 +129,7 @@ def kd() -> list[str]:
             tries = []
             for lr in [rows[arm][0]["lr"]] if rows[arm] else LRS:
                 folder = RUNS / "kd" / f"seed_{seed}" / arm / f"lr_{lr:g}"
-                job = derive_arm_run(run, arm, lr, results)
+                job = build_arm_run(run, arm, lr, results)
                 label = f"seed {seed}, {ARMS[arm]}, lr {lr:g}"
                 summary = pretrain.train(job, folder, corpus, teacher, label=label)
                 tries.append({**summary, "lr": lr})

@@ -172,7 +172,7 @@ def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -
 
 def comparison(run: Run) -> Iterator[Any]:
     """KD beside its controls by plain MLM: the table, what it says, the curves."""
-    from bort.pretraining.kd_vs_mlm import ARMS, state_verdicts
+    from bort.pretraining.kd_vs_mlm import ARMS, compare_accuracies
 
     found = run.summary
     head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
@@ -189,7 +189,7 @@ def comparison(run: Run) -> Iterator[Any]:
     ]
     unigram = (f"{found['unigram_ce']:.3f}", f"{found['unigram_accuracy']:.1%}", "")
     accuracy = {arm: found[f"{arm}/val/mlm_accuracy"] for arm in ARMS}
-    said = "".join(f"<p>{escape(line)}</p>" for line in state_verdicts(accuracy))
+    said = "".join(f"<p>{escape(line)}</p>" for line in compare_accuracies(accuracy))
     yield "<h2>Was the teacher worth it?</h2>"
     yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
     yield html.legend((title, "") for title in ARMS.values())

@@ -52,7 +52,7 @@ from bort.runs.folder import RunFolder
 from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
-from bort.training.trainer import check_trainer, choose_device, silence_lightning
+from bort.training.trainer import check_trainer, choose_device, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def agora(
     run_folder = RunFolder(folder)
     if (summary := run_folder.find_result(run)) is not None:
         return summary
-    silence_lightning()
+    hide_lightning_notes()
     candidate = Student(run, folder, launch)
     task, rows = candidate.task, candidate.rows
     with run_folder.lock(False):

@@ -43,7 +43,7 @@ from bort.tasks.encoding import EncodedRows, encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
-from bort.training.trainer import check_monitors, silence_lightning
+from bort.training.trainer import check_monitors, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def recorded(place: Path) -> dict | None:
 
 def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
-    silence_lightning()
+    hide_lightning_notes()
     jobs = json_object(read_whole_text(folder / JOBS), str(folder / JOBS))
     candidate = Student(run, folder)
     try:

@@ -17,7 +17,7 @@ import torch
 from bort.errors import BortError
 from bort.models import onnx
 from bort.models.bert import Classifier, MaskedLM
-from bort.pretraining.masking import VAL_RATE, derive_row_keys, mask_tokens
+from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
 from bort.text import sources
 from bort.text.tokenizer import mark_special_ids
 
@@ -199,7 +199,7 @@ def _masked(tokenizer, inputs: Inputs, number: int) -> Sample:
     """The inputs with masks as evaluation sets them; number: of the sample, which decides where."""
     special = mark_special_ids(tokenizer)
     ids, mask = inputs["input_ids"].astype(np.int64), tokenizer.mask_token_id
-    keys = derive_row_keys(number, np.arange(len(ids)))
+    keys = compute_row_keys(number, np.arange(len(ids)))
     masked, places, _ = mask_tokens(ids, VAL_RATE, special, mask, len(special), keys)
     return Sample(inputs | {"input_ids": masked}, places)
 

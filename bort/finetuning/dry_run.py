@@ -19,7 +19,7 @@ from bort.objectives.parameters import count_parameters, count_training_flops
 from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.dry_run import estimate_hours
-from bort.pretraining.recipe import OWN_STEPS, derive_encoder_run, locate_encoder
+from bort.pretraining.recipe import OWN_STEPS, build_encoder_run, locate_encoder
 from bort.runs.folder import RunFolder
 from bort.tasks.encoding import encode_rows
 from bort.tasks.reading import load_task
@@ -110,7 +110,7 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
 
 def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
-    own = derive_encoder_run(run)
+    own = build_encoder_run(run)
     corpus = corpora.find_corpus(own.data, cache_folder())
     if corpus is not None and RunFolder(locate_encoder(run, corpus)).find_summary():
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")

@@ -35,7 +35,7 @@ from bort.training.trainer import (
     check_trainer,
     choose_device,
     fit,
-    silence_lightning,
+    hide_lightning_notes,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
     run_folder = RunFolder(folder)
     if (summary := run_folder.find_result(run)) is not None:
         return summary
-    silence_lightning()
+    hide_lightning_notes()
     if run.model:
         hub.find_model(run.model)  # a wrong name is told before rows are read
     task, rows = load_task(run.task, run.data)

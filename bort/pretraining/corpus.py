@@ -35,8 +35,8 @@ from bort.text.tokenizer import (
     CHUNK,
     build_encoder,
     cut_pieces,
-    digest_tokenizer,
     encode_texts,
+    hash_tokenizer,
     mark_special_ids,
     train_tokenizer,
 )
@@ -72,16 +72,16 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
     tick = Progress(logger, every_s=interval).tell
-    with _explaining_refusals(cache):
+    with _explain_refusals(cache):
         source, folder = _locate(data, cache, tokenizer, tick)
         if source.note:
             tick(f"corpus: {source.note}", now=True)
-        corpus = _open(folder, tokenizer)
+        corpus = open_corpus(folder, tokenizer)
         if corpus is None:
             if folder.exists():
                 tick(f"corpus: {folder} is damaged or incomplete; it is built again", now=True)
-            _build(source, data, folder, tokenizer, tick)
-            corpus = _open(folder, tokenizer)
+            write_corpus(source, data, folder, tokenizer, tick)
+            corpus = open_corpus(folder, tokenizer)
     _check_length(corpus.info, source.name, data)
     for line in _describe(corpus, data):
         tick(line, now=True)
@@ -90,16 +90,16 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
 
 def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
     """The corpus of `data` if it was built before; raises BortError as `build` for wrong text."""
-    with _explaining_refusals(cache):
+    with _explain_refusals(cache):
         _, folder = _locate(data, cache, tokenizer, lambda *_, **__: None)
-        corpus = _open(folder, tokenizer)
+        corpus = open_corpus(folder, tokenizer)
     if corpus is not None:
         _check_length(corpus.info, corpus.info["source"], data)
     return corpus
 
 
 @contextmanager
-def _explaining_refusals(cache: Path) -> Iterator[None]:
+def _explain_refusals(cache: Path) -> Iterator[None]:
     """What the disk refuses, as one line."""
     try:
         yield
@@ -115,7 +115,7 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
         "version": VERSION,
         "source": source.identity,
         "val_fraction": data.val_fraction,
-        "tokenizer": digest_tokenizer(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
+        "tokenizer": hash_tokenizer(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return source, Path(cache) / "corpora" / fingerprint
@@ -141,7 +141,7 @@ def pack_sequences(
 # ------------------------------------------------------------------------------------ documents
 
 
-def _sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
+def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
     """About SAMPLE characters of distinct training documents, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
@@ -185,16 +185,16 @@ def _read_chunks(source: Iterable[Document], data: DataConfig, counts: dict) -> 
 # ------------------------------------------------------------------------------------ the folder
 
 
-def _build(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable) -> None:
+def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
     ownership.settle(folder.parent)
     temporary = ownership.temporary(folder, "new")
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
-            tokenizer = train_tokenizer(_sample_text(source, data, tick), data.vocab_size)
+            tokenizer = train_tokenizer(sample_text(source, data, tick), data.vocab_size)
         save_tokenizer(tokenizer, temporary)
-        info = _write_streams(source, data, temporary, tokenizer, tick)
+        info = write_streams(source, data, temporary, tokenizer, tick)
         _check_length(info, source.name, data)
         if "files" in source.identity and open_text(data).identity != source.identity:
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
@@ -204,13 +204,15 @@ def _build(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Call
         write_sealed(temporary / "info.json", info)
         for path in [*temporary.iterdir(), temporary]:
             sync_folder(path)
-        if _open(folder, tokenizer) is None:  # or another process has built the same meanwhile
+        if (
+            open_corpus(folder, tokenizer) is None
+        ):  # or another process has built the same meanwhile
             swap_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_streams(
+def write_streams(
     source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable
 ) -> dict:
     """Write train.bin and val.bin; returns counts and the unigram baseline."""
@@ -223,7 +225,7 @@ def _write_streams(
     dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
     info = {"documents": 0, "duplicates": 0}
     texts = source.read()
-    progress = _track_encoding(source.size, tick)  # after docstrings have been read
+    progress = make_encoding_progress(source.size, tick)  # after docstrings have been read
     streams = [_Stream(folder / f"{s}.bin", dtype, V, tokenizer.sep_token_id) for s in SPLITS]
     overlap = Overlap()
     for chunk, size in _read_chunks(texts, data, info):
@@ -254,7 +256,7 @@ def _write_streams(
     unknown = 0 if unk is None else int(train.counts[unk])
     info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
     # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
-    both = "".join(content_digest(stream.path) for stream in streams) + digest_tokenizer(tokenizer)
+    both = "".join(content_digest(stream.path) for stream in streams) + hash_tokenizer(tokenizer)
     info["digest"] = hashlib.sha256(both.encode()).hexdigest()[:16]
     return info | compute_unigram_baseline(train.counts, val.counts, special)
 
@@ -334,7 +336,7 @@ def compute_unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.nda
     }
 
 
-def _open(folder: Path, tokenizer) -> Corpus | None:
+def open_corpus(folder: Path, tokenizer) -> Corpus | None:
     """Open a corpus folder; None when it is absent, or its files are not those that were built."""
     from transformers import PreTrainedTokenizerFast
 
@@ -405,7 +407,7 @@ def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
         )
 
 
-def _track_encoding(total: int, tick: Callable) -> Callable[[int, int], None]:
+def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
     """`progress(tokens so far, further bytes of the source)`; total: its bytes, 0 when unknown."""
     start, done = time.monotonic(), 0
     tick("corpus: encoding…", now=True)

@@ -21,7 +21,7 @@ from bort.pretraining.corpus import (
     find_corpus,
     pack_sequences,
 )
-from bort.pretraining.masking import VAL_RATE, derive_row_keys, mask_tokens
+from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
 from bort.pretraining.teacher_states import TeacherStates, WithTeacher
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
@@ -52,7 +52,7 @@ class PackedSequences:
     def mask_rows(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
         """Make a batch of the sequences `rows`; the masks of each are a function of its number."""
         ids = pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
-        keys, vocab_size = derive_row_keys(key, rows), len(self.special)
+        keys, vocab_size = compute_row_keys(key, rows), len(self.special)
         arrays = mask_tokens(ids, rate, self.special, self.mask, vocab_size, keys)
         names = ("input_ids", "positions", "labels")
         return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}

@@ -21,9 +21,9 @@ from bort.pretraining import corpus as corpora
 from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.flops import measure_amount
-from bort.pretraining.kd_vs_mlm import ARMS, check_arms, derive_arm_run
+from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run, check_arms
 from bort.pretraining.module import list_scores
-from bort.pretraining.recipe import derive_teacher_run, locate_teacher, open_sources
+from bort.pretraining.recipe import build_teacher_run, locate_teacher, open_sources
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
 from bort.training.trainer import check_monitors, check_trainer
@@ -101,7 +101,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
     if run.job == "compare":
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
             # for KD's time, plain training makes about as many FLOPs as KD with the teacher's
-            own = derive_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
+            own = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
             work = flops.count_student_flops(own, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
             passes = flops.count_teacher_flops(teacher, vocab, amount) if taught else 0.0
@@ -120,7 +120,7 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
     kept = None
     if outlook.corpus is not None:
         kept = RunFolder(locate_teacher(run, outlook.corpus)).find_summary()
-    own = derive_teacher_run(run)
+    own = build_teacher_run(run)
     work = flops.count_student_flops(own, outlook.vocab, measure_amount(own, outlook.corpus))
     yield ("teacher, kept from before", 0.0) if kept else ("teacher's training, once", work)
 

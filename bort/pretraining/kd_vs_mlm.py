@@ -30,7 +30,7 @@ from bort.models.bert import MaskedLM
 from bort.pretraining.corpus import Corpus, count_sequences
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
-from bort.pretraining.recipe import build_student, digest_teacher, locate_teacher, prepare, train
+from bort.pretraining.recipe import build_student, hash_teacher, locate_teacher, prepare, train
 from bort.runs.folder import RunFolder
 from bort.runs.summary import find_doubt
 from bort.training.loggers import MetricsCsv
@@ -67,19 +67,19 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
         )
     with run_folder.lock(False):
         run_folder.begin(run, record)
-        run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
+        run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher)
 
 
 def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None) -> dict:
-    seconds = time_steps(run, folder, corpus, teacher)
+    seconds = measure_step_seconds(run, folder, corpus, teacher)
     results: dict[str, dict] = {}
     for arm in ARMS:
         tries, rates = {}, {}
         for lr in run.compare.lrs:
             place = folder / arm / f"lr_{lr:g}"
             rates[place] = lr
-            job = derive_arm_run(run, arm, lr, results)
+            job = build_arm_run(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
             if run.resume and (place / "failed.json").exists():
                 continue
@@ -124,7 +124,7 @@ def check_arms(run: TrainConfig) -> None:
         )
 
 
-def derive_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
+def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
     """The settings of one arm: they differ in loss weights, learning rate and budget only.
 
     results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
@@ -177,7 +177,7 @@ class Turns(pl.Callback):
         self._next(module)
 
 
-def time_steps(
+def measure_step_seconds(
     run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM
 ) -> dict[str, float]:
     """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
@@ -225,7 +225,7 @@ def _summarize(results: dict[str, dict], teacher_seconds: float | None) -> dict:
     }
 
 
-def state_verdicts(accuracy: dict[str, float]) -> Iterator[str]:
+def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
     """What the accuracies of the arms say, in words."""
     for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
         ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
@@ -252,7 +252,7 @@ def show_comparison(results: dict[str, dict], teacher_seconds: float | None, fol
     unigram = (f"{kd['unigram_ce']:.3f}", f"{kd['unigram_accuracy']:.1%}", "")
     table.add_row("unigram frequencies", "", "", *unigram)
     console.print(table)
-    for line in state_verdicts({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
+    for line in compare_accuracies({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
         console.print(line)
     if warning := find_doubt(min(results.values(), key=lambda row: row["val/loss"])):
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
@@ -273,7 +273,7 @@ def draw_curves(results: dict[str, dict], path: Path) -> None:
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
     colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
     for arm, row in results.items():
-        points = _read_curve(Path(row["folder"]) / "metrics.csv")
+        points = read_curve(Path(row["folder"]) / "metrics.csv")
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
         seconds = [step * row["seconds"] / row["steps"] for step in steps]
@@ -297,7 +297,7 @@ def draw_curves(results: dict[str, dict], path: Path) -> None:
         file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
 
 
-def _read_curve(path: Path) -> list[tuple[int, float]]:
+def read_curve(path: Path) -> list[tuple[int, float]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/mlm_accuracy"]]
     return [(int(row["step"]), float(row["val/mlm_accuracy"])) for row in rows]

@@ -58,7 +58,7 @@ def mlm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
     return _reduce(total, len(labels), reduction)
 
 
-def entropy(logits: Tensor) -> Tensor:
+def compute_entropy(logits: Tensor) -> Tensor:
     """Mean entropy of softmax(logits) over rows (M, V); nats per token."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1).mean()

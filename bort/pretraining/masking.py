@@ -9,7 +9,7 @@ VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
 GOLDEN = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2⁶⁴ divided by the golden ratio
 
 
-def scramble(bits: np.ndarray) -> np.ndarray:
+def mix_bits(bits: np.ndarray) -> np.ndarray:
     """Scramble uint64 numbers one to one: the output function of SplitMix64 (Steele et al. 2014).
 
     Of the multiples of GOLDEN, plus any key, it makes what no test tells from random bits.
@@ -19,9 +19,9 @@ def scramble(bits: np.ndarray) -> np.ndarray:
     return bits ^ (bits >> 31)
 
 
-def derive_row_keys(key: int, rows: np.ndarray) -> np.ndarray:
+def compute_row_keys(key: int, rows: np.ndarray) -> np.ndarray:
     """The keys (B,) of the random bits of sequences `rows` (B,); key: of all of them, 64 bits."""
-    return scramble(rows.astype(np.uint64) * GOLDEN + key)
+    return mix_bits(rows.astype(np.uint64) * GOLDEN + key)
 
 
 def mask_tokens(
@@ -41,7 +41,7 @@ def mask_tokens(
     Returns inputs (B, S), flat positions (M,) in order, labels (M,), all int64.
     """
     steps = np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
-    bits = scramble(keys[:, None] + steps)  # (B, S)
+    bits = mix_bits(keys[:, None] + steps)  # (B, S)
     maskable = ~special[ids]
     chosen = (bits < int(rate * 2**64)) & maskable
     for row in np.flatnonzero(~chosen.any(axis=1)):
@@ -50,7 +50,7 @@ def mask_tokens(
             chosen[row, places[bits[row, places].argmin()]] = True
     positions = np.flatnonzero(chosen)  # (M,)
     labels = ids.ravel()[positions]
-    lot = scramble(bits.ravel()[positions])
+    lot = mix_bits(bits.ravel()[positions])
     words = np.flatnonzero(~special[:vocab_size])
     replaced = np.where(lot < int(0.8 * 2**64), mask_id, labels)
     random = lot >= int(0.9 * 2**64)

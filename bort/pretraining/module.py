@@ -14,7 +14,7 @@ from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig, width_lr
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
-from bort.pretraining.losses import distillation_loss, entropy, kd_loss, mlm_loss
+from bort.pretraining.losses import compute_entropy, distillation_loss, kd_loss, mlm_loss
 from bort.training.module import StepModule
 
 
@@ -85,7 +85,7 @@ class DistillationModule(StepModule):
         if self.teacher is not None:
             teacher = self.ask_teacher(batch)
             self.val_kd.update(kd_loss(logits, teacher, 1.0), count)
-            self.val_entropy.update(entropy(teacher), count)
+            self.val_entropy.update(compute_entropy(teacher), count)
         return predictions
 
     @torch.no_grad()

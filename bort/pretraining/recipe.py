@@ -37,7 +37,7 @@ from bort.training.trainer import (
     check_trainer,
     choose_device,
     fit,
-    silence_lightning,
+    hide_lightning_notes,
 )
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> No
         )
 
 
-def derive_teacher_run(run: TrainConfig) -> TrainConfig:
+def build_teacher_run(run: TrainConfig) -> TrainConfig:
     """The settings that train the teacher of `run`: plain MLM on the same text."""
     trainer = {**run.trainer, "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
@@ -164,14 +164,14 @@ def derive_teacher_run(run: TrainConfig) -> TrainConfig:
 
 def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the trained teacher of these settings is cached."""
-    return _locate_training("teachers", derive_teacher_run(run), corpus)
+    return _locate_training("teachers", build_teacher_run(run), corpus)
 
 
 def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
     return RunFolder(locate_teacher(run, corpus)).find_summary() is None
 
 
-def digest_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
+def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
     """The digest of the teacher that a run learns from, by the setting that names it."""
     if not run.needs_teacher:
         return {}
@@ -224,7 +224,7 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
         logger.info(
             f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}"
         )
-        train(derive_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
+        train(build_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
     summary = run_folder.find_summary()
     spent = clock(summary["seconds"])
     logger.info(f"teacher: {run.teacher.arch}, {describe_validation(summary)}, trained in {spent}")
@@ -233,12 +233,12 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
 
 def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
     """Where the encoder of a fine-tuning without a model is kept."""
-    return _locate_training("encoders", derive_encoder_run(run), corpus)
+    return _locate_training("encoders", build_encoder_run(run), corpus)
 
 
 def pretrain_encoder(run: TrainConfig) -> Path:
     """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
-    own = derive_encoder_run(run)
+    own = build_encoder_run(run)
     corpus = corpora.build_corpus(own.data, cache_folder(), None)
     folder = locate_encoder(run, corpus)
     if RunFolder(folder).settle_finished() is None:
@@ -251,13 +251,13 @@ def pretrain_encoder(run: TrainConfig) -> Path:
 
 def pretrain_teacher(run: TrainConfig) -> Path:
     """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
-    own = derive_encoder_run(run)
+    own = build_encoder_run(run)
     corpus = corpora.build_corpus(own.data, cache_folder(), None)
     train_teacher(own, corpus)
     return locate_teacher(own, corpus)
 
 
-def derive_encoder_run(run: TrainConfig) -> TrainConfig:
+def build_encoder_run(run: TrainConfig) -> TrainConfig:
     """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
@@ -294,14 +294,14 @@ def train(
     wait: for a process busy in the same folder. states: the teacher's output for the training and
     the validation batches, which is then not computed again.
     """
-    silence_lightning()
+    hide_lightning_notes()
     run_folder = RunFolder(folder)
     with run_folder.lock(wait):
         if run.resume and (summary := run_folder.find_summary()) is not None:
-            run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
+            run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
             return summary
         run_folder.begin(run, record)
-        run_folder.check_inputs(corpus.info, digest_teacher(run, corpus), run)
+        run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
@@ -389,6 +389,6 @@ def _describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> di
     """What a sweep needs to weigh a student against its teacher, and where that is."""
     parameters = sum(p.numel() for p in teacher.parameters())
     place = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
-    if digests := digest_teacher(run, corpus):  # none where only the vocabulary was the teacher's
+    if digests := hash_teacher(run, corpus):  # none where only the vocabulary was the teacher's
         (place["teacher_digest"],) = digests.values()
     return place | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}

@@ -38,7 +38,7 @@ from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.flops import Text
-from bort.pretraining.recipe import digest_teacher, prepare, train
+from bort.pretraining.recipe import hash_teacher, prepare, train
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Scale, Selection
@@ -134,7 +134,7 @@ class Sweep:
         self.run, self.folder = run, folder
         _OPEN.clear()  # the cache may be another one by now
         corpus, teacher = _opened(run, folder)
-        (self.digest,) = digest_teacher(run, corpus).values()
+        (self.digest,) = hash_teacher(run, corpus).values()
         self.plan = self._plan(corpus, teacher)
         self._refresh()
         self._announce()
@@ -400,7 +400,7 @@ def _opened(run: SearchRunConfig, folder: Path) -> tuple[Corpus, MaskedLM]:
     if key not in _OPEN:
         _OPEN.clear()
         corpus, teacher = prepare(run, folder)
-        RunFolder(folder).check_inputs(corpus.info, digest_teacher(run, corpus), run)
+        RunFolder(folder).check_inputs(corpus.info, hash_teacher(run, corpus), run)
         _OPEN[key] = corpus, teacher
     return _OPEN[key]
 

@@ -26,10 +26,10 @@ def hash_runs(text: str) -> np.ndarray:
     """
     text = text.lower()
     words = text.encode().split() if text.isascii() else [w.encode() for w in WORD.findall(text)]
-    hashes = _scramble(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
+    hashes = _mix_bits(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
     if len(hashes) < RUN:
         hashes = np.pad(hashes, (0, RUN - len(hashes)))
-    return _scramble(np.correlate(hashes, POWERS, "valid"))
+    return _mix_bits(np.correlate(hashes, POWERS, "valid"))
 
 
 def compute_common_key(hashes: np.ndarray) -> int:
@@ -38,10 +38,10 @@ def compute_common_key(hashes: np.ndarray) -> int:
     Two texts have the same one with the probability that their share of common runs is; over
     unrelated texts it is evenly distributed.
     """
-    return int(_scramble(hashes.min(keepdims=True) + np.uint64(1))[0])
+    return int(_mix_bits(hashes.min(keepdims=True) + np.uint64(1))[0])
 
 
-def _scramble(hashes: np.ndarray) -> np.ndarray:
+def _mix_bits(hashes: np.ndarray) -> np.ndarray:
     """The last steps of SplitMix64: each bit of a result depends on all bits of a number."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -159,7 +159,7 @@ def open_text(data: DataConfig) -> Source:
     path = Path(data.path).expanduser()
     if not path.exists():
         return _open_hub_text(data)
-    files, left_out = _list_text_files(path)
+    files, left_out = list_text_files(path)
     identity = {
         "files": [_identify(file) for file in files],
         "sample_by": data.sample_by,
@@ -192,7 +192,7 @@ def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
     )
 
 
-def _list_text_files(path: Path) -> tuple[list[Path], list[str]]:
+def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
     """The files to read, in order, and the names of other files and of links to folders."""
 
     def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
@@ -285,7 +285,7 @@ def _open_hub_text(data: DataConfig) -> Source:
         hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
         raise BortError(f"data.path={data.path}: no such file or folder{hint}")
 
-    revision = _find_revision(name)
+    revision = find_revision(name)
 
     def read() -> Iterator[Document]:
         if not is_hub_reachable():
@@ -309,7 +309,7 @@ def _open_hub_text(data: DataConfig) -> Source:
     return Source(data.path, identity, 0, read)
 
 
-def _find_revision(name: str) -> str | None:
+def find_revision(name: str) -> str | None:
     """The commit of a data set on the hub; without a network that of the last time, if any."""
     path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
     if not is_hub_reachable():

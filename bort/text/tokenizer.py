@@ -42,8 +42,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (part for text in texts for part in _cut_long_words(text))
-    _run_interruptibly(lambda: backend.train_from_iterator(texts, trainer))
+    texts = (part for text in texts for part in cut_long_words(text))
+    run_interruptibly(lambda: backend.train_from_iterator(texts, trainer))
     backend.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
     )
@@ -61,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
     )
 
 
-def _cut_long_words(text: str) -> Iterator[str]:
+def cut_long_words(text: str) -> Iterator[str]:
     """A text, cut within its words and spaces of more than WORD characters."""
     if " " * WORD not in text and max(map(len, text.split(" "))) <= WORD:
         yield text
@@ -73,7 +73,7 @@ def _cut_long_words(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _run_interruptibly(work: Callable[[], object]) -> None:
+def run_interruptibly(work: Callable[[], object]) -> None:
     """Do work that keeps the interpreter busy for long in a thread beside, which ends with it.
 
     Python answers a signal only between two of its own steps, and training a tokenizer is one.
@@ -142,7 +142,7 @@ def cut_pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def digest_tokenizer(tokenizer) -> str:
+def hash_tokenizer(tokenizer) -> str:
     """A digest of all that decides a tokenizer's ids."""
     specials = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
     return hashlib.sha256(f"{build_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()

@@ -140,7 +140,7 @@ class Checkpoints(pl.Callback):
 
         def catch() -> None:
             for number in EXIT_CODES:
-                signal.signal(number, self._on_signal)
+                signal.signal(number, self.answer_signal)
 
         def register_first() -> None:
             register()  # whose handler of SIGTERM ends a process with 0
@@ -157,7 +157,7 @@ class Checkpoints(pl.Callback):
                 signal.signal(number, handler)
         self._end_now()
 
-    def _on_signal(self, number: int, frame) -> None:
+    def answer_signal(self, number: int, frame) -> None:
         if os.getpid() != self._process:
             return  # a loader's process that has only begun; see data.py
         if self.signal is not None:

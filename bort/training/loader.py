@@ -60,7 +60,7 @@ class ResumableLoader(DataLoader):
         for number in numbers:
             if self.failure is None:
                 try:
-                    batches = self._start() if batches is None else batches
+                    batches = self.start_processes() if batches is None else batches
                     yield next(batches)
                     continue
                 except (RuntimeError, OSError, EOFError) as error:
@@ -69,7 +69,7 @@ class ResumableLoader(DataLoader):
                         raise
             yield self.dataset[number]
 
-    def _start(self) -> Iterator[dict[str, torch.Tensor]]:
+    def start_processes(self) -> Iterator[dict[str, torch.Tensor]]:
         """The loader's processes; the end of one of them is noticed when a batch is fetched.
 
         PyTorch's handler of SIGCHLD would raise at once, in the middle of an optimizer step.

@@ -158,7 +158,7 @@ def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
     options = choose_wandb_options(config, folder.parent.name, "-".join(folder.parts[-2:]))
     if options["mode"] == "disabled":
         return []
-    _stage_wandb(folder)
+    move_wandb_folders(folder)
     return [_build_wandb_logger(folder, settings, options)]
 
 
@@ -197,13 +197,13 @@ WANDB_FOLDERS = {  # wandb's own, by the variable that moves each of them
     "WANDB_CACHE_DIR": ".cache/wandb",
     "WANDB_CONFIG_DIR": ".config/wandb",
 }
-_CHOSEN = {name for name in WANDB_FOLDERS if name in os.environ}  # by the user
+CHOSEN_FOLDERS = {name for name in WANDB_FOLDERS if name in os.environ}  # by the user
 
 
-def _stage_wandb(folder: Path) -> None:
+def move_wandb_folders(folder: Path) -> None:
     """Let wandb keep its files in the run folder where the user's home cannot be written."""
     for name, usual in WANDB_FOLDERS.items():
-        if name not in _CHOSEN and not _is_creatable(Path(os.path.expanduser("~"), usual)):
+        if name not in CHOSEN_FOLDERS and not _is_creatable(Path(os.path.expanduser("~"), usual)):
             os.environ[name] = str((folder / "wandb").absolute())
 
 
@@ -240,7 +240,7 @@ def choose_wandb_mode(chosen: str) -> str:
         if variable == "disabled":
             logger.info("wandb: nothing is logged: WANDB_MODE is disabled")
         return "disabled" if variable == "disabled" else "offline"
-    if not _has_wandb_key():
+    if not has_wandb_key():
         if chosen == "online":
             raise BortError(
                 "logger.mode=online needs a wandb key; run `wandb login`, set WANDB_API_KEY, or "
@@ -254,7 +254,7 @@ def choose_wandb_mode(chosen: str) -> str:
     return "online"
 
 
-def _has_wandb_key() -> bool:
+def has_wandb_key() -> bool:
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return not find_wandb_key(urlsplit(server).hostname or "").startswith("none")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bort.config.optim import OptimConfig
 from bort.errors import Diverged
-from bort.training.optim import build_optimizer, schedule_rate
+from bort.training.optim import build_optimizer, compute_rate_factor
 
 # A part of the name of every training that is kept in the cache. Raise it when the same settings
 # would give other weights.
@@ -53,7 +53,7 @@ class StepModule(pl.LightningModule):
         mixed = "mixed" in str(self.trainer.precision)
         optimizer = build_optimizer(self.model, self.optim, fused=not mixed)
         rate = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: schedule_rate(self.progress(step), self.optim.warmup)
+            optimizer, lambda step: compute_rate_factor(self.progress(step), self.optim.warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 

@@ -123,7 +123,7 @@ def build_optimizer(
     return build_adamw(groups, config, fused)
 
 
-def schedule_rate(progress: float, warmup: float) -> float:
+def compute_rate_factor(progress: float, warmup: float) -> float:
     """Factor of the peak rate at this share of the budget: linear up for `warmup`, then to 0."""
     progress = min(max(progress, 0.0), 1.0)
     return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)

@@ -53,7 +53,7 @@ SET_HERE = {
 
 def check_trainer(run: TrainConfig) -> None:
     """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
-    silence_lightning()
+    hide_lightning_notes()
     known = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
         if key not in known and key != "_target_":
@@ -239,7 +239,7 @@ def interruptible() -> Iterator[None]:
         raise
 
 
-def silence_lightning() -> None:
+def hide_lightning_notes() -> None:
     """Lightning's tips and the warnings that do not apply here."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from bort.models.huggingface import load_tokenizer, save_model
 from bort.models.tokenizer_folder import open_tokenizer, save_tokenizer
-from bort.text.tokenizer import digest_tokenizer, train_tokenizer
+from bort.text.tokenizer import hash_tokenizer, train_tokenizer
 
 ALLOWED = {
     *("tokenizer_class", "model_max_length", "model_input_names", "clean_up_tokenization_spaces"),
@@ -64,7 +64,7 @@ def test_a_written_tokenizer_is_the_same(strange, tmp_path):
     tokenizer("a text", truncation=True, max_length=4, padding="max_length")  # leaves no trace
     save_tokenizer(tokenizer, tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert digest_tokenizer(again) == digest_tokenizer(tokenizer)
+    assert hash_tokenizer(again) == hash_tokenizer(tokenizer)
     assert again("line <mask> of", "text").data == tokenizer("line <mask> of", "text").data
     assert again.all_special_tokens == tokenizer.all_special_tokens
     content = json.loads((tmp_path / "tokenizer.json").read_text())

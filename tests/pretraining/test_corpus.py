@@ -161,7 +161,7 @@ def test_what_a_folder_holds_and_is_not_read_is_told(shared, tmp_path, make):
         (folder / f"{k}-{'x' * 100}.pdf").touch()
     assert make(folder).info["documents"] == 200
     assert "and 6 more" in make.said[0] and len(make.said[0]) <= 200
-    assert "linked (a link)" in sources._list_text_files(folder)[1]
+    assert "linked (a link)" in sources.list_text_files(folder)[1]
     (folder / "words.txt").unlink()
     with pytest.raises(BortError, match="no text in it, only 0-xxx"):
         make(folder)
@@ -275,7 +275,7 @@ def test_hub_name(make, monkeypatch):
         return iter([{"text": f"Row {k} of the hub's data set."} for k in range(9)])
 
     monkeypatch.setattr(sources, "is_hub_reachable", lambda: True)
-    monkeypatch.setattr(sources, "_find_revision", lambda name: "a1")
+    monkeypatch.setattr(sources, "find_revision", lambda name: "a1")
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert documents(make("owner/name:part"))[8] == "Row 8 of the hub's data set."
     assert set(asked) == {("owner/name", "part", "train", True, "a1")}
@@ -533,7 +533,7 @@ def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     data = DataConfig(source="text", path=str(words(tmp_path)), val_fraction=0.2)
     source = sources.open_text(data)
-    sample = list(module._sample_text(source, data, lambda *a, **k: None))
+    sample = list(module.sample_text(source, data, lambda *a, **k: None))
     assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
     assert {splits.split_document(Document(text, 0), 0.2)[0].split for text in sample} == {"train"}
     numbers = [int(text.split()[1]) for text in sample]
@@ -544,7 +544,7 @@ def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 2000)
     monkeypatch.setattr("bort.text.tokenizer.PIECE", 100)
     data = DataConfig(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
-    sample = list(module._sample_text(sources.open_text(data), data, lambda *a, **k: None))
+    sample = list(module.sample_text(sources.open_text(data), data, lambda *a, **k: None))
     text = words(tmp_path).read_text()
     places = [text.index(piece) for piece in sample]
     assert 1900 < sum(map(len, sample)) < 2300
@@ -570,7 +570,7 @@ def test_built_once(tmp_path, make, monkeypatch):
     path = words(tmp_path)
     first = make(path)
     before = [(f.name, f.stat().st_mtime_ns) for f in left_behind(tmp_path)]
-    monkeypatch.setattr(module, "_build", lambda *a: pytest.fail("built again"))
+    monkeypatch.setattr(module, "write_corpus", lambda *a: pytest.fail("built again"))
     again = make(path, length=32, batch_size=4, mask_rate=0.15)  # of no concern to the corpus
     assert [(f.name, f.stat().st_mtime_ns) for f in left_behind(tmp_path)] == before
     assert np.array_equal(first.train, again.train) and isinstance(again.train, np.memmap)
@@ -640,16 +640,16 @@ def test_a_damaged_folder_is_never_opened(tmp_path, make):
     folder, rng = make(words(tmp_path), val_fraction=0.2).folder, np.random.default_rng(0)
     files = sorted(folder.iterdir())
     assert {"info.json", "train.bin", "val.bin", "tokenizer.json"} <= {file.name for file in files}
-    info = module._open(folder, None).info
+    info = module.open_corpus(folder, None).info
     for number in range(100):
         file = files[number % len(files)]
         content = file.read_bytes()
         damage(file, rng)
-        corpus = module._open(folder, None)
+        corpus = module.open_corpus(folder, None)
         # a changed space in info.json is no damage
         assert corpus is None or (file.name == "info.json" and corpus.info == info)
         file.write_bytes(content)
-    assert module._open(folder, None)
+    assert module.open_corpus(folder, None)
 
 
 @pytest.mark.parametrize("name", ["info.json", "train.bin", "tokenizer.json"])
@@ -665,7 +665,7 @@ def test_a_damaged_folder_is_built_again(tmp_path, make, name):
 
 
 def test_two_at_once_do_not_clash(tmp_path, make, monkeypatch):
-    path, write, inner = words(tmp_path), module._write_streams, []
+    path, write, inner = words(tmp_path), module.write_streams, []
 
     def interrupted(*arguments):
         info = write(*arguments)
@@ -674,7 +674,7 @@ def test_two_at_once_do_not_clash(tmp_path, make, monkeypatch):
             inner.append(make(path))
         return info
 
-    monkeypatch.setattr(module, "_write_streams", interrupted)
+    monkeypatch.setattr(module, "write_streams", interrupted)
     corpus = make(path)
     assert corpus.folder == inner[1].folder and np.array_equal(corpus.train, inner[1].train)
     assert left_behind(tmp_path) == [corpus.folder]
@@ -698,13 +698,13 @@ def test_builds_of_dead_processes_are_removed(tmp_path, make):
 
 
 def test_text_that_changes_while_it_is_read(tmp_path, make, monkeypatch):
-    path, write = words(tmp_path), module._write_streams
+    path, write = words(tmp_path), module.write_streams
 
     def slow(*arguments):
         os.utime(path, ns=(5, 5))
         return write(*arguments)
 
-    monkeypatch.setattr(module, "_write_streams", slow)
+    monkeypatch.setattr(module, "write_streams", slow)
     with pytest.raises(BortError, match="changed while it was read"):
         make(path)
     assert not left_behind(tmp_path)
@@ -719,7 +719,7 @@ def test_a_full_or_forbidden_disk_is_one_line(tmp_path, make, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_streams", full)
+    monkeypatch.setattr(module, "write_streams", full)
     with pytest.raises(BortError, match="No space left on device.*cache"):
         make(words(tmp_path))
     assert not left_behind(tmp_path)
@@ -732,7 +732,7 @@ def test_progress_lines(tmp_path, monkeypatch):
     now, said = [0.0], log_lines()
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     ticker = Progress(module.logger, every_s=10)
-    progress = module._track_encoding(1000, ticker.tell)
+    progress = module.make_encoding_progress(1000, ticker.tell)
     for second, tokens in ((4, 100_000), (9, 200_000), (10, 250_000), (12, 300_000)):
         now[0] = second
         progress(tokens, 100)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from bort.config.data import DataConfig
 from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
 from bort.pretraining.datamodule import TrainBatches, ValBatches
-from bort.pretraining.masking import derive_row_keys, mask_tokens
+from bort.pretraining.masking import compute_row_keys, mask_tokens
 from bort.training.loader import ResumeSampler
 
 V, MASK = 1000, 4
@@ -22,7 +22,7 @@ SPECIAL = np.arange(V) < 5
 
 
 def mask(ids, rate=0.15, seed=0):
-    return mask_tokens(ids, rate, SPECIAL, MASK, V, derive_row_keys(seed, np.arange(len(ids))))
+    return mask_tokens(ids, rate, SPECIAL, MASK, V, compute_row_keys(seed, np.arange(len(ids))))
 
 
 def text(length: int, rows: int, seed: int = 0) -> np.ndarray:
@@ -129,7 +129,7 @@ def test_masks_depend_on_the_keys_alone():
         np.array_equal(a, b) for a, b in zip(mask(ids, seed=3), mask(ids, seed=3), strict=True)
     )
     assert not np.array_equal(mask(ids, seed=3)[0], mask(ids, seed=4)[0])
-    keys = derive_row_keys(3, np.arange(8))
+    keys = compute_row_keys(3, np.arange(8))
     for row in range(8):  # a row alone is as it is among others
         alone = mask_tokens(ids[row : row + 1], 0.15, SPECIAL, MASK, V, keys[row : row + 1])
         assert np.array_equal(alone[0][0], mask(ids, seed=3)[0][row])

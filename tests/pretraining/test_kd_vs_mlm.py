@@ -69,12 +69,12 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
     base = flatten_settings(replace(run, job="pretrain"))
     for arm in ARMS:
-        job = comparing.derive_arm_run(run, arm, 1e-5, results)
+        job = comparing.build_arm_run(run, arm, 1e-5, results)
         changed = {k for k, v in flatten_settings(job).items() if v != base[k]} - {"compare.lrs"}
         expected = {"optim.lr"} | (set() if arm == "kd" else {"distill.w_kd", "distill.w_mlm"})
         assert changed == expected
     corpus, teacher = prepare(run)
-    jobs = [comparing.derive_arm_run(run, arm, 4e-3, results) for arm in ARMS]
+    jobs = [comparing.build_arm_run(run, arm, 4e-3, results) for arm in ARMS]
     models = [pretraining.build_student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [open_batches(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
@@ -87,7 +87,7 @@ def test_all_arms_may_start_from_the_teacher(run):
     corpus, teacher = prepare(taught)
     results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
     for arm in ARMS:
-        job = comparing.derive_arm_run(taught, arm, 1e-3, results)
+        job = comparing.build_arm_run(taught, arm, 1e-3, results)
         student = pretraining.build_student(job, corpus, teacher)
         words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
         assert torch.equal(*words)
@@ -138,7 +138,7 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
 
     monkeypatch.setattr(comparing, "train", train)
     steps_of = {"kd": 10 / 8, "mlm": 4 / 8}
-    monkeypatch.setattr(comparing, "time_steps", lambda *_: steps_of)
+    monkeypatch.setattr(comparing, "measure_step_seconds", lambda *_: steps_of)
     summary = compare(run, tmp_path / "run")
     assert [summary[f"{arm}/lr"] for arm in ARMS] == [1e-5, 4e-3, 4e-3]
     assert steps == {"kd": (8, 4), "mlm": (8, 4), "mlm_equal_time": (20, 10)}
@@ -151,10 +151,10 @@ def test_a_teacher_that_costs_next_to_nothing(run):
     results = {arm: {"seconds": 3.0, "steps": 3} for arm in ("kd", "mlm")}
     results["kd"]["seconds"] = 0.01
     short = replace(run, trainer={**run.trainer, "max_steps": 3})
-    trainer = comparing.derive_arm_run(short, "mlm_equal_time", 1e-3, results).trainer
+    trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, results).trainer
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
     share = replace(run, trainer={**run.trainer, "val_check_interval": 0.5})
-    trainer = comparing.derive_arm_run(share, "mlm_equal_time", 1e-3, results).trainer
+    trainer = comparing.build_arm_run(share, "mlm_equal_time", 1e-3, results).trainer
     assert trainer["val_check_interval"] == 0.5  # of an epoch: that stays
 
 
@@ -212,7 +212,7 @@ def test_curves(done):
     assert all(label in page for label in ARMS.values())
     assert 'src="http' not in page and "<html>" in page
     for arm in ARMS:
-        points = comparing._read_curve(Path(done[1][f"{arm}/folder"]) / "metrics.csv")
+        points = comparing.read_curve(Path(done[1][f"{arm}/folder"]) / "metrics.csv")
         assert points[-1] == (done[1][f"{arm}/steps"], done[1][f"{arm}/val/mlm_accuracy"])
 
 

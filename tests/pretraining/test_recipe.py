@@ -240,7 +240,7 @@ def test_a_loader_process_that_dies_while_it_hands_a_batch_over(error, monkeypat
         yield batches[0]
         raise error
 
-    monkeypatch.setattr(loader, "_start", start)
+    monkeypatch.setattr(loader, "start_processes", start)
     assert [batch["x"].item() for batch in loader] == [0, 1, 2]
     assert loader.failure.startswith("a loader process was killed")
 
@@ -259,14 +259,14 @@ class KillWorker(pl.Callback):
 def test_a_signal_while_the_loader_starts(undisturbed, tmp_path, monkeypatch, number):
     """It sets a flag: an exception in there may be lost, or leave a process that waits for ever."""
     run, corpus, teacher, reference = undisturbed(workers=2, dropout=0.1, kd=True)
-    start = ResumableLoader._start
+    start = ResumableLoader.start_processes
 
     def start_and_signal(loader):
         signal.raise_signal(number)
         return start(loader)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(ResumableLoader, "_start", start_and_signal)
+        patch.setattr(ResumableLoader, "start_processes", start_and_signal)
         train(run, tmp_path, corpus, teacher)
     assert stopped.value.code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert not multiprocessing.active_children() and len(rows(tmp_path)) == 1
@@ -934,7 +934,7 @@ def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_pa
         replace(run, optim=replace(run.optim, lr=1e-3), seed=3, dropout=0.5, callbacks=stop),
     ):
         assert pretraining.locate_teacher(same, corpus) == first
-        assert pretraining.derive_teacher_run(same).callbacks is None  # none that stops half-way
+        assert pretraining.build_teacher_run(same).callbacks is None  # none that stops half-way
     for other in (
         replace(run, trainer={**run.trainer, "precision": "bf16-mixed"}),
         replace(run, trainer={**run.trainer, "gradient_clip_val": 0.5}),

@@ -56,11 +56,9 @@ def test_words_of_any_length_are_learnt_in_little_time(shared):
     assert time.process_time() - start < 10 and len(tokenizer.get_vocab()) > 500
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     plain = "Words of usual length\n    and usual spaces, http://example.org/" + "a/" * 10
-    assert list(module._cut_long_words(plain)) == [plain]
+    assert list(module.cut_long_words(plain)) == [plain]
     odd = "a " + "x" * 200 + " b" + "\n" * 70 + " " * 64 + "c"
-    assert (
-        "".join(module._cut_long_words(odd)) == odd and len(list(module._cut_long_words(odd))) == 6
-    )
+    assert "".join(module.cut_long_words(odd)) == odd and len(list(module.cut_long_words(odd))) == 6
 
 
 def test_a_signal_ends_training_a_tokenizer():
@@ -75,9 +73,9 @@ def test_a_signal_ends_training_a_tokenizer():
         start = time.monotonic()
         timer.start()
         with pytest.raises(InterruptedError):
-            module._run_interruptibly(lambda: threading.Event().wait(20))
+            module.run_interruptibly(lambda: threading.Event().wait(20))
         assert time.monotonic() - start < 10
     finally:
         signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ZeroDivisionError):
-        module._run_interruptibly(lambda: 1 / 0)
+        module.run_interruptibly(lambda: 1 / 0)

@@ -385,7 +385,7 @@ def test_half_a_step_is_never_saved(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_validation_that_is_due_comes_before_the_stop(tmp_path, number, code):
     callback, trainer = Checkpoints(tmp_path, every=100), Loops()
-    callback._on_signal(number, None)
+    callback.answer_signal(number, None)
     trainer.validates = True
     step(callback, trainer, 5)
     assert steps(tmp_path) == []
@@ -398,9 +398,9 @@ def test_a_second_signal_ends_at_once(tmp_path, monkeypatch, capsys):
     codes = []
     monkeypatch.setattr("bort.training.checkpoint.os._exit", codes.append)
     callback = Checkpoints(tmp_path, every=100)
-    callback._on_signal(signal.SIGINT, None)
+    callback.answer_signal(signal.SIGINT, None)
     assert not codes and "saving a checkpoint" in capsys.readouterr().err
-    callback._on_signal(signal.SIGINT, None)
+    callback.answer_signal(signal.SIGINT, None)
     assert codes == [130] and "at once" in capsys.readouterr().err
 
 

@@ -208,7 +208,7 @@ def test_wandb_online_without_a_key_is_one_line(tmp_path, no_key):
 
 def test_an_unreadable_netrc_is_no_key(tmp_path, no_key):
     (tmp_path / ".netrc").write_text("this is no netrc")
-    assert not loggers._has_wandb_key()
+    assert not loggers.has_wandb_key()
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(tmp_path, monke
     for name in loggers.WANDB_FOLDERS:
         monkeypatch.setenv(name, "unset by this test")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(loggers, "_CHOSEN", {"WANDB_CACHE_DIR"})
+    monkeypatch.setattr(loggers, "CHOSEN_FOLDERS", {"WANDB_CACHE_DIR"})
     (tmp_path / "file").touch()
     homes = {"a file": str(tmp_path / "file"), "none": "~"}
     monkeypatch.setattr(os.path, "expanduser", lambda path: homes[home])
-    loggers._stage_wandb(tmp_path / "run")
+    loggers.move_wandb_folders(tmp_path / "run")
     values = {name: os.environ.get(name) for name in loggers.WANDB_FOLDERS}
     inside = str(tmp_path / "run" / "wandb")
     assert values == {

@@ -13,8 +13,8 @@ from bort.training.optim import (
     NEWTON_SCHULZ_STEPS,
     QUINTIC,
     MuonAdamW,
+    compute_rate_factor,
     orthogonalize,
-    schedule_rate,
 )
 from bort.training.optim import build_optimizer as build_optimizer
 
@@ -204,4 +204,4 @@ def test_closure_is_called_with_gradients_on():
     ],
 )
 def test_schedule(progress, warmup, factor):
-    assert schedule_rate(progress, warmup) == pytest.approx(factor, abs=1e-12)
+    assert compute_rate_factor(progress, warmup) == pytest.approx(factor, abs=1e-12)
