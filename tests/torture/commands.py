@@ -1,12 +1,12 @@
-"""Wrong command lines, each of which has to end with one line and leave nothing behind.
+"""Run wrong command lines, each of which must end with one line and leave nothing behind.
 
     python tests/torture/commands.py               # 400 of them
     python tests/torture/commands.py count=50 seed=7
 
-Each is run as a user would run it, in a folder of its own, by a process that is forked after torch
-was loaded once. A command that happens to be right may do its work (the sizes are tiny). Ends with
-1 when one of them printed a trace, more than one line, a line of more than 200 characters or no
-line, left a file behind, or took longer than a minute.
+Each command runs as a user would run it, in a folder of its own, in a process that is forked after
+torch was loaded once. A command that happens to be right may do its work (the sizes are tiny). The
+script exits with 1 if a command printed a trace, no line, more than one line or a line of more than
+200 characters, left a file behind, or took longer than a minute.
 """
 
 import atexit

@@ -1,12 +1,12 @@
-"""Damaged run files: whatever reads them answers with one line, or as if nothing had happened.
+"""Damage the files of runs: each reader must answer with one line, or as if nothing had happened.
 
     python tests/torture/damaged.py               # 300 of them
     python tests/torture/damaged.py count=50 seed=7
 
-A pre-training, a fine-tuning and a search are run once, tiny. Then one file of a copy is cut, loses
-a bit, gets values of another type, is nested deeply, or becomes something else; and the copy is
-read by all that reads such a folder: its page, its model, the same command again. Ends with 1 when
-one of them raised anything but one line of at most 200 characters.
+A tiny pre-training, fine-tuning and search run once. Then one file of a copy is cut, loses a bit,
+gets values of another type, is nested deeply, or becomes something else, and everything that reads
+such a folder reads the copy: its page, its model, the same command again. The script exits with 1
+if a reader raised anything but one line of at most 200 characters.
 """
 
 import contextlib

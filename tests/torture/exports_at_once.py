@@ -1,11 +1,11 @@
-"""Pairs of exports of two different models onto one out= at the same time.
+"""Export two different models to the same out= at the same time, pair after pair.
 
     python tests/torture/exports_at_once.py                # 40 pairs
     python tests/torture/exports_at_once.py count=5 seed=1
 
-After each pair out= is one whole export, weights, card and record of the same model; every process
-has ended well or with the one line that another one writes there; the user's own file is still
-there, and no temporary. Ends with 1 otherwise.
+After each pair, out= must be one whole export, with the weights, card and record of the same model.
+Every process must have ended well, or with the one line which says that another process is writing
+there. The user's own file must be there still, and no temporary. Otherwise the script exits with 1.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Commands of bort in processes that are forked after torch was loaded once."""
+"""Run commands of bort in processes that are forked after torch was loaded once."""
 
 import os
 import runpy
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load() -> None:
-    """Import what is large, so that the forked processes need not."""
+    """Import the large libraries, so that the forked processes need not."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     sys.path[:0] = [str(ROOT), str(ROOT / "bort" / "plugins")]
     import transformers  # noqa: F401

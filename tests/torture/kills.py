@@ -1,15 +1,15 @@
-"""SIGKILL at every write of a pre-training, a fine-tuning, a search and an export.
+"""Send SIGKILL at every write of a pre-training, a fine-tuning, a search and an export.
 
-    python tests/torture/kills.py               # at each of their writes
-    python tests/torture/kills.py every=10      # at each tenth
-    python tests/torture/kills.py every=10 job=3   # of the fourth job alone
+    python tests/torture/kills.py               # at every write
+    python tests/torture/kills.py every=10      # at every tenth write
+    python tests/torture/kills.py every=10 job=3   # of job 3 (counted from 0) alone
 
-A write is a call that changes the disk: a file opened for writing, a rename, a removal, a folder,
-an fsync. Each command is run once undisturbed; then, for each of its writes, it is killed before
-that write, and the same command is run again. Afterwards all files have to be there, weights,
+A write is a call that changes the disk: a file opened for writing, a rename, a removal, a new
+folder, an fsync. Each command runs once undisturbed. Then, for each of its writes, it is killed
+before that write, and the same command runs again. Afterwards all files must be there: weights,
 curves and answers byte for byte those of the undisturbed run, the user's own files as they were,
-and no temporary. Of an export, either the old folder or the new one has to be whole right after
-the kill, wherever there is one. Ends with 1 when anything else was found.
+and no temporary. Right after the kill of an export, either the old or the new folder must be whole,
+wherever there is one. Otherwise the script exits with 1.
 """
 
 import builtins

@@ -1,12 +1,12 @@
-"""Do two checkouts of bort train the same, bit by bit?
+"""Compare the numbers that two checkouts of bort train, bit by bit.
 
     python tests/torture/same_numbers.py other=../older     # this checkout against another one
 
-Runs twenty steps of a pre-training, a distillation and a fine-tuning, a search of four candidates
-and an Agora of one round in both, on the same text, each with an empty cache of its own. Compares
-weights, curves, answers, generated rows and the records of the search; of JSON and CSV files,
-every value that is no time, name of a folder or digest of such a file. Ends with 1 where one
-differs. Use it before and after a change that should change no number.
+Both checkouts run twenty steps of a pre-training, a distillation and a fine-tuning, a search of
+four candidates and one round of Agora, on the same text, with empty caches of their own. The script
+compares weights, curves, answers, generated rows and the records of the search. In JSON and CSV
+files it compares every value but times, names of folders and digests of such files. It exits with 1
+if a value differs. Use it before and after a change that should change no number.
 """
 
 import csv

@@ -1,13 +1,13 @@
-"""SIGTERM and Ctrl-C while a corpus is built, and while loader processes start and work.
+"""Send SIGTERM and Ctrl-C while a corpus is built, and while loader processes start and work.
 
-    python tests/torture/signals.py               # 12 moments of each of four commands
+    python tests/torture/signals.py               # at 12 moments of each of four commands
     python tests/torture/signals.py count=40 seed=7
-    python tests/torture/signals.py job=3         # of the fourth command alone
+    python tests/torture/signals.py job=3         # of job 3 (counted from 0) alone
 
-Every command is run once undisturbed, which says how long it takes; then it gets a signal at random
-moments, alone or with its whole group of processes, as from a terminal. It has to end within ten
-seconds with 143 or 130 and no trace, leave no temporary and no process behind, and the same command
-has to go on to its end. Ends with 1 when anything else was found.
+Every command runs once undisturbed, to measure how long it takes. Then it gets a signal at random
+moments, alone or with its whole group of processes, as from a terminal. It must end within ten
+seconds with 143 or 130 and no trace, and leave no temporary and no process behind, and the same
+command must resume and finish. Otherwise the script exits with 1.
 """
 
 import os
