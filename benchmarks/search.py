@@ -28,8 +28,11 @@ from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
 from bort.objectives.regression import spread_out
 from bort.search import sweep as search
+from bort.search import trial
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import Scale, Selection
+from bort.search.records import Job, SearchPlan, read_records
+from bort.search.statistics import Paired
 
 ROOT = Path(__file__).resolve().parent.parent
 search_config.register(search_config.SearchRunConfig)
@@ -70,13 +73,13 @@ VARIANTS = {
 }
 
 
-def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
+def replays(plan: SearchPlan, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
     """Replay each variant on the recorded errors: optimum, true and stated regret, FLOPs."""
-    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
-    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
-    flops = {Arch.from_json(p["xi"]): p["flops"] for p in plan["points"]}
-    teacher = plan["teacher"]
-    worse = search.Paired(folder, search.records(folder), run).worse
+    errors = {r.xi: r.error for r in read_records(folder) if r.is_trained}
+    points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
+    flops = plan.flops
+    teacher = plan.teacher
+    worse = Paired(folder, read_records(folder), run).is_worse
     lines = [
         "| variant | optimum | e | true regret | stated: proven | monotone | trained | FLOPs |",
         "|---|---|---|---|---|---|---|---|",
@@ -85,7 +88,7 @@ def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> lis
     for label, options in VARIANTS.items():
         options = dict(options)
         scale = Scale(
-            *(teacher["parameters"], teacher["latency"][0], teacher["error"]),
+            *(teacher.parameters, teacher.latency[0], teacher.error),
             exponents=options.pop("exponents", (1.0, 1.0, 1.0)),
             error=options.pop("error", "ratio"),
         )
@@ -109,17 +112,17 @@ def replays(plan: dict, folder: Path, run: search_config.SearchRunConfig) -> lis
     return lines
 
 
-def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[str]:
-    teacher = plan["teacher"]
+def facts(plan: SearchPlan, run: search_config.SearchRunConfig, folder: Path) -> list[str]:
+    teacher = plan.teacher
     passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
-    count = len(search.records(folder))
+    count = len(read_records(folder))
     return [
         describe_machine(),
         "",
-        f"T = {Arch.from_json(teacher['xi'])}, entropy {teacher['error']:.3f} nats, word "
-        f"frequencies against T {teacher['unigram_error']:.3f}; n = {run.search.n} steps of "
-        f"{run.data.batch_size} × {run.data.length} tokens; {plan['positions']:,} positions of "
-        f"{plan['documents']:,} documents. T ran over {passes} training batches; one pass per "
+        f"T = {teacher.xi}, entropy {teacher.error:.3f} nats, word "
+        f"frequencies against T {teacher.unigram_error:.3f}; n = {run.search.n} steps of "
+        f"{run.data.batch_size} × {run.data.length} tokens; {plan.positions:,} positions of "
+        f"{plan.documents:,} documents. T ran over {passes} training batches; one pass per "
         f"candidate would be {passes * count:,}.",
         "",
     ]
@@ -128,7 +131,7 @@ def facts(plan: dict, run: search_config.SearchRunConfig, folder: Path) -> list[
 def grid_part(part: str) -> None:
     run = settings(*EXHAUSTIVE, *(FIXED if part == "fixed" else ["grid=tiny"]))
     folder = RUNS / f"search_{part}"
-    plan = search.run_here(run, folder)
+    plan = search.run_in_process(run, folder)
     write(part, facts(plan, run, folder) + replays(plan, folder, run))
 
 
@@ -142,12 +145,12 @@ def horizon_part() -> None:
     for n in (75, 300, 1200):
         run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
         folder = RUNS / f"search_n{n}"
-        with search.opened(run, folder) as sweep:
+        with search.open_sweep(run, folder) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
-                job_folder = folder / search.Job(arch, run.seed, run.optim.lr).folder
-                search.evaluate(replace(run, arch=arch), folder, job_folder)
-        errors_by_n[n] = {r["xi"]: r["error"] for r in search.records(folder) if "error" in r}
+                job_folder = folder / Job(arch, run.seed, run.optim.lr).folder
+                trial.evaluate(replace(run, arch=arch), folder, job_folder)
+        errors_by_n[n] = {r.xi: r.error for r in read_records(folder) if r.is_trained}
     for n in (75, 300):
         tau = kendalltau(list(errors_by_n[n].values()), list(errors_by_n[4 * n].values())).statistic
         winners = [best_by_w(plans[m], errors_by_n[m]) for m in (n, 4 * n)]
@@ -156,10 +159,10 @@ def horizon_part() -> None:
     write("horizon", [describe_machine(), "", "Points: " + ", ".join(names), "", *rows])
 
 
-def best_by_w(plan: dict, errors: dict) -> tuple:
-    teacher = plan["teacher"]
-    scale = Scale(teacher["parameters"], teacher["latency"][0], teacher["error"])
-    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+def best_by_w(plan: SearchPlan, errors: dict) -> tuple:
+    teacher = plan.teacher
+    scale = Scale(teacher.parameters, teacher.latency[0], teacher.error)
+    points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
     return Selection(points, scale).first(
         lambda xi: w_coefficient(*points[xi], errors[xi], scale), errors
     )
@@ -170,13 +173,13 @@ def kappa_part() -> None:
     lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
     grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
     run, folder = settings(*EXHAUSTIVE, grid, "search.kappa=0"), RUNS / "search_kappa"
-    with search.opened(run, folder):
+    with search.open_sweep(run, folder):
         for lr in lrs:
             for arch in run.grid.points()[0]:
                 candidate_run = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
-                job_folder = folder / search.Job(arch, run.seed, lr).folder
-                search.evaluate(candidate_run, folder, job_folder)
-    error = {(r["xi"].hidden, r["base_lr"]): r.get("error") for r in search.records(folder)}
+                job_folder = folder / Job(arch, run.seed, lr).folder
+                trial.evaluate(candidate_run, folder, job_folder)
+    error = {(r.xi.hidden, r.job.lr): r.error for r in read_records(folder)}
     rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
     best = {}
     for width in widths:
@@ -196,9 +199,9 @@ def latency_part() -> None:
     """Choose from the exhaustive tiny records under other latencies, without a new training."""
     run = settings(*EXHAUSTIVE, "grid=tiny")
     folder = RUNS / "search_tiny"
-    plan = search.run_here(run, folder)
-    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["status"] == "trained"}
-    shape = Arch.from_json(plan["teacher"]["xi"])
+    plan = search.run_in_process(run, folder)
+    errors = {r.xi: r.error for r in read_records(folder) if r.is_trained}
+    shape = plan.teacher.xi
     rows = [
         "| latency | T | optimum by W | its latency | lowest e within half of T's |",
         "|---" * 5 + "|",
@@ -213,10 +216,10 @@ def latency_part() -> None:
             latencies = measure_latencies(run_of_source.latency, archs, shape, 8192, cache)
             path.write_text(json.dumps(latencies))
         points = json.loads(path.read_text())["points"]
-        teacher = plan["teacher"]
+        teacher = plan.teacher
         limit = points[str(shape)][0]
-        scale = Scale(teacher["parameters"], limit, teacher["error"])
-        size = {Arch.from_json(p["xi"]): p["parameters"] for p in plan["points"]}
+        scale = Scale(teacher.parameters, limit, teacher.error)
+        size = {p.xi: p.parameters for p in plan.points}
         i = {xi: points[str(xi)][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))

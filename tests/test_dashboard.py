@@ -16,7 +16,7 @@ from bort.dashboard import PANELS, TABLES
 from bort.errors import BortError
 from bort.finetuning.recipe import finetune
 from bort.pretraining.recipe import pretrain
-from bort.search.wandb_run import COLUMNS, FIGURES
+from bort.search.report import COLUMNS, FIGURES
 
 pytestmark = pytest.mark.filterwarnings("default")  # wandb warns about its own use of pydantic
 

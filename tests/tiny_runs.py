@@ -113,8 +113,8 @@ def add_head(body: MaskedLM, task: str, length: int = 64) -> Classifier:
 
 def sweep(run: SearchRunConfig, folder: Path) -> dict:
     """What search.py does, without Hydra between."""
-    search.run_here(run, folder)
-    return optimum.conclude(folder)
+    search.run_in_process(run, folder)
+    return optimum.conclude(folder).to_json()
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -37,4 +37,4 @@ def run_composed(cfg: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with shell.resumable(cfg.name):
         record = sweep.evaluate(run, Path(run.output_dir), folder)
-    return record.get("error", float("nan"))
+    return float("nan") if record.error is None else record.error

@@ -13,8 +13,9 @@ from bort.export.card import kept_answers
 from bort.files.untrusted import read_json
 from bort.runs import record
 from bort.runs.summary import describe_validation, find_doubt
-from bort.search import optimum
 from bort.search import report as search_page
+from bort.search.optimum import choose_optimum
+from bort.search.result import SearchResult
 
 TITLES = {
     "search": "Search",
@@ -95,7 +96,8 @@ def _latencies(rows: list[dict], folders: dict[str, Path]) -> Iterator[tuple[str
 def doubts(folders: dict[str, Path]) -> list[str]:
     """What to doubt in the results of the stages, which stands first on the page."""
     search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
-    lines = [line for line in search_page.doubts(search) if line.startswith("doubt")]
+    found = search_page.find_doubts(SearchResult.from_json(search))
+    lines = [line for line in found if line.startswith("doubt")]
     for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
         if line := find_doubt(summary):
             lines.append(f"{TITLES[key]}: {line}")
@@ -112,8 +114,8 @@ def parts(
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
     own = {  # their doubts stand above
-        "search": lambda: search_page.parts(
-            folders["search"], *optimum.choice(folders["search"]), with_doubts=False
+        "search": lambda: search_page.build_parts(
+            folders["search"], choose_optimum(folders["search"]), with_doubts=False
         ),
         "pretrain": lambda: report.parts(record.read(folders["pretrain"]), with_doubt=False),
         "finetune": lambda: report.parts(record.read(folders["finetune"]), with_doubt=False),

@@ -76,7 +76,7 @@ def started(config: DictConfig, arguments: list[str], several: list[str]) -> Ite
         "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
         "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
     }
-    with search.opened(run, folder, record) as sweep:
+    with search.open_sweep(run, folder, record) as sweep:
         # the name may hold the time of day, which is another one in another process
         sweep.arguments = [*arguments, f"name={run.name}"]
         yield sweep

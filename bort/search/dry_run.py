@@ -22,7 +22,9 @@ from bort.pretraining.dry_run import (
 from bort.pretraining.flops import measure_amount
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Selection
-from bort.search.sweep import candidate_settings, check_latency, held_sequences, scale_of
+from bort.search.records import MaximumPoint
+from bort.search.sweep import build_scale, check_latency
+from bort.search.trial import count_held_sequences, make_candidate_settings
 from bort.training.trainer import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -40,17 +42,11 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
     points = measure_latencies(source, [teacher, *valid], teacher, vocab, Path())
     latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
     numbers = {a: (count_parameters(a, vocab, positions), latency[a][0]) for a in latency}
-    plan = {
-        "teacher": {
-            "parameters": numbers[teacher][0],
-            "latency": latency[teacher],
-            "error": 1.0,
-        }
-    }
+    maximum = MaximumPoint(teacher, None, "", numbers[teacher][0], latency[teacher])
     search = run.search
     return Selection(
         {arch: numbers[arch] for arch in valid},
-        scale_of(plan, run),
+        build_scale(maximum, run),
         epsilon=search.epsilon,
         max_params=search.max_params,
         max_latency=search.max_latency_ms if known else None,
@@ -73,8 +69,8 @@ def show(run: SearchRunConfig, folder: Path) -> None:
             f"download; known are {', '.join(HUB_TEACHERS)} and local folders"
         )
     chosen = _chosen(run, teacher, V)
-    held = held_sequences(data)
-    jobs = [candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
+    held = count_held_sequences(data)
+    jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)
     training = [flops.count_candidate_flops(job, teacher, V, amount) for job in jobs]
     rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))

@@ -4,25 +4,26 @@ A record says what it was measured with: the settings of the search, T, the text
 positions. One that was changed, damaged, or belongs to another search is refused.
 """
 
-import hashlib
-import io
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Self
 
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
-from bort.files.untrusted import parse_json
-from bort.files.writing import replacing, write_json
+from bort.files.checked import (
+    compute_check_value,
+    digest_content,
+    load_array,
+    read_checked,
+    write_checked,
+)
 from bort.models.arch import Arch
 
 VERSION = 1  # of the files below; another one is refused
-ORIGIN = ("version", "settings", "teacher", "corpus", "positions", "n")  # what all records share
 ARRAYS = ("entropy.npy", "documents.npy")  # in `teacher`, one number per masked position
+REMEDY = "delete its folder and repeat the command"
 
 
 @dataclass(frozen=True)
@@ -38,212 +39,314 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """As conf/search.yaml names it."""
+        """The name of its folder; conf/search.yaml says the same to Hydra."""
         return f"{self.xi.folder_name}-s{self.seed}-lr{self.lr}"
 
     @property
     def overrides(self) -> list[str]:
+        """The settings in which it differs from the search, as Hydra reads them."""
         sizes = [f"{key}={value}" for key, value in self.xi.to_table("arch.").items()]
         return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
-
-
-# ------------------------------------------------------------------------------- checked files
-
-
-def check_value(content: dict[str, Any]) -> str:
-    """16 digits that change with any value of what JSON keeps of `content`."""
-    plain = json.loads(json.dumps(content, default=str))
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_checked(path: Path, content: dict[str, Any]) -> None:
-    write_json(path, content | {"check": check_value(content)})
-
-
-def read_checked(path: Path, remedy: str) -> dict[str, Any]:
-    """The content of a file of `write_checked`, without the check value.
-
-    Raises BortError, with what to do, for one that is not as it was written.
-    """
-    try:
-        content = parse_json(path.read_text("utf-8"))
-        check = content.pop("check")
-        fits = check == check_value(content)
-    except OSError as error:
-        raise BortError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        fits = False
-    if not fits:
-        raise BortError(f"{path} was changed, damaged or written by another version; {remedy}")
-    return content
-
-
-def save_array(path: Path, array: np.ndarray) -> str:
-    """Write an array, whole and on the disk; returns a digest of its file."""
-    file = io.BytesIO()
-    np.save(file, array)
-    with replacing(path) as target:
-        target.write(file.getvalue())
-    return hashlib.sha256(file.getvalue()).hexdigest()[:16]
-
-
-def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
-    """An array of `save_array`; raises BortError when it is not the one with this digest."""
-    if _file_digest(path) != digest:
-        raise BortError(f"{path} is missing, changed or damaged; {remedy}")
-    return np.load(path, allow_pickle=False)
 
 
 # ------------------------------------------------------------------------------------ the plan
 
 
-def write_plan(folder: Path, plan: dict, run: SearchRunConfig, corpus: str) -> dict:
-    """Write search.json and return it, with what every record of the search will carry.
+@dataclass(frozen=True)
+class Origin:
+    """What all records of a search were measured with; every record repeats it.
+
+    settings: digest of settings.json; teacher: of T; corpus: of the text; positions: of the masked
+    positions and of T's entropies there; n: training steps of a candidate.
+    """
+
+    version: int
+    settings: str
+    teacher: str
+    corpus: str
+    positions: str
+    n: int
+
+    WORDS = {
+        "version": "version of bort",
+        "settings": "set of settings",
+        "teacher": "teacher",
+        "corpus": "text",
+        "positions": "set of masked positions",
+        "n": "number of steps",
+    }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read it out of a record or a plan; raises KeyError for a value that is missing."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """A candidate before it is trained.
+
+    parameters: p; body: parameters without embeddings and output layer; latency: median, lower and
+    upper quartile, in the unit of the plan; flops: of its training, 0 until they are counted.
+    """
+
+    xi: Arch
+    parameters: int
+    body: int
+    latency: list[float]
+    flops: float = 0.0
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read a point of search.json."""
+        return cls(**content | {"xi": Arch.from_json(content["xi"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of a point in search.json."""
+        return asdict(self) | {"xi": self.xi.to_json()}
+
+
+@dataclass(frozen=True)
+class MaximumPoint:
+    """T, the maximum point: the teacher of all candidates.
+
+    error: the mean entropy of its own output, in nats; unigram_error: the cross-entropy of word
+    frequencies against its output.
+    """
+
+    xi: Arch
+    name: str | None
+    digest: str
+    parameters: int
+    latency: list[float]
+    error: float = 1.0
+    unigram_error: float = math.inf
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read the teacher of search.json."""
+        return cls(**content | {"xi": Arch.from_json(content["xi"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of the teacher in search.json."""
+        return asdict(self) | {"xi": self.xi.to_json()}
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is known before the first training: T, what its pass gave, every candidate's p and î.
+
+    invalid: points of the grid without a whole head size. positions, documents: how many masked
+    positions decide an error, and of how many documents. teacher_flops: of T's pass over the
+    training batches of one seed; teacher_val_flops: over the held-out ones. arrays: digests of the
+    files of T's pass.
+    """
+
+    teacher: MaximumPoint
+    points: list[GridPoint]
+    invalid: list[Arch]
+    exponents: list[float]
+    latency_unit: str
+    latency_note: str
+    positions: int = 0
+    documents: int = 0
+    teacher_flops: float = 0.0
+    teacher_val_flops: float = 0.0
+    teacher_pass_seconds: float = 0.0
+    arrays: dict[str, str] | None = None
+    origin: Origin | None = None
+
+    @property
+    def flops(self) -> dict[Arch, float]:
+        """The FLOPs of each candidate's training."""
+        return {point.xi: point.flops for point in self.points}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read the content of search.json; raises KeyError or TypeError for another content."""
+        latency = content["latency"]
+        return cls(
+            teacher=MaximumPoint.from_json(content["teacher"]),
+            points=[GridPoint.from_json(point) for point in content["points"]],
+            invalid=[Arch.from_json(sizes) for sizes in content["invalid"]],
+            latency_unit=latency["unit"],
+            latency_note=latency["note"],
+            origin=Origin.from_json(content["origin"]),
+            **{key: content[key] for key in ("exponents", "positions", "documents", "arrays")},
+            **{key: content[key] for key in ("teacher_flops", "teacher_pass_seconds")},
+            teacher_val_flops=content.get("teacher_val_flops", 0.0),  # older plans lack it
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of search.json."""
+        content = {
+            "teacher": self.teacher.to_json(),
+            "points": [point.to_json() for point in self.points],
+            "invalid": [xi.to_json() for xi in self.invalid],
+            "latency": {"unit": self.latency_unit, "note": self.latency_note},
+            "origin": asdict(self.origin),
+        }
+        plain = ("exponents", "positions", "documents", "teacher_flops", "teacher_val_flops")
+        plain += ("teacher_pass_seconds", "arrays")
+        return content | {key: getattr(self, key) for key in plain}
+
+
+def write_plan(folder: Path, plan: SearchPlan, run: SearchRunConfig, corpus: str) -> SearchPlan:
+    """Write search.json; returns the plan with what every record of the search will carry.
 
     corpus: the digest of the text; the arrays of T lie in the folder already.
     """
-    digests = {key: _file_digest(folder / "teacher" / key) for key in ARRAYS}
-    origin = {
-        "version": VERSION,
-        "settings": _file_digest(folder / "settings.json"),
-        "teacher": plan["teacher"]["digest"],
-        "corpus": corpus,
-        "positions": check_value(digests),
-        "n": run.search.n,
-    }
-    plan = plan | {"arrays": digests, "origin": origin}
-    write_checked(folder / "search.json", plan)
+    digests = {key: digest_content(folder / "teacher" / key) for key in ARRAYS}
+    origin = Origin(
+        version=VERSION,
+        settings=digest_content(folder / "settings.json"),
+        teacher=plan.teacher.digest,
+        corpus=corpus,
+        positions=compute_check_value(digests),
+        n=run.search.n,
+    )
+    plan = replace(plan, arrays=digests, origin=origin)
+    write_checked(folder / "search.json", plan.to_json())
     return plan
 
 
-def read_plan(folder: Path) -> dict:
-    """Raises BortError when it, or a file that it rests on, is not as it was written."""
+def read_plan(folder: Path) -> SearchPlan:
+    """Read search.json.
+
+    Raises BortError when it, or a file that it rests on, is not as it was written.
+    """
     remedy = "use another name=, or resume=false"
-    plan = read_checked(folder / "search.json", remedy)
-    if plan["origin"]["version"] != VERSION:
-        raise BortError(f"{folder} was written by another version of bort; {remedy}")
-    if _file_digest(folder / "settings.json") != plan["origin"]["settings"]:
+    content = read_checked(folder / "search.json", remedy)
+    try:
+        if content["origin"]["version"] != VERSION:
+            raise BortError(f"{folder} was written by another version of bort; {remedy}")
+        plan = SearchPlan.from_json(content)
+    except (KeyError, TypeError) as error:
+        raise BortError(f"{folder}/search.json lacks {error}; {remedy}") from None
+    if digest_content(folder / "settings.json") != plan.origin.settings:
         raise BortError(f"{folder}/settings.json is missing, changed or damaged; {remedy}")
-    for key, digest in plan["arrays"].items():
+    for key, digest in plan.arrays.items():
         load_array(folder / "teacher" / key, digest, remedy)
     return plan
-
-
-def _file_digest(path: Path) -> str:
-    """Of the content; of an absent file that of an empty one."""
-    content = path.read_bytes() if path.is_file() else b""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------ records
 
 
-REMEDY = "delete its folder and repeat the command"
-CROWDED = "crowded"  # out of memory beside other trainings: no result yet
+class TrialStatus(StrEnum):
+    """How a training ended."""
+
+    TRAINED = "trained"
+    FAILED = "failed"
+    CROWDED = "crowded"  # out of memory beside other trainings: no result yet
 
 
-def job_of(record: dict) -> Job:
-    return Job(record["xi"], record["seed"], record["base_lr"])
+@dataclass(frozen=True)
+class TrialRecord:
+    """The record of one training, `point.json` in its folder.
+
+    Of one that ended well: lr, the peak rate of its width; losses, the digest of losses.npy, nats
+    at each masked position; error, their mean; kl_by_step, KL to T at earlier validations; seconds
+    of training and `wall` seconds in all. Of one that failed: the reason, and whether the loss
+    became no number; otherwise nobody knows which error it would have.
+    """
+
+    job: Job
+    origin: Origin
+    status: TrialStatus
+    lr: float | None = None
+    losses: str | None = None
+    error: float | None = None
+    kl_by_step: dict[str, float] | None = None
+    mlm_accuracy: float | None = None
+    seconds: float | None = None
+    wall: float | None = None
+    reason: str = ""
+    diverged: bool = False
+
+    MEASURED = ("lr", "losses", "error", "kl_by_step", "mlm_accuracy", "seconds", "wall")
+    FAILURE = ("reason", "diverged")
+
+    @property
+    def xi(self) -> Arch:
+        """The architecture that was trained."""
+        return self.job.xi
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training ended well, so that there is an error."""
+        return self.status is TrialStatus.TRAINED
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read a point.json; raises KeyError, TypeError or ValueError for another content."""
+        status = TrialStatus(content["status"])
+        keys = cls.MEASURED if status is TrialStatus.TRAINED else cls.FAILURE
+        return cls(
+            Job(Arch.from_json(content["xi"]), content["seed"], content["base_lr"]),
+            Origin.from_json(content),
+            status,
+            **{key: content[key] for key in keys},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of point.json."""
+        job = {"xi": self.xi.to_json(), "seed": self.job.seed, "base_lr": self.job.lr}
+        keys = self.MEASURED if self.is_trained else self.FAILURE
+        measured = {key: getattr(self, key) for key in keys}
+        return {**job, **asdict(self.origin), "status": str(self.status), **measured}
 
 
-def origin_of(plan: dict, job: Job) -> dict:
-    """The first part of a record: what was trained, and what it is measured with."""
-    return {"xi": job.xi.to_json(), "seed": job.seed, "base_lr": job.lr, **plan["origin"]}
+def write_record(path: Path, record: TrialRecord) -> TrialRecord:
+    """Write a point.json; returns the record."""
+    write_checked(path, record.to_json())
+    return record
 
 
-def failed_record(plan: dict, job: Job, reason: str, diverged: bool = False) -> dict:
-    """diverged: the loss became no number; otherwise nobody knows which error it would have."""
-    failure = {"status": "failed", "reason": reason, "diverged": diverged}
-    return origin_of(plan, job) | failure
-
-
-def read_record(path: Path, plan: dict) -> dict:
-    """A point.json; raises BortError for one that is changed or does not belong to this search."""
-    record = read_checked(path, REMEDY)
+def read_record(path: Path, plan: SearchPlan) -> TrialRecord:
+    """Read a point.json; raises BortError when it is changed or does not belong to this search."""
+    content = read_checked(path, REMEDY)
     try:
-        record["xi"] = Arch.from_json(record["xi"])
-        job = job_of(record)
-        if job.folder != path.parent.name:
-            raise BortError(f"{path} is the record of {job.folder}; {REMEDY}")
-        for key in ORIGIN:
-            if record[key] != (ours := plan["origin"][key]):
+        record = TrialRecord.from_json(content)
+        if record.job.folder != path.parent.name:
+            raise BortError(f"{path} is the record of {record.job.folder}; {REMEDY}")
+        for key, words in Origin.WORDS.items():
+            if (here := getattr(plan.origin, key)) != (there := getattr(record.origin, key)):
                 raise BortError(
-                    f"{path} was measured with another {_words(key)} ({record[key]}, here {ours}); "
-                    f"{REMEDY}"
+                    f"{path} was measured with another {words} ({there}, here {here}); {REMEDY}"
                 )
-        if record["status"] == "trained" and not math.isfinite(record["error"]):
+        if record.is_trained and not math.isfinite(record.error):
             raise BortError(f"{path} has no number for an error; {REMEDY}")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BortError(f"{path} lacks {error}; {REMEDY}") from None
     return record
 
 
-def _words(key: str) -> str:
-    words = {"version": "version of bort", "settings": "set of settings", "corpus": "text"}
-    words |= {"positions": "set of masked positions", "n": "number of steps"}
-    return words.get(key, key)
-
-
-def records(folder: Path, plan: dict | None = None) -> list[dict]:
-    """Every candidate training that has ended, in a fixed order.
+def read_records(folder: Path, plan: SearchPlan | None = None) -> list[TrialRecord]:
+    """Read every candidate training that has ended, in a fixed order.
 
     plan: of the search in `folder`, where it has been read. Raises BortError for a record that is
     changed or belongs to another search.
     """
+    records = _read_all(folder, plan)
+    return [record for record in records if record.status is not TrialStatus.CROWDED]
+
+
+def read_crowded_jobs(folder: Path, plan: SearchPlan) -> list[Job]:
+    """Read which trainings found no memory beside others, and are still to be tried alone."""
+    records = _read_all(folder, plan)
+    return [record.job for record in records if record.status is TrialStatus.CROWDED]
+
+
+def _read_all(folder: Path, plan: SearchPlan | None) -> list[TrialRecord]:
     paths = sorted(folder.glob("D*/point.json"))
     if not paths:
         return []
     plan = plan or read_plan(folder)
-    content = [read_record(path, plan) for path in paths]
-    return [record for record in content if record["status"] != CROWDED]
+    return [read_record(path, plan) for path in paths]
 
 
-def crowded_jobs(folder: Path, plan: dict) -> list[Job]:
-    """Trainings that found no memory beside others, and are still to be tried alone."""
-    paths = sorted(folder.glob("D*/point.json"))
-    content = [read_record(path, plan) for path in paths]
-    return [job_of(record) for record in content if record["status"] == CROWDED]
-
-
-def best_record(found: list[dict], xi: Arch, run: SearchRunConfig) -> dict:
-    """The training of ξ that counts: of the sweep's own seed, the rate with the lowest error."""
-    own = [r for r in found if r["xi"] == xi and r["seed"] == run.seed and r["status"] == "trained"]
-    return min(own, key=lambda r: (r["error"], r["base_lr"]))
-
-
-class Paired:
-    """Paired bootstrap over documents: all candidates are scored at the same positions."""
-
-    def __init__(self, folder: Path, found: list[dict], run: SearchRunConfig, count: int = 1000):
-        self.folder, self.run, self.count = folder, run, count
-        self.found = found
-        self._weights: np.ndarray | None = None
-        self._errors: dict[Arch, np.ndarray] = {}
-
-    def _resampled(self, losses: np.ndarray) -> np.ndarray:
-        """Means (count,) of resampled documents."""
-        if self._weights is None:
-            documents = np.load(self.folder / "teacher" / "documents.npy")
-            _, self.inverse = np.unique(documents, return_inverse=True)
-            self.sizes = np.bincount(self.inverse)
-            rng = np.random.default_rng(0)
-            n = len(self.sizes)
-            self._weights = rng.multinomial(n, np.full(n, 1 / n), self.count).astype(float)
-        sums = np.bincount(self.inverse, weights=losses.astype(float))
-        return (self._weights @ sums) / (self._weights @ self.sizes)
-
-    def teacher(self) -> np.ndarray:
-        return self._resampled(np.load(self.folder / "teacher" / "entropy.npy"))
-
-    def error(self, xi: Arch) -> np.ndarray:
-        """Resampled errors (count,) of the training of ξ that counts."""
-        if xi not in self._errors:
-            record = best_record(self.found, xi, self.run)
-            path = self.folder / Job(xi, self.run.seed, record["base_lr"]).folder / "losses.npy"
-            self._errors[xi] = self._resampled(load_array(path, record["losses"], REMEDY))
-        return self._errors[xi]
-
-    def worse(self, small: Arch, large: Arch) -> bool:
-        """Whether the larger one's error is higher beyond the 95% interval of their difference."""
-        return float(np.quantile(self.error(large) - self.error(small), 0.025)) > 0
+def find_best_record(records: list[TrialRecord], xi: Arch, run: SearchRunConfig) -> TrialRecord:
+    """Find the training of ξ that counts: with the search's seed, the rate of the lowest error."""
+    trainings = [r for r in records if r.xi == xi and r.job.seed == run.seed and r.is_trained]
+    return min(trainings, key=lambda record: (record.error, record.job.lr))

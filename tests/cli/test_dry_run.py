@@ -9,6 +9,7 @@ from tiny_runs import counting, log_lines
 
 from bort.agora import dry_run as agora_plan
 from bort.config.compose import parse_settings
+from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.finetuning import dry_run as task_plan
 from bort.models.arch import Arch
@@ -18,6 +19,7 @@ from bort.pretraining import dry_run as plan
 from bort.pretraining import recipe as pretrain
 from bort.search import dry_run as search_plan
 from bort.search import sweep as search
+from bort.search import trial
 from bort.text.tokenizer import train_tokenizer
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -61,9 +63,9 @@ def test_a_distillation_costs_what_torch_counts(settings_of, model, tmp_path, ac
 
 def test_a_search_costs_what_its_records_will_say(search_of, tmp_path):
     run = search_of("search.n=20", "grid.depth=[1]")
-    with search.opened(run, tmp_path / "run") as sweep:
-        work = sum(point["flops"] for point in sweep.plan["points"])
-        passes = sweep.plan["teacher_flops"] * 2 + sweep.plan["teacher_val_flops"]
+    with search.open_sweep(run, tmp_path / "run") as sweep:
+        work = sum(sweep.plan.flops.values())
+        passes = sweep.plan.teacher_flops * 2 + sweep.plan.teacher_val_flops
     shown = plan_of(run)["FLOPs"]  # "at most 1.0e+09 (trainings 9.9e+08, finalists …"
     numbers = [
         float(word) for word in shown.replace(",", " ").replace(")", " ").split() if "e+" in word
@@ -165,13 +167,13 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
     shared, search_of, tmp_path, monkeypatch, name, line
 ):
     path = shared / "cases" / "N" / "N22-latency-table" / name
-    monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("the teacher was trained"))
+    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("the teacher was trained"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["latency=table", f"latency.path={path}", "name=x", "output_dir=y", "trainer=cpu"]
-        run = parse_settings(compose("search", given), search.SearchRunConfig)
+        run = parse_settings(compose("search", given), SearchRunConfig)
 
     def whole(run):
-        with search.opened(run, tmp_path / "run"):
+        with search.open_sweep(run, tmp_path / "run"):
             pass
 
     for start in (plan_of, whole):
@@ -181,7 +183,7 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
 
 
 def test_a_latency_table_without_the_teacher_is_refused(search_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("the teacher was trained"))
+    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("the teacher was trained"))
     path = tmp_path / "table.csv"
     run = search_of("latency=table", f"latency.path={Path(__file__)}")
     lines = ["depth,heads,hidden,intermediate,latency_ms"]

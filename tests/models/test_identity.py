@@ -80,14 +80,14 @@ def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_pa
     """Neither its records nor the kept states of T are mixed."""
     run = search_of(f"teacher.name={model}", "grid.depth=[1]", "grid.hidden=[16]")
     folder = tmp_path / "search"
-    with search.opened(run, folder) as sweep:
-        assert sweep.plan["teacher"]["digest"] == digest_folder(model)
+    with search.open_sweep(run, folder) as sweep:
+        assert sweep.plan.teacher.digest == digest_folder(model)
         job = sweep.ask()[0]
         sweep.collect([job], died="its process died")
-        assert sweep.records[0]["teacher"] == digest_folder(model)
+        assert sweep.records[0].origin.teacher == digest_folder(model)
     (folder / "search.json").unlink()  # as if it had been killed in the pass of T
     train_again(model)
-    with pytest.raises(BortError, match=CHANGED), search.opened(run, folder):
+    with pytest.raises(BortError, match=CHANGED), search.open_sweep(run, folder):
         pass
 
 

@@ -237,7 +237,8 @@ def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     for key, summary in (("search", {}), ("pretrain", student), ("finetune", tuned)):
         folders[key].mkdir()
         (folders[key] / "summary.json").write_text(json.dumps(summary))
-    monkeypatch.setattr(pipeline_page.search_page, "doubts", lambda summary: ["doubt: a", "b"])
+    monkeypatch.setattr(pipeline_page.search_page, "find_doubts", lambda result: ["doubt: a", "b"])
+    monkeypatch.setattr(pipeline_page.SearchResult, "from_json", lambda content: None)
     lines = pipeline_page.doubts(folders)
     assert lines[0] == "doubt: a" and "0.10 nats better than word frequencies" in lines[1]
     assert lines[2] == f"Fine-tuning: {tuned['doubt']}" and len(lines) == 3

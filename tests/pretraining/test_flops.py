@@ -12,6 +12,7 @@ from bort.models.bert import ModelConfig, build_model
 from bort.pretraining import flops
 from bort.pretraining.recipe import prepare
 from bort.search import sweep as search
+from bort.search import trial
 from bort.training import optim
 
 
@@ -44,12 +45,12 @@ def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
     run = search_of("grid.depth=[1]", "grid.hidden=[16]", "search.n=10", more)
     folder = tmp_path / "run"
     prepare(run)  # T's own training is not the search's
-    with counting() as counter, search.opened(run, folder) as sweep:
+    with counting() as counter, search.open_sweep(run, folder) as sweep:
         plan = sweep.plan
-    assert plan["teacher_flops"] + plan["teacher_val_flops"] == counter.get_total_flops()
+    assert plan.teacher_flops + plan.teacher_val_flops == counter.get_total_flops()
     (job,) = sweep.ask()[:1]
-    (point,) = (p for p in plan["points"] if Arch.from_json(p["xi"]) == job.xi)
+    (point,) = (p for p in plan.points if p.xi == job.xi)
     own = replace(run, arch=job.xi)
     with counting() as counter:
-        search.evaluate(own, folder, folder / job.folder)
-    assert point["flops"] == pytest.approx(counter.get_total_flops(), rel=1e-9)
+        trial.evaluate(own, folder, folder / job.folder)
+    assert point.flops == pytest.approx(counter.get_total_flops(), rel=1e-9)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,22 +12,36 @@ from bort.models.arch import Arch
 from bort.runs import commands
 from bort.search import report as search_page
 from bort.search.fptas import UNDECIDED
+from bort.search.result import CandidateRow, Horizon, SearchResult
 
-SUMMARY = {
+RESULT = SearchResult(
     **{"candidates": 24, "invalid": 0, "trained": 9, "pruned": 15, "assumed": 0, "skipped": 0},
-    **{"failed": 0, "excluded": 0, "regret_bound": 0.0, "regret_bound_monotone": 0.0},
-    **{"contradictions": 0, "ties": [], "train_flops": 3e9, "exhaustive_flops": 6e9},
-    **{"teacher_batches": 300, "seconds": 90.0, "below_unigram": 1.2, "smallest": False},
-    **{"on_border": [], "optimum_name": "⟨2,2,64,128⟩", "winner_at_half": "⟨2,2,64,128⟩"},
-    **{"control_bound": "⟨1,1,32,128⟩", "control_size": "⟨1,1,32,128⟩"},
-}
+    **{"failed": 0, "diverged": 0, "excluded": 0, "regret_bound": 0.0},
+    **{"regret_bound_monotone": 0.0, "contradictions": 0, "ties": [], "train_flops": 3e9},
+    **{"exhaustive_flops": 6e9, "finalist_flops": 0.0, "teacher_batches": 300, "seconds": 90.0},
+    **{"unigram_error": 6.0, "teacher_error": 4.0, "error": 4.8, "smallest": False},
+    **{"on_border": [], "optimum": Arch(2, 2, 64, 128), "n": 300, "seed": 0},
+    **{"control_bound": "⟨1,1,32,128⟩", "control_size": "⟨1,1,32,128⟩", "by_error": ""},
+    **{"by_ratio": "", "by_perplexity": "", "pareto": [], "pareto_undecided": []},
+    **{"objective": "w", "quality": "e(T)/e", "w": 0.5, "w_interval": [0.4, 0.6]},
+    **{"seed_spread": None, "further_trainings": 0, "further_failed": 0, "parameters": 10},
+    **{"latency": 1.0, "latency_unit": "operations", "latency_note": "", "positions": 9},
+    **{"documents": 3, "trainings": 9},
+)
 
 
 BY_ERROR = {"objective": "error", "quality": "e(T)/e", "control_bound": None}
 
 
 def said(**changes) -> str:
-    return "\n".join(search_page.certificate_lines(SUMMARY | changes))
+    return "\n".join(search_page.describe_certificate(replace(RESULT, **changes)))
+
+
+def horizons(ahead: str, *taus: float | None) -> dict:
+    """Horizons at a quarter and at half of 300 steps, with these rankings."""
+    steps = (("quarter", 75), ("half", 150))
+    rows = zip(steps, taus, strict=True)
+    return {"horizons": [Horizon(label, step, ahead, ahead, tau) for (label, step), tau in rows]}
 
 
 def test_certificate_in_words():
@@ -51,16 +66,16 @@ def test_certificate_in_words():
             "of 27 points: 9 trained, 15 pruned by proof, 2 failed, 3 wit",
         ),
         ({"ties": ["⟨1,1,32,128⟩"]}, "ties with the winner within noise: ⟨1,1,32,128⟩"),
-        ({"below_unigram": -1.4}, "doubt: the winner is 1.40 nats above word frequencies: n is"),
-        ({"below_unigram": 0.1}, "doubt: the winner is only 0.10 nats below word frequencies"),
+        ({"error": 7.4}, "doubt: the winner is 1.40 nats above word frequencies: n is"),
+        ({"error": 5.9}, "doubt: the winner is only 0.10 nats below word frequencies"),
         ({"smallest": True}, "doubt: the winner is the smallest candidate"),
         ({"on_border": ["largest depth"]}, "too narrow: the winner has its largest depth"),
         (
-            {"ahead_at_half": "⟨1,1,32,128⟩", "step_at_half": 150, "n": 300},
+            horizons("⟨1,1,32,128⟩", None, None),
             "doubt: after 150 of 300 steps ⟨1,1,32,128⟩ was ahead of the winner",
         ),
         (
-            {"tau_at_half": 0.5, "tau_at_quarter": 0.21, "step_at_half": 150, "n": 300},
+            horizons("⟨2,2,64,128⟩", 0.21, 0.5),
             "doubt: after 150 of 300 steps the errors ranked the candidates otherwise than at the "
             "end (Kendall's τ 0.50)",
         ),
@@ -74,7 +89,10 @@ def test_certificate_in_words():
             "no candidate left out has an e(T)/e larger by more tha",
         ),
         ({"smallest": True}, "search.n is too short; search.error=perplexity weighs errors more"),
-        ({"unigram_error": 5.1, "teacher_error": 5.0}, "T's own output is 0.10 nats from word fre"),
+        (
+            {"unigram_error": 5.1, "teacher_error": 5.0, "error": 4.0},
+            "T's own output is 0.10 nats from word fre",
+        ),
         (
             {"further_failed": 1, "further_trainings": 5},
             "note: 1 trainings of finalists with other",
@@ -87,27 +105,26 @@ def test_what_to_doubt(changes, line):
 
 
 def test_rankings_that_agree_are_no_doubt():
-    assert "Kendall" not in said(tau_at_half=0.9, tau_at_quarter=None, step_at_half=150, n=300)
+    assert "Kendall" not in said(**horizons("⟨2,2,64,128⟩", None, 0.9))
 
 
 def test_points_have_the_units_of_the_card():
-    rows = [trained_row(1, 0.5) | {"latency": 5.243e6, "reason": ""}]
-    text = search_page._table(rows, "operations")
+    text = search_page.write_table([trained_row(1, 0.5, latency=5.243e6)], "operations")
     assert "<td>5.2 MFLOP</td>" in text and "error (nats)" in text and "e+06" not in text
 
 
 def test_advice_is_for_the_aim_of_the_search():
     """By error nothing falls to the smallest, and no other error weighs more."""
-    by_error = said(**BY_ERROR, smallest=True, below_unigram=0.1)
+    by_error = said(**BY_ERROR, smallest=True, error=5.9)
     assert "W can only" not in by_error and "perplexity" not in by_error
     assert "raise search.n" in by_error and "arg max W⁺" not in by_error
     assert "perplexity" not in said(smallest=True, quality="exp(e(T) − e)")
 
 
-def trained_row(k: int, w: float, **changes) -> dict:
-    row = {"depth": 1, "heads": 1, "hidden": 8, "intermediate": k, "status": "trained"}
-    row |= {"parameters": 10 * k, "latency": float(k), "error": 5.0, "w": w, "w_bound": 0.9}
-    return row | {"w_low": w, "w_high": w, "reason": ""} | changes
+def trained_row(k: int, w: float, **changes) -> CandidateRow:
+    row = {"parameters": 10 * k, "latency": float(k), "error": 5.0, "status": "trained", "w": w}
+    row |= {"w_low": w, "w_high": w, "w_bound": 0.9} | changes
+    return CandidateRow(Arch(1, 1, 8, k), **row)
 
 
 def test_what_is_not_decided_is_grey():
@@ -117,7 +134,7 @@ def test_what_is_not_decided_is_grey():
     rows.append(trained_row(9, 0.0, status="teacher", error=4.0))
     fronts = {"pareto": ["⟨1,1,8,1⟩"], "pareto_undecided": ["⟨1,1,8,2⟩"], "latency_unit": "ms"}
     choices = {(0.0, 0.0): None, (0.0, 1.0): Arch(1, 1, 8, 1), (1.0, 0.0): None}
-    plots = search_page.figures(rows, fronts, choices)
+    plots = search_page.draw_figures(rows, replace(RESULT, **fronts), choices)
     names = {
         title: {t.name: (len(t.x), t.marker.color) for t in plot.data}
         for title, plot in plots.items()
@@ -133,9 +150,8 @@ def test_what_is_not_decided_is_grey():
         names["W by candidate"]["W⁺: no W can be larger than this bound"][0] == 4
     )  # the failed one, too
     aims = dict.fromkeys(("by_ratio", "by_perplexity", "by_error", "control_bound"), UNDECIDED)
-    costs = dict.fromkeys(("trainings", "teacher_batches", "seconds"), 1)
-    costs |= dict.fromkeys(("train_flops", "finalist_flops", "exhaustive_flops"), 1.0)
-    html = search_page._costs({"teacher_pass_seconds": 1.0}, aims | costs | {"control_size": None})
+    result = replace(RESULT, **aims, control_size=None)
+    html = search_page.write_costs(1.0, result)
     assert html.count(f"<td class=unknown>{UNDECIDED}</td>") == 4
 
 
@@ -161,7 +177,7 @@ def test_text_of_the_user_is_escaped(search_of, tmp_path):
     sweep(run, folder)
     given = OmegaConf.create(["data.path=<script>alert(1)</script>"])
     OmegaConf.save(given, folder / ".hydra" / "overrides.yaml")
-    page = search_page._reproduce(run, folder, {"hidden": 16, "lr": 1e-3})
+    page = search_page.write_commands(run, folder, trained_row(16, 0.5, lr=1e-3))
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 

@@ -25,16 +25,36 @@ from transformers import AutoModelForMaskedLM
 from bort.config import search as search_config
 from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
+from bort.files.checked import write_checked
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives import latency
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import locate_teacher, prepare
 from bort.pretraining.teacher_states import TeacherStates
-from bort.search import optimum
+from bort.runs.folder import RunFolder
+from bort.search import optimum, trial
 from bort.search import sweep as search
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Scale, Selection, pareto
+from bort.search.records import (
+    GridPoint,
+    Job,
+    MaximumPoint,
+    Origin,
+    SearchPlan,
+    TrialRecord,
+    TrialStatus,
+    read_plan,
+    read_records,
+)
+from bort.search.statistics import (
+    Paired,
+    choose_by_controls,
+    compare_horizons,
+    describe_border,
+    find_ties,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = (
@@ -91,10 +111,10 @@ def test_errors_are_those_of_hugging_face(done):
     val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
     place = locate_teacher(run, corpus) / "model"
     models = [AutoModelForMaskedLM.from_pretrained(place).double().eval()]
-    records = [r for r in search.records(folder) if r["seed"] == run.seed]
+    records = [r for r in read_records(folder) if r.job.seed == run.seed]
     models += [
         AutoModelForMaskedLM.from_pretrained(folder / place / "model").double().eval()
-        for place in (search.Job(r["xi"], r["seed"], r["base_lr"]).folder for r in records)
+        for place in (r.job.folder for r in records)
     ]
     sums, count = torch.zeros(len(models), dtype=torch.float64), 0
     for batch in val:
@@ -110,7 +130,7 @@ def test_errors_are_those_of_hugging_face(done):
     assert plan["positions"] == count
     # T's states are kept in half precision
     assert plan["teacher"]["error"] == pytest.approx(expected[0], abs=1e-3)
-    assert [r["error"] for r in records] == pytest.approx(expected[1:], abs=1e-3)
+    assert [r.error for r in records] == pytest.approx(expected[1:], abs=1e-3)
 
 
 def test_errors_never_fall_below_the_entropy(done):
@@ -162,10 +182,10 @@ def test_a_finished_search_needs_neither_text_nor_teacher_again(
     run, lines = search_of("search.exponents=[0,0,1]"), log_lines()
     copy = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(search, "prepare", lambda *_: pytest.fail("text or teacher is read"))
+    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("text or teacher is read"))
     assert optimum.is_over(run, copy)
     assert lines == [f"{copy} is finished; name= starts another run, resume=false this one again"]
-    assert optimum.conclude(copy) == summary
+    assert optimum.conclude(copy).to_json() == summary
     assert not optimum.is_over(replace(run, resume=False), copy)
     with pytest.raises(BortError, match="holds a run with other settings"):
         optimum.is_over(search_of("search.exponents=[1,1,1]"), copy)
@@ -197,14 +217,14 @@ def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
     run = search_of("search.finalists=1", "search.seeds=1")
     summary = sweep(run, tmp_path / "run")
     assert summary["pruned"] > 0 and summary["regret_bound"] == 0
-    plan = json.loads((tmp_path / "run" / "search.json").read_text())
-    scale = search.scale_of(plan, run)
-    errors = {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == run.seed}
-    points = {Arch.from_json(p["xi"]): (p["parameters"], p["latency"][0]) for p in plan["points"]}
+    plan = read_plan(tmp_path / "run")
+    scale = search.build_scale(plan.teacher, run)
+    errors = {r.xi: r.error for r in read_records(folder) if r.job.seed == run.seed}
+    points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
     w = {xi: w_coefficient(*points[xi], e, scale) for xi, e in errors.items()}
     assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
-    for record in search.records(tmp_path / "run"):
-        assert record["error"] == errors[record["xi"]]  # pruning changes no training
+    for record in read_records(tmp_path / "run"):
+        assert record.error == errors[record.xi]  # pruning changes no training
     # another aim's winner is that of the exhaustive records, or is not named
     scales = {"by_error": replace(scale, exponents=BY_ERROR), "by_ratio": scale}
     scales["by_perplexity"] = replace(scale, error="perplexity")
@@ -225,14 +245,14 @@ ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalis
 
 def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
     """Trainings of candidates with this intermediate size raise."""
-    train = search.train
+    train = trial.train
 
     def broken(job, *inputs, **options):
         if job.arch.intermediate in reasons and options.get("states"):
             raise reasons[job.arch.intermediate]
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(search, "train", broken)
+    monkeypatch.setattr(trial, "train", broken)
 
 
 def test_failures_are_results(search_of, tmp_path, monkeypatch):
@@ -254,7 +274,7 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
     assert (statuses["32"], statuses["48"]) == ("diverged", "failed")
     reasons = {row["reason"] for row in table(tmp_path / "run")}
     assert {"out of memory", "heads=3 does not divide hidden=16"} <= reasons
-    errors = {r["xi"]: r.get("error") for r in search.records(tmp_path / "run")}
+    errors = {r.xi: r.error for r in read_records(tmp_path / "run")}
     best = min((xi for xi in errors if errors[xi]), key=errors.get)
     assert summary["optimum"] == best.to_json()
 
@@ -262,7 +282,7 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
 def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
     """The first time beside another training; then alone, where it fits or does not."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.parallel=2")
-    train, crowd = search.train, []
+    train, crowd = trial.train, []
 
     def scarce(job, *inputs, **options):
         if options.get("states") and job.arch.intermediate == 32:
@@ -271,20 +291,20 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
             raise MemoryError
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(search, "train", scarce)
+    monkeypatch.setattr(trial, "train", scarce)
     lines, batches = log_lines(), []
-    with search.opened(run, tmp_path / "run") as sweep:
+    with search.open_sweep(run, tmp_path / "run") as sweep:
         while crowd := sweep.ask():
             batches.append([job.xi.intermediate for job in crowd])
             for job in crowd:
                 own = replace(run, arch=job.xi, seed=job.seed)
-                search.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
+                trial.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
             sweep.collect(crowd)
     assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
-    assert [r["status"] for r in search.records(tmp_path / "run")] == ["trained", "failed"]
+    assert [r.status for r in read_records(tmp_path / "run")] == ["trained", "failed"]
     assert any("found no memory beside others; now alone" in line for line in lines)
     assert [line for line in lines if "⟨1,1,16,32⟩ failed: out of memory" in line]
-    summary = optimum.conclude(tmp_path / "run")
+    summary = optimum.conclude(tmp_path / "run").to_json()
     assert (summary["trained"], summary["failed"], summary["diverged"]) == (1, 1, 0)
     assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
 
@@ -293,12 +313,12 @@ def test_a_kill_among_the_checkpoints_of_a_candidate_leaves_none(search_of, tmp_
     """They go before the candidate has a record, by which it is left alone."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=1", "checkpoint_every=2")
 
-    def killed(folder: Path) -> None:
-        checkpoints(folder)[0].unlink()
+    def killed(folder: RunFolder) -> None:
+        checkpoints(Path(folder))[0].unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "remove_checkpoints", killed)
+        patch.setattr(RunFolder, "remove_checkpoints", killed)
         with pytest.raises(KeyboardInterrupt):
             sweep(run, tmp_path / "run")
     assert any(map(checkpoints, (tmp_path / "run").glob("D*")))
@@ -313,14 +333,14 @@ def checkpoints(folder: Path) -> list[Path]:
 def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
     """A further seed that fails takes nothing from the candidate's own error."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=2")
-    train = search.train
+    train = trial.train
 
     def broken(job, *inputs, **options):
         if options.get("states") and job.seed == 1:
             raise Diverged("the loss became nan at step 3")
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(search, "train", broken)
+    monkeypatch.setattr(trial, "train", broken)
     lines = log_lines()
     summary = sweep(run, tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["further_failed"]) == (2, 0, 1)
@@ -336,7 +356,7 @@ def copied(done, tmp_path):
     """The folder of `done`, without its models: what a choice is made from."""
     folder = tmp_path / "run"
     shutil.copytree(done[1], folder, ignore=shutil.ignore_patterns("model", "*.f16", "wandb"))
-    assert optimum.choice(folder)[3]["w"] == done[2]["w"]
+    assert optimum.choose_optimum(folder).result.w == done[2]["w"]
     return folder
 
 
@@ -358,9 +378,9 @@ def test_an_edited_record_is_refused(copied, done, changes, reason):
     path = sorted(copied.glob("D*/point.json"))[1]
     edited(path, **changes)
     with pytest.raises(BortError, match=f"point.json {reason}"):
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
     with pytest.raises(BortError, match=f"point.json {reason}"):
-        search.run_here(done[0], copied)
+        search.run_in_process(done[0], copied)
 
 
 @pytest.mark.parametrize(
@@ -378,16 +398,16 @@ def test_a_record_of_another_search_is_refused(copied, key, value, words):
     path = sorted(copied.glob("D*/point.json"))[1]
     content = json.loads(path.read_text()) | {key: value}
     content.pop("check")
-    search.write_checked(path, content)
+    write_checked(path, content)
     with pytest.raises(BortError, match=f"point.json was measured with {words}"):
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
 
 
 def test_a_record_in_the_wrong_folder_is_refused(copied):
     first, second = sorted(copied.glob("D*/point.json"))[:2]
     shutil.copy(first, second)
     with pytest.raises(BortError, match=f"is the record of {first.parent.name}"):
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"{}", b"[" * 99999, b"null"])
@@ -399,12 +419,12 @@ def test_damaged_files_of_a_search_are_one_line(copied, name, content):
     path = min(copied.rglob(name), key=lambda path: len(path.parts))
     path.write_bytes(content)
     with pytest.raises(BortError, match=f"{name} (was|is missing,) changed") as error:
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
     assert "\n" not in str(error.value)
     path.unlink()
     if name != "point.json":
         with pytest.raises(BortError, match=name):
-            optimum.choice(copied)
+            optimum.choose_optimum(copied)
 
 
 def test_other_settings_than_those_of_the_search_are_refused(copied):
@@ -414,7 +434,7 @@ def test_other_settings_than_those_of_the_search_are_refused(copied):
     config.search.exponents = [1.0, 1.0, 1.0]
     OmegaConf.save(config, path)
     with pytest.raises(BortError, match="other settings \\(search.exponents="):
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
 
 
 def test_an_edited_plan_is_refused(copied):
@@ -423,7 +443,7 @@ def test_an_edited_plan_is_refused(copied):
     plan["points"][0]["latency"][0] /= 2
     (copied / "search.json").write_text(json.dumps(plan))
     with pytest.raises(BortError, match="search.json was changed, damaged or written by another"):
-        optimum.choice(copied)
+        optimum.choose_optimum(copied)
 
 
 def test_all_fail(search_of, tmp_path, monkeypatch):
@@ -444,7 +464,7 @@ def test_all_fail(search_of, tmp_path, monkeypatch):
     ],
 )
 def test_what_a_candidate_can_be_blamed_for(error, reason):
-    assert search.failure(error) == reason
+    assert trial.explain_failure(error) == reason
 
 
 def test_a_bug_ends_the_search(search_of, tmp_path, monkeypatch):
@@ -481,16 +501,16 @@ def test_sigkill_at_random_moments(done, search_of, tmp_path):
 def test_further_rates_count_by_their_best(search_of, tmp_path):
     run = search_of("search.lrs=[1e-3,1e-2]", "search.seeds=1", "search.finalists=1")
     summary = sweep(run, tmp_path / "run")
-    found = search.records(tmp_path / "run")
-    assert {1e-3, 1e-2, 4e-3} <= {r["base_lr"] for r in found}
-    best = min(r["error"] for r in found if r["xi"].to_json() == summary["optimum"])
+    found = read_records(tmp_path / "run")
+    assert {1e-3, 1e-2, 4e-3} <= {r.job.lr for r in found}
+    best = min(r.error for r in found if r.xi.to_json() == summary["optimum"])
     assert summary["error"] == best
 
 
 def test_rate_by_width(search_of):
     run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
     corpus, _ = prepare(run)
-    job = search.candidate_settings(run, 8)
+    job = trial.make_candidate_settings(run, 8)
     assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
     assert job.trainer["max_steps"] == 6 and type(job) is PretrainRunConfig
 
@@ -499,9 +519,9 @@ def test_workers_may_read_ahead(done, search_of, tmp_path):
     """Of loaders: beyond the last step there is no kept output of T, and none is needed."""
     run = search_of("data.workers=1", "search.seeds=1", "grid.depth=[1]", "grid.hidden=[16]")
     sweep(run, tmp_path / "run")
-    errors = {r["xi"]: r["error"] for r in search.records(done[1]) if r["seed"] == 0}
-    found = search.records(tmp_path / "run")
-    assert found and all(r["error"] == errors[r["xi"]] for r in found)
+    errors = {r.xi: r.error for r in read_records(done[1]) if r.job.seed == 0}
+    found = read_records(tmp_path / "run")
+    assert found and all(r.error == errors[r.xi] for r in found)
     assert not list((tmp_path / "run").glob("D*/checkpoints"))
 
 
@@ -514,15 +534,17 @@ def test_bootstrap_of_the_mean(tmp_path, search_of):
     rng = np.random.default_rng(1)
     losses = rng.exponential(size=400)
     np.save(tmp_path / "teacher" / "documents.npy", np.arange(400))
-    paired = search.Paired(tmp_path, [], search_of(), count=4000)
-    means = paired._resampled(losses)
+    paired = Paired(tmp_path, [], search_of(), count=4000)
+    means = paired.resample_losses(losses)
     assert means.mean() == pytest.approx(losses.mean(), abs=0.01)
     assert means.std() == pytest.approx(losses.std() / 20, rel=0.06)
     # of whole documents: what is equal within each varies as 40 values, not as 400
     np.save(tmp_path / "teacher" / "documents.npy", np.repeat(np.arange(40), 10) * 3)
-    paired = search.Paired(tmp_path, [], search_of(), count=4000)
+    paired = Paired(tmp_path, [], search_of(), count=4000)
     each = np.repeat(losses[:40], 10)
-    assert paired._resampled(each).std() == pytest.approx(losses[:40].std() / 40**0.5, rel=0.06)
+    assert paired.resample_losses(each).std() == pytest.approx(
+        losses[:40].std() / 40**0.5, rel=0.06
+    )
 
 
 def test_documents_of_the_masked_positions(done):
@@ -603,18 +625,24 @@ def test_a_search_goes_on_after_its_teacher_states_were_damaged(done, tmp_path):
 
 def test_noise_in_latency_makes_ties(done):
     run, folder, _, _, _ = done
-    plan = json.loads((folder / "search.json").read_text())
-    paired = search.Paired(folder, search.records(folder), run)
+    plan = read_plan(folder)
+    paired = Paired(folder, read_records(folder), run)
     by_w = replace(run, search=replace(run.search, exponents=[1, 1, 1]))
-    choices = [search.selection(plan, own, paired.found, paired) for own in (by_w, run)]
-    calm = [set(optimum.ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
-    for point in plan["points"]:
-        value = point["latency"][0]
-        point["latency"] = [value, 0.2 * value, 3 * value]
-    noisy = [set(optimum.ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
+    choices = [search.build_selection(plan, aim, paired.records, paired) for aim in (by_w, run)]
+    calm = [set(find_ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
+    values = [(point, point.latency[0]) for point in plan.points]
+    points = [replace(point, latency=[v, 0.2 * v, 3 * v]) for point, v in values]
+    plan = replace(plan, points=points)
+    noisy = [set(find_ties(plan, paired, chosen, seeds=0.0)) for chosen in choices]
     assert noisy[0] > calm[0]
     assert noisy[1] == calm[1]  # by error alone no latency matters
-    assert len(optimum.ties(plan, paired, choices[0], seeds=10.0)) == 7
+    assert len(find_ties(plan, paired, choices[0], seeds=10.0)) == 7
+
+
+def plan_of(points: list[GridPoint]) -> SearchPlan:
+    """A plan with these points and the paper's exponents."""
+    teacher = MaximumPoint(Arch(9, 9, 9, 9), None, "", 1000, [100.0, 100.0, 100.0])
+    return SearchPlan(teacher, points, [], [1.0, 1.0, 1.0], "ms", "")
 
 
 class TwoErrors:
@@ -626,10 +654,10 @@ class TwoErrors:
         self.errors = {xi: mean + base + rng.normal(0, spread, 1000) for xi, mean in means.items()}
         self.entropy = 4.0 + base
 
-    def teacher(self) -> np.ndarray:
+    def resample_entropy(self) -> np.ndarray:
         return self.entropy
 
-    def error(self, xi) -> np.ndarray:
+    def resample_error(self, xi) -> np.ndarray:
         return self.errors[xi]
 
 
@@ -648,11 +676,11 @@ def test_ties_by_error_know_no_latency(exponents, apart, tied):
     for xi, error in ((small, 6.0 + apart), (large, 6.0)):
         chosen.tell(xi, error)
     latency = {xi: [i, 0.6 * i, 1.4 * i] for xi, (_, i) in chosen.points.items()}
-    points = [{"xi": xi.to_json(), "latency": latency[xi]} for xi in (small, large)]
-    plan = {"points": points, "teacher": {"latency": [100.0, 60.0, 140.0]}}
+    plan = plan_of([GridPoint(xi, 0, 0, latency[xi]) for xi in (small, large)])
+    plan = replace(plan, teacher=replace(plan.teacher, latency=[100.0, 60.0, 140.0]))
     paired = TwoErrors(chosen.errors, spread=0.002, common=0.05)
     assert chosen.best == large
-    assert optimum.ties(plan, paired, chosen, seeds=None) == ([small] if tied else [])
+    assert find_ties(plan, paired, chosen, seeds=None) == ([small] if tied else [])
 
 
 def test_controls_break_ties_as_the_search_does():
@@ -661,18 +689,17 @@ def test_controls_break_ties_as_the_search_does():
     Without a weight on size and time every bound is 1, so that none is a choice.
     """
     grid = [Arch(d, a, 8, 8) for d in (1, 2) for a in (4, 1, 2)]
-    points = [{"xi": xi.to_json(), "body": 10 * xi.depth} for xi in grid]
-    plan = {"points": points, "exponents": (1.0, 1.0, 1.0)}
+    plan = plan_of([GridPoint(xi, 0, 10 * xi.depth, [1.0, 1.0, 1.0]) for xi in grid])
     numbers = {xi: (10.0 * xi.depth, 1.0 * xi.depth) for xi in grid}
     errors = dict.fromkeys(grid, 5.0)
-    by_w = optimum.controls(plan, Selection(numbers, Scale(100, 10, 4.0), errors=errors))
+    by_w = choose_by_controls(plan, Selection(numbers, Scale(100, 10, 4.0), errors=errors))
     assert set(by_w.values()) == {"⟨1,1,8,8⟩"}
     scale = Scale(100, 10, 4.0, (0, 0, 1))
-    by_error = optimum.controls(plan, Selection(numbers, scale, errors=errors))
+    by_error = choose_by_controls(plan, Selection(numbers, scale, errors=errors))
     assert by_error["control_bound"] is None and by_error["by_error"] == "⟨1,1,8,8⟩"
     few = Selection(numbers, Scale(100, 10, 4.0), errors={Arch(1, 1, 8, 8): 5.0})
-    assert optimum.controls(plan, few)["control_size"] is None
-    assert optimum.controls(plan, few)["by_error"] == UNDECIDED
+    assert choose_by_controls(plan, few)["control_size"] is None
+    assert choose_by_controls(plan, few)["by_error"] == UNDECIDED
 
 
 def test_a_winner_at_an_earlier_step_is_named_only_when_proven():
@@ -681,32 +708,40 @@ def test_a_winner_at_an_earlier_step_is_named_only_when_proven():
     points = {xi: (float(xi.intermediate), float(xi.intermediate)) for xi in grid}
     run = type("Run", (), {"seed": 0, "search": type("Search", (), {"n": 8})})
     at_half = {Arch(1, 1, 8, 8): 2.0, Arch(1, 1, 8, 16): 0.5}
-    found = [
-        {"xi": xi, "seed": 0, "status": "trained", "error": error, "base_lr": 1.0}
-        | {"kl_by_step": {"2": 3.0, "4": at_half[xi]}}
-        for xi, error in ((Arch(1, 1, 8, 8), 4.1), (Arch(1, 1, 8, 16), 4.5))
-    ]
+    origin = Origin(1, "", "", "", "", 8)
+
+    def records(first: float) -> list[TrialRecord]:
+        """What was recorded, with `first` as KL at a quarter of the steps."""
+        return [
+            TrialRecord(
+                Job(xi, 0, 1.0),
+                origin,
+                TrialStatus.TRAINED,
+                error=error,
+                kl_by_step={"2": first, "4": at_half[xi]},
+            )
+            for xi, error in ((Arch(1, 1, 8, 8), 4.1), (Arch(1, 1, 8, 16), 4.5))
+        ]
+
     chosen = Selection(points, Scale(100, 100, 4.0))
-    for record in found:
-        chosen.tell(record["xi"], record["error"])
-    shown = optimum.horizon(found, chosen, run, 4.0)
+    for record in records(3.0):
+        chosen.tell(record.xi, record.error)
+    quarter, half = compare_horizons(records(3.0), chosen, run, 4.0)
     # W at half: 0.92² · 4/6 = 0.564 and 0.84² · 4/4.5 = 0.627; the third has at most 0.68² = 0.462
-    assert chosen.best == Arch(1, 1, 8, 8) and shown["ahead_at_half"] == "⟨1,1,8,16⟩"
-    assert shown["winner_at_half"] == "⟨1,1,8,16⟩" and shown["step_at_half"] == 4
-    assert (shown["winner_at_quarter"], shown["ahead_at_quarter"]) == ("⟨1,1,8,8⟩", "⟨1,1,8,8⟩")
-    for record in found:
-        record["kl_by_step"]["2"] = 6.0  # 0.92² · 0.4 = 0.339 is below the third one's bound
-    shown = optimum.horizon(found, chosen, run, 4.0)
-    assert (shown["winner_at_quarter"], shown["ahead_at_quarter"]) == (UNDECIDED, "⟨1,1,8,8⟩")
+    assert chosen.best == Arch(1, 1, 8, 8) and half.ahead == "⟨1,1,8,16⟩"
+    assert half.winner == "⟨1,1,8,16⟩" and half.step == 4
+    assert (quarter.winner, quarter.ahead) == ("⟨1,1,8,8⟩", "⟨1,1,8,8⟩")
+    # 0.92² · 0.4 = 0.339 is below the third one's bound
+    quarter, _ = compare_horizons(records(6.0), chosen, run, 4.0)
+    assert (quarter.winner, quarter.ahead) == (UNDECIDED, "⟨1,1,8,8⟩")
 
 
 def test_border_and_horizon(done):
     run, folder, summary, _, _ = done
-    plan = json.loads((folder / "search.json").read_text())
-    chosen = search.selection(plan, run, search.records(folder))
+    chosen = search.build_selection(read_plan(folder), run, read_records(folder))
     assert isinstance(chosen, Selection)
     assert summary["step_at_half"] == 2 and summary["n"] == 6  # validated every n // 4
-    named = optimum.border(chosen)
+    named = describe_border(chosen)
     for key in ("depth", "hidden", "intermediate"):
         values = {getattr(xi, key) for xi in chosen.order}
         word = "smallest" if getattr(chosen.best, key) == min(values) else "largest"
@@ -722,13 +757,13 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
     run = search_of(f"latency={source}", "latency.rounds=2", "latency.threads=1")
     corpus, teacher = prepare(run)
     shape = Arch(2, 2, 32, 64)
-    found = search.measure(run, shape, 280, tmp_path)
+    found = search.measure_latency(run, shape, 280, tmp_path)
     assert found["unit"] == "ms" and len(found["points"]) == 9
     for value, low, high in found["points"].values():
         assert 0 < low <= value <= high < 1000
     assert found["points"][str(shape)][0] > found["points"][str(Arch(1, 1, 16, 16))][0]
     monkeypatch.setattr(search, "measure_latencies", lambda *_: pytest.fail("measured again"))
-    assert search.measure(run, shape, 280, tmp_path) == found
+    assert search.measure_latency(run, shape, 280, tmp_path) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
 
 
@@ -740,7 +775,7 @@ def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
         latency.onnx, "make_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
     )
     run = replace(run, latency=replace(run.latency, shapes=6))
-    found = search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path)
+    found = search.measure_latency(run, Arch(2, 2, 32, 64), 280, tmp_path)
     assert exported and all(exported) and len(exported) < len(found["points"]) == 9
     assert found["note"].startswith("fitted: onnx_int8, batch 1 × 128 tokens")
 
@@ -765,7 +800,7 @@ def test_latency_table(search_of, tmp_path):
     path.write_text("depth,heads,hidden,intermediate,latency_ms\n1,1,16,16,2.5\n")
     run = search_of("latency=table", f"latency.path={path}")
     with pytest.raises(BortError, match=r"lacks 8 of the points: ⟨2,2,32,64⟩, ⟨1,1,16,32⟩, .*…"):
-        search.measure(run, Arch(2, 2, 32, 64), 280, tmp_path)
+        search.measure_latency(run, Arch(2, 2, 32, 64), 280, tmp_path)
     lines = ["depth,heads,hidden,intermediate,latency_ms", "2,2,32,64,9"]
     lines += [f"{a.depth},{a.heads},{a.hidden},{a.intermediate},5" for a in run.grid.points()[0]]
     path.write_text("\n".join(lines))
@@ -804,10 +839,10 @@ def test_search_by_hand(printed, done):
     command = result.stdout.splitlines()[-1].split("next")[1].split()
     assert command[:2] == ["python", "train.py"]
     summary = json.loads((folder / "summary.json").read_text())
-    errors = {r["xi"]: r["error"] for r in search.records(done[1]) if r["seed"] == 0}
-    for record in search.records(folder):
-        if record["seed"] == 0:
-            assert record["error"] == errors[record["xi"]]
+    errors = {r.xi: r.error for r in read_records(done[1]) if r.job.seed == 0}
+    for record in read_records(folder):
+        if record.job.seed == 0:
+            assert record.error == errors[record.xi]
     assert summary["pruned"] > 0
     line = next(x for x in result.stdout.splitlines() if x.startswith("search: of 8 points"))
     assert f"{summary['trained']} trained, {summary['pruned']} pruned by proof" in line
@@ -843,7 +878,7 @@ def test_other_launchers_find_the_same(printed, tiny_search, launcher, tmp_path)
     )
     assert result.returncode == 0, result.stderr
     ours, theirs = (
-        {r["xi"]: r["error"] for r in search.records(folder) if r["seed"] == 0}
+        {r.xi: r.error for r in read_records(folder) if r.job.seed == 0}
         for folder in (tmp_path / "runs/search/far", printed[0] / "runs/search/first")
     )
     assert theirs.items() <= ours.items()

@@ -45,10 +45,6 @@ class RunKind:
     readers: Callable[[Path], dict[str, Read]]
 
 
-def silently(say: str = "") -> None:
-    """Lines for the user, which nobody reads here."""
-
-
 def make_runs() -> Iterator[RunKind]:
     """Run the three jobs in the current folder."""
     from hydra import compose, initialize_config_dir
@@ -77,7 +73,7 @@ def make_runs() -> Iterator[RunKind]:
         "train", TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
     )
     folder = Path("runs/mlm_pretrain/run")
-    pretrain.pretrain(training, folder, silently)
+    pretrain.pretrain(training, folder)
     yield RunKind(
         "pre-training",
         folder,
@@ -85,21 +81,21 @@ def make_runs() -> Iterator[RunKind]:
             "page": lambda: page(copy),
             "side by side": lambda: list(report.side_by_side(record.expand(copy) * 2)),
             "model": lambda: (load_model(copy), load_tokenizer(copy)),
-            "again": lambda: pretrain.pretrain(training, copy, silently),
+            "again": lambda: pretrain.pretrain(training, copy),
         },
     )
     words = ["experiment=finetune", f"model={folder}", "data.train=table.csv", "data.val=table.csv"]
     words += ["trainer=cpu", "trainer.max_epochs=1", "data.length=16", "name=run"]
     tuning = settings("train", TrainConfig, *words)
     tuned = Path("runs/finetune/run")
-    finetune.finetune(tuning, tuned, silently)
+    finetune.finetune(tuning, tuned)
     yield RunKind(
         "fine-tuning",
         tuned,
         lambda copy: {
             "page": lambda: page(copy),
             "answers": lambda: predictor.load(copy).predict(["river"]),
-            "again": lambda: finetune.finetune(tuning, copy, silently),
+            "again": lambda: finetune.finetune(tuning, copy),
         },
     )
     sizes = "grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32]}"
@@ -108,14 +104,14 @@ def make_runs() -> Iterator[RunKind]:
     usual = [word for word in TINY if not word.startswith(("arch=", "trainer.val"))]
     sweep = settings("search", SearchRunConfig, *usual, *more)
     found = Path("runs/search/run")
-    search.run_here(sweep, found, silently)
-    optimum.conclude(found, silently)
+    search.run_in_process(sweep, found)
+    optimum.conclude(found)
     yield RunKind(
         "search",
         found,
         lambda copy: {
-            "conclusion": lambda: optimum.conclude(copy, silently),
-            "again": lambda: search.run_here(sweep, copy, silently),
+            "conclusion": lambda: optimum.conclude(copy),
+            "again": lambda: search.run_in_process(sweep, copy),
         },
     )
 

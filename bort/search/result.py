@@ -1,0 +1,175 @@
+"""What a search has found, as summary.json and candidates.csv hold it."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from bort.config.search import SearchRunConfig
+from bort.models.arch import Arch
+from bort.search.records import SearchPlan
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """A row of candidates.csv: a point of the grid, or T. Intervals are of 95%.
+
+    status: as in `Certificate`, or `teacher`, or `invalid` for a point without a whole head size,
+    of which nothing else is known. w_bound: W⁺, which no W of it can exceed. lr: the peak rate of
+    the training that counts, and seconds its duration.
+    """
+
+    xi: Arch
+    parameters: int | None = None
+    latency: float | None = None
+    error: float | None = None
+    status: str = ""
+    w: float | None = None
+    w_low: float | None = None
+    w_high: float | None = None
+    w_bound: float | None = None
+    lr: float | None = None
+    seconds: float | None = None
+    reason: str | None = ""
+
+    def to_table(self) -> dict[str, Any]:
+        """Give the cells of the row by their columns."""
+        cells = asdict(self)
+        del cells["xi"]
+        return self.xi.to_table() | cells
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What a search would know after a part of its n steps, from the errors at an earlier one.
+
+    label: `quarter` or `half`; ahead: which of the trained candidates is ahead by W; winner: which
+    wins when what was not trained could not; tau: Kendall's τ between the rankings by error then
+    and at n, None where it is not defined.
+    """
+
+    label: str
+    step: int
+    ahead: str
+    winner: str
+    tau: float | None
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], label: str) -> Self | None:
+        """Read it out of the flat summary; None where this part of the steps was not compared."""
+        if f"step_at_{label}" not in content:
+            return None
+        names = ("step", "ahead", "winner", "tau")
+        return cls(label, *(content.get(f"{name}_at_{label}") for name in names))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give its part of the flat summary."""
+        values = {"step": self.step, "ahead": self.ahead, "winner": self.winner, "tau": self.tau}
+        return {f"{name}_at_{self.label}": value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The summary of a search; the certificate counts in W at this n, seed and data.
+
+    optimum: the trained candidate with the largest W, with w_interval from a paired bootstrap over
+    documents. regret_bound: no candidate left out is better by more than this;
+    regret_bound_monotone: the same if errors are monotone, None when trained pairs contradict it.
+    ties: candidates that
+    another sample of text, other seeds or noise in the latencies could put first; seed_spread: the
+    standard deviation of W over seeds. by_error, by_ratio, by_perplexity: what other aims would
+    choose; control_bound, control_size: what would be chosen without training most of them. pareto:
+    trained candidates that none beats in p, i and e. train_flops: of the whole search, beside
+    exhaustive_flops, of training them all; finalist_flops: of the further trainings of finalists.
+    """
+
+    optimum: Arch
+    objective: str
+    quality: str
+    w: float
+    w_interval: list[float]
+    candidates: int
+    invalid: int
+    trained: int
+    pruned: int
+    assumed: int
+    skipped: int
+    excluded: int
+    failed: int
+    diverged: int
+    regret_bound: float
+    regret_bound_monotone: float | None
+    contradictions: int
+    error: float
+    teacher_error: float
+    unigram_error: float
+    on_border: list[str]
+    smallest: bool
+    ties: list[str]
+    seed_spread: float | None
+    further_trainings: int
+    further_failed: int
+    by_error: str
+    by_ratio: str
+    by_perplexity: str
+    control_bound: str | None
+    control_size: str | None
+    pareto: list[str]
+    pareto_undecided: list[str]
+    n: int
+    parameters: int
+    latency: float
+    latency_unit: str
+    latency_note: str
+    positions: int
+    documents: int
+    trainings: int
+    teacher_batches: int
+    train_flops: float
+    exhaustive_flops: float
+    finalist_flops: float
+    seconds: float
+    seed: int
+    horizons: list[Horizon] = field(default_factory=list)
+
+    @property
+    def optimum_name(self) -> str:
+        """The optimum as ⟨D,A,H,I⟩."""
+        return str(self.optimum)
+
+    @property
+    def below_unigram(self) -> float:
+        """By how many nats the optimum is better than word frequencies alone."""
+        return self.unigram_error - self.error
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read a search's summary.json; raises KeyError for one that lacks a value."""
+        horizons = [Horizon.from_json(content, label) for label in ("quarter", "half")]
+        plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        missing = {item.name for item in fields(cls)} - plain.keys() - {"horizons"}
+        if missing:
+            raise KeyError(*sorted(missing))
+        plain["optimum"] = Arch.from_json(content["optimum"])
+        return cls(**plain, horizons=list(filter(None, horizons)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of summary.json, which is flat."""
+        content = asdict(self) | {"optimum": self.optimum.to_json()}
+        content |= {"optimum_name": self.optimum_name, "below_unigram": self.below_unigram}
+        del content["horizons"]
+        for horizon in self.horizons:
+            content |= horizon.to_json()
+        return content
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """All that a page or a logger shows of a search.
+
+    rows: those of candidates.csv; plots: title → plotly figure.
+    """
+
+    run: SearchRunConfig
+    plan: SearchPlan
+    rows: list[CandidateRow]
+    result: SearchResult
+    plots: dict[str, Any]
