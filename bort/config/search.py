@@ -141,11 +141,11 @@ class SearchRunConfig(PretrainRunConfig):
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
-    def _complete(self) -> None:
+    def _fill_and_check(self) -> None:
         """Give the rate of width 128, from which that of every candidate follows."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=BASE_LR)
-        super()._complete()
+        super()._fill_and_check()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -97,7 +97,7 @@ class TrainConfig:
         one_of("job", self.job, self.JOBS)
         one_of("init", self.init, INITS)
         one_of("head", self.head, ("linear", "bort"))
-        self._complete()
+        self._fill_and_check()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         if self.patience is not None:
@@ -116,7 +116,7 @@ class TrainConfig:
         stops = bool(self.patience or self.callbacks) or self.ends_by_steps
         check_trainer_numbers(self.trainer, stops)
 
-    def _complete(self) -> None:
+    def _fill_and_check(self) -> None:
         """Fill in what follows from other settings; raises BortError for what the job lacks."""
 
     def to_pretraining(self, **changes: Any) -> "PretrainRunConfig":
@@ -148,7 +148,7 @@ class TrainConfig:
 class PretrainRunConfig(TrainConfig):
     """A masked LM that is trained on text, by a teacher, by the text or by both."""
 
-    def _complete(self) -> None:
+    def _fill_and_check(self) -> None:
         """Give the rates that were left open those that suit the widths."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
@@ -176,14 +176,15 @@ class PretrainRunConfig(TrainConfig):
         if trainer.max_time:
             budget = f"{trainer.max_time} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
         rates = ", ".join(f"{rate:.3g}" for rate in self.rates)
-        return f"{self.arch} {self._how()} on {text}, {budget}, lr {rates}"
+        return f"{self.arch} {self._describe_learning()} on {text}, {budget}, lr {rates}"
 
-    def _how(self) -> str:
+    def _describe_learning(self) -> str:
         """How the model learns, as a part of a sentence."""
         return f"learns from teacher {self._source}" if self.distill.w_kd else "learns by plain MLM"
 
     @property
     def _source(self) -> str:
+        """The teacher, by its name or by its shape."""
         return self.teacher.name or f"{self.teacher.arch} (trained first unless cached)"
 
     @property
@@ -198,8 +199,8 @@ class CompareRunConfig(PretrainRunConfig):
 
     ends_by_steps: ClassVar[bool] = True  # it says itself that it needs a number of steps
 
-    def _complete(self) -> None:
-        super()._complete()
+    def _fill_and_check(self) -> None:
+        super()._fill_and_check()
         if self.compare.lrs is None:
             self.compare = replace(self.compare, lrs=[self.optim.lr])
 
@@ -208,7 +209,7 @@ class CompareRunConfig(PretrainRunConfig):
         """Always: one of the arms learns from it."""
         return True
 
-    def _how(self) -> str:
+    def _describe_learning(self) -> str:
         return f"with and without teacher {self._source}"
 
     @property
@@ -223,7 +224,7 @@ class FinetuneRunConfig(TrainConfig):
 
     fits_task: ClassVar[bool] = True
 
-    def _complete(self) -> None:
+    def _fill_and_check(self) -> None:
         if self.task == "custom" and not self.data.train and not self.model:
             raise BortError(
                 "task=custom needs model=FOLDER and data.train=FILE (csv, tsv, jsonl or parquet), "
@@ -265,12 +266,12 @@ class FinetuneRunConfig(TrainConfig):
 class AgoraRunConfig(FinetuneRunConfig):
     """Rounds of fine-tuning, mistakes, and rows that are generated from them."""
 
-    def _complete(self) -> None:
+    def _fill_and_check(self) -> None:
         if not self.trainer_config.is_one_device:
             raise BortError("experiment=agora trains on one device; use trainer.devices=1")
         if self.patience is not None:
             raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
-        super()._complete()
+        super()._fill_and_check()
 
     def list_models(self) -> dict[str, str]:
         """Return the names of the student and of its teachers, by their settings."""

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bort.errors import BortError
 
-Settings = Any  # Train, SearchRun or Benchmark: what the command line was composed to
+Settings = Any  # a TrainConfig or BenchmarkConfig: what the command line was composed to
 GROUPS = {"data": "data.source", "logger": "logger.name", "optim": "optim.name"}
 
 
@@ -27,33 +27,40 @@ class Rule:
     when: Callable[[Settings], bool]
     why: str
 
+    def concerns(self, key: str) -> bool:
+        """Whether the rule is about this key."""
+        return any(key == name or key.startswith(f"{name}.") for name in self.keys.split())
+
 
 def is_pretraining(run: Settings) -> bool:
     """Whether a masked LM is trained: alone, in a comparison or as a candidate of a search."""
     return not run.fits_task
 
 
-def fits_files(run: Settings) -> bool:
+def is_on_table(run: Settings) -> bool:
+    """Whether a classifier is trained on a table of the user's own."""
     return run.fits_task and run.task == "custom"
 
 
-def fits_suite(run: Settings) -> bool:
+def is_on_suite(run: Settings) -> bool:
+    """Whether a classifier is trained on a task of a suite."""
     return run.fits_task and run.task not in ("custom", "docstrings")
 
 
-def trains_teacher(run: Settings) -> bool:
+def is_teacher_trained(run: Settings) -> bool:
     """Whether a teacher without a name may have to be trained first."""
     needs_own = run.needs_teacher or (run.job == "agora" and not run.agora.teacher)
     return needs_own and run.teacher.name is None
 
 
-def trains_tokenizer(run: Settings) -> bool:
+def is_tokenizer_trained(run: Settings) -> bool:
+    """Whether a tokenizer is trained on the text, where none is named."""
     tokenizer = run.data.tokenizer
     return tokenizer == "bpe" or (tokenizer == "auto" and run.teacher.name is None)
 
 
-def names_teacher_in_vain(run: Settings) -> bool:
-    """A pre-training may take nothing but the tokenizer from the teacher that it names."""
+def is_teacher_ignored(run: Settings) -> bool:
+    """Whether nothing is taken from the teacher that is named, not even its tokenizer."""
     if run.job == "agora":
         return bool(run.agora.teacher)
     return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
@@ -94,15 +101,15 @@ RULES = (
     ),
     Rule(
         "data.root",
-        lambda run: not fits_suite(run),
+        lambda run: not is_on_suite(run),
         "is for the tasks of a suite, as in task=glue/rte",
     ),
     Rule(
         "data.train data.val data.test data.label data.kind",
-        lambda run: not fits_files(run),
+        lambda run: not is_on_table(run),
         "is for task=custom",
     ),
-    Rule("data.text", lambda run: run.fits_task and not fits_files(run), "is for task=custom"),
+    Rule("data.text", lambda run: run.fits_task and not is_on_table(run), "is for task=custom"),
     Rule(
         "data.text data.sample_by",
         lambda run: is_pretraining(run) and run.data.source != "text",
@@ -110,17 +117,17 @@ RULES = (
     ),
     Rule(
         "data.vocab_size",
-        lambda run: not trains_tokenizer(run),
+        lambda run: not is_tokenizer_trained(run),
         "is that of a tokenizer which is trained; this one exists already",
     ),
     Rule(
         "teacher.name",
-        names_teacher_in_vain,
+        is_teacher_ignored,
         "is not needed: nothing is distilled here, and nothing taken from a teacher",
     ),
     Rule(
         "teacher.arch teacher.max_steps teacher.batch_size teacher.lr",
-        lambda run: not trains_teacher(run),
+        lambda run: not is_teacher_trained(run),
         "is for a teacher that is trained here first; this job trains none",
     ),
     Rule(
@@ -209,15 +216,15 @@ def refuse_unused(
     """
     rules = tuple(rules)
     for word in overrides:
-        for key in _keys(word):
+        for key in _list_keys(word):
             for rule in rules:
-                if any(key == name or key.startswith(f"{name}.") for name in rule.keys.split()):
-                    if rule.when(settings):
-                        plain = word.lstrip("+").startswith(f"{key}=")
-                        raise BortError(f"{word if plain else f'{word}: {key}'} {rule.why}")
+                if rule.concerns(key) and rule.when(settings):
+                    is_plain = word.lstrip("+").startswith(f"{key}=")
+                    setting = word if is_plain else f"{word}: {key}"
+                    raise BortError(f"{setting} {rule.why}")
 
 
-def _keys(word: str) -> Iterator[str]:
+def _list_keys(word: str) -> Iterator[str]:
     """The full names of what an override sets; a whole group stands for the key that it chooses.
 
     Hydra's parser takes 2 ms a word, and only a value with keys of its own needs it.
@@ -230,12 +237,13 @@ def _keys(word: str) -> Iterator[str]:
     if "{" in text:
         override = OverridesParser.create().parse_override(word)
         value = None if override.is_sweep_override() else override.value()
-    yield from _inner(GROUPS.get(key, key) if not isinstance(value, dict) else key, value)
+    yield from _flatten_keys(GROUPS.get(key, key) if not isinstance(value, dict) else key, value)
 
 
-def _inner(key: str, value: Any) -> Iterator[str]:
+def _flatten_keys(key: str, value: Any) -> Iterator[str]:
+    """The key of a value, or those of the values in it."""
     if not isinstance(value, dict) or not value:
         yield key
         return
     for name, inner in value.items():
-        yield from _inner(f"{key}.{name}", inner)
+        yield from _flatten_keys(f"{key}.{name}", inner)
