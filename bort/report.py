@@ -68,7 +68,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
     if run.settings["job"] == "compare" and run.summary:
         yield from comparison(run)
     if run.settings["job"] == "agora":
-        yield from agora_page.parts(run.folder, run.summary)
+        yield from agora_page.build_parts(run.folder, run.summary)
     if panels := list(curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
     for path in sorted((run.folder / "predictions").glob("val*.jsonl")):

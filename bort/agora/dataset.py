@@ -9,14 +9,11 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from bort.config.agora import ThetaConfig
-from bort.config.train import LoggerConfig, TrainConfig
 from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.files.untrusted import json_object
@@ -28,25 +25,25 @@ BATCH = 64  # rows that τ and S look at together
 # ------------------------------------------------------------------------------------ D and E
 
 
-def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
+def split_rows(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list[Row]]:
     """D and E in the order of the file; of each label, about `fraction` of the rows is in E.
 
     Chosen by the hash of their texts, so that no seed changes it. Rows with equal texts (whatever
     their spaces and case), of one passage or of one group stay together. Raises BortError when
     E or D would lack one of the labels.
     """
-    clusters = _clusters(rows)
-    wanted = {label: fraction * count for label, count in _counts(task, rows).items()}
+    clusters = _cluster_rows(rows)
+    wanted = {label: fraction * count for label, count in _count_strata(task, rows).items()}
     held, taken = set(), dict.fromkeys(wanted, 0)
-    for cluster in sorted(clusters, key=lambda numbers: _hash(rows[numbers[0]])):
-        label = _stratum(task, rows[cluster[0]])
+    for cluster in sorted(clusters, key=lambda numbers: _hash_texts(rows[numbers[0]])):
+        label = _get_stratum(task, rows[cluster[0]])
         if taken[label] < wanted[label]:
             held.update(cluster)
             for number in cluster:
-                taken[_stratum(task, rows[number])] += 1
+                taken[_get_stratum(task, rows[number])] += 1
     parts = [row for k, row in enumerate(rows) if k not in held], [rows[k] for k in sorted(held)]
     for name, part in zip(("D", "E"), parts, strict=True):
-        found = _counts(task, part)
+        found = _count_strata(task, part)
         if task.kind == "regression" and len({row.label for row in part}) < 2:
             raise BortError(
                 f"{name} would hold {counted(len(part), 'row')} of one number or none, which no "
@@ -63,11 +60,11 @@ def split(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row], list
     return parts
 
 
-def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
+def describe_differences(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
     """Lines about what the theory asks of D and E and they are not: balanced, and alike."""
     if task.kind == "regression":
         return
-    shares = [{k: n / len(rows) for k, n in _counts(task, rows).items()} for rows in (D, E)]
+    shares = [{k: n / len(rows) for k, n in _count_strata(task, rows).items()} for rows in (D, E)]
     for label in sorted(shares[0]):
         own, other = (share[label] for share in shares)
         if abs(own - other) > ALIKE:
@@ -80,19 +77,19 @@ def unlike(task: Task, D: list[Row], E: list[Row]) -> Iterator[str]:
         )
 
 
-def _hash(row: Row) -> bytes:
-    return hashlib.sha256("\0".join(normal(row)).encode()).digest()
+def _hash_texts(row: Row) -> bytes:
+    return hashlib.sha256("\0".join(normalize_texts(row)).encode()).digest()
 
 
-def _stratum(task: Task, row: Row) -> int | None:
+def _get_stratum(task: Task, row: Row) -> int | None:
     return None if task.kind == "regression" else row.label
 
 
-def _counts(task: Task, rows: list[Row]) -> Counter:
-    return Counter(_stratum(task, row) for row in rows)
+def _count_strata(task: Task, rows: list[Row]) -> Counter:
+    return Counter(_get_stratum(task, row) for row in rows)
 
 
-def _clusters(rows: list[Row]) -> list[list[int]]:
+def _cluster_rows(rows: list[Row]) -> list[list[int]]:
     """Numbers of the rows that must not be torn apart, by the first of each."""
     parent = list(range(len(rows)))
 
@@ -103,7 +100,7 @@ def _clusters(rows: list[Row]) -> list[list[int]]:
 
     first: dict = {}
     for number, row in enumerate(rows):
-        keys = [("texts", normal(row))]
+        keys = [("texts", normalize_texts(row))]
         if isinstance(row.index, tuple):  # several rows of one passage
             keys.append(("passage", row.index[0]))
         if row.group is not None:
@@ -117,7 +114,7 @@ def _clusters(rows: list[Row]) -> list[list[int]]:
     return list(found.values())
 
 
-def normal(row: Row) -> tuple[str, ...]:
+def normalize_texts(row: Row) -> tuple[str, ...]:
     """Texts without what does not make them others: spaces and case."""
     return tuple(" ".join(text.split()).lower() for text in row.texts)
 
@@ -125,167 +122,13 @@ def normal(row: Row) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------ Θ
 
 
-@dataclass(frozen=True)
-class Point:
-    """θ: one set of hyperparameters; None is the run's own value."""
-
-    lr: float | None = None
-    lr_factor: float = 1.0
-    seed: int | None = None
-    weight_decay: float | None = None
-    warmup: float | None = None
-    batch_size: int | None = None
-    epochs: int | None = None
-
-    def __str__(self) -> str:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.lr is not None or self.lr_factor == 1.0:
-            del given["lr_factor"]
-        shown = [f"{k} {v:g}" for k, v in given.items() if v is not None]
-        return ", ".join(shown).replace("lr_factor ", "lr × ") or "the run's own"
-
-
-def points(grid: ThetaConfig) -> list[Point]:
-    """Every combination of the grid's values."""
-    names = [f.name for f in fields(Point)]
-    values = {name: getattr(grid, name) or [getattr(Point, name)] for name in names}
-    if grid.lr:
-        values["lr_factor"] = [1.0]
-    return [
-        Point(**dict(zip(names, found, strict=True)))
-        for found in product(*(values[name] for name in names))
-    ]
-
-
-def halved(ordered: list[Point]) -> list[Point]:
-    """The better half of θs, the best first; none of one: Θ is used up."""
-    return ordered[: math.ceil(len(ordered) / 2)] if len(ordered) > 1 else []
-
-
-def without_worst(ordered: list[Point]) -> list[Point]:
-    """Θ without the θs like the worst (the original pruning); the best first in and out.
-
-    Of all but the best, those are dropped that hold the longest sequence of values which the worst
-    shares with one of them.
-    """
-    if len(ordered) < 2:
-        return []
-    best, *others, worst = ordered
-    varied = [f.name for f in fields(Point) if len({getattr(t, f.name) for t in ordered}) > 1]
-    shared = [{n for n in varied if getattr(t, n) == getattr(worst, n)} for t in others]
-    longest = max(reversed(shared), key=len, default=set())  # of equals that of the worse θ
-    if not longest:
-        return [best, *others]
-    return [best, *(t for t, own in zip(others, shared, strict=True) if not longest <= own)]
-
-
-PRUNE = {"half": halved, "lcs": without_worst}
-
-
-def with_point(run: TrainConfig, theta: Point, rate: float, steps: int | None) -> TrainConfig:
-    """The settings of one training: the run's, with θ.
-
-    rate: where neither names one. steps: instead of the run's epochs.
-    """
-    given = {"lr": theta.lr, "weight_decay": theta.weight_decay, "warmup": theta.warmup}
-    optim = replace(run.optim, **{k: v for k, v in given.items() if v is not None})
-    optim.lr = (optim.lr or rate) * theta.lr_factor
-    data = replace(run.data, batch_size=theta.batch_size or run.data.batch_size)
-    trainer = dict(run.trainer)
-    if steps is not None:
-        trainer |= {"max_steps": steps, "max_epochs": -1}
-    elif theta.epochs is not None:
-        trainer |= {"max_epochs": theta.epochs}
-    seed = run.seed if theta.seed is None else theta.seed
-    csv_only = LoggerConfig(name="csv")  # a run of each training would bury the run
-    return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=csv_only)
-
-
-def epoch_steps(run: TrainConfig, rows: int) -> int:
-    """Steps of the run's own epochs over so many rows."""
-    epochs = max(1, run.trainer_config.max_epochs or 1)
-    return epochs * math.ceil(rows / run.data.batch_size)
-
-
-def sample_count(run: TrainConfig, rows: int) -> int:
-    """Rows that are generated for a round, with D of so many rows."""
-    return run.agora.samples or max(1, rows // 4)
-
-
-def planned_steps(run: TrainConfig, rows: int) -> int:
-    """Steps of all rounds on D of so many rows, if no round is replayed."""
-    thetas, number, total, more = points(run.agora.grid), 0, 0, sample_count(run, rows)
-    while thetas and number < (run.agora.rounds or math.inf):
-        total += len(thetas) * epoch_steps(run, rows + number * more)
-        thetas, number = PRUNE[run.agora.prune](thetas), number + 1
-    return total
-
-
 # ------------------------------------------------------------------------------------ rounds
-
-
-@dataclass
-class Round:
-    """What a round did: scores on E of its θs, trained on `data`."""
-
-    number: int
-    replay: int
-    thetas: list[Point]
-    scores: list[float]
-    data: object
-
-    @property
-    def best(self) -> int:
-        """Number of the best θ; of equals the first."""
-        return int(np.argmax(self.scores))
-
-    @property
-    def score(self) -> float:
-        return self.scores[self.best]
-
-    @property
-    def ordered(self) -> list[Point]:
-        """θs, the best first; equals in their order."""
-        order = sorted(range(len(self.scores)), key=lambda k: -self.scores[k])
-        return [self.thetas[k] for k in order]
-
-
-def rounds(
-    thetas: list[Point],
-    data: object,
-    train: Callable[[int, int, list[Point], object], list[float]],
-    grow: Callable[[Round, int, int], object | None],
-    prune: Callable[[list[Point]], list[Point]] = halved,
-    replays: int = 0,
-    limit: int | None = None,
-) -> Iterator[Round]:
-    """The rounds of Agora, as they end; of a round that was done again, the better attempt.
-
-    train(round, replay, Θ, D) gives the scores on E, -inf of a θ that diverged. grow(round before,
-    number, replay) gives D of a round, None when no row could be made, which ends the rounds. A
-    round worse on E than the one before is replayed with fresh rows while `replays`, of all rounds
-    together, are left. Ends when Θ is used up or after `limit` rounds.
-    """
-    previous, number = None, 1
-    while thetas and (limit is None or number <= limit):
-        if previous is not None and (data := grow(previous, number, 0)) is None:
-            return
-        found = Round(number, 0, thetas, train(number, 0, thetas, data), data)
-        replay = 0
-        while previous is not None and found.score < previous.score and replays > 0:
-            replays, replay = replays - 1, replay + 1
-            if (data := grow(previous, number, replay)) is None:
-                break
-            again = Round(number, replay, thetas, train(number, replay, thetas, data), data)
-            found = max(found, again, key=lambda attempt: attempt.score)
-        yield found
-        previous, number, thetas = found, number + 1, prune(found.ordered)
 
 
 # ------------------------------------------------------------------------------------ labels by S
 
 
-def balanced_accuracy(labels: np.ndarray, found: np.ndarray) -> float:
+def compute_balanced_accuracy(labels: np.ndarray, found: np.ndarray) -> float:
     """Mean over the labels of the share of their rows (N,) that is right."""
     return float(np.mean([(found[labels == label] == label).mean() for label in np.unique(labels)]))
 
@@ -299,7 +142,7 @@ class Generated:
     confidence: float  # S's probability of its answer; of a regression 1
 
 
-def generate(
+def generate_rows(
     task: Task,
     sources: list[Row],
     count: int,
@@ -323,35 +166,35 @@ def generate(
     for _ in range(20 * math.ceil(count / BATCH)):
         if not quota.any():
             break
-        drawn = _drawn(task, sources, random)
+        drawn = _draw_rows(task, sources, random)
         fresh = []
         for source, row in zip(drawn, make(drawn, random), strict=True):
-            if row is not None and (key := normal(row)) not in known:
+            if row is not None and (key := normalize_texts(row)) not in known:
                 known.add(key)
                 fresh.append((source, row))
         if not fresh:
             continue
         for (source, row), output in zip(fresh, judge([row for _, row in fresh]), strict=True):
-            label, sure = _label(task, output)
+            label, sure = _choose_label(task, output)
             place = 0 if task.kind == "regression" else label
             if quota[place] and (soft or sure >= confidence):
                 quota[place] -= 1
                 given = tuple(map(float, output)) if soft and task.kind != "regression" else label
-                found.append(Generated(_labelled(row, given, len(found)), source, sure))
+                found.append(Generated(_label_row(row, given, len(found)), source, sure))
     return found
 
 
-def _drawn(task: Task, sources: list[Row], random: np.random.Generator) -> list[Row]:
+def _draw_rows(task: Task, sources: list[Row], random: np.random.Generator) -> list[Row]:
     """BATCH rows, of each of their labels about as many."""
     by_label: dict = {}
     for row in sources:
-        by_label.setdefault(_stratum(task, row), []).append(row)
+        by_label.setdefault(_get_stratum(task, row), []).append(row)
     groups = list(by_label.values())
     chosen = (groups[k] for k in random.integers(len(groups), size=BATCH))
     return [group[random.integers(len(group))] for group in chosen]
 
 
-def _label(task: Task, output: np.ndarray) -> tuple[int | float, float]:
+def _choose_label(task: Task, output: np.ndarray) -> tuple[int | float, float]:
     """S's answer and its probability."""
     if task.kind == "regression":
         low, high = map(float, task.labels)
@@ -359,16 +202,16 @@ def _label(task: Task, output: np.ndarray) -> tuple[int | float, float]:
     return int(output.argmax()), float(output.max())
 
 
-def _labelled(row: Row, label: int | float | tuple, number: int) -> Row:
+def _label_row(row: Row, label: int | float | tuple, number: int) -> Row:
     return Row(("generated", number), row.texts, label, spans=row.spans)
 
 
-def hard(label: int | float | tuple | list) -> int | float:
+def to_hard(label: int | float | tuple | list) -> int | float:
     """A label, or the most probable one."""
     return int(np.argmax(label)) if isinstance(label, (tuple, list)) else label
 
 
-def softened(task: Task, rows: list[Row]) -> list[Row]:
+def soften_rows(task: Task, rows: list[Row]) -> list[Row]:
     """The rows, with probabilities in place of labels if one of them has some."""
     if not any(isinstance(row.label, tuple) for row in rows):
         return rows
@@ -376,7 +219,7 @@ def softened(task: Task, rows: list[Row]) -> list[Row]:
     return [r if isinstance(r.label, tuple) else replace(r, label=one_hot[r.label]) for r in rows]
 
 
-def written(each: Generated) -> dict:
+def to_json(each: Generated) -> dict:
     """What `read_rows` reads, and what made it."""
     row = each.row
     return {
@@ -389,13 +232,13 @@ def written(each: Generated) -> dict:
     }
 
 
-def read_rows(path: Path, task: Task) -> list[Row]:
+def read_generated(path: Path, task: Task) -> list[Row]:
     """Generated rows from a file with an object on each line.
 
     Raises BortError, with the line, where the file is not as `written` left it.
     """
     found = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_read_lines(path), start=1):
         where = f"{path}, line {number}"
         row = json_object(line, where)
         try:
@@ -409,7 +252,7 @@ def read_rows(path: Path, task: Task) -> list[Row]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

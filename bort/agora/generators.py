@@ -36,13 +36,13 @@ class Word:
 Edit = tuple[Word, str]  # a word, or more, and what stands there afterwards
 
 
-class Source:
+class WordSource:
     """A masked LM, and the words that are single tokens of its vocabulary."""
 
     def __init__(self, model: MaskedLM, tokenizer):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.encoder = build_encoder(tokenizer)
-        self.ids = _whole_words(tokenizer)
+        self.ids = _find_whole_words(tokenizer)
         self.words = {number: word for word, number in self.ids.items()}
         self.allowed = torch.tensor(sorted(self.words))
         self.place = {number: k for k, number in enumerate(self.allowed.tolist())}
@@ -58,7 +58,7 @@ class Source:
         return self.ids.get(word, self.ids.get(word.lower()))
 
 
-def _whole_words(tokenizer) -> dict[str, int]:
+def _find_whole_words(tokenizer) -> dict[str, int]:
     """Words that are one token at the beginning of a word, with their ids."""
     vocabulary = tokenizer.get_vocab()
     # byte-level and SentencePiece vocabularies mark beginnings, WordPiece marks what is none
@@ -73,13 +73,15 @@ def _whole_words(tokenizer) -> dict[str, int]:
     return found
 
 
-def changeable(task: Task, row: Row) -> list[Word]:
+def find_changeable(task: Task, row: Row) -> list[Word]:
     """The words of a row that a generator may change, in their order."""
     texts = row.texts[:1] if task.kind == "choices" else row.texts
     found = []
     for number, text in enumerate(texts):
         kept = [
-            span for owner, span in zip(_owners(row), row.spans, strict=False) if owner == number
+            span
+            for owner, span in zip(_list_owners(row), row.spans, strict=False)
+            if owner == number
         ]
         for match in WORD.finditer(text):
             start, end = match.span()
@@ -88,12 +90,12 @@ def changeable(task: Task, row: Row) -> list[Word]:
     return found
 
 
-def _owners(row: Row) -> tuple[int, int]:
+def _list_owners(row: Row) -> tuple[int, int]:
     """The texts of both spans."""
     return 0, len(row.texts) - 1
 
 
-def edited(row: Row, edits: list[Edit]) -> Row | None:
+def apply_edits(row: Row, edits: list[Edit]) -> Row | None:
     """The row after these edits, its spans moved along; None if a text has no word left."""
     texts, spans = list(row.texts), list(row.spans)
     for place, new in sorted(edits, key=lambda edit: (edit[0].text, edit[0].start), reverse=True):
@@ -103,7 +105,7 @@ def edited(row: Row, edits: list[Edit]) -> Row | None:
             (first + shift, last + shift)
             if owner == place.text and first >= place.end
             else (first, last)
-            for owner, (first, last) in zip(_owners(row), spans, strict=False)
+            for owner, (first, last) in zip(_list_owners(row), spans, strict=False)
         ]
     if not edits or any(
         WORD.search(o) and not WORD.search(n) for o, n in zip(row.texts, texts, strict=True)
@@ -112,7 +114,7 @@ def edited(row: Row, edits: list[Edit]) -> Row | None:
     return replace(row, texts=tuple(texts), spans=tuple(spans), label=None, group=None)
 
 
-def _chosen(words: list[Word], rate: float, random: np.random.Generator) -> list[Word]:
+def _choose_words(words: list[Word], rate: float, random: np.random.Generator) -> list[Word]:
     """A share of words, one at least, in their order; none of none."""
     count = min(len(words), max(1, round(rate * len(words))))
     return (
@@ -120,32 +122,32 @@ def _chosen(words: list[Word], rate: float, random: np.random.Generator) -> list
     )
 
 
-def _cased(old: str, new: str) -> str:
+def _copy_case(old: str, new: str) -> str:
     return new[0].upper() + new[1:] if old[0].isupper() else new
 
 
-def _old(row: Row, word: Word) -> str:
+def _get_word(row: Row, word: Word) -> str:
     return row.texts[word.text][word.start : word.end]
 
 
 # ------------------------------------------------------------------------------------ the three
 
 
-def edit(
+def delete_and_swap(
     task: Task,
     rows: list[Row],
     rate: float,
     random: np.random.Generator,
-    source: Source | None = None,
+    source: WordSource | None = None,
 ) -> list[Row | None]:
     """Rows with words deleted, or swapped with the next one; None where nothing could change."""
-    return [edited(row, _deletions_and_swaps(task, row, rate, random)) for row in rows]
+    return [apply_edits(row, _choose_edits(task, row, rate, random)) for row in rows]
 
 
-def _deletions_and_swaps(task: Task, row: Row, rate: float, random) -> list[Edit]:
-    words, edits, used = changeable(task, row), [], set()
+def _choose_edits(task: Task, row: Row, rate: float, random) -> list[Edit]:
+    words, edits, used = find_changeable(task, row), [], set()
     after = dict(zip(words, words[1:], strict=False))
-    for word in _chosen(words, rate, random):
+    for word in _choose_words(words, rate, random):
         other = after.get(word)
         swap = random.random() < 0.5 and other is not None and other.text == word.text
         if word in used or (swap and other in used):
@@ -153,7 +155,7 @@ def _deletions_and_swaps(task: Task, row: Row, rate: float, random) -> list[Edit
         used.add(word)
         if swap:
             used.add(other)
-            edits += [(word, _old(row, other)), (other, _old(row, word))]
+            edits += [(word, _get_word(row, other)), (other, _get_word(row, word))]
         else:
             text, end = row.texts[word.text], word.end
             end += text[end : end + 1] == " "  # one of the two spaces around it goes, too
@@ -162,8 +164,8 @@ def _deletions_and_swaps(task: Task, row: Row, rate: float, random) -> list[Edit
 
 
 @torch.no_grad()
-def nearest(
-    task: Task, rows: list[Row], rate: float, random: np.random.Generator, source: Source
+def replace_by_nearest(
+    task: Task, rows: list[Row], rate: float, random: np.random.Generator, source: WordSource
 ) -> list[Row | None]:
     """Rows with words replaced by near ones, by the cosine of a model's word embeddings.
 
@@ -172,47 +174,49 @@ def nearest(
     vectors = source.vectors
     found = []
     for row in rows:
-        known = [w for w in changeable(task, row) if source.id(_old(row, w)) is not None]
-        words = _chosen(known, rate, random)
-        own = torch.tensor([source.place[source.id(_old(row, w))] for w in words], dtype=torch.long)
+        known = [w for w in find_changeable(task, row) if source.id(_get_word(row, w)) is not None]
+        words = _choose_words(known, rate, random)
+        own = torch.tensor(
+            [source.place[source.id(_get_word(row, w))] for w in words], dtype=torch.long
+        )
         near = (vectors[own] @ vectors.T).topk(min(NEIGHBOURS + 1, len(vectors))).indices
         edits = []
         for word, me, others in zip(words, own.tolist(), near.tolist(), strict=True):
             if others := [k for k in others if k != me]:
                 new = source.words[int(source.allowed[random.choice(others)])]
-                edits.append((word, _cased(_old(row, word), new)))
-        found.append(edited(row, edits))
+                edits.append((word, _copy_case(_get_word(row, word), new)))
+        found.append(apply_edits(row, edits))
     return found
 
 
 @torch.no_grad()
-def resample(
-    task: Task, rows: list[Row], rate: float, random: np.random.Generator, source: Source
+def resample_words(
+    task: Task, rows: list[Row], rate: float, random: np.random.Generator, source: WordSource
 ) -> list[Row | None]:
     """Rows with words masked and drawn anew from a masked LM, never the ones that were there.
 
     One pass of the model over all rows' changed texts; logits at the masks only.
     """
-    words = [_chosen(changeable(task, row), rate, random) for row in rows]
+    words = [_choose_words(find_changeable(task, row), rate, random) for row in rows]
     texts, owners = [], []  # of each masked text its ids; and the words of each mask
     for number, row in enumerate(rows):
         for text in sorted({word.text for word in words[number]}):
             own = [word for word in words[number] if word.text == text]
-            ids, kept = _masked(row.texts[text], own, source)
+            ids, kept = mask_words(row.texts[text], own, source)
             if kept:
                 texts.append(ids)
                 owners += [(number, word) for word in kept]
     if not texts:
         return [None] * len(rows)
-    old = [source.id(_old(rows[number], word)) for number, word in owners]
-    drawn = _draw(_mask_logits(texts, source), old, source, random)
+    old = [source.id(_get_word(rows[number], word)) for number, word in owners]
+    drawn = _draw_words(compute_mask_logits(texts, source), old, source, random)
     edits: list[list[Edit]] = [[] for _ in rows]
     for (number, word), new in zip(owners, drawn, strict=True):
-        edits[number].append((word, _cased(_old(rows[number], word), new)))
-    return [edited(row, own) for row, own in zip(rows, edits, strict=True)]
+        edits[number].append((word, _copy_case(_get_word(rows[number], word), new)))
+    return [apply_edits(row, own) for row, own in zip(rows, edits, strict=True)]
 
 
-def _masked(text: str, words: list[Word], source: Source) -> tuple[list[int], list[Word]]:
+def mask_words(text: str, words: list[Word], source: WordSource) -> tuple[list[int], list[Word]]:
     """Ids of a text with one mask for each word, and the words that the model's length reaches."""
     borders = [0, *(place for word in words for place in (word.start, word.end)), len(text)]
     # without the space before it: it belongs to the hidden word, in training too
@@ -227,7 +231,7 @@ def _masked(text: str, words: list[Word], source: Source) -> tuple[list[int], li
     return [tokenizer.cls_token_id, *ids[:room], tokenizer.sep_token_id], kept
 
 
-def _mask_logits(texts: list[list[int]], source: Source) -> Tensor:
+def compute_mask_logits(texts: list[list[int]], source: WordSource) -> Tensor:
     """Logits (M, words) of the whole words at all masks, in their order."""
     length, mask = max(map(len, texts)), source.tokenizer.mask_token_id
     ids = torch.full((len(texts), length), source.tokenizer.pad_token_id)
@@ -241,8 +245,8 @@ def _mask_logits(texts: list[list[int]], source: Source) -> Tensor:
     return source.model(*given, positions=places).float().cpu()[:, source.allowed]
 
 
-def _draw(
-    logits: Tensor, old: list[int | None], source: Source, random: np.random.Generator
+def _draw_words(
+    logits: Tensor, old: list[int | None], source: WordSource, random: np.random.Generator
 ) -> list[str]:
     """A word for each row of logits (M, words): of the TOP most probable, never the old one."""
     for row, number in zip(logits, old, strict=True):
@@ -254,4 +258,8 @@ def _draw(
     return [source.words[number] for number in source.allowed[drawn].tolist()]
 
 
-GENERATORS: dict[str, Callable] = {"mlm": resample, "nearest": nearest, "edit": edit}
+GENERATORS: dict[str, Callable] = {
+    "mlm": resample_words,
+    "nearest": replace_by_nearest,
+    "edit": delete_and_swap,
+}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort.agora.dataset import balanced_accuracy
+from bort.agora.dataset import compute_balanced_accuracy
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.run_files import MODEL
@@ -53,7 +53,9 @@ def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
     return Judge(task, model, load_tokenizer(place), order, min(length, model.config.limit))
 
 
-def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str) -> dict:
+def examine_judge(
+    judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str
+) -> dict:
     """How good S is on E and on the validation sets, as `teacher/…` of a summary.
 
     Raises BortError when its balanced accuracy on E is not above `guard`: the theory asks for 2/3,
@@ -67,7 +69,7 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
         values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
         if split == "eval" and judge.task.kind != "regression":
             labels = np.array([row.label for row in rows])
-            accuracy = balanced_accuracy(labels, found)
+            accuracy = compute_balanced_accuracy(labels, found)
             values["teacher/eval/balanced_accuracy"] = accuracy
             values["teacher/eval/confidence"] = float(np.quantile(outputs.max(-1), 1 - SURE))
             if accuracy <= guard:
@@ -80,7 +82,7 @@ def judged(judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float,
     return values
 
 
-def teacher_source(run: TrainConfig) -> str:
+def find_teacher_source(run: TrainConfig) -> str:
     """The encoder that S is fine-tuned from: the teacher of the candidate's pre-training."""
     if run.teacher.name:
         return run.teacher.name
@@ -98,7 +100,7 @@ def teacher_source(run: TrainConfig) -> str:
     return summary["teacher"]
 
 
-def saw_all(place: Path, task: str) -> bool:
+def has_seen_all_rows(place: Path, task: str) -> bool:
     """Whether S is a fine-tuning of ours on the whole training set."""
     folder = place.parent if place.name == "model" else place
     try:

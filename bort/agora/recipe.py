@@ -12,25 +12,27 @@ import numpy as np
 import torch
 
 from bort.agora.dataset import (
-    PRUNE,
     Generated,
-    Point,
-    Round,
-    generate,
-    hard,
-    normal,
-    points,
-    read_rows,
-    rounds,
-    sample_count,
-    unlike,
-    with_point,
-    written,
+    describe_differences,
+    generate_rows,
+    normalize_texts,
+    read_generated,
+    to_hard,
+    to_json,
 )
-from bort.agora.generators import GENERATORS, Source
-from bort.agora.judge import judged, open_judge, saw_all, teacher_source
-from bort.agora.report import ARMS, show
-from bort.agora.student import Student, recorded
+from bort.agora.generators import GENERATORS, WordSource
+from bort.agora.judge import examine_judge, find_teacher_source, has_seen_all_rows, open_judge
+from bort.agora.report import ARMS, show_result
+from bort.agora.rounds import (
+    PRUNE,
+    Round,
+    Theta,
+    apply_theta,
+    count_samples,
+    list_thetas,
+    play_rounds,
+)
+from bort.agora.student import Student, read_result
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.console import counted, decimal, to_printable
@@ -85,9 +87,9 @@ def agora(
     task, rows = candidate.task, candidate.rows
     with run_folder.lock(False):
         run_folder.begin(run, record)
-        encoder = None if run.agora.teacher else teacher_source(run)
+        encoder = None if run.agora.teacher else find_teacher_source(run)
         info = {"digest": hash_rows(rows), "source": task.name}
-        run_folder.check_inputs(info, _model_digests(run, candidate.source, encoder), run)
+        run_folder.check_inputs(info, digest_models(run, candidate.source, encoder), run)
         if run.resume and (summary := run_folder.find_summary()) is not None:
             return summary  # a file was touched, and holds what it held
         loggers = build_loggers(run.logger, folder, flatten_settings(run))
@@ -97,7 +99,7 @@ def agora(
             finish_loggers(loggers)
 
 
-def _model_digests(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
+def digest_models(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
     """Of all models that a run of Agora reads, by the setting that names each."""
     names = run.list_models() | {"model": source}
     if encoder is not None and "teacher.name" not in names:
@@ -115,12 +117,12 @@ class AgoraRun:
         self.f, self.loggers = candidate, loggers
         self.run, self.folder = candidate.run, candidate.folder
         self.task = candidate.task
-        self.thetas = points(self.run.agora.grid)
+        self.thetas = list_thetas(self.run.agora.grid)
         self.prune = PRUNE[self.run.agora.prune]
-        own = with_point(self.run, Point(), candidate.rate, None)
-        same = [with_point(self.run, t, candidate.rate, None) == own for t in self.thetas]
+        own = apply_theta(self.run, Theta(), candidate.rate, None)
+        same = [apply_theta(self.run, t, candidate.rate, None) == own for t in self.thetas]
         # the default arm is a training of round 1 too, unless Θ has other values
-        self.default = _name(1, 0, same.index(True)) if True in same else "default"
+        self.default = name_training(1, 0, same.index(True)) if True in same else "default"
         self.trained: list[dict] = []  # of the rounds, in their order
 
     def play(self, encoder: str | None) -> dict:
@@ -132,13 +134,13 @@ class AgoraRun:
         inputs = {"train": f.cast(f.D), "E": f.held}
         for line in describe_data(self.task, {"train": f.D, "E": f.E}, inputs):
             logger.info(line)
-        for line in unlike(self.task, f.D, f.E):
+        for line in describe_differences(self.task, f.D, f.E):
             logger.warning(line)
         self.words = self._words(encoder)
         values = self._judge(encoder)
         steps = counted(f.planned, "step")
         logger.info(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
-        best = {"default": f.train(self.default, Point(), f.D)}
+        best = {"default": f.train(self.default, Theta(), f.D)}
         if f.score(best["default"]) == -math.inf:
             raise BortError(f"the arm with the run's own rate {f.blame([best['default']])}")
         history = self._rounds()
@@ -150,7 +152,7 @@ class AgoraRun:
         best["random"] = self._control("random", f.D + self._random_rows(made), total)
         values |= self._finish(best, history, made, total)
         write_json(self.folder / "summary.json", values)
-        show(values, self.folder)
+        show_result(values, self.folder)
         return values
 
     # ---- S
@@ -162,13 +164,13 @@ class AgoraRun:
             self._train_teacher(encoder, Path(place))
         self.judge = open_judge(self.task, place, self.run.data.length, choose_device(self.run))
         vals = {name: rows for name, rows in self.f.rows.items() if name.startswith("val")}
-        values = judged(self.judge, self.f.E, vals, self.run.agora.guard, place)
+        values = examine_judge(self.judge, self.f.E, vals, self.run.agora.guard, place)
         own = self.run.agora.confidence
         self.confidence = values.get("teacher/eval/confidence", 0.0) if own is None else own
         on_E = {k.split("/")[-1]: v for k, v in values.items() if "/eval/" in k}
         shown = ", ".join(f"{name} {decimal(value)}" for name, value in on_E.items())
         logger.info(f"S: {place}: {shown} on E")
-        if encoder is None and saw_all(Path(place), self.run.task):
+        if encoder is None and has_seen_all_rows(Path(place), self.run.task):
             logger.warning(
                 "S was fine-tuned on all training rows, those of E too: what it scores on "
                 "E is more than it knows"
@@ -177,7 +179,7 @@ class AgoraRun:
 
     def _train_teacher(self, encoder: str, place: Path) -> None:
         """Fine-tune S on D; E chooses its epoch."""
-        if recorded(place) is None:
+        if read_result(place) is None:
             logger.info(f"S: fine-tuning {encoder} on D first, kept in {place}")
             tokenizer = load_tokenizer(encoder)
             parts = {"train": self.f.D, "val": self.f.E}
@@ -187,7 +189,7 @@ class AgoraRun:
             own = replace(self.run, optim=replace(self.run.optim, lr=None), data=data)
             self.f.fit(own, place, encoder, examples, "S")
 
-    def _words(self, encoder: str | None) -> Source | None:
+    def _words(self, encoder: str | None) -> WordSource | None:
         """What the generator takes words from."""
         kind = self.run.agora.generator
         if kind == "edit":
@@ -202,14 +204,14 @@ class AgoraRun:
                 f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
                 "agora.generator=edit"
             ) from None
-        return Source(model.to(choose_device(self.run)), load_tokenizer(place))
+        return WordSource(model.to(choose_device(self.run)), load_tokenizer(place))
 
     # ---- rounds
 
     def _rounds(self) -> list[Round]:
         options = self.run.agora
         history = []
-        for each in rounds(
+        for each in play_rounds(
             self.thetas,
             self.f.D,
             self._train_round,
@@ -224,20 +226,20 @@ class AgoraRun:
             logger.info(
                 f"round {each.number}{again}: best θ ({each.thetas[each.best]}) has "
                 f"{self.f.metric} {each.score:.4f} on E, {counted(len(each.data), 'row')}; "
-                f"{_dropped(each, kept)}{self.f.left()}"
+                f"{_describe_pruning(each, kept)}{self.f.left()}"
             )
             self._record(history)
         return history
 
-    def _train_round(self, number: int, replay: int, thetas: list[Point], data: list[Row]) -> list:
+    def _train_round(self, number: int, replay: int, thetas: list[Theta], data: list[Row]) -> list:
         scores = []
-        names = [_name(number, replay, k) for k in range(len(thetas))]
+        names = [name_training(number, replay, k) for k in range(len(thetas))]
         self.f.train_all([(n, theta, None) for n, theta in zip(names, thetas, strict=True)], data)
         for k, theta in enumerate(thetas):
             place = self.f.train(names[k], theta, data)
             scores.append(self.f.score(place))
             facts = {"round": number, "replay": replay, "theta": str(theta), "rows": len(data)}
-            own = recorded(place)
+            own = read_result(place)
             shown = scores[-1] if scores[-1] > -math.inf else None
             self.trained.append(facts | {"steps": own["steps"], "score": shown})
             line = {f"agora/{key}": facts[key] for key in ("round", "replay", "rows")}
@@ -260,14 +262,14 @@ class AgoraRun:
 
     def _place(self, each: Round) -> Path:
         """Where the best training of a round is."""
-        return self.folder / _name(each.number, each.replay, each.best)
+        return self.folder / name_training(each.number, each.replay, each.best)
 
     def _grow(self, before: Round, number: int, replay: int) -> list[Row] | None:
         """D of a round: that of the round before and rows made from its best model's mistakes."""
         path = self._rows_file(number, replay)
         if not path.is_file():
             seed = (self.run.seed, number, replay)
-            count = sample_count(self.run, len(self.f.D))
+            count = count_samples(self.run, len(self.f.D))
             self._make(path, self._mistakes(before), count, seed, before.data)
         new = self._stored(number, replay)
         return [*before.data, *new] if new else None
@@ -300,14 +302,14 @@ class AgoraRun:
         path = self.folder / "random" / "rows.jsonl"
         if count and not path.is_file():
             self._make(path, self.f.D, count, (self.run.seed, 0, 0), self.f.D)
-        return read_rows(path, self.task) if count else []
+        return read_generated(path, self.task) if count else []
 
     def _make(self, path: Path, sources, count: int, seed: tuple, taken: list[Row]) -> None:
         """Generate rows into a file."""
         options, make = self.run.agora, GENERATORS[self.run.agora.generator]
-        known = {normal(row) for rows in self.f.rows.values() for row in rows}
-        known |= {normal(row) for row in taken}
-        found = generate(
+        known = {normalize_texts(row) for rows in self.f.rows.values() for row in rows}
+        known |= {normalize_texts(row) for row in taken}
+        found = generate_rows(
             self.task,
             sources,
             count,
@@ -326,20 +328,20 @@ class AgoraRun:
             )
         with replacing(path) as file:
             for each in found:
-                file.write(json.dumps(written(each)).encode() + b"\n")
+                file.write(json.dumps(to_json(each)).encode() + b"\n")
 
     def _shares(self, found: list[Generated]) -> str:
         if self.task.kind == "regression":
             return ""
-        labels = [hard(each.row.label) for each in found]
+        labels = [to_hard(each.row.label) for each in found]
         counts = {to_printable(name): labels.count(k) for k, name in enumerate(self.task.labels)}
         return ": " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
     def _rows_file(self, number: int, replay: int) -> Path:
-        return (self.folder / _name(number, replay, 0)).parent / "rows.jsonl"
+        return (self.folder / name_training(number, replay, 0)).parent / "rows.jsonl"
 
     def _stored(self, number: int, replay: int) -> list[Row]:
-        return read_rows(self._rows_file(number, replay), self.task)
+        return read_generated(self._rows_file(number, replay), self.task)
 
     def _record(self, history: list[Round]) -> None:
         """What a reader wants of the rounds so far; nothing is resumed from it."""
@@ -397,8 +399,8 @@ class AgoraRun:
             shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)
         self._sample(history)
         keys = ("parameters", "tokens", "tokens_per_s", "lr")
-        own = recorded(best["agora"])
-        each = [recorded(path.parent) or {} for path in self.folder.glob("*/**/summary.json")]
+        own = read_result(best["agora"])
+        each = [read_result(path.parent) or {} for path in self.folder.glob("*/**/summary.json")]
         return values | {
             **{key: own[key] for key in keys},
             "seconds": sum(summary.get("seconds", 0.0) for summary in each),
@@ -417,12 +419,12 @@ class AgoraRun:
         """Optimizer steps that each arm took; those of a training that diverged are not counted."""
         of_controls = {
             arm: sum(
-                recorded(path.parent)["steps"]
+                read_result(path.parent)["steps"]
                 for path in (self.folder / arm).glob("*/summary.json")
             )
             for arm in ("plain", "random")
         }
-        return {"default": recorded(best["default"])["steps"], **of_controls, "agora": total}
+        return {"default": read_result(best["default"])["steps"], **of_controls, "agora": total}
 
     def _sample(self, history: list[Round]) -> None:
         """generated.jsonl: rows to read, spread over the rounds."""
@@ -435,11 +437,11 @@ class AgoraRun:
                 row = json_object(line, str(path))
                 shown = {k: row[k] for k in ("texts", "source", "confidence")}
                 if self.task.kind != "regression":
-                    row["label"] = self.task.labels[hard(row["label"])]
+                    row["label"] = self.task.labels[to_hard(row["label"])]
                 file.write(json.dumps({"label": row["label"], **shown}).encode() + b"\n")
 
 
-def _dropped(each: Round, kept: list[Point]) -> str:
+def _describe_pruning(each: Round, kept: list[Theta]) -> str:
     """`2 of 4 θ dropped (seed 1; lr × 3, seed 1)`, or that Θ is used up."""
     gone = [str(theta) for theta in each.thetas if theta not in kept]
     more = f"; and {len(gone) - 4} more" if len(gone) > 4 else ""
@@ -450,6 +452,6 @@ def _dropped(each: Round, kept: list[Point]) -> str:
     )
 
 
-def _name(number: int, replay: int, theta: int) -> str:
+def name_training(number: int, replay: int, theta: int) -> str:
     """The folder of a training below the run's."""
     return f"rounds/{number}{f'_replay_{replay}' if replay else ''}/theta_{theta}"

@@ -26,7 +26,7 @@ ARMS = {
 SHOWN = 15  # generated rows on the page
 
 
-def arms(summary: dict) -> tuple[list[str], list[list[str]]]:
+def list_arms(summary: dict) -> tuple[list[str], list[list[str]]]:
     """Column names and a line per arm, and for S: the scores on dev, and the first one on E."""
     held = f"eval/{summary['metric'].split('/')[1]}"
     metrics = [k for k in summary if k.startswith("val") and k.count("/") == 1 and k != "val/loss"]
@@ -37,7 +37,7 @@ def arms(summary: dict) -> tuple[list[str], list[list[str]]]:
     return ["", *(f"dev {key}" for key in metrics), "E"], lines
 
 
-def verdict(summary: dict) -> str:
+def judge_agora(summary: dict) -> str:
     """Agora against the better of its control arms, and what it took."""
     name = summary["metric"]
     controls = [summary[f"{arm}/{name}"] for arm in ("plain", "random")]
@@ -55,33 +55,33 @@ def verdict(summary: dict) -> str:
     )
 
 
-def show(summary: dict, folder: Path) -> None:
+def show_result(summary: dict, folder: Path) -> None:
     """The arms side by side, and what it says in words."""
     console = Console(highlight=False)
-    head, lines = arms(summary)
+    head, lines = list_arms(summary)
     table = Table(*head, title="what did Agora bring?")
     for line in lines:
         table.add_row(*line)
     console.print(table)
-    console.print(verdict(summary))
+    console.print(judge_agora(summary))
     console.print(f"  rows      {folder}/generated.jsonl", soft_wrap=True)
 
 
-def parts(folder: Path, summary: dict) -> Iterator[Any]:
+def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
     """HTML and the figure about a run; of one that is not finished, its rounds so far.
 
     Raises BortError for a file that is damaged.
     """
     if summary:
-        with _intact(folder / "summary.json"):
-            (head, lines), words = arms(summary), verdict(summary)
+        with _checked_file(folder / "summary.json"):
+            (head, lines), words = list_arms(summary), judge_agora(summary)
         yield "<h2>Agora and its control arms</h2>"
         yield f"{html.table(lines, head)}<p>{escape(words)}</p>"
     if (path := folder / "metrics.csv").is_file():
         trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
-        with _intact(f"{folder}/metrics.csv or rounds.json"):
-            rounds = _objects(folder / "rounds.json", whole=True)[0]["rounds"]
-            figure, columns = plot(trainings, rounds), list(trainings[0])
+        with _checked_file(f"{folder}/metrics.csv or rounds.json"):
+            rounds = _read_objects(folder / "rounds.json", whole=True)[0]["rounds"]
+            figure, columns = plot_rounds(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
             *html.panel("E by round", figure),
@@ -90,14 +90,14 @@ def parts(folder: Path, summary: dict) -> Iterator[Any]:
         lines = [list(row.values()) for row in trainings]
         yield html.details("all trainings of the rounds", html.table(lines, columns))
     if (path := folder / "generated.jsonl").is_file():
-        with _intact(path):
-            cells = _generated(_objects(path))
+        with _checked_file(path):
+            cells = _list_generated(_read_objects(path))
         if cells:
             yield "<h2>Rows that were generated</h2>"
             yield html.table(cells, ("label by S", "sure", "from", "made"), "texts")
 
 
-def _generated(rows: list[dict]) -> list[tuple[str, ...]]:
+def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
     """Cells of some generated rows, spread over all of them."""
     return [
         (
@@ -109,7 +109,7 @@ def _generated(rows: list[dict]) -> list[tuple[str, ...]]:
     ]
 
 
-def _objects(path: Path, whole: bool = False) -> list[dict]:
+def _read_objects(path: Path, whole: bool = False) -> list[dict]:
     """The JSON objects of a file: one on each line, or (whole) one alone."""
     if not path.is_file() or not path.stat().st_size:  # of no row there is no line
         return []
@@ -120,7 +120,7 @@ def _objects(path: Path, whole: bool = False) -> list[dict]:
 
 
 @contextmanager
-def _intact(path: Path | str) -> Iterator[None]:
+def _checked_file(path: Path | str) -> Iterator[None]:
     """What a file lacks, or has as another type, as one line about the file."""
     try:
         yield
@@ -129,7 +129,7 @@ def _intact(path: Path | str) -> Iterator[None]:
         raise BortError(f"{path} is damaged ({reason}); restore it or remove it") from None
 
 
-def plot(trainings: list[dict], rounds: list[dict]) -> Any:
+def plot_rounds(trainings: list[dict], rounds: list[dict]) -> Any:
     """Scores on E of all trainings, and of the best of each round."""
     found = html.figure("round", "score on E")
     found.add_scatter(

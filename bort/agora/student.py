@@ -13,16 +13,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from bort.agora.dataset import (
-    Generated,
-    Point,
-    planned_steps,
-    read_rows,
-    softened,
-    split,
-    with_point,
-    written,
-)
+from bort.agora.dataset import Generated, read_generated, soften_rows, split_rows, to_json
+from bort.agora.rounds import Theta, apply_theta, count_planned_steps
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
@@ -65,7 +57,7 @@ class Student:
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
         check_monitors(run, list_scores(self.task, ["val"]))
-        self.D, self.E = split(self.task, self.rows["train"], run.agora.eval_fraction)
+        self.D, self.E = split_rows(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or pretrain_encoder(run))
         config = load_masked_lm(self.source, head_required=False).config
         check_length(run, config.positions)
@@ -75,7 +67,7 @@ class Student:
         self.held = self.cast(self.E)
         if warning := explain_length(run, self.source, config.limit, self.held):
             logger.warning(warning)
-        self.planned = 3 * planned_steps(run, len(self.D))  # of the rounds and both controls
+        self.planned = 3 * count_planned_steps(run, len(self.D))  # of the rounds and both controls
         self._rows: list[Row] | None = None  # that were cast last: those of a whole round
         self._inputs: EncodedRows | None = None
         self._passed: dict[str, int] = {}  # steps of what is done, what was found finished too
@@ -84,40 +76,40 @@ class Student:
     def cast(self, rows: list[Row]) -> EncodedRows:
         return encode_rows(self.task, rows, self.tokenizer, self.run.data.length)
 
-    def train(self, name: str, theta: Point, rows: list[Row], steps: int | None = None) -> Path:
+    def train(self, name: str, theta: Theta, rows: list[Row], steps: int | None = None) -> Path:
         """Train with θ on rows, or find that it was done; returns the folder.
 
         steps: instead of the run's epochs.
         """
         place = self.folder / name
-        if recorded(place) is None:
+        if read_result(place) is None:
             if rows is not self._rows:
                 self._rows, self._inputs = rows, self.cast(rows)
-            parts = {"train": softened(self.task, rows), "val": self.E}
+            parts = {"train": soften_rows(self.task, rows), "val": self.E}
             inputs = {"train": self._inputs, "val": self.held}
             length = self.run.data.length
             examples = TaskExamples(self.task, self.tokenizer, length, parts, inputs)
-            run = with_point(self.run, theta, self.rate, steps)
+            run = apply_theta(self.run, theta, self.rate, steps)
             try:
                 self.fit(run, place, self.source, examples, name)
             except Diverged as error:  # a result: the θ is a bad one
                 logger.info(f"{name} drops out: {error}")
                 write_json(place / "summary.json", {"failed": str(error), "steps": 0})
-        self._passed[name] = recorded(place)["steps"]
+        self._passed[name] = read_result(place)["steps"]
         return place
 
-    def train_all(self, jobs: list[tuple[str, Point, int | None]], rows: list[Row]) -> None:
+    def train_all(self, jobs: list[tuple[str, Theta, int | None]], rows: list[Row]) -> None:
         """Have the launcher, if there is one, do those of the trainings that are not done.
 
         jobs: (name, θ, steps), as of `train`.
         """
-        todo = [job for job in jobs if recorded(self.folder / job[0]) is None]
+        todo = [job for job in jobs if read_result(self.folder / job[0]) is None]
         if self.launch is None or len(todo) < 2:
             return
         path = (self.folder / todo[0][0]).parent / "launched.jsonl"
         with replacing(path) as file:
             for row in rows[len(self.D) :]:
-                file.write(json.dumps(written(Generated(row, row, 1.0))).encode() + b"\n")
+                file.write(json.dumps(to_json(Generated(row, row, 1.0))).encode() + b"\n")
         place = str(path.relative_to(self.folder))
         facts = {n: {"theta": asdict(t), "steps": s, "rows": place} for n, t, s in todo}
         write_json(self.folder / JOBS, facts)
@@ -155,12 +147,12 @@ class Student:
 
     def score(self, place: Path) -> float:
         """On E, by the task's first metric; -inf of one that diverged or has none."""
-        value = recorded(place).get(f"eval/{self.metric}")
+        value = read_result(place).get(f"eval/{self.metric}")
         return -math.inf if value is None else value
 
     def blame(self, places: list[Path]) -> str:
         """Why none of these trainings has a score, and what to do."""
-        if all("failed" in recorded(place) for place in places):
+        if all("failed" in read_result(place) for place in places):
             return "diverged; lower optim.lr, agora.grid.lr or lr_factor"
         return (
             f"gives the same answer to all rows of E, so that {self.metric} is not defined; "
@@ -178,7 +170,7 @@ class Student:
 NOTED = ("steps", "seconds", "parameters", "tokens", "tokens_per_s", "lr")  # of a training
 
 
-def recorded(place: Path) -> dict | None:
+def read_result(place: Path) -> dict | None:
     """The summary of a training that is finished; None where there is none, or not as it was left.
 
     A damaged one is of no use: the training is done again.
@@ -197,10 +189,10 @@ def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     candidate = Student(run, folder)
     try:
         job = jobs[name]
-        theta, steps, path = Point(**job["theta"]), job["steps"], folder / job["rows"]
+        theta, steps, path = Theta(**job["theta"]), job["steps"], folder / job["rows"]
     except (KeyError, TypeError):
         raise BortError(f"{folder / JOBS} does not describe {name}; remove it") from None
-    candidate.train(name, theta, candidate.D + read_rows(path, candidate.task), steps)
+    candidate.train(name, theta, candidate.D + read_generated(path, candidate.task), steps)
 
 
 def check_task(task: Task) -> None:

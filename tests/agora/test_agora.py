@@ -25,22 +25,18 @@ from bort.agora import recipe as agora_run
 from bort.agora import report as agora_page
 from bort.agora import student as candidate
 from bort.agora.dataset import (
-    Point,
-    balanced_accuracy,
-    generate,
-    halved,
-    hard,
-    normal,
-    points,
-    read_rows,
-    rounds,
-    split,
-    unlike,
-    without_worst,
+    compute_balanced_accuracy,
+    describe_differences,
+    generate_rows,
+    normalize_texts,
+    read_generated,
+    split_rows,
+    to_hard,
 )
-from bort.agora.generators import GENERATORS, Source, changeable
-from bort.agora.judge import Judge, teacher_source
+from bort.agora.generators import GENERATORS, WordSource, find_changeable
+from bort.agora.judge import Judge, find_teacher_source
 from bort.agora.report import ARMS
+from bort.agora.rounds import Theta, drop_like_worst, keep_better_half, list_thetas, play_rounds
 from bort.config.agora import ThetaConfig
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
@@ -78,7 +74,7 @@ def play(scores: dict, grid: int, **options) -> list:
     def grow(before, number, replay):
         return f"{before.data}+{number}.{replay}"
 
-    found = list(rounds([Point(seed=k) for k in range(grid)], "D", train, grow, **options))
+    found = list(play_rounds([Theta(seed=k) for k in range(grid)], "D", train, grow, **options))
     return [log, [(r.number, r.replay, r.thetas[r.best].seed, r.score) for r in found]]
 
 
@@ -121,7 +117,7 @@ def test_rounds_end():
     assert len(play(scores, 2)[1]) == 2
     train = iter([[0.5, 0.7]])
     found = list(
-        rounds([Point(seed=0), Point(seed=1)], "D", lambda *_: next(train), lambda *_: None)
+        play_rounds([Theta(seed=0), Theta(seed=1)], "D", lambda *_: next(train), lambda *_: None)
     )
     assert len(found) == 1  # no mistakes, so no further round
     assert play({(1, 0): [-math.inf, 0.2], (2, 0): [0.3]}, 2)[1][1] == (2, 0, 1, 0.3)
@@ -136,9 +132,9 @@ def test_the_published_bounds():
         warmup=[0.35, 0.4, 0.45, 0.5],
         batch_size=[8, 16],
     )
-    grid = points(published)
+    grid = list_thetas(published)
     assert len(grid) == len(set(grid)) == 480
-    for prune, most in ((halved, 960), (without_worst, 115_440)):
+    for prune, most in ((keep_better_half, 960), (drop_like_worst, 115_440)):
         count, thetas = 0, grid
         while thetas:
             count += len(thetas)
@@ -152,34 +148,40 @@ def test_the_published_bounds():
 def test_pruning_by_the_longest_common_sequence():
     """The worst shares (seed 0, batch 8) with the third: whatever has both goes, the best stays."""
     ordered = [
-        Point(lr=1e-3, seed=0, batch_size=8),
-        Point(lr=1e-4, seed=1, batch_size=8),
-        Point(lr=1e-4, seed=0, batch_size=8),
-        Point(lr=1e-5, seed=1, batch_size=16),
-        Point(lr=1e-5, seed=0, batch_size=8),
+        Theta(lr=1e-3, seed=0, batch_size=8),
+        Theta(lr=1e-4, seed=1, batch_size=8),
+        Theta(lr=1e-4, seed=0, batch_size=8),
+        Theta(lr=1e-5, seed=1, batch_size=16),
+        Theta(lr=1e-5, seed=0, batch_size=8),
     ]
-    assert without_worst(ordered) == [ordered[0], ordered[1], ordered[3]]
-    alone = [Point(seed=0), Point(seed=1), Point(seed=2)]  # nothing is shared: the worst alone
-    assert without_worst(alone) == alone[:2]
-    assert without_worst(alone[:1]) == [] and halved(alone) == alone[:2] and halved(alone[:1]) == []
+    assert drop_like_worst(ordered) == [ordered[0], ordered[1], ordered[3]]
+    alone = [Theta(seed=0), Theta(seed=1), Theta(seed=2)]  # nothing is shared: the worst alone
+    assert drop_like_worst(alone) == alone[:2]
+    assert (
+        drop_like_worst(alone[:1]) == []
+        and keep_better_half(alone) == alone[:2]
+        and keep_better_half(alone[:1]) == []
+    )
 
 
 def test_points_and_their_names():
-    found = points(ThetaConfig())
+    found = list_thetas(ThetaConfig())
     assert [(p.lr_factor, p.seed) for p in found] == [(1, 0), (1, 1), (3, 0), (3, 1)]
-    assert str(found[3]) == "lr × 3, seed 1" and str(Point()) == "the run's own"
-    assert [(p.lr, p.lr_factor) for p in points(ThetaConfig(lr=[1e-3], seed=None))] == [(1e-3, 1.0)]
+    assert str(found[3]) == "lr × 3, seed 1" and str(Theta()) == "the run's own"
+    assert [(p.lr, p.lr_factor) for p in list_thetas(ThetaConfig(lr=[1e-3], seed=None))] == [
+        (1e-3, 1.0)
+    ]
 
 
 def test_balanced_accuracy_is_that_of_scikit_learn():
     """Case F1: the majority answer on MRPC is right in 68% of rows, and worth one half."""
     labels, found = np.array([1] * 684 + [0] * 316), np.ones(1000)
-    assert balanced_accuracy(labels, found) == 0.5
+    assert compute_balanced_accuracy(labels, found) == 0.5
     metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(0)
     labels, found = random.integers(3, size=200), random.integers(3, size=200)
     expected = metrics.balanced_accuracy_score(labels, found)
-    assert balanced_accuracy(labels, found) == pytest.approx(expected)
+    assert compute_balanced_accuracy(labels, found) == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------------------ D and E
@@ -189,25 +191,25 @@ def test_e_is_like_d_and_shares_no_text():
     """Case D4: texts that differ in spaces and case are one; each label gives its share."""
     rows = [Row(k, (f"text {k % 70}" + "  " * (k % 3),), int(k % 70 < 20)) for k in range(200)]
     rows.append(Row(200, ("TEXT 3 ",), 1))
-    D, E = split(TASK, rows, 0.2)
+    D, E = split_rows(TASK, rows, 0.2)
     assert sorted(row.index for row in D + E) == list(range(201))
-    assert not {normal(row) for row in D} & {normal(row) for row in E}
+    assert not {normalize_texts(row) for row in D} & {normalize_texts(row) for row in E}
     for label in (0, 1):
         share = sum(r.label == label for r in E) / sum(r.label == label for r in rows)
         assert 0.2 <= share < 0.26
-    more = split(TASK, [Row(999, ("another",), 0), *rows], 0.2)
+    more = split_rows(TASK, [Row(999, ("another",), 0), *rows], 0.2)
     assert len(set(more[1]) ^ set(E)) <= 2  # one row more moves hardly any other
 
 
 def test_what_d_and_e_are_not():
     """By hand: 40% and 60%; and a label of 20%, less than half its equal share of 50%."""
     rows = [[Row(k, (f"{k}",), int(k < ones)) for k in range(10)] for ones in (4, 6, 2)]
-    assert list(unlike(TASK, rows[0], rows[0])) == []
-    assert list(unlike(TASK, rows[0], rows[1])) == [
+    assert list(describe_differences(TASK, rows[0], rows[0])) == []
+    assert list(describe_differences(TASK, rows[0], rows[1])) == [
         "'no' is 60% of D and 40% of E",
         "'yes' is 40% of D and 60% of E",
     ]
-    (line,) = unlike(TASK, rows[2], rows[2])
+    (line,) = describe_differences(TASK, rows[2], rows[2])
     assert line == "D is not balanced ('yes' is 20%); the rows that are generated will be"
 
 
@@ -215,10 +217,10 @@ def test_e_takes_whole_passages_and_groups():
     rows = [
         Row((k // 6, k // 2, k), (f"p {k // 6}", f"a {k}"), k % 2, group=k // 2) for k in range(60)
     ]
-    D, E = split(TASK, rows, 0.3)
+    D, E = split_rows(TASK, rows, 0.3)
     assert E and not {row.index[0] for row in D} & {row.index[0] for row in E}
     pairs = [Row(k, (f"row {k}",), k % 2, group=k // 2) for k in range(40)]
-    D, E = split(TASK, pairs, 0.3)
+    D, E = split_rows(TASK, pairs, 0.3)
     assert not {row.group for row in D} & {row.group for row in E}
 
 
@@ -228,7 +230,7 @@ def test_e_takes_whole_passages_and_groups():
 def test_e_with_one_class_is_refused(labels):
     rows = [Row(k, (f"row {k}",), label) for k, label in enumerate(labels)]
     with pytest.raises(BortError, match="would hold .* rows of the labels no only"):
-        split(TASK, rows, 0.2)
+        split_rows(TASK, rows, 0.2)
 
 
 @pytest.mark.parametrize("numbers", [[0.5, 1.5], [0.5, 1.5, 2.5], [0.5] * 30, [0.5] * 29 + [1.5]])
@@ -236,7 +238,7 @@ def test_e_with_one_number_is_refused(numbers):
     """Before S is trained: no correlation and no r2 would be defined."""
     rows = [Row(k, (f"row {k}",), number) for k, number in enumerate(numbers)]
     with pytest.raises(BortError, match="would hold .* rows? of one number or none"):
-        split(NUMBERS, rows, 0.2)
+        split_rows(NUMBERS, rows, 0.2)
 
 
 # ------------------------------------------------------------------------------------ generators
@@ -257,8 +259,8 @@ WORDS = ("cat", "dog", "bird", "tree", "house", "river")
 
 
 @pytest.fixture(scope="module")
-def source(encoder) -> Source:
-    return Source(load_masked_lm(encoder), load_tokenizer(encoder))
+def source(encoder) -> WordSource:
+    return WordSource(load_masked_lm(encoder), load_tokenizer(encoder))
 
 
 def test_a_source_knows_whole_words_only(source):
@@ -272,7 +274,7 @@ def test_a_source_knows_whole_words_only(source):
 def test_word_pieces(shared):
     """WordPiece marks what continues a word, not what begins one."""
     folder = shared / "cases" / "models" / "bert-tiny"
-    found = Source(load_masked_lm(folder), load_tokenizer(folder))
+    found = WordSource(load_masked_lm(folder), load_tokenizer(folder))
     tokens = found.tokenizer.convert_ids_to_tokens(list(found.words))
     assert len(tokens) > 20 and not any(token.startswith(("##", "[")) for token in tokens)
 
@@ -346,17 +348,17 @@ def test_a_masked_lm_draws_what_is_probable(source):
     """The logits behind a draw are those of Hugging Face for the text with the mask in it."""
     from transformers import AutoModelForMaskedLM
 
-    from bort.agora.generators import _mask_logits, _masked
+    from bort.agora.generators import compute_mask_logits, mask_words
 
     text, folder = "the cat and the dog", source.tokenizer.name_or_path
-    word = changeable(TASK, Row(0, (text,), 0))[1]
-    ids, kept = _masked(text, [word], source)
+    word = find_changeable(TASK, Row(0, (text,), 0))[1]
+    ids, kept = mask_words(text, [word], source)
     expected = source.tokenizer("the<mask> and the dog")["input_ids"]
     assert ids == expected and kept == [word]
     theirs = AutoModelForMaskedLM.from_pretrained(folder).eval()
     with torch.no_grad():
         logits = theirs(torch.tensor([ids])).logits[0, ids.index(source.tokenizer.mask_token_id)]
-        ours = _mask_logits([ids, ids[:3]], source)[0]
+        ours = compute_mask_logits([ids, ids[:3]], source)[0]
     torch.testing.assert_close(ours, logits[source.allowed], atol=1e-5, rtol=1e-4)
 
 
@@ -417,26 +419,28 @@ SOURCES = [
 def test_rows_are_labelled_by_s_and_balanced(soft):
     taken = {(f"a bad row {k}",) for k in range(500)}
     known = set(taken)
-    found = generate(TASK, SOURCES, 100, numbered, judge, known, (0,), 0.8, soft)
-    assert len(found) == 100 and len({normal(each.row) for each in found}) == 100
+    found = generate_rows(TASK, SOURCES, 100, numbered, judge, known, (0,), 0.8, soft)
+    assert len(found) == 100 and len({normalize_texts(each.row) for each in found}) == 100
     for each in found:
-        assert normal(each.row) not in taken and each.row.texts[0].startswith(each.source.texts[0])
+        assert normalize_texts(each.row) not in taken and each.row.texts[0].startswith(
+            each.source.texts[0]
+        )
         expected = judge([each.row])[0]
         assert each.row.label == (tuple(expected) if soft else int(expected[1] > 0.5))
         assert each.confidence == expected.max() and (soft or each.confidence >= 0.8)
-    counts = Counter(hard(each.row.label) for each in found)
+    counts = Counter(to_hard(each.row.label) for each in found)
     assert counts == {0: 50, 1: 50}
     assert any("new" in each.row.texts[0] for each in found) == soft  # S is unsure of those
 
 
 def test_too_few_rows_are_no_endless_loop():
     known: set = set()
-    found = generate(
+    found = generate_rows(
         TASK, SOURCES, 100, lambda rows, _: [None] * len(rows), judge, known, (0,), 0.8, False
     )
     assert found == []
     same = lambda rows, _: [replace(row, texts=("good",)) for row in rows]  # noqa: E731
-    assert len(generate(TASK, SOURCES, 100, same, judge, known, (0,), 0.8, False)) == 1
+    assert len(generate_rows(TASK, SOURCES, 100, same, judge, known, (0,), 0.8, False)) == 1
 
 
 # ------------------------------------------------------------------------------------ whole runs
@@ -498,7 +502,7 @@ def test_what_a_run_leaves(whole, run_of, csv):
         == RunFolder(folder / "rounds/1/theta_1").find_summary()["steps"]
         < summary["steps"]
     )
-    assert f"{steps['plain']:,} plain, all of Θ" in agora_page.verdict(summary)
+    assert f"{steps['plain']:,} plain, all of Θ" in agora_page.judge_agora(summary)
     kept = sorted(path.parent.relative_to(folder) for path in folder.rglob("model"))
     assert Path() in kept
     model, labels = load_classifier(folder)
@@ -551,7 +555,7 @@ def test_the_page(whole):
     assert f"({summary['val/accuracy'] - max(controls):+.4f})" in text
     rounds = json.loads((folder / "rounds.json").read_text())["rounds"]
     with (folder / "metrics.csv").open(newline="") as file:
-        points, line = agora_page.plot(list(csv_module.DictReader(file)), rounds).data
+        points, line = agora_page.plot_rounds(list(csv_module.DictReader(file)), rounds).data
     assert list(points.x) == [1, 1, 2]
     assert list(line.y) == [max(each["scores"].values()) for each in rounds]
     assert "Rows that were generated" in text and "<script src" not in text
@@ -594,7 +598,7 @@ def test_how_sure_s_must_be(whole, run_of):
     """Of three quarters of E it is as sure, by its own answers."""
     folder, summary, _ = whole
     task, rows = load_task("custom", run_of().data)
-    _, E = split(task, rows["train"], 0.2)
+    _, E = split_rows(task, rows["train"], 0.2)
     model, _ = load_classifier(folder / "teacher")
     sure = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)(E).max(-1)
     least = summary["teacher/eval/confidence"]
@@ -605,7 +609,7 @@ def test_sources_are_mistakes_or_else_hard(whole, run_of):
     """Rows of round 2 come from what the best model of round 1 gets wrong, counted outside."""
     folder, _, lines = whole
     task, rows = load_task("custom", run_of().data)
-    D, E = split(task, rows["train"], 0.2)
+    D, E = split_rows(task, rows["train"], 0.2)
     model, _ = load_classifier(next(folder.glob("rounds/1/*/model")))
     found = answer_split(model, encode_examples(task, {"D": D}, load_tokenizer(folder), 64), "D")
     wrong = [row for row, answer in zip(D, found, strict=True) if answer != row.label]
@@ -625,7 +629,7 @@ def test_labels_are_those_of_s(whole, run_of):
     task, _ = load_task("custom", run_of().data)
     model, labels = load_classifier(folder / "teacher")
     s = Judge(task, model, load_tokenizer(folder / "teacher"), [0, 1], 64)
-    rows = read_rows(folder / "rounds" / "2" / "rows.jsonl", TASK)
+    rows = read_generated(folder / "rounds" / "2" / "rows.jsonl", TASK)
     assert labels == {0: "no", 1: "yes"}
     assert [row.label for row in rows] == s(rows).argmax(-1).tolist()
 
@@ -683,7 +687,7 @@ def test_a_launcher_finds_the_same(whole, given, tmp_path):
 def test_other_settings(run_of, tmp_path, overrides):
     summary = agora_run.agora(run_of(*overrides), tmp_path / "run")
     assert summary["generated"] == 20 and 0 <= summary["val/accuracy"] <= 1
-    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", TASK)
+    rows = read_generated(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", TASK)
     soft = "agora.labels=soft" in overrides
     assert all(isinstance(row.label, tuple if soft else int) for row in rows)
 
@@ -695,7 +699,7 @@ def test_numbers(encoder, tmp_path, run_of):
     run = run_of(f"data.train={tmp_path / 'a.csv'}", "data.val=null", "data.kind=number")
     summary = agora_run.agora(run, tmp_path / "run")
     assert "teacher/eval/balanced_accuracy" not in summary and "val/pearson" in summary
-    rows = read_rows(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", NUMBERS)
+    rows = read_generated(tmp_path / "run" / "rounds" / "2" / "rows.jsonl", NUMBERS)
     assert rows and all(isinstance(r.label, float) and 0 <= r.label <= 119 / 40 for r in rows)
 
 
@@ -729,11 +733,11 @@ def test_s_is_the_teacher_of_the_pre_training(run_of, encoder, tmp_path):
     """Which the summary of the candidate's run names."""
     run = run_of(f"model={tmp_path / 'run'}", "teacher.name=null")
     write_json(tmp_path / "run" / "summary.json", {"teacher": str(encoder)})
-    assert teacher_source(run) == str(encoder)
-    assert teacher_source(replace(run, model=f"{run.model}/model")) == str(encoder)
+    assert find_teacher_source(run) == str(encoder)
+    assert find_teacher_source(replace(run, model=f"{run.model}/model")) == str(encoder)
     write_json(tmp_path / "run" / "summary.json", {"val/loss": 1.0})
     with pytest.raises(BortError, match="does not say who taught it; set agora.teacher="):
-        teacher_source(run)
+        find_teacher_source(run)
 
 
 def test_an_s_that_is_no_judge(run_of, tmp_path, whole, shared):
@@ -787,13 +791,13 @@ def test_damaged_rows_are_one_line(tmp_path, line):
     good = '{"texts": ["a"], "label": 1, "spans": [], "index": 0}'
     path.write_text(f"{good}\n{line}\n")
     with pytest.raises(BortError, match=r"rows\.jsonl, line 2: ") as error:
-        read_rows(path, TASK)
+        read_generated(path, TASK)
     assert "\n" not in str(error.value)
     path.write_bytes(b"\xff")
     with pytest.raises(BortError, match="cannot be read: not UTF-8"):
-        read_rows(path, TASK)
+        read_generated(path, TASK)
     with pytest.raises(BortError, match="cannot be read"):
-        read_rows(tmp_path / "nowhere", TASK)
+        read_generated(tmp_path / "nowhere", TASK)
 
 
 def test_pages_of_damaged_runs_are_one_line(whole, tmp_path):
@@ -809,10 +813,10 @@ def test_pages_of_damaged_runs_are_one_line(whole, tmp_path):
                 (tmp_path / file).write_bytes((folder / file).read_bytes())
             (tmp_path / name).write_bytes(damage)
             try:
-                list(agora_page.parts(tmp_path, summary))
+                list(agora_page.build_parts(tmp_path, summary))
             except BortError as error:
                 refused += 1
                 assert str(tmp_path) in str(error) and "\n" not in str(error)
     assert refused > 20
     with pytest.raises(BortError, match=r"summary\.json is damaged"):
-        list(agora_page.parts(tmp_path, {"metric": 5}))
+        list(agora_page.build_parts(tmp_path, {"metric": 5}))

@@ -166,11 +166,11 @@ def test_agora_tells_all_its_models_apart(model, settings_of, tmp_path):
     judge = shutil.copytree(model, tmp_path / "judge")
     given = ["task=docstrings", f"model={source}", f"agora.teacher={judge}"]
     run = settings_of(*given, "data=docstrings", experiment="agora")
-    digests = agora_run._model_digests(run, str(source), None)
+    digests = agora_run.digest_models(run, str(source), None)
     assert digests.keys() == {"model", "agora.teacher"}
     RunFolder(tmp_path).check_inputs({"digest": "x"}, digests)
     train_again(judge)
     with pytest.raises(BortError, match="another agora.teacher under this name"):
         RunFolder(tmp_path).check_inputs(
-            {"digest": "x"}, agora_run._model_digests(run, source, None)
+            {"digest": "x"}, agora_run.digest_models(run, source, None)
         )

@@ -46,7 +46,7 @@ def test_all_docstrings_of_a_file_are_in_one_split(few, tmp_path):
         held = docstrings.parse_docstrings(files[row.group])
         assert row.texts[0] in {docstrings.NAMES.sub("…", t[: docstrings.LONGEST]) for t in held}
         assert row.group.startswith(task.labels[row.label] + "/")
-    D, E = agora.split(task, rows["train"], 0.2)
+    D, E = agora.split_rows(task, rows["train"], 0.2)
     groups = [{row.group for row in part} for part in (D, E, rows["val"], rows["test"])]
     assert sum(map(len, groups)) == len(set.union(*groups)) > 12 and E
 
