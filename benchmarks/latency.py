@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bort.benchmark.contenders import measure, of_arch
-from bort.benchmark.run import ENGINE_NAMES, int8_instructions
+from bort.benchmark.contenders import Contender, describe_encoders
+from bort.benchmark.measuring import measure
+from bort.benchmark.rows import ENGINE_NAMES, BenchmarkRow
+from bort.benchmark.run import find_int8_instructions
 from bort.config.search import ENGINES
 from bort.console import show_log
 from bort.machine import describe_machine
@@ -34,27 +36,26 @@ SMOKE = {
 }
 
 
-def table(rows: list[dict]) -> list[str]:
+def table(rows: list[BenchmarkRow]) -> list[str]:
     lines = [
         "| encoder | ⟨D,A,H,I⟩, vocabulary | engine | parameters | disk | latency ms [quartiles] "
         "| sequences/s | peak memory |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shape = "⟨{depth},{heads},{hidden},{intermediate}⟩, {vocabulary:,}".format(**row)
-        peak = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
+        peak = "–" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:,.0f} MB"
         lines.append(
-            f"| {row['name']} | {shape} | {ENGINE_NAMES[row['engine']]} "
-            f"| {row['parameters'] / 1e6:.1f} M | {row['disk_bytes'] / 1e6:,.0f} MB "
-            f"| {row['median_ms']:.2f} [{row['low_ms']:.2f}, {row['high_ms']:.2f}] "
-            f"| {row['sequences_per_s']:.1f} | {peak} |"
+            f"| {row.name} | {row.arch}, {row.vocabulary:,} | {row.engine_name} "
+            f"| {row.parameters / 1e6:.1f} M | {row.disk_bytes / 1e6:,.0f} MB "
+            f"| {row.median_ms:.2f} [{row.low_ms:.2f}, {row.high_ms:.2f}] "
+            f"| {row.sequences_per_s:.1f} | {peak} |"
         )
     return lines
 
 
-def parts(rows: list[dict], shapes: dict) -> list[str]:
+def parts(rows: list[BenchmarkRow], shapes: dict) -> list[str]:
     """Compare Bort in int8 with each contender, and split the ratio into a product of three."""
-    ms = {(row["name"], row["engine"]): row["median_ms"] for row in rows}
+    ms = {(row.name, row.engine): row.median_ms for row in rows}
     bort = [ms["Bort", engine] for engine in ENGINES]
     lines = [
         "| Bort int8 against | times faster | to reach | = shape (both PyTorch) | × engine (ONNX "
@@ -81,12 +82,13 @@ def main(smoke: bool) -> None:
     print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         contenders = []
-        for name, (arch, vocab, theirs, _) in shapes.items():
-            contenders += of_arch(arch, name, list(ENGINES), vocab, 512, Path(folder), theirs)
+        for name, (arch, vocab, huggingface, _) in shapes.items():
+            encoder = Contender.of_random_encoder(arch, name, vocab, 512)
+            contenders += describe_encoders(encoder, list(ENGINES), Path(folder), huggingface)
             print(f"benchmark: {name} written as ONNX")
         rows = measure(contenders, [(BATCH, LENGTH)], THREADS, ROUNDS, True)
     lines = [
-        f"{describe_machine()}; int8 products: {int8_instructions()}",
+        f"{describe_machine()}; int8 products: {find_int8_instructions()}",
         "",
         f"Each call has {BATCH} × {LENGTH} tokens and {THREADS} threads, in {ROUNDS} rounds in "
         "turns. Models are encoders alone, without vocabulary matrix, with random weights. "

@@ -1,6 +1,6 @@
-"""Two forms of one model on the same inputs: the model in memory and what was exported of it.
+"""How far two forms of one model agree: in their logits, and in their answers.
 
-A form is a function from inputs to logits. Letters: B rows, S tokens, V vocabulary.
+Letters: B rows, S tokens, V vocabulary.
 """
 
 import argparse
@@ -9,13 +9,12 @@ import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bort.errors import BortError
-from bort.models import onnx
+from bort.export.forms import Form, Inputs, draw_inputs, run_torch
 from bort.models.bert import Classifier, MaskedLM
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
 from bort.text import sources
@@ -23,12 +22,11 @@ from bort.text.tokenizer import mark_special_ids
 
 TOLERANCE = 1e-4  # of a logit, or of the largest one above 1; of numbers, of their spread
 SHAPES = ((1, 2), (2, 7), (8, 33), (1, 0), (3, 64), (2, -1))  # 0: the limit, -1: half of it
-Inputs = dict[str, np.ndarray]
-Run = Callable[[Inputs], np.ndarray]  # inputs to logits
-Answers = Callable[[Run], list[np.ndarray]]  # logits (answers, outputs) for a fixed set of inputs
+MOST_UNKNOWN = 0.1  # share of unknown words in texts from which on they are none for a tokenizer
+Answers = Callable[[Form], list[np.ndarray]]  # logits (answers, outputs) for a fixed set of inputs
 
 
-@dataclass
+@dataclass(frozen=True)
 class Agreement:
     """How much of the answers of one form another one keeps."""
 
@@ -51,177 +49,142 @@ class Agreement:
         )
 
 
-def compare(expected: list[np.ndarray], found: list[np.ndarray]) -> Agreement:
-    """Answers of two forms to the same inputs, each (answers, outputs): classes, words or numbers.
+def compare_answers(before: list[np.ndarray], after: list[np.ndarray]) -> Agreement:
+    """Compare the answers of two forms to the same inputs, each (answers, outputs).
 
-    Numbers, which have one output, are compared by their distance, not by how many are equal.
+    Outputs are classes or words. Numbers, which have one output, are compared by their distance,
+    not by how many of them are equal.
     """
-    compared = sum(len(part.reshape(-1, part.shape[-1])) for part in expected)
-    largest = max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))
-    if expected[0].shape[-1] > 1:
-        equal = [a.argmax(-1) == b.argmax(-1) for a, b in zip(expected, found, strict=True)]
-        share = float(np.concatenate([part.ravel() for part in equal]).mean())
-        return Agreement(compared, largest, equal=share)
-    before, after = (
-        np.concatenate([x.ravel() for x in y]).astype(float) for y in (expected, found)
-    )
-    spread = float(before.std())
-    distance = float(np.sqrt(np.mean((before - after) ** 2)))
+    pairs = list(zip(before, after, strict=True))
+    compared = sum(part.size // part.shape[-1] for part in before)
+    largest = max(float(np.abs(a - b).max()) for a, b in pairs)
+    if before[0].shape[-1] > 1:
+        equal = [(a.argmax(-1) == b.argmax(-1)).ravel() for a, b in pairs]
+        return Agreement(compared, largest, equal=float(np.concatenate(equal).mean()))
+    first, second = _flatten(before), _flatten(after)
+    spread = float(first.std())
+    distance = float(np.sqrt(np.mean((first - second) ** 2)))
     error = distance / spread if spread else (np.inf if distance else 0.0)
     return Agreement(compared, largest, error=error, spread=spread)
 
 
-def largest_difference(reference: Run, run: Run, model, tokenizer) -> float:
-    """Of a logit, over SHAPES; raises BortError when it is more than rounding explains."""
+def _flatten(parts: list[np.ndarray]) -> np.ndarray:
+    """Join arrays into one dimension, in float64."""
+    return np.concatenate([part.ravel() for part in parts]).astype(float)
+
+
+def find_largest_difference(reference: Form, form: Form, model, tokenizer) -> float:
+    """Return the largest difference of a logit over SHAPES.
+
+    Raises BortError when one is larger than rounding explains.
+    """
     inputs = [
-        random_inputs(model, tokenizer, batch, length, seed)
-        for seed, (batch, length) in enumerate(_shapes(model.config.limit))
+        draw_inputs(model, tokenizer, batch, length, seed)
+        for seed, (batch, length) in enumerate(_fit_shapes(model.config.limit))
     ]
-    numbers = isinstance(model, Classifier) and model.out.out_features == 1
-    allowed = _allowed_in_numbers(model, inputs) if numbers else None
-    worst = 0.0
+    is_number = isinstance(model, Classifier) and model.out.out_features == 1
+    tolerance = _tolerate_in_numbers(model, inputs) if is_number else None
+    largest = 0.0
     for x in inputs:
-        expected, found = (_real(model, x, call(x)) for call in (reference, run))
-        difference = float(np.abs(expected - found).max())
-        most = allowed or TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        expected, exported = (_without_padding(model, x, run(x)) for run in (reference, form))
+        difference = float(np.abs(expected - exported).max())
+        most = tolerance or TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not difference <= most:
             batch, length = x["input_ids"].shape
             raise BortError(
                 f"check: at {batch} × {length} tokens the export's logits differ by "
                 f"{difference:.1e}, more than {most:.1e}; nothing was written"
             )
-        worst = max(worst, difference)
-    return worst
+        largest = max(largest, difference)
+    return largest
 
 
-def _shapes(limit: int) -> list[tuple[int, int]]:
-    """SHAPES for a model that takes this many tokens."""
+def _fit_shapes(limit: int) -> list[tuple[int, int]]:
+    """Return SHAPES for a model that takes this many tokens."""
     lengths = {0: limit, -1: max(2, limit // 2)}
     return [(batch, min(limit, lengths.get(length, length))) for batch, length in SHAPES]
 
 
-def _allowed_in_numbers(model: Classifier, inputs: list[Inputs]) -> float:
-    """By how much answers of one output may differ: a share of their spread, and rounding.
+def _tolerate_in_numbers(model: Classifier, inputs: list[Inputs]) -> float:
+    """Return how far answers of one output may differ: a share of their spread, and rounding.
 
     A share of the answers themselves would forgive anything where they lie far from 0. Rounding is
     that of the last layer's sums and of their terms; it alone remains where all answers are equal.
     """
     sizes = []  # of the terms of each sum, together
 
-    def measure(layer: torch.nn.Linear, states: tuple[torch.Tensor]) -> None:
+    def measure_terms(layer: torch.nn.Linear, states: tuple[torch.Tensor]) -> None:
         sizes.append(float((states[0].abs() @ layer.weight.abs().T).max()))
 
-    hook = model.out.register_forward_pre_hook(measure)
-    run = torch_run(model)
-    values = np.concatenate([run(x).ravel() for x in inputs]).astype(float)
+    hook = model.out.register_forward_pre_hook(measure_terms)
+    run = run_torch(model)
+    values = _flatten([run(x) for x in inputs])
     hook.remove()
     terms = max(sizes) * (model.scale[1] if model.scale else 1.0)
     rounding = np.finfo(np.float32).eps * (2 * np.abs(values).max() + 8 * terms)
     return float(TOLERANCE * values.std() + rounding)
 
 
-def random_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> Inputs:
-    """Ids (B, S) of ordinary words, in rows of unequal length padded at their end; two spans."""
-    random = np.random.default_rng(seed)
-    words = np.flatnonzero(~mark_special_ids(tokenizer))
-    ids = random.choice(words, (batch, length))
-    lengths = random.integers(2, length + 1, batch)
-    lengths[0] = length
-    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-    inputs = {"input_ids": np.where(mask, ids, model.config.pad_id), "attention_mask": mask}
-    if model.config.type_vocab:
-        second = np.arange(length) >= lengths[:, None] // 2
-        types = second & (model.config.type_vocab > 1)
-        inputs["token_type_ids"] = (types * mask).astype(np.int64)
-    if getattr(model, "spans", 0):
-        starts = np.stack([np.zeros(batch, dtype=np.int64), lengths - 1], axis=1)
-        inputs["spans"] = np.stack([starts, starts + 1], axis=2)
-    return inputs
-
-
-def _real(model, inputs: Inputs, logits: np.ndarray) -> np.ndarray:
-    """Of a masked LM the logits (tokens, V) where there is no padding; of others all."""
-    masked = isinstance(model, MaskedLM)
-    return logits[inputs["attention_mask"].astype(bool)] if masked else logits
+def _without_padding(model, inputs: Inputs, logits: np.ndarray) -> np.ndarray:
+    """Return a masked LM's logits (tokens, V) where there is no padding; of others all."""
+    is_masked_lm = isinstance(model, MaskedLM)
+    return logits[inputs["attention_mask"].astype(bool)] if is_masked_lm else logits
 
 
 # ------------------------------------------------------------------------------------ samples
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
-    """Inputs, and of a masked LM the flat places of the masked tokens, where its answers count."""
+    """Inputs, and of a masked LM the flat positions of the masked tokens, where answers count."""
 
     inputs: Inputs
-    places: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
-    def answers(self, run: Run) -> np.ndarray:
-        """Logits (answers, outputs)."""
-        logits = run(self.inputs)
-        return logits if self.places is None else logits.reshape(-1, logits.shape[-1])[self.places]
+    def answers(self, form: Form) -> np.ndarray:
+        """Return the logits (answers, outputs) of a form."""
+        logits = form(self.inputs)
+        if self.positions is None:
+            return logits
+        return logits.reshape(-1, logits.shape[-1])[self.positions]
 
 
-def samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]:
-    """Inputs for int8's answers where there is no task, and what they are in words.
+def draw_samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]:
+    """Return inputs for int8's answers where there is no task, behind what they are in words.
 
     They are docstrings of Python's own library, or random words where the tokenizer does not know
     theirs or spans are marked. Of a masked LM, 15% of the tokens are masked as in every evaluation,
     and answers are compared there: a token that it can read it has only to copy.
     """
-    texts = [
-        text
-        for module in (os, argparse, typing, logging)
-        for text in sources.parse_docstrings(module.__file__)
-    ]
+    modules = (os, argparse, typing, logging)
+    texts = [text for module in modules for text in sources.parse_docstrings(module.__file__)]
     room = min(length, model.config.limit)
     rows = [tokenizer(text, truncation=True, max_length=room)["input_ids"] for text in texts]
-    flat = [k for row in rows for k in row]
-    known = len(flat) and np.mean([k == tokenizer.unk_token_id for k in flat]) < 0.1
-    if known and not getattr(model, "spans", 0):
-        name, found = "docstrings", [_unpadded(model, np.array([row])) for row in rows]
+    unknown = [number == tokenizer.unk_token_id for row in rows for number in row]
+    reads_texts = len(unknown) and np.mean(unknown) < MOST_UNKNOWN
+    if reads_texts and not getattr(model, "spans", 0):
+        name, inputs = "docstrings", [_to_inputs(model, np.array([row])) for row in rows]
     else:
         name = "random words"
-        found = [random_inputs(model, tokenizer, 16, room, seed) for seed in range(16)]
+        inputs = [draw_inputs(model, tokenizer, 16, room, seed) for seed in range(16)]
     if isinstance(model, MaskedLM):
-        masked = [_masked(tokenizer, inputs, number) for number, inputs in enumerate(found)]
+        masked = [_mask(tokenizer, x, number) for number, x in enumerate(inputs)]
         return f"masked words of {name}", masked
-    return name, [Sample(inputs) for inputs in found]
+    return name, [Sample(x) for x in inputs]
 
 
-def _unpadded(model, ids: np.ndarray) -> Inputs:
+def _to_inputs(model, ids: np.ndarray) -> Inputs:
+    """Return the inputs of rows (B, S) without padding."""
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     if model.config.type_vocab:
         inputs["token_type_ids"] = np.zeros_like(ids)
     return inputs
 
 
-def _masked(tokenizer, inputs: Inputs, number: int) -> Sample:
-    """The inputs with masks as evaluation sets them; number: of the sample, which decides where."""
+def _mask(tokenizer, inputs: Inputs, number: int) -> Sample:
+    """Mask inputs as evaluation does; number: of the sample, which decides where."""
     special = mark_special_ids(tokenizer)
     ids, mask = inputs["input_ids"].astype(np.int64), tokenizer.mask_token_id
     keys = compute_row_keys(number, np.arange(len(ids)))
-    masked, places, _ = mask_tokens(ids, VAL_RATE, special, mask, len(special), keys)
-    return Sample(inputs | {"input_ids": masked}, places)
-
-
-# ------------------------------------------------------------------------------------ forms
-
-
-def torch_run(model: MaskedLM | Classifier) -> Run:
-    """The model in PyTorch, float32."""
-    model.eval()
-
-    @torch.no_grad()
-    def run(inputs: Inputs) -> np.ndarray:
-        given = {k: torch.from_numpy(v) for k, v in inputs.items()}
-        if "token_type_ids" in given:
-            given["token_types"] = given.pop("token_type_ids")
-        return model(**given).numpy()
-
-    return run
-
-
-def onnx_run(path: Path) -> Run:
-    """The file in onnxruntime."""
-    session = onnx.open_session(path, threads=0)
-    return lambda inputs: session.run(None, inputs)[0]
+    masked, positions, _ = mask_tokens(ids, VAL_RATE, special, mask, len(special), keys)
+    return Sample(inputs | {"input_ids": masked}, positions)

@@ -2,11 +2,11 @@
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bort.console import decimal
+from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_tokenizer, name_class
@@ -18,33 +18,10 @@ MARKUP = re.compile(r"[&<>|\[\]`*#\\~!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www
 LONGEST = 300  # characters of a value
 
 
-@dataclass
-class Export:
-    """What the checks found; it becomes export.json."""
+def escape_markdown(value: Any) -> str:
+    """Return a text that Markdown shows letter by letter, on one line, also in a cell of a table.
 
-    format: str
-    largest_difference: float
-    agreement: float | None = None  # share of the compared answers that are equal
-    error: float | None = None  # of numbers instead: root mean square difference / their spread
-    spread: float | None = None  # of numbers: the standard deviation of the float32 answers
-    compared: int | None = None
-    answers: str | None = None  # what was compared
-    float32: list[str] | None = None
-    scores: dict | None = None
-    parameters: int | None = None  # of the model in PyTorch, biases, norms and head included
-
-
-def kept_answers(found: dict[str, Any]) -> str:
-    """What int8 leaves of the answers, from the content of export.json."""
-    if found.get("error") is None:
-        return f"{found['agreement']:.1%} of {found['compared']:,} top answers equal"
-    return f"{found['error']:.1%} of the answers' spread, {found['spread']:.3g}, off"
-
-
-def plain(value: Any) -> str:
-    """Text as Markdown shows it letter by letter, on one line: no markup, tag or link in it works.
-
-    It may stand in a cell of a table.
+    No markup, tag or link in it works.
     """
     text = " ".join(str(value).split())
     text = "".join(letter for letter in text if letter.isprintable())
@@ -52,16 +29,16 @@ def plain(value: Any) -> str:
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
-def card(
-    model, source: str, run: dict[str, Any], out: Path, found: Export, arguments: str = ""
+def format_card(
+    model, source: str, run: dict[str, Any], out: Path, result: ExportResult, example: str = ""
 ) -> str:
-    """README.md of the folder: what the model is, where it came from, its scores, its use.
+    """Return README.md of the folder: what the model is, where it came from, its scores, its use.
 
-    source: the model as the user named it; run: what `origin.run_facts` says of it; arguments: of
-    predict.py, see `example`.
+    source: the model as the user named it; run: what `origin.run_facts` says of it; example: the
+    arguments of predict.py, see `format_example`.
     """
     config = model.config
-    packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (found.format != "hf")
+    packages = ["bort", "torch", "transformers"] + ["onnxruntime"] * (result.format != "hf")
     facts = {
         "architecture": f"{config.arch}: layers, heads, hidden, intermediate",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
@@ -69,25 +46,30 @@ def card(
         "longest input": f"{config.limit} tokens",
     }
     facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
-    for key, value in (found.scores or {}).items():
+    for key, value in (result.scores or {}).items():
         when, _, metric = key.partition("/")
         facts[f"val/{metric} {when} export"] = decimal(value)
-    facts["format"] = f"{found.format}, checked: {found.largest_difference:.1e} off at most"
-    if found.compared is not None:
-        facts["int8"] = f"{kept_answers(vars(found))} ({found.answers})"
-    if found.float32:
-        facts["in float32"] = ", ".join(found.float32)
+    facts["format"] = f"{result.format}, checked: {result.largest_difference:.1e} off at most"
+    if result.compared is not None:
+        facts["int8"] = f"{result.describe_agreement()} ({result.answers})"
+    if result.float32:
+        facts["in float32"] = ", ".join(result.float32)
     facts["made with"] = ", ".join(f"{name} {v}" for name, v in read_versions(packages).items())
-    library = "transformers" if found.format == "hf" else "onnx"
+    library = "transformers" if result.format == "hf" else "onnx"
     facts["licence"] = "not stated: that of the weights it started from and of the data"
-    lines = ["---", f"library_name: {library}", "---", "", f"# {plain(out.name)}", ""]
-    rows = (f"| {plain(key)} | {plain(value)} |" for key, value in facts.items())
-    return "\n".join([*lines, "| | |", "|---|---|", *rows, "", _usage(model, found, arguments)])
+    lines = ["---", f"library_name: {library}", "---", "", f"# {escape_markdown(out.name)}", ""]
+    rows = (
+        f"| {escape_markdown(key)} | {escape_markdown(value)} |" for key, value in facts.items()
+    )
+    return "\n".join(
+        [*lines, "| | |", "|---|---|", *rows, "", _format_usage(model, result, example)]
+    )
 
 
-def _usage(model, found: Export, arguments: str) -> str:
-    if found.format != "hf":
-        command = f"python predict.py {arguments}".rstrip()
+def _format_usage(model, result: ExportResult, example: str) -> str:
+    """Return the commands that use the folder, as Markdown."""
+    if result.format != "hf":
+        command = f"python predict.py {example}".rstrip()
         return f"```\npip install numpy onnxruntime tokenizers\n{command}\n```\n"
     if getattr(model, "spans", 0):
         return (
@@ -101,8 +83,8 @@ def _usage(model, found: Export, arguments: str) -> str:
     )
 
 
-def example(folder: Path) -> str:
-    """Arguments of an ONNX folder's predict.py."""
+def format_example(folder: Path) -> str:
+    """Return arguments of an ONNX folder's predict.py that its model can answer."""
     config = read_json(folder / "config.json")
     kind = config["architectures"][0].partition("For")[2]
     if kind == "MaskedLM":

@@ -1,19 +1,19 @@
 """The page of a whole pipeline: an overview, then each stage's own figures."""
 
-import csv
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from bort import html, report
-from bort.benchmark import run as benchmark
+from bort.benchmark.report import page_parts
+from bort.benchmark.rows import BenchmarkRow, read_rows, warn_of_wide_quartiles
 from bort.console import clock, counted, decimal
-from bort.export.card import kept_answers
+from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.runs import record
 from bort.runs.summary import describe_validation, find_doubt
-from bort.search import report as search_page
+from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
 from bort.search.result import SearchResult
 
@@ -24,80 +24,72 @@ TITLES = {
     "export": "Export",
     "benchmark": "Latency",
 }
+LATENCY_NOTE = (
+    "medians [quartiles] of rounds in alternating order; archs: the encoder alone with random "
+    "weights; models: whole, head included"
+)
 
 
-def overview(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, str]:
-    """What was found, in a few lines: what → value. folders, seconds: by stage."""
-    search, student, tuned = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
-    teacher = _json(folders["search"] / "search.json")["teacher"]
-    shipped = _json(folders["export"] / "export.json")
+def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, str]:
+    """Return the results in a few lines, title → value; folders, seconds: by stage."""
+    search, student, tuned = (_read(folders[key] / "summary.json") for key in list(TITLES)[:3])
+    teacher = _read(folders["search"] / "search.json")["teacher"]
+    shipped = _read_export(folders)
     low, high = search["w_interval"]
     share = student["parameters"] / teacher["parameters"]
-    found = {
+    lines = {
         "optimum": f"{search['optimum_name']} of {search['candidates']} candidates",
         "W": f"{search['w']:.4f} [{low:.4f}, {high:.4f}]",
         "parameters": f"{student['parameters']:,}, {share:.0%} of T's {teacher['parameters']:,}",
         "pre-training": describe_validation(student),
-        "task": ", ".join([str(tuned["task"]), *_scores(tuned)]),
-        "int8": kept_answers(shipped),
+        "task": ", ".join([str(tuned["task"]), *_format_scores(tuned)]),
+        "int8": shipped.describe_agreement(),
     }
-    for metric in [k.removeprefix("before/") for k in shipped["scores"] if k.startswith("before/")]:
-        before, after = (shipped["scores"][f"{when}/{metric}"] for when in ("before", "after"))
-        found[f"int8 val/{metric}"] = f"{decimal(after)}, in float32 {decimal(before)}"
-    rows = timings(folders["benchmark"])
-    found |= dict(_latencies(rows, folders))
-    if warning := benchmark.wide_note(rows):
-        found["latency in doubt"] = warning.removeprefix("warning: ")
+    for metric, before, after in shipped.paired_scores():
+        lines[f"int8 val/{metric}"] = f"{decimal(after)}, in float32 {decimal(before)}"
+    rows = read_rows(folders["benchmark"])
+    lines |= dict(_describe_latencies(rows, folders))
+    if warning := warn_of_wide_quartiles(rows):
+        lines["latency in doubt"] = warning.removeprefix("warning: ")
     spent = ", ".join(f"{key} {clock(value)}" for key, value in seconds.items())
-    return found | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
+    return lines | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
 
 
-def _scores(summary: dict) -> Iterator[str]:
+def _format_scores(summary: dict[str, Any]) -> Iterator[str]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and not key.endswith("/loss"):
             yield f"{key} {decimal(value)}"
 
 
-def timings(path: Path) -> list[dict[str, Any]]:
-    """The rows of bort.benchmark's table, numbers as numbers."""
-    words = ("name", "measures", "engine")
-    floats = ("median_ms", "low_ms", "high_ms", "sequences_per_s", "ratio")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        for key in row.keys() - set(words):
-            row[key] = (float if key in floats else int)(row[key]) if row[key] else None
-    return rows
-
-
-def _latencies(rows: list[dict], folders: dict[str, Path]) -> Iterator[tuple[str, str]]:
-    """Milliseconds of int8 at the first size and how many times faster it is; sizes on disk."""
-    size = (rows[0]["batch"], rows[0]["length"])
-    some = [row for row in rows if (row["batch"], row["length"]) == size]
-    ours = next(row for row in some if row["name"] == str(folders["export"]))
+def _describe_latencies(
+    rows: list[BenchmarkRow], folders: dict[str, Path]
+) -> Iterator[tuple[str, str]]:
+    """Yield the milliseconds of int8 at the first size, how much faster it is, its size on disk."""
+    first_size = [row for row in rows if row.size == rows[0].size]
+    int8 = next(row for row in first_size if row.name == str(folders["export"]))
     yield (
         "latency of int8",
-        f"{ours['median_ms']:.2f} ms for {size[0]} × {size[1]} tokens, "
-        f"{counted(ours['threads'], 'thread')}",
+        f"{int8.median_ms:.2f} ms for {int8.batch} × {int8.length} tokens, "
+        f"{counted(int8.threads, 'thread')}",
     )
-    for row in some:
-        if row is ours:
+    for row in first_size:
+        if row is int8:
             continue
-        own = row["name"] == str(folders["finetune"])
+        is_same = row.name == str(folders["finetune"])
         yield (
-            f"against {'the same model' if own else row['name']}",
-            f"{row['median_ms'] / ours['median_ms']:.1f} × as fast "
-            f"({benchmark.ENGINE_NAMES[row['engine']]} {row['median_ms']:.2f} ms), "
-            f"{ours['disk_bytes'] / row['disk_bytes']:.1%} of {row['disk_bytes'] / 1e6:.1f} MB",
+            f"against {'the same model' if is_same else row.name}",
+            f"{row.median_ms / int8.median_ms:.1f} × as fast "
+            f"({row.engine_name} {row.median_ms:.2f} ms), "
+            f"{int8.disk_bytes / row.disk_bytes:.1%} of {row.disk_bytes / 1e6:.1f} MB",
         )
-    yield "size of int8 on disk", f"{ours['disk_bytes'] / 1e6:.2f} MB"
+    yield "size of int8 on disk", f"{int8.disk_bytes / 1e6:.2f} MB"
 
 
-def doubts(folders: dict[str, Path]) -> list[str]:
-    """What to doubt in the results of the stages, which stands first on the page."""
-    search, *trained = (_json(folders[key] / "summary.json") for key in list(TITLES)[:3])
-    found = search_page.find_doubts(SearchResult.from_json(search))
-    lines = [line for line in found if line.startswith("doubt")]
+def list_doubts(folders: dict[str, Path]) -> list[str]:
+    """Return what to doubt in the results of the stages, which stands first on the page."""
+    search, *trained = (_read(folders[key] / "summary.json") for key in list(TITLES)[:3])
+    doubts = search_report.find_doubts(SearchResult.from_json(search))
+    lines = [line for line in doubts if line.startswith("doubt")]
     for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
         if line := find_doubt(summary):
             lines.append(f"{TITLES[key]}: {line}")
@@ -105,48 +97,51 @@ def doubts(folders: dict[str, Path]) -> list[str]:
 
 
 def parts(
-    name: str, found: dict[str, str], folders: dict[str, Path], commands: list[str]
+    name: str, overview: dict[str, str], folders: dict[str, Path], commands: list[str]
 ) -> Iterator[Any]:
-    """HTML and figures; found: see `overview`, folders: by stage, commands: of the stages."""
+    """Yield HTML and figures; overview: of `summarize`, folders: by stage, commands: of them."""
     yield f"<h1>bort pipeline {escape(name)}</h1>"
-    yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in doubts(folders))
-    yield html.table(found.items(), kind="settings")
+    yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in list_doubts(folders))
+    yield html.table(overview.items(), kind="settings")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
-    own = {  # their doubts stand above
-        "search": lambda: search_page.build_parts(
-            folders["search"], choose_optimum(folders["search"]), with_doubts=False
-        ),
-        "pretrain": lambda: report.parts(record.read(folders["pretrain"]), with_doubt=False),
-        "finetune": lambda: report.parts(record.read(folders["finetune"]), with_doubt=False),
-        "export": lambda: export_parts(folders["export"]),
-        "benchmark": lambda: benchmark.page_parts(
-            timings(folders["benchmark"]),
-            ["medians [quartiles] of rounds in alternating order; archs: the encoder alone with "
-             "random weights; models: whole, head included"],
-        ),
-    }  # fmt: skip
     for key, title in TITLES.items():
         yield f"<hr id={key}><p>{title}: {escape(str(folders[key]))}</p>"
-        yield from own[key]()
+        yield from _stage_parts(key, folders)
 
 
-def export_parts(folder: Path) -> Iterator[str]:
-    """What the export's checks found, and the files that it left."""
-    found = _json(folder / "export.json")
-    kept = found["float32"]
+def _stage_parts(key: str, folders: dict[str, Path]) -> Iterator[Any]:
+    """Yield the figures of one stage; what to doubt in it stands above all stages."""
+    if key == "search":
+        chosen = choose_optimum(folders[key])
+        yield from search_report.build_parts(folders[key], chosen, with_doubts=False)
+    elif key in ("pretrain", "finetune"):
+        yield from report.parts(record.read(folders[key]), with_doubt=False)
+    elif key == "export":
+        yield from _export_parts(folders[key], _read_export(folders))
+    else:
+        yield from page_parts(read_rows(folders[key]), [LATENCY_NOTE])
+
+
+def _export_parts(folder: Path, result: ExportResult) -> Iterator[str]:
+    """Yield what the export's checks found, and the files that it left."""
     rows = [
-        ("format", found["format"]),
-        ("largest difference of a logit", f"{found['largest_difference']:.2e}"),
-        ("int8 beside float32", kept_answers(found)),
-        ("matrices that stay float32", ", ".join(kept) if kept else "none"),
+        ("format", result.format),
+        ("largest difference of a logit", f"{result.largest_difference:.2e}"),
+        ("int8 beside float32", result.describe_agreement()),
+        ("matrices that stay float32", ", ".join(result.float32) if result.float32 else "none"),
     ]
-    rows += [(f"{key.replace('/', ': val/', 1)}", decimal(v)) for key, v in found["scores"].items()]
+    for key, value in (result.scores or {}).items():
+        rows.append((key.replace("/", ": val/", 1), decimal(value)))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     sizes = [(path.name, f"{path.stat().st_size / 1e3:,.1f} kB") for path in files]
     yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{html.table(rows)}"
     yield f"<h2>Files</h2>{html.table(sizes)}"
 
 
-def _json(path: Path) -> dict:
+def _read_export(folders: dict[str, Path]) -> ExportResult:
+    return ExportResult.from_json(_read(folders["export"] / "export.json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
     return read_json(path, "repeat the stage that wrote it")

@@ -23,8 +23,18 @@ from transformers import (
     BertModel,
 )
 
-from bort.benchmark import contenders
+from bort.benchmark import measuring
 from bort.benchmark import run as benchmark
+from bort.benchmark.contenders import (
+    Contender,
+    describe_encoders,
+    export_forms,
+    load_calls,
+    make_inputs,
+    open_contender,
+)
+from bort.benchmark.report import COLUMNS, format_cells
+from bort.benchmark.rows import BenchmarkRow, warn_of_wide_quartiles
 from bort.config.compose import CONF, parse_settings
 from bort.config.search import BenchmarkConfig, register
 from bort.errors import BortError
@@ -41,6 +51,11 @@ from bort.text.tokenizer import train_tokenizer
 register(BenchmarkConfig)
 ENGINES = ["measured", "onnx", "onnx_int8"]
 SMALL = Arch(2, 2, 32, 64)
+ROW = BenchmarkRow(
+    **dict(name="x", measures="encoder", engine="onnx_int8", batch=1, length=128, threads=1),
+    **dict(parameters=4369152, disk_bytes=17476608, median_ms=10.24, low_ms=8.23, high_ms=12.26),
+    **dict(sequences_per_s=97.6, ratio=1.0, arch=SMALL, vocabulary=30522),
+)
 
 
 def by_hand(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -105,43 +120,44 @@ THEIRS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
     """The calls' answers are Hugging Face's, from the same folder and words."""
-    given = contenders.of_folder(str(folders / kind))
-    assert (given.what, given.arch, given.limit, given.vocab) == (kind, SMALL, 64, 320)
+    given = open_contender(str(folders / kind))
+    assert (given.measures, given.arch, given.limit, given.vocab) == (kind, SMALL, 64, 320)
     assert given.disk == (folders / kind / "model.safetensors").stat().st_size
     assert given.parameters == sum(p.numel() for p in load_model(folders / kind)[0].parameters())
-    answer = contenders.opened(given, 1)(3, 20)()
+    answer = load_calls(given, 1)(3, 20)()
     if kind in THEIRS:
         theirs = THEIRS[kind].from_pretrained(folders / kind).eval()
-        ids = torch.from_numpy(contenders.inputs(["input_ids"], 320, 3, 20)["input_ids"])
+        ids = torch.from_numpy(make_inputs(["input_ids"], 320, 3, 20)["input_ids"])
         with torch.no_grad():
             expected = theirs(ids[:, None] if kind == "choices" else ids).logits
         torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
     if kind not in ("masked LM", "spans"):
         return
-    found = list(contenders.exported(given, ENGINES, tmp_path))
+    found = list(export_forms(given, ENGINES, tmp_path))
     assert [each.engine for each in found] == ENGINES and found[0] == given
-    onnx, int8 = (torch.from_numpy(contenders.opened(x, 1)(3, 20)()[0]) for x in found[1:])
+    onnx, int8 = (torch.from_numpy(load_calls(x, 1)(3, 20)()[0]) for x in found[1:])
     torch.testing.assert_close(onnx, answer, atol=1e-4, rtol=1e-4)
     assert 1e-4 < (int8 - answer).abs().max() < 0.2 * answer.abs().max()
     assert found[1].disk > found[2].disk == found[2].file.stat().st_size
     # An exported folder is measured as it is, and knows its engine and its weights.
     for engine, each in zip(ENGINES[1:], found[1:], strict=True):
-        again = contenders.of_folder(str(each.file.parent))
-        assert (again.engine, again.what, again.file) == (engine, kind, each.file)
+        again = open_contender(str(each.file.parent))
+        assert (again.engine, again.measures, again.file) == (engine, kind, each.file)
         assert (again.arch, again.vocab, again.limit) == (SMALL, 320, 64)
         assert again.parameters == given.parameters  # not those of the file, which folds some
-        assert list(contenders.exported(again, ENGINES, tmp_path)) == [again]
+        assert list(export_forms(again, ENGINES, tmp_path)) == [again]
 
 
 def test_encoders_of_a_shape(tmp_path):
-    found = list(contenders.of_arch(SMALL, "x", ENGINES, 500, 512, tmp_path, huggingface=True))
+    encoder = Contender.of_random_encoder(SMALL, "x", 500, 512)
+    found = list(describe_encoders(encoder, ENGINES, tmp_path, huggingface=True))
     assert [each.engine for each in found] == ["huggingface", *ENGINES]
     sizes = dict(vocab_size=500, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     theirs = BertModel(BertConfig(**sizes, intermediate_size=64), add_pooling_layer=False)
     assert found[0].parameters == sum(p.numel() for p in theirs.parameters())
     assert {each.parameters for each in found[1:]} == {found[0].parameters - 2 * 32}  # token types
     for each in found:
-        call = contenders.opened(each, 1)(2, 30)
+        call = load_calls(each, 1)(2, 30)
         if each.engine == "huggingface":
             assert call().last_hidden_state.shape == (2, 30, 32)
         if each.file:
@@ -151,15 +167,11 @@ def test_encoders_of_a_shape(tmp_path):
 
 def test_the_table_of_the_page_is_in_the_units_of_the_console():
     """Raw bytes and names of engines are for the CSV file; what matters stands in front."""
-    row = {"name": "x", "measures": "encoder", "engine": "onnx_int8", "batch": 1, "length": 128}
-    row |= {"threads": 1, "parameters": 4369152, "disk_bytes": 17476608, "median_ms": 10.24}
-    row |= {"low_ms": 8.23, "high_ms": 12.26, "sequences_per_s": 97.6, "peak_bytes": None}
-    row |= {"ratio": 1.0, **vars(SMALL), "vocabulary": 30522}
-    cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in benchmark.cells_of(row)]
+    cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in format_cells(ROW)]
     assert cells[:5] == ["x", "ONNX int8", "1 × 128", "10.24", "1.00 ×"]
     assert cells[5:9] == ["8.23–12.26", "97.6", "4,369,152", "17.48 MB"]
     assert cells[9:] == ["–", "encoder", "⟨2,2,32,64⟩"]
-    assert len(cells) == len(benchmark.COLUMNS)
+    assert len(cells) == len(COLUMNS)
 
 
 def test_each_model_is_loaded_once_a_round(monkeypatch):
@@ -170,35 +182,32 @@ def test_each_model_is_loaded_once_a_round(monkeypatch):
         loaded.append(each.name)
         return lambda batch, length: lambda: order.append((each.name, batch, length))
 
-    monkeypatch.setattr(contenders, "opened", opened)
-    one = contenders.Contender("one", "encoder", "measured", SMALL, 500, 512, 10, 40)
+    monkeypatch.setattr(measuring, "load_calls", opened)
+    one = Contender("one", "encoder", "measured", SMALL, 500, 512, 10, 40)
     pair = [one, replace(one, name="two")]
-    rows = contenders.measure(pair, [(1, 8), (4, 8)], 1, 3, False)
+    rows = measuring.measure(pair, [(1, 8), (4, 8)], 1, 3, False)
     assert loaded == ["one", "two", "one", "two"]
     turns = [b for a, b in zip([None, *order], order, strict=False) if a != b]
     assert turns[:4] == [("one", 1, 8), ("one", 4, 8), ("two", 1, 8), ("two", 4, 8)]
     assert turns[4:7] == [("two", 1, 8), ("one", 4, 8), ("one", 1, 8)]
-    assert [(row["name"], row["batch"]) for row in rows] == [
+    assert [(row.name, row.batch) for row in rows] == [
         *(("one", 1), ("two", 1), ("one", 4), ("two", 4))
     ]
-    assert rows[0]["ratio"] == rows[2]["ratio"] == 1
+    assert rows[0].ratio == rows[2].ratio == 1
     for row, first in zip(rows, [rows[0], rows[0], rows[2], rows[2]], strict=True):
-        assert row["low_ms"] <= row["median_ms"] <= row["high_ms"]
-        assert row["ratio"] == pytest.approx(first["median_ms"] / row["median_ms"])
-        assert row["sequences_per_s"] == pytest.approx(1e3 * row["batch"] / row["median_ms"])
-        assert row["peak_bytes"] is None
+        assert row.low_ms <= row.median_ms <= row.high_ms
+        assert row.ratio == pytest.approx(first.median_ms / row.median_ms)
+        assert row.sequences_per_s == pytest.approx(1e3 * row.batch / row.median_ms)
+        assert row.peak_bytes is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_peak_memory(tmp_path):
     """By a fresh process: 100 MB of weights more are 100 MB more, whatever this one holds."""
     arch = Arch(1, 1, 16, 16)
-    large, light = (
-        next(contenders.of_arch(arch, "x", ["measured"], vocab, 16, tmp_path))
-        for vocab in (1_600_100, 100)
-    )
+    large, light = (Contender.of_random_encoder(arch, "x", vocab, 16) for vocab in (1_600_100, 100))
     ballast = np.ones(100_000_000)  # 800 MB, which a child's getrusage would show
-    found = contenders.memory([large, light], [(1, 8)], 1)
+    found = measuring.measure_memory([large, light], [(1, 8)], 1)
     del ballast
     weights, without = (found[each, 1, 8] / 1e6 for each in (large, light))
     assert weights - without == pytest.approx(102.4, abs=30)
@@ -206,11 +215,12 @@ def test_peak_memory(tmp_path):
 
 
 def test_onnx_is_measured_without_torch(tmp_path):
-    (given,) = contenders.of_arch(SMALL, "x", ["onnx"], 100, 64, tmp_path)
+    encoder = Contender.of_random_encoder(SMALL, "x", 100, 64)
+    (given,) = describe_encoders(encoder, ["onnx"], tmp_path)
     code = (
-        "import pickle, sys; from bort.benchmark import contenders\n"
+        "import pickle, sys; from bort.benchmark import measuring\n"
         f"given = pickle.loads({pickle.dumps(given)!r})\n"
-        "print(*contenders.peaks(given, [(1, 8)], 1))\n"
+        "print(*measuring.measure_peaks(given, [(1, 8)], 1))\n"
         "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -247,16 +257,15 @@ def test_comparison(folders, tmp_path):
 
 def test_a_busy_machine_and_wide_quartiles_are_told(monkeypatch, tmp_path):
     """Of a model whose calls take 10.24 ms between 8.23 and 12.26, beside a calm one."""
-    row = {"name": "small", "engine": "measured", "batch": 1, "length": 8, "ratio": 51.0}
-    calm = row | {"median_ms": 0.2, "low_ms": 0.19, "high_ms": 0.21}
-    wide = row | {"name": "base", "median_ms": 10.24, "low_ms": 8.23, "high_ms": 12.26}
-    note = benchmark.wide_note([calm, wide])
+    calm = replace(ROW, name="small", median_ms=0.2, low_ms=0.19, high_ms=0.21)
+    wide = replace(ROW, name="base", engine="measured")
+    note = warn_of_wide_quartiles([calm, wide])
     assert note.startswith("warning: quartiles more than 25% of the median apart (base PyTorch)")
-    assert benchmark.wide_note([calm]) is None and "\n" not in note
+    assert warn_of_wide_quartiles([calm]) is None and "\n" not in note
     monkeypatch.setattr(os, "getloadavg", lambda: (999.0, 0.0, 0.0))
-    assert "load 999.0" in benchmark.busy_note()
+    assert "load 999.0" in benchmark.warn_of_other_work()
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert benchmark.busy_note() is None
+    assert benchmark.warn_of_other_work() is None
 
 
 MISTAKES = {
@@ -342,7 +351,7 @@ def test_the_parts_of_a_ratio():
     times["Bort"] = (None, 28, 21, 14)
     engines = ["huggingface", *ENGINES]
     rows = [
-        {"name": name, "engine": engine, "median_ms": ms}
+        replace(ROW, name=name, engine=engine, median_ms=ms)
         for name, values in times.items()
         for engine, ms in zip(engines, values, strict=True)
         if ms

@@ -11,6 +11,7 @@ import pytest
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.export import card
+from bort.export.result import ExportResult
 from bort.files.writing import write_json
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
@@ -29,14 +30,16 @@ def model():
     )
 
 
-def found(**changes) -> card.Export:
-    return dataclasses.replace(card.Export("hf", 1e-7), **changes)
+def found(**changes) -> ExportResult:
+    return dataclasses.replace(ExportResult("hf", 1e-7), **changes)
 
 
 def test_foreign_words_are_shown_letter_by_letter(model, tmp_path):
     """Line feeds, headings, pipes, links and HTML of settings, scores and folder names."""
     run = {"job": "finetune", "task": EVIL, "model": "m", "seed": EVIL, f"val/{EVIL}": 0.5}
-    text = card.card(model, EVIL, run, tmp_path / EVIL.replace("/", ""), found(float32=[EVIL]))
+    text = card.format_card(
+        model, EVIL, run, tmp_path / EVIL.replace("/", ""), found(float32=[EVIL])
+    )
     lines = text.splitlines()
     assert sum(line.startswith("#") for line in lines) == 1
     rows = [line for line in lines if line.startswith("|")]
@@ -45,10 +48,11 @@ def test_foreign_words_are_shown_letter_by_letter(model, tmp_path):
         assert mark not in text
     assert " ".join(EVIL.split()) in unescape(text)  # nothing is lost, too
     assert (
-        card.plain("train_set.csv of my_run-2, 5% (a+b)") == "train_set.csv of my_run-2, 5% (a+b)"
+        card.escape_markdown("train_set.csv of my_run-2, 5% (a+b)")
+        == "train_set.csv of my_run-2, 5% (a+b)"
     )
-    assert card.plain("_x_ www.x.org") == "&#95;x&#95; www&#46;x.org"
-    assert len(card.plain("x" * 5000)) == card.LONGEST
+    assert card.escape_markdown("_x_ www.x.org") == "&#95;x&#95; www&#46;x.org"
+    assert len(card.escape_markdown("x" * 5000)) == card.LONGEST
 
 
 def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_path):
@@ -56,7 +60,7 @@ def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_p
     run = {"job": "finetune", "task": "custom", "val/accuracy": 1.0, "rows/val": 6, "doubt": few}
     scores = {"before/accuracy": 1.0, "after/accuracy": 0.5}
     shipped = found(format="onnx", scores=scores)
-    text = unescape(card.card(model, "m", run, tmp_path, shipped, "'a text' 'and another'"))
+    text = unescape(card.format_card(model, "m", run, tmp_path, shipped, "'a text' 'and another'"))
     assert "python predict.py 'a text' 'and another'\n" in text
     assert "| val/accuracy | 1.0000 (6 rows) |" in text and few in text
     assert "| val/accuracy before export | 1.0000 |" in text
@@ -117,10 +121,10 @@ def test_damaged_settings_are_one_line(tmp_path):
 
 
 def test_what_int8_kept_in_words():
-    classes = {"agreement": 0.975, "compared": 1000, "error": None}
-    assert card.kept_answers(classes) == "97.5% of 1,000 top answers equal"
-    numbers = {"agreement": None, "error": 0.0123, "spread": 0.8, "compared": 300}
-    assert card.kept_answers(numbers) == "1.2% of the answers' spread, 0.8, off"
+    classes = found(agreement=0.975, compared=1000)
+    assert classes.describe_agreement() == "97.5% of 1,000 top answers equal"
+    numbers = found(error=0.0123, spread=0.8, compared=300)
+    assert numbers.describe_agreement() == "1.2% of the answers' spread, 0.8, off"
 
 
 def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypatch):

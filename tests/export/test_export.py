@@ -21,8 +21,11 @@ import bort
 from bort.config.command_line import parse_command
 from bort.config.data import DataConfig
 from bort.errors import BortError
-from bort.export import agreement
+from bort.export import agreement, checks
 from bort.export import run as export
+from bort.export.agreement import compare_answers
+from bort.export.card import format_example
+from bort.export.forms import draw_inputs, run_onnx, run_torch
 from bort.export.settings import ExportConfig
 from bort.finetuning import recipe as finetune
 from bort.finetuning.heads import describe_outputs
@@ -89,9 +92,9 @@ def exported(folders, tmp_path_factory):
 def test_one_file_serves_all_shapes(folders, exported, tokenizer, name):
     """Case E1: batch 1, 2, 8 and every kind of length, with padding."""
     model, _ = load_model(folders / name)
-    run, expected = export.onnx_run(exported / name / "model.onnx"), export.torch_run(model)
+    run, expected = run_onnx(exported / name / "model.onnx"), run_torch(model)
     for seed, (batch, length) in enumerate([(1, 2), (2, 3), (8, 17), (1, 64), (5, 31), (2, 64)]):
-        inputs = agreement.random_inputs(model, tokenizer, batch, length, seed)
+        inputs = draw_inputs(model, tokenizer, batch, length, seed)
         mask = inputs["attention_mask"].astype(bool)
         pair = run(inputs), expected(inputs)
         if name == "mlm":
@@ -173,7 +176,7 @@ def test_predict_py_refuses_what_bort_load_refuses(folders, exported, name, give
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_of_an_export_runs(exported, name):
-    arguments = shlex.split(export.example(exported / name))
+    arguments = shlex.split(format_example(exported / name))
     command = [sys.executable, str(exported / name / "predict.py"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
@@ -209,11 +212,11 @@ def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenize
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     theirs = AutoModelForMaskedLM.from_pretrained(folders / "mlm").eval()
     same = count = 0
-    for sample in agreement.samples(load_model(folders / "mlm")[0], tokenizer)[1]:
+    for sample in agreement.draw_samples(load_model(folders / "mlm")[0], tokenizer)[1]:
         (logits,) = session.run(None, sample.inputs)
         with torch.no_grad():
             expected = theirs(**{k: torch.from_numpy(v) for k, v in sample.inputs.items()}).logits
-        equal = (logits.argmax(-1) == expected.numpy().argmax(-1)).ravel()[sample.places]
+        equal = (logits.argmax(-1) == expected.numpy().argmax(-1)).ravel()[sample.positions]
         same, count = same + equal.sum(), count + len(equal)
     assert found.agreement == pytest.approx(same / count, abs=2e-3) and count > 300
     assert any(
@@ -228,20 +231,20 @@ def test_the_printed_agreement_is_what_anybody_finds(folders, tmp_path, tokenize
 def test_int8_of_a_masked_model_is_compared_where_words_are_masked(folders, tokenizer):
     """15% of the tokens, most of them hidden: a token that can be read has only to be copied."""
     model, _ = load_model(folders / "mlm")
-    name, found = agreement.samples(model, tokenizer)
+    name, found = agreement.draw_samples(model, tokenizer)
     assert name == "masked words of docstrings"
-    count = sum(len(sample.places) for sample in found)
+    count = sum(len(sample.positions) for sample in found)
     tokens = sum(int(sample.inputs["attention_mask"].sum()) - 2 for sample in found)
     assert count / tokens == pytest.approx(0.15, abs=0.02)
-    ids = [sample.inputs["input_ids"].ravel()[sample.places] for sample in found]
+    ids = [sample.inputs["input_ids"].ravel()[sample.positions] for sample in found]
     hidden = np.concatenate(ids) == tokenizer.mask_token_id
     assert hidden.mean() == pytest.approx(0.8, abs=0.05)
-    assert found[0].answers(agreement.torch_run(model)).shape == (len(found[0].places), 320)
+    assert found[0].answers(run_torch(model)).shape == (len(found[0].positions), 320)
 
 
 def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch):
     half = agreement.Agreement(compared=200, largest=1.0, equal=0.5)
-    monkeypatch.setattr(export, "compare", lambda *_: half)
+    monkeypatch.setattr(checks, "compare_answers", lambda *_: half)
     message = r"int8: 50.0% of 200 top answers are equal, less than agreement=0.95 asks, even with"
     with pytest.raises(BortError, match=message):
         export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out")
@@ -256,7 +259,10 @@ def test_agreement_by_hand():
     for expected, found in (classes, numbers):
         # one row at a time, as texts of different lengths are: the spread is still that of all
         rows = [list(values[:, None]) for values in (expected, found)]
-        for result in (agreement.compare([expected], [found]), agreement.compare(*rows)):
+        for result in (
+            compare_answers([expected], [found]),
+            compare_answers(*rows),
+        ):
             assert result.compared == 3
             if expected is classes[0]:
                 assert result.kept == result.equal == pytest.approx(2 / 3)
@@ -268,8 +274,8 @@ def test_agreement_by_hand():
                 assert result.spread == pytest.approx(np.sqrt(2 / 3))
                 assert str(result) == "3 answers are 21.2% of their spread 0.816 off"
     alike = [np.full((3, 1), 3.0)]
-    assert agreement.compare(alike, alike).kept == 1
-    assert agreement.compare(alike, [alike[0] + 1e-4]).kept < 0  # nothing is left of no spread
+    assert compare_answers(alike, alike).kept == 1
+    assert compare_answers(alike, [alike[0] + 1e-4]).kept < 0  # nothing is left of no spread
 
 
 # ------------------------------------------------------------------------------------ row by row
@@ -441,7 +447,7 @@ def test_a_task_that_the_model_was_not_made_for(shared, folders, tmp_path):
 
 
 def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "onnx_run", lambda path: lambda inputs: np.zeros((1, 1)) + 9.0)
+    monkeypatch.setattr(checks, "run_onnx", lambda path: lambda inputs: np.zeros((1, 1)) + 9.0)
     with pytest.raises(BortError, match="check: at 1 × 2 tokens the export's logits differ by"):
         export.export(str(folders / "glue-stsb"), "onnx", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -451,16 +457,16 @@ def test_a_difference_is_an_error(folders, tmp_path, monkeypatch):
 def test_numbers_far_from_zero_are_compared_by_their_spread(tokenizer, mean, allowed):
     """Answers of 1000 ± 1 that are 0.05 off are wrong; those of float64 agree but for rounding."""
     model = add_head(body(1), "glue/stsb")
-    inputs = [agreement.random_inputs(model, tokenizer, 8, 33, seed) for seed in range(4)]
+    inputs = [draw_inputs(model, tokenizer, 8, 33, seed) for seed in range(4)]
     with torch.no_grad():
-        spread = np.std([export.torch_run(model)(x) for x in inputs])
+        spread = np.std([run_torch(model)(x) for x in inputs])
         model.out.weight /= float(spread)
         model.out.bias.fill_(mean)
-    exact = export.torch_run(copy.deepcopy(model).double())
-    run = export.torch_run(model)
-    assert agreement.largest_difference(run, exact, model, tokenizer) < allowed / 2
+    exact = run_torch(copy.deepcopy(model).double())
+    run = run_torch(model)
+    assert agreement.find_largest_difference(run, exact, model, tokenizer) < allowed / 2
     with pytest.raises(BortError, match=r"the export's logits differ by .*nothing was written"):
-        agreement.largest_difference(run, lambda x: run(x) + allowed, model, tokenizer)
+        agreement.find_largest_difference(run, lambda x: run(x) + allowed, model, tokenizer)
 
 
 def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
@@ -470,8 +476,8 @@ def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
         with torch.no_grad():
             model.out.weight.fill_(weight)
             model.out.bias.fill_(bias)
-        exact = export.torch_run(copy.deepcopy(model).double())
-        agreement.largest_difference(export.torch_run(model), exact, model, tokenizer)
+        exact = run_torch(copy.deepcopy(model).double())
+        agreement.find_largest_difference(run_torch(model), exact, model, tokenizer)
 
 
 # ------------------------------------------------------------------------------------ mistakes

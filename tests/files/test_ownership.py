@@ -284,13 +284,13 @@ def test_only_what_bort_wrote_is_pushed(tmp_path, model, monkeypatch):
             uploads.append(given)
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    export._push(out, "me/model")
+    export.push(out, "me/model")
     assert set(uploads[0]["allow_patterns"]) == content(out).keys() - USERS.keys()
 
 
 def test_two_exports_onto_one_folder_do_not_mix(tmp_path, model, monkeypatch):
     """The second is refused while the first one writes, and nothing is left of its lock."""
-    out, checked, lines = tmp_path / "out", export._checked, []
+    out, checked, lines = tmp_path / "out", export.check_form, []
 
     def slow(*arguments, **options):
         with pytest.raises(BortError, match="another process is writing to") as error:
@@ -299,7 +299,7 @@ def test_two_exports_onto_one_folder_do_not_mix(tmp_path, model, monkeypatch):
         return checked(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_checked", slow)
+        patch.setattr(export, "check_form", slow)
         with pytest.raises(BortError):  # the second one reaches the lock first by this patch
             with locks.output(out):
                 export.export(str(model), "hf", out)

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from bort.errors import BortError
-from bort.export import agreement
 from bort.export import run as export
+from bort.export.forms import Form, Inputs, draw_inputs, run_torch
 from bort.models import onnx
 from bort.models.arch import Arch
 from bort.models.bert import (
@@ -89,7 +89,7 @@ def random_model(number: int) -> MaskedLM | Classifier:
     return model.eval()
 
 
-def hugging_face(folder: Path) -> list[export.Run]:
+def hugging_face(folder: Path) -> list[Form]:
     """Its own class of this folder; none for marked words, which it has no class for."""
     kind = json.loads((folder / "config.json").read_text())["architectures"][0].partition("For")[2]
     if not kind:
@@ -97,7 +97,7 @@ def hugging_face(folder: Path) -> list[export.Run]:
     theirs = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder).eval()
 
     @torch.no_grad()
-    def run(inputs: export.Inputs) -> np.ndarray:
+    def run(inputs: Inputs) -> np.ndarray:
         given = {name: torch.from_numpy(x) for name, x in inputs.items()}
         if kind == "MultipleChoice":  # (B, choices, S)
             given = {name: x[:, None] for name, x in given.items()}
@@ -120,12 +120,12 @@ def test_random_models(tmp_path, tokenizer, number):
     save_model(model, tokenizer, tmp_path / "model", {"id2label": names} if names else None)
     export.export(str(tmp_path / "model"), "onnx", tmp_path / "out")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    references = [export.torch_run(model), *hugging_face(tmp_path / "model")]
+    references = [run_torch(model), *hugging_face(tmp_path / "model")]
     limit, answers = model.config.positions, []
     short = [(1, 4), (1, 11), (2, 5), (8, 6)]
     long = [(1, limit), (3, limit // 2), (5, limit - 1), (8, limit)]
     for seed, (batch, length) in enumerate(short + long):
-        inputs = agreement.random_inputs(model, tokenizer, batch, length, seed=100 + seed)
+        inputs = draw_inputs(model, tokenizer, batch, length, seed=100 + seed)
         (found,) = session.run(None, inputs)
         real = inputs["attention_mask"].astype(bool) if isinstance(model, MaskedLM) else slice(None)
         for expected in (reference(inputs) for reference in references):

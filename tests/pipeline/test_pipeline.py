@@ -17,11 +17,12 @@ from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.files.run_files import run_record
 from bort.pipeline import run as pipeline
+from bort.pipeline.plan import Stage, plan_stages
 from bort.pipeline.settings import PipelineConfig
 
 
-def plan(*words: str) -> list[pipeline.Stage]:
-    return pipeline.plan_stages(parse_command(PipelineConfig, words))
+def plan(*words: str) -> list[Stage]:
+    return plan_stages(parse_command(PipelineConfig, words))
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ MISTAKES = {
     "search=search.nn=6": "did you mean 'search.n'?",
     "search=name=x": "search='name=x': the pipeline sets name itself; leave it out",
     "finetune=fast": "finetune='fast': fast is not key=value",
-    "finetune=a='": "mend its quotes",
+    "finetune=a='": "fix its quotes",
     "benchmark=archs=[bert_bass]": "did you mean 'bert_base'?",
 }
 
@@ -134,13 +135,13 @@ def test_mistakes(place, words, monkeypatch):
 # ------------------------------------------------------------------------------------ the stages
 
 
-def stage(key: str, code: str, *reads: str) -> pipeline.Stage:
+def stage(key: str, code: str, *reads: str) -> Stage:
     """Writes the file named like it, after appending its name to `log`."""
     code = f"open('log', 'a').write('{key} '); {code}"
-    return pipeline.Stage(key, ["-c", code], Path(key), Path(key), tuple(map(Path, reads)))
+    return Stage(key, ["-c", code], Path(key), Path(key), tuple(map(Path, reads)))
 
 
-def did(*stages: pipeline.Stage) -> tuple[int, str]:
+def did(*stages: Stage) -> tuple[int, str]:
     """Exit code and which stages ran."""
     Path("log").write_text("")
     code = pipeline.run(list(stages), Path("runs/pipeline/x"), "again")
@@ -152,8 +153,7 @@ def no_report(monkeypatch):
     def write(stages, folder, *rest):
         (folder / "report.html").write_text("page")
 
-    monkeypatch.setattr(pipeline, "_report", write)
-    monkeypatch.setattr(pipeline, "STAGES", ("one", "two", "export"))
+    monkeypatch.setattr(pipeline, "write_report", write)
 
 
 def test_what_is_finished_stays(place, no_report, capfd):
@@ -163,7 +163,7 @@ def test_what_is_finished_stays(place, no_report, capfd):
     good = stage("export", "open('export', 'w').write('3')", "two")
     assert did(one, two, bad) == (3, "one two export")
     assert (
-        "pipeline 3 of 3: export ended with 3; once that is mended, the same"
+        "pipeline 3 of 3: export ended with 3; once that is fixed, the same"
         in capfd.readouterr().err
     )
     assert not Path("runs/pipeline/x/report.html").exists()
@@ -186,7 +186,7 @@ def test_training_on_what_has_changed_starts_anew(place, no_report):
     record = json.dumps(run_record({"job": "pretrain"}))
     make += f"; open('s/settings.json', 'w').write({record!r})"
     result = Path("s/metrics.csv")
-    student = pipeline.Stage("pretrain", ["-c", make], Path("s"), result, (Path("one"),))
+    student = Stage("pretrain", ["-c", make], Path("s"), result, (Path("one"),))
     last = stage("export", "open('export', 'w')")
     assert did(one, student, last)[0] == 0
     Path("s/notes.txt").write_text("of the user")
@@ -237,9 +237,10 @@ def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     for key, summary in (("search", {}), ("pretrain", student), ("finetune", tuned)):
         folders[key].mkdir()
         (folders[key] / "summary.json").write_text(json.dumps(summary))
-    monkeypatch.setattr(pipeline_page.search_page, "find_doubts", lambda result: ["doubt: a", "b"])
+    doubts = ["doubt: a", "b"]
+    monkeypatch.setattr(pipeline_page.search_report, "find_doubts", lambda result: doubts)
     monkeypatch.setattr(pipeline_page.SearchResult, "from_json", lambda content: None)
-    lines = pipeline_page.doubts(folders)
+    lines = pipeline_page.list_doubts(folders)
     assert lines[0] == "doubt: a" and "0.10 nats better than word frequencies" in lines[1]
     assert lines[2] == f"Fine-tuning: {tuned['doubt']}" and len(lines) == 3
     page = pipeline_page.parts("x", {"optimum": "y"}, folders, [])

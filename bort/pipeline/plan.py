@@ -1,0 +1,219 @@
+"""The stages of a pipeline: the command of each, what it reads and what it leaves."""
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from bort.benchmark.run import name_archs
+from bort.config.command_line import parse_command
+from bort.config.compose import CONF, parse_settings
+from bort.config.data import DataConfig
+from bort.config.search import BenchmarkConfig, SearchRunConfig, register
+from bort.config.train import TrainConfig
+from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
+from bort.errors import BortError
+from bort.export.settings import ExportConfig, TaskDataConfig
+from bort.pipeline.settings import STAGES, PipelineConfig
+from bort.tasks import registry
+from bort.tasks.reading import load_task
+from bort.text.sources import open_text
+
+COLUMNS = ("val", "test", "text", "label", "kind")  # of data: what describes data.train
+# What the pipeline gives to its stages itself.
+OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
+OWN += ("format", "out", "push", "dry_run", "hydra")
+# What Hydra reads without quotes, or has in quotes or brackets already.
+UNQUOTED = re.compile(r"[A-Za-z0-9_./:+-]+|\[.*\]|'.*'|\".*\"")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command; it is done again when its words or the files that it reads have changed."""
+
+    key: str
+    command: list[str]  # after the interpreter
+    folder: Path  # what it leaves
+    result: Path  # a file in there that is written near the end
+    reads: tuple[Path, ...] = ()
+
+
+def plan_stages(settings: PipelineConfig) -> list[Stage]:
+    """Return the stages with their commands.
+
+    Raises BortError for a mistake in any of them, and for text or a task that cannot be read.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise BortError(f"int8 export needs {package}; pip install onnx onnxscript onnxruntime")
+    registry.check_task_name(settings.task)
+    name = settings.name or choose_name(settings)
+    extra = {stage: _split_words(stage, getattr(settings, stage)) for stage in STAGES}
+    text, task = _text_words(settings), _task_words(settings)
+    model = f"model=runs/kd_pretrain/{name}"
+    words = {
+        "search": [*text, *extra["search"], f"name={name}"],
+        "pretrain": ["experiment=kd_pretrain", *text, *extra["pretrain"], f"name={name}"],
+        "finetune": ["experiment=finetune", model, *task, *extra["finetune"], f"name={name}"],
+    }
+    register(SearchRunConfig, BenchmarkConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        runs = {stage: _compose_run(stage, overrides) for stage, overrides in words.items()}
+        words["benchmark"] = _benchmark_words(
+            name, runs["pretrain"], runs["finetune"].data.length, extra["benchmark"]
+        )
+        measured = parse_settings(compose("benchmark", words["benchmark"]), BenchmarkConfig)
+        name_archs(measured.archs)  # a wrong name shows now
+    _check_data(runs)
+    words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
+    words["export"] = _export_words(name, runs["finetune"], extra["export"])
+    parse_command(ExportConfig, words["export"])
+    return _list_stages(name, words)
+
+
+def choose_name(settings: PipelineConfig) -> str:
+    """Return `pipeline`, or a name after the user's files: another text is another run."""
+    sources = [path for path in (settings.data.path, settings.data.train) if path]
+    stems = [Path(source).stem for source in sources] or (settings.task or "").split("/")[1:]
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", "-".join(stems)) or "pipeline"
+
+
+def _compose_run(stage: str, words: list[str]) -> TrainConfig:
+    """Compose the settings of a program of Hydra's; raises BortError for what it cannot use."""
+    schema, base, rules = TrainConfig, "train", RULES
+    if stage == "search":
+        schema, base, rules = SearchRunConfig, "search", (*RULES, *LATENCY_RULES)
+    cfg = compose(base, [*words, "output_dir=runs"])  # the real one is Hydra's to tell
+    settings = parse_settings(cfg, schema)
+    refuse_unused(settings, words, rules)
+    return settings
+
+
+def _list_stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
+    """Return the stages in their order; words: what each command is told."""
+    search, student, tuned, shipped = (
+        Path("runs", folder, name) for folder in ("search", "kd_pretrain", "finetune", "export")
+    )
+    table = Path("runs", "benchmark", f"{name}.csv")
+    optimum, onnx = search / "optimum.yaml", shipped / "model.onnx"
+    weights = Path("model", "model.safetensors")
+    search_program, train_program = _find_program("search.py"), _find_program("train.py")
+    commands = {
+        "search": [*search_program, *words["search"]],
+        "pretrain": [*train_program, *words["pretrain"]],
+        "finetune": [*train_program, *words["finetune"]],
+        "export": ["-m", "bort.export", *words["export"]],
+        "benchmark": ["-m", "bort.benchmark", *words["benchmark"]],
+    }
+    return [
+        Stage("search", commands["search"], search, optimum),
+        Stage("pretrain", commands["pretrain"], student, student / weights, (optimum,)),
+        Stage("finetune", commands["finetune"], tuned, tuned / weights, (student / weights,)),
+        Stage("export", commands["export"], shipped, onnx, (tuned / weights,)),
+        Stage("benchmark", commands["benchmark"], table, table, (tuned / weights, onnx)),
+    ]
+
+
+def _find_program(name: str) -> list[str]:
+    """Return how search.py or train.py is started: a file of this folder or of the checkout.
+
+    Where bort is installed as a package there is neither, and `-m bort search` does the same.
+    """
+    for path in (Path(name), Path(__file__).parents[2] / name):
+        if path.is_file():
+            return [str(path)]
+    return ["-m", "bort", name.removesuffix(".py")]
+
+
+# --------------------------------------------------------------------- the words of each stage
+
+
+def _split_words(stage: str, value: str | None) -> list[str]:
+    """Return the further settings of one stage; raises BortError for what it may not be told."""
+    try:
+        words = shlex.split(value or "")
+    except ValueError as error:
+        raise BortError(f"{stage}='{value}' cannot be read ({error}); fix its quotes") from None
+    for word in words:
+        key, sign, _ = word.partition("=")
+        if not sign:
+            raise BortError(f"{stage}='{value}': {word} is not key=value")
+        if key.lstrip("+~").split(".")[0] in OWN:
+            raise BortError(f"{stage}='{value}': the pipeline sets {key} itself; leave it out")
+    return words
+
+
+def _text_words(settings: PipelineConfig) -> list[str]:
+    """Return what search and pre-training read; data.text is the task's where there is one."""
+    if not settings.data.path:
+        return []
+    keys = ["path", "sample_by"] if settings.data.train else ["path", "sample_by", "text"]
+    return ["data=text", *_data_words(settings, keys)]
+
+
+def _task_words(settings: PipelineConfig) -> list[str]:
+    """Return the task of the fine-tuning, and where its rows are."""
+    task = "custom" if settings.data.train else settings.task
+    words = _data_words(settings, ("train", *COLUMNS) if settings.data.train else ("root",))
+    return [f"task={task}", *words] if task else words
+
+
+def _data_words(settings: PipelineConfig, keys: Iterable[str]) -> list[str]:
+    """Return these keys of data, where they are given, as words that Hydra reads."""
+    words = []
+    for key in keys:
+        if value := getattr(settings.data, key):
+            quoted = value if UNQUOTED.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+            words.append(f"data.{key}={quoted}")
+    return words
+
+
+def _export_words(name: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
+    """Return bort.export's words: the task as the model was fine-tuned on it, for the score."""
+    words = [f"model=runs/finetune/{name}", "format=onnx-int8", f"out=runs/export/{name}"]
+    words.append(f"task={tuned.task}")
+    defaults = DataConfig()
+    for key in (item.name for item in fields(TaskDataConfig)):
+        value = getattr(tuned.data, key)
+        if value != getattr(defaults, key):
+            text = f"[{','.join(value)}]" if isinstance(value, list) else value
+            words.append(f"data.{key}={text}")
+    return [*words, *extra]
+
+
+def _benchmark_words(name: str, student: TrainConfig, longest: int, extra: list[str]) -> list[str]:
+    """Return bort.benchmark's words: both forms of the model beside BERT-base and the teacher.
+
+    longest: the tokens that the fine-tuned model takes.
+    """
+    archs = ["bert_base"]
+    if student.teacher.name is None:
+        names = name_archs(sorted(path.stem for path in (CONF / "arch").glob("*.yaml")))
+        if student.teacher.arch in names:
+            archs.append(names[student.teacher.arch])
+    usual = {
+        "models": f"[runs/finetune/{name},runs/export/{name}]",
+        "archs": f"[{','.join(archs)}]",
+        "engines": "[measured]",
+        "batches": "[1,8]",
+        "lengths": f"[{min(128, longest)}]",
+    }
+    changed = {word.partition("=")[0] for word in extra}
+    words = [f"{key}={value}" for key, value in usual.items() if key not in changed]
+    return [*words, *extra, f"out=runs/benchmark/{name}.csv"]
+
+
+def _check_data(runs: dict[str, TrainConfig]) -> None:
+    """Read the task and look for the text now, not after ten minutes of search."""
+    for stage in ("search", "pretrain"):
+        if runs[stage].data.source == "text":
+            open_text(runs[stage].data)
+    task = runs["finetune"].task
+    if task in registry.TASKS and registry.TASKS[task].parent:
+        raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
+    if task != "docstrings":  # which takes minutes to make, and cannot be wrong
+        load_task(task, runs["finetune"].data)
