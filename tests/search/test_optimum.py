@@ -1,0 +1,118 @@
+"""What a search leaves: its files, W by the formula, and what the proof leaves out."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+from tiny_runs import log_lines, sweep, table
+
+from bort.errors import BortError
+from bort.search import optimum, trial
+from bort.search import sweep as search
+from bort.search.coefficient import w_coefficient
+from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
+from bort.search.records import (
+    read_plan,
+    read_records,
+)
+
+KEYS = (
+    "optimum w w_interval candidates trained pruned skipped failed regret_bound teacher_batches "
+    "train_flops exhaustive_flops seed"
+).split()
+
+
+def test_what_a_search_leaves(done):
+    run, folder, summary, lines, _ = done
+    assert set(KEYS) <= summary.keys()
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert summary["trained"] == 8 and summary["excluded"] == 0
+    assert summary["regret_bound"] == 0 and summary["candidates"] == 8
+    for name in ("candidates.csv", "optimum.yaml", "report.html", "search.json"):
+        assert (folder / name).stat().st_size > 0
+    rows = table(folder)
+    assert [row["status"] for row in rows].count("trained") == 8
+    assert rows[-1]["status"] == "teacher" and len(rows) == 9
+    best = OmegaConf.load(folder / "optimum.yaml")
+    assert {key: str(value) for key, value in best.items()} == {
+        key: rows[0][key] for key in ("depth", "heads", "hidden", "intermediate")
+    }
+    errors = [float(row["error"]) for row in rows if row["status"] == "trained"]
+    assert errors == sorted(errors)
+    assert [line for line in lines if "candidate 3 of at most 8" in line and "best W" in line]
+    assert summary["trainings"] == 8 + 2  # two finalists with a second seed
+
+
+def test_w_is_the_formula(done):
+    """W = (1 - p/p(T))^α (1 - i/i(T))^β (e(T)/e)^γ from the printed table."""
+    _, folder, summary, _, _ = done
+    *rows, teacher = table(folder)
+    for row in rows:
+        if row["status"] == "trained":
+            expected = float(teacher["error"]) / float(row["error"])
+            assert float(row["w"]) == pytest.approx(expected, rel=1e-9)
+            assert float(row["w_low"]) < float(row["w"]) < float(row["w_high"])
+    assert summary["w"] == float(rows[0]["w"])
+
+
+def test_a_finished_search_needs_neither_text_nor_teacher_again(
+    done, search_of, tmp_path, monkeypatch
+):
+    """Another cache, so T is gone: the results are said at once. A lost record is trained again."""
+    _, folder, summary, _, _ = done
+    run, lines = search_of("search.exponents=[0,0,1]"), log_lines()
+    copy = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("text or teacher is read"))
+    assert optimum.is_over(run, copy)
+    assert lines == [f"{copy} is finished; name= starts another run, resume=false this one again"]
+    assert optimum.conclude(copy).to_json() == summary
+    assert not optimum.is_over(replace(run, resume=False), copy)
+    with pytest.raises(BortError, match="holds a run with other settings"):
+        optimum.is_over(search_of("search.exponents=[1,1,1]"), copy)
+    notes = json.loads((copy / "corpus.json").read_text())
+    (copy / "corpus.json").write_text(json.dumps(notes | {"files": "0" * 16}))  # touched since
+    assert not optimum.is_over(run, copy)
+    (copy / "corpus.json").write_text(json.dumps(notes))
+    shutil.rmtree(next(copy.glob("D*")))
+    assert not optimum.is_over(run, copy)
+
+
+def test_pruning_proves_what_it_leaves_out(done, search_of, tmp_path):
+    """By the paper's W: fewer trainings, and the optimum of the exhaustive records."""
+    folder = done[1]
+    run = search_of("search.finalists=1", "search.seeds=1")
+    summary = sweep(run, tmp_path / "run")
+    assert summary["pruned"] > 0 and summary["regret_bound"] == 0
+    plan = read_plan(tmp_path / "run")
+    scale = search.build_scale(plan.teacher, run)
+    errors = {r.xi: r.error for r in read_records(folder) if r.job.seed == run.seed}
+    points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
+    w = {xi: w_coefficient(*points[xi], e, scale) for xi, e in errors.items()}
+    assert summary["w"] == pytest.approx(max(w.values()), rel=1e-6)
+    for record in read_records(tmp_path / "run"):
+        assert record.error == errors[record.xi]  # pruning changes no training
+    # another aim's winner is that of the exhaustive records, or is not named
+    scales = {"by_error": replace(scale, exponents=BY_ERROR), "by_ratio": scale}
+    scales["by_perplexity"] = replace(scale, error="perplexity")
+    for key, aim in scales.items():
+        exhaustive = Selection(points, aim, errors=errors).best
+        assert summary[key] in (UNDECIDED, str(exhaustive))
+    assert (summary["by_ratio"], summary["by_error"]) == (summary["optimum_name"], UNDECIDED)
+    front = pareto({xi: (*points[xi], e) for xi, e in errors.items()})
+    assert set(summary["pareto"]) <= {str(xi) for xi in front}
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert f"<td class=unknown>{UNDECIDED}</td>" in html
+    assert summary["train_flops"] < summary["exhaustive_flops"]
+
+
+def test_other_settings_than_those_of_the_search_are_refused(copied):
+    """Of .hydra/config.yaml, from which the aim of the search is read when it has ended."""
+    path = copied / ".hydra" / "config.yaml"
+    config = OmegaConf.load(path)
+    config.search.exponents = [1.0, 1.0, 1.0]
+    OmegaConf.save(config, path)
+    with pytest.raises(BortError, match="other settings \\(search.exponents="):
+        optimum.choose_optimum(copied)

@@ -1,0 +1,88 @@
+"""Records and plans that were changed, damaged, or belong to another search are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bort.errors import BortError
+from bort.files.checked import write_checked
+from bort.search import optimum
+from bort.search import sweep as search
+
+
+def edited(path: Path, **changes) -> dict:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"error": 1.0}, "was changed, damaged or written by another version; delete its folder"),
+        ({"status": "failed", "reason": "x"}, "was changed"),
+        ({"check": None}, "was changed"),
+    ],
+)
+def test_an_edited_record_is_refused(copied, done, changes, reason):
+    path = sorted(copied.glob("D*/point.json"))[1]
+    edited(path, **changes)
+    with pytest.raises(BortError, match=f"point.json {reason}"):
+        optimum.choose_optimum(copied)
+    with pytest.raises(BortError, match=f"point.json {reason}"):
+        search.run_in_process(done[0], copied)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("teacher", "0123456789abcdef", "another teacher"),
+        ("positions", "0123456789abcdef", "another set of masked positions"),
+        ("settings", "0123456789abcdef", "another set of settings"),
+        ("corpus", "0123456789abcdef", "another text"),
+        ("n", 7, "another number of steps \\(7, here 6\\)"),
+        ("version", 0, "another version of bort"),
+    ],
+)
+def test_a_record_of_another_search_is_refused(copied, key, value, words):
+    path = sorted(copied.glob("D*/point.json"))[1]
+    content = json.loads(path.read_text()) | {key: value}
+    content.pop("check")
+    write_checked(path, content)
+    with pytest.raises(BortError, match=f"point.json was measured with {words}"):
+        optimum.choose_optimum(copied)
+
+
+def test_a_record_in_the_wrong_folder_is_refused(copied):
+    first, second = sorted(copied.glob("D*/point.json"))[:2]
+    shutil.copy(first, second)
+    with pytest.raises(BortError, match=f"is the record of {first.parent.name}"):
+        optimum.choose_optimum(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"{}", b"[" * 99999, b"null"])
+@pytest.mark.parametrize(
+    "name",
+    "point.json losses.npy search.json entropy.npy documents.npy settings.json".split(),
+)
+def test_damaged_files_of_a_search_are_one_line(copied, name, content):
+    path = min(copied.rglob(name), key=lambda path: len(path.parts))
+    path.write_bytes(content)
+    with pytest.raises(BortError, match=f"{name} (was|is missing,) changed") as error:
+        optimum.choose_optimum(copied)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    if name != "point.json":
+        with pytest.raises(BortError, match=name):
+            optimum.choose_optimum(copied)
+
+
+def test_an_edited_plan_is_refused(copied):
+    """T's entropy decides every W, and p and î every bound."""
+    plan = json.loads((copied / "search.json").read_text())
+    plan["points"][0]["latency"][0] /= 2
+    (copied / "search.json").write_text(json.dumps(plan))
+    with pytest.raises(BortError, match="search.json was changed, damaged or written by another"):
+        optimum.choose_optimum(copied)

@@ -1,0 +1,164 @@
+"""Candidates: errors against Hugging Face, shared batches, failures that are their own."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import log_lines, sweep
+from transformers import AutoModelForMaskedLM
+
+from bort.config.train import PretrainRunConfig
+from bort.errors import BortError, Diverged
+from bort.pretraining.datamodule import TrainBatches, ValBatches
+from bort.pretraining.recipe import locate_teacher, prepare
+from bort.pretraining.teacher_states import TeacherStates
+from bort.runs.folder import RunFolder
+from bort.search import optimum, trial
+from bort.search import sweep as search
+from bort.search.records import (
+    read_records,
+)
+
+
+def test_errors_are_those_of_hugging_face(done):
+    """Cross-entropy against T's output at the same positions, by other code from the files."""
+    run, folder, _, _, _ = done
+    corpus, _ = prepare(run)
+    plan = json.loads((folder / "search.json").read_text())
+    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
+    place = locate_teacher(run, corpus) / "model"
+    models = [AutoModelForMaskedLM.from_pretrained(place).double().eval()]
+    records = [r for r in read_records(folder) if r.job.seed == run.seed]
+    models += [
+        AutoModelForMaskedLM.from_pretrained(folder / place / "model").double().eval()
+        for place in (r.job.folder for r in records)
+    ]
+    sums, count = torch.zeros(len(models), dtype=torch.float64), 0
+    for batch in val:
+        with torch.no_grad():
+            logps = [
+                m(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]].log_softmax(-1)
+                for m in models
+            ]
+        p = logps[0].exp()
+        sums += torch.stack([-(p * logp).sum() for logp in logps])
+        count += len(p)
+    expected = (sums / count).tolist()
+    assert plan["positions"] == count
+    # T's states are kept in half precision
+    assert plan["teacher"]["error"] == pytest.approx(expected[0], abs=1e-3)
+    assert [r.error for r in records] == pytest.approx(expected[1:], abs=1e-3)
+
+
+def test_errors_never_fall_below_the_entropy(done):
+    """Gibbs, position by position: what the proof rests on."""
+    run, folder, _, _, _ = done
+    entropy = np.load(folder / "teacher" / "entropy.npy")
+    losses = [np.load(path) for path in folder.glob("D*/losses.npy")]
+    assert len(losses) == 10
+    for each in losses:
+        assert (each - entropy > -1e-5).all()
+
+
+def test_all_candidates_see_the_same_batches(done):
+    """The kept states of T are those of the batch that a candidate trains on."""
+    run, folder, _, _, _ = done
+    corpus, teacher = prepare(run)
+    states = TeacherStates(folder / "teacher" / f"train-s{run.seed}", 32)
+    batches = TrainBatches(corpus, run.data, run.seed)
+    assert len(states) == 6
+    for k in range(6):
+        with torch.no_grad():
+            live = teacher.head_states(batches[k]["input_ids"], positions=batches[k]["positions"])
+        kept = torch.from_numpy(states[k]).float()
+        torch.testing.assert_close(kept, live, atol=2e-3, rtol=2e-3)
+
+
+# One width and depth, nothing trained again.
+ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalists=1"]
+
+
+def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
+    """The first time beside another training; then alone, where it fits or does not."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.parallel=2")
+    train, crowd = trial.train, []
+
+    def scarce(job, *inputs, **options):
+        if options.get("states") and job.arch.intermediate == 32:
+            raise MemoryError
+        if options.get("states") and len(crowd) > 1:
+            raise MemoryError
+        return train(job, *inputs, **options)
+
+    monkeypatch.setattr(trial, "train", scarce)
+    lines, batches = log_lines(), []
+    with search.open_sweep(run, tmp_path / "run") as sweep:
+        while crowd := sweep.ask():
+            batches.append([job.xi.intermediate for job in crowd])
+            for job in crowd:
+                own = replace(run, arch=job.xi, seed=job.seed)
+                trial.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
+            sweep.collect(crowd)
+    assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
+    assert [r.status for r in read_records(tmp_path / "run")] == ["trained", "failed"]
+    assert any("found no memory beside others; now alone" in line for line in lines)
+    assert [line for line in lines if "⟨1,1,16,32⟩ failed: out of memory" in line]
+    summary = optimum.conclude(tmp_path / "run").to_json()
+    assert (summary["trained"], summary["failed"], summary["diverged"]) == (1, 1, 0)
+    assert summary["regret_bound"] == pytest.approx(1 - summary["w"])
+
+
+def test_a_kill_among_the_checkpoints_of_a_candidate_leaves_none(search_of, tmp_path, monkeypatch):
+    """They go before the candidate has a record, by which it is left alone."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=1", "checkpoint_every=2")
+
+    def killed(folder: RunFolder) -> None:
+        checkpoints(Path(folder))[0].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "remove_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(run, tmp_path / "run")
+    assert any(map(checkpoints, (tmp_path / "run").glob("D*")))
+    assert sweep(run, tmp_path / "run")["trained"] == 2
+    assert not any(map(checkpoints, (tmp_path / "run").glob("D*")))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out of memory"),
+        (Diverged("the loss became nan"), "the loss became nan"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (BortError("the text was changed"), None),
+    ],
+)
+def test_what_a_candidate_can_be_blamed_for(error, reason):
+    assert trial.explain_failure(error) == reason
+
+
+def test_rate_by_width(search_of):
+    run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
+    corpus, _ = prepare(run)
+    job = trial.make_candidate_settings(run, 8)
+    assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
+    assert job.trainer["max_steps"] == 6 and type(job) is PretrainRunConfig
+
+
+def test_workers_may_read_ahead(done, search_of, tmp_path):
+    """Of loaders: beyond the last step there is no kept output of T, and none is needed."""
+    run = search_of("data.workers=1", "search.seeds=1", "grid.depth=[1]", "grid.hidden=[16]")
+    sweep(run, tmp_path / "run")
+    errors = {r.xi: r.error for r in read_records(done[1]) if r.job.seed == 0}
+    found = read_records(tmp_path / "run")
+    assert found and all(r.error == errors[r.xi] for r in found)
+    assert not list((tmp_path / "run").glob("D*/checkpoints"))
