@@ -1,8 +1,8 @@
-"""Agora (arXiv 2010.07990): small models taught by their mistakes, with a teacher S as the judge.
+"""The rows of Agora: the split into D and E, and the rows that are generated and labelled by S.
 
-A round trains the candidate f with every θ of Θ on D, from its pre-trained weights, and scores it
-on E. Θ is pruned; from the best model's mistakes the generator τ makes rows, S labels them, and D
-grows by them. Letters: D training rows, E those held out of them, S teacher, Θ hyperparameter sets.
+D are the rows that the candidate trains on, E those held out of them, on which it is scored. The
+generator τ makes rows from the best model's mistakes, the teacher S labels them, and D grows by
+them.
 """
 
 import hashlib
