@@ -99,7 +99,7 @@ def replays(plan: SearchPlan, folder: Path, run: search_config.SearchRunConfig) 
         if everyone:
             for xi in selection.order:
                 selection.tell(xi, errors[xi])
-        certificate = selection.certificate()
+        certificate = selection.certify()
         best = max(w_coefficient(*points[xi], errors[xi], scale) for xi in selection.order)
         regret = best - selection.w_coefficient(selection.best)
         share = sum(flops[xi] for xi in selection.errors) / everything
@@ -163,7 +163,7 @@ def best_by_w(plan: SearchPlan, errors: dict) -> tuple:
     teacher = plan.teacher
     scale = Scale(teacher.parameters, teacher.latency[0], teacher.error)
     points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
-    return Selection(points, scale).first(
+    return Selection(points, scale).find_first(
         lambda xi: w_coefficient(*points[xi], errors[xi], scale), errors
     )
 

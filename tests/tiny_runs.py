@@ -41,6 +41,7 @@ class LogLines(logging.Handler):
 
 def log_lines() -> list[str]:
     """A list which receives what bort logs from now on until the test ends."""
+    console.show_log()
     handler = LogLines()
     logging.getLogger("bort").addHandler(handler)
     return handler.lines

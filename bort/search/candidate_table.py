@@ -54,7 +54,7 @@ def read(path: Path) -> Table:
         raise BortError(f"{path} has no candidates, only the row of the teacher")
     for xi, e in table.errors.items():
         with _line(path, lines[xi]):
-            table.scale.quality(e)  # raises for one that no candidate can have
+            table.scale.compute_quality(e)  # raises for one that no candidate can have
     return table
 
 

@@ -34,13 +34,15 @@ class Scale:
         if self.error not in ERRORS:
             raise BortError(f"error={self.error} is unknown; use {' or '.join(ERRORS)}")
 
-    def bound(self, p: float, i: float) -> float:
-        """W⁺: no candidate with these p and i has a larger W, whatever its error."""
+    def compute_bound(self, p: float, i: float) -> float:
+        """Return W⁺: no candidate with these p and i has a larger W, whatever its error."""
         alpha, beta, _ = self.exponents
         return (1 - p / self.p) ** alpha * (1 - i / self.i) ** beta
 
-    def quality(self, e: float) -> float:
-        """In (0, 1], 1 for T itself. Raises BortError for an e that no candidate can have.
+    def compute_quality(self, e: float) -> float:
+        """Return the quality of an error e, in (0, 1] and 1 for T itself.
+
+        Raises BortError for an e that no candidate can have.
 
         An e below T's entropy by rounding alone counts as equal to it, so that no quality is above
         1 and no W above its bound.
@@ -63,9 +65,9 @@ def w_coefficient(p: float, i: float, e: float, scale: Scale) -> float:
     p, i: parameters and latency, in the units of `scale`; e: cross-entropy against T's output, in
     nats per token. Raises BortError for an e that no candidate can have.
     """
-    return scale.bound(p, i) * scale.quality(e) ** scale.exponents[2]
+    return scale.compute_bound(p, i) * scale.compute_quality(e) ** scale.exponents[2]
 
 
-def rounded_up(value: float) -> str:
-    """Four decimals that are never below the value: what is proven of it holds of them, too."""
+def format_upper(value: float) -> str:
+    """Write four decimals that are never below the value: what bounds it bounds them, too."""
     return f"{math.ceil(value * 1e4) / 1e4:.4f}"

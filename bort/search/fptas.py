@@ -5,10 +5,11 @@ of the maximum point T; nothing here trains or measures. `Selection` says what t
 proves what it leaves out.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from bort.errors import BortError
 from bort.models.arch import Arch
@@ -35,10 +36,11 @@ class Certificate:
     regret_monotone: float | None
 
     def count(self, status: str) -> int:
+        """Count the candidates with this status."""
         return sum(value == status for value in self.status.values())
 
 
-def shrinks(small: Arch, large: Arch) -> bool:
+def is_shrunk(small: Arch, large: Arch) -> bool:
     """Whether `small` has no more of D, H and I than `large`, at equal A or equal H/A."""
     if small == large:
         return False
@@ -55,13 +57,13 @@ class Selection:
 
     points: ξ → (p, i) in T's units. epsilon: evaluate every ε-th of the order by (p, i), then, with
     `refine`, what can still win between the neighbours of the best. monotone: also leave out what
-    cannot win if errors are monotone (see `shrinks`); the first trained pair that contradicts it
+    cannot win if errors are monotone (see `is_shrunk`); the first trained pair that contradicts it
     beyond its interval withdraws the assumption. significant(small, large): whether such a pair's
     difference is beyond chance; by default always.
 
     `ask` gives the candidates with the largest bound first: of all orders it trains the fewest
-    before the rest is proven worse, since each one it trains could still have won. While errors
-    are assumed to be monotone, a training also bounds what is smaller: see `_urgency`.
+    before all others are proven worse, since each one it trains could still have won. While errors
+    are assumed to be monotone, a training also bounds what is smaller: see `sort_by_urgency`.
 
     failed: candidates that have no error for a reason that says nothing about it; what they could
     have reached counts in the regret. diverged: those whose loss became no number: they are no
@@ -91,18 +93,23 @@ class Selection:
         for xi, (p, i) in self.points.items():
             if not (0 < p < math.inf and 0 < i < math.inf):
                 raise BortError(f"{xi} has p={p:g} and i={i:g}; both must be above 0")
-        self.excluded = {xi: why for xi in self.points if (why := self._too_large(xi))}
-        self.order = sorted((xi for xi in self.points if xi not in self.excluded), key=self._key)
+        reasons = {xi: self._explain_exclusion(xi) for xi in self.points}
+        self.excluded = {xi: reason for xi, reason in reasons.items() if reason is not None}
+        self.order = sorted(self.points.keys() - self.excluded.keys(), key=self._rank_by_cost)
         if not self.order:
-            raise BortError(f"no candidate is left of {len(self.points)}; {self._nearest_miss()}")
+            raise BortError(
+                f"no candidate is left of {len(self.points)}; {self._describe_nearest_miss()}"
+            )
         self.picks = self.order[:: self.epsilon]
 
     # ---- what there is to choose from
 
-    def _key(self, xi: Arch) -> tuple:
+    def _rank_by_cost(self, xi: Arch) -> tuple:
+        """Return the sort key of ξ by (p, i, ξ)."""
         return (*self.points[xi], xi)
 
-    def _too_large(self, xi: Arch) -> str | None:
+    def _explain_exclusion(self, xi: Arch) -> str | None:
+        """Return why ξ is no candidate, None if it is one."""
         p, i = self.points[xi]
         if p >= self.scale.p or i >= self.scale.i:  # two negative factors would make a winner
             return "as large or slow as the maximum point"
@@ -112,37 +119,46 @@ class Selection:
             return "over search.max_latency_ms"
         return None
 
-    def _nearest_miss(self) -> str:
-        def excess(xi: Arch) -> float:
+    def _describe_nearest_miss(self) -> str:
+        """Name the candidate that exceeds its limits by the smallest factor."""
+
+        def measure_excess(xi: Arch) -> float:
             p, i = self.points[xi]
             limits = [(p, self.max_params), (i, self.max_latency), (p, self.scale.p)]
             return max(value / limit for value, limit in limits if limit is not None)
 
         if not self.points:
             return "the grid is empty"
-        xi = min(self.points, key=lambda xi: (excess(xi), xi))
+        xi = min(self.points, key=lambda xi: (measure_excess(xi), xi))
         p, i = self.points[xi]
         return f"the nearest miss is {xi} with {p:,.0f} parameters and latency {i:,.4g}"
 
     # ---- what is known
 
     def w_coefficient(self, xi: Arch) -> float:
+        """Return W of a trained candidate."""
         return w_coefficient(*self.points[xi], self.errors[xi], self.scale)
 
     def gibbs(self, xi: Arch) -> float:
-        return self.scale.bound(*self.points[xi])
+        """Return W⁺, which no error of ξ can exceed."""
+        return self.scale.compute_bound(*self.points[xi])
 
-    def monotone_bound(self, xi: Arch) -> float:
-        """W⁺ with the quality of the best trained candidate that ξ is a shrunk form of."""
-        above = [self.scale.quality(e) for zeta, e in self.errors.items() if shrinks(xi, zeta)]
-        return self.gibbs(xi) * min(above, default=1.0) ** self.scale.exponents[2]
+    def compute_monotone_bound(self, xi: Arch) -> float:
+        """Return W⁺ times the lowest quality of the trained candidates that ξ is a shrunk form of.
 
-    def bound(self, xi: Arch) -> float:
-        """The largest W that ξ can have by what is relied on."""
-        return self.monotone_bound(xi) if self.assuming else self.gibbs(xi)
+        It holds if errors are monotone.
+        """
+        larger = [zeta for zeta in self.errors if is_shrunk(xi, zeta)]
+        qualities = [self.scale.compute_quality(self.errors[zeta]) for zeta in larger]
+        return self.gibbs(xi) * min(qualities, default=1.0) ** self.scale.exponents[2]
+
+    def compute_bound(self, xi: Arch) -> float:
+        """Return the largest W that ξ can have, by the monotone bound while that is assumed."""
+        return self.compute_monotone_bound(xi) if self.is_assuming else self.gibbs(xi)
 
     @property
-    def assuming(self) -> bool:
+    def is_assuming(self) -> bool:
+        """Whether errors are assumed to be monotone and no trained pair has contradicted it."""
         return self.monotone and not self.violations
 
     @property
@@ -153,18 +169,21 @@ class Selection:
     @property
     def rivals(self) -> list[Arch]:
         """The candidates of unknown error that the proof leaves able to be the best."""
-        return list(filter(self.can_win(self.gibbs), self.unknown))
+        return self.find_able(self.unknown, self.gibbs)
 
+    @property
     def winner(self) -> Arch | None:
         """The best of all, proven; None when a candidate of unknown error could beat it."""
         return None if self.rivals else self.best
 
-    def first(self, value: Callable[[Arch], float], among: Iterable[Arch] | None = None) -> Arch:
-        """The candidate with the largest value, of all or of these; ties go as in `best`."""
-        return min(among or self.order, key=lambda xi: (-value(xi), *self._key(xi)))
+    def find_first(
+        self, value: Callable[[Arch], float], among: Iterable[Arch] | None = None
+    ) -> Arch:
+        """Find the candidate with the largest value, of all or of these; ties go as in `best`."""
+        return min(among or self.order, key=lambda xi: (-value(xi), *self._rank_by_cost(xi)))
 
-    def under(self, scale: Scale) -> "Selection":
-        """The same candidates and errors, weighed otherwise."""
+    def weigh_by(self, scale: Scale) -> "Selection":
+        """Return a selection of the same candidates and errors by another scale."""
         return replace(self, scale=scale)
 
     @property
@@ -173,76 +192,93 @@ class Selection:
         return min(self.errors, key=self.rank, default=None)
 
     def rank(self, xi: Arch) -> tuple:
-        """Sorts trained candidates, the best first."""
-        return (-self.w_coefficient(xi), *self._key(xi))
+        """Return the sort key of a trained candidate; the best one has the smallest."""
+        return (-self.w_coefficient(xi), *self._rank_by_cost(xi))
 
-    def can_win(self, bound: Callable[[Arch], float]) -> Callable[[Arch], bool]:
-        """Whether a candidate would be the best one if its W were `bound`."""
-        best = self.best
-        limit = None if best is None else self.rank(best)
-        return lambda xi: limit is None or (-bound(xi), *self._key(xi)) < limit
+    def find_able(self, candidates: Iterable[Arch], bound: Callable[[Arch], float]) -> list[Arch]:
+        """Find the candidates that would each be the best one if its W were its `bound`."""
+        if self.best is None:
+            return list(candidates)
+        limit = self.rank(self.best)
+        return [xi for xi in candidates if (-bound(xi), *self._rank_by_cost(xi)) < limit]
 
     # ---- the loop
 
     def ask(self, count: int = 1) -> list[Arch]:
-        """Up to `count` candidates to evaluate now; none when the search is over."""
-        for pool in (self.picks, self._interval() if self.refine else []):
-            left = [xi for xi in pool if not self.ended(xi)]
-            if able := list(filter(self.can_win(self.bound), left)):
-                return sorted(able, key=self._urgency(able))[:count]
+        """Choose up to `count` candidates to evaluate now; none when the search is over."""
+        for pool in (self.picks, self._interval if self.refine else []):
+            untried = [xi for xi in pool if not self.is_tried(xi)]
+            if able := self.find_able(untried, self.compute_bound):
+                return self.sort_by_urgency(able)[:count]
         return []
 
-    def ended(self, xi: Arch) -> bool:
-        """Whether ξ was tried."""
+    def is_tried(self, xi: Arch) -> bool:
+        """Whether ξ has an error, has failed or has diverged."""
         return xi in self.errors or xi in self.failed or xi in self.diverged
 
-    def _urgency(self, able: list[Arch]) -> Callable[[Arch], tuple]:
-        """Sorts candidates that can win, the one to train first in front.
+    def sort_by_bound(self, candidates: list[Arch]) -> list[Arch]:
+        """Sort candidates, the one with the largest bound in front."""
+        return sorted(candidates, key=lambda xi: (-self.compute_bound(xi), *self._rank_by_cost(xi)))
 
-        By the bound alone; where a training also bounds the errors of smaller candidates, by the
-        bound times the root of how many that are, itself included. Of the orders tried it leaves
-        the fewest trainings, on grids of architectures and on random ones.
+    def sort_by_urgency(self, able: list[Arch]) -> list[Arch]:
+        """Sort candidates that can win, the one to train first in front.
+
+        The order is that of the bounds. Where a training also bounds the errors of smaller
+        candidates, each bound is multiplied by the root of how many of them are left, itself
+        included. Of the orders tried this one leads to the fewest trainings, on grids of
+        architectures and on random ones.
         """
-        if not self.assuming or self.scale.exponents[2] == 0:
-            return lambda xi: (-self.bound(xi), *self._key(xi))
+        if not self.is_assuming or self.scale.exponents[2] == 0:
+            return self.sort_by_bound(able)
         left = set(able)
 
-        def reach(xi: Arch) -> float:
-            return math.sqrt(1 + len(self._smaller[xi] & left))
+        def rank_urgency(xi: Arch) -> tuple:
+            reach = math.sqrt(1 + len(self._smaller[xi] & left))
+            return (-self.compute_bound(xi) * reach, *self._rank_by_cost(xi))
 
-        return lambda xi: (-self.bound(xi) * reach(xi), *self._key(xi))
+        return sorted(able, key=rank_urgency)
 
     @cached_property
     def _smaller(self) -> dict[Arch, set[Arch]]:
-        """ξ → the candidates whose error its own bounds if errors are monotone."""
-        return {xi: {small for small in self.order if shrinks(small, xi)} for xi in self.order}
+        """ξ → the candidates whose errors are not below its error if errors are monotone."""
+        smaller = {xi: set() for xi in self.order}
+        for small, large in itertools.permutations(self.order, 2):
+            if is_shrunk(small, large):
+                smaller[large].add(small)
+        return smaller
 
+    @property
     def _interval(self) -> list[Arch]:
         """The candidates between the picks around the best one."""
         if self.best is None or self.epsilon == 1:
             return []
-        place = self.order.index(self.best)
-        first = (place - 1) // self.epsilon * self.epsilon + 1 if place else 0
-        return self.order[first : place // self.epsilon * self.epsilon + self.epsilon]
+        index = self.order.index(self.best)
+        first = (index - 1) // self.epsilon * self.epsilon + 1 if index else 0
+        return self.order[first : index // self.epsilon * self.epsilon + self.epsilon]
 
     def tell(self, xi: Arch, e: float) -> None:
-        """The error of ξ; of several trainings (learning rates) the smallest counts."""
-        self.scale.quality(e)  # raises for an impossible one
+        """Take the error of ξ; of several trainings (learning rates) the smallest counts.
+
+        Raises BortError for an error that no candidate can have.
+        """
+        self.scale.compute_quality(e)
         self.errors[xi] = min(e, self.errors.get(xi, math.inf))
         self.failed.pop(xi, None)
         self.diverged.pop(xi, None)
-        others = [pair for pair in self.violations if xi not in pair]
         pairs = [pair for zeta in self.errors for pair in ((xi, zeta), (zeta, xi))]
-        self.violations = others + [pair for pair in pairs if self._contradicts(*pair)]
+        self.violations = [pair for pair in self.violations if xi not in pair]
+        self.violations += [pair for pair in pairs if self._is_contradiction(*pair)]
 
-    def _contradicts(self, small: Arch, large: Arch) -> bool:
-        lower = self.errors[small] < self.errors[large]
-        return lower and shrinks(small, large) and self.significant(small, large)
+    def _is_contradiction(self, small: Arch, large: Arch) -> bool:
+        """Whether a shrunk form has the lower error, beyond chance."""
+        is_lower = self.errors[small] < self.errors[large]
+        return is_lower and is_shrunk(small, large) and self.significant(small, large)
 
     def fail(self, xi: Arch, reason: str, diverged: bool = False) -> None:
-        """ξ has no error; diverged: because it cannot be trained, not for want of memory or time.
+        """Note that a training of ξ has given no error.
 
-        One of several trainings of ξ (learning rates) that ended well outweighs those that did not.
+        diverged: because ξ cannot be trained, not for want of memory or time. Of several trainings
+        of ξ (learning rates), one that ended well outweighs those that did not.
         """
         if xi in self.errors:
             return
@@ -252,33 +288,35 @@ class Selection:
         elif xi not in self.failed:
             self.diverged[xi] = reason
 
-    def certificate(self) -> Certificate:
-        """Raises BortError when nothing could be trained."""
-        best = self.best
-        if best is None:
-            reasons = [*self.failed.values(), *self.diverged.values()]
-            reason = next(iter(reasons), "none was trained")
-            tried = f"all {len(reasons)}"
-            if len(reasons) < len(self.order):
-                tried += f" tried of {len(self.order)}"
-            raise BortError(f"{tried} candidates failed; the first one: {reason}")
-        rivals = self.rivals
-        regret = max((self.gibbs(xi) - self.w_coefficient(best) for xi in rivals), default=0.0)
-        weaker = max(
-            (self.monotone_bound(xi) - self.w_coefficient(best) for xi in rivals), default=0.0
-        )
+    def certify(self) -> Certificate:
+        """State what is proven about the candidates without an error.
+
+        Raises BortError when nothing could be trained.
+        """
+        if self.best is None:
+            raise BortError(self._describe_failure())
+        w, rivals = self.w_coefficient(self.best), self.rivals
+        regret = max((self.gibbs(xi) - w for xi in rivals), default=0.0)
+        weaker = max((self.compute_monotone_bound(xi) - w for xi in rivals), default=0.0)
         return Certificate(
-            self._statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
+            self._list_statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
         )
 
-    def _statuses(self) -> dict[Arch, str]:
-        status = dict.fromkeys(self.order, "skipped")
-        proven, assumed = self.can_win(self.gibbs), self.can_win(self.bound)
-        for xi in self.order:
-            if not proven(xi):
-                status[xi] = "pruned"
-            elif not assumed(xi):
-                status[xi] = "assumed"
+    def _describe_failure(self) -> str:
+        """Say how many candidates have failed, and why the first one did."""
+        reasons = [*self.failed.values(), *self.diverged.values()]
+        tried = f"all {len(reasons)}"
+        if len(reasons) < len(self.order):
+            tried += f" tried of {len(self.order)}"
+        reason = next(iter(reasons), "none was trained")
+        return f"{tried} candidates failed; the first one: {reason}"
+
+    def _list_statuses(self) -> dict[Arch, str]:
+        """Give every point its status, in the order of `points`."""
+        able = self.find_able(self.order, self.compute_bound)
+        status = dict.fromkeys(self.order, "pruned")
+        status |= dict.fromkeys(self.find_able(self.order, self.gibbs), "assumed")
+        status |= dict.fromkeys(able, "skipped")
         status |= dict.fromkeys(self.failed, "failed") | dict.fromkeys(self.diverged, "diverged")
         status |= dict.fromkeys(self.errors, "trained")
         return {xi: status.get(xi, "excluded") for xi in self.points}
@@ -291,31 +329,27 @@ def pareto(
     numbers: Mapping[Arch, tuple[float, ...]],
     possible: Mapping[Arch, tuple[float, ...]] | None = None,
 ) -> list[Arch]:
-    """The ξ that no other equals or beats in all of their numbers (smaller is better).
+    """Find the ξ that no other equals or beats in all of their numbers (smaller is better).
 
-    possible: the least that further candidates may turn out to have; they count as others.
+    possible: the least that further candidates may turn out to have; these can beat ξ, too.
     """
-    rivals = [*numbers.values(), *(possible or {}).values()]
-
-    def beaten(xi: Arch) -> bool:
-        ours = numbers[xi]
-        return any(
-            theirs != ours and all(t <= o for t, o in zip(theirs, ours, strict=True))
-            for theirs in rivals
-        )
-
-    return sorted(xi for xi in numbers if not beaten(xi))
+    rows = {*numbers.values(), *(possible or {}).values()}
+    return sorted(xi for xi, row in numbers.items() if not any(map(partial(is_beaten, row), rows)))
 
 
-def w_map(chosen: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Arch | None]:
-    """(α, β) → the ξ that wins with exponents (α, β, 1), each from `weights`.
+def is_beaten(row: tuple[float, ...], rival: tuple[float, ...]) -> bool:
+    """Whether a rival with other numbers has none that is larger."""
+    return rival != row and all(r <= x for r, x in zip(rival, row, strict=True))
 
-    None where a candidate of unknown error could win. Only the ratios of the exponents matter to
-    the winner, so two of them say all.
+
+def w_map(selection: Selection, weights: Iterable[float]) -> dict[tuple[float, float], Arch | None]:
+    """Map (α, β) to the ξ that wins with exponents (α, β, 1), each from `weights`.
+
+    None stands where a candidate of unknown error could win. Only the ratios of the exponents
+    matter to the winner, so two of them say all.
     """
-    weights = list(weights)
-    return {
-        (alpha, beta): chosen.under(replace(chosen.scale, exponents=(alpha, beta, 1.0))).winner()
-        for alpha in weights
-        for beta in weights
-    }
+    winners = {}
+    for alpha, beta in itertools.product(weights, repeat=2):
+        scale = replace(selection.scale, exponents=(alpha, beta, 1.0))
+        winners[alpha, beta] = selection.weigh_by(scale).winner
+    return winners

@@ -104,7 +104,7 @@ def choose_optimum(folder: Path) -> Conclusion:
     records = read_records(folder, plan)
     paired = Paired(folder, records, run)
     chosen = build_selection(plan, run, records, paired)
-    certificate = chosen.certificate()
+    certificate = chosen.certify()
     rows = list_candidates(plan, paired, chosen, certificate)
     result = summarize(plan, paired, chosen, certificate, rows)
     choices = w_map(chosen, [k / 4 for k in range(13)])

@@ -12,7 +12,7 @@ from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.summary import NEAR
-from bort.search.coefficient import rounded_up
+from bort.search.coefficient import format_upper
 from bort.search.fptas import UNDECIDED
 from bort.search.result import CandidateRow, Conclusion, SearchResult
 from bort.training.loggers import choose_wandb_options
@@ -70,7 +70,7 @@ def describe_proof(result: SearchResult) -> Iterator[str]:
         yield f"proven: no candidate left out has {better} at this n, seed and data{timed}"
         return
     failed = "; what failed counts with its bound" if result.failed else ""
-    bound = rounded_up(regret)
+    bound = format_upper(regret)
     yield f"proven: no candidate left out has {aim} larger by more than {bound}{timed}{failed}"
     if weaker is None:
         yield (
@@ -78,7 +78,7 @@ def describe_proof(result: SearchResult) -> Iterator[str]:
             "contradict it beyond chance)"
         )
     else:
-        yield f"if errors are monotone: by no more than {rounded_up(weaker)}"
+        yield f"if errors are monotone: by no more than {format_upper(weaker)}"
 
 
 def find_doubts(result: SearchResult) -> Iterator[str]:

@@ -141,15 +141,17 @@ def choose_by_controls(plan: SearchPlan, chosen: Selection) -> dict[str, str | N
     aims = {"by_error": replace(scale, exponents=BY_ERROR)}
     for kind in ("ratio", "perplexity"):
         aims[f"by_{kind}"] = replace(scale, exponents=weights, error=kind)
-    winners = {key: name_winner(chosen.under(aim).winner()) for key, aim in aims.items()}
+    winners = {key: name_winner(chosen.weigh_by(aim).winner) for key, aim in aims.items()}
     by_bound = by_size = None
     if len({chosen.gibbs(xi) for xi in chosen.order}) > 1:
-        by_bound = str(chosen.first(chosen.gibbs))
+        by_bound = str(chosen.find_first(chosen.gibbs))
     if len(chosen.errors) > 2:
         size = np.array([[1.0, math.log(body[xi])] for xi in chosen.errors])
         fit = np.linalg.lstsq(size, np.array(list(chosen.errors.values())), rcond=None)[0]
         guess = {xi: max(scale.e, float(fit @ [1.0, math.log(body[xi])])) for xi in chosen.order}
-        by_size = str(chosen.first(lambda xi: w_coefficient(*chosen.points[xi], guess[xi], scale)))
+        by_size = str(
+            chosen.find_first(lambda xi: w_coefficient(*chosen.points[xi], guess[xi], scale))
+        )
     return winners | {"control_bound": by_bound, "control_size": by_size}
 
 
@@ -189,7 +191,7 @@ def compare_horizons(
             order = list(errors)
             at_end = [chosen.errors[xi] for xi in order]
             tau = float(kendalltau([errors[xi] for xi in order], at_end).statistic)
-        winner = name_winner(then.winner())
+        winner = name_winner(then.winner)
         defined = tau is not None and not math.isnan(tau)
         horizons.append(Horizon(label, step, str(then.best), winner, tau if defined else None))
     return horizons

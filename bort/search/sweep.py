@@ -318,9 +318,9 @@ class Sweep:
     def _report_progress(self, batch: list[Arch]) -> None:
         """Say what is trained next, what is the best so far, and how long it may still take."""
         chosen = self.selection
-        done = sum(map(chosen.ended, chosen.order))
-        able = [xi for xi in chosen.order if not chosen.ended(xi)]
-        left = list(filter(chosen.can_win(chosen.gibbs), able))
+        done = sum(map(chosen.is_tried, chosen.order))
+        able = [xi for xi in chosen.order if not chosen.is_tried(xi)]
+        left = chosen.find_able(able, chosen.gibbs)
         proven = len(able) - len(left)
         work, eta, best = self.plan.flops, "", ""
         trained = [record for record in self.records if record.is_trained]

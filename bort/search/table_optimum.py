@@ -7,7 +7,7 @@ from bort.config.command_line import FREE, explained
 from bort.config.search import check_exponents
 from bort.errors import BortError
 from bort.search.candidate_table import Table, read
-from bort.search.coefficient import ERRORS, Scale, rounded_up
+from bort.search.coefficient import ERRORS, Scale, format_upper
 from bort.search.fptas import BY_ERROR, OBJECTIVES, UNDECIDED, Selection
 
 NO_NUMBER = "is no whole number; exponents= and epsilon= take numbers"
@@ -78,7 +78,7 @@ def search_table(table: Table, scale: Scale, epsilon: int) -> Selection:
 
 def show(search: Selection, table: Table) -> None:
     """Print the best ten, the counts, and what is proven."""
-    certificate = search.certificate()
+    certificate = search.certify()
     for xi in sorted(search.errors, key=search.rank)[:10]:
         p, i = search.points[xi]
         e = search.errors[xi]
@@ -87,7 +87,7 @@ def show(search: Selection, table: Table) -> None:
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    regret = f"regret at most {rounded_up(certificate.regret_proven)} (proven)"
+    regret = f"regret at most {format_upper(certificate.regret_proven)} (proven)"
     if missing := [xi for xi in search.rivals if xi not in table.errors]:
         print(f"{len(missing)} that could still win have no error in the table")
         print(f"{UNDECIDED}; the best of them {search.best}, {regret}")

@@ -1,4 +1,4 @@
-"""The selection against brute force over every candidate; W and its bound by hand."""
+"""The selection against brute force over every candidate."""
 
 import math
 import random
@@ -8,8 +8,8 @@ import pytest
 
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.coefficient import ERRORS, Scale, rounded_up, w_coefficient
-from bort.search.fptas import BY_ERROR, Selection, pareto, shrinks, w_map
+from bort.search.coefficient import ERRORS, Scale
+from bort.search.fptas import BY_ERROR, Selection, is_shrunk, pareto, w_map
 
 T = Arch(4, 8, 64, 256)
 
@@ -40,7 +40,7 @@ def instance(seed: int) -> tuple[dict, dict, dict]:
     errors = {xi: scale.e + number(rng.expovariate(0.7)) for xi in grid}
     if rng.random() < 0.5:  # errors that really are monotone
         for small in sorted(grid, reverse=True):
-            above = [errors[large] for large in grid if shrinks(small, large)]
+            above = [errors[large] for large in grid if is_shrunk(small, large)]
             errors[small] = max([errors[small], *above])
     arguments = {
         "points": points,
@@ -65,7 +65,7 @@ def run(arguments: dict, errors: dict, failed: dict, count: int = 1) -> Selectio
     while batch := selection.ask(count):
         assert len(batch) <= count
         for xi in batch:
-            assert not selection.ended(xi)
+            assert not selection.is_tried(xi)
             if xi in failed:
                 selection.fail(xi, "no error", diverged=failed[xi])
             else:
@@ -111,16 +111,16 @@ def test_random_instances():
             # with skipped candidates left, refinement has no best one to look around
             assert all(xi in failed for xi in selection.picks)
             with pytest.raises(BortError, match="candidates failed; the first one: no error"):
-                selection.certificate()
+                selection.certify()
             continue
-        certificate = selection.certificate()
+        certificate = selection.certify()
         best = selection.w_coefficient(selection.best)
         assert best == pytest.approx(true[selection.best], abs=1e-12)
         regret = max(true.values()) - best
         assert regret <= certificate.regret_proven + 1e-12
         seen["unknown"] += regret > 0 and max(true, key=true.get) in selection.failed
         seen["diverged"] += bool(selection.diverged)
-        monotone = not any(shrinks(s, t) and errors[s] < errors[t] for s in true for t in true)
+        monotone = not any(is_shrunk(s, t) and errors[s] < errors[t] for s in true for t in true)
         if monotone:
             assert certificate.regret_monotone is not None
             assert regret <= certificate.regret_monotone + 1e-12
@@ -142,7 +142,7 @@ def test_random_instances():
 
 
 def check_statuses(selection: Selection, arguments: dict, failed: dict, true: dict) -> None:
-    statuses, best = selection.certificate().status, selection.w_coefficient(selection.best)
+    statuses, best = selection.certify().status, selection.w_coefficient(selection.best)
     assert statuses.keys() == arguments["points"].keys()
     assert {xi for xi, s in statuses.items() if s == "trained"} == set(selection.errors)
     assert {xi for xi, s in statuses.items() if s == "failed"} <= {
@@ -163,16 +163,16 @@ def test_a_failure_that_is_no_error_counts_in_the_regret():
             else:
                 selection.tell(xi, 6.0)
     assert selection.best == Arch(1, 1, 8, 2)
-    assert selection.certificate().regret_proven == pytest.approx(0.81 - 0.64 * 4 / 6)
-    assert selection.certificate().regret_monotone == pytest.approx(0.81 * 4 / 6 - 0.64 * 4 / 6)
-    assert selection.winner() is None
+    assert selection.certify().regret_proven == pytest.approx(0.81 - 0.64 * 4 / 6)
+    assert selection.certify().regret_monotone == pytest.approx(0.81 * 4 / 6 - 0.64 * 4 / 6)
+    assert selection.winner is None
     # at another rate it diverged: what it has at the first is still not known
     selection.fail(Arch(1, 1, 8, 1), "the loss became nan", diverged=True)
-    assert selection.certificate().status[Arch(1, 1, 8, 1)] == "failed"
+    assert selection.certify().status[Arch(1, 1, 8, 1)] == "failed"
     selection.failed.clear()
     selection.fail(Arch(1, 1, 8, 1), "the loss became nan", diverged=True)
-    assert selection.certificate().status[Arch(1, 1, 8, 1)] == "diverged"
-    assert selection.certificate().regret_proven == 0 and selection.winner() == Arch(1, 1, 8, 2)
+    assert selection.certify().status[Arch(1, 1, 8, 1)] == "diverged"
+    assert selection.certify().regret_proven == 0 and selection.winner == Arch(1, 1, 8, 2)
 
 
 def other_scales(scale: Scale) -> list[Scale]:
@@ -190,14 +190,14 @@ def test_winners_under_other_aims_are_those_of_exhaustive_records():
             continue
         for scale in other_scales(selection.scale):
             true = by_brute_force(arguments, errors, failed, scale)
-            other = selection.under(scale)
-            exhaustive = other.first(true.__getitem__, true)
-            if (winner := other.winner()) is not None:
+            other = selection.weigh_by(scale)
+            exhaustive = other.find_first(true.__getitem__, true)
+            if (winner := other.winner) is not None:
                 named += 1
                 assert true[winner] == pytest.approx(true[exhaustive], abs=1e-12)
             else:
                 undecided += 1
-                left = [scale.bound(*other.points[xi]) for xi in selection.unknown]
+                left = [scale.compute_bound(*other.points[xi]) for xi in selection.unknown]
                 assert max(left) >= other.w_coefficient(other.best)
     assert named > 2000 and undecided > 2000
 
@@ -272,7 +272,7 @@ def test_large_ones_first_when_errors_are_monotone(exponents, limit, most):
     assert len(assumed.order) == (74 if limit is None else 35)
     assert len(assumed.errors) <= most < len(exhaustive.errors)
     assert assumed.best == exhaustive.best
-    assert assumed.certificate().regret_monotone == 0
+    assert assumed.certify().regret_monotone == 0
 
 
 def test_the_order_under_the_assumption_trains_fewer(monkeypatch):
@@ -284,12 +284,11 @@ def test_the_order_under_the_assumption_trains_fewer(monkeypatch):
             arguments, errors, failed = instance(seed)
             selection = run(arguments | {"monotone": True}, errors, failed)
             if selection is not None:
-                counts.append(sum(map(selection.ended, selection.order)))
+                counts.append(sum(map(selection.is_tried, selection.order)))
         return counts
 
     ours = trainings()
-    by_bound = lambda self, able: lambda xi: (-self.bound(xi), *self._key(xi))  # noqa: E731
-    monkeypatch.setattr(Selection, "_urgency", by_bound)
+    monkeypatch.setattr(Selection, "sort_by_urgency", Selection.sort_by_bound)
     assert sum(ours) < 0.97 * sum(trainings())
 
 
@@ -303,7 +302,7 @@ def test_order_of_the_grid_changes_nothing():
         assert (one is None) == (two is None)
         if one is not None and one.best is not None:
             assert one.best == two.best and one.errors == two.errors
-            assert one.certificate() == two.certificate()
+            assert one.certify() == two.certify()
 
 
 @pytest.mark.parametrize("count", [2, 5])
@@ -313,21 +312,6 @@ def test_several_at_a_time_find_the_same(count):
         arguments |= {"epsilon": 1, "monotone": False}
         one, two = (run(arguments, errors, failed, n) for n in (1, count))
         assert one is None or one.best == two.best
-
-
-def test_w_by_hand():
-    scale = Scale(100, 10, 2.0)
-    assert w_coefficient(25, 5, 4.0, scale) == pytest.approx(0.75 * 0.5 * 0.5)
-    assert scale.bound(25, 5) == 0.375
-    assert w_coefficient(50, 9, 8.0, Scale(100, 10, 2.0, (2, 0, 0.5))) == pytest.approx(0.25 * 0.5)
-    assert w_coefficient(0, 0, 2.5, Scale(100, 10, 2.0, error="perplexity")) == pytest.approx(
-        math.exp(-0.5)
-    )
-    assert w_coefficient(100, 10, 2.0, scale) == 0 and scale.quality(2.0) == 1
-    assert scale.quality(2.0 - 1e-5) == 1  # rounding alone
-    assert Scale(100, 10, 1e-4).quality(1e-4 - 5e-6) == 1
-    with pytest.raises(BortError, match="below the entropy 2 of the maximum point"):
-        scale.quality(1.9)
 
 
 def test_the_papers_algorithm_alone():
@@ -355,7 +339,7 @@ def test_a_contradiction_within_chance_withdraws_nothing():
         )
         selection.tell(Arch(1, 1, 8, 8), 1.5)
         selection.tell(Arch(2, 1, 8, 8), 1.6)
-        assert selection.assuming is not significant
+        assert selection.is_assuming is not significant
         pair = (Arch(1, 1, 8, 8), Arch(2, 1, 8, 8))
         assert selection.violations == ([pair] if significant else [])
 
@@ -371,7 +355,7 @@ def test_a_contradiction_within_chance_withdraws_nothing():
     ],
 )
 def test_shrinks(small, large, expected):
-    assert shrinks(small, large) is expected
+    assert is_shrunk(small, large) is expected
 
 
 def test_pareto():
@@ -417,8 +401,3 @@ def test_an_error_that_is_no_number(e):
         selection.tell(Arch(1, 1, 8, 8), e)
     with pytest.raises(BortError, match="the maximum point needs"):
         Scale(100, 10, e)
-
-
-def test_what_is_proven_is_rounded_up():
-    assert rounded_up(0.0) == "0.0000" and rounded_up(0.25) == "0.2500"
-    assert rounded_up(0.00001) == "0.0001" and rounded_up(0.38333) == "0.3834"

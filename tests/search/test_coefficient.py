@@ -1,0 +1,28 @@
+"""W and its bound by hand."""
+
+import math
+
+import pytest
+
+from bort.errors import BortError
+from bort.search.coefficient import Scale, format_upper, w_coefficient
+
+
+def test_w_by_hand():
+    scale = Scale(100, 10, 2.0)
+    assert w_coefficient(25, 5, 4.0, scale) == pytest.approx(0.75 * 0.5 * 0.5)
+    assert scale.compute_bound(25, 5) == 0.375
+    assert w_coefficient(50, 9, 8.0, Scale(100, 10, 2.0, (2, 0, 0.5))) == pytest.approx(0.25 * 0.5)
+    assert w_coefficient(0, 0, 2.5, Scale(100, 10, 2.0, error="perplexity")) == pytest.approx(
+        math.exp(-0.5)
+    )
+    assert w_coefficient(100, 10, 2.0, scale) == 0 and scale.compute_quality(2.0) == 1
+    assert scale.compute_quality(2.0 - 1e-5) == 1  # rounding alone
+    assert Scale(100, 10, 1e-4).quality(1e-4 - 5e-6) == 1
+    with pytest.raises(BortError, match="below the entropy 2 of the maximum point"):
+        scale.compute_quality(1.9)
+
+
+def test_what_is_proven_is_rounded_up():
+    assert format_upper(0.0) == "0.0000" and format_upper(0.25) == "0.2500"
+    assert format_upper(0.00001) == "0.0001" and format_upper(0.38333) == "0.3834"
