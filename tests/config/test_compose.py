@@ -1,0 +1,99 @@
+"""From a composed configuration to typed settings: values, unknown keys, arch_file."""
+
+from dataclasses import fields, is_dataclass
+
+import pytest
+from composed_settings import CONF, NEEDED, composed
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, ValidationError
+
+from bort.config.arch import ArchConfig
+from bort.config.compose import parse_settings
+from bort.config.train import TrainConfig
+from bort.errors import BortError
+from bort.models.arch import Arch
+
+
+def test_parse_gives_typed_values():
+    run = composed("optim.lr=3", "compare.lrs=[1,2e-3]", "data.path=null", "logger.tags=[a]")
+    assert run.optim.lr == 3.0 and isinstance(run.optim.lr, float)
+    assert run.compare.lrs == [1.0, 2e-3] and run.logger.tags == ["a"] and run.data.path is None
+    for field in fields(TrainConfig):
+        value = getattr(run, field.name)
+        expected = Arch if field.type is ArchConfig else field.type
+        assert type(value) is expected if is_dataclass(expected) else True
+    assert type(run.teacher.arch) is Arch
+    assert type(run.trainer) is dict and run.callbacks == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("optim.lrr=1", ConfigCompositionException, "Could not override 'optim.lrr'"),
+        ("+optim.lrr=1", ConfigCompositionException, "Key 'lrr' not in 'OptimConfig'"),
+        ("+data.foo=1", ConfigCompositionException, "Key 'foo' not in 'DataConfig'"),
+        ("+foo=1", ConfigKeyError, "Key 'foo' not in 'PretrainRunConfig'"),
+        ("optim.lr=fast", ConfigCompositionException, "could not be converted to Float"),
+        ("arch.depth=2.5", ConfigCompositionException, "could not be converted to Integer"),
+    ],
+)
+def test_unknown_keys_and_wrong_types(override, error, message):
+    with pytest.raises((error, ConfigKeyError)) as raised:
+        composed(override)
+    causes = [raised.value, raised.value.__cause__]
+    assert any(message in str(cause) for cause in causes)
+
+
+def test_the_command_line_is_left_as_it_was():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*NEEDED, f"arch_file={CONF}/arch/bort.yaml"])
+    before = OmegaConf.to_yaml(cfg)
+    parse_settings(cfg)
+    assert OmegaConf.to_yaml(cfg) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "depth: 3\nheads: 2\nhidden: 8\nintermediate: 5\n",
+        "arch:\n  depth: 3\n  heads: 2\n  hidden: 8\n  intermediate: 5\nw: 0.7\n",
+    ],
+)
+def test_architecture_of_a_search(tmp_path, content):
+    (tmp_path / "optimum.yaml").write_text(content)
+    assert composed(f"arch_file={tmp_path}/optimum.yaml").arch == Arch(3, 2, 8, 5)
+
+
+@pytest.mark.parametrize("content", ["depth: 3\nheads: 2\nhidden: 8\n", "[1, 2]", "{", "", "7"])
+def test_a_file_that_is_no_architecture(tmp_path, content):
+    path = tmp_path / "optimum.yaml"
+    path.write_text(content)
+    with pytest.raises(BortError) as error:
+        composed(f"arch_file={path}")
+    assert str(error.value).startswith(
+        f"arch_file={path} is not an architecture; it needs the four"
+    )
+
+
+def test_numbers_of_a_file_are_checked_like_others(tmp_path):
+    path = tmp_path / "optimum.yaml"
+    path.write_text("depth: 2.5\nheads: 2\nhidden: 8\nintermediate: 5\n")
+    with pytest.raises(ValidationError, match=r"'2\.5' of type 'float' could not be converted"):
+        composed(f"arch_file={path}")
+    path.write_text("depth: 2\nheads: 3\nhidden: 8\nintermediate: 5\n")
+    with pytest.raises(BortError, match="arch.heads=3 does not divide arch.hidden=8"):
+        composed(f"arch_file={path}")
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    (tmp_path / "optimum.yaml").write_text("")
+    with pytest.raises(BortError) as error:
+        composed(f"arch_file={tmp_path}/optimun.yaml")
+    text = (
+        f"arch_file={tmp_path}/optimun.yaml does not exist; did you mean '{tmp_path}/optimum.yaml'?"
+    )
+    assert str(error.value) == text
+    with pytest.raises(BortError, match="does not exist$"):
+        composed(f"arch_file={tmp_path}/no/folder.yaml")

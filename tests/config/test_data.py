@@ -1,0 +1,48 @@
+"""Settings of text and rows."""
+
+import pytest
+
+from bort.config.data import DataConfig
+from bort.errors import BortError
+
+MESSAGES = [
+    (
+        lambda: DataConfig(text=["a", "b", "c"]),
+        "data.text=['a', 'b', 'c'] must name one column, or two as in [a,b]",
+    ),
+    (
+        lambda: DataConfig(kind="class"),
+        "data.kind=class is unknown; use auto, classes, number; did you mean 'classes'?",
+    ),
+    (
+        lambda: DataConfig(path="a.txt"),
+        "data.path=a.txt is read with data=text only; add data=text",
+    ),
+    (
+        lambda: DataConfig(source="txt"),
+        "data.source=txt is unknown; use docstrings, text; did you mean 'text'?",
+    ),
+    (
+        lambda: DataConfig(sample_by="lines"),
+        "data.sample_by=lines is unknown; use line, paragraph, file; did you mean 'line'?",
+    ),
+    (lambda: DataConfig(length=3), "data.length=3 must be at least 4"),
+    (lambda: DataConfig(batch_size=0), "data.batch_size=0 must be at least 1"),
+    (lambda: DataConfig(vocab_size=260), "data.vocab_size=260 must be at least 261"),
+    (lambda: DataConfig(val_sequences=0), "data.val_sequences=0 must be at least 1"),
+    (lambda: DataConfig(workers=-1), "data.workers=-1 must be at least 0"),
+    (lambda: DataConfig(val_fraction=1.0), "data.val_fraction=1 must be at least 0 and below 1"),
+    (
+        lambda: DataConfig(val_fraction=-0.1),
+        "data.val_fraction=-0.1 must be at least 0 and below 1",
+    ),
+    (lambda: DataConfig(mask_rate=0.0), "data.mask_rate=0 must be above 0 and below 1"),
+    (lambda: DataConfig(mask_rate=1.0), "data.mask_rate=1 must be above 0 and below 1"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), MESSAGES, ids=[m for _, m in MESSAGES])
+def test_messages(wrong, message):
+    with pytest.raises(BortError) as error:
+        wrong()
+    assert str(error.value) == message

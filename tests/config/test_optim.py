@@ -1,0 +1,50 @@
+"""Settings of the optimizer, and the rate of a width."""
+
+import pytest
+from composed_settings import composed
+
+from bort.config.optim import OptimConfig
+from bort.errors import BortError
+
+MESSAGES = [
+    (
+        lambda: OptimConfig(name="adam"),
+        "optim.name=adam is unknown; use muon, adamw; did you mean 'adamw'?",
+    ),
+    (lambda: OptimConfig(lr=0), "optim.lr=0 must be above 0"),
+    (lambda: OptimConfig(lr=float("nan")), "optim.lr=nan must be above 0"),
+    (lambda: OptimConfig(muon_ratio=-1), "optim.muon_ratio=-1 must be above 0"),
+    (lambda: OptimConfig(eps=0), "optim.eps=0 must be above 0"),
+    (lambda: OptimConfig(weight_decay=-1), "optim.weight_decay=-1 must be at least 0"),
+    (lambda: OptimConfig(warmup=1.0), "optim.warmup=1 must be at least 0 and below 1"),
+    (lambda: OptimConfig(beta1=1.0), "optim.beta1=1 must be at least 0 and below 1"),
+    (lambda: OptimConfig(beta2=-0.5), "optim.beta2=-0.5 must be at least 0 and below 1"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), MESSAGES, ids=[m for _, m in MESSAGES])
+def test_messages(wrong, message):
+    with pytest.raises(BortError) as error:
+        wrong()
+    assert str(error.value) == message
+
+
+def test_one_rule_for_rates():
+    """What no rate is given for is trained at 4e-3 · (H / 128)^-0.67, whatever the command."""
+
+    def rule(hidden: int):
+        return pytest.approx(4e-3 * (hidden / 128) ** -0.67, rel=1e-12)
+
+    for experiment in ("kd_pretrain", "mlm_pretrain"):
+        for arch, hidden in (("tiny", 64), ("bort", 1024), ("bert_base", 768)):
+            run = composed(f"experiment={experiment}", f"arch={arch}")
+            assert run.optim.lr == rule(hidden) and run.arch.hidden == hidden
+    assert composed("arch=bort").optim.lr == pytest.approx(1e-3, rel=0.01)
+    assert composed("experiment=teacher_pretrain").optim.lr == rule(128) == 4e-3
+    assert composed("teacher.arch.hidden=256").teacher.lr == rule(256)
+    assert composed("experiment=kd_vs_mlm", "arch.hidden=32").compare.lrs == [rule(32)]
+    # what is given is taken as it is
+    assert composed("arch=bort", "optim.lr=2e-3").optim.lr == 2e-3
+    assert composed("experiment=kd_vs_mlm", "optim.lr=2e-3").compare.lrs == [2e-3]
+    assert composed("teacher.lr=1e-3").teacher.lr == 1e-3
+    assert composed("experiment=finetune").optim.lr is None  # which has a rule of its own

@@ -1,0 +1,89 @@
+"""Settings of a search: its grid, its latency, its aim."""
+
+import pytest
+from composed_settings import composed
+
+from bort.config.search import (
+    SOURCES,
+    BenchmarkConfig,
+    GridConfig,
+    LatencyConfig,
+    SearchConfig,
+    SearchRunConfig,
+)
+from bort.errors import BortError
+from bort.models.arch import Arch
+
+MESSAGES = [
+    (lambda: LatencyConfig(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
+    (
+        lambda: LatencyConfig(engine="onyx"),
+        "latency.engine=onyx is unknown; use measured, onnx, onnx_int8; did you mean 'onnx'?",
+    ),
+    (lambda: LatencyConfig(length=3), "latency.length=3 must be at least 4"),
+    (lambda: LatencyConfig(shapes=5), "latency.shapes=5 must be at least 6"),
+    (lambda: LatencyConfig(threads=0), "latency.threads=0 must be at least 1"),
+    (lambda: LatencyConfig(rounds=0), "latency.rounds=0 must be at least 1"),
+    (
+        lambda: LatencyConfig(device="tpu"),
+        "latency.device=tpu is unknown; use cpu, cuda; did you mean 'cpu'?",
+    ),
+    (
+        lambda: LatencyConfig(source="table"),
+        "latency=table needs latency.path=FILE, which bort.benchmark writes",
+    ),
+    (lambda: SearchConfig(n=3), "search.n=3 must be at least 4: its quarters are compared"),
+    (lambda: SearchConfig(epsilon=0), "search.epsilon=0 must be at least 1"),
+    (
+        lambda: SearchConfig(assume="mono"),
+        "search.assume=mono is unknown; use none, monotone; did you mean 'monotone'?",
+    ),
+    (lambda: SearchConfig(objective="W"), "search.objective=W is unknown; use w, error"),
+    (lambda: SearchConfig(error="kl"), "search.error=kl is unknown; use ratio, perplexity"),
+    (
+        lambda: SearchConfig(exponents=[1, 1]),
+        "search.exponents=[1, 1] must be three numbers, at least 0, not all 0",
+    ),
+    (lambda: SearchConfig(max_params=0), "search.max_params=0 must be above 0"),
+    (lambda: SearchConfig(lrs=[0.0]), "search.lrs=[0.0] must be above 0"),
+    (
+        lambda: GridConfig([1], [], [1], None, [4]),
+        "grid.hidden is empty; give it values or use grid=tiny",
+    ),
+    (
+        lambda: GridConfig([1], [4], [1], 2, [4]),
+        "grid.heads or grid.head_size needs values, and not both: set the other to null",
+    ),
+    (
+        lambda: GridConfig([1], [4], [1], None, None, None),
+        "grid.intermediate or grid.ratio needs values, and not both: set the other to null",
+    ),
+    (lambda: GridConfig([1], [4], [0], None, [4]), "grid: every size must be above 0"),
+    (
+        lambda: GridConfig([1], [4], [3], None, [4]),
+        "grid: no number of heads divides any hidden size; mend grid.heads",
+    ),
+    (
+        lambda: BenchmarkConfig(vocab_size=7, grid=GridConfig([], [])),
+        "vocab_size=7 must be at least 8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), MESSAGES, ids=[m for _, m in MESSAGES])
+def test_messages(wrong, message):
+    with pytest.raises(BortError) as error:
+        wrong()
+    assert str(error.value) == message
+
+
+def test_points_of_a_grid():
+    """350 valid ones in the paper's; heads by size, intermediate by ratio; each point once."""
+    valid, invalid = composed("grid=paper", of=SearchRunConfig).grid.points()
+    assert (len(valid), len(invalid)) == (350, 70)
+    assert Arch(4, 8, 1024, 768) in valid and Arch(4, 12, 1024, 768) in invalid
+    valid, invalid = composed(of=SearchRunConfig).grid.points()
+    assert (len(valid), len(invalid)) == (24, 0)
+    assert {a.hidden // a.heads for a in valid} == {32} and Arch(2, 4, 128, 512) in valid
+    valid, _ = GridConfig([1, 1], [8], [2], None, None, [1, 1.5]).points()
+    assert valid == [Arch(1, 2, 8, 8), Arch(1, 2, 8, 12)]
