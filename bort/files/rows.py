@@ -48,7 +48,8 @@ def store_rows(rows: Any, split: str, texts: Sequence[str], label: str, folder: 
 
 def name_rows(message: str, path: Path, split: str) -> str:
     """Return a message about a file of stored rows as one about the rows: `train, row 3: …`."""
-    return message.replace(f"{path}, line ", f"{split}, row ").replace(str(path), split)
+    named = message.replace(f"{path}, line ", f"{split}, row ")
+    return split + named.removeprefix(str(path)) if named.startswith(str(path)) else named
 
 
 def _read_records(rows: Any, split: str, columns: list[str]) -> tuple[list[str], list[Record]]:

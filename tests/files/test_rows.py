@@ -110,3 +110,5 @@ def test_lines_about_the_file_are_about_the_rows(tmp_path):
     line = f"{path}, line 3: 'text' is absent; fix or drop the row"
     assert name_rows(line, path, "val") == "val, row 3: 'text' is absent; fix or drop the row"
     assert name_rows(f"{path}: 'x' is alike", path, "val") == "val: 'x' is alike"
+    other = f"runs/x holds a run with other settings (data.train=a, now {path})"
+    assert name_rows(other, path, "train") == other
