@@ -74,9 +74,9 @@ def leak() -> list[str]:
         f"{share(words['val'], words['train'])} |",
         f"| runs of {RUN} tokens of the corpus's validation | its training | {tokens} |",
         "",
-        f"The corpus has {built.info['train_documents']:,} documents for training and "
-        f"{built.info['val_documents']:,} for validation, from which "
-        f"{built.info['near_copies']:,} near-copies were left out.",
+        f"The corpus has {built.info.train_documents:,} documents for training and "
+        f"{built.info.val_documents:,} for validation, from which "
+        f"{built.info.near_copies:,} near-copies were left out.",
     ]
     return lines
 

@@ -257,7 +257,7 @@ def data() -> list[str]:
             built.tokenizer,
         )
         seconds = time.perf_counter() - start
-    tokens = again.info["train_tokens"] + again.info["val_tokens"]
+    tokens = again.info.train_tokens + again.info.val_tokens
     return [
         "| data | |",
         "|---|---|",

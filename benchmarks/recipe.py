@@ -58,7 +58,7 @@ def start(run: TrainConfig, parts: dict):
 
     def build(run, corpus, teacher):
         sizes = model.ModelConfig(
-            **vars(run.arch), vocab_size=corpus.info["vocab_size"], positions=512
+            **vars(run.arch), vocab_size=corpus.info.vocab_size, positions=512
         )
         student = model.build_model(sizes, "paper", run.seed)
         with torch.no_grad():
@@ -207,7 +207,7 @@ def vocabulary() -> list[str]:
         corpus, _ = pretrain.prepare(run)
         folder = RUNS / "vocabulary" / str(size)
         row = pretrain.train(run, folder, corpus, None, label=f"vocabulary {size:,}")
-        tokens = corpus.info["val_tokens"]
+        tokens = corpus.info.val_tokens
         base = base or row["val/loss"] * tokens
         lines.append(
             f"| {size:,} | {tokens:,} | {row['val/loss']:.3f} | "

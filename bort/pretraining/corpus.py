@@ -10,11 +10,11 @@ import json
 import logging
 import shutil
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bort.files import ownership
 from bort.files.digests import content_digest, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
+from bort.pretraining.token_stream import TokenStream
 from bort.tasks.docstrings import make_docstring_source
 from bort.text.copies import SHARE, Overlap
 from bort.text.sources import Document, Source, open_text
@@ -50,6 +51,53 @@ SAMPLE = 40_000_000  # characters that a tokenizer is trained on
 LEAST = 0.1  # of the held-out tokens: with less left, near-copies stay in validation
 
 
+@dataclass(frozen=True)
+class CorpusInfo:
+    """The counts of a corpus, its baseline, and by what it is known; kept in its `info.json`."""
+
+    documents: int  # that are distinct and not blank
+    duplicates: int  # that were dropped
+    near_copies: int  # of training text among the documents that are held out
+    near_copies_dropped: bool
+    train_documents: int
+    train_tokens: int
+    val_documents: int
+    val_tokens: int
+    unknown_tokens: int  # of the training tokens
+    vocab_size: int
+    dtype: str  # of the files of tokens, as NumPy names it
+    digest: str  # of the content
+    unigram_ce: float | None  # see `compute_unigram_baseline`
+    unigram_accuracy: float | None
+    fingerprint: str = ""  # of where the text came from; the folder's name
+    source: str = ""
+    packages: dict[str, str] = field(default_factory=dict)  # versions, of docstrings
+    files: dict[str, str] = field(default_factory=dict)  # the digest of each file
+
+    def border_share(self, split: str) -> float:
+        """Return the share of a split's tokens that separate documents."""
+        if split == "train":
+            return max(0, self.train_documents - 1) / max(1, self.train_tokens)
+        return max(0, self.val_documents - 1) / max(1, self.val_tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `info.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "CorpusInfo":
+        """Read the content of `info.json`."""
+        return cls(**content)
+
+
+@dataclass
+class _Counts:
+    """How many documents were encoded, and how many were dropped."""
+
+    documents: int = 0
+    duplicates: int = 0
+
+
 @dataclass
 class Corpus:
     """A tokenized corpus: `train` and `val` are one-dimensional streams of ids, memory-mapped.
@@ -61,7 +109,7 @@ class Corpus:
     tokenizer: Any  # a fast transformers tokenizer
     train: np.ndarray
     val: np.ndarray
-    info: dict
+    info: CorpusInfo
 
 
 def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
@@ -94,7 +142,7 @@ def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
         _, folder = _locate(data, cache, tokenizer, lambda *_, **__: None)
         corpus = open_corpus(folder, tokenizer)
     if corpus is not None:
-        _check_length(corpus.info, corpus.info["source"], data)
+        _check_length(corpus.info, corpus.info.source, data)
     return corpus
 
 
@@ -165,13 +213,13 @@ def _read_training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
                     yield from cut_pieces(part.text)
 
 
-def _read_chunks(source: Iterable[Document], data: DataConfig, counts: dict) -> Iterator[tuple]:
+def _read_chunks(source: Iterable[Document], data: DataConfig, counts: _Counts) -> Iterator[tuple]:
     """Lists of the parts of distinct documents, and the bytes of the source read for each."""
     chunk, held, size = [], 0, 0
     for document, new in mark_duplicates(source):
         size += document.size
         if not new:
-            counts["duplicates"] += 1
+            counts.duplicates += 1
             continue
         chunk.append(split_document(document, data.val_fraction))
         held += len(document.text)
@@ -198,15 +246,18 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
         _check_length(info, source.name, data)
         if "files" in source.identity and open_text(data).identity != source.identity:
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
-        info["fingerprint"], info["source"] = folder.name, source.name
-        info["packages"] = source.identity.get("packages", {})
-        info["files"] = {f.name: content_digest(f) for f in temporary.iterdir() if f.is_file()}
-        write_sealed(temporary / "info.json", info)
+        files = {f.name: content_digest(f) for f in temporary.iterdir() if f.is_file()}
+        info = replace(
+            info,
+            fingerprint=folder.name,
+            source=source.name,
+            packages=source.identity.get("packages", {}),
+            files=files,
+        )
+        write_sealed(temporary / "info.json", info.to_json())
         for path in [*temporary.iterdir(), temporary]:
             sync_folder(path)
-        if (
-            open_corpus(folder, tokenizer) is None
-        ):  # or another process has built the same meanwhile
+        if open_corpus(folder, tokenizer) is None:  # Else another process was faster.
             swap_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -214,141 +265,124 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
 
 def write_streams(
     source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable
-) -> dict:
-    """Write train.bin and val.bin; returns counts and the unigram baseline."""
-    encoder, special, unk = (
-        build_encoder(tokenizer),
-        mark_special_ids(tokenizer),
-        tokenizer.unk_token_id,
+) -> CorpusInfo:
+    """Write train.bin and val.bin into `folder`; return their counts and the unigram baseline.
+
+    Raises BortError where the source holds nothing but blank documents.
+    """
+    special, unk = mark_special_ids(tokenizer), tokenizer.unk_token_id  # (V,) bool; or None
+    dtype = np.dtype("<u2" if len(special) <= 65_536 else "<u4")
+    streams = {
+        split: TokenStream(folder / f"{split}.bin", dtype, len(special), tokenizer.sep_token_id)
+        for split in SPLITS
+    }
+    counts, overlap = _Counts(), Overlap()
+    _encode_documents(source, data, tokenizer, streams, counts, overlap, tick)
+    train, val = streams.values()
+    if not counts.documents:
+        raise BortError(f"{source.name}: no text in it; nothing but blank documents")
+    near_copies, are_dropped = _drop_copies(val, overlap.shares() > SHARE)
+    # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
+    both = content_digest(train.path) + content_digest(val.path) + hash_tokenizer(tokenizer)
+    unigram_ce, unigram_accuracy = compute_unigram_baseline(train.counts, val.counts, special)
+    return CorpusInfo(
+        documents=counts.documents - (near_copies if are_dropped else 0),
+        duplicates=counts.duplicates,
+        near_copies=near_copies,
+        near_copies_dropped=are_dropped,
+        train_documents=len(train.ends),
+        train_tokens=int(train.counts.sum()),
+        val_documents=len(val.ends),
+        val_tokens=int(val.counts.sum()),
+        unknown_tokens=0 if unk is None else int(train.counts[unk]),
+        vocab_size=len(special),
+        dtype=dtype.str,
+        digest=hashlib.sha256(both.encode()).hexdigest()[:16],
+        unigram_ce=unigram_ce,
+        unigram_accuracy=unigram_accuracy,
     )
-    V = len(special)
-    dtype = np.dtype("<u2" if V <= 65_536 else "<u4")
-    info = {"documents": 0, "duplicates": 0}
+
+
+def _encode_documents(
+    source: Source,
+    data: DataConfig,
+    tokenizer: Any,
+    streams: dict[str, TokenStream],
+    counts: _Counts,
+    overlap: Overlap,
+    tick: Callable,
+) -> None:
+    """Encode all documents of a source into the streams of their splits."""
+    encoder, special = build_encoder(tokenizer), mark_special_ids(tokenizer)
+    unk = tokenizer.unk_token_id
     texts = source.read()
     progress = make_encoding_progress(source.size, tick)  # after docstrings have been read
-    streams = [_Stream(folder / f"{s}.bin", dtype, V, tokenizer.sep_token_id) for s in SPLITS]
-    overlap = Overlap()
-    for chunk, size in _read_chunks(texts, data, info):
-        flat = [part for document in chunk for part in document]
-        encoded = iter(encode_texts(encoder, [part.text for part in flat]))
+    for chunk, size in _read_chunks(texts, data, counts):
+        encoded = iter(encode_texts(encoder, [part.text for part in chain.from_iterable(chunk)]))
         for document in chunk:
-            used = False
+            is_used = False
             for part in document:
                 ids = next(encoded)
                 if not len(ids):
-                    continue  # nothing but characters that the tokenizer drops
-                if unk is not None:  # some vocabularies (SentencePiece) hold "<s>" as a word too
+                    continue  # It holds nothing but characters that the tokenizer drops.
+                if unk is not None:  # Some vocabularies (SentencePiece) have "<s>" as a word, too.
                     ids[special[ids]] = unk
                 if len(part.runs):
                     overlap.add(part.runs, part.split == "val")
-                streams[SPLITS.index(part.split)].add(ids)
-                used = True
-            info["documents"] += used
-        progress(sum(stream.write() for stream in streams), size)
-    train, val = streams
-    if not info["documents"]:
-        raise BortError(f"{source.name}: no text in it; nothing but blank documents")
-    info |= _drop_copies(val, overlap.shares() > SHARE)
-    info["documents"] -= info["near_copies"] if info["near_copies_dropped"] else 0
-    for split, stream in zip(SPLITS, streams, strict=True):
-        info[f"{split}_documents"] = len(stream.ends)
-        info[f"{split}_tokens"] = int(stream.counts.sum())
-    unknown = 0 if unk is None else int(train.counts[unk])
-    info |= {"unknown_tokens": unknown, "vocab_size": V, "dtype": dtype.str}
-    # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
-    both = "".join(content_digest(stream.path) for stream in streams) + hash_tokenizer(tokenizer)
-    info["digest"] = hashlib.sha256(both.encode()).hexdigest()[:16]
-    return info | compute_unigram_baseline(train.counts, val.counts, special)
+                streams[part.split].add(ids)
+                is_used = True
+            counts.documents += is_used
+        progress(sum(stream.write() for stream in streams.values()), size)
 
 
-class _Stream:
-    """The file of a split while it is written: documents with a separator between two of them."""
-
-    def __init__(self, path: Path, dtype: np.dtype, V: int, sep: int):
-        self.path, self.dtype, self.sep = path, dtype, sep
-        self.counts = np.zeros(V, dtype=np.int64)  # of each token, separators included
-        self.ends = array("q")  # one past the last token of each document
-        self.waiting: list[np.ndarray] = []
-        path.touch()
-
-    def add(self, ids: np.ndarray) -> None:
-        """One more document of at least one token."""
-        start = 0
-        if self.ends:
-            start = self.ends[-1] + 1
-            self.waiting.append(np.array([self.sep]))
-        self.waiting.append(ids)
-        self.ends.append(start + len(ids))
-
-    def write(self) -> int:
-        """Append what was added; returns the tokens that the file has now."""
-        stream = np.concatenate([np.empty(0, dtype=np.int64), *self.waiting])
-        self.waiting = []
-        self.counts += np.bincount(stream, minlength=len(self.counts))
-        with self.path.open("ab") as file:
-            file.write(stream.astype(self.dtype).tobytes())
-        return int(self.counts.sum())
-
-    def keep(self, wanted: np.ndarray) -> None:
-        """Write the file again with some of its documents, wanted (K,) bool."""
-        whole = self.path.rename(self.path.with_suffix(".all"))
-        tokens = np.memmap(whole, dtype=self.dtype, mode="r")
-        starts, ends = [0, *(end + 1 for end in self.ends[:-1])], self.ends
-        self.ends = array("q")
-        self.counts[:] = 0
-        self.path.touch()
-        for number in np.flatnonzero(wanted):
-            self.add(tokens[starts[number] : ends[number]])
-            if len(self.waiting) > 10_000:
-                self.write()
-        self.write()
-        whole.unlink()
-
-
-def _drop_copies(val: "_Stream", copies: np.ndarray) -> dict:
+def _drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
     """Leave out held-out documents (K,) that are near-copies of training text.
 
-    Where hardly any other is left, the text is of that kind: all stay, and the summary says so.
+    Where hardly any others are left, the text is of that kind: all stay, and a line says so.
+    Returns how many near-copies there are, and whether they were left out.
     """
     sizes = np.diff([0, *val.ends])
-    dropped = bool(copies.any() and sizes[~copies].sum() >= LEAST * sizes.sum())
-    if dropped:
+    are_dropped = bool(copies.any() and sizes[~copies].sum() >= LEAST * sizes.sum())
+    if are_dropped:
         val.keep(~copies)
-    return {"near_copies": int(copies.sum()), "near_copies_dropped": dropped}
+    return int(copies.sum()), are_dropped
 
 
-def compute_unigram_baseline(train: np.ndarray, val: np.ndarray, special: np.ndarray) -> dict:
-    """What word frequencies alone score: the plateau that training has to leave.
+def compute_unigram_baseline(
+    train: np.ndarray, val: np.ndarray, special: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Compute what word frequencies alone score: the plateau that training has to leave.
 
-    train, val: token counts (V,); special: (V,) bool, left out. Cross-entropy in nats per token of
-    validation (of training without one) under add-one smoothed training frequencies, and the share
-    of the most frequent training token. None where every token is special.
+    train, val: token counts (V,); special: (V,) bool, ids that are left out. Returns the
+    cross-entropy, in nats per token of validation (of training where nothing is held out) under
+    add-one smoothed training frequencies, and the share of the most frequent training token; None
+    for both where every token is special.
     """
     train, val = train[~special], val[~special]
     scored = val if val.sum() else train
     if not scored.sum():
-        return {"unigram_ce": None, "unigram_accuracy": None}
+        return None, None
     logp = np.log((train + 1) / (train.sum() + len(train)))
     share = scored / scored.sum()
-    return {
-        "unigram_ce": float(-(share * logp).sum()),
-        "unigram_accuracy": float(share[train.argmax()]),
-    }
+    return float(-(share * logp).sum()), float(share[train.argmax()])
 
 
 def open_corpus(folder: Path, tokenizer) -> Corpus | None:
     """Open a corpus folder; None when it is absent, or its files are not those that were built."""
     from transformers import PreTrainedTokenizerFast
 
-    info = read_sealed(folder / "info.json")
-    if info is None or not all(_is_whole(folder / f, d) for f, d in info["files"].items()):
+    content = read_sealed(folder / "info.json")
+    if content is None:
         return None
-    streams = [
-        np.memmap(folder / f"{split}.bin", dtype=info["dtype"], mode="r")
-        if info[f"{split}_tokens"]
-        else np.empty(0, dtype=info["dtype"])  # an empty file cannot be mapped
-        for split in ("train", "val")
-    ]
+    info = CorpusInfo.from_json(content)
+    if not all(_is_whole(folder / name, digest) for name, digest in info.files.items()):
+        return None
+    streams = []
+    for split, size in (("train", info.train_tokens), ("val", info.val_tokens)):
+        if size:
+            streams.append(np.memmap(folder / f"{split}.bin", dtype=info.dtype, mode="r"))
+        else:
+            streams.append(np.empty(0, dtype=info.dtype))  # An empty file cannot be mapped.
     if tokenizer is None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     return Corpus(folder, tokenizer, *streams, info)
@@ -368,15 +402,15 @@ def _compute_digest(path: Path, *version: int) -> str:
     return content_digest(path)
 
 
-def _check_length(info: dict, name: str, data: DataConfig) -> None:
-    found, needed, held = info["train_tokens"], data.length - 2, info["val_tokens"]
+def _check_length(info: CorpusInfo, name: str, data: DataConfig) -> None:
+    found, needed, held = info.train_tokens, data.length - 2, info.val_tokens
     if found < needed:
         more = f" ({held} more are held out: data.val_fraction=0 trains on all)" if held else ""
         raise BortError(
             f"{name}: {found} tokens for training{more}, one sequence of data.length={data.length} "
             f"needs {needed}; give more text or a smaller data.length"
         )
-    if info["unigram_ce"] is None:
+    if info.unigram_ce is None:
         raise BortError(f"{name}: every token is unknown to the tokenizer; use another one")
 
 
@@ -384,25 +418,25 @@ def _check_length(info: dict, name: str, data: DataConfig) -> None:
 
 
 def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
-    info, documents = corpus.info, counted(corpus.info["documents"], "document")
+    info, documents = corpus.info, counted(corpus.info.documents, "document")
     yield (
-        f"corpus: {documents} ({info['duplicates']:,} duplicates dropped), "
-        f"{info['train_tokens']:,} tokens for training and {info['val_tokens']:,} for validation, "
-        f"vocabulary {info['vocab_size']:,}, in {corpus.folder}"
+        f"corpus: {documents} ({info.duplicates:,} duplicates dropped), "
+        f"{info.train_tokens:,} tokens for training and {info.val_tokens:,} for validation, "
+        f"vocabulary {info.vocab_size:,}, in {corpus.folder}"
     )
-    if info["near_copies_dropped"]:
-        yield f"corpus: {info['near_copies']:,} near-copies of training text left out of validation"
-    elif info["near_copies"]:
+    if info.near_copies_dropped:
+        yield f"corpus: {info.near_copies:,} near-copies of training text left out of validation"
+    elif info.near_copies:
         yield (
-            f"corpus: {info['near_copies']:,} of {info['val_documents']:,} documents held out are "
+            f"corpus: {info.near_copies:,} of {info.val_documents:,} documents held out are "
             "near-copies of training text and stay, as few are not: val/loss is too good"
         )
-    unknown = info["unknown_tokens"] / info["train_tokens"]
+    unknown = info.unknown_tokens / info.train_tokens
     if unknown > 0.01:
         yield f"corpus: {unknown:.0%} of the tokens are unknown to the tokenizer"
     if not count_sequences(corpus.val, data.length):
         yield (
-            f"corpus: no validation: {info['val_tokens']:,} tokens are held out, one sequence "
+            f"corpus: no validation: {info.val_tokens:,} tokens are held out, one sequence "
             f"needs {data.length - 2}; a larger data.val_fraction holds out more"
         )
 

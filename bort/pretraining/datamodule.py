@@ -35,7 +35,7 @@ class PackedSequences:
 
     def __init__(self, corpus: Corpus, split: str, length: int):
         tokenizer = corpus.tokenizer
-        self.file, self.dtype = corpus.folder / f"{split}.bin", corpus.info["dtype"]
+        self.file, self.dtype = corpus.folder / f"{split}.bin", corpus.info.dtype
         self.bos, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.mask, self.special = tokenizer.mask_token_id, mark_special_ids(tokenizer)
         self.length = length
@@ -176,7 +176,7 @@ class PackedDataModule(pl.LightningDataModule):
     @property
     def vocab_size(self) -> int:
         """How many ids the tokenizer has; a model needs as many. Known after `setup`."""
-        return self.corpus.info["vocab_size"]
+        return self.corpus.info.vocab_size
 
     def prepare_data(self) -> None:
         """Tokenize the text, once for all processes and runs; the cache keeps it.

@@ -76,7 +76,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
     elif not away:
         corpus = corpora.find_corpus(run.data, cache_folder(), tokenizer)
     if vocab is None or (away and run.data.tokenizer != "auto"):
-        vocab = corpus.info["vocab_size"] if corpus else run.data.vocab_size
+        vocab = corpus.info.vocab_size if corpus else run.data.vocab_size
     return Outlook(teacher, vocab, corpus, missing)
 
 

@@ -151,8 +151,7 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
         counts = {split: sequences_of(getattr(corpus, split), data.length) for split in borders}
         per_epoch, held = -(-counts["train"] // size), min(held, counts["val"])
         for split in borders:
-            tokens, documents = (corpus.info[f"{split}_{x}"] for x in ("tokens", "documents"))
-            borders[split] = max(0, documents - 1) / max(1, tokens)
+            borders[split] = corpus.info.border_share(split)
     steps = max(trainer.max_steps, 0)
     if (trainer.max_epochs or -1) > 0 and per_epoch:
         by_epochs = trainer.max_epochs * -(-per_epoch // trainer.accumulate_grad_batches)

@@ -67,7 +67,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
         )
     with run_folder.lock(False):
         run_folder.begin(run, record)
-        run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
+        run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher)
 
 

@@ -70,7 +70,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     goes_on = folder is not None and run.resume
     if goes_on:
         run_folder = RunFolder(folder)
-        run_folder.check_data(corpus.info["digest"])
+        run_folder.check_data(corpus.info.digest)
     if teacher is None and run.needs_teacher:
         if goes_on and "teacher" in run_folder.read_models() and _is_gone(run, corpus):
             logger.info(
@@ -182,7 +182,7 @@ def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
 
 def _locate_training(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
     """Where a training is kept: named by all that decides its weights, and by nothing else."""
-    name = fingerprint(_select_weight_settings(own) | {"corpus": corpus.info["digest"]})
+    name = fingerprint(_select_weight_settings(own) | {"corpus": corpus.info.digest})
     return cache_folder() / kind / name
 
 
@@ -298,10 +298,10 @@ def train(
     run_folder = RunFolder(folder)
     with run_folder.lock(wait):
         if run.resume and (summary := run_folder.find_summary()) is not None:
-            run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
+            run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
             return summary
         run_folder.begin(run, record)
-        run_folder.check_inputs(corpus.info, hash_teacher(run, corpus), run)
+        run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
         # `deterministic` is not forced: on the CPU, all that we use is.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
@@ -333,7 +333,7 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) ->
     but says that it was trained at data.length: what it would answer beyond is noise.
     """
     # A teacher may have more rows than its tokenizer has words: both models need equal logits.
-    V = teacher.config.vocab_size if teacher is not None else corpus.info["vocab_size"]
+    V = teacher.config.vocab_size if teacher is not None else corpus.info.vocab_size
     config = ModelConfig(
         **run.arch.to_table(),
         vocab_size=V,
@@ -366,9 +366,9 @@ def _summarize(
         "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
         "seconds": throughput.seconds,
         "seed": run.seed,
-        "unigram_ce": corpus.info["unigram_ce"],
-        "unigram_accuracy": corpus.info["unigram_accuracy"],
-        "corpus": corpus.info["fingerprint"],
+        "unigram_ce": corpus.info.unigram_ce,
+        "unigram_accuracy": corpus.info.unigram_accuracy,
+        "corpus": corpus.info.fingerprint,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         **({} if teacher is None else _describe_teacher(run, corpus, teacher)),
@@ -378,7 +378,7 @@ def _summarize(
 def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
     """Why a run has no `val/loss`; None when it has one."""
     if batches == 0:
-        held, needed = corpus.info["val_tokens"], run.data.length - 2
+        held, needed = corpus.info.val_tokens, run.data.length - 2
         return f"{held:,} tokens are held out, one sequence needs {needed:,}"
     if run.trainer_config.limit_val_batches == 0:
         return "trainer.limit_val_batches=0"

@@ -179,7 +179,7 @@ class Sweep:
             ),
             teacher_pass_seconds=time.monotonic() - start,
         )
-        return write_plan(folder, plan, run, corpus.info["digest"])
+        return write_plan(folder, plan, run, corpus.info.digest)
 
     def _pass_over_validation(self, teacher: MaskedLM, val: Dataset) -> TeacherStates:
         """Keep T's states over the held-out batches."""

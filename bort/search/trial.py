@@ -48,7 +48,7 @@ def open_corpus_and_teacher(run: SearchRunConfig, folder: Path) -> tuple[Corpus,
     if key not in _open:
         _open.clear()
         corpus, teacher = prepare(run, folder)
-        RunFolder(folder).check_inputs(corpus.info, hash_teacher(run, corpus), run)
+        RunFolder(folder).check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
         _open[key] = corpus, teacher
     return _open[key]
 

@@ -83,7 +83,7 @@ def test_only_line_feeds_end_a_record(shared, make, name):
     rows = path.read_bytes().removesuffix(b"\n").split(b"\n")
     texts = [json.loads(r)["text"] if name.endswith("l") else r.decode() for r in rows]
     corpus = make(path, length=16)
-    assert len(texts) == corpus.info["documents"] == 4
+    assert len(texts) == corpus.info.documents == 4
     assert documents(corpus) == texts
     assert {"\u2028", "\u2029", "\x85", "\x0c", "\x1f"} <= set("".join(documents(corpus)))
 
@@ -159,7 +159,7 @@ def test_what_a_folder_holds_and_is_not_read_is_told(shared, tmp_path, make):
     (folder / "linked").symlink_to(folder)  # a loop
     for k in range(9):
         (folder / f"{k}-{'x' * 100}.pdf").touch()
-    assert make(folder).info["documents"] == 200
+    assert make(folder).info.documents == 200
     assert "and 6 more" in make.said[0] and len(make.said[0]) <= 200
     assert "linked (a link)" in sources.list_text_files(folder)[1]
     (folder / "words.txt").unlink()
@@ -191,7 +191,7 @@ def test_hidden_and_other_files_are_left_alone(tmp_path, make):
     (tmp_path / ".git" / "a.txt").write_text("hidden words")
     (tmp_path / ".b.txt").write_text("hidden words")
     (tmp_path / "image.png").write_bytes(b"\xff\xfe")
-    assert make(tmp_path).info["documents"] == 200
+    assert make(tmp_path).info.documents == 200
 
 
 def test_mistakes_in_a_folder_are_one_line(shared, make, tmp_path):
@@ -315,8 +315,8 @@ def test_duplicates_are_dropped_and_no_text_is_in_both_splits(shared, make, tmp_
     path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
     texts = {json.loads(line)["text"].strip() for line in path.read_text().splitlines()}
     corpus = make(path, val_fraction=0.3, length=16)
-    assert corpus.info["documents"] == len(texts) == 60
-    assert corpus.info["duplicates"] == 40 and "40 duplicates dropped" in " ".join(make.said)
+    assert corpus.info.documents == len(texts) == 60
+    assert corpus.info.duplicates == 40 and "40 duplicates dropped" in " ".join(make.said)
     train, val = ({t.strip() for t in documents(corpus, split)} for split in ("train", "val"))
     assert train | val == texts and not train & val
     # 60 draws at 0.3: 18 ± 5 × 3.5
@@ -334,8 +334,8 @@ def test_share_held_out(tmp_path, make):
     """Binomial: 4,000 documents at 0.1 are 400 ± 5 × 19."""
     (tmp_path / "a.txt").write_text("\n".join(f"document number {k}" for k in range(4000)))
     corpus = make(tmp_path / "a.txt", val_fraction=0.1)
-    assert abs(corpus.info["val_documents"] - 400) < 95
-    assert corpus.info["train_documents"] + corpus.info["val_documents"] == 4000
+    assert abs(corpus.info.val_documents - 400) < 95
+    assert corpus.info.train_documents + corpus.info.val_documents == 4000
 
 
 def test_without_enough_validation_training_goes_on(tmp_path, make):
@@ -351,7 +351,7 @@ def test_too_short_names_what_validation_took(tmp_path, make):
     path.write_text("Only one document in it, and it is held out.")
     with pytest.raises(BortError, match=r"0 tokens for training \(\d+ more are held out"):
         make(path, val_fraction=0.999999)
-    assert make(path, length=10).info["train_documents"] == 1
+    assert make(path, length=10).info.train_documents == 1
     with pytest.raises(BortError, match="tokens for training, one sequence"):
         make(path, length=500)  # the cached corpus is checked again
 
@@ -380,9 +380,9 @@ def share_of_runs(corpus: Corpus) -> float:
 
 def test_near_copies_are_in_one_split(tmp_path, make):
     corpus = make(near_copies(tmp_path, 2), val_fraction=0.2)
-    assert share_of_runs(corpus) < 0.02 and corpus.info["val_documents"] > 30
-    left_out = corpus.info["near_copies"]
-    assert 0 < left_out < 120 and corpus.info["documents"] == 600 - left_out
+    assert share_of_runs(corpus) < 0.02 and corpus.info.val_documents > 30
+    left_out = corpus.info.near_copies
+    assert 0 < left_out < 120 and corpus.info.documents == 600 - left_out
     assert f"{left_out} near-copies of training text left out" in " ".join(make.said)
 
 
@@ -391,7 +391,7 @@ def test_text_of_near_copies_only_is_validated_on_them_and_says_so(tmp_path, mak
     fixed = "request answered by the server after it was read from the queue and checked"
     path.write_text("\n".join(f"{k * 7919} {k % 97} {fixed}" for k in range(400)))
     corpus = make(path, val_fraction=0.5)
-    assert corpus.info["val_documents"] > 0 and not corpus.info["near_copies_dropped"]
+    assert corpus.info.val_documents > 0 and not corpus.info.near_copies_dropped
     assert "near-copies of training text and stay" in " ".join(make.said)
 
 
@@ -399,8 +399,8 @@ def test_one_long_document_is_trained_and_validated_on(tmp_path, make):
     rng = np.random.default_rng(0)
     (tmp_path / "book.txt").write_text(" ".join(f"w{k}" for k in rng.integers(0, 5_000, 20_000)))
     corpus = make(tmp_path / "book.txt", val_fraction=0.1, length=32)
-    assert corpus.info["documents"] == 1 and share_of_runs(corpus) == 0
-    share = corpus.info["val_tokens"] / corpus.info["train_tokens"]
+    assert corpus.info.documents == 1 and share_of_runs(corpus) == 0
+    share = corpus.info.val_tokens / corpus.info.train_tokens
     assert 0.08 < share < 0.15 and "no validation" not in " ".join(make.said)
     whole = make(tmp_path / "book.txt", val_fraction=0.0, length=32)
     assert documents(whole) == [(tmp_path / "book.txt").read_text()]
@@ -446,7 +446,7 @@ def test_special_words_are_ordinary_text(shared, make, name):
     path = shared / "cases" / "T1-special-words" / "text.txt"
     corpus = make(path, teacher(shared, name) if name else None, length=32)
     tokenizer = corpus.tokenizer
-    assert corpus.info["documents"] == 1
+    assert corpus.info.documents == 1
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert not special & set(corpus.train.tolist())
     if name != "bert-tiny":
@@ -556,11 +556,11 @@ def test_unigram_baseline_by_hand():
     """Words 2 and 3; training counts 5 and 1 (+1 each: 6/8 and 2/8), validation 1 and 3."""
     special = np.array([True, True, False, False])
     train, val = np.array([90, 9, 5, 1]), np.array([70, 7, 1, 3])
-    found = module.compute_unigram_baseline(train, val, special)
-    assert found["unigram_ce"] == pytest.approx(-(math.log(6 / 8) + 3 * math.log(2 / 8)) / 4)
-    assert found["unigram_accuracy"] == 0.25
-    alone = module.compute_unigram_baseline(train, 0 * val, special)
-    assert alone["unigram_ce"] == pytest.approx(-(5 * math.log(6 / 8) + math.log(2 / 8)) / 6)
+    entropy, accuracy = module.compute_unigram_baseline(train, val, special)
+    assert entropy == pytest.approx(-(math.log(6 / 8) + 3 * math.log(2 / 8)) / 4)
+    assert accuracy == 0.25
+    alone, _ = module.compute_unigram_baseline(train, 0 * val, special)
+    assert alone == pytest.approx(-(5 * math.log(6 / 8) + math.log(2 / 8)) / 6)
 
 
 # ------------------------------------------------------------------------------------ the cache
@@ -579,7 +579,7 @@ def test_built_once(tmp_path, make, monkeypatch):
 
 def test_what_changes_the_text_changes_the_fingerprint(shared, tmp_path, make):
     path = words(tmp_path)
-    prints = [make(path).info["fingerprint"]]
+    prints = [make(path).info.fingerprint]
     for settings in (
         {"vocab_size": 310},
         {"val_fraction": 0.5},
@@ -588,9 +588,9 @@ def test_what_changes_the_text_changes_the_fingerprint(shared, tmp_path, make):
         {"tokenizer": teacher(shared, "bert-tiny")},
     ):
         tokenizer = settings.pop("tokenizer", None)
-        prints.append(make(path, tokenizer, **settings).info["fingerprint"])
+        prints.append(make(path, tokenizer, **settings).info.fingerprint)
     os.utime(path, ns=(1, 1))
-    prints.append(make(path).info["fingerprint"])
+    prints.append(make(path).info.fingerprint)
     assert len(set(prints)) == 7
 
 
@@ -611,7 +611,7 @@ def test_streams_change_only_with_the_version_of_the_corpus(tmp_path, make):
     if not importlib.metadata.version("tokenizers").startswith("0.23."):
         pytest.skip("another version of tokenizers")
     info = make(near_copies(tmp_path, 1), val_fraction=0.2).info
-    assert (module.VERSION, info["digest"]) == (3, "3714fc8b4892498e")
+    assert (module.VERSION, info.digest) == (3, "3714fc8b4892498e")
 
 
 def damage(path: Path, rng: np.random.Generator) -> None:
@@ -806,12 +806,12 @@ def test_docstring_corpus(installation, tmp_path):
     said, data = log_lines(), DataConfig(length=16, vocab_size=300, val_fraction=0.0)
     corpus = build_corpus(data, tmp_path / "cache")
     texts = [text.strip() for text in documents(corpus)]
-    assert set(installation) <= set(texts) and corpus.info["duplicates"] == 1
+    assert set(installation) <= set(texts) and corpus.info.duplicates == 1
     import difflib
 
     assert inspect.getdoc(difflib.SequenceMatcher) in texts
     assert not any("Of a test" in text for text in texts)
-    assert corpus.info["packages"] == {"bortfake": "1.5"}
+    assert corpus.info.packages == {"bortfake": "1.5"}
     assert "docstrings of 2 packages" in said[0]
     source = docstrings.make_docstring_source(lambda *a, **k: None)
     assert source.size == 0 and source.read() is source.read()  # parsed once
@@ -824,7 +824,7 @@ def test_a_new_version_is_a_new_corpus(installation, tmp_path):
     old = tmp_path / "site" / "bortfake-1.5.dist-info"
     (old / "METADATA").write_text("Name: bortfake\nVersion: 1.6\n")
     second = build_corpus(data, tmp_path / "cache")
-    assert second.info["packages"] == {"bortfake": "1.6"}
+    assert second.info.packages == {"bortfake": "1.6"}
     assert first.folder != second.folder
 
 

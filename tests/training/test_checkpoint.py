@@ -19,7 +19,6 @@ from tiny_runs import log_lines
 from bort.errors import BortError
 from bort.files import writing
 from bort.files.writing import replacing, replacing_folder, write_json
-from bort.pretraining.corpus import Corpus
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import RunFolder
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, find_newest_whole
@@ -256,8 +255,7 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, tmp_path):
     """Of the same shape, but of another seed, or of other text; nothing is trained or lost."""
     run, corpus, folder = stopped
     crash = {"crash": {"_target_": f"{__name__}.Crash"}}
-    other = Corpus(corpus.folder, corpus.tokenizer, corpus.train, corpus.val, dict(corpus.info))
-    other.info["digest"] = "another text"
+    other = replace(corpus, info=replace(corpus.info, digest="another text"))
     for name, seed, text in (("seed", 1, corpus), ("text", run.seed, other)):
         place = tmp_path / name
         with pytest.raises(RuntimeError, match="crash"):

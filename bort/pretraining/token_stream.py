@@ -1,0 +1,53 @@
+"""The stream of tokens of a split, while it is written to its file."""
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+
+class TokenStream:
+    """The file of a split while it is written: documents with a separator between two of them.
+
+    dtype: of the ids in the file. vocab_size: how many ids there are. sep: the separator.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, vocab_size: int, sep: int):
+        self.path, self.dtype, self.sep = path, dtype, sep
+        self.counts = np.zeros(vocab_size, dtype=np.int64)  # of each token, separators included
+        self.ends = array("q")  # one past the last token of each document
+        self.waiting: list[np.ndarray] = []
+        path.touch()
+
+    def add(self, ids: np.ndarray) -> None:
+        """Add a document of at least one token."""
+        start = 0
+        if self.ends:
+            start = self.ends[-1] + 1
+            self.waiting.append(np.array([self.sep]))
+        self.waiting.append(ids)
+        self.ends.append(start + len(ids))
+
+    def write(self) -> int:
+        """Append what was added to the file; return how many tokens it has now."""
+        stream = np.concatenate([np.empty(0, dtype=np.int64), *self.waiting])
+        self.waiting = []
+        self.counts += np.bincount(stream, minlength=len(self.counts))
+        with self.path.open("ab") as file:
+            file.write(stream.astype(self.dtype).tobytes())
+        return int(self.counts.sum())
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Write the file again with the chosen ones of its K documents; chosen: (K,) bool."""
+        everything = self.path.rename(self.path.with_suffix(".all"))
+        tokens = np.memmap(everything, dtype=self.dtype, mode="r")
+        starts, ends = [0, *(end + 1 for end in self.ends[:-1])], self.ends
+        self.ends = array("q")
+        self.counts[:] = 0
+        self.path.touch()
+        for number in np.flatnonzero(chosen):
+            self.add(tokens[starts[number] : ends[number]])
+            if len(self.waiting) > 10_000:
+                self.write()
+        self.write()
+        everything.unlink()
