@@ -80,7 +80,7 @@ def run(
         raise BortError(line) from error
     finally:
         locks.release()
-    return RunResult(folder, summary or {})
+    return RunResult(folder, dict(summary or {}))
 
 
 def finetune(

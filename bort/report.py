@@ -23,8 +23,8 @@ from bort.finetuning.report import build_parts
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
-from bort.runs.record import LOSSES, Curve, Run, expand, read
-from bort.runs.summary import find_doubt
+from bort.runs.loaded import LOSSES, Curve, LoadedRun, load_run, load_runs
+from bort.runs.names import rate_folder
 
 logger = logging.getLogger("bort.report")
 
@@ -49,11 +49,11 @@ def write(folder: Path) -> None:
     """Write report.html of the run, or of the comparison, in a folder."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    run = read(folder)
+    run = load_run(folder)
     html.write(folder / "report.html", f"bort {run.name}", parts(run))
 
 
-def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
+def parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
     """HTML and figures about one run; only such as have something to show.
 
     with_doubt: False where the page says above what to doubt.
@@ -62,7 +62,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
     if not run.summary:
         yield "<p class=doubt>This run is not finished.</p>"
     known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
-    if with_doubt and (known or "task" in run.summary) and (warning := find_doubt(run.summary)):
+    if with_doubt and (known or "task" in run.summary) and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield html.big(numbers(run))
     if run.settings["job"] == "compare" and run.summary:
@@ -83,7 +83,7 @@ def parts(run: Run, with_doubt: bool = True) -> Iterator[Any]:
         yield f"<h2>Again</h2><pre>{escape(again)}</pre>"
 
 
-def describe(run: Run) -> str:
+def describe(run: LoadedRun) -> str:
     """What was trained, from what, on what."""
     s = run.settings
     if s["task"]:
@@ -102,7 +102,7 @@ def describe(run: Run) -> str:
     return f"{arch} {how}, on {text}{more}"
 
 
-def numbers(run: Run) -> Iterator[tuple[str, str]]:
+def numbers(run: LoadedRun) -> Iterator[tuple[str, str]]:
     """Results at a glance; of a comparison those of the student with a teacher."""
     found = run.summary
     for key, value in found.items():
@@ -117,7 +117,7 @@ def numbers(run: Run) -> Iterator[tuple[str, str]]:
         yield f"{found['tokens_per_s']:,.0f}", "tokens per second"
 
 
-def curves(run: Run) -> Iterator[Any]:
+def curves(run: LoadedRun) -> Iterator[Any]:
     """Panels of one run over its steps; a single point is no curve."""
     drawn = {key for key, (steps, _) in run.curves.items() if len(steps) > 1}
     losses = {title: [k for k in keys if k in drawn] for title, keys in loss_panels(run).items()}
@@ -139,7 +139,7 @@ def curves(run: Run) -> Iterator[Any]:
         yield from html.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 
 
-def loss_panels(run: Run) -> dict[str, list[str]]:
+def loss_panels(run: LoadedRun) -> dict[str, list[str]]:
     """Title → the columns with losses of that kind, each curve once; those of a task are alike."""
     if run.settings["task"]:
         return {"Loss": [key for key in LOSSES if key in run.curves]}
@@ -170,7 +170,7 @@ def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -
     )
 
 
-def comparison(run: Run) -> Iterator[Any]:
+def comparison(run: LoadedRun) -> Iterator[Any]:
     """KD beside its controls by plain MLM: the table, what it says, the curves."""
     from bort.pretraining.kd_vs_mlm import ARMS, compare_accuracies
 
@@ -196,18 +196,18 @@ def comparison(run: Run) -> Iterator[Any]:
     yield from ["<div class=grid>", *overlaid(best_of_arms(run), list(ARMS.values())), "</div>"]
 
 
-def best_of_arms(run: Run) -> list[Run]:
+def best_of_arms(run: LoadedRun) -> list[LoadedRun]:
     """The runs that a comparison reports: of each arm the one with the best rate."""
     from bort.pretraining.kd_vs_mlm import ARMS
 
     rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
-    return [read(run.folder / arm / f"lr_{rate:g}") for arm, rate in rates.items()]
+    return [load_run(rate_folder(run.folder, arm, rate)) for arm, rate in rates.items()]
 
 
 # ------------------------------------------------------------------------------------ its costs
 
 
-def cost(run: Run) -> Iterator[tuple[str, str]]:
+def cost(run: LoadedRun) -> Iterator[tuple[str, str]]:
     """Time, tokens and operations, as (what, how much)."""
     found = run.summary
     if "seconds" in found:
@@ -229,7 +229,7 @@ def cost(run: Run) -> Iterator[tuple[str, str]]:
         yield "size of model/", f"{size / 1e6:,.1f} MB"
 
 
-def operations(run: Run) -> Iterator[tuple[str, float]]:
+def operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
     """FLOPs by bort.pretraining.flops, as (of what, how many).
 
     Of a fine-tuning at most, at its full length. Validations are not part of them.
@@ -259,7 +259,7 @@ def operations(run: Run) -> Iterator[tuple[str, float]]:
         yield "the teacher's passes", count_logits_flops(teacher, vocab, text)
 
 
-def configuration(run: Run) -> str:
+def configuration(run: LoadedRun) -> str:
     """The settings that are not those of the same experiment by default, and all folded away."""
     usual = defaults(run.folder)
     settings = {key: value for key, value in run.settings.items() if key != "bort"}  # a version
@@ -321,7 +321,7 @@ def _shown(value: Any) -> str:
 # ------------------------------------------------------------------------------------ several
 
 
-def side_by_side(runs: list[Run]) -> Iterator[Any]:
+def side_by_side(runs: list[LoadedRun]) -> Iterator[Any]:
     """HTML and figures about several runs."""
     names = distinct([run.folder.absolute() for run in runs])
     yield f"<h1>{len(runs)} runs</h1>"
@@ -355,7 +355,7 @@ def side_by_side(runs: list[Run]) -> Iterator[Any]:
         yield f"<h2>Again</h2><pre>{escape(chr(10).join(lines))}</pre>"
 
 
-def overlaid(runs: list[Run], names: list[str]) -> Iterator[Any]:
+def overlaid(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
     """A panel per column that any of the runs has, a line per run; see `page.legend`."""
     losses = {
         (title, key) for run in runs for title, keys in loss_panels(run).items() for key in keys
@@ -390,7 +390,7 @@ def distinct(folders: list[Path]) -> list[str]:
     return [os.path.relpath(folder, common) for folder in folders]
 
 
-def _is_result(run: Run, key: str) -> bool:
+def _is_result(run: LoadedRun, key: str) -> bool:
     return key.startswith(("val", "test", "eval")) and isinstance(run.summary[key], float)
 
 
@@ -433,7 +433,7 @@ class ReportConfig:
 def main(settings: ReportConfig) -> None:
     """Write the page of the runs in the folders."""
     folders = map(Path, settings.folders)
-    runs = list({run.folder.resolve(): run for f in folders for run in expand(f)}.values())
+    runs = list({run.folder.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
         html.write(settings.page, f"bort {runs[0].name}", parts(runs[0]))
     else:

@@ -29,6 +29,7 @@ from bort.finetuning.report import (
 )
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining.recipe import pretrain
+from bort.runs.loaded import load_run, load_runs
 from bort.tasks.answers import Answer, write_answers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +126,7 @@ def test_page_of_a_pre_training(kd):
 
 
 def test_curves_are_those_of_the_files(kd):
-    run = report.read(kd)
+    run = load_run(kd)
     plots = [part for part in report.curves(run) if not isinstance(part, str)]
     lines = {line.name: line for plot in plots for line in plot.data}
     rows = table(kd)
@@ -137,21 +138,21 @@ def test_curves_are_those_of_the_files(kd):
 
 
 def test_only_part_of_a_loss_is_not_shown_twice(compared):
-    run = report.read(compared[0] / "mlm" / "lr_0.004")
+    run = load_run(compared[0] / "mlm" / "lr_0.004")
     lines = [line.name for p in report.curves(run) if not isinstance(p, str) for line in p.data]
     assert "train/mlm_loss" in lines and "train/loss" not in lines  # the name that says what
 
 
 def test_losses_of_two_kinds_share_no_panel(kd, compared):
     """The line of word frequencies is a cross-entropy: it stands beside such losses only."""
-    plots = list(report.curves(report.read(kd)))
+    plots = list(report.curves(load_run(kd)))
     titles = [part for part in plots if isinstance(part, str) and "<h3>" in part]
     figures = [part for part in plots if not isinstance(part, str)]
     leveled = [bool(figure.layout.shapes) for figure in figures]
     assert [report.MLM in title for title in titles] == leveled and sum(leveled) == 1
     names = {frozenset(line.name for line in figure.data) for figure in figures}
     assert {frozenset(report.PANELS[kind]) for kind in (report.MLM, report.KD)} <= names
-    arms = [report.read(compared[0] / arm / "lr_0.004") for arm in ("kd", "mlm")]
+    arms = [load_run(compared[0] / arm / "lr_0.004") for arm in ("kd", "mlm")]
     parts = list(report.overlaid(arms, ["kd", "mlm"]))
     lines = {
         title: [line.name for line in figure.data]
@@ -172,7 +173,7 @@ def test_a_long_curve_becomes_means():
 
 
 def test_settings_that_are_not_the_default(kd):
-    seen = words(report.configuration(report.read(kd)).split("<details>")[0])
+    seen = words(report.configuration(load_run(kd)).split("<details>")[0])
     assert re.search(r"distill\.w_mlm\s+0\.5\s+0\.0", seen)
     assert re.search(r"trainer\.max_steps\s+6\s+1200", seen)
     assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
@@ -195,7 +196,7 @@ def test_operations(kd):
 
     Of a row's 14 places 30% are masked, or one where it would have been none.
     """
-    found = dict(report.operations(report.read(kd)))
+    found = dict(report.operations(load_run(kd)))
     tokens, V, S = 6 * 8 * 16, 280, 16
     masked = (0.3 * 14 + 0.7**14) / S
     student = (4 * 16**2 + 2 * 16 * 32) * 2 + 4 * S * 16 + masked * 2 * (16 * 16 + 16 * V)
@@ -211,7 +212,7 @@ def test_a_run_that_goes_on(kd, tmp_path):
         (tmp_path / name).write_text(text + "7,0,1.2" if name == "metrics.csv" else text)
     check_alone(text := written(tmp_path), plots=6)
     assert "This run is not finished" in text and "Cost" not in words(text)
-    assert report.read(tmp_path).curves["train/loss"][0][-1] == 6  # not the half-written row
+    assert load_run(tmp_path).curves["train/loss"][0][-1] == 6  # not the half-written row
 
 
 def test_comparison(compared):
@@ -351,7 +352,7 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
 
 
 def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
-    runs = [*report.expand(kd), *report.expand(classes), *report.expand(compared[0])]
+    runs = [*load_runs(kd), *load_runs(classes), *load_runs(compared[0])]
     assert len(runs) == 8  # two rates of three arms
     html.write(tmp_path / "all.html", "all", report.side_by_side(runs))
     text = (tmp_path / "all.html").read_text()
@@ -372,7 +373,7 @@ def test_jobs_of_a_sweep_in_their_order(kd, tmp_path):
         (tmp_path / str(number)).mkdir()
         for name in ("settings.json", "metrics.csv"):
             (tmp_path / str(number) / name).write_text((kd / name).read_text())
-    assert [run.folder.name for run in report.expand(tmp_path)] == ["0", "2", "10"]
+    assert [run.folder.name for run in load_runs(tmp_path)] == ["0", "2", "10"]
 
 
 def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:

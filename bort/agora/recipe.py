@@ -37,7 +37,6 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
-from bort.files.run_files import remove_model
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, replacing_folder, write_csv, write_json
 from bort.finetuning.answering import (
@@ -51,6 +50,7 @@ from bort.finetuning.module import compute_loss, to_answers
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
@@ -67,13 +67,13 @@ def agora(
     folder: Path,
     record: dict | None = None,
     launch: Callable[[list[str]], None] | None = None,
-) -> dict:
+) -> RunSummary:
     """Teach `run.model` the task `run.task` in rounds, beside both control arms.
 
     launch: has one of Hydra's launchers do the trainings of these names, see `train_one`; without
     it, trainings run here, one after the other.
 
-    Returns the content of summary.json; `val/…` in it is Agora's, on the official dev set, which
+    Returns the summary; `val/…` in it is Agora's, on the official dev set, which
     every arm sees once, at the end. Every training and every round is kept as soon as it is
     finished: the same command goes on with what is missing. Raises BortError for an S that is no
     judge, a task that cannot be generated, and as `finetune` does.
@@ -125,8 +125,8 @@ class AgoraRun:
         self.default = name_training(1, 0, same.index(True)) if True in same else "default"
         self.trained: list[dict] = []  # of the rounds, in their order
 
-    def play(self, encoder: str | None) -> dict:
-        """All arms, one after the other; the content of summary.json.
+    def play(self, encoder: str | None) -> RunSummary:
+        """All arms, one after the other; the summary.
 
         encoder: what S is fine-tuned from first; None where S was given.
         """
@@ -151,9 +151,10 @@ class AgoraRun:
         best["plain"] = self._control("plain", f.D, total)
         best["random"] = self._control("random", f.D + self._random_rows(made), total)
         values |= self._finish(best, history, made, total)
-        write_json(self.folder / "summary.json", values)
-        show_result(values, self.folder)
-        return values
+        summary = RunSummary(values)
+        RunFolder(self.folder).write_summary(summary)
+        show_result(summary, self.folder)
+        return summary
 
     # ---- S
 
@@ -257,7 +258,7 @@ class AgoraRun:
         best = int(np.argmax(scores))
         for k, name in enumerate(names):
             if k != best and name != self.default:
-                remove_model(self.folder / name)
+                RunFolder(self.folder / name).remove_model()
         return scores
 
     def _place(self, each: Round) -> Path:

@@ -18,7 +18,6 @@ from bort.agora.rounds import Theta, apply_theta, count_planned_steps
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
-from bort.files.run_files import remove_checkpoints
 from bort.files.text_files import read_whole_text
 from bort.files.untrusted import json_object
 from bort.files.writing import replacing, write_json
@@ -31,6 +30,7 @@ from bort.models import hub
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 from bort.tasks.encoding import EncodedRows, encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.reading import load_task
@@ -94,7 +94,8 @@ class Student:
                 self.fit(run, place, self.source, examples, name)
             except Diverged as error:  # a result: the θ is a bad one
                 logger.info(f"{name} drops out: {error}")
-                write_json(place / "summary.json", {"failed": str(error), "steps": 0})
+                failed = RunSummary({"failed": str(error), "steps": 0})
+                RunFolder(place).write_summary(failed)
         self._passed[name] = read_result(place)["steps"]
         return place
 
@@ -140,8 +141,8 @@ class Student:
             best, training = train_classifier(run, place, model, examples, label)
             found = answer_split(best, examples, "val")
             scores = {f"eval/{k}": v for k, v in compute_scores(self.task, self.E, found).items()}
-            remove_checkpoints(place)
-            run_folder.write_summary(training.to_json() | scores)
+            run_folder.remove_checkpoints()
+            run_folder.write_summary(RunSummary(training.to_json() | scores))
         self._steps += training.steps
         self._seconds += time.monotonic() - start
 
@@ -170,13 +171,13 @@ class Student:
 NOTED = ("steps", "seconds", "parameters", "tokens", "tokens_per_s", "lr")  # of a training
 
 
-def read_result(place: Path) -> dict | None:
+def read_result(place: Path) -> RunSummary | None:
     """The summary of a training that is finished; None where there is none, or not as it was left.
 
     A damaged one is of no use: the training is done again.
     """
     summary = RunFolder(place).settle_finished()
-    if not isinstance(summary, dict):
+    if summary is None:
         return None
     numbers = [summary.get(key) for key in (("steps",) if "failed" in summary else NOTED)]
     return summary if all(type(number) in (int, float) for number in numbers) else None

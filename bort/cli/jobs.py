@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -18,8 +17,8 @@ from bort.config import unused
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
+from bort.runs.summary import RunSummary
 
-Summary = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +47,7 @@ def run_job(
     hydra: DictConfig,
     folder: Path,
     loading: Callable[[], AbstractContextManager] = nullcontext,
-) -> Summary | None:
+) -> RunSummary | None:
     """Run one job in `folder` and return its summary; None after a dry run.
 
     cfg: the composed settings; hydra: Hydra's own, which know what was chosen on the command line.
@@ -93,7 +92,7 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
     return run
 
 
-def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> Summary | None:
+def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummary | None:
     """Return the summary when `folder` holds this very run, finished; nothing is trained then."""
     from bort.runs.closing import print_result
     from bort.runs.folder import RunFolder
@@ -110,7 +109,7 @@ def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> Summary |
     return summary
 
 
-def _import_recipe(job: str) -> tuple[Callable[..., Summary], Callable[..., None]]:
+def _import_recipe(job: str) -> tuple[Callable[..., RunSummary], Callable[..., None]]:
     """Return what trains a job, and what shows the plan of a dry run."""
     if job == "finetune":
         from bort.finetuning.dry_run import show
@@ -170,10 +169,10 @@ def train_one_of_agora(cfg: DictConfig) -> None:
     train_one(parse_settings(cfg), Path(cfg.output_dir), name)
 
 
-def objective(summary: Summary) -> float | None:
+def objective(summary: RunSummary) -> float | None:
     """Return what external sweepers minimise: val/loss, or the score of a task.
 
     None where nothing was validated; NaN, a failed trial, for a score that is not defined.
     """
-    value = summary.get(summary.get("metric", "val/loss"))
+    value = summary.get(summary.metric or "val/loss")
     return float("nan") if value is None and "metric" in summary else value

@@ -26,6 +26,7 @@ from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 from bort.tasks.answers import list_answers, write_answers
 from bort.tasks.encoding import EncodedRows, describe_data
 from bort.tasks.reading import load_task
@@ -60,8 +61,8 @@ class TrainingRecord:
         return asdict(self)
 
 
-def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
-    """Fine-tune `run.model` on `run.task` into `folder`; return the content of summary.json.
+def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
+    """Fine-tune `run.model` on `run.task` into `folder`; return the summary.
 
     The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
     of. Raises BortError for wrong data or a wrong model before anything is written.
@@ -98,10 +99,11 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> dict
         if line := explain_selection(task, rows):
             logger.info(f"model: {line}")
         best, training = train_classifier(run, folder, model, examples)
-        summary = _answer_splits(best, examples, folder) | training.to_json()
+        values = _answer_splits(best, examples, folder) | training.to_json()
         answer_diagnostics(run, best, examples, folder)
         if line:
-            summary["selected_by"] = line
+            values["selected_by"] = line
+        summary = RunSummary(values)
         run_folder.write_summary(summary)
         return summary
 
@@ -193,7 +195,9 @@ def _stop_early(metric: str, patience: int) -> EarlyStopping:
     )
 
 
-def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None) -> dict:
+def diagnose(
+    run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None
+) -> RunSummary:
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
     model, labels = load_classifier(run.model)
     tokenizer = load_tokenizer(run.model)
@@ -204,10 +208,11 @@ def diagnose(run: TrainConfig, task: Task, rows: dict, folder: Path, record: dic
     run_folder = RunFolder(folder)
     with run_folder.lock(False):
         run_folder.begin(run, record)
-        facts = {"digest": hash_rows(rows), "source": task.name}
-        run_folder.check_inputs(facts, {"model": hub.digest_model(run.model)}, run)
+        data_facts = {"digest": hash_rows(rows), "source": task.name}
+        run_folder.check_inputs(data_facts, {"model": hub.digest_model(run.model)}, run)
         scores = answer_task(model, examples, order, folder)
-        summary = scores.to_json() | {"task": task.name, "model": run.model, "seed": run.seed}
+        facts = {"task": task.name, "model": run.model, "seed": run.seed}
+        summary = RunSummary(scores.to_json() | facts)
         run_folder.write_summary(summary)
         return summary
 

@@ -11,8 +11,8 @@ from bort.benchmark.rows import BenchmarkRow, read_rows, warn_of_wide_quartiles
 from bort.console import clock, counted, decimal
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
-from bort.runs import record
-from bort.runs.summary import describe_validation, find_doubt
+from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
 from bort.search.result import SearchResult
@@ -32,17 +32,17 @@ LATENCY_NOTE = (
 
 def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, str]:
     """Return the results in a few lines, title → value; folders, seconds: by stage."""
-    search, student, tuned = (_read(folders[key] / "summary.json") for key in list(TITLES)[:3])
+    search, student, tuned = (_read_summary(folders[key]) for key in list(TITLES)[:3])
     teacher = _read(folders["search"] / "search.json")["teacher"]
     shipped = _read_export(folders)
     low, high = search["w_interval"]
-    share = student["parameters"] / teacher["parameters"]
+    share = student.parameters / teacher["parameters"]
     lines = {
         "optimum": f"{search['optimum_name']} of {search['candidates']} candidates",
         "W": f"{search['w']:.4f} [{low:.4f}, {high:.4f}]",
-        "parameters": f"{student['parameters']:,}, {share:.0%} of T's {teacher['parameters']:,}",
-        "pre-training": describe_validation(student),
-        "task": ", ".join([str(tuned["task"]), *_format_scores(tuned)]),
+        "parameters": f"{student.parameters:,}, {share:.0%} of T's {teacher['parameters']:,}",
+        "pre-training": student.describe_validation(),
+        "task": ", ".join([str(tuned.task), *_format_scores(tuned)]),
         "int8": shipped.describe_agreement(),
     }
     for metric, before, after in shipped.paired_scores():
@@ -55,7 +55,11 @@ def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, 
     return lines | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
 
 
-def _format_scores(summary: dict[str, Any]) -> Iterator[str]:
+def _read_summary(folder: Path) -> RunSummary:
+    return RunSummary(_read(RunFolder(folder).summary_file))
+
+
+def _format_scores(summary: RunSummary) -> Iterator[str]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and not key.endswith("/loss"):
             yield f"{key} {decimal(value)}"
@@ -87,11 +91,11 @@ def _describe_latencies(
 
 def list_doubts(folders: dict[str, Path]) -> list[str]:
     """Return what to doubt in the results of the stages, which stands first on the page."""
-    search, *trained = (_read(folders[key] / "summary.json") for key in list(TITLES)[:3])
+    search, *trained = (_read_summary(folders[key]) for key in list(TITLES)[:3])
     doubts = search_report.find_doubts(SearchResult.from_json(search))
     lines = [line for line in doubts if line.startswith("doubt")]
     for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
-        if line := find_doubt(summary):
+        if line := summary.find_doubt():
             lines.append(f"{TITLES[key]}: {line}")
     return lines
 
@@ -116,7 +120,7 @@ def _stage_parts(key: str, folders: dict[str, Path]) -> Iterator[Any]:
         chosen = choose_optimum(folders[key])
         yield from search_report.build_parts(folders[key], chosen, with_doubts=False)
     elif key in ("pretrain", "finetune"):
-        yield from report.parts(record.read(folders[key]), with_doubt=False)
+        yield from report.parts(load_run(folders[key]), with_doubt=False)
     elif key == "export":
         yield from _export_parts(folders[key], _read_export(folders))
     else:

@@ -32,7 +32,8 @@ from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, hash_teacher, locate_teacher, prepare, train
 from bort.runs.folder import RunFolder
-from bort.runs.summary import find_doubt
+from bort.runs.names import rate_folder
+from bort.runs.summary import RunSummary
 from bort.training.loggers import MetricsCsv
 from bort.training.progress import Throughput
 from bort.training.trainer import check_monitors, check_trainer, interruptible
@@ -47,7 +48,7 @@ ARMS = {
 TIMING = "timing.json"  # seconds of a step of both kinds
 
 
-def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
+def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
     """Train the three arms into sub-folders of `folder`; print and write the comparison.
 
     Returns the flat summary. Arms that are finished are not trained again.
@@ -71,17 +72,20 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
         return _train_arms(run, folder, corpus, teacher)
 
 
-def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None) -> dict:
+def _train_arms(
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None
+) -> RunSummary:
     seconds = measure_step_seconds(run, folder, corpus, teacher)
-    results: dict[str, dict] = {}
+    results: dict[str, RunSummary] = {}
     for arm in ARMS:
         tries, rates = {}, {}
         for lr in run.compare.lrs:
-            place = folder / arm / f"lr_{lr:g}"
+            place = rate_folder(folder, arm, lr)
+            failure = RunFolder(place).failure_file
             rates[place] = lr
             job = build_arm_run(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
-            if run.resume and (place / "failed.json").exists():
+            if run.resume and failure.exists():
                 continue
             if RunFolder(place).find_summary() is None:
                 logger.info(f"{label} → {place}")
@@ -89,22 +93,20 @@ def _train_arms(run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedL
                 tries[place] = train(job, place, corpus, teacher, label=label)
             except Diverged as error:  # a result: the arm has its other rates
                 logger.info(f"{label} drops out: {error}")
-                write_json(place / "failed.json", {"reason": str(error)})
+                write_json(failure, {"reason": str(error)})
         if not tries:
             raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
-        best = max(tries, key=lambda p: tries[p]["val/mlm_accuracy"])
+        best = max(tries, key=lambda p: tries[p].accuracy)
         row = tries[best]
-        results[arm] = {
-            **row,
-            "seconds": row["steps"] * seconds["kd" if arm == "kd" else "mlm"],
-            "wall_seconds": row["seconds"],
-            "folder": str(best),
-            "lr": rates[best],
+        timed = {
+            "seconds": row.steps * seconds["kd" if arm == "kd" else "mlm"],
+            "wall_seconds": row.seconds,
         }
+        results[arm] = RunSummary({**row, **timed, "folder": str(best), "lr": rates[best]})
     own = run.teacher.name is None
-    cost = RunFolder(locate_teacher(run, corpus)).find_summary()["seconds"] if own else None
+    cost = RunFolder(locate_teacher(run, corpus)).find_summary().seconds if own else None
     summary = _summarize(results, cost)
-    write_json(folder / "summary.json", summary)
+    RunFolder(folder).write_summary(summary)
     draw_curves(results, folder / "curves.html")
     show_comparison(results, cost, folder)
     return summary
@@ -136,8 +138,8 @@ def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> Train
     if arm == "mlm_equal_time":
         kd, mlm = results["kd"], results["mlm"]
         # A step budget, too, with a schedule that ends where it ends.
-        ratio = (kd["seconds"] / kd["steps"]) / (mlm["seconds"] / mlm["steps"])
-        trainer["max_steps"] = max(1, round(kd["steps"] * ratio))
+        ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
+        trainer["max_steps"] = max(1, round(kd.steps * ratio))
         if isinstance(every := trainer["val_check_interval"], int):  # else a share of an epoch
             trainer["val_check_interval"] = max(1, round(every * ratio))
     return run.to_pretraining(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
@@ -214,15 +216,12 @@ def measure_step_seconds(
     return seconds
 
 
-def _summarize(results: dict[str, dict], teacher_seconds: float | None) -> dict:
+def _summarize(results: dict[str, RunSummary], teacher_seconds: float | None) -> RunSummary:
     keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "wall_seconds")
     flat = {f"{a}/{key}": results[a][key] for a in results for key in (*keys, "lr", "folder")}
     kd = results["kd"]
-    return {
-        **flat,
-        **{key: kd[key] for key in kd if key not in ("folder", "lr", "wall_seconds")},
-        "teacher_seconds": teacher_seconds,
-    }
+    shared = {key: kd[key] for key in kd if key not in ("folder", "lr", "wall_seconds")}
+    return RunSummary({**flat, **shared, "teacher_seconds": teacher_seconds})
 
 
 def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
@@ -233,7 +232,9 @@ def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
         yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
 
 
-def show_comparison(results: dict[str, dict], teacher_seconds: float | None, folder: Path) -> None:
+def show_comparison(
+    results: dict[str, RunSummary], teacher_seconds: float | None, folder: Path
+) -> None:
     """The table, and what it says in words."""
     console = Console(highlight=False)
     kd = results["kd"]
@@ -243,18 +244,18 @@ def show_comparison(results: dict[str, dict], teacher_seconds: float | None, fol
     for arm, row in results.items():
         table.add_row(
             ARMS[arm],
-            f"{row['steps']:,}",
-            clock(row["seconds"]),
-            f"{row['val/loss']:.3f}",
-            f"{row['val/mlm_accuracy']:.1%}",
+            f"{row.steps:,}",
+            clock(row.seconds),
+            f"{row.loss:.3f}",
+            f"{row.accuracy:.1%}",
             f"{row['lr']:g}",
         )
-    unigram = (f"{kd['unigram_ce']:.3f}", f"{kd['unigram_accuracy']:.1%}", "")
+    unigram = (f"{kd.unigram_loss:.3f}", f"{kd.unigram_accuracy:.1%}", "")
     table.add_row("unigram frequencies", "", "", *unigram)
     console.print(table)
-    for line in compare_accuracies({arm: row["val/mlm_accuracy"] for arm, row in results.items()}):
+    for line in compare_accuracies({arm: row.accuracy for arm, row in results.items()}):
         console.print(line)
-    if warning := find_doubt(min(results.values(), key=lambda row: row["val/loss"])):
+    if warning := min(results.values(), key=lambda row: row.loss).find_doubt():
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
     if teacher_seconds is not None:
         console.print(
@@ -266,7 +267,7 @@ def show_comparison(results: dict[str, dict], teacher_seconds: float | None, fol
     console.print(f"  model     {kd['folder']}/model", soft_wrap=True)
 
 
-def draw_curves(results: dict[str, dict], path: Path) -> None:
+def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
     """Validation accuracy of the arms over steps and over time, one self-contained page."""
     from plotly.subplots import make_subplots
 
@@ -276,7 +277,7 @@ def draw_curves(results: dict[str, dict], path: Path) -> None:
         points = read_curve(Path(row["folder"]) / "metrics.csv")
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
-        seconds = [step * row["seconds"] / row["steps"] for step in steps]
+        seconds = [step * row.seconds / row.steps for step in steps]
         for column, x in ((1, steps), (2, seconds)):
             figure.add_scatter(
                 x=x,
@@ -288,7 +289,7 @@ def draw_curves(results: dict[str, dict], path: Path) -> None:
                 row=1,
                 col=column,
             )
-    unigram = 100 * results["kd"]["unigram_accuracy"]
+    unigram = 100 * results["kd"].unigram_accuracy
     figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
     figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
     figure.update_yaxes(rangemode="tozero")

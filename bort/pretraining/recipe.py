@@ -29,7 +29,7 @@ from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
-from bort.runs.summary import describe_validation
+from bort.runs.summary import RunSummary
 from bort.training.module import VERSION
 from bort.training.progress import Throughput
 from bort.training.trainer import (
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
 
 
-def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> dict:
-    """Train what `run` describes and leave it in `folder`; returns the content of summary.json.
+def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
+    """Train what `run` describes and leave it in `folder`; return its summary.
 
     The same settings on the same folder continue where the last whole checkpoint stands, or
     return at once when the run is finished. record: file name → text for the folder's `.hydra`.
@@ -226,8 +226,8 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
         )
         train(build_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
     summary = run_folder.find_summary()
-    spent = clock(summary["seconds"])
-    logger.info(f"teacher: {run.teacher.arch}, {describe_validation(summary)}, trained in {spent}")
+    spent = clock(summary.seconds)
+    logger.info(f"teacher: {run.teacher.arch}, {summary.describe_validation()}, trained in {spent}")
     return load_masked_lm(folder)
 
 
@@ -288,7 +288,7 @@ def train(
     record: dict | None = None,
     wait: bool = False,
     states: tuple[TeacherStates, TeacherStates] | None = None,
-) -> dict:
+) -> RunSummary:
     """Train one model on a corpus; see `pretrain`.
 
     wait: for a process busy in the same folder. states: the teacher's output for the training and
@@ -316,10 +316,11 @@ def train(
         samples = SamplePredictions(corpus.tokenizer, folder)
         parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
         trainer, throughput = fit(run, folder, module, data, label, [samples])
-        summary = _summarize(run, trainer, module, throughput, corpus, teacher)
-        summary["parameters"] = parameters
+        values = _summarize(run, trainer, module, throughput, corpus, teacher)
+        values["parameters"] = parameters
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
-            summary["no_validation"] = reason
+            values["no_validation"] = reason
+        summary = RunSummary(values)
         if trainer.is_global_zero:
             save_model(model, corpus.tokenizer, run_folder.model, state=module.full_weights)
             run_folder.write_summary(summary)

@@ -8,7 +8,7 @@ from bort.config.train import TrainConfig
 from bort.console import clock, counted, decimal, typed
 from bort.files.untrusted import read_json
 from bort.runs.folder import RunFolder
-from bort.runs.summary import describe_validation, find_doubt
+from bort.runs.summary import RunSummary
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +20,18 @@ NEXT = {
 }
 
 
-def print_result(run: TrainConfig, folder: str | os.PathLike, summary: dict, choice: str) -> None:
+def print_result(
+    run: TrainConfig, folder: str | os.PathLike, summary: RunSummary, choice: str
+) -> None:
     """Print the result of a run, where everything is, and what to try next.
 
     choice: the name of the experiment.
     """
     folder = RunFolder(folder)
     if run.job == "pretrain":
-        spent = clock(summary["seconds"])
-        logger.info(f"{choice}: {describe_validation(summary)} after {spent} of training")
-        if summary.get("val/loss") is not None and (warning := find_doubt(summary)):
+        spent = clock(summary.seconds)
+        logger.info(f"{choice}: {summary.describe_validation()} after {spent} of training")
+        if summary.loss is not None and (warning := summary.find_doubt()):
             logger.warning(warning)
         logger.info(f"  model     {folder.model}   (AutoModelForMaskedLM.from_pretrained opens it)")
         logger.info(f"  metrics   {folder.metrics}, {folder.summary_file.name}")
@@ -51,17 +53,18 @@ def print_result(run: TrainConfig, folder: str | os.PathLike, summary: dict, cho
         logger.info(f"  next      {typed(following.format(**values))}")
 
 
-def _print_scores(run: TrainConfig, folder: RunFolder, summary: dict, choice: str) -> str | None:
+def _print_scores(
+    run: TrainConfig, folder: RunFolder, summary: RunSummary, choice: str
+) -> str | None:
     """Print the scores of a fine-tuning, and where everything is; return what to do next."""
-    named = {k: v for k, v in summary.items() if re.match(r"(val|test)\w*/", k)}
-    scores = [f"{k} {decimal(v)}" for k, v in named.items() if v is None or isinstance(v, float)]
-    rows = {k: v for k, v in summary.items() if k.startswith("rows/") and isinstance(v, int)}
-    if rows and scores:  # what a score is worth
-        counts = (f"{counted(v, 'row')} of {k.removeprefix('rows/')}" for k, v in rows.items())
+    values = {k: v for k, v in summary.scores.items() if v is None or isinstance(v, float)}
+    scores = [f"{key} {decimal(value)}" for key, value in values.items()]
+    counts = [f"{counted(n, 'row')} of {split}" for split, n in summary.row_counts.items()]
+    if counts and scores:  # what a score is worth
         scores[-1] += f"; {', '.join(counts)}"
-    by = f" (the best epoch by {summary['metric']})" if "metric" in summary else ""
+    by = f" (the best epoch by {summary.metric})" if "metric" in summary else ""
     logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
-    if warning := find_doubt(summary):
+    if warning := summary.find_doubt():
         logger.warning(warning)
     following = None
     if folder.model.is_dir():  # a diagnostic set has none of its own

@@ -21,7 +21,7 @@ from bort.files.untrusted import read_json, read_yaml
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, digest_folder, find_local_model
 from bort.runs.inputs import digest_data_files
-from bort.runs.summary import RESTORE, check_numbers
+from bort.runs.summary import RESTORE, RunSummary
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,11 @@ class RunFolder(os.PathLike):
     def metrics(self) -> Path:
         """The table of what was logged, by step."""
         return self.path / run_files.METRICS
+
+    @property
+    def performance(self) -> Path:
+        """The table of what was logged and depends on the speed of the machine, by step."""
+        return self.path / run_files.PERFORMANCE
 
     @property
     def samples(self) -> Path:
@@ -305,20 +310,18 @@ class RunFolder(os.PathLike):
 
     # ------------------------------------------------------------------------------- the result
 
-    def find_summary(self) -> dict[str, Any] | None:
+    def find_summary(self) -> RunSummary | None:
         """Return the summary of a finished run; None where there is none that can be read.
 
         Such a run is made again. Raises BortError for a summary whose numbers are none.
         """
         try:
-            summary = read_json(self.summary_file) if self.summary_file.is_file() else None
+            values = read_json(self.summary_file)
         except BortError:
             return None
-        if summary is not None:
-            check_numbers(self.summary_file, summary)
-        return summary
+        return RunSummary.from_json(values, self.summary_file)
 
-    def settle_finished(self) -> dict[str, Any] | None:
+    def settle_finished(self) -> RunSummary | None:
         """Return the summary of a finished run, after tidying up; None of an unfinished one.
 
         A process that was killed after it wrote its summary may have left its lock and temporary
@@ -329,7 +332,7 @@ class RunFolder(os.PathLike):
             locks.remove_stale(self.path / LOCK)
         return summary
 
-    def find_result(self, run: TrainConfig) -> dict[str, Any] | None:
+    def find_result(self, run: TrainConfig) -> RunSummary | None:
         """Return the summary when this run is finished here; None when there is work to do.
 
         There is also work where data files are not as they were: they are read again, and
@@ -343,6 +346,6 @@ class RunFolder(os.PathLike):
         logger.info(f"{self} is finished; name= starts another run, resume=false this one again")
         return summary
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: RunSummary) -> None:
         """Write the results; from now on the run is finished."""
-        write_json(self.summary_file, summary)
+        write_json(self.summary_file, summary.to_json())

@@ -18,6 +18,7 @@ from bort.files.writing import replacing, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 from bort.search import report
 from bort.search.fptas import Certificate, Selection, w_map
 from bort.search.records import (
@@ -56,7 +57,7 @@ def conclude(folder: Path) -> SearchResult:
     write_csv(folder / "candidates.csv", list(rows[0]), rows)
     with replacing(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(result.optimum.to_table()).encode())
-    RunFolder(folder).write_summary(result.to_json())
+    RunFolder(folder).write_summary(RunSummary(result.to_json()))
     parts = report.build_parts(folder, conclusion)
     html.write(folder / "report.html", f"bort search {run.name}", parts)
     for line in describe_outcome(folder, result, conclusion.rows):

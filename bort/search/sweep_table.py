@@ -14,7 +14,7 @@ from bort.files.writing import replacing, write_csv
 from bort.models.arch import Arch
 from bort.runs.commands import next_training
 from bort.runs.folder import RunFolder
-from bort.runs.summary import RESTORE, find_doubt
+from bort.runs.summary import RESTORE, RunSummary
 from bort.search.fptas import Scale, Selection
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def gather(folder: Path) -> None:
             f"  {row['job']:>4}  {row['xi']:>18}  {w}val {row['val/loss']:.3f} nats  "
             f"{row['parameters']:,} parameters  {own}"
         )
-    if warning := find_doubt(min(rows, key=lambda row: row["val/loss"])):
+    if warning := RunSummary(min(rows, key=lambda row: row["val/loss"])).find_doubt():
         logger.info(f"  warning: the best of them is {warning}")
     logger.info(f"  table     {folder}/summary.csv")
     if chosen is None or chosen.best is None:

@@ -117,7 +117,7 @@ def _train_and_measure(
     summary = train(settings, trial_folder, corpus, teacher, label, states=tuple(states))
     # Before there is a record: a recorded candidate is left alone.
     RunFolder(trial_folder).remove_checkpoints()
-    model = load_masked_lm(trial_folder / "model")
+    model = load_masked_lm(RunFolder(trial_folder).model)
     losses = measure_losses(model, teacher, val, states[1])
     error = float(losses.mean(dtype=np.float64))
     if not math.isfinite(error):
@@ -130,8 +130,8 @@ def _train_and_measure(
         losses=save_array(trial_folder / "losses.npy", losses),
         error=error,
         kl_by_step=_read_kl_by_step(trial_folder / "metrics.csv"),
-        mlm_accuracy=summary.get("val/mlm_accuracy"),
-        seconds=summary["seconds"],
+        mlm_accuracy=summary.accuracy,
+        seconds=summary.seconds,
         wall=time.monotonic() - start,
     )
 

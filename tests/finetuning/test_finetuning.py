@@ -31,8 +31,8 @@ from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_classifier, build_model
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.pretraining import recipe as pretrain
-from bort.runs import record
 from bort.runs.closing import print_result
+from bort.runs.loaded import load_run
 from bort.tasks import docstrings, reading, registry
 from bort.tasks.encoding import encode_rows
 from bort.tasks.registry import TASKS
@@ -282,7 +282,7 @@ def test_the_model_of_scores_that_are_never_defined(run_of, tmp_path):
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
     assert summary["val/rmse"] ** 2 == pytest.approx(min(losses), rel=1e-4)
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
-    page = report.parts(record.read(tmp_path / "run"))
+    page = report.parts(load_run(tmp_path / "run"))
     texts = [part for part in page if isinstance(part, str)]
     warned = next(k for k, part in enumerate(texts) if "not defined" in part)
     assert warned < next(k for k, part in enumerate(texts) if "class=big" in part)

@@ -56,7 +56,7 @@ def make_runs() -> Iterator[RunKind]:
     from bort.finetuning import recipe as finetune
     from bort.models.huggingface import load_model, load_tokenizer
     from bort.pretraining import recipe as pretrain
-    from bort.runs import record
+    from bort.runs.loaded import load_run, load_runs
     from bort.search import optimum
     from bort.search import sweep as search
 
@@ -67,7 +67,7 @@ def make_runs() -> Iterator[RunKind]:
             return parse_settings(compose(base, [*words, "output_dir=unused"]), schema)
 
     def page(folder: Path) -> None:
-        list(report.parts(record.read(folder)))
+        list(report.parts(load_run(folder)))
 
     training = settings(
         "train", TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
@@ -79,7 +79,7 @@ def make_runs() -> Iterator[RunKind]:
         folder,
         lambda copy: {
             "page": lambda: page(copy),
-            "side by side": lambda: list(report.side_by_side(record.expand(copy) * 2)),
+            "side by side": lambda: list(report.side_by_side(load_runs(copy) * 2)),
             "model": lambda: (load_model(copy), load_tokenizer(copy)),
             "again": lambda: pretrain.pretrain(training, copy),
         },
