@@ -26,7 +26,7 @@ class RunSummary(Mapping):
     their split in front. As a mapping, a summary has the keys and the order of the file.
     """
 
-    values: Mapping[str, Any]
+    table: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Path) -> "RunSummary":
@@ -50,16 +50,16 @@ class RunSummary(Mapping):
 
     def to_json(self) -> dict[str, Any]:
         """Return what summary.json holds."""
-        return dict(self.values)
+        return dict(self.table)
 
     def __getitem__(self, key: str) -> Any:
-        return self.values[key]
+        return self.table[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
+        return iter(self.table)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.table)
 
     # ------------------------------------------------------------------------------- the training
 

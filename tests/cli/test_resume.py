@@ -63,7 +63,7 @@ def steps(folder: Path) -> list[int]:
 
 def whole(folder: Path) -> dict:
     """The newest checkpoint; fails if any is damaged."""
-    return torch.load(find_newest_whole(folder / "checkpoints", pytest.fail), weights_only=True)
+    return torch.load(find_newest_whole(folder / "checkpoints"), weights_only=True)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from bort.pretraining import recipe as pretraining
 from bort.pretraining.kd_vs_mlm import ARMS, compare
 from bort.pretraining.recipe import prepare
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 
 STEPS = 8
 
@@ -66,7 +67,7 @@ def test_arms_share_start_data_and_masks(done):
 
 def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     _, summary = done
-    results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
+    results = {arm: RunSummary({"seconds": 2.0, "steps": STEPS}) for arm in ("kd", "mlm")}
     base = flatten_settings(replace(run, job="pretrain"))
     for arm in ARMS:
         job = comparing.build_arm_run(run, arm, 1e-5, results)
@@ -85,7 +86,7 @@ def test_all_arms_may_start_from_the_teacher(run):
     """The start is not what is compared."""
     taught = replace(run, init="teacher", arch=replace(run.arch, hidden=32))
     corpus, teacher = prepare(taught)
-    results = {arm: {"seconds": 2.0, "steps": STEPS} for arm in ("kd", "mlm")}
+    results = {arm: RunSummary({"seconds": 2.0, "steps": STEPS}) for arm in ("kd", "mlm")}
     for arm in ARMS:
         job = comparing.build_arm_run(taught, arm, 1e-3, results)
         student = pretraining.build_student(job, corpus, teacher)
@@ -130,11 +131,12 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
         steps[arm] = job.trainer["max_steps"], job.trainer["val_check_interval"]
         place.mkdir(parents=True)
         (place / "metrics.csv").write_text("step,val/mlm_accuracy\n4,0.1\n5,\n8,0.2\n")
-        return {
+        values = {
             **{"val/loss": 1.0, "val/mlm_accuracy": accuracy.get((arm, lr), 0.25)},
             **{"steps": steps[arm][0], "tokens": 1, "seconds": seconds.get((arm, lr), 10.0)},
             **{"unigram_ce": 3.0, "unigram_accuracy": 0.07},
         }
+        return RunSummary(values)
 
     monkeypatch.setattr(comparing, "train", train)
     steps_of = {"kd": 10 / 8, "mlm": 4 / 8}
@@ -148,8 +150,8 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
 
 def test_a_teacher_that_costs_next_to_nothing(run):
     """An arm of equal time has a step, and an interval of validation, however short KD's was."""
-    results = {arm: {"seconds": 3.0, "steps": 3} for arm in ("kd", "mlm")}
-    results["kd"]["seconds"] = 0.01
+    seconds = {"kd": 0.01, "mlm": 3.0}
+    results = {arm: RunSummary({"seconds": s, "steps": 3}) for arm, s in seconds.items()}
     short = replace(run, trainer={**run.trainer, "max_steps": 3})
     trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, results).trainer
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
