@@ -12,6 +12,7 @@ from bort.console import clock, counted, decimal
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.runs.folder import RunFolder
+from bort.runs.loaded import load_run
 from bort.runs.summary import RunSummary
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
