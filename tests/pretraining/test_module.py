@@ -1,20 +1,24 @@
-"""The KD loss by hand, the quiet teacher, and steps that are made of several batches."""
+"""The quiet teacher, steps that are made of several batches, and any Lightning trainer."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from bort.config.data import DataConfig
 from bort.config.distill import DistillConfig
-from bort.config.optim import OptimConfig
+from bort.config.optim import OptimConfig, width_lr
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, save_model
-from bort.pretraining.losses import kd_loss, mlm_loss
+from bort.pretraining.datamodule import PackedDataModule
+from bort.pretraining.losses import mlm_loss
 from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import prepare, train
 from bort.training.checkpoint import AtomicCheckpointIO
@@ -24,79 +28,11 @@ TEACHER = torch.tensor([[2.0, 0, 0], [1, 2, 3]])
 WORDS = torch.tensor([0, 2])
 
 
-# ------------------------------------------------------------------------------------ the loss (L3)
-
-
-def by_hand(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> list[float]:
-    """KL(teacher ‖ student) of each position in plain Python floats."""
-    found = []
-    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
-        p, q = (
-            [math.exp(x / temperature) / sum(math.exp(y / temperature) for y in z) for x in z]
-            for z in (t, s)
-        )
-        found.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
-    return found
-
-
-def test_kd_value():
-    assert by_hand(STUDENT, TEACHER, 2.0) == pytest.approx([0.123284, 0], abs=1e-6)
-    kd, mlm = kd_loss(STUDENT, TEACHER, 2.0), mlm_loss(STUDENT, WORDS)
-    assert kd.item() == pytest.approx(0.246569, abs=1e-6)  # τ² · mean over the two positions
-    assert mlm.item() == pytest.approx(0.753109, abs=1e-6)
-    assert (0.5 * kd + 0.1 * mlm).item() == pytest.approx(0.198595, abs=1e-6)
-    assert kd_loss(STUDENT[:1], TEACHER[:1], 2.0).item() == pytest.approx(4 * 0.123284, abs=4e-6)
-    assert kd_loss(STUDENT[1:], TEACHER[1:], 2.0).item() == 0
-
-
 def test_total_in_a_training_step():
     """The weights of the settings meet the two terms in `training_step` itself."""
     module = stub(DistillConfig(w_kd=0.5, w_mlm=0.1, temperature=2.0), STUDENT, TEACHER)
     batch = {"input_ids": torch.zeros(1, 4), "positions": torch.arange(2), "labels": WORDS}
     assert module.training_step(batch, 0).item() == pytest.approx(0.198595, abs=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
-def test_kd_against_plain_python(temperature):
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 7, 11, generator=generator) * 3
-    expected = temperature**2 * sum(by_hand(student, teacher, temperature)) / 7
-    assert kd_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)
-    total = kd_loss(student, teacher, temperature, "sum").item()
-    assert total == pytest.approx(7 * expected, rel=1e-5)
-
-
-def test_kd_sees_no_constant():
-    for row in (torch.tensor(7.0), torch.tensor([[7.0], [-7.0]])):
-        assert kd_loss(STUDENT, TEACHER + row, 2.0).item() == pytest.approx(0.246569, abs=1e-6)
-        assert kd_loss(STUDENT + row, TEACHER, 2.0).item() == pytest.approx(0.246569, abs=1e-6)
-
-
-def test_large_logits_stay_finite():
-    teacher = torch.tensor([[10_000.0, -10_000, 0], [-10_000, 10_000, 10_000]])
-    student = (-teacher).requires_grad_()
-    loss = kd_loss(student, teacher, 2.0) + mlm_loss(student, WORDS)
-    loss.backward()
-    assert loss.isfinite() and student.grad.isfinite().all()
-    assert kd_loss(teacher, teacher.clone(), 1.0).item() == 0
-
-
-def test_half_precision_is_computed_in_float32():
-    exact = kd_loss(STUDENT, TEACHER, 2.0)
-    assert kd_loss(STUDENT.bfloat16(), TEACHER.bfloat16(), 2.0) == exact
-    assert mlm_loss(STUDENT.bfloat16(), WORDS) == mlm_loss(STUDENT, WORDS)
-
-
-def test_no_masked_position_is_a_zero_with_a_gradient():
-    student = torch.zeros(0, 3, requires_grad=True)
-    loss = kd_loss(student, torch.zeros(0, 3), 1.0) + mlm_loss(student, WORDS[:0])
-    loss.backward()
-    assert loss.item() == 0 and student.grad.shape == (0, 3)
-
-
-def test_other_vocabulary_is_refused():
-    with pytest.raises(BortError, match="has 4 tokens, the student's 3"):
-        kd_loss(STUDENT, torch.zeros(2, 4), 1.0)
 
 
 def test_kd_needs_a_teacher():
@@ -423,3 +359,52 @@ def test_checkpoint_restores_tokens_and_generator():
     torch.rand(9)
     other.on_train_start()
     assert other.tokens == 77 and torch.equal(torch.rand(3), expected)
+
+
+# ------------------------------------------------------------------------------------ a stranger
+
+
+def test_any_trainer_trains_on_text_of_ones_own(text, tmp_path):
+    """Neither callbacks nor loggers of bort; the data module reads the text and trains a BPE."""
+    settings = {"length": 16, "batch_size": 4, "vocab_size": 280, "val_fraction": 0.2}
+    data = PackedDataModule(
+        DataConfig(source="text", path=str(text), **settings), cache=tmp_path / "cache"
+    )
+    data.prepare_data()
+    data.setup()
+    shape = {"vocab_size": data.vocab_size, "positions": 16}
+    sizes = {"depth": 1, "heads": 2, "hidden": 16, "intermediate": 32}
+    student, teacher = (build_model(ModelConfig(**sizes, **shape), seed=k) for k in range(2))
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    module = DistillationModule(student, teacher, OptimConfig(), DistillConfig(w_mlm=0.5))
+    assert module.optim.lr == width_lr(16)  # what suits the width, where no rate is given
+    trainer = pl.Trainer(
+        max_steps=6,
+        val_check_interval=3,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path, name="own", flush_logs_every_n_steps=1),
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    assert trainer.callback_metrics["val/loss"] > 0
+    assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
+    logged = (Path(trainer.logger.log_dir) / "metrics.csv").read_text()
+    assert "train/kd_loss" in logged and "val/mlm_accuracy" in logged
+    (checkpoint,) = Path(trainer.logger.log_dir).rglob("*.ckpt")  # Lightning's own
+    content = torch.load(checkpoint, weights_only=True)
+    assert not [key for key in content["state_dict"] if key.startswith(("teacher", "student"))]
+    resumed = DistillationModule(
+        build_model(ModelConfig(**sizes, **shape)), teacher, OptimConfig(), DistillConfig(w_mlm=0.5)
+    )
+    resumed.load_state_dict(content["state_dict"])
+    assert all(map(torch.equal, resumed.model.state_dict().values(), student.state_dict().values()))
+
+
+def test_what_is_kept_outside_is_no_part_of_a_module():
+    module = DistillationModule(tiny(), tiny(1), OptimConfig(lr=4e-3), DistillConfig())
+    inside = {id(part) for part in module.modules()}
+    assert id(module.teacher) not in inside and id(module.model) in inside
+    assert all(name.startswith("model.") for name, _ in module.named_parameters())
+    assert all(key.startswith("model.") for key in module.state_dict())
