@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort.agora.dataset import compute_balanced_accuracy
 from bort.config.train import TrainConfig
 from bort.errors import BortError
-from bort.files.run_files import MODEL
+from bort.files.run_files import MODEL, SETTINGS
 from bort.finetuning.answering import compute_outputs
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import to_answers
@@ -22,7 +21,7 @@ from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
 
-SURE = 0.75  # of the rows of E S has this confidence or more
+SURE = 0.75  # share of E's rows on which S is as confident as its `teacher/eval/confidence`
 
 
 @dataclass
@@ -36,40 +35,41 @@ class Judge:
     length: int
 
     def __call__(self, rows: list[Row]) -> np.ndarray:
-        """Probabilities (N, classes) of the labels, or numbers (N, 1)."""
+        """Compute the probabilities (N, classes) of the labels, or numbers (N, 1)."""
         inputs = encode_rows(self.task, rows, self.tokenizer, self.length)
         outputs = compute_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
 
-def open_judge(task: Task, place: str, length: int, device: str) -> Judge:
-    """The fine-tuned model in a folder as S; raises BortError if it answers another task.
+def open_judge(task: Task, source: str, length: int, device: str) -> Judge:
+    """Open a fine-tuned model as S; raises BortError if it answers another task.
 
-    length: tokens of a row at most. device: where it answers.
+    source: its folder. length: tokens of a row at most. device: where it answers.
     """
-    model, labels = load_classifier(place)
-    order = match_outputs(task, model, labels, f"agora.teacher={place}")
+    model, labels = load_classifier(source)
+    order = match_outputs(task, model, labels, f"agora.teacher={source}")
     model.to(device)
-    return Judge(task, model, load_tokenizer(place), order, min(length, model.config.limit))
+    return Judge(task, model, load_tokenizer(source), order, min(length, model.config.limit))
 
 
 def examine_judge(
-    judge: Judge, E: list[Row], vals: dict[str, list[Row]], guard: float, name: str
-) -> dict:
-    """How good S is on E and on the validation sets, as `teacher/…` of a summary.
+    judge: Judge, E: list[Row], dev: dict[str, list[Row]], guard: float, name: str
+) -> dict[str, float | None]:
+    """Examine how good S is on E and on the validation sets; return `teacher/…` of the summary.
 
-    Raises BortError when its balanced accuracy on E is not above `guard`: the theory asks for 2/3,
-    and a constant S has an accuracy of 0.684 on MRPC. Regression is exempt.
+    dev: the rows of the validation sets. name: where S is. Raises BortError when the balanced
+    accuracy of S on E is not above `guard`: the theory asks for 2/3, and a constant S has an
+    accuracy of 0.684 on MRPC. Regression is exempt.
     """
-    values = {}
-    for split, rows in {"eval": E, **vals}.items():
+    values: dict[str, float | None] = {}
+    for split, rows in {"eval": E, **dev}.items():
         outputs = judge(rows)
-        found = to_answers(judge.task, torch.from_numpy(outputs))
-        scores = compute_scores(judge.task, rows, found)
+        answers = to_answers(judge.task, torch.from_numpy(outputs))
+        scores = compute_scores(judge.task, rows, answers)
         values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
         if split == "eval" and judge.task.kind != "regression":
             labels = np.array([row.label for row in rows])
-            accuracy = compute_balanced_accuracy(labels, found)
+            accuracy = compute_balanced_accuracy(labels, answers)
             values["teacher/eval/balanced_accuracy"] = accuracy
             values["teacher/eval/confidence"] = float(np.quantile(outputs.max(-1), 1 - SURE))
             if accuracy <= guard:
@@ -83,15 +83,18 @@ def examine_judge(
 
 
 def find_teacher_source(run: TrainConfig) -> str:
-    """The encoder that S is fine-tuned from: the teacher of the candidate's pre-training."""
+    """Find the encoder that S is fine-tuned from: the teacher of the student's pre-training.
+
+    Raises BortError for a model that does not say who taught it.
+    """
     if run.teacher.name:
         return run.teacher.name
     if run.model is None:
         return str(pretrain_teacher(run))
-    place = Path(run.model).expanduser()
-    summary = RunFolder(place).find_summary()
-    if summary is None and place.name == MODEL:
-        summary = RunFolder(place.parent).find_summary()
+    folder = Path(run.model).expanduser()
+    summary = RunFolder(folder).find_summary()
+    if summary is None and folder.name == MODEL:
+        summary = RunFolder(folder.parent).find_summary()
     if summary is None or "teacher" not in summary:
         raise BortError(
             f"model={run.model} does not say who taught it; set agora.teacher= to a model "
@@ -100,13 +103,19 @@ def find_teacher_source(run: TrainConfig) -> str:
     return summary["teacher"]
 
 
-def has_seen_all_rows(place: Path, task: str) -> bool:
-    """Whether S is a fine-tuning of ours on the whole training set."""
-    folder = place.parent if place.name == "model" else place
+def has_seen_all_rows(folder: Path, task: str) -> bool:
+    """Tell whether S was fine-tuned by bort on the whole training set."""
+    run_folder = folder.parent if folder.name == MODEL else folder
     try:
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        settings = json.loads((run_folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not isinstance(settings, dict):
         return False
     return settings.get("job") == "finetune" and settings.get("task") == task
+
+
+def compute_balanced_accuracy(labels: np.ndarray, answers: np.ndarray) -> float:
+    """Compute the mean over the labels of the share of their rows (N,) that is right."""
+    shares = [(answers[labels == label] == label).mean() for label in np.unique(labels)]
+    return float(np.mean(shares))

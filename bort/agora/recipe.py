@@ -1,52 +1,45 @@
-"""A whole run of Agora: S, the rounds, the control arms, and what each is worth on the dev set."""
+"""A whole run of Agora: S, the rounds, the control arms, and what each is worth on the dev set.
 
-import json
+The letters D, E, S and θ are those of `bort.agora.student`.
+"""
+
 import logging
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from bort.agora.dataset import (
-    Generated,
-    describe_differences,
-    generate_rows,
-    normalize_texts,
-    read_generated,
-    to_hard,
-    to_json,
+from bort.agora.dataset import describe_differences
+from bort.agora.judge import (
+    Judge,
+    examine_judge,
+    find_teacher_source,
+    has_seen_all_rows,
+    open_judge,
 )
-from bort.agora.generators import GENERATORS, WordSource
-from bort.agora.judge import examine_judge, find_teacher_source, has_seen_all_rows, open_judge
+from bort.agora.making import RowMaker, open_word_source
 from bort.agora.report import ARMS, show_result
 from bort.agora.rounds import (
     PRUNE,
     Round,
     Theta,
     apply_theta,
-    count_samples,
     list_thetas,
+    name_training,
     play_rounds,
 )
-from bort.agora.student import Student, read_result
+from bort.agora.student import Student, TrainingJob, TrainingResult
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
-from bort.console import counted, decimal, to_printable
+from bort.console import counted, decimal
 from bort.errors import BortError
-from bort.files.untrusted import json_object
-from bort.files.writing import replacing, replacing_folder, write_csv, write_json
-from bort.finetuning.answering import (
-    answer_diagnostics,
-    answer_split,
-    compute_outputs,
-    score_answers,
-)
+from bort.files.run_files import METRICS, MODEL, SUMMARY
+from bort.files.writing import replacing_folder, write_csv, write_json
+from bort.finetuning.answering import answer_diagnostics, answer_split, score_answers
 from bort.finetuning.examples import encode_examples, hash_rows
-from bort.finetuning.module import compute_loss, to_answers
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder
@@ -58,8 +51,21 @@ from bort.training.trainer import check_trainer, choose_device, hide_lightning_n
 
 logger = logging.getLogger(__name__)
 
-HARDEST = 0.1  # of the rows that are looked at
-SHOWN = 200  # generated rows in generated.jsonl
+
+@dataclass(frozen=True)
+class RoundTraining:
+    """A training of a round, as a line of metrics.csv."""
+
+    round: int
+    replay: int
+    theta: str
+    rows: int
+    steps: int
+    score: float | None  # on E; None of a training that diverged or has none
+
+    def to_json(self) -> dict:
+        """Spell the training as metrics.csv has it."""
+        return asdict(self)
 
 
 def agora(
@@ -73,34 +79,33 @@ def agora(
     launch: has one of Hydra's launchers do the trainings of these names, see `train_one`; without
     it, trainings run here, one after the other.
 
-    Returns the summary; `val/…` in it is Agora's, on the official dev set, which
-    every arm sees once, at the end. Every training and every round is kept as soon as it is
-    finished: the same command goes on with what is missing. Raises BortError for an S that is no
-    judge, a task that cannot be generated, and as `finetune` does.
+    Returns the summary; `val/…` in it is Agora's, on the official dev set, which every arm sees
+    once, at the end. Every training and every round is kept as soon as it is
+    finished, and the same command resumes with what is missing. Raises BortError for an S that is
+    no judge, a task that cannot be generated, and as `finetune` does.
     """
     check_trainer(run)
     run_folder = RunFolder(folder)
     if (summary := run_folder.find_result(run)) is not None:
         return summary
     hide_lightning_notes()
-    candidate = Student(run, folder, launch)
-    task, rows = candidate.task, candidate.rows
+    student = Student(run, folder, launch)
     with run_folder.lock(False):
         run_folder.begin(run, record)
         encoder = None if run.agora.teacher else find_teacher_source(run)
-        info = {"digest": hash_rows(rows), "source": task.name}
-        run_folder.check_inputs(info, digest_models(run, candidate.source, encoder), run)
+        facts = {"digest": hash_rows(student.rows), "source": student.task.name}
+        run_folder.check_inputs(facts, digest_models(run, student.source, encoder), run)
         if run.resume and (summary := run_folder.find_summary()) is not None:
-            return summary  # a file was touched, and holds what it held
+            return summary  # a data file was touched, and its content is the same as before
         loggers = build_loggers(run.logger, folder, flatten_settings(run))
         try:
-            return AgoraRun(candidate, loggers).play(encoder)
+            return AgoraRun(student, loggers).play(encoder)
         finally:
             finish_loggers(loggers)
 
 
 def digest_models(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
-    """Of all models that a run of Agora reads, by the setting that names each."""
+    """Compute the digests of all models that a run of Agora reads, by setting."""
     names = run.list_models() | {"model": source}
     if encoder is not None and "teacher.name" not in names:
         names["teacher"] = encoder
@@ -108,351 +113,255 @@ def digest_models(run: TrainConfig, source: str, encoder: str | None) -> dict[st
 
 
 class AgoraRun:
-    """A run of Agora: the rounds of its candidate, and the control arms.
+    """A run of Agora: the rounds of its student, and the control arms.
 
-    loggers: besides metrics.csv; each training is a step.
+    loggers: those besides metrics.csv; each training is a step of theirs.
     """
 
-    def __init__(self, candidate: Student, loggers: list):
-        self.f, self.loggers = candidate, loggers
-        self.run, self.folder = candidate.run, candidate.folder
-        self.task = candidate.task
+    def __init__(self, student: Student, loggers: list):
+        self.student, self.loggers = student, loggers
+        self.run, self.folder, self.task = student.run, student.folder, student.task
         self.thetas = list_thetas(self.run.agora.grid)
         self.prune = PRUNE[self.run.agora.prune]
-        own = apply_theta(self.run, Theta(), candidate.rate, None)
-        same = [apply_theta(self.run, t, candidate.rate, None) == own for t in self.thetas]
-        # the default arm is a training of round 1 too, unless Θ has other values
-        self.default = name_training(1, 0, same.index(True)) if True in same else "default"
-        self.trained: list[dict] = []  # of the rounds, in their order
+        # The default arm is a training of round 1 too, unless Θ has other values.
+        default = apply_theta(self.run, Theta(), student.rate, None)
+        runs = [apply_theta(self.run, theta, student.rate, None) for theta in self.thetas]
+        is_in_round_1 = default in runs
+        self.default = name_training(1, 0, runs.index(default)) if is_in_round_1 else "default"
+        self.trainings: list[RoundTraining] = []  # those of the rounds, in their order
 
     def play(self, encoder: str | None) -> RunSummary:
-        """All arms, one after the other; the summary.
+        """Play all arms, one after the other; return the summary.
 
         encoder: what S is fine-tuned from first; None where S was given.
         """
-        f = self.f
-        inputs = {"train": f.cast(f.D), "E": f.held}
-        for line in describe_data(self.task, {"train": f.D, "E": f.E}, inputs):
-            logger.info(line)
-        for line in describe_differences(self.task, f.D, f.E):
-            logger.warning(line)
-        self.words = self._words(encoder)
-        values = self._judge(encoder)
-        steps = counted(f.planned, "step")
+        student = self.student
+        self._describe_data()
+        words = open_word_source(self.run, student.source, encoder)
+        judge, values = self._open_judge(encoder)
+        least = self.run.agora.confidence
+        least = values.get("teacher/eval/confidence", 0.0) if least is None else least
+        maker = RowMaker(student, judge, words, least)
+        steps = counted(student.planned, "step")
         logger.info(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
-        best = {"default": f.train(self.default, Theta(), f.D)}
-        if f.score(best["default"]) == -math.inf:
-            raise BortError(f"the arm with the run's own rate {f.blame([best['default']])}")
-        history = self._rounds()
-        last = max(history, key=lambda each: each.score)
-        best["agora"] = self._place(last)
-        made = sum(len(self._stored(r.number, r.replay)) for r in history[1:])
-        total = sum(row["steps"] for row in self.trained)
-        best["plain"] = self._control("plain", f.D, total)
-        best["random"] = self._control("random", f.D + self._random_rows(made), total)
-        values |= self._finish(best, history, made, total)
+        best = {"default": student.train(TrainingJob(self.default, Theta()), student.D)}
+        if student.get_score(best["default"]) == -math.inf:
+            reason = student.explain_failure([best["default"]])
+            raise BortError(f"the arm with the run's own rate {reason}")
+        history = self._play_rounds(maker)
+        best["agora"] = self._locate_best(max(history, key=lambda played: played.score))
+        made = sum(len(maker.read_round(played.number, played.replay)) for played in history[1:])
+        total = sum(training.steps for training in self.trainings)
+        best["plain"] = self._train_control("plain", student.D, total)
+        random_rows = maker.make_random_rows(made)
+        best["random"] = self._train_control("random", student.D + random_rows, total)
+        values |= self._score_arms(best, total)
+        self._keep_model(best["agora"])
+        maker.write_samples(history)
+        values |= self._summarize(best["agora"], history, made, total)
         summary = RunSummary(values)
         RunFolder(self.folder).write_summary(summary)
         show_result(summary, self.folder)
         return summary
 
+    def _describe_data(self) -> None:
+        """Log what D and E are like, and where they are not what the theory asks for."""
+        student = self.student
+        parts = {"train": student.D, "E": student.E}
+        inputs = {"train": student.encode(student.D), "E": student.inputs_of_e}
+        for line in describe_data(self.task, parts, inputs):
+            logger.info(line)
+        for line in describe_differences(self.task, student.D, student.E):
+            logger.warning(line)
+
     # ---- S
 
-    def _judge(self, encoder: str | None) -> dict:
-        """Open S, after it was fine-tuned from `encoder` if that is given; how good it is."""
-        place = self.run.agora.teacher or str(self.folder / "teacher")
+    def _open_judge(self, encoder: str | None) -> tuple[Judge, dict]:
+        """Open S, after it was fine-tuned from `encoder` if that is given; return how good it is.
+
+        The scores are `teacher/…` of the summary.
+        """
+        student, options = self.student, self.run.agora
+        source = options.teacher or str(self.folder / "teacher")
         if encoder is not None:
-            self._train_teacher(encoder, Path(place))
-        self.judge = open_judge(self.task, place, self.run.data.length, choose_device(self.run))
-        vals = {name: rows for name, rows in self.f.rows.items() if name.startswith("val")}
-        values = examine_judge(self.judge, self.f.E, vals, self.run.agora.guard, place)
-        own = self.run.agora.confidence
-        self.confidence = values.get("teacher/eval/confidence", 0.0) if own is None else own
-        on_E = {k.split("/")[-1]: v for k, v in values.items() if "/eval/" in k}
-        shown = ", ".join(f"{name} {decimal(value)}" for name, value in on_E.items())
-        logger.info(f"S: {place}: {shown} on E")
-        if encoder is None and has_seen_all_rows(Path(place), self.run.task):
+            self._train_teacher(encoder, Path(source))
+        judge = open_judge(self.task, source, self.run.data.length, choose_device(self.run))
+        dev = {name: rows for name, rows in student.rows.items() if name.startswith("val")}
+        values = examine_judge(judge, student.E, dev, options.guard, source)
+        names = [name for name in values if "/eval/" in name]
+        shown = ", ".join(f"{name.split('/')[-1]} {decimal(values[name])}" for name in names)
+        logger.info(f"S: {source}: {shown} on E")
+        if encoder is None and has_seen_all_rows(Path(source), self.run.task):
             logger.warning(
                 "S was fine-tuned on all training rows, those of E too: what it scores on "
                 "E is more than it knows"
             )
-        return values
+        return judge, values
 
-    def _train_teacher(self, encoder: str, place: Path) -> None:
+    def _train_teacher(self, encoder: str, folder: Path) -> None:
         """Fine-tune S on D; E chooses its epoch."""
-        if read_result(place) is None:
-            logger.info(f"S: fine-tuning {encoder} on D first, kept in {place}")
-            tokenizer = load_tokenizer(encoder)
-            parts = {"train": self.f.D, "val": self.f.E}
-            length = min(self.run.data.length, load_masked_lm(encoder, False).config.limit)
-            examples = encode_examples(self.task, parts, tokenizer, length)
-            data = replace(self.run.data, length=length)
-            own = replace(self.run, optim=replace(self.run.optim, lr=None), data=data)
-            self.f.fit(own, place, encoder, examples, "S")
-
-    def _words(self, encoder: str | None) -> WordSource | None:
-        """What the generator takes words from."""
-        kind = self.run.agora.generator
-        if kind == "edit":
-            return None
-        place = self.f.source
-        if kind == "mlm":
-            place = self.run.agora.mlm or encoder or place
-        try:
-            model = load_masked_lm(place, head_required=kind == "mlm")
-        except BortError as error:
-            raise BortError(
-                f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
-                "agora.generator=edit"
-            ) from None
-        return WordSource(model.to(choose_device(self.run)), load_tokenizer(place))
+        if TrainingResult.read(folder) is not None:
+            return
+        logger.info(f"S: fine-tuning {encoder} on D first, kept in {folder}")
+        tokenizer = load_tokenizer(encoder)
+        length = min(self.run.data.length, load_masked_lm(encoder, False).config.limit)
+        parts = {"train": self.student.D, "val": self.student.E}
+        examples = encode_examples(self.task, parts, tokenizer, length)
+        data, optim = replace(self.run.data, length=length), replace(self.run.optim, lr=None)
+        run = replace(self.run, optim=optim, data=data)
+        self.student.fit(run, folder, encoder, examples, "S")
 
     # ---- rounds
 
-    def _rounds(self) -> list[Round]:
-        options = self.run.agora
+    def _play_rounds(self, maker: RowMaker) -> list[Round]:
+        student, options = self.student, self.run.agora
         history = []
-        for each in play_rounds(
+        for played in play_rounds(
             self.thetas,
-            self.f.D,
+            student.D,
             self._train_round,
-            self._grow,
+            maker.grow,
             self.prune,
             options.replays,
             options.rounds,
         ):
-            history.append(each)
-            kept = self.prune(each.ordered)
-            again = f" (replay {each.replay})" if each.replay else ""
+            history.append(played)
+            again = f" (replay {played.replay})" if played.replay else ""
+            pruning = _describe_pruning(played, self.prune(played.ordered))
             logger.info(
-                f"round {each.number}{again}: best θ ({each.thetas[each.best]}) has "
-                f"{self.f.metric} {each.score:.4f} on E, {counted(len(each.data), 'row')}; "
-                f"{_describe_pruning(each, kept)}{self.f.left()}"
+                f"round {played.number}{again}: best θ ({played.thetas[played.best]}) has "
+                f"{student.metric} {played.score:.4f} on E, {counted(len(played.data), 'row')}; "
+                f"{pruning}{student.describe_time_left()}"
             )
-            self._record(history)
+            self._write_rounds(history)
         return history
 
-    def _train_round(self, number: int, replay: int, thetas: list[Theta], data: list[Row]) -> list:
-        scores = []
-        names = [name_training(number, replay, k) for k in range(len(thetas))]
-        self.f.train_all([(n, theta, None) for n, theta in zip(names, thetas, strict=True)], data)
-        for k, theta in enumerate(thetas):
-            place = self.f.train(names[k], theta, data)
-            scores.append(self.f.score(place))
-            facts = {"round": number, "replay": replay, "theta": str(theta), "rows": len(data)}
-            own = read_result(place)
-            shown = scores[-1] if scores[-1] > -math.inf else None
-            self.trained.append(facts | {"steps": own["steps"], "score": shown})
-            line = {f"agora/{key}": facts[key] for key in ("round", "replay", "rows")}
-            line |= {} if shown is None else {"agora/score": shown}
-            for metrics_logger in self.loggers:
-                metrics_logger.log_metrics(line, len(self.trained))
+    def _train_round(
+        self, number: int, replay: int, thetas: list[Theta], data: list[Row]
+    ) -> list[float]:
+        """Train with every θ of a round; return the scores on E."""
+        student, scores = self.student, []
+        jobs = [
+            TrainingJob(name_training(number, replay, k), theta) for k, theta in enumerate(thetas)
+        ]
+        student.launch_trainings(jobs, data)
+        for k, job in enumerate(jobs):
+            folder = student.train(job, data)
+            scores.append(student.get_score(folder))
+            score = scores[-1] if scores[-1] > -math.inf else None
+            steps = TrainingResult.read(folder).steps
+            self._log(RoundTraining(number, replay, str(job.theta), len(data), steps, score))
             best = decimal(max(scores)) if max(scores) > -math.inf else "none"
             logger.info(
-                f"  round {number}, θ {k + 1} of {len(thetas)} ({theta}): "
-                f"{self.f.metric} {decimal(shown)} on E, best {best}{self.f.left()}"
+                f"  round {number}, θ {k + 1} of {len(thetas)} ({job.theta}): {student.metric} "
+                f"{decimal(score)} on E, best {best}{student.describe_time_left()}"
             )
         if max(scores) == -math.inf:
-            places = [self.folder / name for name in names]
-            raise BortError(f"every θ of round {number} {self.f.blame(places)}")
+            reason = student.explain_failure([self.folder / job.name for job in jobs])
+            raise BortError(f"every θ of round {number} {reason}")
         best = int(np.argmax(scores))
-        for k, name in enumerate(names):
-            if k != best and name != self.default:
-                RunFolder(self.folder / name).remove_model()
+        for k, job in enumerate(jobs):
+            if k != best and job.name != self.default:
+                RunFolder(self.folder / job.name).remove_model()
         return scores
 
-    def _place(self, each: Round) -> Path:
-        """Where the best training of a round is."""
-        return self.folder / name_training(each.number, each.replay, each.best)
+    def _log(self, training: RoundTraining) -> None:
+        """Add a training to those of the rounds, and hand it to the loggers."""
+        self.trainings.append(training)
+        line = {
+            "agora/round": training.round,
+            "agora/replay": training.replay,
+            "agora/rows": training.rows,
+        }
+        if training.score is not None:
+            line["agora/score"] = training.score
+        for metrics_logger in self.loggers:
+            metrics_logger.log_metrics(line, len(self.trainings))
 
-    def _grow(self, before: Round, number: int, replay: int) -> list[Row] | None:
-        """D of a round: that of the round before and rows made from its best model's mistakes."""
-        path = self._rows_file(number, replay)
-        if not path.is_file():
-            seed = (self.run.seed, number, replay)
-            count = count_samples(self.run, len(self.f.D))
-            self._make(path, self._mistakes(before), count, seed, before.data)
-        new = self._stored(number, replay)
-        return [*before.data, *new] if new else None
+    def _locate_best(self, played: Round) -> Path:
+        """Name the folder of the best training of a round."""
+        return self.folder / name_training(played.number, played.replay, played.best)
 
-    def _mistakes(self, before: Round) -> list[Row]:
-        """The rows that the best model of a round gets wrong, and the hardest others.
-
-        Others only so far as there are few mistakes, up to a share HARDEST of the rows: a model may
-        know all of D by heart.
-        """
-        model, _ = load_classifier(self._place(before))
-        rows = self.f.D if self.run.agora.mistakes == "train" else self.f.E
-        pad, labels = self.f.tokenizer.pad_token_id, torch.tensor([row.label for row in rows])
-        outputs = compute_outputs(model.to(choose_device(self.run)), rows, self.f.cast(rows), pad)
-        losses = compute_loss(self.task.kind, outputs, labels, "none").numpy()
-        wrong = to_answers(self.task, outputs) != labels.numpy()
-        if self.task.kind == "regression":
-            wrong[:] = False  # no number is quite right
-        count = max(int(wrong.sum()), math.ceil(HARDEST * len(rows)))
-        name, mistakes = "D" if rows is self.f.D else "E", counted(int(wrong.sum()), "mistake")
-        logger.info(
-            f"round {before.number + 1}: {mistakes} on {name}; rows are made from "
-            f"the {count:,} hardest"
-        )
-        chosen = np.lexsort((-losses, ~wrong))[:count]  # mistakes first
-        return [rows[k] for k in np.sort(chosen)]
-
-    def _random_rows(self, count: int) -> list[Row]:
-        """As many rows as Agora made, from random rows of D."""
-        path = self.folder / "random" / "rows.jsonl"
-        if count and not path.is_file():
-            self._make(path, self.f.D, count, (self.run.seed, 0, 0), self.f.D)
-        return read_generated(path, self.task) if count else []
-
-    def _make(self, path: Path, sources, count: int, seed: tuple, taken: list[Row]) -> None:
-        """Generate rows into a file."""
-        options, make = self.run.agora, GENERATORS[self.run.agora.generator]
-        known = {normalize_texts(row) for rows in self.f.rows.values() for row in rows}
-        known |= {normalize_texts(row) for row in taken}
-        found = generate_rows(
-            self.task,
-            sources,
-            count,
-            lambda rows, random: make(self.task, rows, options.rate, random, self.words),
-            self.judge,
-            known,
-            seed,
-            self.confidence,
-            options.labels == "soft",
-        )
-        logger.info(f"  made {counted(len(found), 'row')}{self._shares(found)}")
-        if len(found) < count:
-            logger.info(
-                f"  warning: {count:,} were asked for; S is unsure of the others, or they were "
-                "there before (agora.confidence, agora.rate)"
-            )
-        with replacing(path) as file:
-            for each in found:
-                file.write(json.dumps(to_json(each)).encode() + b"\n")
-
-    def _shares(self, found: list[Generated]) -> str:
-        if self.task.kind == "regression":
-            return ""
-        labels = [to_hard(each.row.label) for each in found]
-        counts = {to_printable(name): labels.count(k) for k, name in enumerate(self.task.labels)}
-        return ": " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-    def _rows_file(self, number: int, replay: int) -> Path:
-        return (self.folder / name_training(number, replay, 0)).parent / "rows.jsonl"
-
-    def _stored(self, number: int, replay: int) -> list[Row]:
-        return read_generated(self._rows_file(number, replay), self.task)
-
-    def _record(self, history: list[Round]) -> None:
-        """What a reader wants of the rounds so far; nothing is resumed from it."""
-        facts = []
-        for each in history:
-            kept = self.prune(each.ordered)
-            found = zip(map(str, each.thetas), each.scores, strict=True)
-            facts.append(
-                {
-                    "round": each.number,
-                    "replay": each.replay,
-                    "rows": len(each.data),
-                    "scores": {name: s if s > -math.inf else None for name, s in found},
-                    "best": str(each.thetas[each.best]),
-                    "pruned": [str(theta) for theta in each.thetas if theta not in kept],
-                }
-            )
+    def _write_rounds(self, history: list[Round]) -> None:
+        """Write what a reader wants to know of the rounds so far; nothing is resumed from it."""
+        facts = [played.to_json(self.prune(played.ordered)) for played in history]
         write_json(self.folder / "rounds.json", {"rounds": facts})
         columns = ["step", "round", "replay", "theta", "rows", "steps", "score"]
-        lines = [{"step": k + 1, **row} for k, row in enumerate(self.trained)]
-        write_csv(self.folder / "metrics.csv", columns, lines)
+        lines = [{"step": k, **row.to_json()} for k, row in enumerate(self.trainings, start=1)]
+        write_csv(self.folder / METRICS, columns, lines)
 
     # ---- control arms and the end
 
-    def _control(self, arm: str, rows: list[Row], total: int) -> Path:
-        """Every θ for its share of Agora's steps; the best on E."""
-        count = len(self.thetas)
-        shares = [max(1, total // count + (k < total % count)) for k in range(count)]
-        jobs = [(f"{arm}/theta_{k}", t, shares[k]) for k, t in enumerate(self.thetas)]
-        self.f.train_all(jobs, rows)
-        places = [self.f.train(name, theta, rows, steps) for name, theta, steps in jobs]
-        best = max(places, key=self.f.score)
-        if self.f.score(best) == -math.inf:
-            raise BortError(f"every θ of the arm {arm} {self.f.blame(places)}")
-        logger.info(f"{ARMS[arm]}: {self.f.metric} {self.f.score(best):.4f} on E{self.f.left()}")
+    def _train_control(self, arm: str, rows: list[Row], total: int) -> Path:
+        """Train with every θ for its share of Agora's steps; return the best training on E."""
+        student, count, jobs = self.student, len(self.thetas), []
+        for k, theta in enumerate(self.thetas):
+            steps = max(1, total // count + (k < total % count))
+            jobs.append(TrainingJob(f"{arm}/theta_{k}", theta, steps))
+        student.launch_trainings(jobs, rows)
+        folders = [student.train(job, rows) for job in jobs]
+        best = max(folders, key=student.get_score)
+        if student.get_score(best) == -math.inf:
+            raise BortError(f"every θ of the arm {arm} {student.explain_failure(folders)}")
+        score = f"{student.metric} {student.get_score(best):.4f} on E"
+        logger.info(f"{ARMS[arm]}: {score}{student.describe_time_left()}")
         return best
 
-    def _finish(self, best: dict[str, Path], history: list[Round], made: int, total: int) -> dict:
-        """Each arm's best model on dev, once; the model, its answers, table and picture."""
-        rows = {name: part for name, part in self.f.rows.items() if name != "train"}
-        examples = encode_examples(self.task, rows, self.f.tokenizer, self.run.data.length)
-        values, steps = {}, self._steps(best, total)
+    def _score_arms(self, best: dict[str, Path], total: int) -> dict:
+        """Score each arm's best model on dev, once; write the answers of Agora's."""
+        student = self.student
+        rows = {name: part for name, part in student.rows.items() if name != "train"}
+        examples, steps = student.encode_task(rows), self._count_steps(best["default"], total)
+        values: dict = {}
         for arm in ARMS:
             model = load_classifier(best[arm])[0].to(choose_device(self.run))
             names = rows if arm == "agora" else examples.validation_rows
-            found = {name: answer_split(model, examples, name) for name in names}
-            scores = score_answers(self.task, rows, found, self.folder).to_json()
+            answers = {name: answer_split(model, examples, name) for name in names}
+            scores = score_answers(self.task, rows, answers, self.folder)
             prefix = "" if arm == "agora" else f"{arm}/"
-            values |= {f"{prefix}{name}": value for name, value in scores.items()}
-            values[f"{prefix}eval/{self.f.metric}"] = self.f.score(best[arm])
+            values |= {f"{prefix}{name}": value for name, value in scores.to_json().items()}
+            values[f"{prefix}eval/{student.metric}"] = student.get_score(best[arm])
             values[f"{arm}/steps"] = steps[arm]
         model = load_classifier(best["agora"])[0].to(choose_device(self.run))
         answer_diagnostics(self.run, model, examples, self.folder)
-        with replacing_folder(self.folder / "model") as fresh:
-            shutil.copytree(best["agora"] / "model", fresh, dirs_exist_ok=True)
-        self._sample(history)
-        keys = ("parameters", "tokens", "tokens_per_s", "lr")
-        own = read_result(best["agora"])
-        each = [read_result(path.parent) or {} for path in self.folder.glob("*/**/summary.json")]
-        return values | {
-            **{key: own[key] for key in keys},
-            "seconds": sum(summary.get("seconds", 0.0) for summary in each),
+        return values
+
+    def _count_steps(self, default: Path, total: int) -> dict[str, int]:
+        """Count the optimizer steps of each arm; those of a diverged training do not count."""
+        steps = {"default": TrainingResult.read(default).steps, "agora": total}
+        for arm in ("plain", "random"):
+            folders = [path.parent for path in (self.folder / arm).glob(f"*/{SUMMARY}")]
+            steps[arm] = sum(TrainingResult.read(folder).steps for folder in folders)
+        return steps
+
+    def _keep_model(self, best: Path) -> None:
+        with replacing_folder(self.folder / MODEL) as fresh:
+            shutil.copytree(best / MODEL, fresh, dirs_exist_ok=True)
+
+    def _summarize(self, best: Path, history: list[Round], made: int, total: int) -> dict:
+        """Collect what summary.json says besides the scores."""
+        numbers = TrainingResult.read(best).numbers
+        folders = [path.parent for path in self.folder.glob(f"*/**/{SUMMARY}")]
+        results = [TrainingResult.read(folder) for folder in folders]
+        return {
+            **{key: numbers[key] for key in ("parameters", "tokens", "tokens_per_s", "lr")},
+            "seconds": sum(result.seconds for result in results if result is not None),
             "steps": total,
             "rounds": len(history),
-            "trainings": len(self.trained),
+            "trainings": len(self.trainings),
             "generated": made,
             "pruned": len(self.thetas) - len(history[-1].thetas),
-            "theta": str(max(history, key=lambda each: each.score).ordered[0]),
-            "metric": f"val/{self.f.metric}",
+            "theta": str(max(history, key=lambda played: played.score).ordered[0]),
+            "metric": f"val/{self.student.metric}",
             "task": self.task.name,
             "seed": self.run.seed,
         }
 
-    def _steps(self, best: dict[str, Path], total: int) -> dict[str, int]:
-        """Optimizer steps that each arm took; those of a training that diverged are not counted."""
-        of_controls = {
-            arm: sum(
-                read_result(path.parent)["steps"]
-                for path in (self.folder / arm).glob("*/summary.json")
-            )
-            for arm in ("plain", "random")
-        }
-        return {"default": read_result(best["default"])["steps"], **of_controls, "agora": total}
 
-    def _sample(self, history: list[Round]) -> None:
-        """generated.jsonl: rows to read, spread over the rounds."""
-        paths = [self._rows_file(each.number, each.replay) for each in history[1:]]
-        lines = [
-            (line, path) for path in paths for line in path.read_text(encoding="utf-8").splitlines()
-        ]
-        with replacing(self.folder / "generated.jsonl") as file:
-            for line, path in lines[:: max(1, len(lines) // SHOWN)]:
-                row = json_object(line, str(path))
-                shown = {k: row[k] for k in ("texts", "source", "confidence")}
-                if self.task.kind != "regression":
-                    row["label"] = self.task.labels[to_hard(row["label"])]
-                file.write(json.dumps({"label": row["label"], **shown}).encode() + b"\n")
-
-
-def _describe_pruning(each: Round, kept: list[Theta]) -> str:
-    """`2 of 4 θ dropped (seed 1; lr × 3, seed 1)`, or that Θ is used up."""
-    gone = [str(theta) for theta in each.thetas if theta not in kept]
+def _describe_pruning(played: Round, kept: list[Theta]) -> str:
+    """Say which θs are dropped, as in `2 of 4 θ dropped (seed 1; lr × 3, seed 1)`."""
+    if not kept:
+        return "Θ is used up"
+    gone = [str(theta) for theta in played.thetas if theta not in kept]
     more = f"; and {len(gone) - 4} more" if len(gone) > 4 else ""
-    return (
-        f"{len(gone)} of {len(each.thetas)} θ dropped ({'; '.join(gone[:4])}{more})"
-        if kept
-        else "Θ is used up"
-    )
-
-
-def name_training(number: int, replay: int, theta: int) -> str:
-    """The folder of a training below the run's."""
-    return f"rounds/{number}{f'_replay_{replay}' if replay else ''}/theta_{theta}"
+    return f"{len(gone)} of {len(played.thetas)} θ dropped ({'; '.join(gone[:4])}{more})"

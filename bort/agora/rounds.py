@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -27,57 +28,59 @@ class Theta:
     epochs: int | None = None
 
     def __str__(self) -> str:
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.lr is not None or self.lr_factor == 1.0:
-            del given["lr_factor"]
-        shown = [f"{k} {v:g}" for k, v in given.items() if v is not None]
+            del values["lr_factor"]
+        shown = [f"{name} {value:g}" for name, value in values.items() if value is not None]
         return ", ".join(shown).replace("lr_factor ", "lr × ") or "the run's own"
 
 
 def list_thetas(grid: ThetaConfig) -> list[Theta]:
-    """Every combination of the grid's values."""
+    """List every combination of the grid's values."""
     names = [f.name for f in fields(Theta)]
     values = {name: getattr(grid, name) or [getattr(Theta, name)] for name in names}
     if grid.lr:
         values["lr_factor"] = [1.0]
-    return [
-        Theta(**dict(zip(names, found, strict=True)))
-        for found in product(*(values[name] for name in names))
-    ]
+    combinations = product(*(values[name] for name in names))
+    return [Theta(**dict(zip(names, combination, strict=True))) for combination in combinations]
 
 
 def keep_better_half(ordered: list[Theta]) -> list[Theta]:
-    """The better half of θs, the best first; none of one: Θ is used up."""
+    """Keep the better half of θs, which are ordered with the best first; none of a single θ."""
     return ordered[: math.ceil(len(ordered) / 2)] if len(ordered) > 1 else []
 
 
 def drop_like_worst(ordered: list[Theta]) -> list[Theta]:
-    """Θ without the θs like the worst (the original pruning); the best first in and out.
+    """Drop the θs like the worst (the original pruning); the best is first in and out.
 
     Of all but the best, those are dropped that hold the longest sequence of values which the worst
     shares with one of them.
     """
     if len(ordered) < 2:
         return []
-    best, *others, worst = ordered
-    varied = [f.name for f in fields(Theta) if len({getattr(t, f.name) for t in ordered}) > 1]
-    shared = [{n for n in varied if getattr(t, n) == getattr(worst, n)} for t in others]
+    best, *middle, worst = ordered
+    varied = [name for name in vars(best) if len({getattr(t, name) for t in ordered}) > 1]
+    shared = [_list_shared(theta, worst, varied) for theta in middle]
     longest = max(reversed(shared), key=len, default=set())  # of equals that of the worse θ
     if not longest:
-        return [best, *others]
-    return [best, *(t for t, own in zip(others, shared, strict=True) if not longest <= own)]
+        return [best, *middle]
+    return [best, *(t for t, names in zip(middle, shared, strict=True) if not longest <= names)]
+
+
+def _list_shared(theta: Theta, worst: Theta, names: list[str]) -> set[str]:
+    return {name for name in names if getattr(theta, name) == getattr(worst, name)}
 
 
 PRUNE = {"half": keep_better_half, "lcs": drop_like_worst}
 
 
 def apply_theta(run: TrainConfig, theta: Theta, rate: float, steps: int | None) -> TrainConfig:
-    """The settings of one training: the run's, with θ.
+    """Make the settings of one training: the run's, with θ.
 
     rate: where neither names one. steps: instead of the run's epochs.
     """
-    given = {"lr": theta.lr, "weight_decay": theta.weight_decay, "warmup": theta.warmup}
-    optim = replace(run.optim, **{k: v for k, v in given.items() if v is not None})
+    values = {"lr": theta.lr, "weight_decay": theta.weight_decay, "warmup": theta.warmup}
+    optim = replace(run.optim, **{k: v for k, v in values.items() if v is not None})
     optim.lr = (optim.lr or rate) * theta.lr_factor
     data = replace(run.data, batch_size=theta.batch_size or run.data.batch_size)
     trainer = dict(run.trainer)
@@ -91,18 +94,18 @@ def apply_theta(run: TrainConfig, theta: Theta, rate: float, steps: int | None) 
 
 
 def count_epoch_steps(run: TrainConfig, rows: int) -> int:
-    """Steps of the run's own epochs over so many rows."""
+    """Count the steps of the run's own epochs over so many rows."""
     epochs = max(1, run.trainer_config.max_epochs or 1)
     return epochs * math.ceil(rows / run.data.batch_size)
 
 
 def count_samples(run: TrainConfig, rows: int) -> int:
-    """Rows that are generated for a round, with D of so many rows."""
+    """Count the rows that are generated for a round, with D of so many rows."""
     return run.agora.samples or max(1, rows // 4)
 
 
 def count_planned_steps(run: TrainConfig, rows: int) -> int:
-    """Steps of all rounds on D of so many rows, if no round is replayed."""
+    """Count the steps of all rounds on D of so many rows, if no round is repeated."""
     thetas, number, total, more = list_thetas(run.agora.grid), 0, 0, count_samples(run, rows)
     while thetas and number < (run.agora.rounds or math.inf):
         total += len(thetas) * count_epoch_steps(run, rows + number * more)
@@ -110,59 +113,82 @@ def count_planned_steps(run: TrainConfig, rows: int) -> int:
     return total
 
 
-@dataclass
+def name_round(number: int, replay: int) -> str:
+    """Name the folder of a round below the run's; replay: 0 for its first attempt."""
+    return f"rounds/{number}" + (f"_replay_{replay}" if replay else "")
+
+
+def name_training(number: int, replay: int, theta: int) -> str:
+    """Name the folder of a round's training below the run's; theta: its number in the round."""
+    return f"{name_round(number, replay)}/theta_{theta}"
+
+
+@dataclass(frozen=True)
 class Round:
-    """What a round did: scores on E of its θs, trained on `data`."""
+    """What a round did."""
 
     number: int
-    replay: int
+    replay: int  # 0 of the first attempt
     thetas: list[Theta]
-    scores: list[float]
-    data: object
+    scores: list[float]  # on E, by θ; -inf of one that diverged
+    data: Any  # D, on which the θs were trained
 
     @property
     def best(self) -> int:
-        """Number of the best θ; of equals the first."""
+        """The number of the best θ; of equals the first."""
         return int(np.argmax(self.scores))
 
     @property
     def score(self) -> float:
+        """The best score."""
         return self.scores[self.best]
 
     @property
     def ordered(self) -> list[Theta]:
-        """θs, the best first; equals in their order."""
+        """The θs, with the best first; equals stay in their order."""
         order = sorted(range(len(self.scores)), key=lambda k: -self.scores[k])
         return [self.thetas[k] for k in order]
+
+    def to_json(self, kept: list[Theta]) -> dict:
+        """Spell the round as rounds.json has it; kept: the θs of the next round."""
+        scores = zip(map(str, self.thetas), self.scores, strict=True)
+        return {
+            "round": self.number,
+            "replay": self.replay,
+            "rows": len(self.data),
+            "scores": {name: score if score > -math.inf else None for name, score in scores},
+            "best": str(self.thetas[self.best]),
+            "pruned": [str(theta) for theta in self.thetas if theta not in kept],
+        }
 
 
 def play_rounds(
     thetas: list[Theta],
-    data: object,
-    train: Callable[[int, int, list[Theta], object], list[float]],
-    grow: Callable[[Round, int, int], object | None],
+    data: Any,
+    train: Callable[[int, int, list[Theta], Any], list[float]],
+    grow: Callable[[Round, int, int], Any | None],
     prune: Callable[[list[Theta]], list[Theta]] = keep_better_half,
     replays: int = 0,
     limit: int | None = None,
 ) -> Iterator[Round]:
-    """The rounds of Agora, as they end; of a round that was done again, the better attempt.
+    """Play the rounds of Agora; yield each when it ends, of a repeated one the better attempt.
 
     train(round, replay, Θ, D) gives the scores on E, -inf of a θ that diverged. grow(round before,
-    number, replay) gives D of a round, None when no row could be made, which ends the rounds. A
-    round worse on E than the one before is replayed with fresh rows while `replays`, of all rounds
-    together, are left. Ends when Θ is used up or after `limit` rounds.
+    number, replay) gives D of a round, and None when no row could be made, which ends the rounds.
+    A round that is worse on E than the one before is repeated with fresh rows, `replays` times in
+    all rounds together. The rounds end when Θ is used up or after `limit` of them.
     """
     previous, number = None, 1
     while thetas and (limit is None or number <= limit):
         if previous is not None and (data := grow(previous, number, 0)) is None:
             return
-        found = Round(number, 0, thetas, train(number, 0, thetas, data), data)
+        played = Round(number, 0, thetas, train(number, 0, thetas, data), data)
         replay = 0
-        while previous is not None and found.score < previous.score and replays > 0:
+        while previous is not None and played.score < previous.score and replays > 0:
             replays, replay = replays - 1, replay + 1
             if (data := grow(previous, number, replay)) is None:
                 break
             again = Round(number, replay, thetas, train(number, replay, thetas, data), data)
-            found = max(found, again, key=lambda attempt: attempt.score)
-        yield found
-        previous, number, thetas = found, number + 1, prune(found.ordered)
+            played = max(played, again, key=lambda attempt: attempt.score)
+        yield played
+        previous, number, thetas = played, number + 1, prune(played.ordered)

@@ -24,19 +24,18 @@ from bort import report
 from bort.agora import recipe as agora_run
 from bort.agora import report as agora_page
 from bort.agora import student as candidate
-from bort.agora.dataset import (
-    compute_balanced_accuracy,
-    describe_differences,
-    generate_rows,
-    normalize_texts,
-    read_generated,
-    split_rows,
-    to_hard,
-)
+from bort.agora.dataset import describe_differences, normalize_texts, split_rows
+from bort.agora.generated import Labelling, generate_rows, read_generated, to_hard
 from bort.agora.generators import GENERATORS, WordSource, find_changeable
-from bort.agora.judge import Judge, find_teacher_source
+from bort.agora.judge import Judge, compute_balanced_accuracy, find_teacher_source
 from bort.agora.report import ARMS
-from bort.agora.rounds import Theta, drop_like_worst, keep_better_half, list_thetas, play_rounds
+from bort.agora.rounds import (
+    Theta,
+    drop_like_worst,
+    keep_better_half,
+    list_thetas,
+    play_rounds,
+)
 from bort.config.agora import ThetaConfig
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
@@ -419,7 +418,7 @@ SOURCES = [
 def test_rows_are_labelled_by_s_and_balanced(soft):
     taken = {(f"a bad row {k}",) for k in range(500)}
     known = set(taken)
-    found = generate_rows(TASK, SOURCES, 100, numbered, judge, known, (0,), 0.8, soft)
+    found = generate_rows(TASK, SOURCES, 100, numbered, Labelling(judge, 0.8, soft), known, (0,))
     assert len(found) == 100 and len({normalize_texts(each.row) for each in found}) == 100
     for each in found:
         assert normalize_texts(each.row) not in taken and each.row.texts[0].startswith(
@@ -436,11 +435,19 @@ def test_rows_are_labelled_by_s_and_balanced(soft):
 def test_too_few_rows_are_no_endless_loop():
     known: set = set()
     found = generate_rows(
-        TASK, SOURCES, 100, lambda rows, _: [None] * len(rows), judge, known, (0,), 0.8, False
+        TASK,
+        SOURCES,
+        100,
+        lambda rows, _: [None] * len(rows),
+        Labelling(judge, 0.8, False),
+        known,
+        (0,),
     )
     assert found == []
     same = lambda rows, _: [replace(row, texts=("good",)) for row in rows]  # noqa: E731
-    assert len(generate_rows(TASK, SOURCES, 100, same, judge, known, (0,), 0.8, False)) == 1
+    assert (
+        len(generate_rows(TASK, SOURCES, 100, same, Labelling(judge, 0.8, False), known, (0,))) == 1
+    )
 
 
 # ------------------------------------------------------------------------------------ whole runs
