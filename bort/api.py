@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bort import shell
 from bort.cli import jobs
-from bort.cli.composing import composed
+from bort.cli.composing import compose_command
 from bort.config.overrides import to_overrides
 from bort.console import show_log
 from bort.errors import BortError
@@ -67,7 +67,7 @@ def run(
     words = [f"experiment={experiment}", *overrides, *to_overrides(settings)]
     folder = None
     try:
-        with _restored_process(), composed("train", words, config_dir) as (cfg, hydra):
+        with _restored_process(), compose_command("train", words, config_dir) as (cfg, hydra):
             folder = jobs.locate_folder(cfg, hydra)
             summary = jobs.run_job(cfg, hydra, folder)
     except SystemExit as stopped:  # after a checkpoint
@@ -112,9 +112,9 @@ def finetune(
             if not isinstance(rows, str | os.PathLike):
                 stored[path] = split
     source = model.folder if isinstance(model, RunResult) else model
-    own = {"model": str(source), "data": data}
+    rows_and_model = {"model": str(source), "data": data}
     try:
-        return run("finetune", *to_overrides(own), *overrides, **settings)
+        return run("finetune", *to_overrides(rows_and_model), *overrides, **settings)
     except BortError as error:
         line = str(error)
         for path, split in stored.items():
@@ -144,7 +144,7 @@ def _restored_process() -> Iterator[None]:
     state = random.getstate()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     log = logging.getLogger("bort")
-    own = (log.level, log.propagate, list(log.handlers))
+    log_state = (log.level, log.propagate, list(log.handlers))
     levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     if not log.handlers:  # otherwise the program says itself where the lines go
         show_log()
@@ -152,8 +152,8 @@ def _restored_process() -> Iterator[None]:
         with warnings.catch_warnings(), _restored_libraries():
             yield
     finally:
-        log.setLevel(own[0])
-        log.propagate, log.handlers[:] = own[1:]
+        log.setLevel(log_state[0])
+        log.propagate, log.handlers[:] = log_state[1:]
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if threading.current_thread() is threading.main_thread():

@@ -17,7 +17,7 @@ from bort.errors import BortError
 
 
 @contextmanager
-def composed(
+def compose_command(
     command: str, words: list[str], config_dir: str | os.PathLike | None = None
 ) -> Iterator[tuple[DictConfig, DictConfig]]:
     """Compose the settings of `train` or `search`; gives them and Hydra's own.
@@ -30,7 +30,8 @@ def composed(
     if extra is not None:
         if not extra.is_dir():
             raise BortError(f"config_dir={extra} is not a folder; name one with files as conf/ has")
-        words = [*words, f"hydra.searchpath=[{to_word(f'file://{extra.absolute()}')}]"]
+        address = to_word(f"file://{extra.absolute()}")
+        words = [*words, f"hydra.searchpath=[{address}]"]
     before = (
         (GlobalHydra.instance(), "hydra", GlobalHydra.instance().hydra),
         (HydraConfig.instance(), "cfg", HydraConfig.instance().cfg),
@@ -41,10 +42,10 @@ def composed(
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=command):
             cfg = compose(command, words, return_hydra_config=True)
             HydraConfig.instance().set_config(cfg)
-            own = cfg.copy()
-            with open_dict(own):
-                del own["hydra"]
-            yield own, HydraConfig.get()
+            settings = cfg.copy()
+            with open_dict(settings):
+                del settings["hydra"]
+            yield settings, HydraConfig.get()
     finally:
         for owner, name, value in before:
             setattr(type(owner).instance(), name, value)

@@ -15,7 +15,7 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
 from bort import shell
-from bort.cli.composing import composed
+from bort.cli.composing import compose_command
 from bort.config.command_line import read_comments
 from bort.config.compose import CONF
 from bort.config.overrides import to_word
@@ -46,7 +46,7 @@ def show_help(command: str, schema: type) -> None:
     Raises BortError, and what Hydra raises, for a mistake in these words.
     """
     options = get_args_parser().parse_args(sys.argv[1:])
-    with composed(command, options.overrides, options.config_dir) as (cfg, hydra):
+    with compose_command(command, options.overrides, options.config_dir) as (cfg, hydra):
         print("\n".join(format_help(command, schema, cfg, hydra)))
 
 

@@ -169,7 +169,7 @@ def train_one_of_agora(cfg: DictConfig) -> None:
     train_one(parse_settings(cfg), Path(cfg.output_dir), name)
 
 
-def objective(summary: RunSummary) -> float | None:
+def read_objective(summary: RunSummary) -> float | None:
     """Return what external sweepers minimise: val/loss, or the score of a task.
 
     None where nothing was validated; NaN, a failed trial, for a score that is not defined.

@@ -36,20 +36,21 @@ def run_composed(cfg: DictConfig) -> float | None:
     from bort.runs.failures import note_failure
 
     show_log()  # a launcher's process has not passed through the shell
-    own = HydraConfig.get()
-    is_sweep = own.mode is RunMode.MULTIRUN
+    hydra_settings = HydraConfig.get()
+    is_sweep = hydra_settings.mode is RunMode.MULTIRUN
     folder = None
     try:
         with shell.resumable(cfg.name):
-            folder = jobs.locate_folder(cfg, own)
-            summary = jobs.run_job(cfg, own, folder, partial(shell.loading, shell.program()))
-            return None if summary is None else jobs.objective(summary)
+            folder = jobs.locate_folder(cfg, hydra_settings)
+            loading = partial(shell.loading, shell.program())
+            summary = jobs.run_job(cfg, hydra_settings, folder, loading)
+            return None if summary is None else jobs.read_objective(summary)
     except Exception as error:
         line = shell.mistake(error)
         if line is None:
             raise
         if not is_sweep:
-            shell.stop(1, f"{shell.program()}: {line}")  # here: Hydra would add a line of its own
+            shell.stop(1, f"{shell.program()}: {line}")  # now: Hydra would add a line of its own
         logger.info(f"{shell.program()}: {folder}: {line}")
         if folder is not None:
             note_failure(folder)

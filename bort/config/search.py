@@ -32,17 +32,19 @@ class GridConfig:
         for key in ("depth", "hidden"):
             if not getattr(self, key):
                 raise BortError(f"grid.{key} is empty; give it values or use grid=tiny")
-        for one, other in (("heads", "head_size"), ("intermediate", "ratio")):
-            if bool(getattr(self, one)) == bool(getattr(self, other)):
+        for key, substitute in (("heads", "head_size"), ("intermediate", "ratio")):
+            if bool(getattr(self, key)) == bool(getattr(self, substitute)):
                 raise BortError(
-                    f"grid.{one} or grid.{other} needs values, and not both: set the other to null"
+                    f"grid.{key} or grid.{substitute} needs values, and not both: set the other "
+                    "to null"
                 )
-        others = (self.heads, self.intermediate, self.ratio, [self.head_size or 1])
-        sizes = [*self.depth, *self.hidden, *(x for some in others for x in some or ())]
+        sizes = [*self.depth, *self.hidden, self.head_size or 1]
+        for values in (self.heads, self.intermediate, self.ratio):
+            sizes += values or ()
         if min(sizes) <= 0:
             raise BortError("grid: every size must be above 0")
         if not self.points()[0]:
-            raise BortError("grid: no number of heads divides any hidden size; mend grid.heads")
+            raise BortError("grid: no number of heads divides any hidden size; fix grid.heads")
 
     def points(self) -> tuple[list[Arch], list[Arch]]:
         """The architectures in which A divides H, and those in which it does not; each once.
@@ -228,10 +230,10 @@ class BenchmarkConfig:
                 "engines=, batches=, lengths= and huggingface= out, or set grid=none"
             )
         for key, least in (("batches", 1), ("lengths", 4), ("engines", None)):
-            found = getattr(self, key)
-            if found is not None and not found:
+            values = getattr(self, key)
+            if values is not None and not values:
                 raise BortError(f"{key}=[] leaves nothing to measure; give it values")
-            for value in found or ():
+            for value in values or ():
                 if least:
                     at_least(key, value, least)
                 else:

@@ -121,9 +121,9 @@ class TrainConfig:
 
     def to_pretraining(self, **changes: Any) -> "PretrainRunConfig":
         """Return the settings of one pre-training with these changes, also out of a search's."""
-        own = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
-        own |= {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
-        return PretrainRunConfig(**own | changes)
+        values = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
+        values |= {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
+        return PretrainRunConfig(**values | changes)
 
     @property
     def trainer_config(self) -> TrainerConfig:

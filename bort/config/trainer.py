@@ -43,15 +43,16 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a key takes: whole ones from `least` on.
+    """The numbers that a key takes: whole ones from `least` on.
 
-    share: a fraction between 0 and 1 as well. whole: false for any finite number from `least` on.
-    null: nothing as well. duration: a text as 00:12:00:00 as well.
+    share: a fraction between 0 and 1 is allowed, too. integral: without it, any finite number from
+    `least` on is allowed. null: no value at all is allowed. duration: a text such as 00:12:00:00 is
+    allowed.
     """
 
     least: int
     share: bool = False
-    whole: bool = True
+    integral: bool = True
     null: bool = True
     duration: bool = False
 
@@ -62,13 +63,13 @@ class Range:
             return self.duration and re.fullmatch(r"\d+(:\d\d){3}", value) is not None
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if isinstance(value, float) and self.whole:
+        if isinstance(value, float) and self.integral:
             # 0.0 is a share of nothing; where nothing is too little, no share is
             return self.share and (0 < value <= 1 or value == self.least == 0)
         return math.isfinite(value) and value >= self.least
 
     def __str__(self) -> str:
-        text = f"a {'whole ' if self.whole else ''}number, at least {self.least}"
+        text = f"a {'whole ' if self.integral else ''}number, at least {self.least}"
         return text + (", or a share as 0.5" if self.share else "")
 
 
@@ -87,7 +88,7 @@ RANGES = {
     "num_sanity_val_steps": Range(-1),
     "log_every_n_steps": Range(1, null=False),
     "accumulate_grad_batches": Range(1, null=False),
-    "gradient_clip_val": Range(0, whole=False),
+    "gradient_clip_val": Range(0, integral=False),
     "num_nodes": Range(1, null=False),
 }
 

@@ -71,8 +71,11 @@ def _read_records(rows: Any, split: str, columns: list[str]) -> tuple[list[str],
             kind = type(record).__name__
             raise BortError(f"{split}, row {number} is of type {kind}, not a dict of its columns")
     names = {str(name): None for record in records[:1] for name in record}
-    kept = [{name: record[name] for name in columns if name in record} for record in records]
-    return list(names), kept
+    return list(names), [_select_columns(record, columns) for record in records]
+
+
+def _select_columns(record: Mapping[str, Any], columns: list[str]) -> Record:
+    return {name: record[name] for name in columns if name in record}
 
 
 def _read_dataset(dataset: Any, columns: list[str]) -> tuple[list[str], list[Record]]:

@@ -7,8 +7,8 @@ import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bort.cli.composing import composed
-from bort.cli.jobs import locate_folder, make_launcher, objective
+from bort.cli.composing import compose_command
+from bort.cli.jobs import locate_folder, make_launcher, read_objective
 
 
 def job(mode: RunMode, output_dir: str):
@@ -35,7 +35,7 @@ def test_the_processes_of_a_training_share_the_first_ones_folder(monkeypatch):
 
 
 def test_no_launcher_is_used_where_none_was_chosen():
-    with composed("train", ["experiment=agora", "name=x"]) as (_, hydra):
+    with compose_command("train", ["experiment=agora", "name=x"]) as (_, hydra):
         assert make_launcher(hydra, Path("runs/agora/x")) is None
 
 
@@ -48,8 +48,8 @@ def test_no_launcher_is_used_where_none_was_chosen():
     ],
 )
 def test_what_a_sweeper_minimises(summary, value):
-    assert objective(summary) == value
+    assert read_objective(summary) == value
 
 
 def test_a_score_that_is_not_defined_is_a_failed_trial():
-    assert math.isnan(objective({"metric": "val/pearson", "val/pearson": None}))
+    assert math.isnan(read_objective({"metric": "val/pearson", "val/pearson": None}))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from bort.cli import search
-from bort.cli.composing import composed
+from bort.cli.composing import compose_command
 from bort.search import sweep
 
 
@@ -17,7 +17,7 @@ def test_a_job_returns_the_error_of_its_candidate(monkeypatch, tiny_search, expe
     monkeypatch.setattr(search, "HydraConfig", SimpleNamespace(get=lambda: runtime))
     asked, record = [], SimpleNamespace(error=expected)
     monkeypatch.setattr(sweep, "evaluate", lambda *arguments: asked.append(arguments) or record)
-    with composed("search", [*tiny_search, "name=x"]) as (cfg, _):
+    with compose_command("search", [*tiny_search, "name=x"]) as (cfg, _):
         error = search.run_composed.__wrapped__(cfg)
     assert math.isnan(error) if expected is None else error == expected
     ((run, folder, place),) = asked

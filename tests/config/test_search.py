@@ -61,7 +61,7 @@ MESSAGES = [
     (lambda: GridConfig([1], [4], [0], None, [4]), "grid: every size must be above 0"),
     (
         lambda: GridConfig([1], [4], [3], None, [4]),
-        "grid: no number of heads divides any hidden size; mend grid.heads",
+        "grid: no number of heads divides any hidden size; fix grid.heads",
     ),
     (
         lambda: BenchmarkConfig(vocab_size=7, grid=GridConfig([], [])),
