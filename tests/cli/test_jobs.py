@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from bort.cli.composing import compose_command
 from bort.cli.jobs import locate_folder, make_launcher, read_objective
+from bort.runs.summary import RunSummary
 
 
 def job(mode: RunMode, output_dir: str):
@@ -48,8 +49,9 @@ def test_no_launcher_is_used_where_none_was_chosen():
     ],
 )
 def test_what_a_sweeper_minimises(summary, value):
-    assert read_objective(summary) == value
+    assert read_objective(RunSummary(summary)) == value
 
 
 def test_a_score_that_is_not_defined_is_a_failed_trial():
-    assert math.isnan(read_objective({"metric": "val/pearson", "val/pearson": None}))
+    undefined = RunSummary({"metric": "val/pearson", "val/pearson": None})
+    assert math.isnan(read_objective(undefined))
