@@ -62,7 +62,8 @@ class Horizon:
 
     def to_json(self) -> dict[str, Any]:
         """Give its part of the flat summary."""
-        values = {"step": self.step, "ahead": self.ahead, "winner": self.winner, "tau": self.tau}
+        values = {"step": self.step, "ahead": self.ahead, "winner": self.winner}
+        values |= {} if self.tau is None else {"tau": self.tau}
         return {f"{name}_at_{self.label}": value for name, value in values.items()}
 
 
