@@ -104,14 +104,14 @@ def answer_lines(
 ) -> Iterator[str]:
     """Load the model and yield its answers as lines of JSON that the encoding can show."""
     with shell.loading("bort.predict"):  # torch, only now
-        from bort.export.standalone import json_line
+        from bort.export.standalone import to_json_line
         from bort.predictor import load
 
     predictor = load(settings.model)
     if settings.top is not None and not predictor.fills_masks:
         raise BortError("top= is for a masked language model, which this is not; leave it out")
     for answer in predictor.answers(texts, top=settings.top or 5):
-        yield json_line(answer, encoding)
+        yield to_json_line(answer, encoding)
 
 
 if __name__ == "__main__":

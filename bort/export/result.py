@@ -27,7 +27,7 @@ class ExportResult:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """Make a result of what export.json holds, which says more than this."""
-        return cls(**{key: record.get(key) for key in (item.name for item in fields(cls))})
+        return cls(**{item.name: record.get(item.name) for item in fields(cls)})
 
     def describe_agreement(self) -> str:
         """Say what int8 leaves of the answers."""

@@ -28,8 +28,8 @@ class TaskDataConfig:
     kind: str | None = None  # classes or number; found out where it is not given
     length: int | None = None  # the tokens that a row is cut to; those of the model's run
 
-    def given(self) -> dict[str, str | int]:
-        """The keys that have a value."""
+    def to_json(self) -> dict[str, str | int]:
+        """The keys that have a value, and their values."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -57,7 +57,7 @@ class ExportConfig:
     push: str | None = None  # owner/name on the hub, which the folder is uploaded to afterwards
 
     def __post_init__(self) -> None:
-        values = vars(self) | {f"data.{key}": value for key, value in self.data.given().items()}
+        values = vars(self) | {f"data.{key}": value for key, value in self.data.to_json().items()}
         if empty := [key for key, value in values.items() if value == ""]:
             raise BortError(f"{empty[0]}= has no value; give one, or leave it out")
         if not (self.model and self.format and self.out):
@@ -92,7 +92,7 @@ class ExportConfig:
 
     def _check_data(self) -> None:
         """Raise BortError for a setting of data that this task does not read."""
-        keys, of_table = self.data.given(), ("train", "val", "text", "label", "kind")
+        keys, of_table = self.data.to_json(), ("train", "val", "text", "label", "kind")
         if self.task is None:
             unread, reason = keys, "is for a check on a task; give task=…, or data.train=FILE"
         elif self.task == "custom":
@@ -124,7 +124,7 @@ class ExportConfig:
 
     def _locate_rows(self) -> DataConfig:
         """Return where the task's rows are; they are as long as in the run of the model."""
-        values = self.data.given()
+        values = self.data.to_json()
         if self.task is not None and self.data.length is None:
             run = run_facts(self.model)
             if run.get("task") and isinstance(run.get("data.length"), int):

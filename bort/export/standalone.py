@@ -28,8 +28,10 @@ try:
 except ImportError as error:
     if __name__ != "__main__":
         raise
-    wanted = "numpy onnxruntime tokenizers"
-    raise SystemExit(f"predict.py: needs the package {error.name}; pip install {wanted}") from None
+    packages = "numpy onnxruntime tokenizers"
+    raise SystemExit(
+        f"predict.py: needs the package {error.name}; pip install {packages}"
+    ) from None
 
 FOLDER = Path(__file__).resolve().parent
 BATCH = 32  # texts that the model reads at once
@@ -48,25 +50,25 @@ class Mistake(ValueError):
 
 
 def shorten(value: object, most: int = 40) -> str:
-    """A quotation of at most that many characters."""
+    """Return a quotation of at most that many characters."""
     if isinstance(value, str):
         return repr(value) if len(value) <= most else f"{value[:most]!r}…"
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def split_row(text: object, wanted: int | None) -> tuple[str, ...]:
-    """The one or two texts of a row.
+def split_row(text: object, count: int | None) -> tuple[str, ...]:
+    """Return the one or two texts of a row.
 
-    wanted: how many the model's task has, if that is known. Raises Mistake for what is no such row.
+    count: how many the model's task has, if that is known. Raises Mistake for what is no such row.
     """
     parts = (text,) if isinstance(text, str) else text
     if not isinstance(parts, (tuple, list)) or not all(isinstance(part, str) for part in parts):
         raise Mistake(f"{shorten(text)} is no text and no pair of texts")
     if not 1 <= len(parts) <= 2:
         raise Mistake(f"{len(parts)} texts are given, it takes one or two")
-    if wanted not in (None, len(parts)):
-        kind = "pairs of texts; give two" if wanted == 2 else "one text; give no second"
+    if count not in (None, len(parts)):
+        kind = "pairs of texts; give two" if count == 2 else "one text; give no second"
         raise Mistake(f"the model was fine-tuned on {kind}")
     for part in parts:
         try:
@@ -77,7 +79,7 @@ def split_row(text: object, wanted: int | None) -> tuple[str, ...]:
 
 
 def check_masks(parts: tuple[str, ...], count: int, mask: str, limit: int) -> None:
-    """Raises Mistake unless all masks of a row, of which there is one, are among its tokens.
+    """Raise Mistake unless all masks of a row, of which there is one, are among its tokens.
 
     count: masks that are among them; limit: tokens that fit.
     """
@@ -91,18 +93,20 @@ def check_masks(parts: tuple[str, ...], count: int, mask: str, limit: int) -> No
 
 
 def check_top(top: object) -> None:
+    """Raise Mistake for what is no number of words."""
     if not isinstance(top, int) or top < 1:
         raise Mistake(f"top={shorten(top)} is no number of words; write top=5")
 
 
 def check_list(texts: object) -> None:
+    """Raise Mistake for what is no list of texts, as a single text."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise Mistake("predict takes a list of texts; write predict([text])")
 
 
 @contextmanager
 def name_row(number: int, alone: bool) -> Iterator[None]:
-    """Mistakes in the block name the row, unless it is alone."""
+    """Name the row in the mistakes of the block, unless it is alone."""
     try:
         yield
     except Mistake as error:
@@ -110,7 +114,7 @@ def name_row(number: int, alone: bool) -> Iterator[None]:
 
 
 def split_blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
-    """Texts in lists, in their order; top: words of an answer, which all are kept for a list."""
+    """Yield texts in lists, in their order; top: words of an answer, all kept for a list."""
     size = max(1, min(BLOCK, 100 * BLOCK // top))
     block = []
     for text in texts:
@@ -125,8 +129,9 @@ def split_blocks(texts: Iterable[Text], top: int) -> Iterator[list[Text]]:
 def form_batches(
     lengths: list[int], most: int = BATCH, tokens: int = TOKENS
 ) -> Iterator[list[int]]:
-    """Rows of similar length together: at most so many, and so many tokens with their padding.
+    """Yield the numbers of rows of similar length together.
 
+    most: rows of a batch; tokens: of a batch, with their padding.
     A row that is longer than `tokens` is alone.
     """
     batch: list[int] = []
@@ -140,7 +145,7 @@ def form_batches(
 
 
 def read_texts(path: Path) -> Iterator[Text]:
-    """A text per line of a .txt file, or `text` (and `pair`) of each line of a .jsonl file.
+    """Yield a text for each line of a .txt file, or `text` (and `pair`) of each one of a .jsonl.
 
     One line is in memory at a time. Raises Mistake, with the line, for what cannot be read so.
     """
@@ -159,7 +164,7 @@ def read_texts(path: Path) -> Iterator[Text]:
 
 
 def read_lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Lines of UTF-8 without their ends; only \\n and \\r\\n end one."""
+    """Yield lines of UTF-8 without their ends; only \\n and \\r\\n end one."""
     offset = 0
     for number, raw in enumerate(file, 1):
         try:
@@ -178,20 +183,20 @@ def read_lines(file: IO[bytes], name: str) -> Iterator[str]:
 
 
 def parse_row(line: str, where: str) -> Text:
-    """A text, or a pair of texts, of an object in JSON."""
+    """Return a text, or a pair of texts, of an object in JSON."""
     try:
         row = json.loads(line)
-        found = (row["text"], row["pair"]) if "pair" in row else row["text"]
+        text = (row["text"], row["pair"]) if "pair" in row else row["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Mistake(f"{where} is no object with the key text") from None
-    for part in found if isinstance(found, tuple) else (found,):
+    for part in text if isinstance(text, tuple) else (text,):
         if not isinstance(part, str):
             raise Mistake(f"{where}: {shorten(part)} is no text")
-    return found
+    return text
 
 
 def remove_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text without its [[ ]], and the characters that stood between them."""
+    """Return a text without its [[ ]], and the ranges of the characters between them."""
     spans, plain = [], ""
     for number, part in enumerate(re.split(r"\[\[(.*?)\]\]", text)):
         if number % 2:
@@ -201,7 +206,7 @@ def remove_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def describe_scores(scores: Iterable[float], names: list[str]) -> dict:
-    """The most probable label, its probability and those of all labels."""
+    """Return the most probable label, its probability and those of all labels."""
     scores = list(scores)
     best = max(range(len(scores)), key=scores.__getitem__)
     return {
@@ -211,8 +216,8 @@ def describe_scores(scores: Iterable[float], names: list[str]) -> dict:
     }
 
 
-def json_line(answer: dict, encoding: str | None) -> str:
-    """The answer as JSON, with escapes where the encoding lacks a character."""
+def to_json_line(answer: dict, encoding: str | None) -> str:
+    """Return the answer as JSON, with escapes where the encoding lacks a character."""
     line = json.dumps(answer, ensure_ascii=False)
     try:
         line.encode(encoding or "utf-8")
@@ -225,11 +230,13 @@ def json_line(answer: dict, encoding: str | None) -> str:
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
+    """Return probabilities over the last axis."""
     x = np.exp(x - x.max(-1, keepdims=True))
     return x / x.sum(-1, keepdims=True)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Return a probability for each value."""
     return 0.5 * (1 + np.tanh(0.5 * x))  # without an overflow
 
 
@@ -275,68 +282,70 @@ class Model:
         self.mask_id = self.tokenizer.token_to_id(self.mask)
 
     def predict(self, inputs: Iterable[Text], top: int = 5) -> list[dict]:
-        """An answer per text or pair; of a model for choices, one answer to all of them.
+        """Return an answer to each text or pair; of a model for choices, one answer to all of them.
 
         Raises Mistake, a ValueError, for what the model cannot answer.
         """
         return list(self.answers(inputs, top))
 
     def answers(self, inputs: Iterable[Text], top: int = 5) -> Iterator[dict]:
-        """`predict` for any number of texts: memory holds BLOCK of them."""
+        """Yield what `predict` returns, for any number of texts: memory holds BLOCK of them."""
         check_list(inputs)
         check_top(top)
         if self.kind == "MultipleChoice":
-            yield from self.choice(list(inputs))
+            yield from self.choose(list(inputs))
             return
         first = 1
         for block in split_blocks(inputs, top):
-            rows = self.encoded(block, first)
-            found: list[dict] = [{}] * len(rows)
-            for batch in self.batches(rows):
-                for row, logits in zip(batch, self.logits([rows[k] for k in batch]), strict=True):
-                    found[row] = self.answer(rows[row], logits, top)
-            yield from found
+            rows = self.encode_rows(block, first)
+            answers: list[dict] = [{}] * len(rows)
+            for batch in self.split_batches(rows):
+                for row, logits in zip(
+                    batch, self.compute_logits([rows[k] for k in batch]), strict=True
+                ):
+                    answers[row] = self.answer_row(rows[row], logits, top)
+            yield from answers
             first += len(block)
 
-    def choice(self, inputs: list[Text]) -> Iterator[dict]:
-        """One answer to all pairs of a passage and an option; none to no pairs."""
+    def choose(self, inputs: list[Text]) -> Iterator[dict]:
+        """Yield one answer to all pairs of a passage and an option; none to no pairs."""
         if not inputs:
             return
         if len(inputs) < 2:
             raise Mistake("give a passage, then the options, two at least")
-        rows, scores = self.encoded(inputs, 1), np.zeros(len(inputs))
-        for batch in self.batches(rows):
-            scores[batch] = self.logits([rows[k] for k in batch])[:, 0]
+        rows, scores = self.encode_rows(inputs, 1), np.zeros(len(inputs))
+        for batch in self.split_batches(rows):
+            scores[batch] = self.compute_logits([rows[k] for k in batch])[:, 0]
         scores = softmax(scores)
         yield {"choice": int(scores.argmax()), "scores": scores.tolist()}
 
-    def encoded(self, inputs: list[Text], first: int) -> list[Encoded]:
-        """The tokens of rows, the first of which has this number."""
+    def encode_rows(self, inputs: list[Text], first: int) -> list[Encoded]:
+        """Return the tokens of rows, the first of which has this number."""
         rows, alone = [], first == len(inputs) == 1
         for start in range(0, len(inputs), BATCH):  # what was cut off stays in memory until then
             texts, marks = [], []
             for number, text in enumerate(inputs[start : start + BATCH], first + start):
                 with name_row(number, alone):
-                    plain, spans = self.checked(text)
+                    plain, spans = self.check_row(text)
                 texts.append(plain if len(plain) > 1 else plain[0])
                 marks.append(spans)
-            found = self.tokens(texts)
-            for k, (text, spans, row) in enumerate(zip(texts, marks, found, strict=True)):
+            encodings = self.tokenize(texts)
+            for k, (text, spans, row) in enumerate(zip(texts, marks, encodings, strict=True)):
                 with name_row(first + start + k, alone):
-                    rows.append(self.placed(text, spans, row))
+                    rows.append(self.locate_marks(text, spans, row))
         return rows
 
-    def tokens(self, texts: list[Text]) -> list:
-        """Encodings within the limit; of a row whose other text alone is too long, both are cut."""
+    def tokenize(self, texts: list[Text]) -> list:
+        """Encode texts within the limit; where the other text alone is too long, both are cut."""
         try:
             return self.tokenizer.encode_batch(texts)
         except Exception:  # tokenizers has no class for it
             if len(texts) > 1:
-                return [row for text in texts for row in self.tokens([text])]
+                return [row for text in texts for row in self.tokenize([text])]
             return self.longest_first.encode_batch(texts)
 
-    def checked(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
-        """The one or two texts of a row, and the characters that are marked in each."""
+    def check_row(self, text: Text) -> tuple[tuple[str, ...], list[list[tuple[int, int]]]]:
+        """Return the one or two texts of a row, and the characters that are marked in each."""
         parts = split_row(text, self.texts)
         if self.kind:
             return parts, []
@@ -345,8 +354,8 @@ class Model:
             raise Mistake("mark two words by [[ ]], as in 'A [[cup]] fell. [[It]] broke.'")
         return tuple(plain for plain, _ in unmarked), [spans for _, spans in unmarked]
 
-    def placed(self, text: Text, marks: list[list[tuple[int, int]]], row) -> Encoded:
-        """The tokens of a row; raises Mistake where what it asks for is not among them."""
+    def locate_marks(self, text: Text, marks: list[list[tuple[int, int]]], row) -> Encoded:
+        """Return the tokens of a row; raises Mistake where masks or marks are not among them."""
         parts = (text,) if isinstance(text, str) else text
         if self.kind == "MaskedLM":
             check_masks(parts, row.ids.count(self.mask_id), self.mask, self.limit)
@@ -366,38 +375,40 @@ class Model:
                 spans.append([inside[0], inside[-1] + 1])
         return Encoded(row.ids, row.type_ids, spans)
 
-    def batches(self, rows: list[Encoded]) -> Iterator[list[int]]:
+    def split_batches(self, rows: list[Encoded]) -> Iterator[list[int]]:
+        """Yield the numbers of rows that the model reads at once."""
         masked = self.kind == "MaskedLM"
         tokens = min(TOKENS, LOGITS // self.config["vocab_size"]) if masked else TOKENS
         return form_batches([len(row.ids) for row in rows], tokens=tokens)
 
-    def logits(self, rows: list[Encoded]) -> np.ndarray:
-        """(rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
+    def compute_logits(self, rows: list[Encoded]) -> np.ndarray:
+        """Return (rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids, types = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         for k, row in enumerate(rows):
             ids[k, : len(row.ids)], types[k, : len(row.ids)] = row.ids, row.types
             mask[k, : len(row.ids)] = 1
-        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         if not self.kind:
-            known["spans"] = np.array([row.spans for row in rows])
-        return self.session.run(None, {x.name: known[x.name] for x in self.session.get_inputs()})[0]
+            arrays["spans"] = np.array([row.spans for row in rows])
+        inputs = {item.name: arrays[item.name] for item in self.session.get_inputs()}
+        return self.session.run(None, inputs)[0]
 
-    def answer(self, row: Encoded, logits: np.ndarray, top: int) -> dict:
-        """The answer to a row from its logits: (tokens, vocabulary), or (outputs,)."""
+    def answer_row(self, row: Encoded, logits: np.ndarray, top: int) -> dict:
+        """Return the answer to a row from its logits: (tokens, vocabulary), or (outputs,)."""
         if self.kind == "MaskedLM":
-            places = [k for k, number in enumerate(row.ids) if number == self.mask_id]
-            return {"words": [self.words(softmax(logits[place]), top) for place in places]}
-        several = self.config.get("problem_type") == "multi_label_classification"
-        if len(logits) == 1 and not several:
+            masks = [k for k, number in enumerate(row.ids) if number == self.mask_id]
+            return {"words": [self.rank_words(softmax(logits[k]), top) for k in masks]}
+        multi_label = self.config.get("problem_type") == "multi_label_classification"
+        if len(logits) == 1 and not multi_label:
             return {"score": float(logits[0])}
         names = self.config.get("id2label") or {}
         names = [names.get(str(k), f"LABEL_{k}") for k in range(len(logits))]
-        return describe_scores((sigmoid if several else softmax)(logits).tolist(), names)
+        return describe_scores((sigmoid if multi_label else softmax)(logits).tolist(), names)
 
-    def words(self, scores: np.ndarray, top: int) -> list[dict]:
-        """The most probable words of a mask, from the probabilities (V,) of all."""
+    def rank_words(self, scores: np.ndarray, top: int) -> list[dict]:
+        """Return the most probable words of a mask, from the probabilities (V,) of all."""
         best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top]
         best = best[np.argsort(-scores[best], kind="stable")]
         return [
@@ -410,6 +421,7 @@ class Model:
 
 
 def read_json(path: Path) -> dict:
+    """Read the object in a file of the folder."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -417,9 +429,9 @@ def read_json(path: Path) -> dict:
 
 
 def open_tokenizer(path: Path, limit: int, cut: str, special: bool) -> Tokenizer:
-    """A tokenizer that cuts what is longer than the limit; cut: which text, as tokenizers says it.
+    """Open a tokenizer that cuts what is longer than the limit.
 
-    special: whether words such as <mask> are tokens.
+    cut: which text, as tokenizers says it; special: whether words such as <mask> are tokens.
     """
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
@@ -429,7 +441,7 @@ def open_tokenizer(path: Path, limit: int, cut: str, special: bool) -> Tokenizer
 
 
 def open_session(path: Path, threads: int):
-    """An onnxruntime session on the CPU; threads: 0 for as many as there are cores."""
+    """Open an onnxruntime session on the CPU; threads: 0 for as many as there are cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -442,7 +454,7 @@ def open_session(path: Path, threads: int):
 
 
 def expand_path(key: str, text: str) -> Path:
-    """The path of a setting, with the home for ~."""
+    """Return the path of a setting, with the home for ~."""
     path = Path(text)
     if text.startswith("~"):
         home = os.path.expanduser(path.parts[0])
@@ -453,14 +465,14 @@ def expand_path(key: str, text: str) -> Path:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that is whole or absent; a pipe or a device is written to as it is."""
+def open_output(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that is whole or absent; a pipe or a device is written to as it is."""
     target = path.resolve()
     if target.is_dir():
         raise Mistake(f"out={path} is a folder; give the name of a file")
     device = target.exists() and not target.is_file()
     try:
-        with target.open("wb") if device else replacing(target) as file:
+        with target.open("wb") if device else replace_file(target) as file:
             yield file
     except BrokenPipeError:
         raise  # who reads the pipe has seen enough
@@ -469,8 +481,8 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A new file, which gets the name when it is complete, and the mode of the one before it."""
+def replace_file(target: Path) -> Iterator[IO[bytes]]:
+    """Open a new file, which gets the name when it is complete, and the mode of the old one."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
     target.parent.mkdir(parents=True, exist_ok=True)
     file = temporary.open("xb")
@@ -487,24 +499,24 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Texts, and the settings among the arguments."""
-    texts, given = [], {}
+    """Return the texts, and the settings among the arguments."""
+    texts, settings = [], {}
     for argument in arguments:
         if re.match(r"(input|out|top)=", argument):
-            key, _, given[key] = argument.partition("=")
+            key, _, settings[key] = argument.partition("=")
         elif re.fullmatch(r"--[a-z-]+", argument):
             raise Mistake(f"{argument} is not an option; --help shows what there is")
         else:
             texts.append(argument)
-    if bool(texts) == ("input" in given):
+    if bool(texts) == ("input" in settings):
         raise Mistake("give a text, or input=FILE, or - for the standard input; --help shows more")
-    if not given.get("top", "5").isdecimal():
-        raise Mistake(f"top={shorten(given['top'])} is no number of words; write top=5")
-    return texts, given
+    if not settings.get("top", "5").isdecimal():
+        raise Mistake(f"top={shorten(settings['top'])} is no number of words; write top=5")
+    return texts, settings
 
 
-def choose_inputs(texts: list[str], given: dict[str, str], kind: str) -> Iterable[Text]:
-    """What the command line asks for, as rows for a model of this kind."""
+def choose_inputs(texts: list[str], settings: dict[str, str], kind: str) -> Iterable[Text]:
+    """Return what the command line asks for, as rows for a model of this kind."""
     if texts not in ([], ["-"]):
         if kind == "MultipleChoice":
             return [(texts[0], choice) for choice in texts[1:]] or [texts[0]]
@@ -515,9 +527,9 @@ def choose_inputs(texts: list[str], given: dict[str, str], kind: str) -> Iterabl
         if sys.stdin is None:
             raise Mistake("there is no standard input; give input=FILE")
         return read_lines(sys.stdin.buffer, "the standard input")
-    path = expand_path("input", given["input"])
-    if "out" in given and path.resolve() == expand_path("out", given["out"]).resolve():
-        raise Mistake(f"out={given['out']} is the input; give another file")
+    path = expand_path("input", settings["input"])
+    if "out" in settings and path.resolve() == expand_path("out", settings["out"]).resolve():
+        raise Mistake(f"out={settings['out']} is the input; give another file")
     if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
         raise Mistake(f"input={path} is empty; put a text on each line")
     return read_texts(path)
@@ -528,26 +540,29 @@ def run(arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments[:1]):
         print(__doc__)
         return
-    texts, given = parse_arguments(arguments)
+    texts, settings = parse_arguments(arguments)
     model = Model()
-    if "top" in given and model.kind != "MaskedLM":
+    if "top" in settings and model.kind != "MaskedLM":
         raise Mistake("top= is for a masked language model, which this is not; leave it out")
-    answers = model.answers(choose_inputs(texts, given, model.kind), int(given.get("top", "5")))
-    if "out" not in given:
+    answers = model.answers(
+        choose_inputs(texts, settings, model.kind), int(settings.get("top", "5"))
+    )
+    if "out" not in settings:
         if sys.stdout is None:
             raise Mistake("there is no standard output; give out=FILE")
         for answer in answers:
-            print(json_line(answer, sys.stdout.encoding), flush=True)
+            print(to_json_line(answer, sys.stdout.encoding), flush=True)
         return
     count = 0
-    with writing(expand_path("out", given["out"])) as file:
+    with open_output(expand_path("out", settings["out"])) as file:
         for answer in answers:
-            file.write(f"{json_line(answer, 'utf-8')}\n".encode())
+            file.write(f"{to_json_line(answer, 'utf-8')}\n".encode())
             count += 1
-    print(f"{count:,} answer{'s' * (count != 1)}: {given['out']}")
+    print(f"{count:,} answer{'s' * (count != 1)}: {settings['out']}")
 
 
 def main() -> None:
+    """Run the command; a mistake is one line, with exit code 1."""
     try:
         run(sys.argv[1:])
     except BrokenPipeError:  # `| head` has seen enough
@@ -556,7 +571,8 @@ def main() -> None:
         raise SystemExit(130) from None
     except (Mistake, OSError) as error:
         line = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise SystemExit(f"predict.py: {line if len(line) < 180 else f'{line[:180]}…'}") from None
+        line = line if len(line) < 180 else f"{line[:180]}…"
+        raise SystemExit(f"predict.py: {line}") from None
 
 
 if __name__ == "__main__":

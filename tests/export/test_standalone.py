@@ -257,8 +257,8 @@ def test_streams_that_are_closed_are_one_line(call, monkeypatch, name, arguments
 def test_answers_on_a_screen_that_lacks_letters_are_still_json():
     """JSON has an escape for each of them."""
     answer = {"label": "😀 Straße", "score": 0.5}
-    assert standalone.json_line(answer, "utf-8") == '{"label": "😀 Straße", "score": 0.5}'
-    line = standalone.json_line(answer, "cp1252")
+    assert standalone.to_json_line(answer, "utf-8") == '{"label": "😀 Straße", "score": 0.5}'
+    line = standalone.to_json_line(answer, "cp1252")
     assert json.loads(line.encode("cp1252")) == answer
 
 

@@ -151,10 +151,10 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
         assert len(predictor.encode(row)["input_ids"]) == 20
     monkeypatch.setattr(onnx_predict, "open_session", lambda path, threads: None)
     standalone = Model(tmp_path / "model")
-    found = standalone.tokens(rows)
+    found = standalone.tokenize(rows)
     assert [row.ids for row in found] == [predictor.encode(row)["input_ids"] for row in rows]
     for encode in (
-        lambda row: standalone.tokens([row])[0].ids,
+        lambda row: standalone.tokenize([row])[0].ids,
         lambda row: predictor.encode(row)["input_ids"],
     ):  # threads may share a predictor, whatever their rows
         with ThreadPoolExecutor(8) as pool:

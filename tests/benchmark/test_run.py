@@ -3,54 +3,34 @@
 import csv
 import importlib.util
 import os
-import pickle
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
-from tiny_runs import add_head
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertModel,
-)
 
-from bort.benchmark import measuring
 from bort.benchmark import run as benchmark
-from bort.benchmark.contenders import (
-    Contender,
-    describe_encoders,
-    export_forms,
-    load_calls,
-    make_inputs,
-    open_contender,
-)
-from bort.benchmark.report import COLUMNS, format_cells
 from bort.benchmark.rows import BenchmarkRow, warn_of_wide_quartiles
 from bort.config.compose import CONF, parse_settings
 from bort.config.search import BenchmarkConfig, register
 from bort.errors import BortError
 from bort.export import run as export
-from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
-from bort.models.huggingface import load_model, save_model
 from bort.objectives.latency_table import read_latency_table
 from bort.objectives.parameters import count_parameters
-from bort.tasks import registry
-from bort.text.tokenizer import train_tokenizer
 
 register(BenchmarkConfig)
+
+
 ENGINES = ["measured", "onnx", "onnx_int8"]
+
+
 SMALL = Arch(2, 2, 32, 64)
+
+
 ROW = BenchmarkRow(
     **dict(name="x", measures="encoder", engine="onnx_int8", batch=1, length=128, threads=1),
     **dict(parameters=4369152, disk_bytes=17476608, median_ms=10.24, low_ms=8.23, high_ms=12.26),
@@ -80,152 +60,6 @@ def assert_self_contained(page: Path, *words: str) -> None:
     assert len(outside) < len(text) / 10  # plotly itself is inside
     for word in words:
         assert word in text
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
-    """A masked LM and a fine-tuned folder of each kind, with 64 positions."""
-    root = tmp_path_factory.mktemp("models")
-    tokenizer = train_tokenizer([f"the {k} cat, and so on" for k in range(80)], 300)
-    config = ModelConfig(**vars(SMALL), vocab_size=320, positions=64)
-    generator = torch.Generator().manual_seed(0)
-    for kind, name in KINDS.items():
-        body = build_model(config, "paper", 0)
-        model = add_head(body, name) if name else body
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.normal_(0.0, 0.3, generator=generator)
-        save_model(
-            model,
-            tokenizer,
-            root / kind,
-            describe_outputs(registry.find_task(name)) if name else None,
-        )
-    return root
-
-
-KINDS = {
-    "masked LM": None,
-    "classifier": "glue/rte",
-    "choices": "superglue/copa",
-    "spans": "superglue/wic",
-}
-THEIRS = {
-    "masked LM": AutoModelForMaskedLM,
-    "classifier": AutoModelForSequenceClassification,
-    "choices": AutoModelForMultipleChoice,
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
-    """The calls' answers are Hugging Face's, from the same folder and words."""
-    given = open_contender(str(folders / kind))
-    assert (given.measures, given.arch, given.limit, given.vocab) == (kind, SMALL, 64, 320)
-    assert given.disk == (folders / kind / "model.safetensors").stat().st_size
-    assert given.parameters == sum(p.numel() for p in load_model(folders / kind)[0].parameters())
-    answer = load_calls(given, 1)(3, 20)()
-    if kind in THEIRS:
-        theirs = THEIRS[kind].from_pretrained(folders / kind).eval()
-        ids = torch.from_numpy(make_inputs(["input_ids"], 320, 3, 20)["input_ids"])
-        with torch.no_grad():
-            expected = theirs(ids[:, None] if kind == "choices" else ids).logits
-        torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
-    if kind not in ("masked LM", "spans"):
-        return
-    found = list(export_forms(given, ENGINES, tmp_path))
-    assert [each.engine for each in found] == ENGINES and found[0] == given
-    onnx, int8 = (torch.from_numpy(load_calls(x, 1)(3, 20)()[0]) for x in found[1:])
-    torch.testing.assert_close(onnx, answer, atol=1e-4, rtol=1e-4)
-    assert 1e-4 < (int8 - answer).abs().max() < 0.2 * answer.abs().max()
-    assert found[1].disk > found[2].disk == found[2].file.stat().st_size
-    # An exported folder is measured as it is, and knows its engine and its weights.
-    for engine, each in zip(ENGINES[1:], found[1:], strict=True):
-        again = open_contender(str(each.file.parent))
-        assert (again.engine, again.measures, again.file) == (engine, kind, each.file)
-        assert (again.arch, again.vocab, again.limit) == (SMALL, 320, 64)
-        assert again.parameters == given.parameters  # not those of the file, which folds some
-        assert list(export_forms(again, ENGINES, tmp_path)) == [again]
-
-
-def test_encoders_of_a_shape(tmp_path):
-    encoder = Contender.of_random_encoder(SMALL, "x", 500, 512)
-    found = list(describe_encoders(encoder, ENGINES, tmp_path, huggingface=True))
-    assert [each.engine for each in found] == ["huggingface", *ENGINES]
-    sizes = dict(vocab_size=500, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    theirs = BertModel(BertConfig(**sizes, intermediate_size=64), add_pooling_layer=False)
-    assert found[0].parameters == sum(p.numel() for p in theirs.parameters())
-    assert {each.parameters for each in found[1:]} == {found[0].parameters - 2 * 32}  # token types
-    for each in found:
-        call = load_calls(each, 1)(2, 30)
-        if each.engine == "huggingface":
-            assert call().last_hidden_state.shape == (2, 30, 32)
-        if each.file:
-            assert call()[0].shape == (2, 30, 32) and each.disk == each.file.stat().st_size
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx.onnx", "x.onnx_int8.onnx"]
-
-
-def test_the_table_of_the_page_is_in_the_units_of_the_console():
-    """Raw bytes and names of engines are for the CSV file; what matters stands in front."""
-    cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in format_cells(ROW)]
-    assert cells[:5] == ["x", "ONNX int8", "1 × 128", "10.24", "1.00 ×"]
-    assert cells[5:9] == ["8.23–12.26", "97.6", "4,369,152", "17.48 MB"]
-    assert cells[9:] == ["–", "encoder", "⟨2,2,32,64⟩"]
-    assert len(cells) == len(COLUMNS)
-
-
-def test_each_model_is_loaded_once_a_round(monkeypatch):
-    """Not once for each size; in turned order, so that the last of a round starts the next."""
-    loaded, order = [], []
-
-    def opened(each, threads):
-        loaded.append(each.name)
-        return lambda batch, length: lambda: order.append((each.name, batch, length))
-
-    monkeypatch.setattr(measuring, "load_calls", opened)
-    one = Contender("one", "encoder", "measured", SMALL, 500, 512, 10, 40)
-    pair = [one, replace(one, name="two")]
-    rows = measuring.measure(pair, [(1, 8), (4, 8)], 1, 3, False)
-    assert loaded == ["one", "two", "one", "two"]
-    turns = [b for a, b in zip([None, *order], order, strict=False) if a != b]
-    assert turns[:4] == [("one", 1, 8), ("one", 4, 8), ("two", 1, 8), ("two", 4, 8)]
-    assert turns[4:7] == [("two", 1, 8), ("one", 4, 8), ("one", 1, 8)]
-    assert [(row.name, row.batch) for row in rows] == [
-        *(("one", 1), ("two", 1), ("one", 4), ("two", 4))
-    ]
-    assert rows[0].ratio == rows[2].ratio == 1
-    for row, first in zip(rows, [rows[0], rows[0], rows[2], rows[2]], strict=True):
-        assert row.low_ms <= row.median_ms <= row.high_ms
-        assert row.ratio == pytest.approx(first.median_ms / row.median_ms)
-        assert row.sequences_per_s == pytest.approx(1e3 * row.batch / row.median_ms)
-        assert row.peak_bytes is None
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_peak_memory(tmp_path):
-    """By a fresh process: 100 MB of weights more are 100 MB more, whatever this one holds."""
-    arch = Arch(1, 1, 16, 16)
-    large, light = (Contender.of_random_encoder(arch, "x", vocab, 16) for vocab in (1_600_100, 100))
-    ballast = np.ones(100_000_000)  # 800 MB, which a child's getrusage would show
-    found = measuring.measure_memory([large, light], [(1, 8)], 1)
-    del ballast
-    weights, without = (found[each, 1, 8] / 1e6 for each in (large, light))
-    assert weights - without == pytest.approx(102.4, abs=30)
-    assert without < 700
-
-
-def test_onnx_is_measured_without_torch(tmp_path):
-    encoder = Contender.of_random_encoder(SMALL, "x", 100, 64)
-    (given,) = describe_encoders(encoder, ["onnx"], tmp_path)
-    code = (
-        "import pickle, sys; from bort.benchmark import measuring\n"
-        f"given = pickle.loads({pickle.dumps(given)!r})\n"
-        "print(*measuring.measure_peaks(given, [(1, 8)], 1))\n"
-        "assert not {'torch', 'transformers', 'scipy'} & set(sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert 1e7 < int(result.stdout) < 3e8
 
 
 ONE_SIZE = "batch 2 \\u00d7 8 tokens"  # as plotly writes it

@@ -12,17 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bort import shell
-from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.files.run_files import run_record
 from bort.pipeline import run as pipeline
-from bort.pipeline.plan import Stage, plan_stages
-from bort.pipeline.settings import PipelineConfig
-
-
-def plan(*words: str) -> list[Stage]:
-    return plan_stages(parse_command(PipelineConfig, words))
+from bort.pipeline.plan import Stage
 
 
 @pytest.fixture
@@ -38,101 +31,6 @@ def write_data(folder: Path) -> None:
     rows = [f"{['no', 'a very'][k % 2]} good number {k},{k % 2}" for k in range(60)]
     (folder / "stars.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     (folder / "my stars, new.csv").write_text("\n".join(["film review,label", *rows]) + "\n")
-
-
-# ------------------------------------------------------------------------------------ the plan
-
-
-def commands(*words: str) -> list[list[str]]:
-    return [stage.command[1:] for stage in plan(*words)]
-
-
-def test_defaults(place):
-    search, pretrain, finetune, export, benchmark = commands()
-    assert search == ["name=pipeline"]
-    optimum = "arch_file=runs/search/pipeline/optimum.yaml"
-    assert pretrain == ["experiment=kd_pretrain", optimum, "name=pipeline"]
-    model = "model=runs/kd_pretrain/pipeline"
-    assert finetune == ["experiment=finetune", model, "name=pipeline"]
-    assert export == [
-        *("bort.export", "model=runs/finetune/pipeline", "format=onnx-int8"),
-        *("out=runs/export/pipeline", "task=docstrings"),
-    ]
-    assert benchmark == [
-        *("bort.benchmark", "models=[runs/finetune/pipeline,runs/export/pipeline]"),
-        *("archs=[bert_base,tiny_teacher]", "engines=[measured]", "batches=[1,8]"),
-        *("lengths=[128]", "out=runs/benchmark/pipeline.csv"),
-    ]
-
-
-def test_two_files_of_the_user(place):
-    search, pretrain, finetune, export, _ = commands("data.path=texts.txt", "data.train=stars.csv")
-    text = ["data=text", "data.path=texts.txt"]
-    assert search == [*text, "name=texts-stars"]
-    assert pretrain[2:] == [*text, "name=texts-stars"]
-    assert finetune[2:] == ["task=custom", "data.train=stars.csv", "name=texts-stars"]
-    assert export[4:] == ["task=custom", "data.train=stars.csv"]
-
-
-def test_columns_go_to_the_task_and_names_are_quoted(place):
-    (place / "rows.jsonl").write_text('{"body": "a text"}\n')
-    own = ["data.train=my stars, new.csv", "data.text=film review", "name=own"]
-    search, _, finetune, export, _ = commands("data.path=rows.jsonl", *own)
-    assert search == ["data=text", "data.path=rows.jsonl", "name=own"]
-    quoted = ["data.train='my stars, new.csv'", "data.text='film review'"]  # for Hydra
-    assert finetune[2:] == ["task=custom", *quoted, "name=own"]
-    assert export[4:] == ["task=custom", *own[:2]]
-    search, _, finetune, _, _ = commands("data.path=rows.jsonl", "data.text=body")
-    assert "data.text=body" in search and "data.text=body" not in finetune
-
-
-def test_more_for_one_stage(place):
-    search, pretrain, finetune, export, benchmark = commands(
-        "search=grid.depth=[1,2] search.n=6",
-        "pretrain=trainer.max_steps=7",
-        "finetune=data.length=64 trainer.max_epochs=5",
-        "export=drop=0.02",
-        "benchmark=archs=[bort] batches=[2]",
-    )
-    assert search == ["grid.depth=[1,2]", "search.n=6", "name=pipeline"]
-    assert pretrain[2:] == ["trainer.max_steps=7", "name=pipeline"]
-    assert finetune[2:4] == ["data.length=64", "trainer.max_epochs=5"]
-    assert export[-2:] == ["data.length=64", "drop=0.02"]
-    assert "archs=[bort]" in benchmark and "batches=[1,8]" not in benchmark
-    assert "lengths=[64]" in benchmark
-
-
-MISTAKES = {
-    "data.pth=texts.txt": "data.pth=texts.txt is not a setting; did you mean 'data.path'?",
-    "data.path=text.txt": "text.txt",
-    "data.train=star.csv": "data.train=star.csv is not there; did you mean 'stars.csv'?",
-    "data.train=stars.csv data.label=stars": "stars.csv, line 1: no column 'stars'",
-    "data.label=label": "data.label=label goes with data.train=…, which is not given",
-    "data.root=x": "data.root=x goes with task=…, which is not given",
-    "task=glue/rte data.train=stars.csv": "leave one of them out",
-    "task=glue/rtee": "did you mean 'glue/rte'?",
-    "task=glue/ax": "diagnostic set",
-    "name=a/b": "cannot name a run folder",
-    "search=search.nn=6": "did you mean 'search.n'?",
-    "search=name=x": "search='name=x': the pipeline sets name itself; leave it out",
-    "finetune=fast": "finetune='fast': fast is not key=value",
-    "finetune=a='": "fix its quotes",
-    "benchmark=archs=[bert_bass]": "did you mean 'bert_base'?",
-}
-
-
-@pytest.mark.parametrize("words", MISTAKES)
-def test_mistakes(place, words, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    before = sorted(place.rglob("*"))
-    with pytest.raises(Exception) as error:
-        plan(*words.split(" "))
-    line = shell.mistake(error.value)
-    assert line and "\n" not in line and MISTAKES[words] in line
-    assert sorted(place.rglob("*")) == before
-
-
-# ------------------------------------------------------------------------------------ the stages
 
 
 def stage(key: str, code: str, *reads: str) -> Stage:
@@ -227,34 +125,21 @@ def test_first_stage_that_fails_leaves_nothing(place, no_report):
     assert sorted(place.rglob("*")) == before
 
 
-def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
-    """A classifier with one answer, a student at word frequencies: before everything else."""
-    from bort.pipeline import report as pipeline_page
-
-    folders = {key: tmp_path / key for key in pipeline_page.TITLES}
-    student = {"unigram_ce": 6.0, "val/loss": 5.9}
-    tuned = {"task": "custom", "doubt": "val: the model gives one answer for all 9 rows: 'a<b'"}
-    for key, summary in (("search", {}), ("pretrain", student), ("finetune", tuned)):
-        folders[key].mkdir()
-        (folders[key] / "summary.json").write_text(json.dumps(summary))
-    doubts = ["doubt: a", "b"]
-    monkeypatch.setattr(pipeline_page.search_report, "find_doubts", lambda result: doubts)
-    monkeypatch.setattr(pipeline_page.SearchResult, "from_json", lambda content: None)
-    lines = pipeline_page.list_doubts(folders)
-    assert lines[0] == "doubt: a" and "0.10 nats better than word frequencies" in lines[1]
-    assert lines[2] == f"Fine-tuning: {tuned['doubt']}" and len(lines) == 3
-    page = pipeline_page.parts("x", {"optimum": "y"}, folders, [])
-    first = [next(page) for _ in range(3)]
-    assert first[0].startswith("<h1>") and "a&lt;b" in first[1] and "optimum" in first[2]
-
-
-# ------------------------------------------------------------------------------------ for real
-
 TINY = "data.length=16 trainer=cpu"
+
+
 SMALL = f"{TINY} data.vocab_size=280 data.val_fraction=0.2 teacher.max_steps=5 "
+
+
 SMALL += "'teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}'"
+
+
 GRID = "'grid={depth: [1, 2], hidden: [16], head_size: 16, intermediate: [32]}'"
+
+
 STEPS = 800
+
+
 WHOLE = [
     *("data.path=texts.txt", "data.train=stars.csv", "name=run"),
     f"search={SMALL} {GRID} search.n=4 search.seeds=1",

@@ -1,0 +1,66 @@
+"""Models that the tests of the export write."""
+
+import pytest
+import torch
+from tiny_runs import add_head
+from transformers import AutoModel
+
+from bort.export import run as export
+from bort.finetuning.heads import describe_outputs
+from bort.models.arch import Arch
+from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import load_tokenizer, save_model
+from bort.tasks import registry
+from bort.text.tokenizer import train_tokenizer
+
+WORDS = [f"the {word} of line {k}, and so on." for k, word in enumerate(["cat", "dog"] * 40)]
+
+
+TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(WORDS, 320)
+
+
+def body(seed: int = 0, **sizes):
+    """Weights as of a trained model: large enough that answers differ."""
+    given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
+    positions = given.pop("positions", 64)
+    config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
+    model = build_model(config, "paper", seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, tokenizer):
+    """A masked LM and one fine-tuned folder of each kind."""
+    root = tmp_path_factory.mktemp("models")
+    save_model(body(), tokenizer, root / "mlm")
+    bare = AutoModel.from_pretrained(root / "mlm", add_pooling_layer=False)
+    bare.save_pretrained(root / "encoder")
+    load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
+    for name in TASKS:
+        task = registry.find_task(name)
+        model = add_head(body(1), name)
+        with torch.no_grad():
+            model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
+        save_model(model, tokenizer, root / name.replace("/", "-"), describe_outputs(task))
+    return root
+
+
+NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS))
+
+
+@pytest.fixture(scope="session")
+def exported(folders, tmp_path_factory):
+    """Each of them as ONNX."""
+    root = tmp_path_factory.mktemp("onnx")
+    for name in NAMES:
+        export.export(str(folders / name), "onnx", root / name)
+    return root
