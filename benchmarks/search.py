@@ -25,7 +25,7 @@ from bort.config.compose import parse_settings
 from bort.console import show_log
 from bort.machine import describe_machine
 from bort.models.arch import Arch
-from bort.objectives.latency import measure_latencies
+from bort.objectives.latency import Latencies, measure_latencies
 from bort.objectives.regression import spread_out
 from bort.search import sweep as search
 from bort.search import trial
@@ -214,13 +214,13 @@ def latency_part() -> None:
         if not path.exists():
             archs = list(dict.fromkeys([shape, *run_of_source.grid.points()[0]]))
             latencies = measure_latencies(run_of_source.latency, archs, shape, 8192, cache)
-            path.write_text(json.dumps(latencies))
-        points = json.loads(path.read_text())["points"]
+            path.write_text(json.dumps(latencies.to_json()))
+        points = Latencies.from_json(json.loads(path.read_text())).points
         teacher = plan.teacher
-        limit = points[str(shape)][0]
+        limit = points[shape][0]
         scale = Scale(teacher.parameters, limit, teacher.error)
         size = {p.xi: p.parameters for p in plan.points}
-        i = {xi: points[str(xi)][0] for xi in errors}
+        i = {xi: points[xi][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))
         within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)

@@ -209,8 +209,8 @@ def make_table(settings: BenchmarkConfig) -> list[TableRow]:
         record = measure_latencies(
             settings.latency, list(archs), None, settings.vocab_size, Path(folder)
         )
-    in_ms, note = record["unit"] == "ms", record["note"]
-    rows = _table_rows(archs, record["points"], in_ms, settings.vocab_size)
+    in_ms, note = record.unit == "ms", record.note
+    rows = _table_rows(archs, record.points, in_ms, settings.vocab_size)
     engine = settings.latency.engine if source == "fitted" else source
     size = (settings.latency.batch, settings.latency.length)
     bars = [row.to_benchmark_row(engine, *size) for row in rows]
@@ -232,7 +232,7 @@ def make_table(settings: BenchmarkConfig) -> list[TableRow]:
 
 
 def _table_rows(
-    archs: dict[Arch, str], points: dict[str, list[float]], in_ms: bool, vocabulary: int
+    archs: dict[Arch, str], points: dict[Arch, list[float]], in_ms: bool, vocabulary: int
 ) -> list[TableRow]:
     """Return the rows of architectures from their latencies, [value, low, high]."""
     from bort.objectives.parameters import count_parameters
@@ -240,7 +240,7 @@ def _table_rows(
     first = next(iter(points.values()))[0]
     rows = []
     for arch, name in archs.items():
-        value, low, high = points[str(arch)]
+        value, low, high = points[arch]
         count = count_parameters(arch, vocabulary, 512)
         rows.append(TableRow(name, arch, value, low, high, in_ms, count, first / value))
     return rows

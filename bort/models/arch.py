@@ -53,6 +53,11 @@ class Arch:
     def __format__(self, form: str) -> str:
         return format(str(self), form)
 
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read what `str` writes; raises ValueError or TypeError for anything else."""
+        return cls(*map(int, text.removeprefix("⟨").removesuffix("⟩").split(",")))
+
     @property
     def folder_name(self) -> str:
         """What the folder of a candidate begins with; conf/search.yaml says the same to Hydra."""

@@ -1,9 +1,11 @@
-"""î of many architectures: operations, wall clock, a regression on it, or a table."""
+"""The inference latency î of many architectures: counted, timed, predicted or read from a table."""
 
 import logging
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -21,6 +23,29 @@ from bort.objectives.timing import Timing, make_pytorch_call, time_interleaved
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Latencies:
+    """The latencies of architectures, each with an interval: [value, low, high].
+
+    unit: `ms` or `operations`. note: what was measured, and how.
+    """
+
+    unit: str
+    note: str
+    points: dict[Arch, list[float]]
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read what `to_json` returned."""
+        points = {Arch.from_text(name): point for name, point in content["points"].items()}
+        return cls(content["unit"], content["note"], points)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of latency.json."""
+        points = {str(arch): point for arch, point in self.points.items()}
+        return {"unit": self.unit, "note": self.note, "points": points}
+
+
 def check_device(latency: LatencyConfig) -> None:
     """Raise BortError, before any work, for a device that is not here."""
     if latency.device == "cuda" and not torch.cuda.is_available():
@@ -33,44 +58,50 @@ def measure_latencies(
     teacher: Arch | None,
     vocab: int,
     folder: Path,
-) -> dict:
-    """Flat-keyed record: `unit`, `note`, and `points`: name → [latency, low, high].
+) -> Latencies:
+    """Find out î of these architectures by `latency.source`.
 
-    teacher: measured for `fitted` too, whatever the rank of its size.
+    teacher: it is timed for `fitted` too, whatever the rank of its size. vocab: tokens of the
+    vocabulary. folder: where files of ONNX lie while they are timed. Raises BortError for a device
+    that is not here, a table that cannot be used, too little room and a fit that fails.
     """
     check_device(latency)
     size = f"batch {latency.batch} × {latency.length} tokens"
     if latency.source == "analytic":
-        points = {a: count_encoder_operations(a, latency.batch, latency.length) for a in archs}
-        return _latency_record({a: [x, x, x] for a, x in points.items()}, "operations", size)
+        counts = {a: count_encoder_operations(a, latency.batch, latency.length) for a in archs}
+        return Latencies("operations", size, {arch: [n, n, n] for arch, n in counts.items()})
     if latency.source == "table":
-        points = read_latency_table(Path(latency.path), archs)
-        return _latency_record({a: [x, x, x] for a, x in points.items()}, "ms", latency.path)
-    chosen = archs
-    if latency.source == "fitted":
-        chosen = spread_out(archs, latency.shapes, latency.length)
-        chosen = list(dict.fromkeys([*chosen, *([teacher] if teacher else [])]))
-    engine = latency.engine if latency.source == "fitted" else latency.source
+        table = read_latency_table(Path(latency.path), archs)
+        return Latencies("ms", latency.path, {arch: [ms, ms, ms] for arch, ms in table.items()})
+    is_fitted = latency.source == "fitted"
+    engine = latency.engine if is_fitted else latency.source
     threads = latency.threads or torch.get_num_threads()
     note = f"{engine}, {size}, {counted(threads, 'thread')}"
-    timed = _timed(latency, engine, chosen, vocab, threads, folder)
-    if latency.source != "fitted":
-        points = {arch: [t.ms, t.low, t.high] for arch, t in timed.items()}
-        return _latency_record(points, "ms", note)
-    function, error = fit_latency({a: t.ms for a, t in timed.items()}, latency.length)
-    most = f"{math.ceil(100 * error)}%"
+    if not is_fitted:
+        timings = _time_shapes(latency, engine, archs, vocab, threads, folder)
+        points = {arch: [timing.ms, timing.low, timing.high] for arch, timing in timings.items()}
+        return Latencies("ms", note, points)
+    shapes = spread_out(archs, latency.shapes, latency.length)
+    shapes = list(dict.fromkeys([*shapes, *([teacher] if teacher else [])]))
+    timings = _time_shapes(latency, engine, shapes, vocab, threads, folder)
+    return _fit(timings, archs, latency.length, note)
+
+
+def _fit(timings: dict[Arch, Timing], archs: list[Arch], length: int, note: str) -> Latencies:
+    """Predict the latencies of architectures from the timings of some shapes."""
+    times = {arch: timing.ms for arch, timing in timings.items()}
+    predict, error = fit_latency(times, length)
+    percent = f"{math.ceil(100 * error)}%"
     logger.info(
-        f"latency: fitted on {len(chosen)} shapes; a shape left out is missed by up to {most}"
+        f"latency: fitted on {len(times)} shapes; a shape left out is missed by up to {percent}"
     )
-    points = {a: [function(a), function(a) / (1 + error), function(a) * (1 + error)] for a in archs}
-    return _latency_record(points, "ms", f"fitted: {note}, missed by up to {most}")
+    predictions = {arch: predict(arch) for arch in archs}
+    factor = 1 + error
+    points = {arch: [ms, ms / factor, ms * factor] for arch, ms in predictions.items()}
+    return Latencies("ms", f"fitted: {note}, missed by up to {percent}", points)
 
 
-def _latency_record(points: dict[Arch, list[float]], unit: str, note: str) -> dict:
-    return {"unit": unit, "note": note, "points": {str(a): row for a, row in points.items()}}
-
-
-def _timed(
+def _time_shapes(
     latency: LatencyConfig,
     engine: str,
     archs: list[Arch],
@@ -78,7 +109,7 @@ def _timed(
     threads: int,
     folder: Path,
 ) -> dict[Arch, Timing]:
-    """Each shape timed in every round; ONNX files lie in `folder` while it lasts."""
+    """Time each shape in every round; files of ONNX lie in `folder` while it lasts."""
     before = torch.get_num_threads()
     size = (vocab, latency.batch, latency.length)
     files, make = [], {}
@@ -105,6 +136,7 @@ def _timed(
 
 
 def _check_room(archs: list[Arch], vocab: int, folder: Path) -> None:
+    """Raise BortError when files of ONNX would take more than half of the room in `folder`."""
     needed = sum(4 * count_parameters(arch, vocab, 512) for arch in archs)
     if needed > (free := shutil.disk_usage(folder).free) / 2:
         raise BortError(

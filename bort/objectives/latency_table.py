@@ -10,34 +10,34 @@ from bort.models.arch import Arch
 
 
 def read_latency_table(path: Path, archs: list[Arch]) -> dict[Arch, float]:
-    """Read the milliseconds of these from a CSV as `bort.benchmark` writes it.
+    """Read the milliseconds of these architectures from a CSV as `bort.benchmark` writes it.
 
     Its columns are the four sizes and latency_ms. Raises BortError for a wrong file, a shape with
     two latencies, and points that it lacks.
     """
     if not path.is_file():
         raise BortError(f"latency.path={path} does not exist; python -m bort.benchmark writes one")
-    found: dict[Arch, float] = {}
-    for line, row in _table_rows(path):
+    table: dict[Arch, float] = {}
+    for line, row in _iterate_rows(path):
         try:
             arch, ms = Arch.from_table(row), float(row["latency_ms"])
         except (TypeError, ValueError) as error:
             raise BortError(f"{path} line {line}: {error}") from None
         if not 0 < ms < math.inf:
             raise BortError(f"{path} line {line}: latency_ms={ms:g} must be above 0")
-        if found.setdefault(arch, ms) != ms:
+        if table.setdefault(arch, ms) != ms:
             raise BortError(
                 f"{path} line {line}: {arch} has {ms:g} ms here and "
-                f"{found[arch]:g} ms further up; leave one of them out"
+                f"{table[arch]:g} ms further up; leave one of them out"
             )
-    if missing := [arch for arch in archs if arch not in found]:
+    if missing := [arch for arch in archs if arch not in table]:
         names = ", ".join(map(str, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise BortError(f"{path} lacks {len(missing)} of the points: {names}")
-    return {arch: found[arch] for arch in archs}
+    return {arch: table[arch] for arch in archs}
 
 
-def _table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a CSV that has the columns of a latency table."""
+def _iterate_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Iterate over line numbers and rows of a CSV that has the columns of a latency table."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)

@@ -7,7 +7,7 @@ from bort.models.arch import Arch
 
 
 def count_parameters(arch: Arch, vocab_size: int, positions: int) -> int:
-    """Weights of a student: embeddings without token types, encoder, tied masked-LM head."""
+    """Count the weights of a student: embeddings without token types, encoder, tied MLM head."""
     V, P, D, H, I = vocab_size, positions, arch.depth, arch.hidden, arch.intermediate  # noqa: E741
     embeddings = V * H + P * H + 2 * H
     attention = 4 * (H * H + H) + 2 * H
@@ -17,7 +17,7 @@ def count_parameters(arch: Arch, vocab_size: int, positions: int) -> int:
 
 
 def count_forward_flops(arch: Arch, vocab_size: int, length: int, mask_rate: float) -> float:
-    """Operations (2 per multiply-add) of matrix products, per input token of a forward pass.
+    """Count the operations (2 per multiply-add) of matrix products, per token of a forward pass.
 
     The head counts only for the masked tokens: mask_rate = 0 for the encoder alone.
     """
@@ -27,12 +27,12 @@ def count_forward_flops(arch: Arch, vocab_size: int, length: int, mask_rate: flo
 
 
 def count_training_flops(arch: Arch, vocab_size: int, length: int, mask_rate: float) -> float:
-    """Operations per input token of a training step: the backward pass costs two forward passes."""
+    """Count the operations per input token of a step; a backward pass costs two forward passes."""
     return 3 * count_forward_flops(arch, vocab_size, length, mask_rate)
 
 
 def count_encoder_operations(arch: Arch, batch: int, length: int) -> float:
-    """Operations of one inference of embeddings and D layers, without the vocabulary matrix.
+    """Count the operations of one inference of embeddings and D layers, without the vocabulary.
 
     The paper's latency surrogate: exact, the same on every machine, blind to what a machine does
     badly (short products, many layers).

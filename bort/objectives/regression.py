@@ -11,7 +11,7 @@ from bort.objectives.parameters import count_encoder_operations
 
 
 def fit_latency(measured: dict[Arch, float], length: int) -> tuple[Callable[[Arch], float], float]:
-    """ms(ξ) = D (a H² + b H I + c H s + d A s²) + e, all ≥ 0, from some measured shapes.
+    """Fit ms(ξ) = D (a H² + b H I + c H s + d A s²) + e, all ≥ 0, to some measured shapes.
 
     Non-negative least squares of the relative error. Returns the function and by how much a shape
     is missed at most when it is predicted from the others: with an error of 0.25, each time lies
@@ -19,7 +19,7 @@ def fit_latency(measured: dict[Arch, float], length: int) -> tuple[Callable[[Arc
     predicts no time at all for one of them.
     """
     archs = list(measured)
-    rows = np.array([_terms(arch, length) for arch in archs])
+    rows = np.array([_compute_terms(arch, length) for arch in archs])
     times = np.array([measured[arch] for arch in archs])
 
     def solve(keep: np.ndarray) -> np.ndarray:
@@ -34,17 +34,18 @@ def fit_latency(measured: dict[Arch, float], length: int) -> tuple[Callable[[Arc
         )
     weights = solve(everything)
     error = float(np.maximum(ratios, 1 / ratios).max()) - 1
-    return lambda arch: float(_terms(arch, length) @ weights), error
+    return lambda arch: float(_compute_terms(arch, length) @ weights), error
 
 
-def _terms(arch: Arch, length: int) -> np.ndarray:
+def _compute_terms(arch: Arch, length: int) -> np.ndarray:
+    """Compute what the coefficients of `fit_latency` are multiplied by."""
     D, A, H, I = arch.depth, arch.heads, arch.hidden, arch.intermediate  # noqa: E741
     s = length
     return np.array([D * H * H, D * H * I, D * H * s, D * A * s * s, 1.0], dtype=float)
 
 
 def spread_out(archs: list[Arch], count: int, length: int) -> list[Arch]:
-    """`count` of these from the cheapest to the most expensive, evenly by rank."""
+    """Choose `count` of these from the cheapest to the most expensive, evenly by rank."""
     ranked = sorted(archs, key=lambda a: (count_encoder_operations(a, 1, length), str(a)))
-    places = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
-    return [ranked[place] for place in places]
+    ranks = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
+    return [ranked[rank] for rank in np.unique(ranks)]

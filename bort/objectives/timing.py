@@ -1,4 +1,4 @@
-"""The time of calls on this machine, measured side by side."""
+"""How long calls take on this machine, measured side by side."""
 
 import statistics
 import time
@@ -30,13 +30,13 @@ def time_interleaved(
     seconds: float = 0.05,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[K, Timing]:
-    """Time calls side by side: each round times every one, in turned order.
+    """Time calls side by side: each round times all of them, every second one in reverse order.
 
     make: key → a function that builds the call anew, so that only one model is in memory at a time.
     A round's figure is the median of at least three calls and `seconds`, after a warm-up; what
     disturbs the machine for a while then touches one round of many keys, not many of one.
     """
-    found: dict[K, list[float]] = {key: [] for key in make}
+    medians: dict[K, list[float]] = {key: [] for key in make}
     for number in range(rounds):
         for key in list(make)[:: 1 if number % 2 == 0 else -1]:
             call = make[key]()
@@ -46,12 +46,12 @@ def time_interleaved(
                 before = time.perf_counter()
                 call()
                 times.append(1e3 * (time.perf_counter() - before))
-            found[key].append(statistics.median(times))
-            tick(sum(map(len, found.values())), rounds * len(make))
-    return {key: _timing(times) for key, times in found.items()}
+            medians[key].append(statistics.median(times))
+            tick(sum(map(len, medians.values())), rounds * len(make))
+    return {key: _summarize(times) for key, times in medians.items()}
 
 
-def _timing(times: list[float]) -> Timing:
+def _summarize(times: list[float]) -> Timing:
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
     return Timing(float(middle), float(low), float(high))
 
@@ -59,7 +59,10 @@ def _timing(times: list[float]) -> Timing:
 def make_pytorch_call(
     arch: Arch, vocab_size: int, batch: int, length: int, device: str = "cpu"
 ) -> Callable[[], object]:
-    """One inference of a PyTorch encoder with arbitrary weights, in float32."""
+    """Build a call: one inference of a PyTorch encoder with arbitrary weights, in float32.
+
+    vocab_size: tokens of the vocabulary; the input has `batch` sequences of `length` tokens.
+    """
     sizes = ModelConfig(**arch.to_table(), vocab_size=vocab_size, positions=max(512, length))
     with torch.device("meta"):
         encoder = Encoder(sizes)

@@ -30,17 +30,16 @@ from bort.training.trainer import check_trainer
 logger = logging.getLogger(__name__)
 
 
-def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
-    """The candidates as the search will see them; of measured latencies, operations stand in.
+def _select_candidates(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
+    """Select the candidates as the search will; operations stand in for measured latencies.
 
     Raises BortError when the budgets leave none.
     """
     valid, _ = run.grid.points()
     positions = max(run.data.length, 512)
-    known = run.latency.source in ("analytic", "table")
-    source = run.latency if known else replace(run.latency, source="analytic", path=None)
-    points = measure_latencies(source, [teacher, *valid], teacher, vocab, Path())
-    latency = {arch: points["points"][str(arch)] for arch in [teacher, *valid]}
+    is_exact = run.latency.source in ("analytic", "table")
+    config = run.latency if is_exact else replace(run.latency, source="analytic", path=None)
+    latency = measure_latencies(config, [teacher, *valid], teacher, vocab, Path()).points
     numbers = {a: (count_parameters(a, vocab, positions), latency[a][0]) for a in latency}
     maximum = MaximumPoint(teacher, None, "", numbers[teacher][0], latency[teacher])
     search = run.search
@@ -49,7 +48,7 @@ def _chosen(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selection:
         build_scale(maximum, run),
         epsilon=search.epsilon,
         max_params=search.max_params,
-        max_latency=search.max_latency_ms if known else None,
+        max_latency=search.max_latency_ms if is_exact else None,
     )
 
 
@@ -68,7 +67,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
             f"dry_run=true: the size of teacher.name={run.teacher.name} is not known without a "
             f"download; known are {', '.join(HUB_TEACHERS)} and local folders"
         )
-    chosen = _chosen(run, teacher, V)
+    chosen = _select_candidates(run, teacher, V)
     held = count_held_sequences(data)
     jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)

@@ -26,7 +26,7 @@ from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import read_model_config
-from bort.objectives.latency import check_device, measure_latencies
+from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.latency_table import read_latency_table
 from bort.objectives.parameters import count_parameters
 from bort.pretraining import flops
@@ -113,14 +113,16 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
     read_latency_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 
-def measure_latency(run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path) -> dict:
+def measure_latency(
+    run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path
+) -> Latencies:
     """Measure î of T and of every candidate, by `latency.source`, once: latency.json keeps it."""
     path = folder / "latency.json"
     if path.exists():
-        return read_checked(path, "delete it and repeat the command")
+        return Latencies.from_json(read_checked(path, "delete it and repeat the command"))
     archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
     latency = measure_latencies(run.latency, archs, teacher, vocab_size, folder)
-    write_checked(path, latency)
+    write_checked(path, latency.to_json())
     return latency
 
 
@@ -207,21 +209,21 @@ class Sweep:
                 run.teacher.name,
                 digest,
                 sum(p.numel() for p in teacher.parameters()),
-                latency["points"][str(shape)],
+                latency.points[shape],
             ),
             [
                 GridPoint(
                     xi,
                     count_parameters(xi, vocab, positions),
                     count_parameters(xi, 0, 0),
-                    latency["points"][str(xi)],
+                    latency.points[xi],
                 )
                 for xi in valid
             ],
             invalid,
             run.search.exponents,
-            latency["unit"],
-            latency["note"],
+            latency.unit,
+            latency.note,
         )
 
     def _count_flops(

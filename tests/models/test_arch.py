@@ -70,3 +70,11 @@ def test_sizes_that_no_model_has_can_be_written_down_but_not_checked():
         wrong.check()
     with pytest.raises(BortError, match="arch.depth=0 must be at least 1"):
         Arch(0, 1, 8, 8).check()
+
+
+def test_an_architecture_is_read_from_its_text():
+    arch = Arch(4, 8, 1024, 768)
+    assert str(arch) == "⟨4,8,1024,768⟩" and Arch.from_text(str(arch)) == arch
+    for text in ("⟨4,8,1024⟩", "⟨4,8,x,768⟩", ""):
+        with pytest.raises((ValueError, TypeError)):
+            Arch.from_text(text)

@@ -242,10 +242,10 @@ def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, sourc
     corpus, teacher = prepare(run)
     shape = Arch(2, 2, 32, 64)
     found = search.measure_latency(run, shape, 280, tmp_path)
-    assert found["unit"] == "ms" and len(found["points"]) == 9
-    for value, low, high in found["points"].values():
+    assert found.unit == "ms" and len(found.points) == 9
+    for value, low, high in found.points.values():
         assert 0 < low <= value <= high < 1000
-    assert found["points"][str(shape)][0] > found["points"][str(Arch(1, 1, 16, 16))][0]
+    assert found.points[shape][0] > found.points[Arch(1, 1, 16, 16)][0]
     monkeypatch.setattr(search, "measure_latencies", lambda *_: pytest.fail("measured again"))
     assert search.measure_latency(run, shape, 280, tmp_path) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
@@ -260,8 +260,8 @@ def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
     )
     run = replace(run, latency=replace(run.latency, shapes=6))
     found = search.measure_latency(run, Arch(2, 2, 32, 64), 280, tmp_path)
-    assert exported and all(exported) and len(exported) < len(found["points"]) == 9
-    assert found["note"].startswith("fitted: onnx_int8, batch 1 × 128 tokens")
+    assert exported and all(exported) and len(exported) < len(found.points) == 9
+    assert found.note.startswith("fitted: onnx_int8, batch 1 × 128 tokens")
 
 
 def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
