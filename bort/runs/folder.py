@@ -17,7 +17,7 @@ from bort.config.train import TrainConfig
 from bort.console import clock
 from bort.errors import BortError, shorten
 from bort.files import locks, ownership, run_files
-from bort.files.untrusted import read_json, read_yaml
+from bort.files.untrusted import read_json, read_settings, read_yaml
 from bort.files.writing import replacing, write_json
 from bort.models.identity import check_models, digest_folder, find_local_model
 from bort.runs.inputs import digest_data_files
@@ -37,6 +37,7 @@ WRITTEN_INTO = (
     run_files.HYDRA,
     run_files.TEACHER,
 )
+GONE_SETTINGS = (("agora", "training"),)  # of version 0.1, in whose records they stand
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 
 
@@ -198,6 +199,17 @@ class RunFolder(os.PathLike):
     def read_settings(self) -> dict[str, Any] | None:
         """Return the flat settings of the run here; None where there is no run of bort."""
         return run_files.run_settings(self.path)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the settings that `.hydra/config.yaml` records, but for keys that are gone since.
+
+        Raises BortError for a file that is missing or damaged.
+        """
+        config = read_settings(self.path / run_files.HYDRA / "config.yaml")
+        for group, key in GONE_SETTINGS:
+            if isinstance(config.get(group), dict):
+                config[group].pop(key, None)
+        return config
 
     def read_overrides(self) -> list[str] | None:
         """Return the words of the command line that started the run; None if they are unknown."""

@@ -13,7 +13,6 @@ from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
-from bort.files.untrusted import read_settings
 from bort.files.writing import replacing, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
@@ -98,7 +97,7 @@ def choose_optimum(folder: Path) -> Conclusion:
 
     Raises BortError when every candidate failed.
     """
-    stored = read_settings(folder / ".hydra" / "config.yaml")
+    stored = RunFolder(folder).read_config()
     run = parse_settings(OmegaConf.create(stored), SearchRunConfig)
     plan = read_plan(folder)
     RunFolder(folder).check_settings(replace(run, resume=True))  # those that the records are of
