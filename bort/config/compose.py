@@ -37,10 +37,18 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)
+    _drop_old_keys(plain)
     _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
     if schema is TrainConfig:
         schema = RUN_CONFIGS.get(plain.get("job"), TrainConfig)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+
+
+def _drop_old_keys(settings: dict) -> None:
+    """Forget what version 0.1 wrote into the configuration of a run, and no run has any more."""
+    agora = settings.get("agora")
+    if isinstance(agora, dict) and agora.get("training", "") is None:
+        del agora["training"]
 
 
 def _check_finite(key: str, value: Any) -> None:

@@ -97,3 +97,15 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
     assert str(error.value) == text
     with pytest.raises(BortError, match="does not exist$"):
         composed(f"arch_file={tmp_path}/no/folder.yaml")
+
+
+def test_a_configuration_of_version_0_1_can_still_be_read():
+    """It has a key that is no setting any more, without a value; with one it is a mistake."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", NEEDED)
+    stored = OmegaConf.to_container(cfg, resolve=True)
+    stored["agora"]["training"] = None
+    assert parse_settings(OmegaConf.create(stored)) == parse_settings(cfg)
+    stored["agora"]["training"] = "round_1"
+    with pytest.raises(ConfigKeyError, match="training"):
+        parse_settings(OmegaConf.create(stored))
