@@ -403,12 +403,12 @@ def _compute_digest(path: Path, *version: int) -> str:
 
 
 def _check_length(info: CorpusInfo, name: str, data: DataConfig) -> None:
-    found, needed, held = info.train_tokens, data.length - 2, info.val_tokens
-    if found < needed:
+    tokens, needed, held = info.train_tokens, data.length - 2, info.val_tokens
+    if tokens < needed:
         more = f" ({held} more are held out: data.val_fraction=0 trains on all)" if held else ""
         raise BortError(
-            f"{name}: {found} tokens for training{more}, one sequence of data.length={data.length} "
-            f"needs {needed}; give more text or a smaller data.length"
+            f"{name}: {tokens} tokens for training{more}, one sequence of "
+            f"data.length={data.length} needs {needed}; give more text or a smaller data.length"
         )
     if info.unigram_ce is None:
         raise BortError(f"{name}: every token is unknown to the tokenizer; use another one")
@@ -450,9 +450,9 @@ def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], N
         nonlocal done
         done += size
         seconds = max(1e-9, time.monotonic() - start)
-        whole = f" of {tokens * total / done / 1e6:.1f}" if total else ""
+        estimate = f" of {tokens * total / done / 1e6:.1f}" if total else ""
         left = f", {seconds * (total - done) / done:.0f} s left" if total else ""
         speed = f"{tokens / seconds / 1e6:.1f} M tokens/s"
-        tick(f"corpus: encoded {tokens / 1e6:.1f}{whole} M tokens, {speed}{left}")
+        tick(f"corpus: encoded {tokens / 1e6:.1f}{estimate} M tokens, {speed}{left}")
 
     return progress

@@ -63,8 +63,8 @@ def look_ahead(run: TrainConfig) -> Outlook:
     missing: list[str] = []
     if away := run.teacher.name and not _is_here(run.teacher.name):
         missing.append(f"teacher.name={run.teacher.name}, which is fetched from the hub")
-        known = HUB_TEACHERS.get(run.teacher.name.split("/")[-1], (None, None))
-        teacher, vocab = (known[0] if run.needs_teacher else None), known[1]
+        sizes = HUB_TEACHERS.get(run.teacher.name.split("/")[-1], (None, None))
+        teacher, vocab = (sizes[0] if run.needs_teacher else None), sizes[1]
         tokenizer = None
     else:
         model, tokenizer = open_sources(run)
@@ -95,14 +95,14 @@ def _read_arch(model: MaskedLM) -> Arch:
 
 
 def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
-    """What a pre-training or a comparison computes: name and FLOPs of each part."""
+    """List the name and the FLOPs of each part of a pre-training or a comparison."""
     vocab, teacher = outlook.vocab, outlook.teacher
     amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
             # for KD's time, plain training makes about as many FLOPs as KD with the teacher's
-            own = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
-            work = flops.count_student_flops(own, vocab, amount)
+            arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
+            work = flops.count_student_flops(arm_run, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
             passes = flops.count_teacher_flops(teacher, vocab, amount) if taught else 0.0
             yield f"{ARMS[arm]}, lr {rate:.3g}", work + passes
@@ -114,30 +114,37 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
 
 
 def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
-    """The training of an own teacher; nothing of one that is kept already."""
+    """List the training of a teacher without a name; it costs nothing if it is in the cache."""
     if run.teacher.name or not run.needs_teacher:
         return
-    kept = None
+    is_cached = None
     if outlook.corpus is not None:
-        kept = RunFolder(locate_teacher(run, outlook.corpus)).find_summary()
-    own = build_teacher_run(run)
-    work = flops.count_student_flops(own, outlook.vocab, measure_amount(own, outlook.corpus))
-    yield ("teacher, kept from before", 0.0) if kept else ("teacher's training, once", work)
+        is_cached = RunFolder(locate_teacher(run, outlook.corpus)).find_summary()
+    teacher_run = build_teacher_run(run)
+    work = flops.count_student_flops(
+        teacher_run, outlook.vocab, measure_amount(teacher_run, outlook.corpus)
+    )
+    yield ("teacher, kept from before", 0.0) if is_cached else ("teacher's training, once", work)
 
 
 def estimate_hours(work: float) -> float:
-    """On this machine: half of its matrix-product speed is what large shapes reach; small less."""
+    """Estimate the hours that so many FLOPs take on this machine.
+
+    Large shapes reach half of its matrix-product speed, small ones less.
+    """
     a = torch.randn(SIZE, SIZE)
     return work / (0.5e9 * measure_gflops(lambda: a @ a)) / 3600
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
+    """Describe the sum of all parts, and each part."""
     return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
 
 
 def show_missing(outlook: Outlook, run: TrainConfig) -> None:
-    for what in outlook.missing:
-        logger.info(f"  missing     {what}")
+    """Print what the run will need besides."""
+    for need in outlook.missing:
+        logger.info(f"  missing     {need}")
     if outlook.teacher is None and run.needs_teacher:
         logger.info(
             f"  the passes of {run.teacher.name} are not counted: its size is not known yet"

@@ -29,9 +29,9 @@ def expect_text(sequences: float, length: int, rate: float, borders: float = 0.0
 
     borders: share of the tokens that separate documents, which are never masked.
     """
-    places = (length - 2) * (1 - borders)  # the first and the last token are special
+    maskable = (length - 2) * (1 - borders)  # the first and the last token are special
     # a sequence in which none was chosen gets one
-    masked = rate * places + (1 - rate) ** places
+    masked = rate * maskable + (1 - rate) ** maskable
     return Text(sequences * length, length, sequences * masked)
 
 
@@ -90,8 +90,10 @@ class Amount:
 
 def count_student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
     """What a run computes with the model that it trains: steps and validations."""
-    own = count_training_flops(run.arch, vocab_size, amount.train, amount.steps, run.optim.name)
-    return own + amount.validations * count_logits_flops(run.arch, vocab_size, amount.val)
+    training = count_training_flops(
+        run.arch, vocab_size, amount.train, amount.steps, run.optim.name
+    )
+    return training + amount.validations * count_logits_flops(run.arch, vocab_size, amount.val)
 
 
 def count_teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
@@ -121,8 +123,8 @@ def count_batches(run: TrainConfig, steps: int, per_epoch: int | None = None) ->
     group = run.trainer_config.accumulate_grad_batches
     if not per_epoch:
         return steps * group
-    epochs, rest = divmod(steps, -(-per_epoch // group))
-    return epochs * per_epoch + rest * group
+    epochs, remainder = divmod(steps, -(-per_epoch // group))
+    return epochs * per_epoch + remainder * group
 
 
 def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = None) -> int:
@@ -159,8 +161,8 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
     batches = count_batches(run, steps, per_epoch)
     read = batches * size
     if per_epoch:  # the last batch of an epoch may be a smaller one
-        epochs, rest = divmod(batches, per_epoch)
-        read = epochs * counts["train"] + rest * size
+        epochs, remainder = divmod(batches, per_epoch)
+        read = epochs * counts["train"] + remainder * size
     train = expect_text(read, data.length, data.mask_rate, borders["train"])
     val = expect_text(held, data.length, VAL_RATE, borders["val"])
     return Amount(

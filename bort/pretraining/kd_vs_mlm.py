@@ -80,17 +80,17 @@ def _train_arms(
     for arm in ARMS:
         tries, rates = {}, {}
         for lr in run.compare.lrs:
-            place = rate_folder(folder, arm, lr)
-            failure = RunFolder(place).failure_file
-            rates[place] = lr
+            arm_folder = rate_folder(folder, arm, lr)
+            failure = RunFolder(arm_folder).failure_file
+            rates[arm_folder] = lr
             job = build_arm_run(run, arm, lr, results)
             label = f"{ARMS[arm]}, lr {lr:g}"
             if run.resume and failure.exists():
                 continue
-            if RunFolder(place).find_summary() is None:
-                logger.info(f"{label} → {place}")
+            if RunFolder(arm_folder).find_summary() is None:
+                logger.info(f"{label} → {arm_folder}")
             try:
-                tries[place] = train(job, place, corpus, teacher, label=label)
+                tries[arm_folder] = train(job, arm_folder, corpus, teacher, label=label)
             except Diverged as error:  # a result: the arm has its other rates
                 logger.info(f"{label} drops out: {error}")
                 write_json(failure, {"reason": str(error)})
@@ -103,8 +103,8 @@ def _train_arms(
             "wall_seconds": row.seconds,
         }
         results[arm] = RunSummary({**row, **timed, "folder": str(best), "lr": rates[best]})
-    own = run.teacher.name is None
-    cost = RunFolder(locate_teacher(run, corpus)).find_summary().seconds if own else None
+    is_own = run.teacher.name is None
+    cost = RunFolder(locate_teacher(run, corpus)).find_summary().seconds if is_own else None
     summary = _summarize(results, cost)
     RunFolder(folder).write_summary(summary)
     draw_curves(results, folder / "curves.html")
@@ -140,8 +140,8 @@ def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> Train
         # A step budget, too, with a schedule that ends where it ends.
         ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
         trainer["max_steps"] = max(1, round(kd.steps * ratio))
-        if isinstance(every := trainer["val_check_interval"], int):  # else a share of an epoch
-            trainer["val_check_interval"] = max(1, round(every * ratio))
+        if isinstance(interval := trainer["val_check_interval"], int):  # else a share of an epoch
+            trainer["val_check_interval"] = max(1, round(interval * ratio))
     return run.to_pretraining(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
 
 
@@ -160,6 +160,7 @@ class Turns(pl.Callback):
         self._mark = 0.0
 
     def on_train_start(self, trainer, module) -> None:
+        """Start with the first of the losses."""
         self._step = trainer.global_step
         self._next(module)
 
@@ -169,6 +170,7 @@ class Turns(pl.Callback):
         self._mark = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Note the time of a step, and go on to the next loss."""
         if trainer.global_step == self._step:
             return  # one of several batches of a step
         if torch.cuda.is_available():
@@ -198,12 +200,12 @@ def measure_step_seconds(
     optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
     model = build_student(run, corpus, teacher)
     module = DistillationModule(model, teacher, optim, run.distill, compile=run.compile)
-    with tempfile.TemporaryDirectory() as place, interruptible():
+    with tempfile.TemporaryDirectory() as temporary, interruptible():
         trainer = instantiate(
             {**run.trainer, **budget, "limit_val_batches": 0},
-            logger=[MetricsCsv(Path(place))],
+            logger=[MetricsCsv(Path(temporary))],
             callbacks=[Throughput(), turns],
-            default_root_dir=place,
+            default_root_dir=temporary,
         )
         data = PackedDataModule(replace(run.data, workers=0), seed=run.seed, corpus=corpus)
         trainer.fit(module, datamodule=data)

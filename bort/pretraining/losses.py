@@ -35,7 +35,7 @@ def distillation_loss(
 def kd_loss(
     student: Tensor, teacher: Tensor, temperature: float, reduction: str = "mean"
 ) -> Tensor:
-    """KL(teacher ‖ student) of softened distributions, times temperature² (arXiv 1503.02531, §2).
+    """Compute KL(teacher ‖ student) of softened distributions, times τ² (arXiv 1503.02531, §2).
 
     student, teacher: logits (M, V) of M masked positions; nats per token, mean (or sum) over M.
     Zero iff they agree up to a constant per row; zero for M = 0. Cost: two softmaxes over M · V.
@@ -53,13 +53,13 @@ def kd_loss(
 
 
 def mlm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (M, V) at the true words (M,); nats per token, zero for M = 0."""
+    """Compute the cross-entropy of logits (M, V) at the true words (M,); nats, zero for M = 0."""
     total = F.cross_entropy(logits.float(), labels, reduction="sum")
     return _reduce(total, len(labels), reduction)
 
 
 def compute_entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of softmax(logits) over rows (M, V); nats per token."""
+    """Compute the mean entropy of softmax(logits) over rows (M, V); nats per token."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1).mean()
 

@@ -20,7 +20,7 @@ def mix_bits(bits: np.ndarray) -> np.ndarray:
 
 
 def compute_row_keys(key: int, rows: np.ndarray) -> np.ndarray:
-    """The keys (B,) of the random bits of sequences `rows` (B,); key: of all of them, 64 bits."""
+    """Compute the keys (B,) of the random bits of sequences `rows` (B,); key: 64 bits for all."""
     return mix_bits(rows.astype(np.uint64) * GOLDEN + key)
 
 
@@ -45,9 +45,9 @@ def mask_tokens(
     maskable = ~special[ids]
     chosen = (bits < int(rate * 2**64)) & maskable
     for row in np.flatnonzero(~chosen.any(axis=1)):
-        places = np.flatnonzero(maskable[row])
-        if len(places):  # the lowest of random numbers is at each place equally often
-            chosen[row, places[bits[row, places].argmin()]] = True
+        columns = np.flatnonzero(maskable[row])
+        if len(columns):  # the lowest of random numbers is at each place equally often
+            chosen[row, columns[bits[row, columns].argmin()]] = True
     positions = np.flatnonzero(chosen)  # (M,)
     labels = ids.ravel()[positions]
     lot = mix_bits(bits.ravel()[positions])

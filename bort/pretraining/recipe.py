@@ -60,7 +60,7 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
 
 
 def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
-    """The corpus of a run and the teacher that it needs, trained first if it has no name.
+    """Open the corpus of a run and the teacher that it needs, trained first if it has no name.
 
     folder: of the run, so that one that was started on other text is refused before that, and one
     whose teacher is no longer there is told what depends on the new one.
@@ -84,7 +84,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
 
 
 def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
-    """The named teacher that a run needs, and the tokenizer that it is given; None for neither.
+    """Open the named teacher that a run needs, and the tokenizer that it names; None for neither.
 
     Raises BortError for what can be known to be wrong with them before there is a corpus.
     """
@@ -104,20 +104,20 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
 
 
 def _load_teacher_tokenizer(run: TrainConfig):
-    """The tokenizer for `auto`; None when another is asked for and its size can still agree."""
-    found = load_tokenizer(run.teacher.name)
+    """Load the tokenizer for `auto`; None for another one whose size can still agree."""
+    tokenizer = load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
-        return found
-    if run.data.tokenizer == "bpe" and len(found) != run.data.vocab_size:
+        return tokenizer
+    if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.vocab_size:
         raise BortError(
-            f"teacher.name={run.teacher.name} has a vocabulary of {len(found):,}, the student's is "
-            f"{run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
+            f"teacher.name={run.teacher.name} has a vocabulary of {len(tokenizer):,}, the "
+            f"student's is {run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
         )
     return None
 
 
 def _check_length(run: TrainConfig, limit: int) -> None:
-    """Raise BortError when the teacher would be asked beyond the length that it was trained at."""
+    """Raise BortError when sequences are longer than those that the teacher was trained at."""
     if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
         raise BortError(
             f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
@@ -126,20 +126,20 @@ def _check_length(run: TrainConfig, limit: int) -> None:
 
 
 def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
-    """The same word behind each id, or KD would teach noise."""
-    ours = tokenizer.get_vocab()
-    theirs = load_tokenizer(run.teacher.name).get_vocab()
-    other = [word for word, number in ours.items() if theirs.get(word) != number]
-    if other or teacher.config.vocab_size < len(ours):
+    """Raise BortError unless the same word is behind each id, or KD would teach noise."""
+    student_ids = tokenizer.get_vocab()
+    teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
+    different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
+    if different or teacher.config.vocab_size < len(student_ids):
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
-            f"the student's is {len(ours):,}, and {len(other):,} words differ; "
+            f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
             "data.tokenizer=auto takes the teacher's"
         )
 
 
 def build_teacher_run(run: TrainConfig) -> TrainConfig:
-    """The settings that train the teacher of `run`: plain MLM on the same text."""
+    """Build the settings that train the teacher of `run`: plain MLM on the same text."""
     trainer = {**run.trainer, "max_steps": run.teacher.max_steps, "max_time": None}
     trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
     trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
@@ -163,7 +163,7 @@ def build_teacher_run(run: TrainConfig) -> TrainConfig:
 
 
 def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
-    """Where the trained teacher of these settings is cached."""
+    """Locate the trained teacher of these settings in the cache."""
     return _locate_training("teachers", build_teacher_run(run), corpus)
 
 
@@ -172,7 +172,7 @@ def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
 
 
 def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
-    """The digest of the teacher that a run learns from, by the setting that names it."""
+    """Compute the digest of the teacher that a run learns from, by the setting that names it."""
     if not run.needs_teacher:
         return {}
     if run.teacher.name:
@@ -180,9 +180,9 @@ def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
     return {"teacher": hub.digest_model(locate_teacher(run, corpus))}
 
 
-def _locate_training(kind: str, own: TrainConfig, corpus: Corpus) -> Path:
-    """Where a training is kept: named by all that decides its weights, and by nothing else."""
-    name = fingerprint(_select_weight_settings(own) | {"corpus": corpus.info.digest})
+def _locate_training(kind: str, training: TrainConfig, corpus: Corpus) -> Path:
+    """Locate a kept training, named by all that decides its weights and by nothing else."""
+    name = fingerprint(_select_weight_settings(training) | {"corpus": corpus.info.digest})
     return cache_folder() / kind / name
 
 
@@ -203,20 +203,22 @@ WEIGHT_KEYS = re.compile(
 )
 
 
-def _select_weight_settings(own: TrainConfig) -> dict:
-    """Flat `key: value` of what decides the weights of a pre-training on given streams of tokens.
+def _select_weight_settings(training: TrainConfig) -> dict:
+    """Select what decides the weights of a pre-training on given streams of tokens, as key: value.
 
-    What the text is made of and how it is split is told by the digest of the streams.
+    The digest of the streams says what the text is made of and how it is split.
     """
     idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
     flat = {
-        k: v for k, v in flatten_settings(own).items() if WEIGHT_KEYS.match(k) and k not in idle
+        k: v
+        for k, v in flatten_settings(training).items()
+        if WEIGHT_KEYS.match(k) and k not in idle
     }
-    return flat | {"trainer.accelerator": choose_device(own), "version": VERSION}
+    return flat | {"trainer.accelerator": choose_device(training), "version": VERSION}
 
 
 def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
-    """The teacher T, trained by MLM on this corpus the first time that it is needed."""
+    """Open the teacher T, after training it by MLM the first time that it is needed."""
     folder = locate_teacher(run, corpus)
     run_folder = RunFolder(folder)
     if run_folder.settle_finished() is None:
@@ -232,33 +234,33 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
 
 
 def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
-    """Where the encoder of a fine-tuning without a model is kept."""
+    """Locate the encoder of a fine-tuning without a model in the cache."""
     return _locate_training("encoders", build_encoder_run(run), corpus)
 
 
 def pretrain_encoder(run: TrainConfig) -> Path:
-    """An encoder run.arch, pre-trained on the embedded corpus the first time that it is needed."""
-    own = build_encoder_run(run)
-    corpus = corpora.build_corpus(own.data, cache_folder(), None)
+    """Pre-train an encoder run.arch on the embedded corpus, the first time; return its folder."""
+    encoder_run = build_encoder_run(run)
+    corpus = corpora.build_corpus(encoder_run.data, cache_folder(), None)
     folder = locate_encoder(run, corpus)
     if RunFolder(folder).settle_finished() is None:
         logger.info(
             f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}"
         )
-        train(own, folder, corpus, None, label="encoder", wait=True)
+        train(encoder_run, folder, corpus, None, label="encoder", wait=True)
     return folder
 
 
 def pretrain_teacher(run: TrainConfig) -> Path:
-    """The teacher run.teacher of the embedded corpus, trained the first time that it is needed."""
-    own = build_encoder_run(run)
-    corpus = corpora.build_corpus(own.data, cache_folder(), None)
-    train_teacher(own, corpus)
-    return locate_teacher(own, corpus)
+    """Pre-train run.teacher on the embedded corpus, the first time; return its folder."""
+    encoder_run = build_encoder_run(run)
+    corpus = corpora.build_corpus(encoder_run.data, cache_folder(), None)
+    train_teacher(encoder_run, corpus)
+    return locate_teacher(encoder_run, corpus)
 
 
 def build_encoder_run(run: TrainConfig) -> TrainConfig:
-    """The settings of a pre-training on the embedded corpus, out of those of a fine-tuning."""
+    """Build the settings of a pre-training on the embedded corpus from those of a fine-tuning."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
     return run.to_pretraining(
@@ -328,7 +330,7 @@ def train(
 
 
 def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
-    """The model that is trained, with its start values.
+    """Build the model that is trained, with its start values.
 
     It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
     but says that it was trained at data.length: what it would answer beyond is noise.
@@ -359,9 +361,9 @@ def _summarize(
     teacher: MaskedLM | None,
 ) -> dict:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    found = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    scores = {name: value if math.isfinite(value) else None for name, value in values.items()}
     return {
-        **found,
+        **scores,
         "tokens": module.tokens,
         "steps": trainer.global_step,
         "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
@@ -377,7 +379,7 @@ def _summarize(
 
 
 def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
-    """Why a run has no `val/loss`; None when it has one."""
+    """Explain why a run has no `val/loss`; None when it has one."""
     if batches == 0:
         held, needed = corpus.info.val_tokens, run.data.length - 2
         return f"{held:,} tokens are held out, one sequence needs {needed:,}"
@@ -387,9 +389,9 @@ def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> st
 
 
 def _describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
-    """What a sweep needs to weigh a student against its teacher, and where that is."""
+    """Describe the teacher: where it is, and what a sweep needs to weigh a student against it."""
     parameters = sum(p.numel() for p in teacher.parameters())
-    place = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
+    source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
     if digests := hash_teacher(run, corpus):  # none where only the vocabulary was the teacher's
-        (place["teacher_digest"],) = digests.values()
-    return place | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
+        (source["teacher_digest"],) = digests.values()
+    return source | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}

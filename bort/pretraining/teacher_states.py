@@ -23,8 +23,8 @@ class TeacherStates:
     """A teacher's head states at the masked positions of batches 0, 1, …, on disk.
 
     Half precision: 2 H_T bytes a position, where logits would be 4 V. The teacher's decoder makes
-    logits of them at any temperature. Written in order, and gone on with after a kill. What follows
-    a batch whose states are no longer those that were written is made again.
+    logits of them at any temperature. They are written in order, and resumed after a kill. What
+    follows a batch whose states are no longer those that were written is computed again.
     """
 
     EVERY = 64  # batches between two records of how far it got
@@ -36,17 +36,17 @@ class TeacherStates:
         self.rows: np.ndarray | None = None
 
     def _whole(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ends and digests of the batches on disk up to the first that is damaged."""
+        """Read the ends and digests of the batches on disk, up to the first damaged one."""
         if not self.index.exists():
             return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
         self.states.touch()  # lost, it is a damaged one
         versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
-        ends, digests, whole = _check_states(self.states, self.index, self.hidden, *versions)
-        if whole < len(digests) or len(ends) == 1:
+        ends, digests, count = _check_states(self.states, self.index, self.hidden, *versions)
+        if count < len(digests) or len(ends) == 1:
             logger.info(
                 f"teacher: its kept states in {self.states} are damaged; they are made again"
             )
-        return ends[: whole + 1], digests[:whole]
+        return ends[: count + 1], digests[:count]
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -59,7 +59,7 @@ class TeacherStates:
 
     @torch.no_grad()
     def build(self, teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]) -> int:
-        """Run the teacher over batches 0 … count - 1 that are not there yet; returns how many."""
+        """Run the teacher over those of batches 0 … count - 1 that are missing; return how many."""
         done = len(self)
         if done >= count:
             return 0
@@ -91,7 +91,10 @@ class TeacherStates:
 def _check_states(
     states: Path, index: Path, hidden: int, *versions: tuple
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Ends and digests of an index, and how many batches are as written; once in a process."""
+    """Read ends and digests of an index, and count the batches that are as written.
+
+    Done once in a process, as long as the files do not change.
+    """
     table = read_array(index)  # (batches + 1, 2): one past a batch's last position, its digest
     if table is None or table.ndim != 2:
         return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64), 0

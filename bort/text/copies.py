@@ -108,10 +108,10 @@ def find_holders(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray
     hashes = np.concatenate([np.empty(0, np.uint64), *parts])
     order = np.argsort(hashes, kind="stable")
     hashes, owners = hashes[order], owners[order]
-    whole = np.concatenate([np.empty(0, np.uint64), *texts])
+    every_hash = np.concatenate([np.empty(0, np.uint64), *texts])
     text = np.repeat(np.arange(len(texts)), [len(t) for t in texts])
-    first = hashes.searchsorted(whole, side="left")
-    count = hashes.searchsorted(whole, side="right") - first
+    first = hashes.searchsorted(every_hash, side="left")
+    count = hashes.searchsorted(every_hash, side="right") - first
     hits = np.flatnonzero(count)
     if not len(hits):
         return np.zeros(len(texts), dtype=bool)
@@ -119,8 +119,8 @@ def find_holders(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray
     _, single = np.unique(text[hits] * len(hashes) + first[hits], return_index=True)
     hits = hits[single]
     ends = np.cumsum(count[hits])
-    place = np.arange(ends[-1]) + np.repeat(first[hits] - ends + count[hits], count[hits])
-    pairs = np.repeat(text[hits], count[hits]) * len(parts) + owners[place]
+    entries = np.arange(ends[-1]) + np.repeat(first[hits] - ends + count[hits], count[hits])
+    pairs = np.repeat(text[hits], count[hits]) * len(parts) + owners[entries]
     pairs, common = np.unique(pairs, return_counts=True)
     sizes = np.array([len(part) for part in parts])
     near = common > PART * sizes[pairs % len(parts)]

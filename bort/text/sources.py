@@ -74,13 +74,13 @@ class Source:
 
 def read_versions(packages: Iterable[str]) -> dict[str, str]:
     """The versions of those that are installed, for the name of what is made from them."""
-    found = {}
+    versions = {}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
@@ -94,9 +94,9 @@ def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, 
     ) as pool:
         with _hidden_main():
             parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
-        for (name, file), found in zip(files, parsed, strict=True):
+        for (name, file), texts in zip(files, parsed, strict=True):
             tick(f"corpus: reading {name} ({packages.index(name) + 1} of {len(packages)})…")
-            documents[name][file] = found
+            documents[name][file] = texts
     return documents
 
 
@@ -255,11 +255,11 @@ def _read_parquet(file: Path, data: DataConfig) -> Iterator[Document]:
         yield Document(_read_text({data.text: text}, f"{file}, row {number}", data), size)
 
 
-def _check_key(known: Iterable[str], where: str, data: DataConfig) -> None:
-    known = list(known)
-    if data.text not in known:
-        has = ", ".join(known) or "none"
-        hint = nearest(data.text, known)
+def _check_key(keys: Iterable[str], where: str, data: DataConfig) -> None:
+    keys = list(keys)
+    if data.text not in keys:
+        has = ", ".join(keys) or "none"
+        hint = nearest(data.text, keys)
         raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
 
 

@@ -36,8 +36,8 @@ class Seen:
 
     def add(self, key: int) -> bool:
         """Add a hash; True when it is new."""
-        place = self.sorted.searchsorted(np.uint64(key))
-        if key in self.recent or (place < len(self.sorted) and self.sorted[place] == key):
+        index = self.sorted.searchsorted(np.uint64(key))
+        if key in self.recent or (index < len(self.sorted) and self.sorted[index] == key):
             return False
         self.recent.add(key)
         if len(self.recent) >= RECENT:
@@ -80,14 +80,14 @@ def _split_long(text: str, val_fraction: float) -> list[Part]:
     size = round(val_fraction * len(text))
     start = hash_document(text) * (len(text) - size) >> 64
     edges = (start - GAP, start, start + size, start + size + GAP)
-    before, first, last, after = (_find_word_end(text, place) for place in edges)
+    before, first, last, after = (_find_word_end(text, edge) for edge in edges)
     cut = (("train", text[:before]), ("val", text[first:last]), ("train", text[after:]))
     return [Part(part.strip(), split, hash_runs(part)) for split, part in cut if part.strip()]
 
 
-def _find_word_end(text: str, place: int) -> int:
+def _find_word_end(text: str, offset: int) -> int:
     """The end of the word at a place; the place itself in a text without spaces."""
-    if place <= 0:
+    if offset <= 0:
         return 0
-    space = text.find(" ", place, place + GAP // 2)
-    return min(place, len(text)) if space < 0 else space
+    space = text.find(" ", offset, offset + GAP // 2)
+    return min(offset, len(text)) if space < 0 else space

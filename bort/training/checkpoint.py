@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and training that stops and goes on without a trace.
+"""Checkpoints that are whole or absent, and training that stops and resumes without a trace.
 
 A checkpoint's name ends with the first digits of its SHA-256: `step_00000500-1a2b3c4d.ckpt`.
 """
@@ -37,6 +37,7 @@ class AtomicCheckpointIO(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        """Write a checkpoint, with the first digits of its SHA-256 in its name."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         content = buffer.getbuffer()
@@ -46,14 +47,16 @@ class AtomicCheckpointIO(CheckpointIO):
             file.write(content)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None):
+        """Read a checkpoint without unpickling objects."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
     def remove_checkpoint(self, path) -> None:
+        """Remove a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
 
 
 def read_run_identity(folder: Path) -> str:
-    """16 digits that name the run of a folder: its settings, data and models at its start."""
+    """Compute 16 digits that name the run of a folder by its settings, data and models."""
     data = read_json(folder / "corpus.json", "restore it or remove the run")
     noted = json.dumps([data.get("digest"), data.get("models")], sort_keys=True)
     content = (folder / "settings.json").read_bytes() + noted.encode()
@@ -61,35 +64,36 @@ def read_run_identity(folder: Path) -> str:
 
 
 def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
-    """The newest checkpoint whose content has the digest in its name; None where there is none yet.
+    """Find the newest checkpoint whose content has the digest of its name; None if none is there.
 
-    identity: that of the run, which its checkpoints hold; None: of any. Says which damaged ones
-    were passed over. Raises BortError when all are damaged, or the newest is another run's.
+    identity: that of the run, which its checkpoints hold; None takes those of any run. Logs which
+    damaged ones were passed over. Raises BortError when all are damaged, or the newest
+    is another run's.
     """
-    found = sorted(folder.glob(CHECKPOINT), reverse=True)
-    for number, path in enumerate(found):
+    checkpoints = sorted(folder.glob(CHECKPOINT), reverse=True)
+    for number, path in enumerate(checkpoints):
         if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.split("-")[-1]):
             if identity is not None and _read_identity(path) != identity:
                 raise BortError(
                     f"{path} is a checkpoint of another run; move it out of this folder, or start "
                     "again with resume=false"
                 )
-            for damaged in found[:number]:  # or its step would pass for saved
+            for damaged in checkpoints[:number]:  # or its step would pass for saved
                 damaged.unlink()
             return path
         logger.info(
             f"resume: {path} is damaged (its content does not match its name); trying an older one"
         )
-    if found:
+    if checkpoints:
         raise BortError(
-            f"{folder} holds no whole checkpoint ({len(found)} damaged); "
+            f"{folder} holds no whole checkpoint ({len(checkpoints)} damaged); "
             "start again with resume=false or another name="
         )
     return None
 
 
 def _read_identity(path: Path) -> str | None:
-    """The identity of the run that a whole checkpoint was saved by; its tensors are not read."""
+    """Read which run a whole checkpoint was saved by; its tensors are not read."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return content.get("bort", {}).get("run")
 
@@ -159,7 +163,7 @@ class Checkpoints(pl.Callback):
 
     def answer_signal(self, number: int, frame) -> None:
         if os.getpid() != self._process:
-            return  # a loader's process that has only begun; see data.py
+            return  # A loader's process that has only begun; see loader.py.
         if self.signal is not None:
             print("\nstopped at once; the last whole checkpoint stays", file=sys.stderr, flush=True)
             os._exit(EXIT_CODES[number])
@@ -168,6 +172,7 @@ class Checkpoints(pl.Callback):
             print("\nstopping: saving a checkpoint after this step…", file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer, module) -> None:
+        """End the process if it was asked to before the first step."""
         self._end_now()
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict) -> None:
@@ -175,9 +180,11 @@ class Checkpoints(pl.Callback):
         checkpoint.setdefault("bort", {})["run"] = self.identity
 
     def on_validation_start(self, trainer, module) -> None:
+        """Note whether this validation is part of a training."""
         self._saves = trainer.state.fn == "fit"
 
     def on_validation_batch_end(self, trainer, *_) -> None:
+        """End the process at once in a validation that follows the training."""
         if not self._saves:
             self._end_now()
 
@@ -188,6 +195,7 @@ class Checkpoints(pl.Callback):
             raise SystemExit(EXIT_CODES[self.signal])
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Save after an optimizer step where it is time for that."""
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():  # gradients of half a step are not in a checkpoint
             return
@@ -200,11 +208,13 @@ class Checkpoints(pl.Callback):
                 self.save(trainer)
 
     def on_validation_end(self, trainer, module) -> None:
+        """Save what waited for this validation."""
         if self._due and trainer.state.fn == "fit":
             self._due = False
             self.save(trainer)
 
     def on_train_end(self, trainer, module) -> None:
+        """Save the end of the training."""
         self.save(trainer)
 
     def save(self, trainer) -> None:
@@ -232,7 +242,7 @@ class Checkpoints(pl.Callback):
 
 
 def find_loader_failure(trainer) -> str | None:
-    """Why a loader of this trainer goes on without its processes; None when none does."""
+    """Find why a loader of this trainer works without its processes; None when all have them."""
     for name in ("train_dataloader", "val_dataloaders"):
         loaders = getattr(trainer, name, None)
         for loader in loaders if isinstance(loaders, list) else [loaders]:

@@ -15,14 +15,14 @@ from bort.errors import BortError
 
 
 def make_generator(key: tuple[int, int], stream: int) -> np.random.Generator:
-    """Independent streams of one key: Philox counts in the first of the four words."""
+    """Make one of the independent generators of a key: Philox counts in the first of four words."""
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, stream)))
 
 
 class ResumeSampler(Sampler):
-    """The next epoch's worth of batch numbers from wherever training stands.
+    """Gives as many batch numbers as an epoch has, from wherever training stands.
 
-    position: () → batches that this process has trained on, asked when the loader is iterated.
+    position: returns how many batches this process has trained on, when the loader is iterated.
     """
 
     def __init__(self, batches: int, position: Callable[[], int]):
@@ -47,9 +47,11 @@ class ResumableLoader(DataLoader):
     failure: str | None = None
 
     def state_dict(self) -> dict:
+        """Return nothing: the trainer knows where training stands."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
+        """Take nothing from a checkpoint."""
         pass
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -70,7 +72,7 @@ class ResumableLoader(DataLoader):
             yield self.dataset[number]
 
     def start_processes(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The loader's processes; the end of one of them is noticed when a batch is fetched.
+        """Start the loader's processes; the end of one of them is noticed when a batch is fetched.
 
         PyTorch's handler of SIGCHLD would raise at once, in the middle of an optimizer step.
         """
@@ -87,7 +89,7 @@ SHARED_MEMORY = ("unable to write to file", "shared memory", "unable to mmap", "
 
 
 def _explain_failure(error: Exception) -> str | None:
-    """What happened to a loader's process, as the start of a line; None for a bug in a data set."""
+    """Explain what ended a loader's process, in the start of a line; None for a data set's bug."""
     text = str(error)
     if any(part in text for part in SHARED_MEMORY):
         return "the loader's processes found no room in shared memory; use data.workers=0"
@@ -100,7 +102,7 @@ def _explain_failure(error: Exception) -> str | None:
 
 
 def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/dev/shm")) -> None:
-    """Raises BortError, before they start, where loader processes could not hand batches over.
+    """Raise BortError, before they start, where loader processes could not hand batches over.
 
     Each reads two batches ahead, and these lie in shared memory.
     """
@@ -119,7 +121,9 @@ def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/de
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach every process; training answers, after its step.
+    """Leave signals to the training, which answers them after its step.
+
+    Ctrl-C and a batch system's SIGTERM reach all processes.
 
     A second SIGTERM ends the worker: that is how a process that exits ends its children.
     """
@@ -128,7 +132,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 def make_loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
-    """A loader of whole batches that Lightning can resume.
+    """Make a loader of whole batches that Lightning can resume.
 
     Raises BortError where there is no shared memory for its processes.
     """

@@ -55,10 +55,12 @@ class MetricsCsv(Logger):
 
     @property
     def name(self) -> str:
+        """The name of this logger."""
         return "csv"
 
     @property
     def version(self) -> str:
+        """No version: a run folder has one table."""
         return ""
 
     @rank_zero_only
@@ -67,6 +69,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a row, or complete the last one, in the table of its kind."""
         rows: dict[str, dict] = {"metrics": {}, "perf": {}}
         for name, value in metrics.items():
             rows["perf" if name.startswith("perf/") else "metrics"][name] = value
@@ -91,6 +94,7 @@ class Table:
             self.cut(math.inf)
 
     def write(self, step: int, row: dict[str, float]) -> None:
+        """Write the row of a step, or complete it if it is the last one."""
         if not self.path.exists():
             self._rewrite([])
         if unknown := [name for name in row if name not in self.columns]:
@@ -122,6 +126,7 @@ class Table:
         return rows
 
     def cut(self, step: float) -> None:
+        """Drop the rows after a step."""
         if self.path.exists():
             rows = self.rows()
             self.columns += [name for name in (rows[0] if rows else {}) if name not in self.columns]
@@ -148,7 +153,7 @@ def _to_text(row: dict[str, float]) -> dict[str, str]:
 
 
 def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
-    """The loggers besides metrics.csv; wandb never asks for anything."""
+    """Build the loggers besides metrics.csv, by `logger=`; wandb never asks for anything."""
     if config.name == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -163,7 +168,7 @@ def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
 
 
 def _build_wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
-    """wandb's logger, which after a first refusal logs no more: a training does not end with it."""
+    """Build wandb's logger, which logs no more after a refusal: no training ends by that."""
     from lightning.pytorch.loggers import WandbLogger
 
     wandb_logger = WandbLogger(save_dir=folder, config=settings, **options)
@@ -174,7 +179,7 @@ def _build_wandb_logger(folder: Path, settings: dict[str, Any], options: dict[st
 
 
 def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., None]:
-    """`log`, which says in one line that it has failed, and is not called again then."""
+    """Wrap `log`: a failure is reported in one line, and it is not called again."""
     failed = False
 
     @functools.wraps(log)
@@ -215,7 +220,7 @@ def _is_creatable(folder: Path) -> bool:
 
 
 def choose_wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
-    """What wandb's runs are started with; their `mode` is `disabled`, `offline` or `online`.
+    """Choose what wandb's runs are started with; `mode` is `disabled`, `offline` or `online`.
 
     Raises BortError when there is no key and logger.mode=online.
     """
@@ -232,7 +237,7 @@ def choose_wandb_options(config: LoggerConfig, group: str, name: str) -> dict[st
 
 @functools.cache  # the network is tried once, and what comes of it said once
 def choose_wandb_mode(chosen: str) -> str:
-    """`chosen`, or for auto what WANDB_MODE says, or else offline without a key or a network."""
+    """Choose wandb's mode: `chosen`, or for auto WANDB_MODE, or offline without key or network."""
     if chosen == "offline":
         return chosen
     variable = os.environ.get("WANDB_MODE", "")
@@ -255,12 +260,13 @@ def choose_wandb_mode(chosen: str) -> str:
 
 
 def has_wandb_key() -> bool:
+    """Tell whether there is a key for the wandb server that is used."""
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return not find_wandb_key(urlsplit(server).hostname or "").startswith("none")
 
 
 def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:
-    """A table of text, true answer and answer for those that take tables."""
+    """Log rows of text, true answer and answer to the loggers that take tables."""
     for metrics_logger in loggers:
         if hasattr(metrics_logger, "log_table"):
             metrics_logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)

@@ -13,7 +13,7 @@ CHUNK = 2**24  # at most so many numbers of one shape at a time, so that large m
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """Nearest semi-orthogonal matrices of a float stack (n, rows, columns), by Newton-Schulz.
+    """Make a float stack (n, rows, columns) of matrices semi-orthogonal, by Newton-Schulz.
 
     In the stack's own precision: in bfloat16, as `torch.optim.Muon` works, the last bit of a
     gradient moves a weight by 1% of a step, and four small batches are not one large.
@@ -51,11 +51,13 @@ class MuonAdamW(torch.optim.Optimizer):
         self.adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict) -> None:
+        """Load the state, and share it with the inner AdamW again."""
         super().load_state_dict(state_dict)
         self._share()
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Do one step; return the loss of the closure, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,7 +74,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, matrices: list[nn.Parameter]) -> None:
-        """One step of these, all of one shape."""
+        """Do one step of Muon for matrices of one shape."""
         group = self.param_groups[0]
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
@@ -89,7 +91,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def build_adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.AdamW:
-    """Bias-corrected AdamW over these groups, each with its own weight_decay."""
+    """Build bias-corrected AdamW over these groups, each with its own weight_decay."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
 
@@ -97,7 +99,7 @@ def build_adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.o
 def build_optimizer(
     model: nn.Module, config: OptimConfig, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """The optimizer of a `MaskedLM`.
+    """Build the optimizer of a model.
 
     Weight decay touches matrices only: never LayerNorms and biases; embeddings only with
     `adamw`, as in the paper. `fused=False` where gradients are clipped under mixed precision,
@@ -124,6 +126,6 @@ def build_optimizer(
 
 
 def compute_rate_factor(progress: float, warmup: float) -> float:
-    """Factor of the peak rate at this share of the budget: linear up for `warmup`, then to 0."""
+    """Compute the factor of the peak rate at a share of the budget: up for `warmup`, then to 0."""
     progress = min(max(progress, 0.0), 1.0)
     return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: one live line on a terminal, else a line every 30 s."""
+"""What a user sees while a run trains: one live line on a terminal, else a line every 30 s."""
 
 import sys
 import time
@@ -27,27 +27,34 @@ class Throughput(pl.Callback):
         self._window_tokens = self._window_s = 0.0
 
     def state_dict(self) -> dict:
+        """Return the seconds for a checkpoint."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
+        """Take the seconds from a checkpoint."""
         self.seconds = state["seconds"]
 
     def on_train_start(self, trainer, module) -> None:
+        """Start the clock."""
         self._mark = self.clock()
         self._tokens = module.tokens
 
     def on_validation_start(self, trainer, module) -> None:
+        """Stop the clock for a validation."""
         if self._mark is not None:  # else of its own, after training
             self._count()
 
     def on_validation_end(self, trainer, module) -> None:
+        """Start the clock again after a validation."""
         if self._mark is not None:
             self._mark = self.clock()
 
     def on_train_end(self, trainer, module) -> None:
+        """Stop the clock."""
         self._mark = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Count a batch, and log the speed every few seconds."""
         self._count()
         self._window_tokens += module.tokens - self._tokens
         self._tokens = module.tokens
@@ -76,6 +83,7 @@ class ProgressLine(pl.Callback):
         self._last = 0.0
 
     def on_train_start(self, trainer, module) -> None:
+        """Start the line."""
         self._start, self._first = time.monotonic(), trainer.global_step
         self._last = self._start
         if self.console.is_terminal:
@@ -89,6 +97,7 @@ class ProgressLine(pl.Callback):
             self.task = self.bar.add_task(self.label, total=1.0, text="")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Show the line again, if it is time for that."""
         now = time.monotonic()
         if self.bar is None and now - self._last < EVERY_S:
             return
@@ -103,6 +112,7 @@ class ProgressLine(pl.Callback):
             self.bar.update(self.task, completed=done, text=text)
 
     def text(self, trainer, module, now: float) -> str:
+        """Describe where the training stands."""
         row, step = module.last_row, trainer.global_step
         parts = [f"step {step:,}" + (f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else "")]
         if "train/loss" in row:
@@ -123,14 +133,16 @@ class ProgressLine(pl.Callback):
             self.bar = None
 
     def on_train_end(self, trainer, module) -> None:
+        """End the line."""
         self._stop()
 
     def on_exception(self, trainer, module, exception) -> None:
+        """End the line."""
         self._stop()
 
 
 def name_loss(row: dict[str, float]) -> str:
-    """What train/loss in a row of metrics is; val/loss beside it is always of the true words."""
+    """Name what train/loss in a row of metrics is; val/loss is always of the true words."""
     if "train/kd_loss" not in row:
         return "loss"
     return "kd+mlm loss" if "train/mlm_loss" in row else "kd loss"

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(run: TrainConfig) -> str:
-    """Where a model of this run answers outside of its training."""
+    """Choose where a model of this run answers outside of its training."""
     cuda = torch.cuda.is_available() and run.trainer_config.accelerator != "cpu"
     return "cuda" if cuda else "cpu"
 
@@ -52,16 +52,16 @@ SET_HERE = {
 
 
 def check_trainer(run: TrainConfig) -> None:
-    """Raises BortError, before any work is done, for what Lightning's trainer does not take."""
+    """Raise BortError, before any work is done, for what Lightning's trainer does not take."""
     hide_lightning_notes()
-    known = inspect.signature(pl.Trainer).parameters
+    parameters = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
-        if key not in known and key != "_target_":
-            raise BortError(f"trainer.{key} is not a setting{nearest(key, known)}")
+        if key not in parameters and key != "_target_":
+            raise BortError(f"trainer.{key} is not a setting{nearest(key, parameters)}")
         if key in SET_HERE and run.trainer[key]:
             raise BortError(f"trainer.{key} is set by bort; use {SET_HERE[key]}")
         if key != "_target_":
-            _check_kind(key, run.trainer[key], known[key].annotation)
+            _check_kind(key, run.trainer[key], parameters[key].annotation)
     if "fsdp" in str(run.trainer_config.strategy) and run.optim.name == "muon":
         raise BortError("trainer=fsdp cuts matrices up and Muon needs them whole; use optim=adamw")
     if "fsdp" in str(run.trainer_config.strategy) and run.job not in ("pretrain", "compare"):
@@ -95,7 +95,7 @@ KINDS = {
 
 
 def _check_kind(key: str, value: Any, annotation: Any) -> None:
-    """Raises BortError for a value of `trainer.` of a kind that Lightning does not declare.
+    """Raise BortError for a value of `trainer.` of a kind that Lightning does not declare.
 
     Lightning itself finds out in the middle of a training, if at all. Words and numbers within
     their kinds are for Lightning to judge, and `_target_` makes an object of any kind.
@@ -116,7 +116,7 @@ def _check_kind(key: str, value: Any, annotation: Any) -> None:
 
 
 def _check_compiler(device: str) -> None:
-    """Raises BortError where torch.compile would not find the compiler that it calls."""
+    """Raise BortError where torch.compile would not find the compiler that it calls."""
     if device == "cpu":
         names = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
     else:
@@ -196,7 +196,7 @@ def build_callbacks(run: TrainConfig) -> list[pl.Callback]:
 
 
 def _explain_mistake(error: Exception) -> str | None:
-    """Lightning's words about settings that only the data or a first validation show wrong."""
+    """Return Lightning's words about settings that only the data or a validation show wrong."""
     text = " ".join(str(error).split())
     if text.startswith("Early stopping conditioned on metric"):
         return f"callbacks: {text[:170]}"
@@ -206,7 +206,7 @@ def _explain_mistake(error: Exception) -> str | None:
 
 
 def check_monitors(run: TrainConfig, scores: list[str]) -> None:
-    """Raises BortError for a callback that watches a score which never comes.
+    """Raise BortError for a callback that watches a score which never comes.
 
     scores: what a validation logs; empty where nothing is validated. A callback that is not of
     Lightning's may log more, but none of "val/" without a validation.
@@ -230,7 +230,7 @@ def check_monitors(run: TrainConfig, scores: list[str]) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C is KeyboardInterrupt again, of which Lightning makes exit code 1."""
+    """Raise KeyboardInterrupt for Ctrl-C, which Lightning turns into exit code 1."""
     try:
         yield
     except SystemExit as stopped:
@@ -240,7 +240,7 @@ def interruptible() -> Iterator[None]:
 
 
 def hide_lightning_notes() -> None:
-    """Lightning's tips and the warnings that do not apply here."""
+    """Hide Lightning's tips and the warnings that do not apply here."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
