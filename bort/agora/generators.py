@@ -63,31 +63,31 @@ def _find_whole_words(tokenizer) -> dict[str, int]:
     vocabulary = tokenizer.get_vocab()
     # byte-level and SentencePiece vocabularies mark beginnings, WordPiece marks what is none
     marked = any(token[0] in "Ġ▁" for token in vocabulary)
-    special, found = set(tokenizer.all_special_ids), {}
+    special, whole_words = set(tokenizer.all_special_ids), {}
     for token, number in sorted(vocabulary.items(), key=lambda item: item[1]):
         begins = token[0] in "Ġ▁" if marked else not token.startswith("##")
         if begins and number not in special:
             word = tokenizer.decode([number]).strip()
             if WORD.fullmatch(word):
-                found.setdefault(word, number)
-    return found
+                whole_words.setdefault(word, number)
+    return whole_words
 
 
 def find_changeable(task: Task, row: Row) -> list[Word]:
     """The words of a row that a generator may change, in their order."""
     texts = row.texts[:1] if task.kind == "choices" else row.texts
-    found = []
+    words = []
     for number, text in enumerate(texts):
-        kept = [
+        spans = [
             span
             for owner, span in zip(_list_owners(row), row.spans, strict=False)
             if owner == number
         ]
         for match in WORD.finditer(text):
             start, end = match.span()
-            if all(end <= first or start >= last for first, last in kept):
-                found.append(Word(number, start, end))
-    return found
+            if all(end <= first or start >= last for first, last in spans):
+                words.append(Word(number, start, end))
+    return words
 
 
 def _list_owners(row: Row) -> tuple[int, int]:
@@ -98,12 +98,12 @@ def _list_owners(row: Row) -> tuple[int, int]:
 def apply_edits(row: Row, edits: list[Edit]) -> Row | None:
     """The row after these edits, its spans moved along; None if a text has no word left."""
     texts, spans = list(row.texts), list(row.spans)
-    for place, new in sorted(edits, key=lambda edit: (edit[0].text, edit[0].start), reverse=True):
-        text, shift = texts[place.text], len(new) - (place.end - place.start)
-        texts[place.text] = text[: place.start] + new + text[place.end :]
+    for word, new in sorted(edits, key=lambda edit: (edit[0].text, edit[0].start), reverse=True):
+        text, shift = texts[word.text], len(new) - (word.end - word.start)
+        texts[word.text] = text[: word.start] + new + text[word.end :]
         spans = [
             (first + shift, last + shift)
-            if owner == place.text and first >= place.end
+            if owner == word.text and first >= word.end
             else (first, last)
             for owner, (first, last) in zip(_list_owners(row), spans, strict=False)
         ]
@@ -148,14 +148,14 @@ def _choose_edits(task: Task, row: Row, rate: float, random) -> list[Edit]:
     words, edits, used = find_changeable(task, row), [], set()
     after = dict(zip(words, words[1:], strict=False))
     for word in _choose_words(words, rate, random):
-        other = after.get(word)
-        swap = random.random() < 0.5 and other is not None and other.text == word.text
-        if word in used or (swap and other in used):
+        following = after.get(word)
+        swap = random.random() < 0.5 and following is not None and following.text == word.text
+        if word in used or (swap and following in used):
             continue
         used.add(word)
         if swap:
-            used.add(other)
-            edits += [(word, _get_word(row, other)), (other, _get_word(row, word))]
+            used.add(following)
+            edits += [(word, _get_word(row, following)), (following, _get_word(row, word))]
         else:
             text, end = row.texts[word.text], word.end
             end += text[end : end + 1] == " "  # one of the two spaces around it goes, too
@@ -172,21 +172,21 @@ def replace_by_nearest(
     Cost: a product of V × H per changed word.
     """
     vectors = source.vectors
-    found = []
+    made = []
     for row in rows:
-        known = [w for w in find_changeable(task, row) if source.id(_get_word(row, w)) is not None]
-        words = _choose_words(known, rate, random)
-        own = torch.tensor(
+        single = [w for w in find_changeable(task, row) if source.id(_get_word(row, w)) is not None]
+        words = _choose_words(single, rate, random)
+        old = torch.tensor(
             [source.place[source.id(_get_word(row, w))] for w in words], dtype=torch.long
         )
-        near = (vectors[own] @ vectors.T).topk(min(NEIGHBOURS + 1, len(vectors))).indices
+        near = (vectors[old] @ vectors.T).topk(min(NEIGHBOURS + 1, len(vectors))).indices
         edits = []
-        for word, me, others in zip(words, own.tolist(), near.tolist(), strict=True):
-            if others := [k for k in others if k != me]:
-                new = source.words[int(source.allowed[random.choice(others)])]
+        for word, me, numbers in zip(words, old.tolist(), near.tolist(), strict=True):
+            if numbers := [k for k in numbers if k != me]:
+                new = source.words[int(source.allowed[random.choice(numbers)])]
                 edits.append((word, _copy_case(_get_word(row, word), new)))
-        found.append(apply_edits(row, edits))
-    return found
+        made.append(apply_edits(row, edits))
+    return made
 
 
 @torch.no_grad()
@@ -201,11 +201,11 @@ def resample_words(
     texts, owners = [], []  # of each masked text its ids; and the words of each mask
     for number, row in enumerate(rows):
         for text in sorted({word.text for word in words[number]}):
-            own = [word for word in words[number] if word.text == text]
-            ids, kept = mask_words(row.texts[text], own, source)
-            if kept:
+            words_of_text = [word for word in words[number] if word.text == text]
+            ids, masked = mask_words(row.texts[text], words_of_text, source)
+            if masked:
                 texts.append(ids)
-                owners += [(number, word) for word in kept]
+                owners += [(number, word) for word in masked]
     if not texts:
         return [None] * len(rows)
     old = [source.id(_get_word(rows[number], word)) for number, word in owners]
@@ -213,36 +213,36 @@ def resample_words(
     edits: list[list[Edit]] = [[] for _ in rows]
     for (number, word), new in zip(owners, drawn, strict=True):
         edits[number].append((word, _copy_case(_get_word(rows[number], word), new)))
-    return [apply_edits(row, own) for row, own in zip(rows, edits, strict=True)]
+    return [apply_edits(row, row_edits) for row, row_edits in zip(rows, edits, strict=True)]
 
 
 def mask_words(text: str, words: list[Word], source: WordSource) -> tuple[list[int], list[Word]]:
     """Ids of a text with one mask for each word, and the words that the model's length reaches."""
-    borders = [0, *(place for word in words for place in (word.start, word.end)), len(text)]
+    borders = [0, *(edge for word in words for edge in (word.start, word.end)), len(text)]
     # without the space before it: it belongs to the hidden word, in training too
     pieces = [text[a:b].rstrip() for a, b in zip(borders[::2], borders[1::2], strict=True)]
     tokenizer, room = source.tokenizer, source.model.config.limit - 2
-    ids, kept = [], []
+    ids, masked = [], []
     for k, encoding in enumerate(source.encoder.encode_batch(pieces, add_special_tokens=False)):
         ids += encoding.ids
         if k < len(words) and len(ids) < room:
-            kept.append(words[k])
+            masked.append(words[k])
             ids.append(tokenizer.mask_token_id)
-    return [tokenizer.cls_token_id, *ids[:room], tokenizer.sep_token_id], kept
+    return [tokenizer.cls_token_id, *ids[:room], tokenizer.sep_token_id], masked
 
 
 def compute_mask_logits(texts: list[list[int]], source: WordSource) -> Tensor:
     """Logits (M, words) of the whole words at all masks, in their order."""
     length, mask = max(map(len, texts)), source.tokenizer.mask_token_id
     ids = torch.full((len(texts), length), source.tokenizer.pad_token_id)
-    for row, own in zip(ids, texts, strict=True):
-        row[: len(own)] = torch.tensor(own)
-    lengths = torch.tensor([len(own) for own in texts])
+    for row, text_ids in zip(ids, texts, strict=True):
+        row[: len(text_ids)] = torch.tensor(text_ids)
+    lengths = torch.tensor([len(text_ids) for text_ids in texts])
     attention = (torch.arange(length) < lengths[:, None]).long()
-    places = (ids == mask).flatten().nonzero().flatten()
+    positions = (ids == mask).flatten().nonzero().flatten()
     device = next(source.model.parameters()).device
-    given, places = (ids.to(device), attention.to(device)), places.to(device)
-    return source.model(*given, positions=places).float().cpu()[:, source.allowed]
+    moved, positions = (ids.to(device), attention.to(device)), positions.to(device)
+    return source.model(*moved, positions=positions).float().cpu()[:, source.allowed]
 
 
 def _draw_words(

@@ -109,11 +109,11 @@ def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
     ]
 
 
-def _read_objects(path: Path, whole: bool = False) -> list[dict]:
+def _read_objects(path: Path, is_single: bool = False) -> list[dict]:
     """The JSON objects of a file: one on each line, or (whole) one alone."""
     if not path.is_file() or not path.stat().st_size:  # of no row there is no line
         return []
-    if whole:
+    if is_single:
         return [json_object(read_whole_text(path), str(path))]
     lines = enumerate(read_whole_text(path).split("\n"), start=1)
     return [json_object(line, f"{path}, line {number}") for number, line in lines if line]
@@ -131,8 +131,8 @@ def _checked_file(path: Path | str) -> Iterator[None]:
 
 def plot_rounds(trainings: list[dict], rounds: list[dict]) -> Any:
     """Scores on E of all trainings, and of the best of each round."""
-    found = html.figure("round", "score on E")
-    found.add_scatter(
+    figure = html.figure("round", "score on E")
+    figure.add_scatter(
         x=[int(row["round"]) for row in trainings],
         y=[float(row["score"]) if row["score"] else None for row in trainings],
         text=[row["theta"] + (", replayed" if row["replay"] != "0" else "") for row in trainings],
@@ -140,13 +140,13 @@ def plot_rounds(trainings: list[dict], rounds: list[dict]) -> Any:
         name="a θ",
         marker={"color": "#8b949e", "size": 8},
     )
-    found.add_scatter(
-        x=[each["round"] for each in rounds],
-        y=[each["scores"][each["best"]] for each in rounds],
-        text=[f"{each['best']}; {each['rows']:,} rows" for each in rounds],
+    figure.add_scatter(
+        x=[played["round"] for played in rounds],
+        y=[played["scores"][played["best"]] for played in rounds],
+        text=[f"{played['best']}; {played['rows']:,} rows" for played in rounds],
         mode="lines+markers",
         name="best of the round",
         line={"color": "#1f6feb"},
     )
-    found.update_xaxes(dtick=1)
-    return found
+    figure.update_xaxes(dtick=1)
+    return figure

@@ -149,7 +149,7 @@ class Round:
         order = sorted(range(len(self.scores)), key=lambda k: -self.scores[k])
         return [self.thetas[k] for k in order]
 
-    def to_json(self, kept: list[Theta]) -> dict:
+    def to_json(self, next_thetas: list[Theta]) -> dict:
         """Spell the round as rounds.json has it; kept: the θs of the next round."""
         scores = zip(map(str, self.thetas), self.scores, strict=True)
         return {
@@ -158,7 +158,7 @@ class Round:
             "rows": len(self.data),
             "scores": {name: score if score > -math.inf else None for name, score in scores},
             "best": str(self.thetas[self.best]),
-            "pruned": [str(theta) for theta in self.thetas if theta not in kept],
+            "pruned": [str(theta) for theta in self.thetas if theta not in next_thetas],
         }
 
 

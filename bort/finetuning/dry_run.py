@@ -110,11 +110,13 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
 
 def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
-    own = build_encoder_run(run)
-    corpus = corpora.find_corpus(own.data, cache_folder())
+    encoder_run = build_encoder_run(run)
+    corpus = corpora.find_corpus(encoder_run.data, cache_folder())
     if corpus is not None and RunFolder(locate_encoder(run, corpus)).find_summary():
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
-    work = flops.count_student_flops(own, own.data.vocab_size, flops.measure_amount(own, corpus))
+    work = flops.count_student_flops(
+        encoder_run, encoder_run.data.vocab_size, flops.measure_amount(encoder_run, corpus)
+    )
     logger.info(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
     return work

@@ -145,10 +145,10 @@ def explain_selection(task: Task, rows: dict[str, list[Row]]) -> str | None:
     names = [name for name in rows if name.startswith("val")]
     if len(names) < 2:
         return None
-    first, *others = (task.splits[name].files[0] for name in names)
+    first, *more = (task.splits[name].files[0] for name in names)
     return (
         f"the checkpoint is chosen by {task.metrics[0]} on {first}; "
-        f"{' and '.join(others)} is scored with it and chooses nothing"
+        f"{' and '.join(more)} is scored with it and chooses nothing"
     )
 
 

@@ -34,14 +34,14 @@ def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     for column in data.texts:
         _check_text(column, records["train"])
     labels = {
-        split: [_get_label(r, data.label, where) for r, where in found]
-        for split, found in records.items()
+        split: [_get_label(r, data.label, where) for r, where in table]
+        for split, table in records.items()
     }
     task = _infer_task(data, labels, records)
     rows = {}
-    for split, found in records.items():
-        places = enumerate(zip(found, labels[split], strict=True))
-        rows[split] = [_make_row(task, k, *record, label) for k, (record, label) in places]
+    for split, table in records.items():
+        numbered = enumerate(zip(table, labels[split], strict=True))
+        rows[split] = [_make_row(task, k, *record, label) for k, (record, label) in numbered]
     if "val" not in rows:
         rows = _hold_out(rows, data.train)
     return task, rows
@@ -53,21 +53,21 @@ def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Ta
         for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
             if label is None:
                 raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
-    found = list(dict.fromkeys(labels["train"]))
-    numbers = [_parse_number(label) for label in found]
+    distinct = list(dict.fromkeys(labels["train"]))
+    numbers = [_parse_number(label) for label in distinct]
     if data.kind == "number" or (data.kind == "auto" and _are_mostly_numbers(numbers)):
-        _check_numbers(found, numbers, labels["train"], records["train"], data)
-    if len(found) == 1:
+        _check_numbers(distinct, numbers, labels["train"], records["train"], data)
+    if len(distinct) == 1:
         where = f"{data.train}: '{data.label}'"
-        raise BortError(f"{where} is {quote(found[0])} in every row; there is nothing to learn")
+        raise BortError(f"{where} is {quote(distinct[0])} in every row; there is nothing to learn")
     notes = tuple(_compare_spellings(data.label, labels["train"], records["train"]))
     if data.kind == "number" or (data.kind == "auto" and _are_amounts(numbers)):
         ends = tuple(_spell_number(end) for end in (min(numbers), max(numbers)))
         notes += tuple(_explain_guess(data, numbers, len(labels["train"])))
         return define_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
-    _check_classes(found, len(labels["train"]), data)
+    _check_classes(distinct, len(labels["train"]), data)
     in_order = None not in numbers
-    classes = sorted(found, key=lambda label: (_parse_number(label) if in_order else 0, label))
+    classes = sorted(distinct, key=lambda label: (_parse_number(label) if in_order else 0, label))
     return define_task(
         "custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes
     )
@@ -80,10 +80,10 @@ def _are_mostly_numbers(numbers: list[float | None]) -> bool:
 
 
 def _check_numbers(
-    found: list[str], numbers: list, labels: list[str], records: Table, data: DataConfig
+    distinct: list[str], numbers: list, labels: list[str], records: Table, data: DataConfig
 ) -> None:
     """Raises BortError, with the row, for a label that is no number, or one out of range."""
-    for label, number in zip(found, numbers, strict=True):
+    for label, number in zip(distinct, numbers, strict=True):
         where = records[labels.index(label)][1]
         if number is None:
             hint = "mend it" if data.kind == "number" else "mend it, or set data.kind=classes"
@@ -106,8 +106,8 @@ def _spell_number(number: float) -> str:
 
 def _explain_guess(data: DataConfig, numbers: list[float], rows: int) -> Iterator[str]:
     """A note where the numbers that are taken as amounts may be names of classes."""
-    whole = all(number.is_integer() for number in numbers)
-    if data.kind == "auto" and whole and len(numbers) <= rows / 2:
+    are_whole = all(number.is_integer() for number in numbers)
+    if data.kind == "auto" and are_whole and len(numbers) <= rows / 2:
         yield (
             f"warning: the {len(numbers):,} whole numbers of '{data.label}' are taken as a "
             "quantity; data.kind=classes makes classes of them, data.kind=number silences this"
@@ -131,11 +131,11 @@ def _compare_spellings(column: str, labels: list[str], records: Table) -> Iterat
         normal = unicodedata.normalize("NFKC", label).casefold()
         visible = "".join(k for k in normal if unicodedata.category(k) not in ("Cf", "Cc"))
         alike.setdefault(" ".join(visible.split()), []).append(label)
-    for several in alike.values():
-        if len(several) > 1:
-            case_alone = len(set(map(str.casefold, several))) == 1
-            names = to_printable(", ".join(map(repr if case_alone else ascii, several)))
-            yield f"warning: '{column}': {names} look alike and are {len(several)} labels"
+    for similar in alike.values():
+        if len(similar) > 1:
+            case_alone = len(set(map(str.casefold, similar))) == 1
+            names = to_printable(", ".join(map(repr if case_alone else ascii, similar)))
+            yield f"warning: '{column}': {names} look alike and are {len(similar)} labels"
 
 
 def define_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
@@ -170,12 +170,12 @@ def _are_amounts(numbers: list[float | None]) -> bool:
     return len(numbers) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
 
 
-def _check_classes(found: list[str], rows: int, data: DataConfig) -> None:
+def _check_classes(classes: list[str], rows: int, data: DataConfig) -> None:
     where = f"{data.train}: '{data.label}'"
-    if len(found) > max(MOST_CLASSES, rows // 2):
+    if len(classes) > max(MOST_CLASSES, rows // 2):
         raise BortError(
-            f"{where} has {len(found):,} different values in {rows:,} rows, too many for classes; "
-            "set data.label to another column, or data.kind=number"
+            f"{where} has {len(classes):,} different values in {rows:,} rows, too many for "
+            "classes; set data.label to another column, or data.kind=number"
         )
 
 
@@ -197,18 +197,18 @@ def _make_row(task: Task, number: int, record: dict, where: str, label: str | No
     return Row(number, texts, task.labels.index(label))
 
 
-def _hold_out(rows: dict[str, list[Row]], place: str) -> dict[str, list[Row]]:
+def _hold_out(rows: dict[str, list[Row]], source: str) -> dict[str, list[Row]]:
     """Training rows split by the hash of their texts: equal texts stay together."""
     distinct = {row.texts for row in rows["train"]}
     order = sorted(distinct, key=lambda t: hashlib.sha256("\0".join(t).encode()).digest())
     if len(order) < 2:
-        raise BortError(f"{place}: one distinct text; give more rows, or a file as data.val")
+        raise BortError(f"{source}: one distinct text; give more rows, or a file as data.val")
     held = set(order[: math.ceil(HELD_OUT * len(order))])
     parts = {
         "train": [row for row in rows["train"] if row.texts not in held],
         "val": [row for row in rows["train"] if row.texts in held],
     }
-    return parts | {split: found for split, found in rows.items() if split == "test"}
+    return parts | {split: tests for split, tests in rows.items() if split == "test"}
 
 
 # ------------------------------------------------------------------------------------ cells
@@ -248,10 +248,10 @@ def _get_label(record: dict, column: str, where: str) -> str | None:
 def _get_text(record: dict, column: str, where: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
-        whole = isinstance(value, (dict, list))
-        what = f"a {type(value).__name__}" if whole else quote(value)
-        what = "absent" if value is None else f"{what}, not text"
-        raise BortError(f"{where}: '{column}' is {what}; mend or drop the row")
+        is_nested = isinstance(value, (dict, list))
+        problem = f"a {type(value).__name__}" if is_nested else quote(value)
+        problem = "absent" if value is None else f"{problem}, not text"
+        raise BortError(f"{where}: '{column}' is {problem}; mend or drop the row")
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair

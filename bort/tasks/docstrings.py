@@ -85,7 +85,9 @@ def _drop_task_rows(parsed: dict[str, dict[str, list[str]]]) -> list[Document]:
 
 
 def _index_copies(parsed: dict[str, dict[str, list[str]]]) -> Callable[[str], list[str]]:
-    texts = {file: found for files in parsed.values() for file, found in files.items()}
+    texts = {
+        file: texts_of_file for files in parsed.values() for file, texts_of_file in files.items()
+    }
     return texts.__getitem__
 
 
@@ -110,8 +112,8 @@ def read_docstring_task(folder: Path) -> tuple[Task, dict[str, list[Row]]]:
             names, {name: list_python_files(name) for name in names}, parse_docstrings
         )
         stored = {
-            split: [[_remove_names(text), label, file] for text, label, file in found]
-            for split, found in picks.items()
+            split: [[_remove_names(text), label, file] for text, label, file in picked]
+            for split, picked in picks.items()
         }
         write_sealed(path, stored)
     rows = {
@@ -181,8 +183,8 @@ def _list_candidates(
     total = sum(ROWS.values())
     ends = dict(zip(ROWS, accumulate(ROWS.values()), strict=True))
     for file in sorted(files, key=lambda f: digests[f]):
-        place = int.from_bytes(digests[file][-4:]) % total
-        if ends[split] - ROWS[split] <= place < ends[split]:
+        position = int.from_bytes(digests[file][-4:]) % total
+        if ends[split] - ROWS[split] <= position < ends[split]:
             for text in texts_of(file):
                 yield text[:LONGEST], files[file]
 

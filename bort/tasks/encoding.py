@@ -95,12 +95,12 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
     types = "token_type_ids" in tokenizer.model_input_names
     result = EncodedRows([], [] if types else None, None, 0)
     spans = []
-    for inputs, places, cut in fit(task, rows, texts, encoder, plain, room):
-        result.input_ids.append([template.fill(given) for given in inputs])
+    for inputs, ranges, cut in fit(task, rows, texts, encoder, plain, room):
+        result.input_ids.append([template.fill(texts_of_input) for texts_of_input in inputs])
         if types:
-            result.token_types.append([template.types(given) for given in inputs])
-        if places:
-            spans.append(_place_spans(places, inputs[0], template))
+            result.token_types.append([template.types(texts_of_input) for texts_of_input in inputs])
+        if ranges:
+            spans.append(_place_spans(ranges, inputs[0], template))
         result.cut += cut
     if task.kind == "spans":
         result.spans = np.array(spans, dtype=np.int64).reshape(-1, 2, 2)
@@ -109,14 +109,14 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
 
 def _join_texts(task: Task, row: Row) -> list[tuple[str, ...]]:
     """The one or two texts of each input of a row."""
-    first, *rest = row.texts
+    first, *following = row.texts
     if task.kind == "choices":
-        question, *options = rest
+        question, *options = following
         return [(first, f"{question} {option}") for option in options]
     if task.placeholder:
-        query, entity = rest
+        query, entity = following
         return [(first, query.replace(task.placeholder, entity))]
-    return [(first, " ".join(rest))] if rest else [(first,)]
+    return [(first, " ".join(following))] if following else [(first,)]
 
 
 def _find_template(encoder, texts: int) -> Template:
@@ -124,15 +124,19 @@ def _find_template(encoder, texts: int) -> Template:
     probe = encoder.encode("a", "a") if texts == 2 else encoder.encode("a")
     ids, types = np.array(probe.ids), np.array(probe.type_ids)
     owner = np.array([-1 if text is None else text for text in probe.sequence_ids])
-    places = [np.flatnonzero(owner == text) for text in range(texts)]
-    if not all(map(len, places)):
+    token_places = [np.flatnonzero(owner == text) for text in range(texts)]
+    if not all(map(len, token_places)):
         raise BortError("the tokenizer makes no token of the letter a; use another one")
-    edges = [0, *(edge for place in places for edge in (place[0], place[-1] + 1)), len(ids)]
+    edges = [
+        0,
+        *(edge for tokens in token_places for edge in (tokens[0], tokens[-1] + 1)),
+        len(ids),
+    ]
     around = [slice(*edges[k : k + 2]) for k in range(0, len(edges), 2)]
     return Template(
         tuple(ids[part] for part in around),
         tuple(types[part] for part in around),
-        tuple(int(types[place[0]]) for place in places),
+        tuple(int(types[tokens[0]]) for tokens in token_places),
     )
 
 
@@ -152,24 +156,24 @@ def _fit_texts(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
 ) -> Iterator[FittedTexts]:
     """The inputs of rows without spans, cut to `room` tokens of text."""
-    distinct = list(dict.fromkeys(text for inputs in texts for given in inputs for text in given))
+    distinct = list(dict.fromkeys(text for inputs in texts for parts in inputs for text in parts))
     ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
-        whole = [[ids[text] for text in given] for given in inputs]
+        uncut = [[ids[text] for text in parts] for parts in inputs]
         if task.cut is None:
-            kept = [[a[:n] for a, n in zip(g, _cut_longest(g, room), strict=True)] for g in whole]
+            cut = [[a[:n] for a, n in zip(g, _cut_longest(g, room), strict=True)] for g in uncut]
         else:
-            fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in whole)  # the same for all
+            fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in uncut)  # the same for all
             if fixed > room:
                 raise BortError(
                     f"{_name_row(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
                     f"data.length leaves {room}; give a larger one"
                 )
-            kept = [
-                [text[: room - fixed] if k == task.cut else text for k, text in enumerate(given)]
-                for given in whole
+            cut = [
+                [text[: room - fixed] if k == task.cut else text for k, text in enumerate(parts)]
+                for parts in uncut
             ]
-        yield kept, [], any(sum(map(len, given)) > room for given in whole)
+        yield cut, [], any(sum(map(len, parts)) > room for parts in uncut)
 
 
 def _cut_longest(texts: Sequence[np.ndarray], room: int) -> list[int]:
@@ -190,19 +194,19 @@ def _fit_windows(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
 ) -> Iterator[FittedTexts]:
     """The inputs of rows with spans: of each text the part around its spans."""
-    flat = [text for (given,) in texts for text in given]
+    flat = [text for (row_texts,) in texts for text in row_texts]
     encodings = iter(encoder.encode_batch(flat, add_special_tokens=False))
-    for row, (given,) in zip(rows, texts, strict=True):
-        parts = [next(encodings) for _ in given]
+    for row, (row_texts,) in zip(rows, texts, strict=True):
+        parts = [next(encodings) for _ in row_texts]
         ids = [plain(np.array(part.ids, dtype=np.int64)) for part in parts]
-        owners = [0, len(given) - 1]  # the text of each span
-        places = [
+        owners = [0, len(row_texts) - 1]  # the text of each span
+        ranges = [
             (text, *_find_tokens(parts[text].offsets, *span))
             for text, span in zip(owners, row.spans, strict=True)
         ]
         reach = [
-            (min(first for t, first, _ in places if t == k), max(e for t, _, e in places if t == k))
-            for k in range(len(given))
+            (min(first for t, first, _ in ranges if t == k), max(e for t, _, e in ranges if t == k))
+            for k in range(len(row_texts))
         ]
         needed = [end - first for first, end in reach]
         if sum(needed) > room:
@@ -215,9 +219,9 @@ def _fit_windows(
             min(max(0, first - (n - (end - first)) // 2), len(text) - n)
             for (first, end), n, text in zip(reach, keep, ids, strict=True)
         ]
-        kept = [text[s : s + n] for text, s, n in zip(ids, starts, keep, strict=True)]
-        moved = [(t, first - starts[t], end - starts[t]) for t, first, end in places]
-        yield [kept], moved, sum(keep) < sum(map(len, ids))
+        windows = [text[s : s + n] for text, s, n in zip(ids, starts, keep, strict=True)]
+        moved = [(t, first - starts[t], end - starts[t]) for t, first, end in ranges]
+        yield [windows], moved, sum(keep) < sum(map(len, ids))
 
 
 def _share_room(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
@@ -246,13 +250,13 @@ def _find_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[
 
 
 def _place_spans(
-    places: list, texts: list[np.ndarray], template: Template
+    ranges: list, texts: list[np.ndarray], template: Template
 ) -> list[tuple[int, int]]:
     """Token ranges within the whole input."""
     shifts = [len(template.parts[0])]
     for text, after in zip(texts, template.parts[1:], strict=True):
         shifts.append(shifts[-1] + len(text) + len(after))
-    return [(first + shifts[text], end + shifts[text]) for text, first, end in places]
+    return [(first + shifts[text], end + shifts[text]) for text, first, end in ranges]
 
 
 # ------------------------------------------------------------------------------------ report

@@ -30,11 +30,11 @@ def compute_scores(
     None where a score is not defined, as a correlation with numbers that are all the same: see
     `doubt`. Raises BortError for rows without labels, Diverged for predictions that are no numbers.
     """
-    given = to_array(task, rows, predictions)
+    answers = to_array(task, rows, predictions)
     if any(row.label is None for row in rows):
         raise BortError(f"{task.name}: rows without labels cannot be scored; use the val split")
     names = list_metrics(task)
-    values = {name: METRICS[task.form, name](task, rows, given) for name in names}
+    values = {name: METRICS[task.form, name](task, rows, answers) for name in names}
     return {name: None if value is None else float(value) for name, value in values.items()}
 
 
@@ -46,32 +46,32 @@ def list_metrics(task: Task) -> list[str]:
 
 def find_doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
     """Why the answers may be worth nothing, in one line; None when nothing looks wrong."""
-    given = to_array(task, rows, predictions)
+    answers = to_array(task, rows, predictions)
     labelled = all(row.label is not None for row in rows)
     scores = compute_scores(task, rows, predictions) if labelled else {}
     warning = describe_constant(task, rows, predictions)
     lines = [warning.removeprefix(f"{task.name}: ")] if warning else []
     if task.kind == "regression" and labelled:
-        spread, asked = given.std(), _to_labels(rows).std()
-        if not lines and spread < NARROW * asked:
+        spread, metrics = answers.std(), _to_labels(rows).std()
+        if not lines and spread < NARROW * metrics:
             lines.append(
                 f"the answers hardly differ: their standard deviation is {spread:.2g}, that of the "
-                f"labels {asked:.2g}; the model has learnt little"
+                f"labels {metrics:.2g}; the model has learnt little"
             )
         if len(rows) == 1:
             lines.append("there is one row only")
-        elif asked == 0:
+        elif metrics == 0:
             lines.append(f"all {len(rows):,} labels are {_to_labels(rows)[0]:.6g}")
     elif not lines and labelled and task.form != "record":
-        lines += _describe_nearly_constant(task, rows, given)
+        lines += _describe_nearly_constant(task, rows, answers)
     if undefined := [name for name, value in scores.items() if value is None]:
         lines.append(f"{', '.join(undefined)} not defined")
     return "; ".join(lines) or None
 
 
-def _describe_nearly_constant(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _describe_nearly_constant(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     """A line when nearly all rows get one answer that many fewer of them have as their label."""
-    answer, count = Counter(given.tolist()).most_common(1)[0]
+    answer, count = Counter(answers.tolist()).most_common(1)[0]
     share, true = count / len(rows), float((_to_labels(rows) == answer).mean())
     if share >= NEARLY_ALL and true < 0.9 * share:
         name = to_printable(task.labels[int(answer)])
@@ -80,15 +80,15 @@ def _describe_nearly_constant(task: Task, rows: list[Row], given: np.ndarray) ->
 
 def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
     """A warning when all rows get one answer: which, and what that alone scores; else None."""
-    given = to_array(task, rows, predictions)
-    if len(rows) < 2 or (given != given[0]).any():
+    answers = to_array(task, rows, predictions)
+    if len(rows) < 2 or (answers != answers[0]).any():
         return None
     if task.form == "record":
         answer = "the same score for every entity"
     elif task.kind == "regression":
-        answer = f"{given[0]:.4g}"
+        answer = f"{answers[0]:.4g}"
     else:
-        answer = f"'{to_printable(task.labels[int(given[0])])}'"
+        answer = f"'{to_printable(task.labels[int(answers[0])])}'"
     alone = ""
     if all(row.label is not None for row in rows):
         scores = compute_scores(task, rows, predictions)
@@ -98,17 +98,17 @@ def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float])
 
 def to_array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndarray:
     """Predictions as an array (N,)."""
-    given = np.asarray(predictions)
-    assert given.shape == (len(rows),), f"{given.shape} predictions for {len(rows)} rows"
+    answers = np.asarray(predictions)
+    assert answers.shape == (len(rows),), f"{answers.shape} predictions for {len(rows)} rows"
     if not len(rows):
         raise BortError(f"{task.name}: no rows to score")
-    if not np.isfinite(given).all():
-        place = int(np.flatnonzero(~np.isfinite(given))[0])
+    if not np.isfinite(answers).all():
+        number = int(np.flatnonzero(~np.isfinite(answers))[0])
         raise Diverged(
-            f"{task.name}: the answer to row {place} is {given[place]}, not a number; "
+            f"{task.name}: the answer to row {number} is {answers[number]}, not a number; "
             "the model has diverged, train it with a lower optim.lr"
         )
-    return given
+    return answers
 
 
 # ------------------------------------------------------------------------------------ metrics
@@ -118,78 +118,78 @@ def _to_labels(rows: list[Row]) -> np.ndarray:
     return np.array([row.label for row in rows])
 
 
-def _accuracy(task: Task, rows: list[Row], given: np.ndarray) -> float:
-    return (given == _to_labels(rows)).mean()
+def _accuracy(task: Task, rows: list[Row], answers: np.ndarray) -> float:
+    return (answers == _to_labels(rows)).mean()
 
 
-def _to_tensors(rows: list[Row], given: np.ndarray):
+def _to_tensors(rows: list[Row], answers: np.ndarray):
     import torch
 
-    return torch.from_numpy(given.astype(np.int64)), torch.from_numpy(_to_labels(rows))
+    return torch.from_numpy(answers.astype(np.int64)), torch.from_numpy(_to_labels(rows))
 
 
-def _f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """F1 of the second label, over the whole set."""
     from torchmetrics.functional.classification import binary_f1_score
 
-    return binary_f1_score(*_to_tensors(rows, given))
+    return binary_f1_score(*_to_tensors(rows, answers))
 
 
-def _macro_f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _macro_f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """Mean F1 of the labels that occur in rows or answers."""
     from torchmetrics.functional.classification import multiclass_f1_score
 
-    return multiclass_f1_score(*_to_tensors(rows, given), len(task.labels), average="macro")
+    return multiclass_f1_score(*_to_tensors(rows, answers), len(task.labels), average="macro")
 
 
-def _matthews(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _matthews(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """Matthews' correlation; 0 where answers or labels are all the same."""
     from torchmetrics.functional.classification import multiclass_matthews_corrcoef
 
-    if len(set(given)) == 1 or len(set(_to_labels(rows))) == 1:
+    if len(set(answers)) == 1 or len(set(_to_labels(rows))) == 1:
         return 0.0
-    return multiclass_matthews_corrcoef(*_to_tensors(rows, given), len(task.labels))
+    return multiclass_matthews_corrcoef(*_to_tensors(rows, answers), len(task.labels))
 
 
-def _pearson(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
+def _pearson(task: Task, rows: list[Row], answers: np.ndarray) -> float | None:
     from scipy.stats import pearsonr
 
-    return _correlation(pearsonr, rows, given)
+    return _correlation(pearsonr, rows, answers)
 
 
-def _spearman(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
+def _spearman(task: Task, rows: list[Row], answers: np.ndarray) -> float | None:
     from scipy.stats import spearmanr
 
-    return _correlation(spearmanr, rows, given)
+    return _correlation(spearmanr, rows, answers)
 
 
-def _correlation(function: Callable, rows: list[Row], given: np.ndarray) -> float | None:
+def _correlation(function: Callable, rows: list[Row], answers: np.ndarray) -> float | None:
     """A correlation; None where answers or labels are all the same."""
-    labels, given = _to_labels(rows).astype(np.float64), given.astype(np.float64)
-    if np.ptp(given) == 0 or np.ptp(labels) == 0:
+    labels, answers = _to_labels(rows).astype(np.float64), answers.astype(np.float64)
+    if np.ptp(answers) == 0 or np.ptp(labels) == 0:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nearly constant input
-        value = function(given, labels).statistic
+        value = function(answers, labels).statistic
     return value if np.isfinite(value) else None
 
 
-def _rmse(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _rmse(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """Root of the mean squared error, in the unit of the labels."""
-    return np.sqrt(((given - _to_labels(rows)) ** 2).mean())
+    return np.sqrt(((answers - _to_labels(rows)) ** 2).mean())
 
 
-def _mae(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _mae(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """Mean absolute error, in the unit of the labels."""
-    return np.abs(given - _to_labels(rows)).mean()
+    return np.abs(answers - _to_labels(rows)).mean()
 
 
-def _r2(task: Task, rows: list[Row], given: np.ndarray) -> float | None:
+def _r2(task: Task, rows: list[Row], answers: np.ndarray) -> float | None:
     """Share of the labels' variance that the answers explain; None where it is 0."""
     labels = _to_labels(rows)
     if np.ptp(labels) == 0:
         return None
-    return 1 - ((given - labels) ** 2).mean() / labels.var()
+    return 1 - ((answers - labels) ** 2).mean() / labels.var()
 
 
 def _group_rows(rows: list[Row]) -> list[np.ndarray]:
@@ -200,34 +200,34 @@ def _group_rows(rows: list[Row]) -> list[np.ndarray]:
     return [np.array(numbers) for numbers in groups.values()]
 
 
-def _question_exact(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _question_exact(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """MultiRC: the share of questions with all answers right."""
-    right = given == _to_labels(rows)
+    right = answers == _to_labels(rows)
     return np.mean([right[numbers].all() for numbers in _group_rows(rows)])
 
 
-def _parity(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _parity(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """AX-g: the share of pairs (two neighbouring rows) that get the same answer twice."""
-    return np.mean([len(set(given[numbers])) == 1 for numbers in _group_rows(rows)])
+    return np.mean([len(set(answers[numbers])) == 1 for numbers in _group_rows(rows)])
 
 
-def find_best_rows(rows: list[Row], given: np.ndarray) -> list[Row]:
+def find_best_rows(rows: list[Row], answers: np.ndarray) -> list[Row]:
     """ReCoRD: of each query the row with the largest score, the first of equal ones."""
-    return [rows[numbers[given[numbers].argmax()]] for numbers in _group_rows(rows)]
+    return [rows[numbers[answers[numbers].argmax()]] for numbers in _group_rows(rows)]
 
 
-def _query_f1(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _query_f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """ReCoRD: F1 of the entity's words with the answer that they match best."""
-    best = find_best_rows(rows, given)
+    best = find_best_rows(rows, answers)
     return np.mean([max(word_f1(row.texts[2], a) for a in row.answers) for row in best])
 
 
-def _query_exact(task: Task, rows: list[Row], given: np.ndarray) -> float:
+def _query_exact(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """ReCoRD: the share of queries whose entity is an answer."""
-    best = find_best_rows(rows, given)
-    known = [{normalize(answer) for answer in row.answers} for row in best]
+    best = find_best_rows(rows, answers)
+    right_texts = [{normalize(answer) for answer in row.answers} for row in best]
     return np.mean(
-        [normalize(row.texts[2]) in right for row, right in zip(best, known, strict=True)]
+        [normalize(row.texts[2]) in right for row, right in zip(best, right_texts, strict=True)]
     )
 
 
@@ -237,11 +237,11 @@ def normalize(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def word_f1(text: str, other: str) -> float:
+def word_f1(text: str, second: str) -> float:
     """F1 of the words that two texts share, in normal form."""
-    words, others = normalize(text).split(), normalize(other).split()
-    shared = sum((Counter(words) & Counter(others)).values())
-    return 2 * shared / (len(words) + len(others)) if shared else 0.0
+    words, other_words = normalize(text).split(), normalize(second).split()
+    shared = sum((Counter(words) & Counter(other_words)).values())
+    return 2 * shared / (len(words) + len(other_words)) if shared else 0.0
 
 
 _COMMON = {

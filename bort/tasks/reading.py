@@ -40,24 +40,24 @@ def read_rows(task: Task, root: Path | None) -> dict[str, list[Row]]:
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or task.hub}"
         raise BortError(f"{task.name}: {reason}; mend that or set data.root") from error
-    return {name: _check_split(task, name, rows, place) for name, (rows, place) in splits.items()}
+    return {name: _check_split(task, name, rows, source) for name, (rows, source) in splits.items()}
 
 
-def _check_split(task: Task, split: str, rows: list[Row], place: str) -> list[Row]:
+def _check_split(task: Task, split: str, rows: list[Row], source: str) -> list[Row]:
     """The rows of a whole split, with what only their number or order tells."""
     if not rows:
-        raise BortError(f"{place}: no rows in it; get the file again")
+        raise BortError(f"{source}: no rows in it; get the file again")
     if split.startswith("test"):
         twice = [index for index, count in Counter(r.index for r in rows).items() if count > 1]
         if twice:
             raise BortError(
-                f"{place}: {task.index} {quote(twice[0])} occurs twice; "
+                f"{source}: {task.index} {quote(twice[0])} occurs twice; "
                 "a submission needs each once"
             )
     if "parity" not in task.metrics:
         return rows
     if len(rows) % 2:  # a pair is two neighbours: nothing in the rows says so
-        raise BortError(f"{place}: {len(rows)} rows, not pairs of rows; get the file again")
+        raise BortError(f"{source}: {len(rows)} rows, not pairs of rows; get the file again")
     return [replace(row, group=number // 2) for number, row in enumerate(rows)]
 
 
@@ -68,7 +68,7 @@ def _read_folder(task: Task, root: Path) -> dict[str, tuple[list[Row], str]]:
         if path is None and task.required(name):
             raise BortError(_explain_missing(task, root, task.splits[name]))
     read = {"tsv": _read_tsv, "race": _read_race}.get(task.form, _read_jsonl)
-    found = {}
+    splits = {}
     for name, path in paths.items():
         if path is not None:
             flat = (
@@ -76,8 +76,8 @@ def _read_folder(task: Task, root: Path) -> dict[str, tuple[list[Row], str]]:
                 for record, where in read(path, task, name)
                 for part in (task.flatten(record, where) if task.flatten else (record,))
             )
-            found[name] = _shape_rows(task, name, flat), str(path)
-    return found
+            splits[name] = _shape_rows(task, name, flat), str(path)
+    return splits
 
 
 def _shape_rows(task: Task, split: str, records: Iterable[tuple[dict, str]]) -> list[Row]:
@@ -107,9 +107,9 @@ def _locate(task: Task, root: Path, split: Split) -> Path | None:
 
 def _explain_missing(task: Task, root: Path, split: Split) -> str:
     """The line for a split that is nowhere: what was expected where, and a likely reason."""
-    wanted = (Path(task.folders[0]) / split.files[0]).as_posix()
-    others = [Path(f, n).as_posix() for f in task.folders for n in split.files][1:]
-    also = f" (nor {', '.join(others)})" if others else ""
+    expected = (Path(task.folders[0]) / split.files[0]).as_posix()
+    alternatives = [Path(f, n).as_posix() for f in task.folders for n in split.files][1:]
+    also = f" (nor {', '.join(alternatives)})" if alternatives else ""
     if not root.is_dir():
         hint = f"; {root} is {'a file' if root.exists() else 'not there'}"
     elif any((root / file).exists() for file in split.files):
@@ -127,7 +127,7 @@ def _explain_missing(task: Task, root: Path, split: Split) -> str:
     else:
         hint = nearest(task.folders[0], [path.name for path in root.iterdir() if path.is_dir()])
     hint = hint or f"; give the folder that holds {task.folders[0]}"
-    return f"data.root={root}: no {wanted}{also} for {task.name}{hint}"
+    return f"data.root={root}: no {expected}{also} for {task.name}{hint}"
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -183,7 +183,7 @@ def _read_hub(task: Task) -> dict[str, tuple[list[Row], str]]:
     """Rows of each split of the hub's data set, by the code that shapes the rows of files."""
     import datasets
 
-    place, reached = f"{task.hub}, {task.config}", is_hub_reachable()
+    source, reached = f"{task.hub}, {task.config}", is_hub_reachable()
     if not reached:
         datasets.config.HF_HUB_OFFLINE = True  # it reads its cache at once, not after 23 s
     try:
@@ -193,20 +193,20 @@ def _read_hub(task: Task) -> dict[str, tuple[list[Row], str]]:
         if not reached and isinstance(error, ConnectionError):
             reason = "it cannot be reached, and there is no copy in the local cache"
         raise BortError(
-            f"{task.name}: the hub does not give {place}: {reason}; set data.root to a folder"
+            f"{task.name}: the hub does not give {source}: {reason}; set data.root to a folder"
         ) from error
-    found = {}
+    splits = {}
     for name, split in task.splits.items():
         if split.hub in tables:
-            table, where = tables[split.hub], f"{place}, {split.hub}"
+            table, where = tables[split.hub], f"{source}, {split.hub}"
             records = (
                 (record, f"{where}, row {number}")
                 for number, record in enumerate(_spell_hub_records(task, table), start=1)
             )
-            found[name] = _shape_rows(task, name, records), where
+            splits[name] = _shape_rows(task, name, records), where
         elif task.required(name):
-            raise BortError(f"{place}: no split '{split.hub}'; set data.root to a folder")
-    return found
+            raise BortError(f"{source}: no split '{split.hub}'; set data.root to a folder")
+    return splits
 
 
 def _spell_hub_records(task: Task, table: Any) -> Iterator[dict]:
@@ -216,8 +216,8 @@ def _spell_hub_records(task: Task, table: Any) -> Iterator[dict]:
     feature = features.get(column)
     names = [name.lower() for name in getattr(feature, "names", task.labels)]
     questions: Counter = Counter()  # of each passage of RACE, which the hub does not number
-    for given in table:
-        record = dict(given)
+    for hub_record in table:
+        record = dict(hub_record)
         for name, hub_name in zip(task.columns, task.hub_columns, strict=False):
             record[name] = record.pop(hub_name, None)
         if task.form == "race":
@@ -232,7 +232,7 @@ def _spell_hub_records(task: Task, table: Any) -> Iterator[dict]:
         record[task.label] = None if isinstance(label, float) and label < 0 else label
         if isinstance(label, int):  # -1 in the unlabelled sets
             name = names[label] if 0 <= label < len(names) else label
-            known = name in task.labels
-            spelled = task.spelled[task.labels.index(name)] if known else name
+            is_label = name in task.labels
+            spelled = task.spelled[task.labels.index(name)] if is_label else name
             record[task.label] = None if label == -1 else spelled
         yield record

@@ -53,7 +53,7 @@ def _name_splits(
 
 def _make_glue_task(name: str, folder: str, **facts: Any) -> Task:
     header = facts.pop("header", ())
-    given = {
+    defaults = {
         "splits": _name_splits("tsv", f"{folder}.tsv", "dev", header),
         "folders": (folder,),
         "kind": "classes",
@@ -62,18 +62,18 @@ def _make_glue_task(name: str, folder: str, **facts: Any) -> Task:
         "shape": shapes.shape_plain,
     }
     hub = {"hub": "nyu-mll/glue", "config": name, "form": "tsv"}
-    return Task(f"glue/{name}", **given | hub | facts)
+    return Task(f"glue/{name}", **defaults | hub | facts)
 
 
 def _make_superglue_task(name: str, folder: str, **facts: Any) -> Task:
-    given = {
+    defaults = {
         "splits": _name_splits("jsonl", f"{folder}.jsonl"),
         "kind": "classes",
         "metrics": ("accuracy",),
         "config": name,
         "shape": shapes.shape_plain,
     }
-    return Task(f"superglue/{name}", (folder,), hub="aps/super_glue", **given | facts)
+    return Task(f"superglue/{name}", (folder,), hub="aps/super_glue", **defaults | facts)
 
 
 def _make_race_task(name: str, submission: str) -> Task:

@@ -35,9 +35,9 @@ def write_submission(
     written = []
     for name, split in task.splits.items():
         if split.submission and name in predictions:
-            given = to_array(task, rows[name], predictions[name])
+            answers = to_array(task, rows[name], predictions[name])
             text = "".join(
-                f"{x}\n" for x in lines.get(task.form, _write_jsonl)(task, rows[name], given)
+                f"{x}\n" for x in lines.get(task.form, _write_jsonl)(task, rows[name], answers)
             )
             path = Path(folder) / split.submission
             with replacing(path) as file:
@@ -53,26 +53,26 @@ def zip_submissions(answers: dict[str, Path], folder: Path) -> Iterator[str]:
     """
     for suite, title in (("glue", "GLUE"), ("superglue", "SuperGLUE")):
         found: dict[str, Path] = {}
-        wanted: list[str] = []
+        names: list[str] = []
         for task in (task for name, task in TASKS.items() if name.startswith(f"{suite}/")):
-            place = answers.get(task.name) or answers.get(task.parent)
+            source = answers.get(task.name) or answers.get(task.parent)
             files = [split.submission for split in task.splits.values() if split.submission]
-            wanted += files
-            found |= {name: place / name for name in files if place and (place / name).is_file()}
+            names += files
+            found |= {name: source / name for name in files if source and (source / name).is_file()}
         if not found:
             continue
         with replacing(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
             for name, path in found.items():
                 # a fixed time: the same answers give the same archive
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
-        missing = [name for name in wanted if name not in found]
-        line = f"  upload    {folder}/{title}.zip, {len(found)} of {len(wanted)} files"
+        missing = [name for name in names if name not in found]
+        line = f"  upload    {folder}/{title}.zip, {len(found)} of {len(names)} files"
         yield line + (f"; the server also wants {', '.join(missing)}" if missing else "")
 
 
-def _write_tsv(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _write_tsv(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     yield "index\tprediction"
-    for row, value in zip(rows, given, strict=True):
+    for row, value in zip(rows, answers, strict=True):
         if task.kind == "regression":
             low, high = map(float, task.labels)
             answer = f"{min(max(float(value), low), high):.6f}"
@@ -81,9 +81,9 @@ def _write_tsv(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
         yield f"{row.index}\t{answer}"
 
 
-def _write_race(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _write_race(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     yield "id\tanswer"
-    for row, value in zip(rows, given, strict=True):
+    for row, value in zip(rows, answers, strict=True):
         passage, number = row.index
         yield f"{passage}-{number}\t{task.submitted[int(value)]}"
 
@@ -92,15 +92,15 @@ def _to_line(value: dict) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _write_jsonl(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
-    for row, value in zip(rows, given, strict=True):
+def _write_jsonl(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
+    for row, value in zip(rows, answers, strict=True):
         answer = float(value) if task.kind == "regression" else task.submitted[int(value)]
         yield _to_line({"idx": row.index, "label": answer})
 
 
-def _write_multirc(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _write_multirc(task: Task, rows: list[Row], predictions: np.ndarray) -> Iterator[str]:
     """One line per passage."""
-    labels = [task.submitted[int(value)] for value in given]
+    labels = [task.submitted[int(value)] for value in predictions]
     answers = [(*row.index, label) for row, label in zip(rows, labels, strict=True)]
     for passage, of_passage in groupby(answers, key=lambda answer: answer[0]):
         questions = [
@@ -110,7 +110,7 @@ def _write_multirc(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[s
         yield _to_line({"idx": passage, "passage": {"questions": questions}})
 
 
-def _write_record(task: Task, rows: list[Row], given: np.ndarray) -> Iterator[str]:
+def _write_record(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     """One line per query: the text of the entity with the largest score."""
-    for row in find_best_rows(rows, given):
+    for row in find_best_rows(rows, answers):
         yield _to_line({"idx": row.index[1], "label": row.texts[2]})

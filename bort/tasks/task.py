@@ -89,8 +89,8 @@ def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
         raise BortError(f"{where}: no '{key}' (it has {has}); mend it or get the file again")
     value = record[key]
     if type(value) not in kinds:
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {wanted}; mend it")
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {expected}; mend it")
     return value
 
 
@@ -107,8 +107,8 @@ def _get_text(record: dict, key: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can write half a character as \ud800
-        place = f"'{key}' has half a character at {error.start}"
-        raise BortError(f"{where}: {place}; mend it") from None
+        position = f"'{key}' has half a character at {error.start}"
+        raise BortError(f"{where}: {position}; mend it") from None
     return text
 
 
@@ -135,11 +135,11 @@ def _get_label(task: Task, record: dict, where: str) -> int | float | None:
         if not low <= score <= high:
             raise BortError(f"{where}: score {quote(value)}, not a number from {low} to {high}")
         return score
-    for number, known in enumerate(task.spelled):
-        if type(value) is type(known) and value == known:  # 1 is not true
+    for number, label in enumerate(task.spelled):
+        if type(value) is type(label) and value == label:  # 1 is not true
             return number
-    known = ", ".join(json.dumps(label) for label in task.spelled)
-    raise BortError(f"{where}: label {quote(value)} is none of {known}; mend it")
+    names = ", ".join(json.dumps(label) for label in task.spelled)
+    raise BortError(f"{where}: label {quote(value)} is none of {names}; mend it")
 
 
 # ------------------------------------------------------------------------------------ shapes
@@ -208,12 +208,12 @@ def find_occurrence(text: str, words: str, index: int) -> tuple[int, int] | None
     """
     parts = re.findall(r"\w+", words)
     starts = [match.start() for match in re.finditer(r"\S+", text)]
-    place = starts[min(max(index, 0), len(starts) - 1)] if starts else 0
+    position = starts[min(max(index, 0), len(starts) - 1)] if starts else 0
     for count in range(len(parts), 0, -1):
         pattern = r"(?<!\w)" + r"[\W_]*".join(map(re.escape, parts[:count])) + r"(?!\w)"
         found = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
         if found:
-            return min(found, key=lambda span: abs(span[0] - place))
+            return min(found, key=lambda span: abs(span[0] - position))
     return None
 
 
@@ -221,8 +221,8 @@ def shape_copa(task: Task, record: dict, where: str) -> Iterator[Row]:
     """Premise, the question in words, two choices."""
     kind = _get_text(record, "question", where)
     if kind not in COPA_QUESTIONS:
-        known = ", ".join(COPA_QUESTIONS)
-        raise BortError(f"{where}: question {quote(kind)} is none of {known}; mend it")
+        kinds = ", ".join(COPA_QUESTIONS)
+        raise BortError(f"{where}: question {quote(kind)} is none of {kinds}; mend it")
     yield from shape_plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
 
 
