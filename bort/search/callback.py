@@ -38,14 +38,14 @@ DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "Fa
 
 
 @contextmanager
-def started(config: DictConfig, arguments: list[str], several: list[str]) -> Iterator[Any]:
-    """The prepared search of a composed configuration; None when there is nothing to train.
+def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> Iterator[Any]:
+    """Prepare the search of a composed configuration; None when there is nothing to train.
 
-    arguments: the user's overrides; several: those of them that would be sweeps of their own.
+    arguments: the user's overrides; sweeps: those of them that would be sweeps of their own.
     """
-    if several:
+    if sweeps:
         raise BortError(
-            f"search.py chooses the points itself: instead of {several[0]} set grid=, as in "
+            f"search.py chooses the points itself: instead of {sweeps[0]} set grid=, as in "
             "grid.depth=[2,4]"
         )
     for argument in arguments:
@@ -92,9 +92,9 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
         if len(batch) == 1:
             search.collect(batch, died="its process died; out of memory?")
             return
-        for job, own in zip(batch, overrides, strict=True):  # which one it was shows alone
+        for job, words in zip(batch, overrides, strict=True):  # one that runs alone is the one
             if not (search.folder / job.folder / "point.json").exists():
-                launch(launcher, [[*own, "search.parallel=1"]], first, search, [job])
+                launch(launcher, [[*words, "search.parallel=1"]], first, search, [job])
         return
     for job in returned:
         if job.status is JobStatus.FAILED:
@@ -105,20 +105,22 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
 def is_foreign(folder: Path) -> bool:
     """Whether a folder holds files, but neither Hydra's record of a sweep nor a run."""
     names = foreign_names(folder)
-    own = SWEEP_RECORD in names or any(run_settings(folder / name) for name in names)
-    return bool(names) and not own
+    is_sweep = SWEEP_RECORD in names or any(run_settings(folder / name) for name in names)
+    return bool(names) and not is_sweep
 
 
 class OptimumCallback(Callback):
     """At the end of a sweep: a table of its runs, and the W-optimum where it can be told."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the sweep a name of its own."""
         try:
             _name_sweep(config)
         except OmegaConfBaseException:  # a mistake in a setting, which the sweeper tells next
             return
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write what the jobs on the disk amount to; a mistake ends the program with one line."""
         # Hydra makes a warning and exit code 0 of whatever is raised here, but for SystemExit.
         try:
             if config.get("dry_run"):
@@ -128,11 +130,11 @@ class OptimumCallback(Callback):
 
                 optimum.conclude(Path(config.output_dir))
             else:
-                from bort.search.sweep_table import gather
+                from bort.search.sweep_table import write_sweep_table
 
                 folder = Path(config.hydra.sweep.dir)
                 failed = take_failures(folder)
-                gather(folder)
+                write_sweep_table(folder)
                 ended = {path.parent.name for path in folder.glob("*/summary.json")}
                 if failed and not ended - failed:
                     raise BortError("no job of the sweep ended well; the lines above say why")
@@ -147,7 +149,7 @@ def _name_sweep(config: DictConfig) -> None:
     """Give a sweep a name of its own when another one started in the same second."""
     words = config.hydra.overrides.task
     typed = OmegaConf.to_container(words, resolve=False)
-    if config.job != "search" and (word := next(filter(_names_jobs, typed), None)):
+    if config.job != "search" and (word := next(filter(_is_name_of_jobs, typed), None)):
         shell.stop(
             1,
             f"{shell.program()}: {word}: name= names the whole sweep, its jobs are numbered; "
@@ -166,7 +168,7 @@ def _name_sweep(config: DictConfig) -> None:
     atexit.register(_remove_empty, Path(config.hydra.sweep.dir))
 
 
-def _names_jobs(word: str) -> bool:
+def _is_name_of_jobs(word: str) -> bool:
     """Whether an override would give each job of a sweep the folder of a sweep of its own.
 
     That is a list of names, or a name that is made of another setting.

@@ -14,7 +14,7 @@ from bort.search.coefficient import Scale
 
 
 @dataclass
-class Table:
+class CandidateTable:
     """Candidates of a CSV, what is known of their errors, and T's numbers."""
 
     points: dict[Arch, tuple[float, float]] = field(default_factory=dict)
@@ -26,8 +26,8 @@ class Table:
 NUMBERS = ("parameters", "latency", "error")
 
 
-def read(path: Path) -> Table:
-    """The table of a CSV. Raises BortError with the line's number.
+def read_candidates(path: Path) -> CandidateTable:
+    """Read the table of a CSV file. Raises BortError with the line's number.
 
     Columns depth, heads, hidden, intermediate, parameters, latency, error, status; the row of T has
     the status `teacher`. A search's candidates.csv is one. An error may be missing: it is unknown,
@@ -35,8 +35,8 @@ def read(path: Path) -> Table:
     """
     if not path.is_file():
         raise BortError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
-    table, lines = Table(), {}
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    table, lines = CandidateTable(), {}
+    rows = csv.DictReader(io.StringIO(_read_text(path), newline=""))
     try:
         columns = rows.fieldnames or []
         if missing := [c for c in (*Arch.KEYS, *NUMBERS, "status") if c not in columns]:
@@ -44,8 +44,8 @@ def read(path: Path) -> Table:
             raise BortError(f"{path} has no column {missing[0]}; found {header}")
         for row in rows:
             if row["status"] != "invalid":  # heads that do not divide the width: no numbers
-                with _line(path, rows.line_num):
-                    lines[_take(table, row)] = rows.line_num
+                with _name_line(path, rows.line_num):
+                    lines[_add_row(table, row)] = rows.line_num
     except csv.Error as error:
         raise BortError(f"{path} is no table: {error}") from None
     if table.scale is None:
@@ -53,12 +53,13 @@ def read(path: Path) -> Table:
     if not table.points:
         raise BortError(f"{path} has no candidates, only the row of the teacher")
     for xi, e in table.errors.items():
-        with _line(path, lines[xi]):
-            table.scale.compute_quality(e)  # raises for one that no candidate can have
+        with _name_line(path, lines[xi]):
+            table.scale.compute_quality(e)  # it raises for an error that no candidate can have
     return table
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
+    """Read a text file; raises BortError for one that is no text."""
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,14 +70,15 @@ def _text(path: Path) -> str:
 
 
 @contextmanager
-def _line(path: Path, number: int) -> Iterator[None]:
+def _name_line(path: Path, number: int) -> Iterator[None]:
+    """Put the line's number in front of what a BortError says."""
     try:
         yield
     except BortError as error:
         raise BortError(f"{path} line {number}: {error}") from None
 
 
-def _take(table: Table, row: dict[str, str | None]) -> Arch | None:
+def _add_row(table: CandidateTable, row: dict[str, str | None]) -> Arch | None:
     """Put a row into the table; returns its ξ, None for T's."""
     try:
         xi = Arch.from_table(row)
@@ -85,7 +87,7 @@ def _take(table: Table, row: dict[str, str | None]) -> Arch | None:
         raise BortError(f"{sizes} are not four whole numbers") from None
     if min(xi.to_json()) < 1:
         raise BortError(f"{xi} has a size below 1")
-    p, i, e = (_positive(row, column) for column in NUMBERS)
+    p, i, e = (_parse_positive(row, column) for column in NUMBERS)
     if p is None or i is None:
         raise BortError(f"{xi} needs parameters and latency")
     if row["status"] == "teacher":
@@ -105,8 +107,8 @@ def _take(table: Table, row: dict[str, str | None]) -> Arch | None:
     return xi
 
 
-def _positive(row: dict[str, str | None], column: str) -> float | None:
-    """The number of a cell, None for an empty one."""
+def _parse_positive(row: dict[str, str | None], column: str) -> float | None:
+    """Parse the number of a cell, None for an empty one; raises BortError for one not above 0."""
     if not (cell := (row[column] or "").strip()):
         return None
     try:

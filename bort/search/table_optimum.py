@@ -6,7 +6,7 @@ from pathlib import Path
 from bort.config.command_line import FREE, explained
 from bort.config.search import check_exponents
 from bort.errors import BortError
-from bort.search.candidate_table import Table, read
+from bort.search.candidate_table import CandidateTable, read_candidates
 from bort.search.coefficient import ERRORS, Scale, format_upper
 from bort.search.fptas import BY_ERROR, OBJECTIVES, UNDECIDED, Selection
 
@@ -56,13 +56,13 @@ class TableConfig:
 
 def main(settings: TableConfig) -> None:
     """Print the optimum of the table."""
-    table = read(Path(settings.table))
+    table = read_candidates(Path(settings.table))
     scale = replace(table.scale, exponents=settings.weights, error=settings.error)
     show(search_table(table, scale, settings.epsilon), table)
 
 
-def search_table(table: Table, scale: Scale, epsilon: int) -> Selection:
-    """A search through the table: what it would train, it finds there; the rest stays unknown."""
+def search_table(table: CandidateTable, scale: Scale, epsilon: int) -> Selection:
+    """Search through the table, which answers what a search would train; all else stays unknown."""
     search = Selection(table.points, scale, epsilon)
     while batch := search.ask():
         for xi in batch:
@@ -76,7 +76,7 @@ def search_table(table: Table, scale: Scale, epsilon: int) -> Selection:
     return search
 
 
-def show(search: Selection, table: Table) -> None:
+def show(search: Selection, table: CandidateTable) -> None:
     """Print the best ten, the counts, and what is proven."""
     certificate = search.certify()
     for xi in sorted(search.errors, key=search.rank)[:10]:

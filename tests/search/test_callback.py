@@ -32,7 +32,7 @@ TEACHER = {
 
 def lines_of(folder: Path) -> list[str]:
     said = log_lines()
-    sweep_table.gather(folder)
+    sweep_table.write_sweep_table(folder)
     return said
 
 
@@ -86,7 +86,7 @@ def test_a_full_machine_at_the_end_of_a_sweep_is_one_line(tmp_path, monkeypatch,
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(sweep_table, "gather", fail)
+    monkeypatch.setattr(sweep_table, "write_sweep_table", fail)
     cfg = OmegaConf.create({"job": "pretrain", "hydra": {"sweep": {"dir": str(tmp_path)}}})
     with pytest.raises(SystemExit) as stopped:
         callback.OptimumCallback().on_multirun_end(cfg)

@@ -19,17 +19,19 @@ class FptasSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Keep what Hydra hands over, and make the launcher of its configuration."""
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        """Launch the jobs of the search that these overrides describe, batch by batch."""
         from bort.search import callback
 
         parsed = OverridesParser.create().parse_overrides(overrides=arguments)
-        several = [each.input_line for each in parsed if each.is_sweep_override()]
-        with callback.started(self.config, arguments, several) as search:
+        sweeps = [override.input_line for override in parsed if override.is_sweep_override()]
+        with callback.open_search(self.config, arguments, sweeps) as search:
             done = 0
             while search and (batch := search.ask()):
                 # what a job finds no memory for beside others is tried again alone
@@ -42,6 +44,8 @@ class FptasSweeper(Sweeper):
 
 @dataclass
 class FptasSweeperConf:
+    """What hydra/sweeper=fptas stands for."""
+
     _target_: str = "hydra_plugins.bort_fptas.FptasSweeper"
 
 
