@@ -85,10 +85,3 @@ def test_mistakes(tmp_path, change, arguments, message):
     path.write_text(CSV.replace(*change) if change else CSV, errors="surrogateescape")
     with pytest.raises(BortError, match=message):
         optimise(str(path), *arguments)
-
-
-def test_what_is_no_table(tmp_path):
-    with pytest.raises(BortError, match="nothing.csv does not exist"):
-        optimise(str(tmp_path / "nothing.csv"))
-    with pytest.raises(BortError, match="is no file"):
-        optimise(str(tmp_path))
