@@ -1,4 +1,4 @@
-"""A table of candidates; the mistakes in one are in `test_table_optimum.py`, through its command."""
+"""A table of candidates; `test_table_optimum.py` has the mistakes in one, through its command."""
 
 import pytest
 
