@@ -109,16 +109,16 @@ def figure(x: str, y: str, height: int = 320):
     """An empty plotly figure with these axes."""
     import plotly.graph_objects as go
 
-    found = go.Figure()
-    found.update_layout(
+    empty = go.Figure()
+    empty.update_layout(
         template="plotly_white",
         height=height,
         margin={"l": 55, "r": 10, "t": 30, "b": 45},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
-    found.update_xaxes(title_text=x)
-    found.update_yaxes(title_text=y)
-    return found
+    empty.update_xaxes(title_text=x)
+    empty.update_yaxes(title_text=y)
+    return empty
 
 
 def panel(title: str, plot: Any) -> list[Any]:

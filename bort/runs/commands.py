@@ -31,8 +31,8 @@ def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) ->
 
 def command(folder: Path, program: str, name: str) -> str | None:
     """How the run in `folder` was started, for a shell; None where that is not recorded."""
-    if (given := RunFolder(folder).read_overrides()) is None:
+    if (words := RunFolder(folder).read_overrides()) is None:
         return None
-    if not any(word.startswith("name=") for word in given):
-        given.append(f"name={name}")
-    return typed(f"{program} {shlex.join(given)}")
+    if not any(word.startswith("name=") for word in words):
+        words.append(f"name={name}")
+    return typed(f"{program} {shlex.join(words)}")
