@@ -14,7 +14,6 @@ from bort.errors import BortError
 from bort.files import untrusted
 from bort.runs import commands
 from bort.runs.folder import RunFolder
-from bort.search import sweep_table
 
 SECRET = "hf_secretsecret"
 ASKING = "${oc.env:HF_TOKEN}"
@@ -46,7 +45,7 @@ def line_of(error) -> str:
 def test_a_recorded_command_line_is_shown_as_it_stands(foreign_run):
     shown = commands.command(foreign_run, "train.py", "x")
     assert shown == f"{console.python()} train.py 'seed={ASKING}' name=x"
-    assert sweep_table._given(foreign_run) == f"seed={ASKING} name=x"
+    assert RunFolder(foreign_run).read_overrides() == [f"seed={ASKING}", "name=x"]
 
 
 def test_an_arch_file_asks_nothing_of_the_environment(tmp_path):
