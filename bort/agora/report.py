@@ -80,7 +80,7 @@ def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
     if (path := folder / "metrics.csv").is_file():
         trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
         with _checked_file(f"{folder}/metrics.csv or rounds.json"):
-            rounds = _read_objects(folder / "rounds.json", whole=True)[0]["rounds"]
+            rounds = _read_objects(folder / "rounds.json", is_single=True)[0]["rounds"]
             figure, columns = plot_rounds(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
@@ -110,7 +110,7 @@ def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
 
 
 def _read_objects(path: Path, is_single: bool = False) -> list[dict]:
-    """The JSON objects of a file: one on each line, or (whole) one alone."""
+    """Read the JSON objects of a file: one on each line, or a single one."""
     if not path.is_file() or not path.stat().st_size:  # of no row there is no line
         return []
     if is_single:
