@@ -28,15 +28,15 @@ STAND_INS = set(
 VERBS = set(
     """
     accept add adjust advance allow answer append apply ask assert begin bind build calibrate call
-    cast catch change check choose clean clear close collect combine compare compile complain
-    compose compute conclude configure connect contain convert copy correct count create cut damage
-    decide decode decorate define delete describe detect diagnose discard display distil do
-    download draw drop dump edit embed emit encode end ensure enter enumerate erase estimate
-    evaluate exclude exit expand expect explain export extend extract fetch fill filter find finish
-    fit fix flatten fold follow forget format forward freeze gather generate get give group guard
-    guess handle hash have hide hold identify ignore import include index infer initialize insert
-    inspect install instantiate interleave invert is iterate join keep launch leave let link list
-    load locate lock log look lower make map mark mask match measure merge move name narrow
+    cast catch certify change check choose clean clear close collect combine compare compile
+    complain compose compute conclude configure connect contain convert copy correct count create
+    cut damage decide decode decorate define delete describe detect diagnose discard display distil
+    do download draw drop dump edit embed emit encode end ensure enter enumerate erase estimate
+    evaluate exclude exit expand expect explain export extend extract fail fetch fill filter find
+    finish fit fix flatten fold follow forget format forward freeze gather generate get give group
+    guard guess handle hash have hide hold identify ignore import include index infer initialize
+    insert inspect install instantiate interleave invert is iterate join keep launch leave let link
+    list load locate lock log look lower make map mark mask match measure merge move name narrow
     normalize notice observe omit open overlap pack pad parse pass pick plan plot pool post predict
     prepare pretrain print promise protect prove prune publish push put quantize quote raise rank
     read rebuild receive recommend record recover reduce refuse register release reload remove
@@ -44,7 +44,7 @@ VERBS = set(
     restrict resume retry return reverse round run sample save scale scan score search select send
     separate set settle shorten show shuffle shut skip solve sort spell split spread stack start
     stem step stop store strip submit subtract suggest sum summarize swap switch synchronize take
-    tell test tie tokenize trace train transform translate transpose trim try tune turn unify
+    tell test tie time tokenize trace train transform translate transpose trim try tune turn unify
     unlock unpack unquote update upload use validate verify visit wait walk warm warn watch weigh
     wrap write yield zip
     """.split()

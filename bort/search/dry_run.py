@@ -72,10 +72,10 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)
     training = [flops.count_candidate_flops(job, teacher, V, amount) for job in jobs]
-    rest = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
+    again = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
     passes = flops.count_states_flops(teacher, amount.train) * search.seeds
     passes += flops.count_logits_flops(teacher, V, amount.val)
-    parts = [("trainings", sum(training)), ("finalists", sum(rest)), ("teacher's passes", passes)]
+    parts = [("trainings", sum(training)), ("finalists", sum(again)), ("teacher's passes", passes)]
     parts += list_teacher_parts(run, outlook)
     valid, invalid = run.grid.points()
     p = count_parameters(teacher, V, max(data.length, 512))
