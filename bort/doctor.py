@@ -37,12 +37,13 @@ SETTINGS = (
 ).split()
 
 
-def row(name: str, value: object) -> None:
+def print_row(name: str, value: object) -> None:
+    """Print a line of a section."""
     print(f"  {name:<14}{value}", flush=True)
 
 
 def load_torch() -> ModuleType | str:
-    """torch, or why it cannot be imported: the wrong build fails in more ways than ImportError."""
+    """Return torch, or why it cannot be imported: a wrong build raises more than ImportError."""
     try:
         import torch
     except Exception as e:
@@ -50,35 +51,40 @@ def load_torch() -> ModuleType | str:
     return torch
 
 
-def software() -> None:
+def print_software() -> None:
+    """Print bort, Python, the packages and the environment."""
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    row("bort", f"{find_version('bort')} as a package, runs from {Path(__file__).parent}")
-    row("python", platform.python_version() + ("" if supported else "; bort needs 3.11 to 3.13"))
-    row("executable", sys.executable)
-    row("platform", platform.platform())
+    print_row("bort", f"{find_version('bort')} as a package, runs from {Path(__file__).parent}")
+    version = platform.python_version()
+    print_row("python", version if supported else f"{version}; bort needs 3.11 to 3.13")
+    print_row("executable", sys.executable)
+    print_row("platform", platform.platform())
     for package in PACKAGES:
-        row(package, find_version(package))
+        print_row(package, find_version(package))
     settings = ", ".join(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ)
-    row("environment", settings or "-")
+    print_row("environment", settings or "-")
 
 
-def hardware(torch: ModuleType | str) -> None:
+def print_hardware(torch: ModuleType | str) -> None:
+    """Print the processor, the memory and the devices; torch: as `load_torch` returns it."""
     model, flags = describe_cpu()
     quota = read_cpu_quota()
     limit = "" if quota is None else f", a quota of {quota:g} processors' time"
-    row("cpu", model)
-    row("cpu flags", flags)
-    row("cores", f"{os.cpu_count()}, {count_usable_cores()} usable{limit}")
-    row("memory", describe_memory())
+    print_row("cpu", model)
+    print_row("cpu flags", flags)
+    print_row("cores", f"{os.cpu_count()}, {count_usable_cores()} usable{limit}")
+    print_row("memory", describe_memory())
     if isinstance(torch, str):
-        row("torch", torch)
+        print_row("torch", torch)
         return
-    row("torch threads", f"{torch.get_num_threads()}, {torch.get_num_interop_threads()} interop")
-    row("cuda", cuda(torch))
-    row("mps", "available" if torch.backends.mps.is_available() else "none")
+    threads = f"{torch.get_num_threads()}, {torch.get_num_interop_threads()} interop"
+    print_row("torch threads", threads)
+    print_row("cuda", describe_cuda(torch))
+    print_row("mps", "available" if torch.backends.mps.is_available() else "none")
 
 
-def cuda(torch: ModuleType) -> str:
+def describe_cuda(torch: ModuleType) -> str:
+    """Return CUDA's version and its devices, or why there are none."""
     if not torch.cuda.is_available():
         built = torch.version.cuda
         return f"none, though torch is built for CUDA {built}" if built else "none"
@@ -90,39 +96,44 @@ def cuda(torch: ModuleType) -> str:
     return f"{torch.version.cuda}; " + "; ".join(devices)
 
 
-def network() -> None:
-    row("hub", f"{urlsplit(find_hub_address()).hostname}, {check_hub()}")
+def print_network() -> None:
+    """Print whether the hub and wandb answer."""
+    print_row("hub", f"{urlsplit(find_hub_address()).hostname}, {check_hub()}")
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     mode = os.environ.get("WANDB_MODE", "online")
     state = check_reachable(server) if mode == "online" else f"WANDB_MODE is {mode}"
-    row("wandb", f"{urlsplit(server).hostname}, {state}")
-    row("wandb key", find_wandb_key(urlsplit(server).hostname or ""))
+    print_row("wandb", f"{urlsplit(server).hostname}, {state}")
+    print_row("wandb key", find_wandb_key(urlsplit(server).hostname or ""))
 
 
-def free_space(folder: Path) -> str:
-    """Free space where `folder` is or would be made."""
+def describe_free_space(folder: Path) -> str:
+    """Return the free space where `folder` is or would be made."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     writable = "" if os.access(existing, os.W_OK) else ", not writable"
     return f"{shutil.disk_usage(existing).free / GIB:.1f} GiB free{writable} at {folder}"
 
 
-def disk() -> None:
+def print_disk() -> None:
+    """Print how much room there is here and in the cache."""
     cache = find_user_cache()
-    row("here", free_space(Path.cwd()))
+    print_row("here", describe_free_space(Path.cwd()))
     if cache is None:
-        row("cache", "none: this user has no home folder; set BORT_CACHE=FOLDER")
+        print_row("cache", "none: this user has no home folder; set BORT_CACHE=FOLDER")
     else:
-        row("cache", free_space(cache.absolute()))
+        print_row("cache", describe_free_space(cache.absolute()))
 
 
-def speed(torch: ModuleType | str) -> None:
+def print_speed(torch: ModuleType | str) -> None:
+    """Print how fast matrix products are on the processor."""
     if isinstance(torch, str):
-        row("matmul", "not measured: torch is not usable")
+        print_row("matmul", "not measured: torch is not usable")
         return
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, SIZE, SIZE).to(dtype)
         rate = measure_gflops(lambda a=a, b=b: a @ b)
-        row(str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}")
+        print_row(
+            str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}"
+        )
 
 
 @dataclass
@@ -134,16 +145,16 @@ def main(_: DoctorConfig) -> None:
     """Print the report, section by section."""
     print("bort doctor: text for a bug report; takes up to 15 s, changes nothing", flush=True)
     print("software")
-    software()
+    print_software()
     print("hardware", flush=True)
     torch = load_torch()
-    hardware(torch)
+    print_hardware(torch)
     print("network", flush=True)
-    network()
+    print_network()
     print("disk")
-    disk()
+    print_disk()
     print("speed", flush=True)
-    speed(torch)
+    print_speed(torch)
 
 
 if __name__ == "__main__":

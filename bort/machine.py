@@ -87,6 +87,7 @@ GIB = 2**30
 
 
 def find_version(package: str) -> str:
+    """Return the version of an installed package, or `missing`."""
     import importlib.metadata  # such imports stand where they are needed: training loads this, too
 
     try:
@@ -109,6 +110,7 @@ def describe_cpu() -> tuple[str, str]:
 
 
 def describe_memory() -> str:
+    """Return the memory of the machine, what of it is free, and a container's limit."""
     if not hasattr(os, "sysconf"):  # Windows
         return "unknown"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

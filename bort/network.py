@@ -31,6 +31,7 @@ def check_reachable(url: str, seconds: float = NETWORK_SECONDS) -> str:
 
 
 def find_hub_address() -> str:
+    """Return the address of the hub, which HF_ENDPOINT may change."""
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
 

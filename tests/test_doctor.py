@@ -183,19 +183,19 @@ def test_a_user_without_a_home(monkeypatch, capsys):
     """As in a container that runs under a number that it has no name for."""
     monkeypatch.delenv("BORT_CACHE", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    doctor.disk()
+    doctor.print_disk()
     assert "none: this user has no home folder; set BORT_CACHE=FOLDER" in capsys.readouterr().out
 
 
 def test_the_cache_is_the_one_that_training_uses(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("BORT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    doctor.disk()
+    doctor.print_disk()
     assert cache_folder() == tmp_path / "other" / "bort"
     assert capsys.readouterr().out.endswith(f"GiB free at {cache_folder()}\n")
 
 
 def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "read_cpu_quota", lambda: 0.5)
-    doctor.hardware("torch is not loaded here")
+    doctor.print_hardware("torch is not loaded here")
     assert "usable, a quota of 0.5 processors' time" in capsys.readouterr().out

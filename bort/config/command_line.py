@@ -88,9 +88,26 @@ def read_comments(schema: type) -> dict[str, str]:
     comments: dict[str, str] = {}
     for owner in reversed(schema.__mro__):
         if is_dataclass(owner):
-            source = textwrap.dedent(inspect.getsource(owner))
-            comments |= _comments_in(source)
+            comments |= _comments_in(_read_source(owner))
     return comments
+
+
+def _read_source(owner: type) -> str:
+    """Return the source of a class.
+
+    `bort NAME` runs a module under the name of its own, `__main__`, where inspect does not find the
+    class; the file of one of its methods has it all the same.
+    """
+    try:
+        return textwrap.dedent(inspect.getsource(owner))
+    except OSError:
+        codes = (value.__code__ for value in vars(owner).values() if inspect.isfunction(value))
+        path = next(Path(code.co_filename) for code in codes if Path(code.co_filename).is_file())
+        text = path.read_text(encoding="utf-8")
+        classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+        return ast.get_source_segment(
+            text, next(node for node in classes if node.name == owner.__name__)
+        )
 
 
 def _comments_in(source: str) -> dict[str, str]:

@@ -99,6 +99,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, token_types: Tensor | None) -> Tensor:
+        """Return the sum of words, positions and token types, normalized: (B, S, H)."""
         x = self.words(input_ids) + self._position_rows(input_ids)  # (B, S, H)
         if self.types is not None:
             x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
@@ -133,6 +134,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden, config.hidden)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the attention of states (B, S, H) to each other, where the mask allows it."""
         shape = (*x.shape[:2], self.config.heads, -1)
         # One product over the concatenated matrices was no faster: equal within 2% at ⟨2,4,128,512⟩
         # 8 × 128, ⟨4,8,1024,768⟩ 8 × 128 and ⟨4,4,256,512⟩ 32 × 128 (training, float32, 2 cores).
@@ -157,6 +159,7 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the states (B, S, H) after attention and feed-forward, each with its residual."""
         p = self.config.dropout
         x = self.attention_norm(x + F.dropout(self.attention(x, mask), p, self.training))
         inner = _activate(self.up(x), self.config.activation)  # (B, S, I)
@@ -215,6 +218,7 @@ class Head(nn.Module):
         self.activation = "gelu" if config.position_offset else config.activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the states (…, H) that the decoder multiplies with its vocabulary."""
         return self.norm(_activate(self.dense(x), self.activation))
 
 

@@ -30,6 +30,24 @@ def test_the_list_of_commands():
     assert bort("--version").stdout.startswith("bort 0.")
 
 
+def test_help_of_every_command_loads_nothing_heavy():
+    """All in one process, which would show what any of them imports."""
+    names = ["predict", "export", "benchmark", "report", "pipeline", "doctor", "dashboard"]
+    code = f"""
+import runpy, sys
+for name in {[*names, "search"]}:
+    sys.argv = [name, "--help"]
+    runpy.run_module(f"bort.{{name}}", run_name="__main__")
+print(*sys.modules, file=sys.stderr)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0 and "Answers of a saved model." in result.stdout
+    loaded = set(result.stderr.split())
+    assert "bort.export.settings" in loaded
+    assert not loaded & {"torch", "lightning", "transformers", "datasets", "pandas"}
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
