@@ -4,7 +4,9 @@ import pytest
 
 from bort.config.command_line import parse_command
 from bort.errors import BortError
-from bort.search.table_optimum import TableConfig, main
+from bort.models.arch import Arch
+from bort.search.coefficient import Scale
+from bort.search.table_optimum import TableConfig, main, read_candidates
 
 
 def optimise(*words: str) -> None:
@@ -85,3 +87,32 @@ def test_mistakes(tmp_path, change, arguments, message):
     path.write_text(CSV.replace(*change) if change else CSV, errors="surrogateescape")
     with pytest.raises(BortError, match=message):
         optimise(str(path), *arguments)
+
+
+# ---------------------------------------------------------------------------------- the table
+
+
+HEADER = "depth,heads,hidden,intermediate,parameters,latency,error,status\n"
+
+
+def test_a_table_has_points_errors_and_the_scale_of_t(tmp_path):
+    path = tmp_path / "candidates.csv"
+    lines = ["4,4,64,128,1000,20,2.0,teacher", "1,1,16,32,100,2,4.0,trained"]
+    lines += ["2,3,16,32,,,,invalid", "2,2,16,32,300,4,,pruned", "2,2,32,32,500,5,,diverged"]
+    path.write_text(HEADER + "\n".join(lines))
+    table = read_candidates(path)
+    assert table.scale == Scale(1000, 20, 2.0)
+    assert table.points == {
+        Arch(1, 1, 16, 32): (100, 2),
+        Arch(2, 2, 16, 32): (300, 4),
+        Arch(2, 2, 32, 32): (500, 5),
+    }
+    assert table.errors == {Arch(1, 1, 16, 32): 4.0}
+    assert table.diverged == {Arch(2, 2, 32, 32)}
+
+
+def test_what_is_no_table(tmp_path):
+    with pytest.raises(BortError, match="nothing.csv does not exist"):
+        read_candidates(tmp_path / "nothing.csv")
+    with pytest.raises(BortError, match="is no file"):
+        read_candidates(tmp_path)
