@@ -17,7 +17,8 @@ from bort.console import show_log
 from bort.files.cache import cache_folder
 from bort.machine import describe_machine
 from bort.pretraining import corpus
-from bort.tasks import docstrings
+from bort.tasks.docstrings import read_docstring_task
+from bort.text import docstrings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 RUN = 11
@@ -53,7 +54,7 @@ def leak() -> list[str]:
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
     rows = {
         split: [row.texts[0] for row in texts_of_split]
-        for split, texts_of_split in docstrings.read_docstring_task(cache_folder())[1].items()
+        for split, texts_of_split in read_docstring_task(cache_folder())[1].items()
     }
     of_rows = {
         split: [text.split() for text in texts_of_split] for split, texts_of_split in rows.items()

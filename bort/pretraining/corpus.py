@@ -28,8 +28,8 @@ from bort.files.digests import content_digest, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
 from bort.pretraining.token_stream import TokenStream
-from bort.tasks.docstrings import make_docstring_source
 from bort.text.copies import SHARE, Overlap
+from bort.text.docstrings import make_docstring_source
 from bort.text.sources import Document, Source, open_text
 from bort.text.splits import mark_duplicates, split_document
 from bort.text.tokenizer import (

@@ -22,8 +22,9 @@ from bort.models.huggingface import load_classifier, load_masked_lm, load_tokeni
 from bort.pretraining import recipe as pretrain
 from bort.runs.closing import print_result
 from bort.runs.loaded import load_run
-from bort.tasks import docstrings, reading, registry
+from bort.tasks import reading, registry
 from bort.tasks.registry import TASKS
+from bort.text import docstrings
 
 ROOT = Path(__file__).resolve().parents[2]
 

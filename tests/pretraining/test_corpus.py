@@ -27,8 +27,7 @@ from bort.errors import BortError
 from bort.files.text_files import parquet_rows
 from bort.pretraining import corpus as module
 from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
-from bort.tasks import docstrings
-from bort.text import sources, splits
+from bort.text import docstrings, sources, splits
 from bort.text.sources import Document
 from bort.text.tokenizer import build_encoder, encode_texts
 
