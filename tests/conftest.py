@@ -111,3 +111,19 @@ def search_of(tiny_search):
             return parse_settings(compose("search", given), search_config.SearchRunConfig)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def named_model(tmp_path_factory) -> Path:
+    """A masked language model of 300 words and 32 positions."""
+    # Not at the top: torch is loaded for the tests that need it.
+    from bort.models.arch import Arch
+    from bort.models.bert import ModelConfig, build_model
+    from bort.models.huggingface import save_model
+    from bort.text.tokenizer import train_tokenizer
+
+    words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]
+    sizes = ModelConfig(**vars(Arch(2, 2, 32, 64)), vocab_size=300, positions=32)
+    folder = tmp_path_factory.mktemp("model") / "named"
+    save_model(build_model(sizes), train_tokenizer(words, 300), folder)
+    return folder

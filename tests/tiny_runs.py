@@ -15,14 +15,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bort import console
+from bort.agora import dry_run as agora_dry_run
 from bort.config.data import DataConfig
 from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
+from bort.finetuning import dry_run as finetuning_dry_run
 from bort.finetuning.examples import TaskExamples
 from bort.finetuning.heads import build_task_classifier
 from bort.models.bert import Classifier, MaskedLM
+from bort.pretraining import dry_run as pretraining_dry_run
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
+from bort.search import dry_run as search_dry_run
 from bort.search import optimum
 from bort.search import sweep as search
 from bort.tasks import registry
@@ -128,3 +132,15 @@ def counting():
     """The FLOPs of what is done inside; the counter sees attention as plain products only."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
+
+
+NOWHERE = Path("nowhere")
+
+
+def plan_of(run: TrainConfig) -> dict[str, str]:
+    """The lines of a run's plan by their first word; nothing of it is started."""
+    lines = log_lines()
+    plans = {"search": search_dry_run, "finetune": finetuning_dry_run, "agora": agora_dry_run}
+    plans.get(run.job, pretraining_dry_run).show(run, NOWHERE)
+    assert lines[-1] == "dry_run=true: nothing was started" and not NOWHERE.exists()
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[:-1]}

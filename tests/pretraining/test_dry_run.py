@@ -1,0 +1,105 @@
+"""The plan of a pre-training says what it will do, and refuses what the run would refuse."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from tiny_runs import NOWHERE, counting, log_lines, plan_of
+
+from bort.config.compose import parse_settings
+from bort.errors import BortError
+from bort.pretraining import dry_run as plan
+from bort.pretraining import recipe as pretrain
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_distillation_costs_what_torch_counts(settings_of, named_model, tmp_path, accumulate):
+    """Student, Muon, the teacher's passes and every validation of a whole run, within 1%."""
+    run = settings_of(
+        *(f"teacher.name={named_model}", "trainer.max_steps=24", "trainer.val_check_interval=10"),
+        *(f"trainer.accumulate_grad_batches={accumulate}", "data.length=32"),
+        experiment="kd_pretrain",
+    )
+    corpus, teacher = pretrain.prepare(run)
+    with counting() as counter:
+        pretrain.train(run, tmp_path / "run", corpus, teacher)
+    parts = dict(plan.list_pretraining_parts(run, plan.look_ahead(run)))
+    assert parts.keys() == {"student", "teacher's passes"}
+    assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_kept_teacher_is_counted_as_kept(settings_of):
+    run = settings_of("teacher.max_steps=7", "data.vocab_size=290", experiment="kd_pretrain")
+    assert "teacher's training, once" in plan_of(run)["FLOPs"]
+    pretrain.prepare(run)
+    assert "teacher, kept from before 0.0e+00" in plan_of(run)["FLOPs"]
+
+
+def test_the_vocabulary_is_that_of_the_tokenizer(settings_of, named_model):
+    for given in (f"data.tokenizer={named_model}", f"teacher.name={named_model}"):
+        assert plan_of(settings_of(given))["parameters"].endswith("(vocabulary 300)")
+    assert plan_of(settings_of())["parameters"].endswith("(vocabulary 280)")
+
+
+def test_the_plan_of_a_comparison_has_all_arms(settings_of, named_model):
+    run = settings_of(
+        f"teacher.name={named_model}", "compare.lrs=[1e-3,2e-3]", experiment="kd_vs_mlm"
+    )
+    parts = [name for name, _ in plan.list_pretraining_parts(run, plan.look_ahead(run))]
+    assert len(parts) == 6 and parts[:2] == ["KD, lr 0.001", "KD, lr 0.002"]
+    assert plan_of(run)["rate"] == "0.001, 0.002 at its peak"
+
+
+def test_the_paper_is_planned_without_its_data():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["experiment=paper", "dry_run=true", "name=x", "output_dir=y", "trainer=cpu"]
+        run = parse_settings(compose("train", given))
+        lines = log_lines()
+        plan.show(run, NOWHERE)
+        missing = [line for line in lines if line.startswith("  missing")]
+        assert "roberta-large" in missing[0] and "data.path" in missing[1]
+        assert "76,208,217 (vocabulary 50,265)" in lines[0]
+        with pytest.raises(BortError, match="data=text needs data.path="):
+            parse_settings(compose("train", ["experiment=paper", "name=x", "output_dir=y"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["data.path=rows.csv"], "not a kind of file that is read here"),
+        (["data.path=gone.txt"], "no such file or folder"),
+        (
+            ["teacher.name={named_model}", "data.length=33"],
+            "longer than the 32 tokens of the teacher",
+        ),
+        (["teacher.name={named_model}", "data.tokenizer=bpe"], "has a vocabulary of 300"),
+        (["trainer.devices=x"], "trainer: "),
+        (["trainer.max_stps=3"], "trainer.max_stps is not a setting"),
+    ],
+)
+def test_what_a_run_refuses_its_plan_refuses(
+    settings_of, named_model, tmp_path, monkeypatch, given, line
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    run = settings_of(experiment="kd_pretrain")
+    for word in given:
+        part, _, key = word.partition("=")[0].rpartition(".")
+        value = word.partition("=")[2].format(named_model=named_model)
+        value = int(value) if value.isdigit() else value
+        own = getattr(run, part)
+        changed = {**own, key: value} if isinstance(own, dict) else replace(own, **{key: value})
+        run = replace(run, **{part: changed})
+    for start in (plan_of, lambda run: pretrain.pretrain(run, NOWHERE)):
+        with pytest.raises(BortError) as error:
+            start(run)
+        assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_with_another_run_is_refused(settings_of, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BortError, match="holds files but no run"):
+        plan.show(settings_of(), tmp_path)
