@@ -34,8 +34,8 @@ HYDRA_FLAGS = (
 # Not among them: --experimental-rerun, which unpickles the file that it is given.
 LONGEST_LINE = 200  # characters of a line about a mistake
 
-STOPPED = "stopped; the same command with the same name= starts or goes on"
-# Programs whose work goes on when they are called again; the others are short.
+STOPPED = "stopped; the same command with the same name= starts or resumes"
+# Programs whose work resumes when they are called again; the others are short.
 RESUMED = ("train.py", "search.py", "bort train", "bort search", "bort.pipeline")
 _PROGRAM = ["bort"]  # the name of what runs, as lines about mistakes begin with it
 
@@ -186,7 +186,7 @@ def stop(code: int, line: str) -> None:
 
 @contextmanager
 def resumable(name: str) -> Iterator[None]:
-    """Around work that a signal ends after a checkpoint: the last line says how it goes on.
+    """Around work that a signal ends after a checkpoint: the last line says how it resumes.
 
     name: that of the run.
     """
@@ -195,7 +195,7 @@ def resumable(name: str) -> Iterator[None]:
     except Stopped:
         raise  # it has said so itself
     except SystemExit as stopped:
-        stop(stopped.code, f"{program()}: stopped; the same command with name={name} goes on")
+        stop(stopped.code, f"{program()}: stopped; the same command with name={name} resumes")
 
 
 def _check_flags(arguments: list[str], program: str) -> None:

@@ -89,7 +89,7 @@ def _csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int
             yield start, _cells(header, cells, f"{path}, line {start}")
     except csv.Error as error:
         raise BortError(
-            f"{path}, line {line}: the row that starts here is not whole ({error}); mend its quotes"
+            f"{path}, line {line}: the row that starts here is not whole ({error}); fix its quotes"
         ) from error
 
 
@@ -131,7 +131,7 @@ def _tsv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int
 
 def _cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
     if len(cells) != len(header):
-        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; mend or drop the line")
+        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; fix or drop the line")
     return dict(zip(header, cells, strict=True))
 
 

@@ -141,7 +141,7 @@ def _cells(column, path: Path, before: int) -> list:
             except UnicodeDecodeError as error:
                 raise BortError(
                     f"{path}, row {before + row + 1}: {error.object[:20]!r} is not UTF-8; "
-                    "mend or drop the row"
+                    "fix or drop the row"
                 ) from error
         raise
 

@@ -116,8 +116,8 @@ def json_object(text: str, where: str) -> dict:
         record = parse_json(text)
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise BortError(f"{where}: not JSON ({reason}); mend it or get the file again") from error
+        raise BortError(f"{where}: not JSON ({reason}); fix it or get the file again") from error
     if not isinstance(record, dict):
         kind = type(record).__name__
-        raise BortError(f"{where}: a {kind}, not an object {{…}}; mend it or get the file again")
+        raise BortError(f"{where}: a {kind}, not an object {{…}}; fix it or get the file again")
     return record

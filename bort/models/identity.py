@@ -58,7 +58,7 @@ def find_local_model(name: str | None) -> Path | None:
 
 
 def check_models(then: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
-    """Raises BortError when a run would go on with another model under the name that it had.
+    """Raise BortError when a run would resume with another model under the name that it had.
 
     then, now: digests by the setting that names the model, as in `teacher.name`.
     """

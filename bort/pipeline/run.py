@@ -156,9 +156,9 @@ def _describe_time(records: dict[str, StageRecord]) -> str:
 def _print_end(title: str, stage: Stage, code: int) -> None:
     """Say on standard error how a stage ended."""
     if code in (129, 130, 143):
-        line = f"stopped in {stage.key}; the same command goes on from there"
+        line = f"stopped in {stage.key}; the same command resumes from there"
     else:
-        line = f"{stage.key} ended with {code}; once that is fixed, the same command goes on"
+        line = f"{stage.key} ended with {code}; once that is fixed, the same command resumes"
     print(f"{title}: {line}", file=sys.stderr, flush=True)
 
 

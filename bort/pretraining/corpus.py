@@ -153,7 +153,7 @@ def _explain_refusals(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or cache}"
-        raise BortError(f"corpus: {reason}; mend that or use another folder") from error
+        raise BortError(f"corpus: {reason}; fix that or use another folder") from error
 
 
 def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:

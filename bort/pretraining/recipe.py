@@ -75,7 +75,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
         if goes_on and "teacher" in run_folder.read_models() and _is_gone(run, corpus):
             logger.info(
                 f"teacher: the one that {folder} was started with is no longer in the cache; it is "
-                "trained again, and only if it comes out the same can this run go on"
+                "trained again, and only if it comes out the same can this run resume"
             )
         teacher = train_teacher(run, corpus)
     elif teacher is not None and tokenizer is None:

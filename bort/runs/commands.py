@@ -1,4 +1,4 @@
-"""Commands, as a user types them, that repeat a run or go on from it."""
+"""Commands, as a user types them, that repeat a run or resume it."""
 
 import math
 import shlex

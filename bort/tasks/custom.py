@@ -52,7 +52,7 @@ def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Ta
     for split in ("train", "val"):
         for label, (_, where) in zip(labels.get(split, ()), records.get(split, ()), strict=True):
             if label is None:
-                raise BortError(f"{where}: no '{data.label}'; mend or drop the row")
+                raise BortError(f"{where}: no '{data.label}'; fix or drop the row")
     distinct = list(dict.fromkeys(labels["train"]))
     numbers = [_parse_number(label) for label in distinct]
     if data.kind == "number" or (data.kind == "auto" and _are_mostly_numbers(numbers)):
@@ -86,7 +86,7 @@ def _check_numbers(
     for label, number in zip(distinct, numbers, strict=True):
         where = records[labels.index(label)][1]
         if number is None:
-            hint = "mend it" if data.kind == "number" else "mend it, or set data.kind=classes"
+            hint = "fix it" if data.kind == "number" else "fix it, or set data.kind=classes"
             raise BortError(f"{where}: '{data.label}' is {quote(label)}, not a number; {hint}")
         _check_range(number, data.label, where)
 
@@ -186,7 +186,7 @@ def _make_row(task: Task, number: int, record: dict, where: str, label: str | No
     if task.kind == "regression":
         value = _parse_number(label)
         if value is None:
-            raise BortError(f"{where}: '{task.label}' is {quote(label)}, not a number; mend it")
+            raise BortError(f"{where}: '{task.label}' is {quote(label)}, not a number; fix it")
         _check_range(value, task.label, where)
         return Row(number, texts, value)
     if label not in task.labels:
@@ -240,7 +240,7 @@ def _get_label(record: dict, column: str, where: str) -> str | None:
             "here, several at once cannot be learnt"
         )
     if value is not None and not isinstance(value, str):
-        raise BortError(f"{where}: '{column}' is {quote(value)}, not a class or a number; mend it")
+        raise BortError(f"{where}: '{column}' is {quote(value)}, not a class or a number; fix it")
     text = (value or "").strip()
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
 
@@ -251,11 +251,11 @@ def _get_text(record: dict, column: str, where: str) -> str:
         is_nested = isinstance(value, (dict, list))
         problem = f"a {type(value).__name__}" if is_nested else quote(value)
         problem = "absent" if value is None else f"{problem}, not text"
-        raise BortError(f"{where}: '{column}' is {problem}; mend or drop the row")
+        raise BortError(f"{where}: '{column}' is {problem}; fix or drop the row")
     try:
         value.encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise BortError(f"{where}: '{column}' has half a character; mend it") from None
+        raise BortError(f"{where}: '{column}' has half a character; fix it") from None
     return value
 
 

@@ -39,7 +39,7 @@ def read_rows(task: Task, root: Path | None) -> dict[str, list[Row]]:
         splits = _read_hub(task) if root is None else _read_folder(task, Path(root).expanduser())
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or task.hub}"
-        raise BortError(f"{task.name}: {reason}; mend that or set data.root") from error
+        raise BortError(f"{task.name}: {reason}; fix that or set data.root") from error
     return {name: _check_split(task, name, rows, source) for name, (rows, source) in splits.items()}
 
 
@@ -86,7 +86,7 @@ def _shape_rows(task: Task, split: str, records: Iterable[tuple[dict, str]]) -> 
     for record, where in records:
         for row in task.shape(task, record, where):
             if row.label is None and not split.startswith("test"):
-                raise BortError(f"{where}: no '{task.label}'; mend it or get the file again")
+                raise BortError(f"{where}: no '{task.label}'; fix it or get the file again")
             rows.append(row)
     return rows
 
@@ -155,7 +155,7 @@ def _read_tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise BortError(
-                f"{where}: {len(cells)} columns, not {len(columns)}; mend the line or get the file "
+                f"{where}: {len(cells)} columns, not {len(columns)}; fix the line or get the file "
                 "again (cells are separated by tabs)"
             )
         record = dict(zip(columns, cells, strict=True))

@@ -86,11 +86,11 @@ def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
         raise BortError(f"{where}: {quote(record)} where an object with '{key}' should be")
     if record.get(key) is None:
         has = quote(", ".join(map(str, record)))
-        raise BortError(f"{where}: no '{key}' (it has {has}); mend it or get the file again")
+        raise BortError(f"{where}: no '{key}' (it has {has}); fix it or get the file again")
     value = record[key]
     if type(value) not in kinds:
         expected = " or ".join(kind.__name__ for kind in kinds)
-        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {expected}; mend it")
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {expected}; fix it")
     return value
 
 
@@ -98,7 +98,7 @@ def _get_list(record: Any, key: str, where: str) -> list:
     """A list that is not empty: rows would be missing without a word."""
     values = _get(record, key, (list,), where)
     if not values:
-        raise BortError(f"{where}: '{key}' is empty; mend it or get the file again")
+        raise BortError(f"{where}: '{key}' is empty; fix it or get the file again")
     return values
 
 
@@ -108,7 +108,7 @@ def _get_text(record: dict, key: str, where: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can write half a character as \ud800
         position = f"'{key}' has half a character at {error.start}"
-        raise BortError(f"{where}: {position}; mend it") from None
+        raise BortError(f"{where}: {position}; fix it") from None
     return text
 
 
@@ -118,7 +118,7 @@ def _get_number(record: dict, key: str, where: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise BortError(f"{where}: '{key}' is {quote(value)}, not a number; mend it") from None
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not a number; fix it") from None
 
 
 def _get_label(task: Task, record: dict, where: str) -> int | float | None:
@@ -139,7 +139,7 @@ def _get_label(task: Task, record: dict, where: str) -> int | float | None:
         if type(value) is type(label) and value == label:  # 1 is not true
             return number
     names = ", ".join(json.dumps(label) for label in task.spelled)
-    raise BortError(f"{where}: label {quote(value)} is none of {names}; mend it")
+    raise BortError(f"{where}: label {quote(value)} is none of {names}; fix it")
 
 
 # ------------------------------------------------------------------------------------ shapes
@@ -166,7 +166,7 @@ def shape_wic(task: Task, record: dict, where: str) -> Iterator[Row]:
         if not (0 <= start < end <= len(text) and _is_word(text, start, end)):
             raise BortError(
                 f"{where}: characters {start} to {end} of sentence{number} are no whole word, "
-                f"{quote(word)} should be there; mend it"
+                f"{quote(word)} should be there; fix it"
             )
         spans.append((start, end))
     yield replace(row, spans=tuple(spans))
@@ -193,7 +193,7 @@ def shape_wsc(task: Task, record: dict, where: str) -> Iterator[Row]:
         index = _get_number(record, f"{name}_index", where)
         span = find_occurrence(row.texts[0], words, index)
         if span is None:
-            raise BortError(f"{where}: {quote(words)} ({name}_text) is not in the text; mend it")
+            raise BortError(f"{where}: {quote(words)} ({name}_text) is not in the text; fix it")
         spans.append(span)
     yield replace(row, spans=tuple(spans))
 
@@ -222,7 +222,7 @@ def shape_copa(task: Task, record: dict, where: str) -> Iterator[Row]:
     kind = _get_text(record, "question", where)
     if kind not in COPA_QUESTIONS:
         kinds = ", ".join(COPA_QUESTIONS)
-        raise BortError(f"{where}: question {quote(kind)} is none of {kinds}; mend it")
+        raise BortError(f"{where}: question {quote(kind)} is none of {kinds}; fix it")
     yield from shape_plain(task, record | {"question": COPA_QUESTIONS[kind]}, where)
 
 
@@ -257,7 +257,7 @@ def flatten_record(record: dict, where: str) -> Iterator[dict]:
     for entity in _get_list(passage, "entities", where):
         start, end = (_get_number(entity, side, where) for side in ("start", "end"))
         if not 0 <= start <= end < len(text):  # the end is the last character, not one further
-            raise BortError(f"{where}: entity {start} to {end} is not in the text; mend it")
+            raise BortError(f"{where}: entity {start} to {end} is not in the text; fix it")
         entities.append(text[start : end + 1])
     for query in _get_list(record, "qas", where):
         known = isinstance(query, dict) and query.get("answers")
@@ -275,7 +275,7 @@ def shape_record(task: Task, record: dict, where: str) -> Iterator[Row]:
     """One row per distinct entity; its label is whether it is among the answers."""
     passage, query = (_get_text(record, column, where) for column in task.columns[:2])
     if task.placeholder not in query:
-        raise BortError(f"{where}: no {task.placeholder} in the query {quote(query)}; mend it")
+        raise BortError(f"{where}: no {task.placeholder} in the query {quote(query)}; fix it")
     answers = tuple(record.get(task.label) or ())
     for number, entity in enumerate(dict.fromkeys(_get_list(record, "entities", where))):
         texts = (passage, query, _get_text({"entity": entity}, "entity", where))
@@ -309,7 +309,7 @@ def shape_race(task: Task, record: dict, where: str) -> Iterator[Row]:
     options = _get(record, "options", (list,), where)
     columns = task.columns[2:]
     if len(options) != len(columns):
-        raise BortError(f"{where}: {len(options)} options, not {len(columns)}; mend it")
+        raise BortError(f"{where}: {len(options)} options, not {len(columns)}; fix it")
     record = record | dict(zip(columns, options, strict=True))
     texts = tuple(_get_text(record, column, where) for column in task.columns)
     yield Row(record["idx"], texts, _get_label(task, record, where))

@@ -240,10 +240,10 @@ def _read_jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BortError(f"{where}: not JSON ({error}); mend or drop the line") from error
+            raise BortError(f"{where}: not JSON ({error}); fix or drop the line") from error
         if not isinstance(row, dict):
             kind = type(row).__name__
-            raise BortError(f"{where}: a {kind}, not an object {{…}}; mend or drop the line")
+            raise BortError(f"{where}: a {kind}, not an object {{…}}; fix or drop the line")
         yield Document(_read_text(row, where, data), size)
 
 
@@ -268,11 +268,11 @@ def _read_text(row: dict, where: str, data: DataConfig) -> str:
     text = row[data.text]
     if not isinstance(text, str):
         kind = "null" if text is None else f"a {type(text).__name__}"
-        raise BortError(f"{where}: '{data.text}' is {kind}, not text; mend or drop the row")
+        raise BortError(f"{where}: '{data.text}' is {kind}, not text; fix or drop the row")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise BortError(f"{where}: '{data.text}' has half a character; mend it") from error
+        raise BortError(f"{where}: '{data.text}' has half a character; fix it") from error
     return text
 
 

@@ -238,7 +238,7 @@ class Checkpoints(pl.Callback):
         if self.signal is not None:
             raise SystemExit(EXIT_CODES[self.signal])
         if failure := find_loader_failure(trainer):
-            raise BortError(f"{failure}; the same command goes on after step {trainer.global_step}")
+            raise BortError(f"{failure}; the same command resumes after step {trainer.global_step}")
 
 
 def find_loader_failure(trainer) -> str | None:

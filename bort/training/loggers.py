@@ -78,7 +78,7 @@ class MetricsCsv(Logger):
                 self.tables[table].write(step or 0, row)
 
     def resume(self, step: int) -> None:
-        """Drop the rows after `step`, which a run that goes on from there writes again."""
+        """Drop the rows after `step`, which a run that resumes there writes again."""
         for table in self.tables.values():
             table.cut(step)
 
@@ -192,7 +192,7 @@ def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., No
         except Exception as error:  # wandb's have no common class
             failed = True
             reason = shorten(error, 80, keep_end=True)
-            logger.info(f"wandb: logs no more ({reason}); {folder}/metrics.csv goes on")
+            logger.info(f"wandb: logs no more ({reason}); {folder}/metrics.csv continues")
 
     return call
 

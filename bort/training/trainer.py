@@ -171,7 +171,7 @@ def fit(
     metrics.resume(-1 if step is None else step)  # drops rows after the checkpoint
     if step is not None:
         checkpoints.remove_old(trainer)
-        logger.info(f"resume: {label} goes on after step {step:,} ({start})")
+        logger.info(f"resume: {label} resumes after step {step:,} ({start})")
     try:
         with interruptible(), checkpoints.catching(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)

@@ -94,13 +94,13 @@ def command(text) -> list[str]:
 
 
 def stopped(result: tuple[int, str, str], code: int, step: int, folder: Path) -> None:
-    """The process ended by itself, after the step in progress, and said how to go on."""
+    """The process ended by itself, after the step in progress, and said how to resume."""
     returned, _, err = result
     assert returned == code, err
     lines = [line for line in err.splitlines() if line]
     assert lines == [
         "stopping: saving a checkpoint after this step…",
-        "train.py: stopped; the same command with name=run goes on",
+        "train.py: stopped; the same command with name=run resumes",
     ]
     found = whole(folder)["global_step"]
     assert found == steps(folder)[-1] and step <= found < 240
@@ -143,7 +143,7 @@ def test_five_stops(start, command, tmp_path):
 
     code, out, err = start(cwd, command).end()
     assert code == 0 and err == ""
-    assert f"goes on after step {step} (" in out
+    assert f"resumes after step {step} (" in out
     code, _, err = undisturbed.end()
     assert code == 0, err
     assert steps(folder) == list(range(1, 241))
@@ -184,6 +184,6 @@ def test_ctrl_c_before_the_first_step(start, command, tmp_path):
     code, _, err = run.end()
     assert code == 130 and "Traceback" not in err
     assert (
-        err.strip() == "train.py: stopped; the same command with the same name= starts or goes on"
+        err.strip() == "train.py: stopped; the same command with the same name= starts or resumes"
     )
     assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ def test_a_search_is_not_continued_with_another_teacher(model, search_of, tmp_pa
 def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
     settings_of, tmp_path, monkeypatch
 ):
-    """It goes on when the teacher comes out the same; other text is refused before all that."""
+    """It resumes when the teacher comes out the same; other text is refused before all that."""
     run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
     folder, lines = tmp_path / "run", log_lines()
     first = pretrain.pretrain(run, folder)

@@ -115,7 +115,7 @@ open('got', 'w').write(str(len(got)))
 """
     assert did(stage("one", code))[0] == 128 + number
     assert Path("got").read_text() == "1"
-    assert "pipeline 1 of 1: stopped in one; the same command goes on" in capfd.readouterr().err
+    assert "pipeline 1 of 1: stopped in one; the same command resumes" in capfd.readouterr().err
 
 
 def test_first_stage_that_fails_leaves_nothing(place, no_report):
@@ -189,20 +189,20 @@ def test_stopped_and_repeated(tmp_path):
     write_data(tmp_path)
     code, out, err = stop(tmp_path, signal.SIGTERM)
     assert code == 143, err
-    assert "pipeline 2 of 5: stopped in pretrain; the same command goes on from there" in err
+    assert "pipeline 2 of 5: stopped in pretrain; the same command resumes from there" in err
     assert "stopping: saving a checkpoint after this step…" in err  # the stage's own
     assert "pipeline 1 of 5: " in out and "search.py data=text" in out
 
     searched = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/search").rglob("*")}
     code, out, err = stop(tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert "pipeline 1 of 5: search is finished" in out and "goes on after step" in out
+    assert "pipeline 1 of 5: search is finished" in out and "resumes after step" in out
     assert len(steps(tmp_path)) < STEPS, "the kill came too late to show anything"
 
     process = start(tmp_path)
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
-    assert "search is finished" in out and "goes on after step" in out
+    assert "search is finished" in out and "resumes after step" in out
     assert "pipeline 5 of 5: " in out and "report    runs/pipeline/run/report.html" in out
     assert searched == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs/search").rglob("*")}
     assert steps(tmp_path) == list(range(1, STEPS + 1))

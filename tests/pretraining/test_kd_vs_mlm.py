@@ -248,7 +248,7 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
     monkeypatch.setattr(comparing, "train", train)
     lines = log_lines()
     compare(run, tmp_path / "run")
-    assert [line for line in lines if "MLM, equal steps, lr 0.004 goes on after step 3" in line]
+    assert [line for line in lines if "MLM, equal steps, lr 0.004 resumes after step 3" in line]
     assert kept == [
         RunFolder(tmp_path / "run" / "kd" / f"lr_{lr}").find_summary() for lr in ("0.004", "1e-05")
     ]

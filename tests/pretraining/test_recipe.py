@@ -122,7 +122,7 @@ def stop_and_resume(undisturbed, step: int, folder: Path, **variant) -> Path:
         assert validated(folder) == [s for s in validated(reference) if s <= step]
     lines = log_lines()
     train(run, folder, corpus, teacher)
-    assert [line for line in lines if f"goes on after step {step} " in line]
+    assert [line for line in lines if f"resumes after step {step} " in line]
     return reference
 
 
@@ -212,7 +212,7 @@ def test_killed_before_the_first_checkpoint(undisturbed, tmp_path):
 
 @pytest.mark.parametrize(("accumulation", "kd"), [(1, True), (3, True)])
 def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, accumulation, kd):
-    """One line after a checkpoint of the last whole step; the same call then goes on."""
+    """One line after a checkpoint of the last whole step; the same call then resumes."""
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     variant = {
         "dropout": 0.1 if accumulation == 1 else 0,
@@ -222,7 +222,7 @@ def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, acc
     }
     run, corpus, teacher, reference = undisturbed(**variant)
     kill = {"kill": {"_target_": f"{__name__}.KillWorker", "step": 3}}
-    message = r"a loader process was killed.* the same command goes on after step \d+$"
+    message = r"a loader process was killed.* the same command resumes after step \d+$"
     with pytest.raises(BortError, match=message):
         train(replace(run, callbacks=kill), tmp_path, corpus, teacher)
     assert not multiprocessing.active_children()

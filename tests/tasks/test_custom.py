@@ -131,8 +131,8 @@ def test_without_a_validation_file_a_tenth_of_the_texts_is_held_out(tmp_path):
         ("review,label\na,x\n", {"label": "labels"}, "line 1: no column 'labels' (it has"),
         ("review,label\na,x\n", {"text": "reviews"}, "did you mean 'review'?"),
         ("review,review,label\na,b,x\n", {}, "line 1: two columns are named 'review'"),
-        ("review,label\na,x\nb\n", {}, "line 3: 1 cells, not 2; mend or drop the line"),
-        ("review,label\na,x\nb,\n", {}, "line 3: no 'label'; mend or drop the row"),
+        ("review,label\na,x\nb\n", {}, "line 3: 1 cells, not 2; fix or drop the line"),
+        ("review,label\na,x\nb,\n", {}, "line 3: no 'label'; fix or drop the row"),
         ("review,label\na,x\nb,x\n", {}, "'label' is 'x' in every row"),
         ('review,label\na,x\n"b,y\nc,x\n', {}, "line 3: the row that starts here is not whole"),
         ('review,label\na,x\n"b"c,y\n', {}, "line 3: the row that starts here is not whole"),
@@ -236,7 +236,7 @@ def test_whole_numbers_that_repeat_may_be_classes(shared, tmp_path):
 def test_an_amount_that_is_none_is_named(tmp_path, wrong):
     """Not one more class among numbers."""
     path = labelled(tmp_path / "a", [0.5, 1.5, 2.25, wrong, 3.5, 0.5])
-    with pytest.raises(BortError, match=r"line 4: 'label' is .*, not a number; mend it, or set"):
+    with pytest.raises(BortError, match=r"line 4: 'label' is .*, not a number; fix it, or set"):
         custom.read_custom_task(data(path))
     assert custom.read_custom_task(data(path, kind="classes"))[0].kind == "classes"
 

@@ -233,7 +233,7 @@ def test_a_run_goes_on_from_the_newest_whole_one(stopped, tmp_path, kind):
     lines = log_lines()
     train(run, place, corpus, None)
     assert len([line for line in lines if "is damaged" in line]) == 1
-    assert [line for line in lines if "goes on after step 4 " in line]
+    assert [line for line in lines if "resumes after step 4 " in line]
     for name in ("metrics.csv", "model/model.safetensors"):
         assert (place / name).read_bytes() == (folder / "undisturbed" / name).read_bytes()
 

@@ -55,7 +55,7 @@ def test_values_of_the_last_step_complete_its_row(path):
     found.write(2, {"a": 22.5})
     found.write(3, {"a": 3.0})
     assert lines(path) == ["step,a,b", "1,1.0,", "2,22.5,0.5", "3,3.0,"]
-    again = Table(path, ["step", "a", "b"])  # of a run that goes on
+    again = Table(path, ["step", "a", "b"])  # of a run that resumes
     again.write(3, {"b": 9})
     assert lines(path)[-1] == "3,3.0,9"
     again.write(3, {"a": 7})  # shorter than what it replaces
