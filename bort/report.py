@@ -1,6 +1,7 @@
-"""Runs as a self-contained HTML page: each run's own, and `python -m bort.report` of several."""
+"""The HTML page of a run, and the page of several runs that `python -m bort.report` writes."""
 
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from bort import console, html, shell
-from bort.agora import report as agora_page
+from bort.agora.report import build_parts as build_agora_parts
 from bort.config.command_line import FREE
 from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
-from bort.finetuning.report import build_parts
+from bort.finetuning.report import build_parts as build_answer_parts
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
@@ -28,10 +29,10 @@ from bort.runs.names import rate_folder
 
 logger = logging.getLogger("bort.report")
 
-MOST_POINTS = 400  # of a curve; more become the means of as many stretches
+MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 PARTS = ("train/kd_loss", "train/mlm_loss")
 KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
-PANELS = {  # losses of a pre-training, by what they are: the two kinds share no scale
+PANELS = {  # the losses of a pre-training by their kind, since two kinds share no scale
     MLM: ("train/mlm_loss", "val/loss"),
     KD: ("train/kd_loss", "val/kd_loss"),
     "Weighted sum of both losses (nats per masked word)": ("train/loss",),
@@ -45,46 +46,47 @@ PROGRESS = {
 # ------------------------------------------------------------------------------------ one run
 
 
-def write(folder: Path) -> None:
+def write_page(folder: Path) -> None:
     """Write report.html of the run, or of the comparison, in a folder."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     run = load_run(folder)
-    html.write(folder / "report.html", f"bort {run.name}", parts(run))
+    html.write(folder / "report.html", f"bort {run.name}", build_parts(run))
 
 
-def parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
-    """HTML and figures about one run; only such as have something to show.
+def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
+    """Build the HTML and the figures about one run, but none that would be empty.
 
-    with_doubt: False where the page says above what to doubt.
+    with_doubt: whether to warn of weak results; False where the page has done so already.
     """
     yield f"<h1>{escape(run.name)}</h1><p>{escape(describe(run))}</p>"
     if not run.summary:
         yield "<p class=doubt>This run is not finished.</p>"
-    known = {"unigram_ce", "val/loss"} <= {k for k, v in run.summary.items() if v is not None}
-    if with_doubt and (known or "task" in run.summary) and (warning := run.summary.find_doubt()):
+    losses = (run.summary.unigram_loss, run.summary.loss)
+    is_comparable = "task" in run.summary or None not in losses
+    if with_doubt and is_comparable and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
-    yield html.big(numbers(run))
+    yield html.big(list_results(run))
     if run.settings["job"] == "compare" and run.summary:
-        yield from comparison(run)
+        yield from build_comparison(run)
     if run.settings["job"] == "agora":
-        yield from agora_page.build_parts(run.folder, run.summary)
-    if panels := list(curves(run)):
+        yield from build_agora_parts(run.folder, run.summary)
+    if panels := list(plot_curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
     for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
-        yield from build_parts(path)
+        yield from build_answer_parts(path)
     if (path := run.folder / "samples.txt").is_file():
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"
-    if rows := list(cost(run)):
+    if rows := list(list_costs(run)):
         yield f"<h2>Cost</h2>{html.table(rows)}"
-    yield configuration(run)
+    yield build_settings(run)
     if again := commands.command(run.folder, "train.py", run.folder.name):
         yield f"<h2>Again</h2><pre>{escape(again)}</pre>"
 
 
 def describe(run: LoadedRun) -> str:
-    """What was trained, from what, on what."""
+    """Say what was trained, from what, and on what."""
     s = run.settings
     if s["task"]:
         data = s["data.train"] if s["task"] == "custom" else s["task"]
@@ -102,36 +104,37 @@ def describe(run: LoadedRun) -> str:
     return f"{arch} {how}, on {text}{more}"
 
 
-def numbers(run: LoadedRun) -> Iterator[tuple[str, str]]:
-    """Results at a glance; of a comparison those of the student with a teacher."""
-    found = run.summary
-    for key, value in found.items():
+def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
+    """List the main results as (value, name); a comparison gives those of its distilled student."""
+    summary = run.summary
+    for key, value in summary.items():
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
     for key in ("rows/val", "parameters", "steps", "tokens"):
-        if key in found:
-            yield f"{found[key]:,}", "rows of val" if key == "rows/val" else key
-    if "seconds" in found:
-        yield console.clock(found["seconds"]), "of training"
-    if "tokens_per_s" in found:
-        yield f"{found['tokens_per_s']:,.0f}", "tokens per second"
+        if key in summary:
+            yield f"{summary[key]:,}", "rows of val" if key == "rows/val" else key
+    if "seconds" in summary:
+        yield console.clock(summary["seconds"]), "of training"
+    if "tokens_per_s" in summary:
+        yield f"{summary['tokens_per_s']:,.0f}", "tokens per second"
 
 
-def curves(run: LoadedRun) -> Iterator[Any]:
-    """Panels of one run over its steps; a single point is no curve."""
+def plot_curves(run: LoadedRun) -> Iterator[Any]:
+    """Plot what one run logged over its steps, in panels; a single point is no curve."""
     drawn = {key for key, (steps, _) in run.curves.items() if len(steps) > 1}
-    losses = {title: [k for k in keys if k in drawn] for title, keys in loss_panels(run).items()}
     scores = [key for key in run.scores if key in drawn]
     errors = [key for key in scores if key.split("/")[1] in ("rmse", "mae")]  # in the labels' unit
-    groups = losses | {"Score on held-out data": [k for k in scores if k not in errors]}
+    groups = group_losses(run)
+    groups |= {"Score on held-out data": [key for key in scores if key not in errors]}
     groups |= {"Error on held-out data": errors}
-    groups |= {title: [key] for title, key in PROGRESS.items() if key in drawn}
-    for title, keys in groups.items():
+    groups |= {title: [key] for title, key in PROGRESS.items()}
+    for title, columns in groups.items():
+        keys = [key for key in columns if key in drawn]
         if not keys:
             continue
         plot = html.figure("step", "")
         for number, key in enumerate(keys):
-            _line(plot, key, run.curves[key], number)
+            draw_curve(plot, key, run.curves[key], number)
         if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
@@ -139,23 +142,33 @@ def curves(run: LoadedRun) -> Iterator[Any]:
         yield from html.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 
 
-def loss_panels(run: LoadedRun) -> dict[str, list[str]]:
-    """Title → the columns with losses of that kind, each curve once; those of a task are alike."""
+def group_losses(run: LoadedRun) -> dict[str, list[str]]:
+    """Group the columns with losses by title; of two equal curves only one stays.
+
+    The losses of a task are all of one kind.
+    """
     if run.settings["task"]:
         return {"Loss": [key for key in LOSSES if key in run.curves]}
     shown = [key for key in LOSSES if key in run.curves]
-    whole = run.curves.get("train/loss")
-    if whole and any(_same(run.curves[part], whole) for part in PARTS if part in shown):
-        shown.remove("train/loss")  # its only part says what it is
-    return {title: [key for key in keys if key in shown] for title, keys in PANELS.items()}
+    total = run.curves.get("train/loss")
+    if total and any(_is_same_curve(run.curves[part], total) for part in PARTS if part in shown):
+        shown.remove("train/loss")  # The name of its only part says more.
+    return {title: _pick(keys, shown) for title, keys in PANELS.items()}
 
 
-def _same(one: Curve, other: Curve) -> bool:
-    return np.array_equal(one[0], other[0]) and np.allclose(one[1], other[1])
+def _pick(keys: tuple[str, ...], shown: list[str]) -> list[str]:
+    return [key for key in keys if key in shown]
 
 
-def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -> None:
-    """Line `number`, with marks where there are few points."""
+def _is_same_curve(left: Curve, right: Curve) -> bool:
+    return np.array_equal(left[0], right[0]) and np.allclose(left[1], right[1])
+
+
+def draw_curve(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -> None:
+    """Draw a curve as line `number` of a plot, with marks where there are few points.
+
+    scale: what one step is worth on the axis.
+    """
     color, dashes = html.stroke(number)
     steps, values = curve
     if len(steps) > MOST_POINTS:
@@ -170,34 +183,30 @@ def _line(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -
     )
 
 
-def comparison(run: LoadedRun) -> Iterator[Any]:
-    """KD beside its controls by plain MLM: the table, what it says, the curves."""
+def build_comparison(run: LoadedRun) -> Iterator[Any]:
+    """Show distillation beside its controls by plain MLM: a table, a verdict, the curves."""
     from bort.pretraining.kd_vs_mlm import ARMS, compare_accuracies
 
-    found = run.summary
+    summary = run.summary
     head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
-    rows = [
-        (
-            title,
-            f"{found[f'{arm}/steps']:,}",
-            console.clock(found[f"{arm}/seconds"]),
-            f"{found[f'{arm}/val/loss']:.3f}",
-            f"{found[f'{arm}/val/mlm_accuracy']:.1%}",
-            f"{found[f'{arm}/lr']:g}",
-        )
-        for arm, title in ARMS.items()
-    ]
-    unigram = (f"{found['unigram_ce']:.3f}", f"{found['unigram_accuracy']:.1%}", "")
-    accuracy = {arm: found[f"{arm}/val/mlm_accuracy"] for arm in ARMS}
-    said = "".join(f"<p>{escape(line)}</p>" for line in compare_accuracies(accuracy))
+    rows, accuracies = [], {}
+    for arm, title in ARMS.items():
+        steps, seconds = summary[f"{arm}/steps"], summary[f"{arm}/seconds"]
+        loss, accuracy = summary[f"{arm}/val/loss"], summary[f"{arm}/val/mlm_accuracy"]
+        numbers = (f"{loss:.3f}", f"{accuracy:.1%}", format(summary[f"{arm}/lr"], "g"))
+        rows.append((title, f"{steps:,}", console.clock(seconds), *numbers))
+        accuracies[arm] = accuracy
+    unigram = (f"{summary['unigram_ce']:.3f}", f"{summary['unigram_accuracy']:.1%}", "")
+    verdict = "".join(f"<p>{escape(line)}</p>" for line in compare_accuracies(accuracies))
     yield "<h2>Was the teacher worth it?</h2>"
-    yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + said
+    yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + verdict
     yield html.legend((title, "") for title in ARMS.values())
-    yield from ["<div class=grid>", *overlaid(best_of_arms(run), list(ARMS.values())), "</div>"]
+    panels = overlay_curves(load_best_runs(run), list(ARMS.values()))
+    yield from ["<div class=grid>", *panels, "</div>"]
 
 
-def best_of_arms(run: LoadedRun) -> list[LoadedRun]:
-    """The runs that a comparison reports: of each arm the one with the best rate."""
+def load_best_runs(run: LoadedRun) -> list[LoadedRun]:
+    """Load the runs that a comparison reports: of each arm the one with the best rate."""
     from bort.pretraining.kd_vs_mlm import ARMS
 
     rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
@@ -207,32 +216,33 @@ def best_of_arms(run: LoadedRun) -> list[LoadedRun]:
 # ------------------------------------------------------------------------------------ its costs
 
 
-def cost(run: LoadedRun) -> Iterator[tuple[str, str]]:
-    """Time, tokens and operations, as (what, how much)."""
-    found = run.summary
-    if "seconds" in found:
-        yield "seconds of training", f"{found['seconds']:,.0f}"
-    if found.get("teacher_seconds"):
-        yield "seconds of the teacher's own training, once", f"{found['teacher_seconds']:,.0f}"
-    if "tokens" in found:
-        yield "tokens", f"{found['tokens']:,}"
-        runs = best_of_arms(run) if run.settings["job"] == "compare" else [run]
-        for one in runs:
-            arm = f" ({one.folder.parent.name})" if len(runs) > 1 else ""
-            for what, flops in operations(one):
-                yield f"FLOPs of {what}{arm}", f"{flops:.2e}"
+def list_costs(run: LoadedRun) -> Iterator[tuple[str, str]]:
+    """List time, tokens, operations and space as (name, amount)."""
+    summary = run.summary
+    if "seconds" in summary:
+        yield "seconds of training", f"{summary['seconds']:,.0f}"
+    if summary.get("teacher_seconds"):
+        yield "seconds of the teacher's own training, once", f"{summary['teacher_seconds']:,.0f}"
+    if "tokens" in summary:
+        yield "tokens", f"{summary['tokens']:,}"
+        runs = load_best_runs(run) if run.settings["job"] == "compare" else [run]
+        for training in runs:
+            arm = f" ({training.folder.parent.name})" if len(runs) > 1 else ""
+            for purpose, flops in count_operations(training):
+                yield f"FLOPs of {purpose}{arm}", f"{flops:.2e}"
     for key in ("threads", "torch"):
-        if key in found:
-            yield key, str(found[key])
+        if key in summary:
+            yield key, str(summary[key])
     size = sum(p.stat().st_size for p in (run.folder / "model").rglob("*") if p.is_file())
     if size:
         yield "size of model/", f"{size / 1e6:,.1f} MB"
 
 
-def operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
-    """FLOPs by bort.pretraining.flops, as (of what, how many).
+def count_operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
+    """Count FLOPs by bort.pretraining.flops, as (purpose, number).
 
-    Of a fine-tuning at most, at its full length. Validations are not part of them.
+    Those of a fine-tuning are an upper bound, as if every input had the full length. Validations
+    are not counted.
     """
     from bort.models.huggingface import read_model_config
     from bort.pretraining.flops import (  # loads torch
@@ -242,31 +252,34 @@ def operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
         expect_text,
     )
 
-    s, found = run.settings, run.summary
-    if not (run.folder / "model" / "config.json").is_file() or not found.get("steps"):
+    s, summary = run.settings, run.summary
+    if not (run.folder / "model" / "config.json").is_file() or not summary.get("steps"):
         return
     config = read_model_config(run.folder / "model")
     arch, length = config.arch, s["data.length"]
-    vocab, work = config.vocab_size, (found["steps"], s["optim.name"])
+    vocab, work = config.vocab_size, (summary["steps"], s["optim.name"])
     if s["task"]:
-        text = Text(found["tokens"], length, 0)
+        text = Text(summary["tokens"], length, 0)
         yield "training, at most", count_training_flops(arch, vocab, text, *work)
         return
-    text = expect_text(found["tokens"] / length, length, s["data.mask_rate"])
+    text = expect_text(summary["tokens"] / length, length, s["data.mask_rate"])
     yield "training", count_training_flops(arch, vocab, text, *work)
-    if s["distill.w_kd"] and found.get("teacher_depth"):
-        teacher = Arch.from_table(found, "teacher_").check()
+    if s["distill.w_kd"] and summary.get("teacher_depth"):
+        teacher = Arch.from_table(summary, "teacher_").check()
         yield "the teacher's passes", count_logits_flops(teacher, vocab, text)
 
 
-def configuration(run: LoadedRun) -> str:
-    """The settings that are not those of the same experiment by default, and all folded away."""
-    usual = defaults(run.folder)
+def build_settings(run: LoadedRun) -> str:
+    """Build the table of settings that are not their experiment's defaults; all of them follow."""
+    usual = read_defaults(run.folder)
     settings = {key: value for key, value in run.settings.items() if key != "bort"}  # a version
-    own = {k: v for k, v in settings.items() if k not in usual or usual[k] != v}
-    rows = [(k, _shown(v), _shown(usual.get(k, "–"))) for k, v in own.items() if v is not None]
+    rows = [
+        (key, _show_setting(value), _show_setting(usual.get(key, "–")))
+        for key, value in settings.items()
+        if value is not None and (key not in usual or usual[key] != value)
+    ]
     everything = html.table(
-        ((key, _shown(value)) for key, value in settings.items()), kind="settings"
+        ((key, _show_setting(value)) for key, value in settings.items()), kind="settings"
     )
     return (
         "<h2>Configuration</h2>"
@@ -275,21 +288,25 @@ def configuration(run: LoadedRun) -> str:
     )
 
 
-def defaults(folder: Path) -> dict[str, Any]:
-    """Flat `key: value` of all settings of a run's experiment that have a default.
+def read_defaults(folder: Path) -> dict[str, Any]:
+    """Return all settings of a run's experiment that have a default, flat.
 
-    That is what conf/train.yaml and conf/experiment/ make of no other word on the command line. A
-    run whose experiment is not recorded, or is gone, is held against train.py without any.
+    They are what conf/train.yaml and conf/experiment/ give without any other word on the command
+    line. A run whose experiment is not recorded, or is gone, is compared with train.py alone.
     """
     overrides = RunFolder(folder).read_overrides() or []
     words = [word for word in overrides if word.startswith("experiment=")]
     name = words[-1].partition("=")[2] if words else ""
-    known = (CONF / "experiment" / f"{name}.yaml").is_file()
-    return _composed(name if known else None)
+    exists = (CONF / "experiment" / f"{name}.yaml").is_file()
+    return compose_defaults(name if exists else None)
 
 
 @functools.cache
-def _composed(experiment: str | None) -> dict[str, Any]:
+def compose_defaults(experiment: str | None) -> dict[str, Any]:
+    """Compose the settings of an experiment, flat; None stands for train.py alone.
+
+    A composition of Hydra that is in progress stays as it was.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -303,69 +320,76 @@ def _composed(experiment: str | None) -> dict[str, Any]:
         GlobalHydra.instance().clear()
         if running is not None:
             GlobalHydra.instance().initialize(running)
-    return {key: value for key, value in _flat("", values) if value != "???"}
+    return {key: value for key, value in _flatten("", values) if value != "???"}
 
 
-def _flat(prefix: str, values: dict) -> Iterator[tuple[str, Any]]:
+def _flatten(prefix: str, values: dict) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(f"{prefix}{key}.", value)
+            yield from _flatten(f"{prefix}{key}.", value)
         else:
             yield f"{prefix}{key}", value
 
 
-def _shown(value: Any) -> str:
+def _show_setting(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
 # ------------------------------------------------------------------------------------ several
 
 
-def side_by_side(runs: list[LoadedRun]) -> Iterator[Any]:
-    """HTML and figures about several runs."""
-    names = distinct([run.folder.absolute() for run in runs])
+def compare_runs(runs: list[LoadedRun]) -> Iterator[Any]:
+    """Build the HTML and the figures about several runs, side by side."""
+    names = shorten_names([run.folder.absolute() for run in runs])
     yield f"<h1>{len(runs)} runs</h1>"
     scores = dict.fromkeys(key for run in runs for key in run.summary if _is_result(run, key))
     head = ["", "parameters", "steps", "time", "tokens/s", *scores]
     rows = []
     for run, name in zip(runs, names, strict=True):
-        found = run.summary
-        cells = [name if found else f"{name} (not finished)"]
-        cells += [f"{found[key]:,}" if key in found else "" for key in ("parameters", "steps")]
-        cells.append(console.clock(found["seconds"]) if "seconds" in found else "")
-        cells.append(f"{found['tokens_per_s']:,.0f}" if "tokens_per_s" in found else "")
-        rows.append([*cells, *(_number(found.get(key)) for key in scores)])
+        summary = run.summary
+        cells = [name if summary else f"{name} (not finished)"]
+        cells += [f"{summary[key]:,}" if key in summary else "" for key in ("parameters", "steps")]
+        cells.append(console.clock(summary["seconds"]) if "seconds" in summary else "")
+        cells.append(f"{summary['tokens_per_s']:,.0f}" if "tokens_per_s" in summary else "")
+        rows.append([*cells, *(_format_score(summary.get(key)) for key in scores)])
     yield html.table(rows, head)
-    if panels := list(overlaid(runs, names)):
+    if panels := list(overlay_curves(runs, names)):
         legend = html.legend(zip(names, map(describe, runs), strict=True))
         yield from [f"<h2>Curves</h2>{legend}<div class=grid>", *panels, "</div>"]
-    differing = [
-        key
-        for key in dict.fromkeys(key for run in runs for key in run.settings)
-        if len({_shown(run.settings.get(key)) for run in runs}) > 1
-    ]
+    differing = list_differing(runs)
     if differing:
-        table = [
-            (name, *(_shown(run.settings.get(key)) for key in differing))
-            for run, name in zip(runs, names, strict=True)
-        ]
+        table = []
+        for run, name in zip(runs, names, strict=True):
+            table.append((name, *(_show_setting(run.settings.get(key)) for key in differing)))
         yield f"<h2>Settings that differ</h2>{html.table(table, ['', *differing])}"
     again = [commands.command(run.folder, "train.py", run.folder.name) for run in runs]
     if lines := [line for line in again if line]:
         yield f"<h2>Again</h2><pre>{escape(chr(10).join(lines))}</pre>"
 
 
-def overlaid(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
-    """A panel per column that any of the runs has, a line per run; see `page.legend`."""
-    losses = {
-        (title, key) for run in runs for title, keys in loss_panels(run).items() for key in keys
-    }
+def list_differing(runs: list[LoadedRun]) -> list[str]:
+    """List the settings that are not the same in all runs."""
+    values: dict[str, set[str]] = {}
+    for key in itertools.chain.from_iterable(run.settings for run in runs):
+        values[key] = {_show_setting(run.settings.get(key)) for run in runs}
+    return [key for key, shown in values.items() if len(shown) > 1]
+
+
+def overlay_curves(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
+    """Plot each column that any of the runs has in a panel with a line per run.
+
+    The lines have the colors and dashes of `html.legend`.
+    """
+    losses = set()
+    for run in runs:
+        for title, keys in group_losses(run).items():
+            losses.update((title, key) for key in keys)
     scores = dict.fromkeys(key for run in runs for key in run.scores)
-    others = [("", key) for key in (*scores, *PROGRESS.values())]
-    for kind, key in (*sorted(losses), *others):
+    further = [("", key) for key in (*scores, *PROGRESS.values())]
+    for kind, key in (*sorted(losses), *further):
         having = [k for k, run in enumerate(runs) if len(run.curves.get(key, ((),))[0]) > 1]
-        if kind:  # a run of another kind has another loss under this name
-            having = [k for k in having if key in loss_panels(runs[k]).get(kind, ())]
+        if kind:  # A run of another kind has another loss under this name.
+            having = [k for k in having if key in group_losses(runs[k]).get(kind, ())]
         if not having:
             continue
         title = f"{kind}: {key}" if kind else key
@@ -375,15 +399,15 @@ def overlaid(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
         for axis in axes:
             plot = html.figure(axis, "")
             for k in having:
-                found = runs[k].summary
-                scale = 1.0 if axis == "step" else found["seconds"] / max(found["steps"], 1)
-                _line(plot, names[k], runs[k].curves[key], k, scale)
+                summary = runs[k].summary
+                scale = 1.0 if axis == "step" else summary["seconds"] / max(summary["steps"], 1)
+                draw_curve(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
             yield from html.panel(title if axis == "step" else f"{title} over time", plot)
 
 
-def distinct(folders: list[Path]) -> list[str]:
-    """Names of folders without what all of them have in front."""
+def shorten_names(folders: list[Path]) -> list[str]:
+    """Return the names of folders without the path that they share."""
     if len(folders) == 1:
         return [folders[0].name]
     common = os.path.commonpath(folders)
@@ -394,7 +418,7 @@ def _is_result(run: LoadedRun, key: str) -> bool:
     return key.startswith(("val", "test", "eval")) and isinstance(run.summary[key], float)
 
 
-def _number(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
@@ -435,9 +459,9 @@ def main(settings: ReportConfig) -> None:
     folders = map(Path, settings.folders)
     runs = list({run.folder.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
-        html.write(settings.page, f"bort {runs[0].name}", parts(runs[0]))
+        html.write(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
     else:
-        html.write(settings.page, f"bort: {len(runs)} runs", side_by_side(runs))
+        html.write(settings.page, f"bort: {len(runs)} runs", compare_runs(runs))
     logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
 
 

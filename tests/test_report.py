@@ -39,7 +39,7 @@ OVERRIDES = {"overrides.yaml": "- experiment=kd_pretrain\n- data.path=my text.tx
 
 
 def written(folder: Path) -> str:
-    report.write(folder)
+    report.write_page(folder)
     return (folder / "report.html").read_text()
 
 
@@ -127,7 +127,7 @@ def test_page_of_a_pre_training(kd):
 
 def test_curves_are_those_of_the_files(kd):
     run = load_run(kd)
-    plots = [part for part in report.curves(run) if not isinstance(part, str)]
+    plots = [part for part in report.plot_curves(run) if not isinstance(part, str)]
     lines = {line.name: line for plot in plots for line in plot.data}
     rows = table(kd)
     names = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val/mlm_accuracy")
@@ -139,13 +139,15 @@ def test_curves_are_those_of_the_files(kd):
 
 def test_only_part_of_a_loss_is_not_shown_twice(compared):
     run = load_run(compared[0] / "mlm" / "lr_0.004")
-    lines = [line.name for p in report.curves(run) if not isinstance(p, str) for line in p.data]
+    lines = [
+        line.name for p in report.plot_curves(run) if not isinstance(p, str) for line in p.data
+    ]
     assert "train/mlm_loss" in lines and "train/loss" not in lines  # the name that says what
 
 
 def test_losses_of_two_kinds_share_no_panel(kd, compared):
     """The line of word frequencies is a cross-entropy: it stands beside such losses only."""
-    plots = list(report.curves(load_run(kd)))
+    plots = list(report.plot_curves(load_run(kd)))
     titles = [part for part in plots if isinstance(part, str) and "<h3>" in part]
     figures = [part for part in plots if not isinstance(part, str)]
     leveled = [bool(figure.layout.shapes) for figure in figures]
@@ -153,7 +155,7 @@ def test_losses_of_two_kinds_share_no_panel(kd, compared):
     names = {frozenset(line.name for line in figure.data) for figure in figures}
     assert {frozenset(report.PANELS[kind]) for kind in (report.MLM, report.KD)} <= names
     arms = [load_run(compared[0] / arm / "lr_0.004") for arm in ("kd", "mlm")]
-    parts = list(report.overlaid(arms, ["kd", "mlm"]))
+    parts = list(report.overlay_curves(arms, ["kd", "mlm"]))
     lines = {
         title: [line.name for line in figure.data]
         for title, figure in zip(parts[::3], parts[1::3], strict=True)
@@ -166,14 +168,14 @@ def test_losses_of_two_kinds_share_no_panel(kd, compared):
 def test_a_long_curve_becomes_means():
     plot = html.figure("x", "y")
     steps = np.arange(1, 4 * report.MOST_POINTS + 1)
-    report._line(plot, "a", (steps, steps % 2 * 1.0), 0)
+    report.draw_curve(plot, "a", (steps, steps % 2 * 1.0), 0)
     (line,) = plot.data
     assert len(line.x) == report.MOST_POINTS and line.x[-1] == steps[-1]
     assert set(line.y) == {0.5}
 
 
 def test_settings_that_are_not_the_default(kd):
-    seen = words(report.configuration(load_run(kd)).split("<details>")[0])
+    seen = words(report.build_settings(load_run(kd)).split("<details>")[0])
     assert re.search(r"distill\.w_mlm\s+0\.5\s+0\.0", seen)
     assert re.search(r"trainer\.max_steps\s+6\s+1200", seen)
     assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
@@ -185,8 +187,8 @@ def test_defaults_are_composed_inside_a_job_of_hydra(kd):
     """As at the end of train.py; what the job composes from is in place again afterwards."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         running = GlobalHydra.instance().hydra
-        report._composed.cache_clear()
-        assert report.defaults(kd)["arch.hidden"] == 64
+        report.compose_defaults.cache_clear()
+        assert report.read_defaults(kd)["arch.hidden"] == 64
         assert GlobalHydra.instance().hydra is running
     assert not GlobalHydra.instance().is_initialized()
 
@@ -196,7 +198,7 @@ def test_operations(kd):
 
     Of a row's 14 places 30% are masked, or one where it would have been none.
     """
-    found = dict(report.operations(load_run(kd)))
+    found = dict(report.count_operations(load_run(kd)))
     tokens, V, S = 6 * 8 * 16, 280, 16
     masked = (0.3 * 14 + 0.7**14) / S
     student = (4 * 16**2 + 2 * 16 * 32) * 2 + 4 * S * 16 + masked * 2 * (16 * 16 + 16 * V)
@@ -354,13 +356,15 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
 def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
     runs = [*load_runs(kd), *load_runs(classes), *load_runs(compared[0])]
     assert len(runs) == 8  # two rates of three arms
-    html.write(tmp_path / "all.html", "all", report.side_by_side(runs))
+    html.write(tmp_path / "all.html", "all", report.compare_runs(runs))
     text = (tmp_path / "all.html").read_text()
     seen = words(text)
     for name in ("kd_pretrain/first", "kd_vs_mlm/demo/mlm_equal_time/lr_1e-05"):
         assert name in seen
     assert "val/macro_f1" in seen and "Settings that differ" in seen
-    plots = [p for p in report.overlaid(runs, [str(k) for k in range(8)]) if not isinstance(p, str)]
+    plots = [
+        p for p in report.overlay_curves(runs, [str(k) for k in range(8)]) if not isinstance(p, str)
+    ]
     check_alone(text, plots=len(plots))
     names = {line.name for plot in plots for line in plot.data}
     assert names == {str(k) for k in range(8)}

@@ -74,7 +74,7 @@ def run_job(
     }
     options = {"launch": make_launcher(hydra, folder)} if run.job == "agora" else {}
     summary = recipe(run, folder, record, **options)
-    report.write(folder)
+    report.write_page(folder)
     print_result(run, folder, summary, experiment)
     return summary
 
@@ -104,7 +104,7 @@ def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummar
     if not (folder / "report.html").exists():  # the process was killed between the two
         from bort import report
 
-        report.write(folder)
+        report.write_page(folder)
     print_result(run, folder, summary, experiment)
     return summary
 

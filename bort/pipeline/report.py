@@ -121,7 +121,7 @@ def _stage_parts(key: str, folders: dict[str, Path]) -> Iterator[Any]:
         chosen = choose_optimum(folders[key])
         yield from search_report.build_parts(folders[key], chosen, with_doubts=False)
     elif key in ("pretrain", "finetune"):
-        yield from report.parts(load_run(folders[key]), with_doubt=False)
+        yield from report.build_parts(load_run(folders[key]), with_doubt=False)
     elif key == "export":
         yield from _export_parts(folders[key], _read_export(folders))
     else:

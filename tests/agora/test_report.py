@@ -16,7 +16,7 @@ from bort.errors import BortError
 def test_the_page(whole):
     """The arms as summary.json has them, the verdict, every training as a point."""
     folder, summary, _ = whole
-    report.write(folder)
+    report.write_page(folder)
     text = (folder / "report.html").read_text()
     cells = [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", text)]
     for arm, label in (*ARMS.items(), ("teacher", "S, the judge")):

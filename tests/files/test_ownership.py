@@ -313,7 +313,7 @@ def test_modes_are_what_the_umask_leaves(settings_of, tmp_path, mask):
     with umask(mask):
         folder = tmp_path / "run"
         pretrain(settings_of("trainer.max_steps=1"), folder, {"config.yaml": "x: 1\n"})
-        report.write(folder)
+        report.write_page(folder)
         export.export(str(folder), "hf", tmp_path / "out")
         write(tmp_path, {"texts.txt": "the <mask> of line\n"})
         words = [f"model={folder}", f"input={tmp_path / 'texts.txt'}"]

@@ -157,7 +157,7 @@ def test_the_model_of_scores_that_are_never_defined(run_of, tmp_path):
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
     assert summary["val/rmse"] ** 2 == pytest.approx(min(losses), rel=1e-4)
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
-    page = report.parts(load_run(tmp_path / "run"))
+    page = report.build_parts(load_run(tmp_path / "run"))
     texts = [part for part in page if isinstance(part, str)]
     warned = next(k for k, part in enumerate(texts) if "not defined" in part)
     assert warned < next(k for k, part in enumerate(texts) if "class=big" in part)

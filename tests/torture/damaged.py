@@ -67,7 +67,7 @@ def make_runs() -> Iterator[RunKind]:
             return parse_settings(compose(base, [*words, "output_dir=unused"]), schema)
 
     def page(folder: Path) -> None:
-        list(report.parts(load_run(folder)))
+        list(report.build_parts(load_run(folder)))
 
     training = settings(
         "train", TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
@@ -79,7 +79,7 @@ def make_runs() -> Iterator[RunKind]:
         folder,
         lambda copy: {
             "page": lambda: page(copy),
-            "side by side": lambda: list(report.side_by_side(load_runs(copy) * 2)),
+            "side by side": lambda: list(report.compare_runs(load_runs(copy) * 2)),
             "model": lambda: (load_model(copy), load_tokenizer(copy)),
             "again": lambda: pretrain.pretrain(training, copy),
         },
