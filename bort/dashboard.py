@@ -1,5 +1,6 @@
 """The dashboard in wandb: its panels, and `python -m bort.dashboard`, which makes it."""
 
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,10 @@ TABLES = ("samples/predictions", "search/candidates")
 
 
 def workspace(entity: str, project: str) -> Any:
-    """PANELS as a workspace of wandb; `save()` creates it. Raises BortError without the package."""
+    """Build a workspace of wandb with the PANELS; its `save()` creates it there.
+
+    Raises BortError without the package.
+    """
     try:
         import wandb_workspaces.reports.v2 as reports
         import wandb_workspaces.workspaces as workspaces
@@ -50,7 +54,7 @@ def workspace(entity: str, project: str) -> Any:
             "the dashboard needs the package wandb-workspaces; pip install it"
         ) from None
 
-    def panel(title: str, keys: list[str]) -> Any:
+    def create_panel(title: str, keys: list[str]) -> Any:
         if keys[0] in TABLES:
             return reports.WeavePanelSummaryTable(table_name=keys[0])
         if keys[0].startswith("search/"):
@@ -60,7 +64,7 @@ def workspace(entity: str, project: str) -> Any:
     sections = [
         workspaces.Section(
             name=section,
-            panels=[panel(title, keys) for title, keys in panels.items()],
+            panels=list(itertools.starmap(create_panel, panels.items())),
             is_open=True,
         )
         for section, panels in PANELS.items()

@@ -38,8 +38,8 @@ VERBS = set(
     insert inspect install instantiate interleave invert is iterate join keep launch leave let link
     list load locate lock log look lower make map mark mask match measure merge move name narrow
     normalize notice observe omit open overlap overlay pack pad parse pass pick plan plot pool post
-    predict prepare pretrain print promise protect prove prune publish push put quantize quote raise rank
-    read rebuild receive recommend record recover reduce refuse register release reload remove
+    predict prepare pretrain print promise protect prove prune publish push put quantize quote raise
+    rank read rebuild receive recommend record recover reduce refuse register release reload remove
     rename render reopen repair repeat replace report require rescale reserve reset resolve restore
     restrict resume retry return reverse round run sample save scale scan score search select send
     separate set settle shorten show shuffle shut skip solve sort spell split spread stack start

@@ -38,7 +38,7 @@ def list_arms(summary: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def judge_agora(summary: dict) -> str:
-    """Agora against the better of its control arms, and what it took."""
+    """Compare Agora with the better of its control arms, and say what it took."""
     name = summary["metric"]
     controls = [summary[f"{arm}/{name}"] for arm in ("plain", "random")]
     if None in (summary[name], *controls):
@@ -47,7 +47,10 @@ def judge_agora(summary: dict) -> str:
         margin = summary[name] - max(controls)
         sign = "above" if margin > 0 else "not above"
         result = f"Agora is {sign} its control arms on dev ({margin:+.4f})"
-    steps = [f"{summary[f'{arm}/steps']:,} {title}" for arm, title in ARMS.items()]
+    steps = []
+    for arm, title in ARMS.items():
+        count = summary[f"{arm}/steps"]
+        steps.append(f"{count:,} {title}")
     return (
         f"{result}: {counted(summary['generated'], 'row')} generated, "
         f"{counted(summary['trainings'], 'training')} in {counted(summary['rounds'], 'round')}, "
@@ -98,15 +101,12 @@ def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
 
 
 def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
-    """Cells of some generated rows, spread over all of them."""
-    return [
-        (
-            to_printable(row["label"]),
-            f"{row['confidence']:.0%}",
-            *(" / ".join(row[key]) for key in ("source", "texts")),
-        )
-        for row in rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
-    ]
+    """List the cells of some generated rows, spread over all of them."""
+    cells = []
+    for row in rows[:: max(1, len(rows) // SHOWN)][:SHOWN]:
+        source, texts = " / ".join(row["source"]), " / ".join(row["texts"])
+        cells.append((to_printable(row["label"]), f"{row['confidence']:.0%}", source, texts))
+    return cells
 
 
 def _read_objects(path: Path, is_single: bool = False) -> list[dict]:

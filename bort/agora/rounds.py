@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def drop_like_worst(ordered: list[Theta]) -> list[Theta]:
     if len(ordered) < 2:
         return []
     best, *middle, worst = ordered
-    varied = [name for name in vars(best) if len({getattr(t, name) for t in ordered}) > 1]
+    varied = [name for name in vars(best) if len(set(map(attrgetter(name), ordered))) > 1]
     shared = [_list_shared(theta, worst, varied) for theta in middle]
     longest = max(reversed(shared), key=len, default=set())  # of equals that of the worse θ
     if not longest:

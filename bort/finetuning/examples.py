@@ -43,7 +43,7 @@ def encode_examples(
 
 def hash_rows(rows: dict[str, list[Row]]) -> str:
     """Compute 16 hexadecimal digits that stand for the content of all rows."""
-    content = {name: [_list_content(row) for row in split] for name, split in rows.items()}
+    content = {name: list(map(_list_content, split)) for name, split in rows.items()}
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -171,7 +171,8 @@ def show(run: TrainConfig, folder: Path) -> None:
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
     logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
-    logger.info(f"  rate        {', '.join(f'{lr:.3g}' for lr in run.rates)} at its peak")
+    rates = ", ".join(map("{:.3g}".format, run.rates))
+    logger.info(f"  rate        {rates} at its peak")
     if amount.steps:
         logger.info(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
     else:

@@ -105,4 +105,5 @@ def _teacher(run: dict[str, Any]) -> str | None:
 
 
 def _arch(run: dict[str, Any], key: str) -> str:
-    return f"⟨{','.join(str(run.get(f'{key}.{size}', '?')) for size in Arch.KEYS)}⟩"
+    numbers = (str(run.get(f"{key}.{size}", "?")) for size in Arch.KEYS)
+    return f"⟨{','.join(numbers)}⟩"

@@ -33,10 +33,7 @@ def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     }
     for column in data.texts:
         _check_text(column, records["train"])
-    labels = {
-        split: [_get_label(r, data.label, where) for r, where in table]
-        for split, table in records.items()
-    }
+    labels = {split: _list_labels(table, data.label) for split, table in records.items()}
     task = _infer_task(data, labels, records)
     rows = {}
     for split, table in records.items():
@@ -45,6 +42,11 @@ def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     if "val" not in rows:
         rows = _hold_out(rows, data.train)
     return task, rows
+
+
+def _list_labels(table: Table, column: str) -> list:
+    """List the labels of a file's records; None stands for one that is missing."""
+    return [_get_label(record, column, where) for record, where in table]
 
 
 def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:

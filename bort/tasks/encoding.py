@@ -147,21 +147,21 @@ def _name_row(task: Task, row: Row) -> str:
 
 # ------------------------------------------------------------------------------------ plain rows
 
-# What `_fitted` and `_windows` give for a row: the cut texts of each input, the token ranges
-# (text, first, one past the last) of its spans, and whether anything was cut.
+# What `_fit_texts` and `_fit_windows` yield for a row: the cut texts of each input, the ranges
+# of tokens (text, first, one past the last) of its spans, and whether anything was cut.
 FittedTexts = tuple[list[list[np.ndarray]], list[tuple[int, int, int]], bool]
 
 
 def _fit_texts(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
 ) -> Iterator[FittedTexts]:
-    """The inputs of rows without spans, cut to `room` tokens of text."""
+    """Cut the inputs of rows without spans to `room` tokens of text."""
     distinct = list(dict.fromkeys(text for inputs in texts for parts in inputs for text in parts))
     ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
-        uncut = [[ids[text] for text in parts] for parts in inputs]
+        uncut = [list(map(ids.__getitem__, parts)) for parts in inputs]
         if task.cut is None:
-            cut = [[a[:n] for a, n in zip(g, _cut_longest(g, room), strict=True)] for g in uncut]
+            cut = [_shorten_longest(parts, room) for parts in uncut]
         else:
             fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in uncut)  # the same for all
             if fixed > room:
@@ -169,15 +169,23 @@ def _fit_texts(
                     f"{_name_row(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
                     f"data.length leaves {room}; give a larger one"
                 )
-            cut = [
-                [text[: room - fixed] if k == task.cut else text for k, text in enumerate(parts)]
-                for parts in uncut
-            ]
+            cut = [_shorten_text(parts, task.cut, room - fixed) for parts in uncut]
         yield cut, [], any(sum(map(len, parts)) > room for parts in uncut)
 
 
+def _shorten_longest(texts: list[np.ndarray], room: int) -> list[np.ndarray]:
+    """Cut the texts of an input to `room` tokens, from the end of the longer."""
+    lengths = _cut_longest(texts, room)
+    return [text[:length] for text, length in zip(texts, lengths, strict=True)]
+
+
+def _shorten_text(texts: list[np.ndarray], number: int, length: int) -> list[np.ndarray]:
+    """Cut one text of an input, by its number, to a length."""
+    return [text[:length] if k == number else text for k, text in enumerate(texts)]
+
+
 def _cut_longest(texts: Sequence[np.ndarray], room: int) -> list[int]:
-    """Tokens kept of each text when they are taken one by one from the end of the longer."""
+    """Return how much is left of each text when the longer one loses token by token at its end."""
     if sum(map(len, texts)) <= room:
         return [len(text) for text in texts]
     if len(texts) == 1:
@@ -193,7 +201,7 @@ def _cut_longest(texts: Sequence[np.ndarray], room: int) -> list[int]:
 def _fit_windows(
     task: Task, rows: list, texts: list, encoder, plain: Callable, room: int
 ) -> Iterator[FittedTexts]:
-    """The inputs of rows with spans: of each text the part around its spans."""
+    """Cut the inputs of rows with spans: of each text the part around its spans stays."""
     flat = [text for (row_texts,) in texts for text in row_texts]
     encodings = iter(encoder.encode_batch(flat, add_special_tokens=False))
     for row, (row_texts,) in zip(rows, texts, strict=True):
@@ -204,10 +212,7 @@ def _fit_windows(
             (text, *_find_tokens(parts[text].offsets, *span))
             for text, span in zip(owners, row.spans, strict=True)
         ]
-        reach = [
-            (min(first for t, first, _ in ranges if t == k), max(e for t, _, e in ranges if t == k))
-            for k in range(len(row_texts))
-        ]
+        reach = [_join_ranges(ranges, text) for text in range(len(row_texts))]
         needed = [end - first for first, end in reach]
         if sum(needed) > room:
             raise BortError(
@@ -224,8 +229,15 @@ def _fit_windows(
         yield [windows], moved, sum(keep) < sum(map(len, ids))
 
 
+def _join_ranges(ranges: list[tuple[int, int, int]], text: int) -> tuple[int, int]:
+    """Return the shortest range of tokens that holds all spans of a text."""
+    inside = [(first, end) for owner, first, end in ranges if owner == text]
+    firsts, ends = zip(*inside, strict=True)
+    return min(firsts), max(ends)
+
+
 def _share_room(texts: list[np.ndarray], needed: list[int], room: int) -> list[int]:
-    """Tokens kept of each text: the longer is cut first, but not below what its spans need."""
+    """Return how much is kept of each text: the longer is cut first, but not into its spans."""
     if len(texts) == 1:
         return [min(len(texts[0]), room)]
     first, second = _cut_longest(texts, room)

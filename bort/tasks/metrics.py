@@ -218,17 +218,18 @@ def find_best_rows(rows: list[Row], answers: np.ndarray) -> list[Row]:
 
 def _query_f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """ReCoRD: F1 of the entity's words with the answer that they match best."""
-    best = find_best_rows(rows, answers)
-    return np.mean([max(word_f1(row.texts[2], a) for a in row.answers) for row in best])
+    scores = []
+    for row in find_best_rows(rows, answers):
+        scores.append(max(word_f1(row.texts[2], answer) for answer in row.answers))
+    return np.mean(scores)
 
 
 def _query_exact(task: Task, rows: list[Row], answers: np.ndarray) -> float:
     """ReCoRD: the share of queries whose entity is an answer."""
-    best = find_best_rows(rows, answers)
-    right_texts = [{normalize(answer) for answer in row.answers} for row in best]
-    return np.mean(
-        [normalize(row.texts[2]) in right for row, right in zip(best, right_texts, strict=True)]
-    )
+    are_right = []
+    for row in find_best_rows(rows, answers):
+        are_right.append(normalize(row.texts[2]) in map(normalize, row.answers))
+    return np.mean(are_right)
 
 
 def normalize(text: str) -> str:

@@ -48,7 +48,8 @@ def _check_split(task: Task, split: str, rows: list[Row], source: str) -> list[R
     if not rows:
         raise BortError(f"{source}: no rows in it; get the file again")
     if split.startswith("test"):
-        twice = [index for index, count in Counter(r.index for r in rows).items() if count > 1]
+        counts = Counter(row.index for row in rows)
+        twice = [index for index, count in counts.items() if count > 1]
         if twice:
             raise BortError(
                 f"{source}: {task.index} {quote(twice[0])} occurs twice; "

@@ -103,10 +103,10 @@ def _write_multirc(task: Task, rows: list[Row], predictions: np.ndarray) -> Iter
     labels = [task.submitted[int(value)] for value in predictions]
     answers = [(*row.index, label) for row, label in zip(rows, labels, strict=True)]
     for passage, of_passage in groupby(answers, key=lambda answer: answer[0]):
-        questions = [
-            {"idx": question, "answers": [{"idx": idx, "label": label} for *_, idx, label in group]}
-            for question, group in groupby(of_passage, key=lambda answer: answer[1])
-        ]
+        questions = []
+        for question, group in groupby(of_passage, key=lambda answer: answer[1]):
+            options = [{"idx": idx, "label": label} for *_, idx, label in group]
+            questions.append({"idx": question, "answers": options})
         yield _to_line({"idx": passage, "passage": {"questions": questions}})
 
 
