@@ -13,6 +13,10 @@ from bort.config import search as search_config
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import ScreenHandler, show_log
+from bort.models.arch import Arch
+from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.huggingface import save_model
+from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 search_config.register(search_config.SearchRunConfig)
@@ -127,3 +131,35 @@ def named_model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "named"
     save_model(build_model(sizes), train_tokenizer(words, 300), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(text) -> list[str]:
+    """A run of two steps on a tiny text."""
+    return [
+        *("experiment=mlm_pretrain", "data=text", f"data.path={text}", "data.length=16"),
+        *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2"),
+        "arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer([f"line {k} has words and a mask" for k in range(60)], 300)
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=300, positions=32)
+    body = build_model(sizes, "paper", 0)
+    for parameter in body.parameters():  # or all texts would look alike
+        parameter.data.mul_(6)
+    save_model(body, tokenizer, root / "masked")
+    for name, outputs, options in (
+        ("classes", 3, {}),
+        ("number", 1, {}),
+        ("spans", 2, {"spans": 2}),
+        ("choices", 1, {"choices": True}),
+    ):
+        model = build_classifier(body, outputs, **options)
+        model.out.weight.data.mul_(10)
+        labels = {str(k): f"class {k}" for k in range(outputs)}
+        save_model(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
+    return {path.name: path for path in root.iterdir()}

@@ -1,7 +1,6 @@
 """The border to the shell: one line for each mistake, exit codes, a light start, paths to paste."""
 
 import csv
-import errno
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +18,6 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from bort import shell
-from bort.config.command_line import parse_command
-from bort.errors import BortError, shorten
 from bort.pretraining.recipe import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,16 +37,6 @@ def train_py(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
         text=True,
         timeout=120,
     )
-
-
-@pytest.fixture(scope="module")
-def tiny(text) -> list[str]:
-    """A run of two steps on a tiny text."""
-    return [
-        *("experiment=mlm_pretrain", "data=text", f"data.path={text}", "data.length=16"),
-        *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2"),
-        "arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}",
-    ]
 
 
 # ------------------------------------------------------------------------------------ mistakes
@@ -105,88 +91,6 @@ def test_a_signal_before_training_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == f"train.py: {shell.STOPPED}\n"
 
 
-@pytest.mark.parametrize(
-    ("raised", "code", "line"),
-    [
-        (KeyboardInterrupt(), 130, "\nt.py: stopped\n"),
-        (BortError("x=1 is wrong; use 2"), 1, "t.py: x=1 is wrong; use 2\n"),
-        (OSError(errno.ENAMETOOLONG, "", "a" * 300), 1, f"t.py: the name {'a' * 60}… is too long"),
-    ],
-)
-def test_exit_codes(monkeypatch, capsys, raised, code, line):
-    def main():
-        raise raised
-
-    monkeypatch.setattr(sys, "argv", ["t.py"])
-    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as stopped:
-        shell.run(main, "t.py")
-    assert stopped.value.code == code and capsys.readouterr().err.startswith(line)
-
-
-def test_the_flag_of_a_sweep_may_stand_anywhere(monkeypatch):
-    """argparse refuses it between two settings, with a page of usage."""
-    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1,2", "-m", "name=x"])
-    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    shell.run(lambda: None, "train.py")
-    assert sys.argv == ["train.py", "-m", "seed=1,2", "name=x"]
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (["--experimental-rerun", "x.pickle"], "--experimental-rerun is not an option"),
-        (["--experimental-rerun=x.pickle"], "--experimental-rerun=x.pickle is not an option"),
-        (["--cfg", "banana"], "argument --cfg/-c: invalid choice: 'banana'"),
-        (["--cfg"], "argument --cfg/-c: expected one argument"),
-        (["--info", "zzz"], "argument --info/-i: invalid choice: 'zzz'"),
-        (["--lr=3"], "--lr=3 is not an option; settings are written without dashes: optim.lr=3"),
-        (
-            ["--epochs", "3"],
-            "--epochs is not an option; settings are written without dashes: trainer.max_epochs=3",
-        ),
-        (
-            ["--batch-size=4"],
-            "--batch-size=4 is not an option; settings are written without dashes: "
-            "data.batch_size=4",
-        ),
-        (["--zzz"], "--zzz is not an option; settings are written without dashes: zzz"),
-    ],
-)
-def test_options_are_hydras_and_none_of_them_runs_a_file(monkeypatch, capsys, options, line):
-    monkeypatch.setattr(sys, "argv", ["train.py", *options])
-    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as stopped:
-        shell.run(lambda: pytest.fail("the program began"), "train.py")
-    errors = capsys.readouterr().err
-    assert stopped.value.code == 1 and errors.startswith(f"train.py: {line}")
-    assert errors.count("\n") == 1 and len(errors) <= 201
-
-
-def test_a_long_line_is_cut_in_its_middle():
-    line = shorten(f"data.path={'x' * 500} does not exist; give a folder", 200, keep_end=True)
-    assert len(line) == 200 and line.startswith("data.path=xxx") and line.endswith("give a folder")
-
-
-def test_lists_and_long_lines_are_cut_between_words():
-    keys = [f"long_key_{k}" for k in range(30)]
-    with pytest.raises(BortError) as error:
-        parse_command(make_dataclass("Settings", [(key, str, "") for key in keys]), ["long_kye7=x"])
-    words = shorten(error.value, 200, keep_end=True).split("; use ")[1].split(", ")
-    assert words.pop() == "…" and words == keys[: len(words)] and len(words) > 5
-    text = " ".join(f"word{k}" for k in range(100))
-    start, end = shorten(text, 100, keep_end=True).split("…")
-    assert {*start.split(), *end.split()} <= set(text.split())
-
-
-def test_an_option_of_the_search_is_its_setting(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["search.py", "--grid", "tiny"])
-    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit):
-        shell.run(lambda: pytest.fail("the program began"), "search.py")
-    assert capsys.readouterr().err.endswith("settings are written without dashes: grid=tiny\n")
-
-
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("target", ["pipeline", "demo", "search"])
 def test_make_refuses_a_setting_that_no_command_would_see(target):
@@ -202,13 +106,6 @@ def test_make_refuses_a_setting_that_no_command_would_see(target):
     assert f'write make {target} ARGS="data.train=x.csv"' in refused.stderr
     passed = make("ARGS=data.train=x.csv seed=1", "WORKERS=3", "PYTHON=python3.12")
     assert passed.returncode == 0 and "data.train=x.csv seed=1\n" in passed.stdout
-
-
-def test_bugs_are_raised(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["t.py"])
-    monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
-    with pytest.raises(ZeroDivisionError):
-        shell.run(lambda: 1 / 0, "t.py")
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

@@ -5,43 +5,27 @@ import json
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
+from models_helpers import OWN, SIZES, edit_json, one_line, randomise
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertModel,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
 )
 
 from bort.errors import BortError
-from bort.models import hub, huggingface
+from bort.models import huggingface
 from bort.models.bert import ModelConfig, build_empty, build_model
 
-SIZES = dict(
-    vocab_size=300,
-    hidden_size=8,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=12,
-    max_position_embeddings=20,
-    layer_norm_eps=1e-6,
-    hidden_dropout_prob=0.2,
-    attention_probs_dropout_prob=0.1,
-    hidden_act="gelu_new",
-)
-OWN = ModelConfig(depth=2, heads=2, hidden=8, intermediate=12, vocab_size=300, positions=18)
 STYLES = {
     "own": OWN,
     "bert": dataclasses.replace(OWN, pad_id=0, type_vocab=2, activation="relu", dropout=0.1),
@@ -53,78 +37,10 @@ INPUT = dict(
 )
 
 
-def randomise(model):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.5, generator=generator)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer like the default one of pre-training."""
-    special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True, special=True)]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=290, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(["words and more words of plain text"] * 3, trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        mask_token=special[-1],
-    )
-
-
-@pytest.fixture
-def hub_folder(tmp_path, tokenizer) -> Path:
-    """A BERT folder as Hugging Face writes it."""
-    model = randomise(BertForMaskedLM(BertConfig(**SIZES, pad_token_id=1)))
-    model.save_pretrained(tmp_path / "hub")
-    tokenizer.save_pretrained(tmp_path / "hub")
-    return tmp_path / "hub"
-
-
-@pytest.fixture
-def no_hub(monkeypatch):
-    """Fails the test if anything asks the hub."""
-
-    def asked(*args, **kwargs):
-        raise AssertionError("the hub was asked")
-
-    monkeypatch.setattr(hub, "is_hub_reachable", asked)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", asked)
-
-
 def edit_weights(folder: Path, change) -> None:
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def edit_json(path: Path, **change) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-
-
-def one_line(error) -> str:
-    message = str(error.value)
-    assert "\n" not in message and len(message) < 500
-    return message
 
 
 def reopen(folder: Path):
@@ -195,23 +111,6 @@ def test_a_token_type_trained_since_is_kept(tmp_path, tokenizer):
     assert model.config.type_vocab == 1
     expected = reopen(tmp_path / "model")(**INPUT).logits
     torch.testing.assert_close(model(**INPUT), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_extra_keys_of_config(tmp_path, tokenizer):
-    huggingface.save_model(
-        build_model(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}}
-    )
-    assert json.loads((tmp_path / "model/config.json").read_text())["bort"] == {"steps": 3}
-
-
-def test_defaults_of_config_are_those_of_hugging_face(hub_folder):
-    left_out = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob")
-    path = hub_folder / "config.json"
-    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in left_out}
-    path.write_text(json.dumps(settings | {"pad_token_id": None}))
-    config = huggingface.load_masked_lm(hub_folder).config
-    assert (config.activation, config.dropout, config.attention_dropout) == ("gelu", 0.1, 0.1)
-    assert config.pad_id == 0
 
 
 def test_old_and_odd_names(shared, hub_folder):  # case P3
@@ -329,34 +228,6 @@ def test_weights_that_do_not_fit(hub_folder, change, message):
     one_line(error)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"model_type": "gpt2"}, "model_type=gpt2; supported are bert and roberta"),
-        ({"model_type": None}, "supported are bert and roberta"),
-        ({"position_embedding_type": "relative_key"}, "only absolute"),
-        ({"is_decoder": True}, "only bidirectional"),
-        ({"hidden_act": "silu"}, "config.json: activation 'silu' is not supported"),
-        ({"hidden_size": "8"}, "hidden_size='8', which is not a number"),
-        ({"num_attention_heads": 3}, "config.json: arch.heads=3 does not divide"),
-        ({"tie_word_embeddings": False}, "decoder of its own"),
-    ],
-)
-def test_configs_that_do_not_fit(hub_folder, change, message):
-    edit_json(hub_folder / "config.json", **change)
-    with pytest.raises(BortError, match=message) as error:
-        huggingface.load_masked_lm(hub_folder)
-    one_line(error)
-
-
-@pytest.mark.parametrize("content, message", [("{", "is not valid JSON"), ("[]", "JSON object")])
-def test_config_that_is_no_config(hub_folder, content, message):
-    (hub_folder / "config.json").write_text(content)
-    with pytest.raises(BortError, match=message) as error:
-        huggingface.load_masked_lm(hub_folder)
-    one_line(error)
-
-
 @pytest.mark.parametrize("keep", [0.5, 0.01, 0.0])
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin"])
 def test_cut_files(hub_folder, form, keep):
@@ -418,68 +289,6 @@ def test_no_code_of_a_folder_is_imported(hub_folder, tmp_path):
 # Where a name leads
 
 
-def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):
-    monkeypatch.chdir(tmp_path)
-    huggingface.save_model(build_model(OWN), tokenizer, "runs/kd/a/model")
-    assert hub.find_model("runs/kd/a") == Path("runs/kd/a/model")
-    assert hub.find_model(Path("runs/kd/a/model")) == Path("runs/kd/a/model")
-    assert hub.find_model(tmp_path / "runs/kd/a/") == tmp_path / "runs/kd/a/model"
-
-
-def test_wrong_folders(tmp_path, monkeypatch, no_hub):  # case C2
-    monkeypatch.chdir(tmp_path)
-    for folder in (
-        "runs/finetune/missing",
-        "runs/pre/cut/checkpoints",
-        "runs/pre/new/.hydra",
-        "void",
-    ):
-        Path(folder).mkdir(parents=True)
-    for arm in ("kd", "mlm"):
-        Path(f"runs/both/{arm}/lr_0.004/model").mkdir(parents=True)
-        Path(f"runs/both/{arm}/lr_0.004/model/config.json").write_text("{}")
-    Path("other").mkdir()
-    Path("other/a.txt").write_text("text")
-    expected = {
-        "runs/finetune/mising": "does not exist; did you mean 'missing'",
-        "runs/finetun/missing": "does not exist; did you mean 'finetune'",
-        "runs/xyz": "runs/xyz does not exist; give a run folder, a model folder or a hub name",
-        "./nothing": "does not exist",
-        "/nowhere/at/all": "does not exist",
-        "~/nowhere/at/all": "does not exist",
-        "one/two/three": "does not exist",
-        "other/model": "does not exist",
-        "other/a.txt/model": "other/a.txt is a file",
-        "other/a.txt": "is a file; give the folder of a model",
-        "void": "is an empty folder",
-        "other": "holds no config.json",
-        "runs/pre/cut": "unfinished run .* train.py .* same name=cut, continues it",
-        "runs/pre/new": "unfinished run .* same name=new",
-        "runs/both": "holds 2 models; give one of them, as in runs/both/kd/lr_0.004$",
-        "bad name!": "neither a folder nor a possible hub name",
-    }
-    for name, message in expected.items():
-        for load in (hub.find_model, huggingface.load_masked_lm, huggingface.load_tokenizer):
-            with pytest.raises(BortError, match=message) as error:
-                load(name)
-            assert name in one_line(error)
-
-
-def test_hub_names_without_a_hub(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("bert-tiny").mkdir()
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
-    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
-    monkeypatch.setattr(hub, "is_hub_reachable", lambda: False)
-    with pytest.raises(BortError, match="hub does not answer.*did you mean 'bert-tiny'") as error:
-        huggingface.load_masked_lm("bert-tny")
-    one_line(error)
-    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
-    with pytest.raises(BortError, match="HF_HUB_OFFLINE is set") as error:
-        huggingface.load_tokenizer("someone/some-model")
-    one_line(error)
-
-
 def test_weights_that_a_process_has_in_pieces(tmp_path, tokenizer):
     """What FSDP gathers is saved, not the pieces that the model holds."""
     model, whole = build_model(OWN), build_model(OWN, seed=1)
@@ -497,51 +306,6 @@ def test_an_onnx_export_is_named(hub_folder, tmp_path):
     with pytest.raises(BortError, match="shipped is an ONNX export, which .*predict.py runs") as e:
         huggingface.load_model(tmp_path / "shipped")
     one_line(e)
-
-
-def test_hub_names_from_the_cache(hub_folder, monkeypatch):
-    """The cache answers alone; what it lacks is fetched, and an error of the hub is one line."""
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(hub_folder))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kw: str(hub_folder))
-    assert hub.find_model("someone/model") == "someone/model"
-    assert huggingface.load_masked_lm("someone/model").config.vocab_size == 300
-    assert len(huggingface.load_tokenizer("someone/model")) <= 300
-
-    def gated(name, local_files_only=False, **kwargs):
-        if local_files_only:
-            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
-        raise OSError("403 Forbidden\n\nask for access")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
-    monkeypatch.setattr(hub, "_require_hub", lambda name: None)
-    with pytest.raises(BortError, match="cannot fetch 'someone/model' .* 403 Forbidden") as error:
-        huggingface.load_masked_lm("someone/model")
-    one_line(error)
-
-
-def test_a_folder_full_of_folders_is_not_walked(tmp_path, monkeypatch):
-    """model=/ answers at once: a few levels and a few thousand folders are looked at, no links."""
-    (tmp_path / "a" / "b" / "c" / "d" / "model").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "c" / "d" / "model" / "config.json").write_text("{}")
-    (tmp_path / "again").symlink_to(tmp_path)
-    for k in range(40):
-        (tmp_path / f"x{k}").mkdir()
-    with pytest.raises(BortError, match="is not a model folder"):
-        hub.find_model(tmp_path)
-    with pytest.raises(BortError, match="a holds 1 models; give one of them, as in .*/a/b/c/d"):
-        hub.find_model(tmp_path / "a")
-    looked = []
-    monkeypatch.setattr(hub, "MOST_FOLDERS", 10)
-    monkeypatch.setattr(hub, "_folders", lambda path: looked.append(path) or [path / "x"] * 50)
-    with pytest.raises(BortError):
-        hub.find_model(tmp_path)
-    assert len(looked) <= 10
-    start = time.monotonic()
-    for name in ("/", "/proc", "~nobody-of-this-name/x", "x" * 300, "x\0y"):
-        with pytest.raises(BortError) as error:
-            hub.find_model(name)
-        assert len(one_line(error)) <= 200
-    assert time.monotonic() - start < 4
 
 
 # Tokenizers

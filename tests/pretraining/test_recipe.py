@@ -18,6 +18,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from pretraining_helpers import rows
 from safetensors.torch import load_file
 from tiny_runs import log_lines, offline_log, open_batches, stopping
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -33,15 +34,9 @@ from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.closing import print_result
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import build_encoder, encode_texts
-from bort.training.loader import ResumableLoader, check_shared_memory
-from bort.training.trainer import check_monitors, check_trainer
+from bort.training.loader import ResumableLoader
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def validated(folder: Path) -> list[int]:
@@ -231,20 +226,6 @@ def test_a_loader_process_that_is_killed(undisturbed, tmp_path, monkeypatch, acc
     assert not differences(tmp_path, reference)
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
-def test_a_loader_process_that_dies_while_it_hands_a_batch_over(error, monkeypatch):
-    batches = [{"x": torch.tensor(k)} for k in range(3)]
-    loader = ResumableLoader(batches, sampler=range(3), batch_size=None, num_workers=1)
-
-    def start():
-        yield batches[0]
-        raise error
-
-    monkeypatch.setattr(loader, "start_processes", start)
-    assert [batch["x"].item() for batch in loader] == [0, 1, 2]
-    assert loader.failure.startswith("a loader process was killed")
-
-
 class KillWorker(pl.Callback):
     def __init__(self, step: int):
         self.step = step
@@ -281,37 +262,6 @@ class Crash(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             raise RuntimeError("crash")
-
-
-def test_loader_workers_leave_signals_to_training(settings_of):
-    """Ctrl-C and one SIGTERM; a second ends them, or a process that exits would wait for ever."""
-    run = settings_of("data.workers=2")
-    corpus, _ = prepare(run)
-    loader = open_batches(corpus, run.data, run.seed).train_dataloader()
-    batches = iter(loader)
-    next(batches), next(batches)  # one of each worker: both have started
-    workers = loader._iterator._workers
-    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
-        for worker in workers:
-            os.kill(worker.pid, number)
-        time.sleep(0.1)
-    assert all(worker.is_alive() for worker in workers) and len(list(batches)) == 5
-    for worker in workers:
-        worker.terminate()
-        worker.join(10)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-
-
-def test_a_loss_that_is_not_a_number_is_never_saved(settings_of, tmp_path):
-    """Between two logged steps nothing looks at the loss until a checkpoint is due."""
-    run = settings_of(
-        "optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=6",
-        "trainer.log_every_n_steps=7", "trainer.gradient_clip_val=null",
-        "trainer.val_check_interval=100", "checkpoint_every=3",
-    )  # fmt: skip
-    with pytest.raises(BortError, match="the loss became .* at step 3; lower optim.lr"):
-        pretrain(run, tmp_path / "run")
-    assert not list(tmp_path.glob("run/checkpoints/*.ckpt"))
 
 
 def test_text_that_changed_between_stop_and_resume(settings_of, text, tmp_path):
@@ -419,19 +369,6 @@ def test_tokens_and_seconds_add_up_over_a_stop(undisturbed, tmp_path):
 def test_no_step_takes_no_time(settings_of, tmp_path, override):
     summary = pretrain(settings_of(f"trainer.{override}"), tmp_path / "run")
     assert (summary["steps"], summary["tokens"], summary["seconds"]) == (0, 0, 0.0)
-
-
-def test_shared_memory_that_loader_processes_need(tmp_path, monkeypatch):
-    """A folder of batches of 800 bytes: too small, absent, enough."""
-    batches = [{"a": torch.zeros(100, dtype=torch.int64)}]
-    check_shared_memory(batches, 2, tmp_path)
-    check_shared_memory(batches, 0, tmp_path / "none")
-    with pytest.raises(BortError, match=r"data.workers=2 needs .*none to write to; use data.work"):
-        check_shared_memory(batches, 2, tmp_path / "none")
-    little = os.statvfs_result((0, 1, 9, 9, 3999, 0, 0, 0, 0, 255))  # blocks of a byte, 3,999 left
-    monkeypatch.setattr(os, "statvfs", lambda folder: little)
-    with pytest.raises(BortError, match=r"needs 4,000 bytes of shared memory, .* has 3,999 left"):
-        check_shared_memory(batches, 2, tmp_path)
 
 
 # ------------------------------------------------------------------------------------ run folders
@@ -608,51 +545,6 @@ def test_settings_that_only_the_data_show_wrong(settings_of, tmp_path, overrides
     assert str(error.value).startswith(message) and len(str(error.value)) <= 200
 
 
-WATCHES = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/los"}
-
-
-@pytest.mark.parametrize("kind", ["EarlyStopping", "ModelCheckpoint"])
-def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, kind):
-    """One line before there is a corpus; a plain MLM has no KD loss, nor has each arm of two."""
-    run = settings_of(experiment="kd_pretrain")
-    watching = {**WATCHES, "_target_": f"lightning.pytorch.callbacks.{kind}"}
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
-    with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; di"):
-        pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run")
-    for other in (replace(run, job="compare"), settings_of("trainer.max_steps=1")):
-        other = replace(other, callbacks={"a": watching | {"monitor": "val/kd_loss"}})
-        with pytest.raises(BortError, match="monitor=val/kd_loss is no score of this run"):
-            (compare if other.job == "compare" else pretrain)(other, tmp_path)
-    check_monitors(replace(run, callbacks={"a": watching | {"monitor": "val/loss"}}), ["val/loss"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_callback_of_ones_own_may_log_what_another_watches(settings_of, tmp_path):
-    """What it never logs is found by Lightning, after the first validation."""
-    silent = {"_target_": "tiny_runs.Logs"}
-    run = settings_of("trainer.val_check_interval=2")
-    run = replace(run, callbacks={"mine": silent, "a": WATCHES | {"monitor": "mine/score"}})
-    assert pretrain(run, tmp_path / "logged")["steps"]
-    run = replace(run, callbacks=run.callbacks | {"a": WATCHES})
-    with pytest.raises(BortError, match="^callbacks: Early stopping conditioned on metric `val/lo"):
-        pretrain(run, tmp_path / "missing")
-
-
-def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(BortError, match=r"compile=true needs a compiler, and .*\+\+ is not found"):
-        pretrain(settings_of("compile=true"), tmp_path / "runs" / "x")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
-    run = settings_of("trainer.strategy=fsdp")
-    with pytest.raises(BortError, match="Muon needs them whole; use optim=adamw"):
-        pretrain(run, tmp_path / "run")
-
-
 def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -661,46 +553,6 @@ def test_nothing_is_left_of_a_run_that_could_not_start(settings_of, tmp_path, mo
     with pytest.raises(BortError, match="needs a wandb key"):
         pretrain(run, tmp_path / "runs" / "mlm" / "x")
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("trainer.devices=99", "trainer.devices=99: on this CPU use at most "),
-        ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
-        ("trainer.precision=33", "trainer: "),
-        ("trainer.accelerator=tpuu", "trainer: "),
-        ("trainer.max_steps=-5", "trainer.max_steps=-5 must be a whole number, at least -1"),
-        ("trainer.devices=0", "trainer: "),
-    ],
-)
-def test_mistakes_in_the_trainer_come_before_any_work(
-    settings_of, tmp_path, monkeypatch, override, message
-):
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
-    with pytest.raises(BortError) as error:
-        pretrain(settings_of(override), tmp_path / "runs" / "x")
-    assert message in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_diverging_run_is_one_line(settings_of, tmp_path):
-    run = settings_of("optim.lr=1e30", "trainer.max_steps=30")
-    with pytest.raises(BortError, match=r"the loss became .* at step \d+; lower optim.lr"):
-        pretrain(run, tmp_path / "run")
-    for row in rows(tmp_path / "run"):
-        assert all(math.isfinite(float(value)) for value in row.values() if value)
-
-
-def test_a_validation_that_is_no_number_is_no_score(settings_of, tmp_path):
-    """The first loss is that of the start; the weights after its step have none."""
-    run = settings_of(
-        *("optim.name=adamw", "optim.lr=1e30", "optim.warmup=0", "trainer.max_steps=1"),
-        *("trainer.gradient_clip_val=null", "trainer.val_check_interval=1"),
-    )
-    with pytest.raises(BortError, match="the loss became nan at step 1; lower optim.lr"):
-        pretrain(run, tmp_path / "run")
-    assert not [row for row in rows(tmp_path / "run") if row["val/loss"]]
 
 
 @pytest.mark.parametrize(
@@ -735,23 +587,6 @@ def test_a_folder_that_cannot_be_made(settings_of, tmp_path):
 # ------------------------------------------------------------------------------------ budgets
 
 
-def test_budget_in_epochs(settings_of, tmp_path):
-    run = settings_of("trainer.max_steps=-1", "trainer.max_epochs=2", "optim.lr=4e-3")
-    assert pretrain(run, tmp_path / "run")["steps"] == 14
-    rate = float(rows(tmp_path / "run")[-1]["train/lr"])
-    assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
-
-
-def test_budget_by_the_clock(settings_of, tmp_path):
-    """The rate falls to 0 as the time runs out, whatever the steps take."""
-    run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:02'")
-    start = time.monotonic()
-    summary = pretrain(run, tmp_path / "run")
-    assert 2 <= time.monotonic() - start < 20 and summary["steps"] > 5
-    rates = [float(row["train/lr"]) for row in rows(tmp_path / "run")]
-    assert rates[-1] < 0.1 * max(rates) and max(rates) > 3e-3
-
-
 def test_a_clock_goes_on_where_it_was_stopped(settings_of, tmp_path):
     """Time that was used before the stop is not given again."""
     run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:03'")
@@ -779,17 +614,6 @@ def test_early_stopping_ends_and_resumes_alike(settings_of, tmp_path):
         pretrain(replace(run, callbacks={**run.callbacks, **stop}), tmp_path / "run")
     assert pretrain(run, tmp_path / "run")["steps"] == whole["steps"]
     assert not differences(tmp_path / "run", tmp_path / "whole")
-
-
-def test_mixed_precision(settings_of, tmp_path):
-    """Clipped bfloat16 with float32 weights, as `trainer=gpu` has it."""
-    run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
-    exact = pretrain(settings_of(experiment="kd_pretrain"), tmp_path / "exact")
-    mixed = pretrain(run, tmp_path / "mixed")
-    assert mixed["val/loss"] == pytest.approx(exact["val/loss"], rel=1e-2)
-    assert mixed["val/loss"] != exact["val/loss"]
-    weights = load_file(tmp_path / "mixed" / "model" / "model.safetensors").values()
-    assert {w.dtype for w in weights} == {torch.float32}
 
 
 # ------------------------------------------------------------------------------------ experiments
@@ -820,35 +644,6 @@ def test_profile(settings_of, tmp_path):
     run = settings_of("debug=profiler", "trainer.max_steps=2")
     pretrain(run, tmp_path / "run")
     assert [line for line in lines if "run_training_batch" in line]
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("trainer.profiler=1.5", "trainer.profiler=1.5 must be text"),
-        ("trainer.detect_anomaly=3", "trainer.detect_anomaly=3 must be true or false"),
-        ("trainer.precision=[1]", "trainer.precision=[1] must be a whole number or text"),
-        ("+trainer.sync_batchnorm={a: 1}", "trainer.sync_batchnorm={'a': 1} must be true or false"),
-        ("+trainer.default_root_dir=x", "trainer.default_root_dir is set by bort; use name=NAME"),
-        ("trainer.enable_checkpointing=true", "is set by bort; use checkpoint_every=STEPS"),
-        ("+trainer.callbacks=[x]", "trainer.callbacks is set by bort; use callbacks=NAME"),
-    ],
-)
-def test_trainer_settings_of_a_wrong_kind(settings_of, override, message):
-    """Lightning would find them in the middle of a training, or bort's own would replace them."""
-    with pytest.raises(BortError) as error:
-        check_trainer(settings_of(override))
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["trainer.precision=bf16-mixed", "trainer.precision=32", "trainer.devices='1'"]
-    + ["trainer.deterministic=warn", "trainer.profiler=simple", "trainer.gradient_clip_val=1"]
-    + ["trainer.profiler={_target_: lightning.pytorch.profilers.SimpleProfiler}"],
-)
-def test_trainer_settings_of_every_right_kind(settings_of, override):
-    check_trainer(settings_of(override))
 
 
 # ------------------------------------------------------------------------------------ teachers

@@ -1,0 +1,55 @@
+"""A config.json becomes a ModelConfig, or one line that says why not."""
+
+import json
+
+import pytest
+from models_helpers import OWN, edit_json, one_line
+
+from bort.errors import BortError
+from bort.models import huggingface
+from bort.models.bert import build_model
+
+
+def test_extra_keys_of_config(tmp_path, tokenizer):
+    huggingface.save_model(
+        build_model(OWN), tokenizer, tmp_path / "model", extra={"bort": {"steps": 3}}
+    )
+    assert json.loads((tmp_path / "model/config.json").read_text())["bort"] == {"steps": 3}
+
+
+def test_defaults_of_config_are_those_of_hugging_face(hub_folder):
+    left_out = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob")
+    path = hub_folder / "config.json"
+    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in left_out}
+    path.write_text(json.dumps(settings | {"pad_token_id": None}))
+    config = huggingface.load_masked_lm(hub_folder).config
+    assert (config.activation, config.dropout, config.attention_dropout) == ("gelu", 0.1, 0.1)
+    assert config.pad_id == 0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "gpt2"}, "model_type=gpt2; supported are bert and roberta"),
+        ({"model_type": None}, "supported are bert and roberta"),
+        ({"position_embedding_type": "relative_key"}, "only absolute"),
+        ({"is_decoder": True}, "only bidirectional"),
+        ({"hidden_act": "silu"}, "config.json: activation 'silu' is not supported"),
+        ({"hidden_size": "8"}, "hidden_size='8', which is not a number"),
+        ({"num_attention_heads": 3}, "config.json: arch.heads=3 does not divide"),
+        ({"tie_word_embeddings": False}, "decoder of its own"),
+    ],
+)
+def test_configs_that_do_not_fit(hub_folder, change, message):
+    edit_json(hub_folder / "config.json", **change)
+    with pytest.raises(BortError, match=message) as error:
+        huggingface.load_masked_lm(hub_folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize("content, message", [("{", "is not valid JSON"), ("[]", "JSON object")])
+def test_config_that_is_no_config(hub_folder, content, message):
+    (hub_folder / "config.json").write_text(content)
+    with pytest.raises(BortError, match=message) as error:
+        huggingface.load_masked_lm(hub_folder)
+    one_line(error)
