@@ -14,7 +14,7 @@ import numpy as np
 
 from bort.config.data import DataConfig
 from bort.console import show_log
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.machine import describe_machine
 from bort.pretraining import corpus
 from bort.tasks.docstrings import read_docstring_task
@@ -45,7 +45,7 @@ def share(held: Iterable[list], training: Iterable[list]) -> str:
 
 def leak() -> list[str]:
     """Make the table of what occurs on both sides."""
-    built = corpus.build_corpus(DataConfig(), cache_folder())
+    built = corpus.build_corpus(DataConfig(), locate_cache())
     documents = {split: list(texts(built, split)) for split in ("train", "val")}
     words = {
         split: [text.split() for text in texts_of_split]
@@ -54,7 +54,7 @@ def leak() -> list[str]:
     bare = docstrings.NAMES.sub("…", "\0".join(documents["train"] + documents["val"]))
     rows = {
         split: [row.texts[0] for row in texts_of_split]
-        for split, texts_of_split in read_docstring_task(cache_folder())[1].items()
+        for split, texts_of_split in read_docstring_task(locate_cache())[1].items()
     }
     of_rows = {
         split: [text.split() for text in texts_of_split] for split, texts_of_split in rows.items()

@@ -52,7 +52,7 @@ from bort.config.optim import width_lr
 from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replace_file, write_json
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import TaskDataModule
 from bort.finetuning.examples import encode_examples
@@ -114,7 +114,7 @@ def glue(name: str, rows: int | None = None) -> Path:
     header = 0 if task.splits["train"].header else 1
     order = header + np.random.default_rng(0).permutation(len(lines) - header)[:rows]
     root = RUNS / "data" / str(rows or "all")
-    with replacing(root / task.folders[0] / "train.tsv") as file:
+    with replace_file(root / task.folders[0] / "train.tsv") as file:
         file.write(b"\n".join([*lines[:header], *(lines[k] for k in order)]) + b"\n")
     shutil.copy(source / "dev.tsv", root / task.folders[0])
     return root

@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageMod
 from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
 from bort.console import show_log
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
@@ -245,7 +245,7 @@ def data() -> list[str]:
         },
         101,
     )
-    built = corpus.build_corpus(DataConfig(), cache_folder())
+    built = corpus.build_corpus(DataConfig(), locate_cache())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         sample = built.tokenizer.decode(built.train[:2_000_000].tolist())

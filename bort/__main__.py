@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bort import __version__, shell
 from bort.config.compose import find_local_settings
-from bort.errors import nearest
+from bort.errors import suggest_name
 
 # What each command does; train and search are Hydra's programs, the others modules of their own.
 COMMANDS = {
@@ -35,7 +35,7 @@ def main() -> None:
         print(f"bort {__version__}")
         return
     if name not in COMMANDS:
-        hint = nearest(name, COMMANDS) or f"; use {', '.join(COMMANDS)}"
+        hint = suggest_name(name, COMMANDS) or f"; use {', '.join(COMMANDS)}"
         shell.stop(1, f"bort: {name} is not a command{hint}")
     del sys.argv[1]
     if name in ("train", "search"):

@@ -24,7 +24,7 @@ from bort.config.overrides import to_overrides
 from bort.console import show_log
 from bort.errors import BortError
 from bort.files import locks
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.files.rows import name_rows, store_rows
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def finetune(
     stored: dict[Path, str] = {}
     for split, rows in {"train": train, "val": val, "test": test}.items():
         if rows is not None:
-            path = store_rows(rows, split, columns, label, cache_folder() / "rows")
+            path = store_rows(rows, split, columns, label, locate_cache() / "rows")
             data[split] = str(path)
             if not isinstance(rows, str | os.PathLike):
                 stored[path] = split

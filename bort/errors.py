@@ -35,13 +35,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ImportError) and any(part in text for part in NO_MEMORY)
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def suggest_name(name: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice with the closest name, or an empty string."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def nearest_path(path: Path, siblings: Iterable[Path]) -> str:
+def suggest_path(path: Path, siblings: Iterable[Path]) -> str:
     """`"; did you mean 'runs/x'?"` for the sibling of a path with the closest name, or nothing.
 
     Names alone are compared: the folders in front of them are equal and would make all alike.
@@ -90,22 +90,22 @@ def quote(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise BortError when a setting is none of its choices."""
     if value not in choices:
         raise BortError(
-            f"{key}={value} is unknown; use {', '.join(choices)}{nearest(value, choices)}"
+            f"{key}={value} is unknown; use {', '.join(choices)}{suggest_name(value, choices)}"
         )
 
 
-def at_most(key: str, value: int, most: int) -> None:
+def check_at_most(key: str, value: int, most: int) -> None:
     """Raise BortError when a whole number is larger than `most`."""
     if value > most:
         number = shorten(f"{value:,}", 24)  # it may be too long for a line
         raise BortError(f"{key}={number} must be at most {most:,}")
 
 
-def at_least(key: str, value: float, least: float, below: float | None = None) -> None:
+def check_at_least(key: str, value: float, least: float, below: float | None = None) -> None:
     """Raise BortError when a number is smaller than `least`, or not below `below`."""
     if not (value >= least and (below is None or value < below)):
         limit = "" if below is None else f" and below {below:g}"

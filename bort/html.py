@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.files.ownership import PAGE_MARK
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
@@ -42,7 +42,7 @@ pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: 
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
 
 
-def write(path: Path, title: str, parts: Iterable[Any]) -> None:
+def write_page(path: Path, title: str, parts: Iterable[Any]) -> None:
     """Write a page of pieces of HTML and plotly figures, the first of which brings plotly along."""
     body, plotly = [], True
     for part in parts:
@@ -63,17 +63,17 @@ def write(path: Path, title: str, parts: Iterable[Any]) -> None:
         + '<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>'
         "</body></html>"
     )
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(text.encode())
 
 
-def big(figures: Iterable[tuple[str, str]]) -> str:
+def format_numbers(figures: Iterable[tuple[str, str]]) -> str:
     """Numbers at a glance: (value, what it is)."""
     items = "".join(f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in figures)
     return f"<ul class=big>{items}</ul>"
 
 
-def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: str = "") -> str:
+def format_table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: str = "") -> str:
     """Rows of cells, escaped; None is an empty one."""
 
     def line(cells: Sequence[Any], tag: str) -> str:
@@ -84,28 +84,28 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: str = "
     return f'<table class="{kind}">{body}</table>'
 
 
-def details(summary: str, html: str) -> str:
+def fold(summary: str, html: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
-def stroke(number: int) -> tuple[str, str]:
+def choose_stroke(number: int) -> tuple[str, str]:
     """Color and dashes of line `number`, as plotly names them."""
     dashes = ("solid", "dash", "dot")[number // len(COLORS) % 3]
     return COLORS[number % len(COLORS)], dashes
 
 
-def legend(names: Iterable[tuple[str, str]]) -> str:
+def format_legend(names: Iterable[tuple[str, str]]) -> str:
     """What the lines of several figures are: (name, more about it)."""
     items = []
     for number, (name, more) in enumerate(names):
-        color, dashes = stroke(number)
+        color, dashes = choose_stroke(number)
         css = {"solid": "solid", "dash": "dashed", "dot": "dotted"}[dashes]
         mark = f'<i style="border-color: {color}; border-top-style: {css}"></i>'
         items.append(f"<li>{mark}<b>{escape(name)}</b> {escape(more)}</li>")
     return f"<ul class=legend>{''.join(items)}</ul>"
 
 
-def figure(x: str, y: str, height: int = 320):
+def create_figure(x: str, y: str, height: int = 320):
     """An empty plotly figure with these axes."""
     import plotly.graph_objects as go
 
@@ -121,6 +121,6 @@ def figure(x: str, y: str, height: int = 320):
     return empty
 
 
-def panel(title: str, plot: Any) -> list[Any]:
+def build_panel(title: str, plot: Any) -> list[Any]:
     """A figure under its title, as one cell of a grid."""
     return [f"<div><h3>{escape(title)}</h3>", plot, "</div>"]

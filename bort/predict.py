@@ -11,8 +11,8 @@ from bort import shell
 from bort.config.command_line import explained
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.locks import check_unread, output
-from bort.files.writing import is_stream, user_path, writing
+from bort.files.locks import check_unread, lock_output
+from bort.files.writing import expand_user_path, is_stream, open_output
 
 if TYPE_CHECKING:
     from bort.export.standalone import Text
@@ -64,9 +64,12 @@ def main(settings: PredictConfig) -> None:
         for line in answer_lines(settings, texts, sys.stdout.encoding):
             print(line, flush=True)
         return
-    count, out = 0, user_path("out", settings.out)
+    count, out = 0, expand_user_path("out", settings.out)
     check_unread(out, {"input": settings.input, "model": settings.model})
-    with output(out), writing(out) as file:  # first: a path that cannot be written shows at once
+    with (
+        lock_output(out),
+        open_output(out) as file,
+    ):  # first: a path that cannot be written shows at once
         for line in answer_lines(settings, texts, "utf-8"):
             file.write(f"{line}\n".encode())
             count += 1
@@ -78,7 +81,7 @@ def read_input(settings: PredictConfig) -> Iterable["Text"]:
     """Return the texts, or pairs of texts; raises BortError for a file that cannot be read."""
     if settings.text is not None:
         return [settings.text if settings.pair is None else (settings.text, settings.pair)]
-    path = user_path("input", settings.input)
+    path = expand_user_path("input", settings.input)
     if path.is_file() and not any(True for _ in read_texts(path)):  # all of it, for its mistakes
         raise BortError(f"input={path} is empty; put a text on each line")
     return read_texts(path)

@@ -25,7 +25,7 @@ from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.runs.loaded import LOSSES, Curve, LoadedRun, load_run, load_runs
-from bort.runs.names import rate_folder
+from bort.runs.names import locate_rate_folder
 
 logger = logging.getLogger("bort.report")
 
@@ -51,7 +51,7 @@ def write_page(folder: Path) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     run = load_run(folder)
-    html.write(folder / "report.html", f"bort {run.name}", build_parts(run))
+    html.write_page(folder / "report.html", f"bort {run.name}", build_parts(run))
 
 
 def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
@@ -66,7 +66,7 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
     is_comparable = "task" in run.summary or None not in losses
     if with_doubt and is_comparable and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
-    yield html.big(list_results(run))
+    yield html.format_numbers(list_results(run))
     if run.settings["job"] == "compare" and run.summary:
         yield from build_comparison(run)
     if run.settings["job"] == "agora":
@@ -79,9 +79,9 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"
     if rows := list(list_costs(run)):
-        yield f"<h2>Cost</h2>{html.table(rows)}"
+        yield f"<h2>Cost</h2>{html.format_table(rows)}"
     yield build_settings(run)
-    if again := commands.command(run.folder, "train.py", run.folder.name):
+    if again := commands.compose_command(run.folder, "train.py", run.folder.name):
         yield f"<h2>Again</h2><pre>{escape(again)}</pre>"
 
 
@@ -132,14 +132,14 @@ def plot_curves(run: LoadedRun) -> Iterator[Any]:
         keys = [key for key in columns if key in drawn]
         if not keys:
             continue
-        plot = html.figure("step", "")
+        plot = html.create_figure("step", "")
         for number, key in enumerate(keys):
             draw_curve(plot, key, run.curves[key], number)
         if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
         plot.update_layout(showlegend=len(keys) > 1)
-        yield from html.panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
+        yield from html.build_panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 
 
 def group_losses(run: LoadedRun) -> dict[str, list[str]]:
@@ -169,7 +169,7 @@ def draw_curve(plot: Any, name: str, curve: Curve, number: int, scale: float = 1
 
     scale: what one step is worth on the axis.
     """
-    color, dashes = html.stroke(number)
+    color, dashes = html.choose_stroke(number)
     steps, values = curve
     if len(steps) > MOST_POINTS:
         steps = [part[-1] for part in np.array_split(steps, MOST_POINTS)]
@@ -199,8 +199,8 @@ def build_comparison(run: LoadedRun) -> Iterator[Any]:
     unigram = (f"{summary['unigram_ce']:.3f}", f"{summary['unigram_accuracy']:.1%}", "")
     verdict = "".join(f"<p>{escape(line)}</p>" for line in compare_accuracies(accuracies))
     yield "<h2>Was the teacher worth it?</h2>"
-    yield html.table([*rows, ("word frequencies alone", "", "", *unigram)], head) + verdict
-    yield html.legend((title, "") for title in ARMS.values())
+    yield html.format_table([*rows, ("word frequencies alone", "", "", *unigram)], head) + verdict
+    yield html.format_legend((title, "") for title in ARMS.values())
     panels = overlay_curves(load_best_runs(run), list(ARMS.values()))
     yield from ["<div class=grid>", *panels, "</div>"]
 
@@ -210,7 +210,7 @@ def load_best_runs(run: LoadedRun) -> list[LoadedRun]:
     from bort.pretraining.kd_vs_mlm import ARMS
 
     rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
-    return [load_run(rate_folder(run.folder, arm, rate)) for arm, rate in rates.items()]
+    return [load_run(locate_rate_folder(run.folder, arm, rate)) for arm, rate in rates.items()]
 
 
 # ------------------------------------------------------------------------------------ its costs
@@ -278,13 +278,13 @@ def build_settings(run: LoadedRun) -> str:
         for key, value in settings.items()
         if value is not None and (key not in usual or usual[key] != value)
     ]
-    everything = html.table(
+    everything = html.format_table(
         ((key, _show_setting(value)) for key, value in settings.items()), kind="settings"
     )
     return (
         "<h2>Configuration</h2>"
-        + html.table(rows, ("setting", "here", "default"), kind="settings")
-        + html.details("all settings", everything)
+        + html.format_table(rows, ("setting", "here", "default"), kind="settings")
+        + html.fold("all settings", everything)
     )
 
 
@@ -352,17 +352,17 @@ def compare_runs(runs: list[LoadedRun]) -> Iterator[Any]:
         cells.append(console.clock(summary["seconds"]) if "seconds" in summary else "")
         cells.append(f"{summary['tokens_per_s']:,.0f}" if "tokens_per_s" in summary else "")
         rows.append([*cells, *(_format_score(summary.get(key)) for key in scores)])
-    yield html.table(rows, head)
+    yield html.format_table(rows, head)
     if panels := list(overlay_curves(runs, names)):
-        legend = html.legend(zip(names, map(describe, runs), strict=True))
+        legend = html.format_legend(zip(names, map(describe, runs), strict=True))
         yield from [f"<h2>Curves</h2>{legend}<div class=grid>", *panels, "</div>"]
     differing = list_differing(runs)
     if differing:
         table = []
         for run, name in zip(runs, names, strict=True):
             table.append((name, *(_show_setting(run.settings.get(key)) for key in differing)))
-        yield f"<h2>Settings that differ</h2>{html.table(table, ['', *differing])}"
-    again = [commands.command(run.folder, "train.py", run.folder.name) for run in runs]
+        yield f"<h2>Settings that differ</h2>{html.format_table(table, ['', *differing])}"
+    again = [commands.compose_command(run.folder, "train.py", run.folder.name) for run in runs]
     if lines := [line for line in again if line]:
         yield f"<h2>Again</h2><pre>{escape(chr(10).join(lines))}</pre>"
 
@@ -378,7 +378,7 @@ def list_differing(runs: list[LoadedRun]) -> list[str]:
 def overlay_curves(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
     """Plot each column that any of the runs has in a panel with a line per run.
 
-    The lines have the colors and dashes of `html.legend`.
+    The lines have the colors and dashes of `html.format_legend`.
     """
     losses = set()
     for run in runs:
@@ -397,13 +397,13 @@ def overlay_curves(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
         if key in scores and all(runs[k].summary.get("seconds") for k in having):
             axes.append("seconds of training")
         for axis in axes:
-            plot = html.figure(axis, "")
+            plot = html.create_figure(axis, "")
             for k in having:
                 summary = runs[k].summary
                 scale = 1.0 if axis == "step" else summary["seconds"] / max(summary["steps"], 1)
                 draw_curve(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
-            yield from html.panel(title if axis == "step" else f"{title} over time", plot)
+            yield from html.build_panel(title if axis == "step" else f"{title} over time", plot)
 
 
 def shorten_names(folders: list[Path]) -> list[str]:
@@ -459,9 +459,9 @@ def main(settings: ReportConfig) -> None:
     folders = map(Path, settings.folders)
     runs = list({run.folder.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
-        html.write(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
+        html.write_page(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
     else:
-        html.write(settings.page, f"bort: {len(runs)} runs", compare_runs(runs))
+        html.write_page(settings.page, f"bort: {len(runs)} runs", compare_runs(runs))
     logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
 
 

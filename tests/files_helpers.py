@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from bort.config.compose import CONF
 from bort.config.search import GridConfig
 from bort.files import ownership
-from bort.files.writing import replacing_folder, write_json
+from bort.files.writing import replace_folder, write_json
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -38,10 +38,10 @@ def refused(error) -> str:
 
 def exported(folder: Path, texts: dict[str, str]) -> Path:
     """Write an export of these files as bort.export does."""
-    with replacing_folder(folder) as fresh:
+    with replace_folder(folder) as fresh:
         write(fresh, texts)
         names = [*texts, "export.json"]
-        write_json(fresh / "export.json", ownership.export_record(names, {"format": "hf"}))
+        write_json(fresh / "export.json", ownership.make_export_record(names, {"format": "hf"}))
     return folder
 
 

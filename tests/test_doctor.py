@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bort import doctor, machine, network
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
@@ -82,7 +82,7 @@ def test_report_without_any_package(monkeypatch):
     assert "No module named 'torch'" in report["hardware"]["torch"]
     assert "GiB" in report["hardware"]["memory"]
     # The doctor cannot import config, which needs Hydra; both must name the same folder.
-    assert report["disk"]["cache"].endswith(f" at {cache_folder()}")
+    assert report["disk"]["cache"].endswith(f" at {locate_cache()}")
     assert report["speed"] == {"matmul": "not measured: torch is not usable"}
 
 
@@ -191,8 +191,8 @@ def test_the_cache_is_the_one_that_training_uses(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("BORT_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     doctor.print_disk()
-    assert cache_folder() == tmp_path / "other" / "bort"
-    assert capsys.readouterr().out.endswith(f"GiB free at {cache_folder()}\n")
+    assert locate_cache() == tmp_path / "other" / "bort"
+    assert capsys.readouterr().out.endswith(f"GiB free at {locate_cache()}\n")
 
 
 def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bort.errors import nearest
+from bort.errors import suggest_name
 
 
 @pytest.mark.parametrize(
@@ -15,4 +15,4 @@ from bort.errors import nearest
     ],
 )
 def test_nearest(name, known, hint):
-    assert nearest(name, known) == hint
+    assert suggest_name(name, known) == hint

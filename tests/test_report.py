@@ -166,7 +166,7 @@ def test_losses_of_two_kinds_share_no_panel(kd, compared):
 
 
 def test_a_long_curve_becomes_means():
-    plot = html.figure("x", "y")
+    plot = html.create_figure("x", "y")
     steps = np.arange(1, 4 * report.MOST_POINTS + 1)
     report.draw_curve(plot, "a", (steps, steps % 2 * 1.0), 0)
     (line,) = plot.data
@@ -356,7 +356,7 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
 def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
     runs = [*load_runs(kd), *load_runs(classes), *load_runs(compared[0])]
     assert len(runs) == 8  # two rates of three arms
-    html.write(tmp_path / "all.html", "all", report.compare_runs(runs))
+    html.write_page(tmp_path / "all.html", "all", report.compare_runs(runs))
     text = (tmp_path / "all.html").read_text()
     seen = words(text)
     for name in ("kd_pretrain/first", "kd_vs_mlm/demo/mlm_equal_time/lr_1e-05"):

@@ -13,8 +13,8 @@ import numpy as np
 
 from bort.agora.dataset import get_stratum, normalize_texts
 from bort.errors import BortError
-from bort.files.untrusted import json_object
-from bort.files.writing import replacing
+from bort.files.untrusted import parse_object
+from bort.files.writing import replace_file
 from bort.tasks.task import Row, Task
 
 BATCH = 64  # rows that τ and S look at together
@@ -125,7 +125,7 @@ def soften_rows(task: Task, rows: list[Row]) -> list[Row]:
 
 def write_generated(path: Path, generated: list[Generated]) -> None:
     """Write generated rows into a file with an object on each line."""
-    with replacing(path) as file:
+    with replace_file(path) as file:
         for row in generated:
             file.write(json.dumps(row.to_json()).encode() + b"\n")
 
@@ -138,7 +138,7 @@ def read_generated(path: Path, task: Task) -> list[Row]:
     rows = []
     for number, line in enumerate(_read_lines(path), start=1):
         where = f"{path}, line {number}"
-        row = json_object(line, where)
+        row = parse_object(line, where)
         try:
             label, texts = row["label"], tuple(row["texts"])
             label = tuple(map(float, label)) if isinstance(label, list) else label

@@ -24,8 +24,8 @@ from bort.agora.student import Student
 from bort.config.train import TrainConfig
 from bort.console import counted, to_printable
 from bort.errors import BortError
-from bort.files.untrusted import json_object
-from bort.files.writing import replacing
+from bort.files.untrusted import parse_object
+from bort.files.writing import replace_file
 from bort.finetuning.answering import compute_outputs
 from bort.finetuning.module import compute_loss, to_answers
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
@@ -164,9 +164,9 @@ class RowMaker:
         lines = []
         for path in paths:
             lines += [(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
-        with replacing(self.folder / "generated.jsonl") as file:
+        with replace_file(self.folder / "generated.jsonl") as file:
             for line, path in lines[:: max(1, len(lines) // SHOWN)]:
-                row = json_object(line, str(path))
+                row = parse_object(line, str(path))
                 label = row["label"]
                 if self.task.kind != "regression":
                     label = self.task.labels[to_hard(label)]

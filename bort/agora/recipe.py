@@ -37,7 +37,7 @@ from bort.config.train import TrainConfig
 from bort.console import counted, decimal
 from bort.errors import BortError
 from bort.files.run_files import METRICS, MODEL, SUMMARY
-from bort.files.writing import replacing_folder, write_csv, write_json
+from bort.files.writing import replace_folder, write_csv, write_json
 from bort.finetuning.answering import answer_diagnostics, answer_split, score_answers
 from bort.finetuning.examples import encode_examples, hash_rows
 from bort.models import hub
@@ -335,7 +335,7 @@ class AgoraRun:
         return steps
 
     def _keep_model(self, best: Path) -> None:
-        with replacing_folder(self.folder / MODEL) as fresh:
+        with replace_folder(self.folder / MODEL) as fresh:
             shutil.copytree(best / MODEL, fresh, dirs_exist_ok=True)
 
     def _summarize(self, best: Path, history: list[Round], made: int, total: int) -> dict:

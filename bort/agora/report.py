@@ -15,7 +15,7 @@ from bort import html
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.text_files import read_whole_text
-from bort.files.untrusted import json_object
+from bort.files.untrusted import parse_object
 
 ARMS = {
     "default": "plain, default θ",
@@ -79,7 +79,7 @@ def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
         with _checked_file(folder / "summary.json"):
             (head, lines), words = list_arms(summary), judge_agora(summary)
         yield "<h2>Agora and its control arms</h2>"
-        yield f"{html.table(lines, head)}<p>{escape(words)}</p>"
+        yield f"{html.format_table(lines, head)}<p>{escape(words)}</p>"
     if (path := folder / "metrics.csv").is_file():
         trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
         with _checked_file(f"{folder}/metrics.csv or rounds.json"):
@@ -87,17 +87,17 @@ def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
             figure, columns = plot_rounds(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
-            *html.panel("E by round", figure),
+            *html.build_panel("E by round", figure),
             "</div>",
         ]
         lines = [list(row.values()) for row in trainings]
-        yield html.details("all trainings of the rounds", html.table(lines, columns))
+        yield html.fold("all trainings of the rounds", html.format_table(lines, columns))
     if (path := folder / "generated.jsonl").is_file():
         with _checked_file(path):
             cells = _list_generated(_read_objects(path))
         if cells:
             yield "<h2>Rows that were generated</h2>"
-            yield html.table(cells, ("label by S", "sure", "from", "made"), "texts")
+            yield html.format_table(cells, ("label by S", "sure", "from", "made"), "texts")
 
 
 def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
@@ -114,9 +114,9 @@ def _read_objects(path: Path, is_single: bool = False) -> list[dict]:
     if not path.is_file() or not path.stat().st_size:  # of no row there is no line
         return []
     if is_single:
-        return [json_object(read_whole_text(path), str(path))]
+        return [parse_object(read_whole_text(path), str(path))]
     lines = enumerate(read_whole_text(path).split("\n"), start=1)
-    return [json_object(line, f"{path}, line {number}") for number, line in lines if line]
+    return [parse_object(line, f"{path}, line {number}") for number, line in lines if line]
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _checked_file(path: Path | str) -> Iterator[None]:
 
 def plot_rounds(trainings: list[dict], rounds: list[dict]) -> Any:
     """Scores on E of all trainings, and of the best of each round."""
-    figure = html.figure("round", "score on E")
+    figure = html.create_figure("round", "score on E")
     figure.add_scatter(
         x=[int(row["round"]) for row in trainings],
         y=[float(row["score"]) if row["score"] else None for row in trainings],

@@ -22,7 +22,7 @@ from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
 from bort.files.text_files import read_whole_text
-from bort.files.untrusted import json_object
+from bort.files.untrusted import parse_object
 from bort.files.writing import write_json
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
@@ -220,7 +220,7 @@ class Student:
 def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     hide_lightning_notes()
-    jobs: dict[str, Any] = json_object(read_whole_text(folder / JOBS), str(folder / JOBS))
+    jobs: dict[str, Any] = parse_object(read_whole_text(folder / JOBS), str(folder / JOBS))
     student = Student(run, folder)
     try:
         facts = jobs[name]

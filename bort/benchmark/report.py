@@ -17,14 +17,14 @@ LONGEST_NAME = 26  # characters beside a bar
 
 def write_page(path: Path, rows: list[BenchmarkRow], notes: list[str]) -> None:
     """Write the rows as one HTML file that asks no network for anything."""
-    html.write(path, "bort latency", page_parts(rows, notes))
+    html.write_page(path, "bort latency", page_parts(rows, notes))
 
 
 def page_parts(rows: list[BenchmarkRow], notes: list[str]) -> Iterator[Any]:
     """Yield the HTML and the figure about these rows."""
     yield "<h1>Latency</h1>"
     yield draw_bars(rows)
-    yield html.table(map(format_cells, rows), COLUMNS)
+    yield html.format_table(map(format_cells, rows), COLUMNS)
     yield "<p>Parameters: of the whole model, its head included where it has one.</p>"
     yield "".join(f"<p>{escape(note)}</p>" for note in notes)
 

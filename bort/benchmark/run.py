@@ -17,10 +17,10 @@ from bort.config.compose import CONF, parse_settings
 from bort.config.search import BenchmarkConfig, register
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused
 from bort.console import counted
-from bort.errors import BortError, nearest
-from bort.files.locks import check_unread, output
+from bort.errors import BortError, suggest_name
+from bort.files.locks import check_unread, lock_output
 from bort.files.ownership import is_own_page
-from bort.files.writing import check_writable, user_path, write_csv
+from bort.files.writing import check_writable, expand_user_path, write_csv
 from bort.machine import count_usable_cores, is_busy
 from bort.models.arch import Arch
 
@@ -43,7 +43,7 @@ def run(settings: BenchmarkConfig) -> list[BenchmarkRow] | list[TableRow]:
     measure_rows = compare if settings.compares else make_table
     if not settings.out:
         return measure_rows(settings)
-    out = user_path("out", settings.out)
+    out = expand_user_path("out", settings.out)
     settings = replace(settings, out=str(out))
     check_writable(out)
     for name in settings.models:
@@ -51,7 +51,7 @@ def run(settings: BenchmarkConfig) -> list[BenchmarkRow] | list[TableRow]:
     if has_picture(settings) and (picture := out.with_suffix(".html")).exists():
         if not is_own_page(picture):
             raise BortError(f"{picture}, beside out={out}, is no page of bort; give another out=")
-    with output(out):
+    with lock_output(out):
         return measure_rows(settings)
 
 
@@ -66,7 +66,7 @@ def name_archs(names: list[str]) -> dict[Arch, str]:
     files = {path.stem: path for path in (CONF / "arch").glob("*.yaml")}
     for name in names:
         if name not in files:
-            raise BortError(f"archs={name} is unknown{nearest(name, files)}; see conf/arch")
+            raise BortError(f"archs={name} is unknown{suggest_name(name, files)}; see conf/arch")
     return {Arch.from_table(OmegaConf.load(files[name])).check(): name for name in names}
 
 

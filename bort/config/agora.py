@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bort.errors import BortError, at_least, one_of
+from bort.errors import BortError, check_at_least, check_choice
 
 
 @dataclass
@@ -54,16 +54,16 @@ class AgoraConfig:
     guard: float = 2 / 3  # balanced accuracy that S needs on E
 
     def __post_init__(self) -> None:
-        one_of("agora.prune", self.prune, ("half", "lcs"))
-        one_of("agora.generator", self.generator, ("mlm", "nearest", "edit"))
-        one_of("agora.mistakes", self.mistakes, ("train", "eval"))
-        one_of("agora.labels", self.labels, ("hard", "soft"))
-        at_least("agora.replays", self.replays, 0)
+        check_choice("agora.prune", self.prune, ("half", "lcs"))
+        check_choice("agora.generator", self.generator, ("mlm", "nearest", "edit"))
+        check_choice("agora.mistakes", self.mistakes, ("train", "eval"))
+        check_choice("agora.labels", self.labels, ("hard", "soft"))
+        check_at_least("agora.replays", self.replays, 0)
         for key in ("rounds", "samples"):
             if getattr(self, key) is not None:
-                at_least(f"agora.{key}", getattr(self, key), 1)
+                check_at_least(f"agora.{key}", getattr(self, key), 1)
         for key in ("confidence", "guard"):
-            at_least(f"agora.{key}", getattr(self, key) or 0.0, 0, below=1)
+            check_at_least(f"agora.{key}", getattr(self, key) or 0.0, 0, below=1)
         for key in ("rate", "eval_fraction"):
             if not 0 < getattr(self, key) < 1:
                 raise BortError(f"agora.{key}={getattr(self, key):g} must be above 0 and below 1")

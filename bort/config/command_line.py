@@ -25,7 +25,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from bort.console import listed
-from bort.errors import BortError, nearest
+from bort.errors import BortError, suggest_name
 
 Settings = TypeVar("Settings")
 FREE = {"free words": True}  # metadata of the field that takes the words which are no settings
@@ -194,7 +194,9 @@ def _sort_words(
         elif key in getattr(schema, "ELSEWHERE", {}):
             raise BortError(f"{word} {schema.ELSEWHERE[key]}")
         elif key not in keys:
-            raise BortError(f"{word} is not a setting{nearest(key, keys)}; use {listed(keys, 120)}")
+            raise BortError(
+                f"{word} is not a setting{suggest_name(key, keys)}; use {listed(keys, 120)}"
+            )
         else:
             texts[key] = text
     if not free_words:

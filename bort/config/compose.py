@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bort.config.train import RUN_CONFIGS, TrainConfig
-from bort.errors import BortError, nearest_path
+from bort.errors import BortError, suggest_path
 from bort.files.untrusted import read_yaml
 from bort.models.arch import Arch
 
@@ -66,7 +66,7 @@ def _check_finite(key: str, value: Any) -> None:
 def _arch_from_file(path: Path) -> dict:
     """The architecture in a YAML such as a search's optimum.yaml (bare, or under `arch`)."""
     if not path.is_file():
-        hint = nearest_path(path, path.parent.glob("*.yaml"))
+        hint = suggest_path(path, path.parent.glob("*.yaml"))
         raise BortError(f"arch_file={path} does not exist{hint}")
     try:
         content = read_yaml(path)

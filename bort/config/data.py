@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from bort.errors import BortError, at_least, at_most, one_of
+from bort.errors import BortError, check_at_least, check_at_most, check_choice
 
 
 @dataclass
@@ -31,23 +31,23 @@ class DataConfig:
     kind: str = "auto"  # what the labels are: classes, number, or auto (by how they look)
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("docstrings", "text"))
-        one_of("data.sample_by", self.sample_by, ("line", "paragraph", "file"))
-        one_of("data.kind", self.kind, ("auto", "classes", "number"))
+        check_choice("data.source", self.source, ("docstrings", "text"))
+        check_choice("data.sample_by", self.sample_by, ("line", "paragraph", "file"))
+        check_choice("data.kind", self.kind, ("auto", "classes", "number"))
         texts = self.texts
         if not 1 <= len(texts) <= 2 or not all(isinstance(name, str) for name in texts):
             raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
         if self.source != "text" and self.path:
             raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
-        at_least("data.length", self.length, 4)
-        at_least("data.batch_size", self.batch_size, 1)
-        at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes and 5 special tokens
-        at_least("data.val_sequences", self.val_sequences, 1)
-        at_least("data.workers", self.workers, 0)
-        at_least("data.val_fraction", self.val_fraction, 0, below=1)
-        at_most("data.length", self.length, 65_536)  # a table of positions has a row for each
-        at_most("data.vocab_size", self.vocab_size, 10_000_000)
-        at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
+        check_at_least("data.length", self.length, 4)
+        check_at_least("data.batch_size", self.batch_size, 1)
+        check_at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes and 5 special tokens
+        check_at_least("data.val_sequences", self.val_sequences, 1)
+        check_at_least("data.workers", self.workers, 0)
+        check_at_least("data.val_fraction", self.val_fraction, 0, below=1)
+        check_at_most("data.length", self.length, 65_536)  # a table of positions has a row for each
+        check_at_most("data.vocab_size", self.vocab_size, 10_000_000)
+        check_at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bort.config.arch import ArchConfig
-from bort.errors import BortError, at_least
+from bort.errors import BortError, check_at_least
 
 
 @dataclass
@@ -15,8 +15,8 @@ class DistillConfig:
     temperature: float = 1.0  # τ, which softens both distributions
 
     def __post_init__(self) -> None:
-        at_least("distill.w_kd", self.w_kd, 0)
-        at_least("distill.w_mlm", self.w_mlm, 0)
+        check_at_least("distill.w_kd", self.w_kd, 0)
+        check_at_least("distill.w_mlm", self.w_mlm, 0)
         if self.w_kd == self.w_mlm == 0:
             raise BortError("distill.w_kd and distill.w_mlm are both 0; nothing would be learnt")
         if not self.temperature > 0:
@@ -34,7 +34,7 @@ class TeacherConfig:
     lr: float | None = None  # peak rate of its training; null: by its width, as optim.lr
 
     def __post_init__(self) -> None:
-        at_least("teacher.max_steps", self.max_steps, 1)
-        at_least("teacher.batch_size", self.batch_size, 1)
+        check_at_least("teacher.max_steps", self.max_steps, 1)
+        check_at_least("teacher.batch_size", self.batch_size, 1)
         if self.lr is not None and not self.lr > 0:
             raise BortError(f"teacher.lr={self.lr:g} must be above 0")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bort.errors import BortError, at_least, one_of
+from bort.errors import BortError, check_at_least, check_choice
 
 BASE_LR, BASE_WIDTH = 4e-3, 128  # the best rate at this width, measured; narrower ones take more
 KAPPA = 0.67  # measured at H = 32, 64 and 128
@@ -29,11 +29,11 @@ class OptimConfig:
     eps: float = 1e-6  # what AdamW adds to the root of that mean
 
     def __post_init__(self) -> None:
-        one_of("optim.name", self.name, ("muon", "adamw"))
+        check_choice("optim.name", self.name, ("muon", "adamw"))
         for key in ("lr", "muon_ratio", "eps"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")
-        at_least("optim.weight_decay", self.weight_decay, 0)
-        at_least("optim.warmup", self.warmup, 0, below=1)
-        at_least("optim.beta1", self.beta1, 0, below=1)
-        at_least("optim.beta2", self.beta2, 0, below=1)
+        check_at_least("optim.weight_decay", self.weight_decay, 0)
+        check_at_least("optim.warmup", self.warmup, 0, below=1)
+        check_at_least("optim.beta1", self.beta1, 0, below=1)
+        check_at_least("optim.beta2", self.beta2, 0, below=1)

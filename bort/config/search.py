@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from bort.config.optim import BASE_LR, KAPPA
 from bort.config.train import PretrainRunConfig
-from bort.errors import BortError, at_least, one_of
+from bort.errors import BortError, check_at_least, check_choice
 from bort.models.arch import Arch
 
 
@@ -85,17 +85,17 @@ class LatencyConfig:
     path: str | None = None  # the CSV of latency=table, which bort benchmark writes
 
     def __post_init__(self) -> None:
-        one_of("latency", self.source, SOURCES)
-        one_of("latency.engine", self.engine, ("measured", "onnx", "onnx_int8"))
+        check_choice("latency", self.source, SOURCES)
+        check_choice("latency.engine", self.engine, ("measured", "onnx", "onnx_int8"))
         for key in ("batch", "rounds"):
-            at_least(f"latency.{key}", getattr(self, key), 1)
-        at_least("latency.length", self.length, 4)
-        at_least("latency.shapes", self.shapes, 6)
+            check_at_least(f"latency.{key}", getattr(self, key), 1)
+        check_at_least("latency.length", self.length, 4)
+        check_at_least("latency.shapes", self.shapes, 6)
         if self.threads is not None:
-            at_least("latency.threads", self.threads, 1)
+            check_at_least("latency.threads", self.threads, 1)
         if self.source == "table" and not self.path:
             raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
-        one_of("latency.device", self.device, ("cpu", "cuda"))
+        check_choice("latency.device", self.device, ("cpu", "cuda"))
 
 
 @dataclass
@@ -119,12 +119,12 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for key in ("n", "epsilon", "finalists", "seeds", "parallel"):
-            at_least(f"search.{key}", getattr(self, key), 1)
+            check_at_least(f"search.{key}", getattr(self, key), 1)
         if self.n < 4:
             raise BortError(f"search.n={self.n} must be at least 4: its quarters are compared")
-        one_of("search.assume", self.assume, ("none", "monotone"))
-        one_of("search.objective", self.objective, ("w", "error"))
-        one_of("search.error", self.error, ("ratio", "perplexity"))
+        check_choice("search.assume", self.assume, ("none", "monotone"))
+        check_choice("search.objective", self.objective, ("w", "error"))
+        check_choice("search.error", self.error, ("ratio", "perplexity"))
         check_exponents("search.exponents", self.exponents)
         for key in ("max_params", "max_latency_ms"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
@@ -212,7 +212,7 @@ class BenchmarkConfig:
     out: str | None = None  # a CSV, and a picture beside it
 
     def __post_init__(self) -> None:
-        at_least("vocab_size", self.vocab_size, 8)
+        check_at_least("vocab_size", self.vocab_size, 8)
         if self.latency.source == "table":
             raise BortError("latency=table is what this writes; use latency=measured or onnx_int8")
         points = self.grid.points()[0]
@@ -235,9 +235,9 @@ class BenchmarkConfig:
                 raise BortError(f"{key}=[] leaves nothing to measure; give it values")
             for value in values or ():
                 if least:
-                    at_least(key, value, least)
+                    check_at_least(key, value, least)
                 else:
-                    one_of(key, value, ENGINES)
+                    check_choice(key, value, ENGINES)
         if self.engines is None and self.latency.source not in ENGINES:
             raise BortError(
                 f"latency={self.latency.source} is for the archs and a grid alone; "

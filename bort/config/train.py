@@ -18,7 +18,7 @@ from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.optim import OptimConfig, width_lr
 from bort.config.trainer import TrainerConfig, check_trainer_numbers
 from bort.console import counted
-from bort.errors import BortError, at_least, one_of
+from bort.errors import BortError, check_at_least, check_choice
 from bort.models.arch import INITS
 
 
@@ -44,8 +44,8 @@ class LoggerConfig:
     tags: list[str] = field(default_factory=list)  # the tags of wandb
 
     def __post_init__(self) -> None:
-        one_of("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
-        one_of("logger.mode", self.mode, ("auto", "online", "offline"))
+        check_choice("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
+        check_choice("logger.mode", self.mode, ("auto", "online", "offline"))
         if self.name == "tensorboard" and find_spec("tensorboard") is None:
             raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
 
@@ -94,14 +94,14 @@ class TrainConfig:
         if isinstance(self.teacher.arch, ArchConfig):
             self.teacher = replace(self.teacher, arch=self.teacher.arch.to_arch())
         self.trainer = self.trainer or {}
-        one_of("job", self.job, self.JOBS)
-        one_of("init", self.init, INITS)
-        one_of("head", self.head, ("linear", "bort"))
+        check_choice("job", self.job, self.JOBS)
+        check_choice("init", self.init, INITS)
+        check_choice("head", self.head, ("linear", "bort"))
         self._fill_and_check()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
         if self.patience is not None:
-            at_least("patience", self.patience, 1)
+            check_at_least("patience", self.patience, 1)
         if not re.fullmatch(r"[A-Za-z0-9_.:+-]+", self.name) or set(self.name) == {"."}:
             raise BortError(
                 f"name={self.name!r} cannot name a run folder; use letters, digits and _ - . : +"
@@ -110,9 +110,9 @@ class TrainConfig:
             raise BortError(
                 f"output_dir={self.output_dir!r} must consist of letters, digits and _ - . / : +"
             )
-        at_least("dropout", self.dropout, 0, below=1)
-        at_least("checkpoint_every", self.checkpoint_every, 1)
-        at_least("seed", self.seed, 0, below=2**32)
+        check_at_least("dropout", self.dropout, 0, below=1)
+        check_at_least("checkpoint_every", self.checkpoint_every, 1)
+        check_at_least("seed", self.seed, 0, below=2**32)
         stops = bool(self.patience or self.callbacks) or self.ends_by_steps
         check_trainer_numbers(self.trainer, stops)
 

@@ -10,7 +10,7 @@ from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_tokenizer, name_class
-from bort.runs.origin import origin, public_name, scores
+from bort.runs.origin import hide_folders, list_origins, list_scores
 from bort.text.sources import read_versions
 
 # What Markdown or HTML may read as markup, and where an address starts that it makes a link of.
@@ -34,7 +34,7 @@ def format_card(
 ) -> str:
     """Return README.md of the folder: what the model is, where it came from, its scores, its use.
 
-    source: the model as the user named it; run: what `origin.run_facts` says of it; example: the
+    source: the model as the user named it; run: what `origin.read_facts` says of it; example: the
     arguments of predict.py, see `format_example`.
     """
     config = model.config
@@ -45,7 +45,7 @@ def format_card(
         "vocabulary": f"{config.vocab_size:,}",
         "longest input": f"{config.limit} tokens",
     }
-    facts |= {"exported from": public_name(source)} | origin(run) | scores(run)
+    facts |= {"exported from": hide_folders(source)} | list_origins(run) | list_scores(run)
     for key, value in (result.scores or {}).items():
         when, _, metric = key.partition("/")
         facts[f"val/{metric} {when} export"] = decimal(value)

@@ -16,11 +16,11 @@ from bort.export.result import ExportResult
 from bort.export.scores import TaskRows, compare_scores
 from bort.export.settings import AGREEMENT, DROP, ExportConfig
 from bort.files import ownership
-from bort.files.locks import output
-from bort.files.writing import replacing_folder, write_json
+from bort.files.locks import lock_output
+from bort.files.writing import replace_folder, write_json
 from bort.models import onnx
 from bort.models.huggingface import load_model, load_tokenizer, read_task_keys, save_model
-from bort.runs.origin import run_facts
+from bort.runs.origin import read_facts
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def run_export(settings: ExportConfig) -> None:
         settings.task,
         settings.rows,
     )
-    size = sum((out / name).stat().st_size for name in ownership.own_names(out))
+    size = sum((out / name).stat().st_size for name in ownership.list_own_names(out))
     logger.info(f"  folder    {out}, {size / 1e6:.1f} MB; README.md tells how to use it")
     if settings.push:
         push(out, settings.push)
@@ -63,11 +63,11 @@ def export(
     """
     model, labels = load_model(source)
     tokenizer = load_tokenizer(source)
-    facts = run_facts(source)
+    facts = read_facts(source)
     _check_folder(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
     reference = run_torch(model)
-    with output(out), replacing_folder(out) as folder:
+    with lock_output(out), replace_folder(out) as folder:
         _write_files(model, tokenizer, source, form, folder)
         result, exported = check_form(model, tokenizer, form, folder, rows, agreement)
         scores = compare_scores(rows, reference, exported, drop) if rows else None
@@ -77,7 +77,7 @@ def export(
         text = format_card(model, source, facts, out, result, example)
         (folder / "README.md").write_text(text, encoding="utf-8")
         names = [*(path.name for path in folder.iterdir()), "export.json"]
-        write_json(folder / "export.json", ownership.export_record(names, result.to_json()))
+        write_json(folder / "export.json", ownership.make_export_record(names, result.to_json()))
     return result
 
 
@@ -89,7 +89,7 @@ def _check_folder(out: Path, source: str) -> None:
     if home.exists() and home.resolve().is_relative_to(target):
         raise BortError(f"model={source} is inside out={out}; give another folder")
     ownership.settle(target.parent)
-    if out.exists() and ownership.exported_names(out) is None:
+    if out.exists() and ownership.read_exported_names(out) is None:
         if not out.is_dir() or any(out.iterdir()):
             raise BortError(f"out={out} exists and is no export of bort; give another folder")
 
@@ -112,7 +112,7 @@ def push(folder: Path, name: str) -> None:
     try:
         api = huggingface_hub.HfApi()
         api.create_repo(name, exist_ok=True)
-        names = sorted(ownership.own_names(folder))  # not what the user keeps beside them
+        names = sorted(ownership.list_own_names(folder))  # not what the user keeps beside them
         api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=names)
     except Exception as error:  # the hub's client has no common class for its refusals
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bort.config.data import DataConfig
-from bort.errors import BortError, at_least, one_of
-from bort.files.writing import user_path
-from bort.runs.origin import run_facts
+from bort.errors import BortError, check_at_least, check_choice
+from bort.files.writing import expand_user_path
+from bort.runs.origin import read_facts
 
 FORMATS = ("hf", "onnx", "onnx-int8")
 AGREEMENT, DROP = 0.95, 0.01  # what the checks ask where the user says nothing
@@ -68,7 +68,7 @@ class ExportConfig:
             self.task = "custom"  # as in a fine-tuning
         self._check_data()
         self._check_limits()
-        one_of("format", self.format, FORMATS)
+        check_choice("format", self.format, FORMATS)
         if Path.cwd().is_relative_to(self.folder.resolve()):
             raise BortError(f"out={self.out} is the folder you are in; give the name of a new one")
         if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
@@ -84,7 +84,7 @@ class ExportConfig:
         if self.agreement is not None and not 0 <= self.agreement <= 1:
             raise BortError(f"agreement={self.agreement:g} must be from 0 to 1")
         if self.drop is not None:
-            at_least("drop", self.drop, 0)
+            check_at_least("drop", self.drop, 0)
             if self.drop > 1:
                 raise BortError(
                     f"drop={self.drop:g} must be at most 1, the best that a score can be"
@@ -110,7 +110,7 @@ class ExportConfig:
     @property
     def folder(self) -> Path:
         """The folder to write, with the user's home for ~."""
-        return user_path("out", self.out)
+        return expand_user_path("out", self.out)
 
     @property
     def least_agreement(self) -> float:
@@ -126,7 +126,7 @@ class ExportConfig:
         """Return where the task's rows are; they are as long as in the run of the model."""
         values = self.data.to_json()
         if self.task is not None and self.data.length is None:
-            run = run_facts(self.model)
+            run = read_facts(self.model)
             if run.get("task") and isinstance(run.get("data.length"), int):
                 values["length"] = run["data.length"]
         if self.data.text is not None and self.data.text.startswith("["):

@@ -6,7 +6,7 @@ from bort.errors import BortError
 from bort.machine import find_user_cache
 
 
-def cache_folder() -> Path:
+def locate_cache() -> Path:
     """Where corpora and trained teachers are kept: $BORT_CACHE, or bort in the user's cache."""
     if (folder := find_user_cache()) is None:
         raise BortError(

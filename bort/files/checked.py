@@ -10,7 +10,7 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.files.untrusted import parse_json
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replace_file, write_json
 
 
 def compute_check_value(content: dict[str, Any]) -> str:
@@ -47,9 +47,9 @@ def save_array(path: Path, array: np.ndarray) -> str:
     """Write an array, whole and on the disk; returns the digest of its file."""
     file = io.BytesIO()
     np.save(file, array)
-    with replacing(path) as target:
+    with replace_file(path) as target:
         target.write(file.getvalue())
-    return _digest(file.getvalue())
+    return _hash_bytes(file.getvalue())
 
 
 def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
@@ -61,8 +61,8 @@ def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
 
 def digest_content(path: Path) -> str:
     """16 hexadecimal digits of a file's content; an absent file counts as an empty one."""
-    return _digest(path.read_bytes() if path.is_file() else b"")
+    return _hash_bytes(path.read_bytes() if path.is_file() else b"")
 
 
-def _digest(content: bytes) -> str:
+def _hash_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]

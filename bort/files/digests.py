@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 
 
-def content_digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """XXH3 (128 bits) of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
@@ -23,15 +23,15 @@ def content_digest(path: Path) -> str:
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """Write JSON that carries its own digest, whole or not at all."""
-    with replacing(path) as file:
-        file.write(json.dumps({"digest": _seal(value), "content": value}, indent=1).encode())
+    with replace_file(path) as file:
+        file.write(json.dumps({"digest": _hash_value(value), "content": value}, indent=1).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """What `write_sealed` wrote; None for a file that is absent or has changed since."""
     try:
         sealed = json.loads(path.read_bytes())
-        whole = sealed["digest"] == _seal(sealed["content"])
+        whole = sealed["digest"] == _hash_value(sealed["content"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return sealed["content"] if whole else None
@@ -42,7 +42,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(content + xxhash.xxh3_128_digest(content))
 
 
@@ -58,5 +58,5 @@ def read_array(path: Path) -> np.ndarray | None:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def _seal(value: Any) -> str:
+def _hash_value(value: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())

@@ -73,7 +73,7 @@ def _open(path: Path) -> int:
 
 
 @contextmanager
-def output(out: Path) -> Iterator[None]:
+def lock_output(out: Path) -> Iterator[None]:
     """Hold what out= names, a file or a folder, from the first check to the last write.
 
     Raises BortError where another process writes to it.

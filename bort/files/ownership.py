@@ -34,13 +34,13 @@ PAGE_MARK = f'<meta name=generator content="{GENERATOR}">'
 # ------------------------------------------------------------------------------------ temporaries
 
 
-def temporary(target: Path, kind: str) -> Path:
+def name_temporary(target: Path, kind: str) -> Path:
     """A name beside `target` that nobody else gives; kind: part, new or old, as of TEMPORARY."""
     owner = f"{os.getpid()}-{os.urandom(8).hex()}@{platform.node()}"
     return target.with_name(f".{target.name}.{kind}-{owner}")
 
 
-def abandoned(folder: Path) -> list[tuple[Path, str, str]]:
+def list_abandoned(folder: Path) -> list[tuple[Path, str, str]]:
     """The temporaries in `folder` whose processes are gone: path, name of the target, kind."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(".")]
@@ -71,7 +71,7 @@ def settle(folder: Path) -> None:
     A replaced folder that is the only copy gets its name back. One whose successor is complete
     gives it the user's files and goes, as do unfinished files and folders.
     """
-    for path, target, kind in sorted(abandoned(folder), key=lambda entry: entry[2] != "old"):
+    for path, target, kind in sorted(list_abandoned(folder), key=lambda entry: entry[2] != "old"):
         try:
             if path.is_symlink():
                 continue
@@ -92,7 +92,7 @@ def finish_swap(old: Path, folder: Path) -> None:
 
     A file whose name is taken meanwhile stays in the old folder.
     """
-    owned = own_names(old)
+    owned = list_own_names(old)
     last = ("export.json", "config.json")  # by which the others are known
     for name in sorted(os.listdir(old), key=lambda name: (name in last, name)):
         if name in owned and not is_real_folder(old / name):
@@ -118,12 +118,12 @@ def remove_empty(folders: Iterable[Path]) -> None:
 # ------------------------------------------------------------------------------------ exports
 
 
-def export_record(names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any]:
+def make_export_record(names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any]:
     """The content of export.json in a folder with files of these names; facts: more about it."""
     return {"made_by": GENERATOR, "files": sorted(names), **facts}
 
 
-def exported_names(folder: Path) -> frozenset[str] | None:
+def read_exported_names(folder: Path) -> frozenset[str] | None:
     """The names that the export.json in `folder` lists; None where there is none of bort's."""
     record = read_json_or_empty(folder / "export.json")
     names = record.get("files")
@@ -133,9 +133,9 @@ def exported_names(folder: Path) -> frozenset[str] | None:
     return frozenset(names) if plain and "export.json" in names else None
 
 
-def own_names(folder: Path) -> frozenset[str]:
+def list_own_names(folder: Path) -> frozenset[str]:
     """The names that bort gave in the folder of an export, a model or a corpus."""
-    exported = exported_names(folder)
+    exported = read_exported_names(folder)
     return MODEL_FILES | CORPUS_FILES if exported is None else exported
 
 

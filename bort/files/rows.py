@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bort.console import listed
-from bort.errors import BortError, nearest
-from bort.files.writing import replacing
+from bort.errors import BortError, suggest_name
+from bort.files.writing import replace_file
 
 Record = dict[str, Any]
 
@@ -32,7 +32,7 @@ def store_rows(rows: Any, split: str, texts: Sequence[str], label: str, folder: 
     names, records = _read_records(rows, split, columns)
     for column in (texts if split == "test" else columns) if names else ():
         if column not in names:
-            hint = nearest(column, names) or f"; it has {listed(names, 100)}"
+            hint = suggest_name(column, names) or f"; it has {listed(names, 100)}"
             raise BortError(f"{split} has no column '{column}'{hint}")
     if not records:
         raise BortError(f"{split} has no rows; give some")
@@ -41,7 +41,7 @@ def store_rows(rows: Any, split: str, texts: Sequence[str], label: str, folder: 
         digest.update(line)
     path = folder / f"{digest.hexdigest()[:16]}.jsonl"
     if not path.is_file():
-        with replacing(path) as file:
+        with replace_file(path) as file:
             file.writelines(_to_lines(records, split))
     return path
 

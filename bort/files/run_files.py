@@ -14,7 +14,7 @@ import bort
 from bort.files.ownership import (
     MODEL_FILES,
     is_real_folder,
-    own_names,
+    list_own_names,
     read_json_or_empty,
     remove_empty,
     settle,
@@ -65,12 +65,12 @@ RUNS_BELOW = (  # of a comparison, a search, Agora
 )
 
 
-def run_record(job_settings: dict[str, Any]) -> dict[str, Any]:
+def make_run_record(job_settings: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a run's settings.json: its settings, beside the version of bort."""
     return {"bort": bort.__version__, **job_settings}
 
 
-def run_settings(folder: Path) -> dict[str, Any] | None:
+def read_run_settings(folder: Path) -> dict[str, Any] | None:
     """Return the settings that a run of bort recorded in `folder`; None where there is no run."""
     record = read_json_or_empty(folder / SETTINGS)
     if not isinstance(record.pop("bort", None), str) or not isinstance(record.get("job"), str):
@@ -78,7 +78,7 @@ def run_settings(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def foreign_names(folder: Path) -> list[str]:
+def list_foreign_names(folder: Path) -> list[str]:
     """List what stands in a folder without a run of bort, but for hidden files outside .hydra."""
     if not folder.is_dir():
         return []
@@ -91,18 +91,18 @@ def clear_run(folder: Path) -> None:
 
     The folder itself stays. Nothing is removed where bort wrote no settings.json.
     """
-    if run_settings(folder) is None:
+    if read_run_settings(folder) is None:
         return
     settle(folder)
     for pattern in RUNS_BELOW:
         for path in folder.glob(pattern):
             if _is_inside(path, folder):
                 clear_run(path)
-                remove_empty([path, *_between(path, folder)])
+                remove_empty([path, *_list_between(path, folder)])
     for pattern in RUN_TREES:
         for path in folder.glob(pattern):
             shutil.rmtree(path) if is_real_folder(path) else path.unlink()
-            remove_empty(_between(path, folder))
+            remove_empty(_list_between(path, folder))
     for pattern in RUN_FILES:
         remove_matching(folder, pattern)
 
@@ -120,7 +120,7 @@ def remove_matching(folder: Path, pattern: str) -> None:
     if inner := pattern.rpartition("/")[0]:
         for path in folder.glob(inner):
             settle(path)
-            remove_empty([path, *_between(path, folder)])
+            remove_empty([path, *_list_between(path, folder)])
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -141,7 +141,7 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _between(path: Path, folder: Path) -> list[Path]:
+def _list_between(path: Path, folder: Path) -> list[Path]:
     """List the folders that hold `path`, below `folder`; the innermost comes first."""
     return [parent for parent in path.parents if folder in parent.parents]
 
@@ -151,7 +151,7 @@ def is_made_by_run(path: Path, folder: Path) -> bool:
     path, folder = path.resolve(), folder.resolve()
     if not path.exists() or folder not in path.parents:
         return False
-    if path.parent == folder and path.name in own_names(folder):
+    if path.parent == folder and path.name in list_own_names(folder):
         return True
     patterns = [*RUN_FILES, *(f"{run}/{name}" for run in RUNS_BELOW for name in RUN_FILES)]
     return any(path in folder.glob(pattern) for pattern in patterns)

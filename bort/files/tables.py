@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bort.errors import BortError, nearest, quote
-from bort.files.text_files import parquet_rows, parquet_shape, raw_lines
-from bort.files.untrusted import json_object
+from bort.errors import BortError, quote, suggest_name
+from bort.files.text_files import read_parquet_rows, read_parquet_shape, read_raw_lines
+from bort.files.untrusted import parse_object
 
 SHARED = 10_000  # different texts that are one object wherever they are equal, labels above all
 Record = tuple[dict[str, Any], str]  # cells by column, and where they are
@@ -49,7 +49,12 @@ def read_table(path: Path, needed: list[str], wanted: list[str]) -> Table:
 
     Raises BortError, with the line or row, for what cannot be read; OSError for a file that cannot.
     """
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_tsv,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     suffix = path.suffix.lower()
     table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(wanted)))
     for number, cells in readers[suffix](path, needed, wanted):
@@ -60,21 +65,21 @@ def read_table(path: Path, needed: list[str], wanted: list[str]) -> Table:
 def _check_columns(has: list[str], needed: list[str], where: str) -> None:
     for column in needed:
         if column not in has:
-            hint = nearest(column, has) or "; set data.text and data.label"
+            hint = suggest_name(column, has) or "; set data.text and data.label"
             raise BortError(f"{where}: no column '{column}' (it has {quote(', '.join(has))}){hint}")
     twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
     if twice:
         raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
 
 
-def _csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+def _read_csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
     """Rows of cells quoted as spreadsheets do, where a quoted one may hold lines.
 
     Between cells stand commas, or what else gives a header with the columns needed: semicolons or
     tabs, as spreadsheets of other languages write them.
     """
     csv.field_size_limit(1 << 30)  # the default refuses a text of 131,072 characters
-    reader = csv.reader(_text(path), strict=True, delimiter=_delimiter(path, needed))
+    reader = csv.reader(_split_lines(path), strict=True, delimiter=_find_delimiter(path, needed))
     header: list[str] | None = None
     line = 1
     try:
@@ -86,15 +91,15 @@ def _csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int
                 header = [cell.strip() for cell in cells]
                 _check_columns(header, needed, f"{path}, line {start}")
                 continue
-            yield start, _cells(header, cells, f"{path}, line {start}")
+            yield start, _match_cells(header, cells, f"{path}, line {start}")
     except csv.Error as error:
         raise BortError(
             f"{path}, line {line}: the row that starts here is not whole ({error}); fix its quotes"
         ) from error
 
 
-def _delimiter(path: Path, needed: list[str]) -> str:
-    first = next((line for line in _text(path) if line.strip()), "")
+def _find_delimiter(path: Path, needed: list[str]) -> str:
+    first = next((line for line in _split_lines(path) if line.strip()), "")
     for sign in (",", ";", "\t"):
         header = next(csv.reader([first], delimiter=sign), [])
         if set(needed) <= {cell.strip() for cell in header}:
@@ -102,52 +107,52 @@ def _delimiter(path: Path, needed: list[str]) -> str:
     return ","
 
 
-def _text(path: Path) -> Iterator[str]:
+def _split_lines(path: Path) -> Iterator[str]:
     """The lines of a file with their ends, cut at a carriage return too."""
-    for _, line in _lines(path):
+    for _, line in _read_lines(path):
         yield from io.StringIO(line, newline="") if "\r" in line[:-2] else (line,)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbers of lines, and the lines with their ends."""
-    for line, number, _ in raw_lines(path):
+    for line, number, _ in read_raw_lines(path):
         if "\0" in line:
             raise BortError(f"{path}, line {number}: a NUL byte, the file is damaged; get it again")
         yield number, line
 
 
-def _tsv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+def _read_tsv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
     """Rows of cells between tabs, one on each line; a quote is a letter like any other."""
     header: list[str] = []
-    for number, raw in _lines(path):
+    for number, raw in _read_lines(path):
         line = raw.removesuffix("\n").removesuffix("\r")
         cells = line.split("\t")
         if not header:
             header = cells
             _check_columns(header, needed, f"{path}, line {number}")
         elif line:
-            yield number, _cells(header, cells, f"{path}, line {number}")
+            yield number, _match_cells(header, cells, f"{path}, line {number}")
 
 
-def _cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
+def _match_cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
     if len(cells) != len(header):
         raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; fix or drop the line")
     return dict(zip(header, cells, strict=True))
 
 
-def _jsonl(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+def _read_jsonl(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
     """One JSON object a line."""
-    for number, line in _lines(path):
+    for number, line in _read_lines(path):
         if line.strip():
             where = f"{path}, line {number}"
-            record: dict[str, Any] = json_object(line, where)
+            record: dict[str, Any] = parse_object(line, where)
             _check_columns(list(record), needed, where)
             yield number, record
 
 
-def _parquet(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
-    _, names = parquet_shape(path)
+def _read_parquet(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+    _, names = read_parquet_shape(path)
     _check_columns(names, needed, str(path))
     columns = [name for name in dict.fromkeys(wanted) if name in names]
-    for number, cells in enumerate(parquet_rows(path, columns), start=1):
+    for number, cells in enumerate(read_parquet_rows(path, columns), start=1):
         yield number, dict(zip(columns, cells, strict=True))

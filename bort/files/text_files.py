@@ -25,14 +25,14 @@ class Line(NamedTuple):
     size: int  # bytes in the file, its end included
 
 
-def lines(path: Path) -> Iterator[Line]:
-    """As `raw_lines`, without the ends."""
-    for text, number, size in raw_lines(path):
+def read_lines(path: Path) -> Iterator[Line]:
+    """As `read_raw_lines`, without the ends."""
+    for text, number, size in read_raw_lines(path):
         text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
         yield Line(text, number, size)
 
 
-def raw_lines(path: Path) -> Iterator[Line]:
+def read_raw_lines(path: Path) -> Iterator[Line]:
     """Lines of a UTF-8 file with their ends. Only \\n ends one; str.splitlines cuts at nine more.
 
     A byte-order mark belongs to none. Raises BortError for another encoding, naming byte and line.
@@ -44,7 +44,7 @@ def raw_lines(path: Path) -> Iterator[Line]:
             try:
                 text = raw.decode()
             except UnicodeDecodeError as error:
-                raise undecodable(path, offset + error.start, number) from error
+                raise describe_undecodable(path, offset + error.start, number) from error
             yield Line(text if offset else text.removeprefix("\ufeff"), number, len(raw))
             offset += len(raw)
 
@@ -78,42 +78,42 @@ def _is_binary(head: bytes) -> bool:
     return False
 
 
-def undecodable(path: Path, place: int, line: int) -> BortError:
+def describe_undecodable(path: Path, place: int, line: int) -> BortError:
     """The error for a byte that is no UTF-8; counted from 0, lines from 1."""
     return BortError(f"{path}: not UTF-8 at byte {place}; convert the file (line {line})")
 
 
-def parquet_shape(path: Path) -> tuple[int, list[str]]:
+def read_parquet_shape(path: Path) -> tuple[int, list[str]]:
     """Rows and the names of the columns; raises BortError for a file that is not whole."""
-    table = _parquet(path)
+    table = _open_parquet(path)
     return table.metadata.num_rows, list(table.schema_arrow.names)
 
 
-def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple]:
+def read_parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple]:
     """The cells of these columns, row by row; equal texts of a batch are one object.
 
     Raises BortError for a damaged file, and for the row whose text is not UTF-8.
     """
     import pyarrow
 
-    schema = _parquet(path).schema_arrow
+    schema = _open_parquet(path).schema_arrow
     # read as places in a table of the different ones
     texts = [name for name in columns if pyarrow.types.is_string(schema.field(name).type)]
-    table = _parquet(path, read_dictionary=texts)
+    table = _open_parquet(path, read_dictionary=texts)
     groups = (table.metadata.row_group(k) for k in range(table.metadata.num_row_groups))
     size = sum(group.total_byte_size for group in groups) / max(1, table.metadata.num_rows)
     batch_size = int(min(1024, max(1, BATCH // max(1, size))))
     number = 0
     try:
         for batch in table.iter_batches(batch_size=batch_size, columns=columns):
-            cells = [_cells(batch.column(name), path, number) for name in columns]
+            cells = [_read_cells(batch.column(name), path, number) for name in columns]
             yield from zip(*cells, strict=True)
             number += len(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise BortError(f"{path}: damaged after row {number:,}; make it again") from error
 
 
-def _parquet(path: Path, **options):
+def _open_parquet(path: Path, **options):
     import pyarrow
     import pyarrow.parquet
 
@@ -125,7 +125,7 @@ def _parquet(path: Path, **options):
         raise BortError(f"{path}: not a whole parquet file; make it again") from error
 
 
-def _cells(column, path: Path, before: int) -> list:
+def _read_cells(column, path: Path, before: int) -> list:
     """Python values of a column of a batch; `before`: rows of the file before it."""
     import pyarrow
 
@@ -154,7 +154,7 @@ def read_whole_text(path: Path) -> str:
         text = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise undecodable(path, error.start, line) from error
+        raise describe_undecodable(path, error.start, line) from error
     if not text:
         raise BortError(f"{path} is empty; give a file with rows")
     if "\0" in text:

@@ -110,7 +110,7 @@ def _check_values(path: Path, value: Any) -> None:
             raise BortError(f"{path} has the interpolation {shorten(part, 40)}; write its value")
 
 
-def json_object(text: str, where: str) -> dict:
+def parse_object(text: str, where: str) -> dict:
     """The object in a text; raises BortError, which begins with `where`, when it holds none."""
     try:
         record = parse_json(text)

@@ -21,7 +21,7 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
 
 
 @contextmanager
-def _refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iterator[None]:
+def _report_refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iterator[None]:
     """OSErrors with these numbers (None: all) as one line about `path`."""
     try:
         yield
@@ -35,7 +35,7 @@ def _refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iterator[No
         raise BortError(line) from error
 
 
-def user_path(key: str, text: str) -> Path:
+def expand_user_path(key: str, text: str) -> Path:
     """The path that a setting gives, with the home for ~; raises BortError where there is none."""
     path = Path(text)
     if text.startswith("~"):
@@ -48,24 +48,24 @@ def user_path(key: str, text: str) -> Path:
 
 def check_writable(path: Path) -> None:
     """Raise BortError now for a file that could not be written after the work."""
-    with _refusals(path):
+    with _report_refusals(path):
         if path.is_dir():
             raise BortError(f"{path} is a folder; give the name of a file")
         if path.exists() and not path.is_file():
             raise BortError(f"{path} is a device or a pipe; give the name of a file")
         if path.exists() and not os.access(path, os.W_OK):
             raise BortError(f"{path} cannot be written: {os.strerror(errno.EACCES)}")
-        check_parent(_target(path), path)
+        check_parent(_resolve_target(path), path)
 
 
-def _target(path: Path) -> Path:
+def _resolve_target(path: Path) -> Path:
     """Where a file or folder of this name really is: links stay, and what they lead to changes."""
     return Path(os.path.realpath(path))
 
 
 def check_parent(target: Path, path: Path) -> None:
     """Whether the nearest folder that is there may be written to; path: as the user gave it."""
-    with _refusals(path):
+    with _report_refusals(path):
         parent = next(folder for folder in target.parents if folder.exists())
         if not parent.is_dir():
             raise BortError(f"{path} cannot be written: {parent} is a file")
@@ -74,23 +74,23 @@ def check_parent(target: Path, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replace_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a binary file that takes its final name only when it is complete and on the disk.
 
     A new file has the mode that the umask leaves, a replaced one the mode that it had. Raises
     BortError when the disk is full or there can be no such file; nothing is left then.
     """
     check_writable(path)
-    target = _target(path)
-    with _refusals(path):
+    target = _resolve_target(path)
+    with _report_refusals(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         _settle_once(target.parent)
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
-        part = ownership.temporary(target, "part")
+        part = ownership.name_temporary(target, "part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         handle = os.open(part, flags, 0o666 if mode is None else 0o600)
     try:
-        with _refusals(path, REFUSED):
+        with _report_refusals(path, REFUSED):
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
@@ -116,14 +116,14 @@ def _settle_once(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """`replacing` for a file; a device, a pipe or an open descriptor is written to as it is."""
+def open_output(path: Path) -> Iterator[IO[bytes]]:
+    """`replace_file` for a file; a device, a pipe or an open descriptor is written to as it is."""
     if not is_stream(path):
-        with replacing(path) as file:
+        with replace_file(path) as file:
             yield file
         return
-    with _refusals(path):
-        number = _descriptor(path)
+    with _report_refusals(path):
+        number = _find_descriptor(path)
         # By its name, a file behind an open descriptor would be written from its start.
         handle = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
     with os.fdopen(handle, "wb") as file:
@@ -132,12 +132,12 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 def is_stream(path: Path) -> bool:
     """Whether there is a device, a pipe or an open descriptor of this name: no file to replace."""
-    with _refusals(path):
+    with _report_refusals(path):
         plain = not path.exists() or path.is_file() or path.is_dir()
-        return not plain or _descriptor(path) is not None
+        return not plain or _find_descriptor(path) is not None
 
 
-def _descriptor(path: Path) -> int | None:
+def _find_descriptor(path: Path) -> int | None:
     """The number that /dev/stdout, /dev/fd/3 and links to them stand for."""
     path = path.absolute()
     for _ in range(10):
@@ -150,7 +150,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replace_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the name `folder`, whole and on the disk, after the block.
 
     Only then what bort wrote there before goes; files that a user has added move to the new one.
@@ -158,14 +158,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     Raises BortError when the disk is full, there can be no such folder, or a new file would replace
     one of the user's.
     """
-    target = _target(folder)
+    target = _resolve_target(folder)
     check_parent(target, folder)
-    fresh = ownership.temporary(target, "new")
-    with _refusals(folder):
+    fresh = ownership.name_temporary(target, "new")
+    with _report_refusals(folder):
         ownership.settle(target.parent)
         fresh.mkdir(parents=True)
     try:
-        with _refusals(folder, REFUSED):
+        with _report_refusals(folder, REFUSED):
             yield fresh
             _check_collisions(fresh, target, folder)
             _set_modes(fresh, target)
@@ -179,7 +179,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def _check_collisions(fresh: Path, target: Path, folder: Path) -> None:
-    owned = ownership.own_names(target)
+    owned = ownership.list_own_names(target)
     for name in sorted(path.name for path in fresh.iterdir()):
         there = os.path.lexists(target / name)
         if there and (name not in owned or (target / name).is_dir()):
@@ -200,7 +200,7 @@ def _set_modes(fresh: Path, target: Path) -> None:
 
 def swap_folder(fresh: Path, target: Path) -> None:
     """Give `fresh` the name `target`; a kill in between leaves what `ownership.settle` ends."""
-    old = ownership.temporary(target, "old")
+    old = ownership.name_temporary(target, "old")
     try:
         if target.exists():
             target.rename(old)
@@ -226,7 +226,7 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Strict JSON (no NaN), whole or not at all."""
     text = json.dumps(value, indent=2, allow_nan=False, default=str)
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(text.encode() + b"\n")
 
 
@@ -238,5 +238,5 @@ def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> Non
     for row in rows:
         cells = (row.get(column) for column in columns)
         writer.writerow(["" if cell is None else cell for cell in cells])
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(text.getvalue().encode())

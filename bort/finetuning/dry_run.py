@@ -7,7 +7,7 @@ from pathlib import Path
 from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import list_scores
 from bort.finetuning.recipe import check_length
@@ -111,7 +111,7 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
 def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.find_corpus(encoder_run.data, cache_folder())
+    corpus = corpora.find_corpus(encoder_run.data, locate_cache())
     if corpus is not None and RunFolder(locate_encoder(run, corpus)).find_summary():
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0

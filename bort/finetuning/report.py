@@ -16,7 +16,7 @@ from bort import html
 from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.files.text_files import read_whole_text
-from bort.files.untrusted import json_object
+from bort.files.untrusted import parse_object
 from bort.tasks.answers import Answer
 
 SHOWN = 20  # errors
@@ -39,12 +39,12 @@ def build_parts(path: Path) -> Iterator[Any]:
         yield f"<p class=doubt>One answer for all rows: {label}</p>"
     yield "<div class=grid>"
     if classes:
-        yield from html.panel("Confusion", plot_confusion(answers))
+        yield from html.build_panel("Confusion", plot_confusion(answers))
     else:
-        yield from html.panel("Answers and true values", plot_numbers(answers))
+        yield from html.build_panel("Answers and true values", plot_numbers(answers))
     if (plot := plot_by_length(answers, classes)) is not None:
         title = "Accuracy by length" if classes else "Mean error by length"
-        yield from html.panel(title, plot)
+        yield from html.build_panel(title, plot)
     yield "</div>"
     yield list_errors(answers, classes)
 
@@ -58,7 +58,7 @@ def read_answers(path: Path) -> list[Answer]:
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:
-            answer = Answer.from_json(json_object(line, where))
+            answer = Answer.from_json(parse_object(line, where))
             if answers and (answer.label is None) != (answers[0].label is None):
                 raise ValueError("classes and numbers in one file")
         except ValueError:
@@ -81,7 +81,7 @@ def plot_confusion(answers: list[Answer]) -> Any:
     table = np.array([counts[true, label] for true in labels for label in labels])
     table = table.reshape(len(labels), len(labels))
     ticks = list(range(len(labels)))
-    figure = html.figure("answer", "", 140 + max(200, 24 * len(labels)))
+    figure = html.create_figure("answer", "", 140 + max(200, 24 * len(labels)))
     figure.add_heatmap(
         z=table / np.maximum(table.sum(1, keepdims=True), 1),
         x=ticks,
@@ -106,7 +106,7 @@ def plot_numbers(answers: list[Answer]) -> Any:
     """Plot the answers of a regression over the true values."""
     true, scores = [answer.true for answer in answers], [answer.score for answer in answers]
     ends = [min(true + scores), max(true + scores)]
-    figure = html.figure("true value", "answer")
+    figure = html.create_figure("true value", "answer")
     figure.add_scattergl(x=true, y=scores, mode="markers", marker={"size": 5, "opacity": 0.5})
     figure.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": "#8b949e"})
     figure.update_layout(showlegend=False)
@@ -137,7 +137,7 @@ def plot_by_length(answers: list[Answer], classes: bool) -> Any:
         down, up = _compute_interval(part, classes)
         low.append(part.mean() - down)
         high.append(up - part.mean())
-    figure = html.figure("tokens", "accuracy" if classes else "mean |answer − true|")
+    figure = html.create_figure("tokens", "accuracy" if classes else "mean |answer − true|")
     figure.add_bar(
         x=names,
         y=means,
@@ -178,7 +178,7 @@ def list_errors(answers: list[Answer], classes: bool) -> str:
         title, head = "Farthest answers", ("true", "answer", "text")
     if not cells:
         return "<p>No answer is wrong.</p>"
-    return f"<h3>{title}</h3>{html.table(cells, head, 'texts')}"
+    return f"<h3>{title}</h3>{html.format_table(cells, head, 'texts')}"
 
 
 def _join_texts(answer: Answer) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
-from bort.errors import BortError, at_least, at_most
+from bort.errors import BortError, check_at_least, check_at_most
 
 INITS = ("default", "paper", "teacher")
 # Far above any encoder that was ever trained; larger ones are typing mistakes or attacks.
@@ -29,8 +29,8 @@ class Arch:
     def check(self) -> Self:
         """Return this architecture; raises BortError when no model can have these sizes."""
         for key, value in asdict(self).items():
-            at_least(f"arch.{key}", value, 1)
-            at_most(f"arch.{key}", value, LARGEST[key])
+            check_at_least(f"arch.{key}", value, 1)
+            check_at_most(f"arch.{key}", value, LARGEST[key])
         if not self.heads_divide_hidden:
             divisors = [n for n in range(1, self.hidden + 1) if self.hidden % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - self.heads))[:3])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bort.errors import BortError, at_least, nearest, one_of, shorten
+from bort.errors import BortError, check_at_least, check_choice, shorten, suggest_name
 from bort.models.arch import INITS, Arch
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
@@ -55,14 +55,14 @@ class ModelConfig:
     def __post_init__(self):
         self.arch.check()
         for name, least in (("vocab_size", 1), ("positions", 1), ("type_vocab", 0), ("pad_id", 0)):
-            at_least(name, getattr(self, name), least, below=MOST_ROWS)
+            check_at_least(name, getattr(self, name), least, below=MOST_ROWS)
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise BortError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         if not 0 < self.layer_norm_eps < 1:
             raise BortError(f"layer_norm_eps={self.layer_norm_eps:g} must be above 0 and below 1")
         if self.length is not None:
-            at_least("length", self.length, 1, below=self.positions + 1)
+            check_at_least("length", self.length, 1, below=self.positions + 1)
         if self.pad_id >= self.vocab_size:
             raise BortError(f"pad_id={self.pad_id} is outside the vocabulary of {self.vocab_size}")
         if self.position_offset not in (0, self.pad_id + 1):
@@ -73,7 +73,7 @@ class ModelConfig:
         if self.activation not in ACTIVATIONS:
             raise BortError(
                 f"activation '{shorten(self.activation, 20)}' is not supported; use one of "
-                f"{', '.join(ACTIVATIONS)}{nearest(self.activation[:40], ACTIVATIONS)}"
+                f"{', '.join(ACTIVATIONS)}{suggest_name(self.activation[:40], ACTIVATIONS)}"
             )
 
 
@@ -295,7 +295,7 @@ class Classifier(nn.Module):
         scale: tuple[float, float] | None = None,
     ):
         super().__init__()
-        one_of("head", head, HEADS)
+        check_choice("head", head, HEADS)
         self.config, self.head, self.spans, self.choices = config, head, spans, choices
         self.scale = scale
         self.encoder = Encoder(config)
@@ -381,7 +381,7 @@ def build_model(
     then what fits is taken from `teacher`). Raises BortError if init is unknown, or if the teacher
     is missing, narrower, or has another vocabulary.
     """
-    one_of("init", init, INITS)
+    check_choice("init", init, INITS)
     if init == "teacher" and teacher is None:
         raise BortError("init=teacher needs a teacher; set teacher.name, or use init=default")
     model = build_empty(config)

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
-from bort.errors import BortError, nearest, quote, shorten
+from bort.errors import BortError, quote, shorten, suggest_name
 from bort.files.untrusted import read_json
 from bort.models.identity import digest_folder
 from bort.network import is_hub_reachable
@@ -122,7 +122,7 @@ def _nearest_folder(path: Path) -> str:
         path = path.parent
     if not path.parent.is_dir():
         return f"; {path.parent} is a file"
-    return nearest(path.name, [folder.name for folder in _folders(path.parent)])
+    return suggest_name(path.name, [folder.name for folder in _folders(path.parent)])
 
 
 def _require_hub(name: str) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bort.errors import BortError, quote, shorten
-from bort.files.run_files import run_settings
+from bort.files.run_files import read_run_settings
 from bort.files.untrusted import read_json
-from bort.files.writing import replacing_folder, write_json
+from bort.files.writing import replace_folder, write_json
 from bort.models import hf_config
 from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw_weights, init_std
 from bort.models.hub import WEIGHT_FILES, fetch_folder, find_any, find_model, read_weights
@@ -382,12 +382,12 @@ def save_model(
     write stay in it. Raises BortError if it cannot be written, or holds anything but a model.
     """
     folder, config = Path(folder), model.config
-    in_run = run_settings(folder.parent) is not None  # where bort chose the name
+    in_run = read_run_settings(folder.parent) is not None  # where bort chose the name
     if folder.exists() and not (in_run or (folder / "config.json").is_file()):
         if not folder.is_dir() or any(folder.iterdir()):
             raise BortError(f"{folder} exists and is not a model folder; give another place")
     try:
-        with replacing_folder(folder) as fresh:
+        with replace_folder(folder) as fresh:
             write_json(fresh / "config.json", _settings(model, tokenizer) | (extra or {}))
             safetensors.torch.save_file(
                 _hf_weights(model, state), fresh / "model.safetensors", metadata={"format": "pt"}

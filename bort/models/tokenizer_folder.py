@@ -10,7 +10,7 @@ from typing import Any
 
 from bort.errors import BortError, quote, shorten
 from bort.files.untrusted import parse_json, read_json
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replace_file, write_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 MOST_IDS = 2**24  # the largest vocabularies have 2**20 words
@@ -123,7 +123,7 @@ def save_tokenizer(
     content["truncation"] = content["padding"] = None  # what the last call here asked for
     if merges := content["model"].get("merges"):
         content["model"]["merges"] = _joined(merges)
-    with replacing(folder / "tokenizer.json") as file:
+    with replace_file(folder / "tokenizer.json") as file:
         file.write(json.dumps(content, ensure_ascii=False, indent=2).encode())
     write_json(folder / "tokenizer_config.json", _settings(tokenizer, length, token_types))
 

@@ -12,7 +12,7 @@ import torch
 from bort.config.search import LatencyConfig
 from bort.console import Progress, counted
 from bort.errors import BortError
-from bort.files.ownership import temporary
+from bort.files.ownership import name_temporary
 from bort.models import onnx
 from bort.models.arch import Arch
 from bort.objectives.latency_table import read_latency_table
@@ -120,7 +120,7 @@ def _time_shapes(
         if engine == "measured":
             make[arch] = lambda arch=arch: make_pytorch_call(arch, *size, latency.device)
         else:
-            files.append(temporary(folder / f"latency_{number}.onnx", "part"))
+            files.append(name_temporary(folder / f"latency_{number}.onnx", "part"))
             int8 = engine == "onnx_int8"
             make[arch] = onnx.make_encoder_call(arch, *size, threads, files[-1], int8)
             tick(number + 1, len(archs))

@@ -107,7 +107,7 @@ def parts(
     """Yield HTML and figures; overview: of `summarize`, folders: by stage, commands: of them."""
     yield f"<h1>bort pipeline {escape(name)}</h1>"
     yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in list_doubts(folders))
-    yield html.table(overview.items(), kind="settings")
+    yield html.format_table(overview.items(), kind="settings")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
     for key, title in TITLES.items():
@@ -140,8 +140,8 @@ def _export_parts(folder: Path, result: ExportResult) -> Iterator[str]:
         rows.append((key.replace("/", ": val/", 1), decimal(value)))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     sizes = [(path.name, f"{path.stat().st_size / 1e3:,.1f} kB") for path in files]
-    yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{html.table(rows)}"
-    yield f"<h2>Files</h2>{html.table(sizes)}"
+    yield f"<h1>export/{escape(folder.name)}, int8 for onnxruntime</h1>{html.format_table(rows)}"
+    yield f"<h2>Files</h2>{html.format_table(sizes)}"
 
 
 def _read_export(folders: dict[str, Path]) -> ExportResult:

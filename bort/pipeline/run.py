@@ -62,7 +62,7 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
     command ended well, its result is there, and all that it read is still the same.
     """
-    if not (folder / "stages.json").is_file() and run_files.foreign_names(folder):
+    if not (folder / "stages.json").is_file() and run_files.list_foreign_names(folder):
         raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
     with RunFolder(folder).lock(wait=True) as lock:
         records = read_records(folder)
@@ -176,7 +176,7 @@ def write_report(
     commands += [f"{console.python()} {shlex.join(stage.command)}" for stage in stages]
     overview = report.summarize(folders, seconds)
     parts = report.parts(folder.name, overview, folders, commands)
-    html.write(folder / "report.html", f"bort pipeline {folder.name}", parts)
+    html.write_page(folder / "report.html", f"bort pipeline {folder.name}", parts)
     width = max(map(len, overview)) + 2
     for title, value in overview.items():
         logger.info(f"  {title:<{width}}{value}")

@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 from bort.training.loggers import log_samples
 
 BEFORE, AFTER = 12, 8  # tokens that are shown around a masked word
@@ -29,7 +29,7 @@ class SamplePredictions(pl.Callback):
         if batch_idx > 0 or len(outputs) == 0 or not trainer.is_global_zero:
             return
         rows = self.read(batch, outputs)
-        with replacing(self.path) as file:
+        with replace_file(self.path) as file:
             for text, truth, prediction in rows:
                 line = f"…{text}…\n  true {truth!r}, predicted {prediction!r}\n"
                 file.write(line.encode())

@@ -24,7 +24,7 @@ from bort.config.data import DataConfig
 from bort.console import Progress, counted, data_size
 from bort.errors import BortError
 from bort.files import ownership
-from bort.files.digests import content_digest, read_sealed, write_sealed
+from bort.files.digests import hash_file, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
 from bort.pretraining.token_stream import TokenStream
@@ -236,7 +236,7 @@ def _read_chunks(source: Iterable[Document], data: DataConfig, counts: _Counts) 
 def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable) -> None:
     """Build under a temporary name; the whole folder appears by one rename."""
     ownership.settle(folder.parent)
-    temporary = ownership.temporary(folder, "new")
+    temporary = ownership.name_temporary(folder, "new")
     temporary.mkdir(parents=True)
     try:
         if tokenizer is None:
@@ -246,7 +246,7 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
         _check_length(info, source.name, data)
         if "files" in source.identity and open_text(data).identity != source.identity:
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
-        files = {f.name: content_digest(f) for f in temporary.iterdir() if f.is_file()}
+        files = {f.name: hash_file(f) for f in temporary.iterdir() if f.is_file()}
         info = replace(
             info,
             fingerprint=folder.name,
@@ -283,7 +283,7 @@ def write_streams(
         raise BortError(f"{source.name}: no text in it; nothing but blank documents")
     near_copies, are_dropped = _drop_copies(val, overlap.shares() > SHARE)
     # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
-    both = content_digest(train.path) + content_digest(val.path) + hash_tokenizer(tokenizer)
+    both = hash_file(train.path) + hash_file(val.path) + hash_tokenizer(tokenizer)
     unigram_ce, unigram_accuracy = compute_unigram_baseline(train.counts, val.counts, special)
     return CorpusInfo(
         documents=counts.documents - (near_copies if are_dropped else 0),
@@ -399,7 +399,7 @@ def _is_whole(path: Path, digest: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _compute_digest(path: Path, *version: int) -> str:
-    return content_digest(path)
+    return hash_file(path)
 
 
 def _check_length(info: CorpusInfo, name: str, data: DataConfig) -> None:

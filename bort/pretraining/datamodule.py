@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bort.config.data import DataConfig
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.models.huggingface import load_tokenizer
 from bort.pretraining.corpus import (
     Corpus,
@@ -184,14 +184,14 @@ class PackedDataModule(pl.LightningDataModule):
         Raises BortError for text that is missing, unreadable or too short.
         """
         if self.corpus is None:
-            build_corpus(self.data, self.cache or cache_folder(), self.tokenizer)
+            build_corpus(self.data, self.cache or locate_cache(), self.tokenizer)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the tokenized text and divide it into batches."""
         if self.train is not None:
             return
         if self.corpus is None:
-            folder = self.cache or cache_folder()
+            folder = self.cache or locate_cache()
             self.corpus = find_corpus(self.data, folder, self.tokenizer)
             if self.corpus is None:
                 self.corpus = build_corpus(self.data, folder, self.tokenizer)

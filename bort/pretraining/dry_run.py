@@ -11,7 +11,7 @@ import torch
 from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.machine import SIZE, count_usable_cores, measure_gflops
 from bort.models import hub
 from bort.models.arch import Arch
@@ -74,7 +74,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
     if run.data.source == "text" and not run.data.path:
         missing.append("data.path, the text")
     elif not away:
-        corpus = corpora.find_corpus(run.data, cache_folder(), tokenizer)
+        corpus = corpora.find_corpus(run.data, locate_cache(), tokenizer)
     if vocab is None or (away and run.data.tokenizer != "auto"):
         vocab = corpus.info.vocab_size if corpus else run.data.vocab_size
     return Outlook(teacher, vocab, corpus, missing)
@@ -181,7 +181,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     corpus = "built" if outlook.corpus else "to be built"
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    logger.info(f"              corpus ({corpus}) in {cache_folder()}")
+    logger.info(f"              corpus ({corpus}) in {locate_cache()}")
     free = shutil.disk_usage(Path.cwd()).free
     logger.info(f"              {free / 1e9:.0f} GB are free here")
     duration = estimate_hours(sum(work for _, work in parts))

@@ -25,14 +25,14 @@ from bort.config.train import TrainConfig
 from bort.console import clock
 from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replace_file, write_json
 from bort.models.bert import MaskedLM
 from bort.pretraining.corpus import Corpus, count_sequences
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, hash_teacher, locate_teacher, prepare, train
 from bort.runs.folder import RunFolder
-from bort.runs.names import rate_folder
+from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
 from bort.training.loggers import MetricsCsv
 from bort.training.progress import Throughput
@@ -80,7 +80,7 @@ def _train_arms(
     for arm in ARMS:
         tries, rates = {}, {}
         for lr in run.compare.lrs:
-            arm_folder = rate_folder(folder, arm, lr)
+            arm_folder = locate_rate_folder(folder, arm, lr)
             failure = RunFolder(arm_folder).failure_file
             rates[arm_folder] = lr
             job = build_arm_run(run, arm, lr, results)
@@ -296,7 +296,7 @@ def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
     figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
     figure.update_yaxes(rangemode="tozero")
     figure.update_layout(title="KD against plain MLM, from the same start", template="plotly_white")
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
 
 

@@ -17,7 +17,7 @@ from bort.config.optim import OptimConfig
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError
-from bort.files.cache import cache_folder
+from bort.files.cache import locate_cache
 from bort.models import hub
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
@@ -66,7 +66,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     whose teacher is no longer there is told what depends on the new one.
     """
     teacher, tokenizer = open_sources(run)
-    corpus = corpora.build_corpus(run.data, cache_folder(), tokenizer)
+    corpus = corpora.build_corpus(run.data, locate_cache(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
         run_folder = RunFolder(folder)
@@ -183,7 +183,7 @@ def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
 def _locate_training(kind: str, training: TrainConfig, corpus: Corpus) -> Path:
     """Locate a kept training, named by all that decides its weights and by nothing else."""
     name = fingerprint(_select_weight_settings(training) | {"corpus": corpus.info.digest})
-    return cache_folder() / kind / name
+    return locate_cache() / kind / name
 
 
 # Keys of the trainer that leave the weights of a training alone which no callback watches.
@@ -241,7 +241,7 @@ def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
 def pretrain_encoder(run: TrainConfig) -> Path:
     """Pre-train an encoder run.arch on the embedded corpus, the first time; return its folder."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.build_corpus(encoder_run.data, cache_folder(), None)
+    corpus = corpora.build_corpus(encoder_run.data, locate_cache(), None)
     folder = locate_encoder(run, corpus)
     if RunFolder(folder).settle_finished() is None:
         logger.info(
@@ -254,7 +254,7 @@ def pretrain_encoder(run: TrainConfig) -> Path:
 def pretrain_teacher(run: TrainConfig) -> Path:
     """Pre-train run.teacher on the embedded corpus, the first time; return its folder."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.build_corpus(encoder_run.data, cache_folder(), None)
+    corpus = corpora.build_corpus(encoder_run.data, locate_cache(), None)
     train_teacher(encoder_run, corpus)
     return locate_teacher(encoder_run, corpus)
 

@@ -12,7 +12,7 @@ from bort.runs.folder import RunFolder
 CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
 
 
-def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
+def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
     """The words after `python` that pre-train an optimum as its search trained it.
 
     folder: holds the settings of the search, or of the winning run of a sweep. hidden, lr: the
@@ -29,7 +29,7 @@ def next_training(folder: Path, optimum: Path, hidden: int, lr: float | None) ->
     return shlex.join(words)
 
 
-def command(folder: Path, program: str, name: str) -> str | None:
+def compose_command(folder: Path, program: str, name: str) -> str | None:
     """How the run in `folder` was started, for a shell; None where that is not recorded."""
     if (words := RunFolder(folder).read_overrides()) is None:
         return None

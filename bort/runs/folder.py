@@ -18,7 +18,7 @@ from bort.console import clock
 from bort.errors import BortError, shorten
 from bort.files import locks, ownership, run_files
 from bort.files.untrusted import read_json, read_settings, read_yaml
-from bort.files.writing import replacing, write_json
+from bort.files.writing import replace_file, write_json
 from bort.models.identity import check_models, digest_folder, find_local_model
 from bort.runs.inputs import digest_data_files
 from bort.runs.summary import RESTORE, RunSummary
@@ -190,15 +190,15 @@ class RunFolder(os.PathLike):
         if not run.resume:
             self.clear()
         if not self.settings_file.exists():  # first: by it, all else is known as bort's
-            write_json(self.settings_file, run_files.run_record(flatten_settings(run)))
+            write_json(self.settings_file, run_files.make_run_record(flatten_settings(run)))
         for name, text in (record or {}).items():
             if not (self.path / run_files.HYDRA / name).exists():
-                with replacing(self.path / run_files.HYDRA / name) as file:
+                with replace_file(self.path / run_files.HYDRA / name) as file:
                     file.write(text.encode())
 
     def read_settings(self) -> dict[str, Any] | None:
         """Return the flat settings of the run here; None where there is no run of bort."""
-        return run_files.run_settings(self.path)
+        return run_files.read_run_settings(self.path)
 
     def read_config(self) -> dict[str, Any]:
         """Return the settings that `.hydra/config.yaml` records, but for keys that are gone since.
@@ -229,7 +229,7 @@ class RunFolder(os.PathLike):
         """
         then = self.read_settings()
         if then is None:
-            if run_files.foreign_names(self.path):
+            if run_files.list_foreign_names(self.path):
                 raise BortError(f"{self} holds files but no run of bort; use another name=")
             return
         if not run.resume:

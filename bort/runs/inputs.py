@@ -12,7 +12,7 @@ def digest_data_files(run: TrainConfig) -> str | None:
 
     Returns None where there are none, or where one is missing: then nothing can be compared.
     """
-    paths = [Path(name).expanduser() for name in _data_names(run) if name]
+    paths = [Path(name).expanduser() for name in _list_data_names(run) if name]
     files: list[tuple[str, int, int]] = []
     try:
         for path in paths:
@@ -24,7 +24,7 @@ def digest_data_files(run: TrainConfig) -> str | None:
     return fingerprint({"files": files}) if files else None
 
 
-def _data_names(run: TrainConfig) -> list[str | None]:
+def _list_data_names(run: TrainConfig) -> list[str | None]:
     """Return the settings that name data files, or folders of them, for the job of this run."""
     data = run.data
     if not run.fits_task:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.errors import BortError, nearest_path, shorten
+from bort.errors import BortError, shorten, suggest_path
 from bort.files.run_files import METRICS
 from bort.files.untrusted import read_json
 from bort.models.arch import Arch
@@ -59,7 +59,7 @@ def load_run(path: Path) -> LoadedRun:
 def load_runs(folder: Path) -> list[LoadedRun]:
     """Load the run in a folder, or the runs below it: of a comparison, a sweep or a search."""
     if not folder.is_dir():
-        raise BortError(f"{folder} does not exist{nearest_path(folder, folder.parent.glob('*/'))}")
+        raise BortError(f"{folder} does not exist{suggest_path(folder, folder.parent.glob('*/'))}")
     if RunFolder(folder).metrics.is_file():
         return [load_run(folder)]
     tables = [path for depth in (1, 2, 3) for path in folder.glob("*/" * depth + METRICS)]

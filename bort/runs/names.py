@@ -27,6 +27,6 @@ def reserve_name(cfg: DictConfig, locate: Callable[[], Path]) -> bool:
     return True
 
 
-def rate_folder(folder: str | os.PathLike, arm: str, lr: float) -> Path:
+def locate_rate_folder(folder: str | os.PathLike, arm: str, lr: float) -> Path:
     """Return the folder of one arm of a comparison at one learning rate."""
     return Path(folder, arm, f"lr_{lr:g}")

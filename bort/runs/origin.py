@@ -13,7 +13,7 @@ from bort.models.arch import Arch
 EMBEDDED = "docstrings of the installed Python packages"
 
 
-def run_facts(source: str) -> dict[str, Any]:
+def read_facts(source: str) -> dict[str, Any]:
     """summary.json and settings.json of the run whose model this is; empty where there is none.
 
     source: a run folder, or the model folder in one. Raises BortError for damaged files.
@@ -28,7 +28,7 @@ def run_facts(source: str) -> dict[str, Any]:
     return facts
 
 
-def public_name(value: Any) -> str:
+def hide_folders(value: Any) -> str:
     """A name without the folders of this machine: of a path the last part, or else a hub name.
 
     Of a model folder inside a run, the run's name.
@@ -43,7 +43,7 @@ def public_name(value: Any) -> str:
     return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
-def scores(run: dict[str, Any]) -> dict[str, str]:
+def list_scores(run: dict[str, Any]) -> dict[str, str]:
     """`val/accuracy` and the like, with four digits."""
     values = {k: decimal(v) for k, v in run.items() if "/" in k and isinstance(v, float)}
     for key in values:
@@ -54,56 +54,62 @@ def scores(run: dict[str, Any]) -> dict[str, str]:
     return values | ({"to doubt": doubt} if isinstance(doubt, str) else {})
 
 
-def origin(run: dict[str, Any]) -> dict[str, str]:
+def list_origins(run: dict[str, Any]) -> dict[str, str]:
     """`task`, `data`, `base model`, `teacher` and `seed` of a run, as far as it had them."""
     if not run:
         return {}
     if run.get("job") in ("finetune", "agora"):
-        facts = {"task": run.get("task"), "data": _rows(run), "base model": _base(run)}
+        facts = {
+            "task": run.get("task"),
+            "data": _describe_rows(run),
+            "base model": _describe_base(run),
+        }
         if run.get("job") == "agora":
             named = run.get("agora.teacher")
-            facts["teacher"] = public_name(named) if named else "fine-tuned in the same run"
+            facts["teacher"] = hide_folders(named) if named else "fine-tuned in the same run"
     else:
-        facts = {"data": _text(run), "teacher": _teacher(run)}
+        facts = {"data": _describe_text(run), "teacher": _describe_teacher(run)}
     facts["seed"] = run.get("seed")
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def _rows(run: dict[str, Any]) -> str:
+def _describe_rows(run: dict[str, Any]) -> str:
     """What a classifier was fine-tuned on."""
     task = run.get("task")
     if task == "custom":
         files = [run.get(f"data.{split}") for split in ("train", "val", "test")]
-        return ", ".join(public_name(file) for file in files if file)
+        return ", ".join(hide_folders(file) for file in files if file)
     return EMBEDDED if task == "docstrings" else f"the official rows of {task}"
 
 
-def _base(run: dict[str, Any]) -> str:
+def _describe_base(run: dict[str, Any]) -> str:
     """What a fine-tuning started from, and what that learnt from, where it is still there."""
     if not run.get("model"):
-        return f"an encoder {_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
-    name = public_name(run["model"])
-    before = run_facts(run["model"])
+        return f"an encoder {_format_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
+    name = hide_folders(run["model"])
+    before = read_facts(run["model"])
     if before.get("job") not in ("pretrain", "compare"):
         return name
-    teacher = _teacher(before)
-    return f"{name}, pre-trained on {_text(before)}" + (f" by {teacher}" if teacher else "")
+    teacher = _describe_teacher(before)
+    return f"{name}, pre-trained on {_describe_text(before)}" + (
+        f" by {teacher}" if teacher else ""
+    )
 
 
-def _text(run: dict[str, Any]) -> str:
+def _describe_text(run: dict[str, Any]) -> str:
     """What a masked language model was pre-trained on."""
-    return public_name(run.get("data.path")) if run.get("data.source") == "text" else EMBEDDED
+    return hide_folders(run.get("data.path")) if run.get("data.source") == "text" else EMBEDDED
 
 
-def _teacher(run: dict[str, Any]) -> str | None:
+def _describe_teacher(run: dict[str, Any]) -> str | None:
     """The teacher of a pre-training, if it had one."""
     if not (run.get("distill.w_kd") or run.get("init") == "teacher"):
         return None
     if run.get("teacher.name"):
-        return f"teacher {public_name(run['teacher.name'])}"
-    return f"a teacher {_arch(run, 'teacher.arch')} of its own, trained on the same text"
+        return f"teacher {hide_folders(run['teacher.name'])}"
+    return f"a teacher {_format_arch(run, 'teacher.arch')} of its own, trained on the same text"
 
 
-def _arch(run: dict[str, Any], key: str) -> str:
+def _format_arch(run: dict[str, Any], key: str) -> str:
     numbers = (str(run.get(f"{key}.{size}", "?")) for size in Arch.KEYS)
     return f"⟨{','.join(numbers)}⟩"

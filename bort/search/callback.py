@@ -27,7 +27,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.run_files import SWEEP_RECORD, foreign_names, run_settings
+from bort.files.run_files import SWEEP_RECORD, list_foreign_names, read_run_settings
 from bort.runs.failures import take_failures
 from bort.runs.names import reserve_name
 
@@ -104,8 +104,8 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
 
 def is_foreign(folder: Path) -> bool:
     """Whether a folder holds files, but neither Hydra's record of a sweep nor a run."""
-    names = foreign_names(folder)
-    is_sweep = SWEEP_RECORD in names or any(run_settings(folder / name) for name in names)
+    names = list_foreign_names(folder)
+    is_sweep = SWEEP_RECORD in names or any(read_run_settings(folder / name) for name in names)
     return bool(names) and not is_sweep
 
 

@@ -13,7 +13,7 @@ from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
-from bort.files.writing import replacing, write_csv
+from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
@@ -54,11 +54,11 @@ def conclude(folder: Path) -> SearchResult:
     run, result = conclusion.run, conclusion.result
     rows = [row.to_table() for row in conclusion.rows]
     write_csv(folder / "candidates.csv", list(rows[0]), rows)
-    with replacing(folder / "optimum.yaml") as file:
+    with replace_file(folder / "optimum.yaml") as file:
         file.write(OmegaConf.to_yaml(result.optimum.to_table()).encode())
     RunFolder(folder).write_summary(RunSummary(result.to_json()))
     parts = report.build_parts(folder, conclusion)
-    html.write(folder / "report.html", f"bort search {run.name}", parts)
+    html.write_page(folder / "report.html", f"bort search {run.name}", parts)
     for line in describe_outcome(folder, result, conclusion.rows):
         logger.info(line)
     if run.logger.name == "wandb":
@@ -259,7 +259,7 @@ def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow
     yield f"  report    {folder}/report.html"
     yield f"  table     {folder}/candidates.csv, summary.json"
     top = next(row for row in rows if row.xi == result.optimum)
-    command = commands.next_training(folder, folder / "optimum.yaml", top.xi.hidden, top.lr)
+    command = commands.compose_training(folder, folder / "optimum.yaml", top.xi.hidden, top.lr)
     yield f"  next      {typed(command)}"
 
 

@@ -189,7 +189,7 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
     doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
-        f"<h1>{title} on {escape(str(text))}</h1>{html.big(figures)}{doubt}"
+        f"<h1>{title} on {escape(str(text))}</h1>{html.format_numbers(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
         f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
         f"candidate, T = {teacher.xi}, errors on {result.positions:,} masked positions of "
@@ -213,7 +213,7 @@ def _draw_front(
         undecided, proven = name in result.pareto_undecided, name in result.pareto
         kind = list(kinds)[2 if undecided else 1 if proven else 0]
         kinds[kind][0].append(row)
-    figure = html.figure(label, "error (nats per token)", 480)
+    figure = html.create_figure(label, "error (nats per token)", 480)
     for kind, (members, symbol) in kinds.items():
         if not members and kind == UNDECIDED:
             continue
@@ -249,7 +249,7 @@ def _draw_front(
 
 def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow]):
     shown = trained[:30]
-    figure = html.figure("", "W", 420)
+    figure = html.create_figure("", "W", 420)
     figure.add_scatter(
         x=[str(r.xi) for r in shown],
         y=[r.w for r in shown],
@@ -285,7 +285,7 @@ def _draw_map(choices: dict[tuple[float, float], Arch | None]):
     colors = dict(zip(winners, qualitative.Set2 * len(winners), strict=False))
     if None in choices.values():
         colors[None] = GREY
-    figure = html.figure("α, weight of parameters", "β, weight of latency", 480)
+    figure = html.create_figure("α, weight of parameters", "β, weight of latency", 480)
     for xi, color in colors.items():
         cells = [ab for ab, winner in choices.items() if winner == xi]
         label = UNDECIDED if xi is None else str(xi)
@@ -327,7 +327,7 @@ def write_costs(teacher_seconds: float, result: SearchResult) -> str:
         ("W with errors fitted on parameters", result.control_size or "–"),
     ]
     grey = f"<td class=unknown>{UNDECIDED}</td>"
-    table = html.table(rows).replace(f"<td>{UNDECIDED}</td>", grey)
+    table = html.format_table(rows).replace(f"<td>{UNDECIDED}</td>", grey)
     return f"<h2>Costs and controls</h2>{table}"
 
 
@@ -349,7 +349,7 @@ def write_table(rows: list[CandidateRow], unit: str) -> str:
         cells.append("" if row.latency is None else _write_latency(row.latency, unit))
         cells += [_write_number(value) for value in (row.error, row.w, row.w_bound)]
         body.append([*cells, row.reason])
-    return f"<h2>All points</h2>{html.table(body, head)}"
+    return f"<h2>All points</h2>{html.format_table(body, head)}"
 
 
 def _write_number(value: float | None) -> str:
@@ -359,12 +359,12 @@ def _write_number(value: float | None) -> str:
 def write_commands(run: SearchRunConfig, folder: Path, best: CandidateRow) -> str:
     """The commands that search again, and that pre-train `best`, the row of the optimum."""
     config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
-    again = commands.command(folder, "search.py", run.name)
-    command = commands.next_training(folder, folder / "optimum.yaml", best.xi.hidden, best.lr)
+    again = commands.compose_command(folder, "search.py", run.name)
+    command = commands.compose_training(folder, folder / "optimum.yaml", best.xi.hidden, best.lr)
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
         f"{escape(typed(command))}</pre>"
-        + html.details("Configuration", f"<pre>{escape(config)}</pre>")
+        + html.fold("Configuration", f"<pre>{escape(config)}</pre>")
     )
 
 

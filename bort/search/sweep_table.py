@@ -13,9 +13,9 @@ from bort import console
 from bort.console import counted, decimal
 from bort.errors import BortError
 from bort.files.untrusted import read_json
-from bort.files.writing import replacing, write_csv
+from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
-from bort.runs.commands import next_training
+from bort.runs.commands import compose_training
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RESTORE, RunSummary
 from bort.search.fptas import Scale, Selection
@@ -113,10 +113,10 @@ def write_sweep_table(folder: Path) -> None:
 def _write_optimum(folder: Path, row: PretrainingRow) -> None:
     """Write the ξ of the best run to optimum.yaml, and tell how it is trained further."""
     path = folder / "optimum.yaml"
-    with replacing(path) as file:
+    with replace_file(path) as file:
         file.write(OmegaConf.to_yaml(row.xi.to_table()).encode())
     logger.info(f"  optimum   {path}   {row.xi}, the largest W of these runs")
-    command = next_training(folder / row.job, path, row.xi.hidden, row.lr)
+    command = compose_training(folder / row.job, path, row.xi.hidden, row.lr)
     logger.info(f"  next      {console.typed(command)}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 from bort.tasks.task import Row, Task
 
 SHOWN = 400  # characters of a text that is answered wrongly
@@ -87,7 +87,7 @@ def list_answers(
 
 def write_answers(path: Path, answers: list[Answer]) -> None:
     """Write an object per answer, each on a line of its own."""
-    with replacing(path) as file:
+    with replace_file(path) as file:
         for answer in answers:
             line = json.dumps(answer.to_json(), ensure_ascii=False)
             file.write(f"{line}\n".encode())

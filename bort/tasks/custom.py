@@ -10,7 +10,7 @@ from typing import Any
 
 from bort.config.data import DataConfig
 from bort.console import to_printable
-from bort.errors import BortError, nearest, quote
+from bort.errors import BortError, quote, suggest_name
 from bort.files.tables import Table, read_table
 from bort.tasks.task import Row, Split, Task
 
@@ -194,7 +194,7 @@ def _make_row(task: Task, number: int, record: dict, where: str, label: str | No
     if label not in task.labels:
         raise BortError(
             f"{where}: label {quote(label)} is none of those in the training rows "
-            f"({quote(', '.join(task.labels))}){nearest(label, task.labels)}"
+            f"({quote(', '.join(task.labels))}){suggest_name(label, task.labels)}"
         )
     return Row(number, texts, task.labels.index(label))
 
@@ -294,7 +294,7 @@ def _check_file(path: Path, split: str) -> None:
         raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise BortError(f"data.{split}={path} is not there{nearest(path.name, near)}")
+        raise BortError(f"data.{split}={path} is not there{suggest_name(path.name, near)}")
     if not path.stat().st_size:
         raise BortError(f"data.{split}={path} is empty; give a file with rows")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.data import DataConfig
-from bort.errors import BortError, nearest, quote
-from bort.files.cache import cache_folder
+from bort.errors import BortError, quote, suggest_name
+from bort.files.cache import locate_cache
 from bort.files.text_files import read_whole_text
-from bort.files.untrusted import json_object
+from bort.files.untrusted import parse_object
 from bort.network import is_hub_reachable
 from bort.tasks.custom import read_custom_task
 from bort.tasks.docstrings import read_docstring_task
@@ -23,7 +23,7 @@ def load_task(name: str, data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     if name == "custom":
         return read_custom_task(data)
     if name == "docstrings":
-        return read_docstring_task(cache_folder())
+        return read_docstring_task(locate_cache())
     task = find_task(name)
     return task, read_rows(task, Path(data.root) if data.root else None)
 
@@ -126,7 +126,9 @@ def _explain_missing(task: Task, root: Path, split: Split) -> str:
     elif (root / task.folders[0]).is_dir():
         hint = "; get the file"
     else:
-        hint = nearest(task.folders[0], [path.name for path in root.iterdir() if path.is_dir()])
+        hint = suggest_name(
+            task.folders[0], [path.name for path in root.iterdir() if path.is_dir()]
+        )
     hint = hint or f"; give the folder that holds {task.folders[0]}"
     return f"data.root={root}: no {expected}{also} for {task.name}{hint}"
 
@@ -169,7 +171,7 @@ def _read_jsonl(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]
     """Records of a SuperGLUE file, one JSON object a line."""
     for number, line in enumerate(_read_lines(path), start=1):
         where = f"{path}, line {number}"
-        yield json_object(line, where), where
+        yield parse_object(line, where), where
 
 
 def _read_race(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
@@ -177,7 +179,7 @@ def _read_race(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]
     files = [file for file in path.glob("*.txt") if not file.name.startswith(".")]
     files.sort(key=lambda file: (int(file.stem) if file.stem.isdecimal() else -1, file.name))
     for file in files:
-        yield json_object(read_whole_text(file), str(file)), str(file)
+        yield parse_object(read_whole_text(file), str(file)), str(file)
 
 
 def _read_hub(task: Task) -> dict[str, tuple[list[Row], str]]:

@@ -7,7 +7,7 @@ rows of a file have.
 
 from typing import Any
 
-from bort.errors import BortError, nearest
+from bort.errors import BortError, suggest_name
 from bort.tasks import task as shapes
 from bort.tasks.task import Split, Task
 
@@ -15,7 +15,7 @@ from bort.tasks.task import Split, Task
 def find_task(name: str) -> Task:
     """The task of this name; raises BortError with the nearest one."""
     if name not in TASKS:
-        hint = nearest(name, TASKS) or f"; known are {', '.join(TASKS)}"
+        hint = suggest_name(name, TASKS) or f"; known are {', '.join(TASKS)}"
         raise BortError(f"task={name} is no known task{hint}")
     return TASKS[name]
 

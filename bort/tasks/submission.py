@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 from bort.tasks.metrics import find_best_rows, to_array
 from bort.tasks.registry import TASKS
 from bort.tasks.task import Row, Task
@@ -40,7 +40,7 @@ def write_submission(
                 f"{x}\n" for x in lines.get(task.form, _write_jsonl)(task, rows[name], answers)
             )
             path = Path(folder) / split.submission
-            with replacing(path) as file:
+            with replace_file(path) as file:
                 file.write(text.encode())
             written.append(path)
     return written
@@ -61,7 +61,7 @@ def zip_submissions(answers: dict[str, Path], folder: Path) -> Iterator[str]:
             found |= {name: source / name for name in files if source and (source / name).is_file()}
         if not found:
             continue
-        with replacing(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
+        with replace_file(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
             for name, path in found.items():
                 # a fixed time: the same answers give the same archive
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())

@@ -22,10 +22,10 @@ from types import ModuleType
 from typing import NamedTuple
 
 from bort.config.data import DataConfig
-from bort.errors import BortError, nearest
-from bort.files.cache import cache_folder
+from bort.errors import BortError, suggest_name
+from bort.files.cache import locate_cache
 from bort.files.digests import read_sealed, write_sealed
-from bort.files.text_files import lines, parquet_rows, parquet_shape
+from bort.files.text_files import read_lines, read_parquet_rows, read_parquet_shape
 from bort.machine import count_usable_cores
 from bort.network import is_hub_reachable
 
@@ -219,10 +219,10 @@ def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
 
 def _read_plain(file: Path, data: DataConfig) -> Iterator[Document]:
     if data.sample_by == "line":
-        yield from (Document(line.text, line.size) for line in lines(file))
+        yield from (Document(line.text, line.size) for line in read_lines(file))
         return
     texts, size = [], 0
-    for line in lines(file):
+    for line in read_lines(file):
         size += line.size
         if data.sample_by == "file" or line.text.strip(" \t"):
             texts.append(line.text)
@@ -233,7 +233,7 @@ def _read_plain(file: Path, data: DataConfig) -> Iterator[Document]:
 
 
 def _read_jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
-    for line, number, size in lines(file):
+    for line, number, size in read_lines(file):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -248,10 +248,10 @@ def _read_jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
 
 
 def _read_parquet(file: Path, data: DataConfig) -> Iterator[Document]:
-    rows, columns = parquet_shape(file)
+    rows, columns = read_parquet_shape(file)
     _check_key(columns, str(file), data)
     size = file.stat().st_size / max(1, rows)
-    for number, (text,) in enumerate(parquet_rows(file, [data.text]), start=1):
+    for number, (text,) in enumerate(read_parquet_rows(file, [data.text]), start=1):
         yield Document(_read_text({data.text: text}, f"{file}, row {number}", data), size)
 
 
@@ -259,7 +259,7 @@ def _check_key(keys: Iterable[str], where: str, data: DataConfig) -> None:
     keys = list(keys)
     if data.text not in keys:
         has = ", ".join(keys) or "none"
-        hint = nearest(data.text, keys)
+        hint = suggest_name(data.text, keys)
         raise BortError(f"{where}: no key '{data.text}' (it has {has}); set data.text{hint}")
 
 
@@ -282,7 +282,10 @@ def _open_hub_text(data: DataConfig) -> Source:
     hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)
     if not hub_name or path.parent.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = nearest(path.name, siblings) or "; give a file, a folder or a hub name (owner/name)"
+        hint = (
+            suggest_name(path.name, siblings)
+            or "; give a file, a folder or a hub name (owner/name)"
+        )
         raise BortError(f"data.path={data.path}: no such file or folder{hint}")
 
     revision = find_revision(name)
@@ -311,7 +314,7 @@ def _open_hub_text(data: DataConfig) -> Source:
 
 def find_revision(name: str) -> str | None:
     """The commit of a data set on the hub; without a network that of the last time, if any."""
-    path = cache_folder() / "hub" / f"{name.replace('/', '--')}.json"
+    path = locate_cache() / "hub" / f"{name.replace('/', '--')}.json"
     if not is_hub_reachable():
         return (read_sealed(path) or {}).get("revision")
     from huggingface_hub import HfApi

@@ -22,7 +22,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from bort.errors import BortError
 from bort.files.run_files import CHECKPOINT
 from bort.files.untrusted import read_json
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class AtomicCheckpointIO(CheckpointIO):
         content = buffer.getbuffer()
         path = Path(path)
         digits = hashlib.sha256(content).hexdigest()[:DIGITS]
-        with replacing(path.with_name(f"{path.stem}-{digits}{path.suffix}")) as file:
+        with replace_file(path.with_name(f"{path.stem}-{digits}{path.suffix}")) as file:
             file.write(content)
 
     def load_checkpoint(self, path, map_location=None, weights_only=None):

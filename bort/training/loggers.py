@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from bort.config.train import LoggerConfig as LoggerConfig
 from bort.errors import BortError, shorten
-from bort.files.writing import replacing
+from bort.files.writing import replace_file
 from bort.network import check_reachable, find_wandb_key
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Table:
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         lines = [self._line(row) for row in rows]
         header = self._line({name: name for name in self.columns})
-        with replacing(self.path) as file:
+        with replace_file(self.path) as file:
             file.write(header + b"".join(lines))
         self.offset = len(header) + sum(map(len, lines[:-1]))
         self.last = rows[-1] if rows else {}

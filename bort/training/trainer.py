@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
-from bort.errors import BortError, nearest, shorten
+from bort.errors import BortError, shorten, suggest_name
 from bort.machine import count_usable_cores
 from bort.training.checkpoint import (
     AtomicCheckpointIO,
@@ -57,7 +57,7 @@ def check_trainer(run: TrainConfig) -> None:
     parameters = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
         if key not in parameters and key != "_target_":
-            raise BortError(f"trainer.{key} is not a setting{nearest(key, parameters)}")
+            raise BortError(f"trainer.{key} is not a setting{suggest_name(key, parameters)}")
         if key in SET_HERE and run.trainer[key]:
             raise BortError(f"trainer.{key} is set by bort; use {SET_HERE[key]}")
         if key != "_target_":
@@ -224,7 +224,7 @@ def check_monitors(run: TrainConfig, scores: list[str]) -> None:
                 "use callbacks=none, or hold text out"
             )
         if not logs_more:
-            hint = nearest(str(watched), scores) or f"; use one of {', '.join(scores)}"
+            hint = suggest_name(str(watched), scores) or f"; use one of {', '.join(scores)}"
             raise BortError(f"callbacks.{name}.monitor={watched} is no score of this run{hint}")
 
 

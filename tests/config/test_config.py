@@ -109,7 +109,7 @@ def test_no_check_is_without_a_test():
     """Each key that a `__post_init__` checks by itself is named by a message of these tests."""
     modules = (CONF.parent / "bort" / "config").glob("*.py")
     text = "".join(path.read_text("utf-8") for path in modules)
-    checked = re.findall(r'(?:at_least|one_of)\("([\w.]+)"', text)
+    checked = re.findall(r'(?:check_at_least|check_choice)\("([\w.]+)"', text)
     assert len(checked) == 42
     tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     messages = [

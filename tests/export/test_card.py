@@ -81,11 +81,11 @@ def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_p
     ],
 )
 def test_paths_become_names(value, name):
-    assert origin.public_name(value) == name
+    assert origin.hide_folders(value) == name
 
 
 def facts(settings_of, *words: str, experiment: str = "mlm_pretrain") -> dict[str, str]:
-    return origin.origin(flatten_settings(settings_of(*words, experiment=experiment)))
+    return origin.list_origins(flatten_settings(settings_of(*words, experiment=experiment)))
 
 
 def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, tmp_path):
@@ -117,7 +117,7 @@ def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, 
 def test_damaged_settings_are_one_line(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(BortError, match="settings.json is not valid JSON"):
-        origin.run_facts(str(tmp_path))
+        origin.read_facts(str(tmp_path))
 
 
 def test_what_int8_kept_in_words():

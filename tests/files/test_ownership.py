@@ -29,7 +29,7 @@ def left(target: Path, kind: str, process: int) -> Path:
     """The name that a process of this number gives to a temporary."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ownership.os, "getpid", lambda: process)
-        return ownership.temporary(target, kind)
+        return ownership.name_temporary(target, kind)
 
 
 @contextmanager
@@ -130,10 +130,10 @@ def test_two_exports_onto_one_folder_do_not_mix(tmp_path, model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(export, "check_form", slow)
         with pytest.raises(BortError):  # the second one reaches the lock first by this patch
-            with locks.output(out):
+            with locks.lock_output(out):
                 export.export(str(model), "hf", out)
         export.export(str(model), "hf", out)
-    assert len(lines) == 1 and ownership.exported_names(out)
+    assert len(lines) == 1 and ownership.read_exported_names(out)
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -302,7 +302,7 @@ def test_a_page_that_bort_did_not_write_stays(tmp_path, monkeypatch):
         report.main(parse_command(report.ReportConfig, ["runs/x"]))
     refused(error)
     assert (tmp_path / "t.html").read_text() == (tmp_path / "report.html").read_text()
-    html.write(tmp_path / "t.html", "ours", ["<p>x"])
+    html.write_page(tmp_path / "t.html", "ours", ["<p>x"])
     monkeypatch.setattr(benchmark, "compare", lambda _: ["rows"])
     assert benchmark.run(settings) == ["rows"]
 

@@ -43,7 +43,7 @@ def line_of(error) -> str:
 
 
 def test_a_recorded_command_line_is_shown_as_it_stands(foreign_run):
-    shown = commands.command(foreign_run, "train.py", "x")
+    shown = commands.compose_command(foreign_run, "train.py", "x")
     assert shown == f"{console.python()} train.py 'seed={ASKING}' name=x"
     assert RunFolder(foreign_run).read_overrides() == [f"seed={ASKING}", "name=x"]
 

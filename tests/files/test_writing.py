@@ -17,7 +17,7 @@ from bort.errors import BortError
 from bort.export import run as export
 from bort.files import ownership
 from bort.files import writing as files
-from bort.files.writing import replacing, replacing_folder, write_json, writing
+from bort.files.writing import open_output, replace_file, replace_folder, write_json
 from bort.runs.folder import RunFolder
 
 
@@ -92,7 +92,7 @@ def test_temporaries_of_others_are_left_alone(tmp_path, dead):
     before = content(tmp_path)
     exported(tmp_path / "web", {"a": "1"})
     exported(tmp_path / "web", {"a": "2"})
-    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "web"):
+    with pytest.raises(RuntimeError), replace_folder(tmp_path / "web"):
         raise RuntimeError
     after = content(tmp_path)
     assert {name: text for name, text in after.items() if not name.startswith("web/")} == before
@@ -165,9 +165,9 @@ def test_the_mode_of_what_is_replaced_stays(tmp_path):
 
 KILLED = """
 import os, pathlib, sys
-from bort.files.writing import replacing, replacing_folder
+from bort.files.writing import replace_file, replace_folder
 folder = pathlib.Path(sys.argv[1])
-with replacing(folder / "summary.json") as file, replacing_folder(folder / "model") as fresh:
+with replace_file(folder / "summary.json") as file, replace_folder(folder / "model") as fresh:
     file.write(b"half")
     (fresh / "model.safetensors").write_text("half")
     print("ready", flush=True)
@@ -186,6 +186,6 @@ def test_the_next_command_removes_what_a_kill_has_left(tmp_path):
     write(tmp_path, {".summary.json.abcdefgh": "of somebody else", "metrics.csv": ""})
     with RunFolder(tmp_path).lock(False):
         assert sorted(os.listdir(tmp_path)) == [".lock", ".summary.json.abcdefgh", "metrics.csv"]
-    with writing(tmp_path / "x"), replacing(tmp_path / "y"):
+    with open_output(tmp_path / "x"), replace_file(tmp_path / "y"):
         pass
     assert sorted(os.listdir(tmp_path)) == [".summary.json.abcdefgh", "metrics.csv", "x", "y"]

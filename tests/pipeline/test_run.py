@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bort.errors import BortError
-from bort.files.run_files import run_record
+from bort.files.run_files import make_run_record
 from bort.pipeline import run as pipeline
 from bort.pipeline.plan import Stage
 
@@ -81,7 +81,7 @@ def test_training_on_what_has_changed_starts_anew(place, no_report):
     """What the run made goes, since its checkpoints are another model's; notes of the user stay."""
     one = stage("one", "open('one', 'w').write('1')")
     make = "import os; os.makedirs('s', exist_ok=True); open('s/metrics.csv', 'a').write('row ')"
-    record = json.dumps(run_record({"job": "pretrain"}))
+    record = json.dumps(make_run_record({"job": "pretrain"}))
     make += f"; open('s/settings.json', 'w').write({record!r})"
     result = Path("s/metrics.csv")
     student = Stage("pretrain", ["-c", make], Path("s"), result, (Path("one"),))

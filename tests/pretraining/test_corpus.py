@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from bort.config.data import DataConfig
 from bort.console import Progress
 from bort.errors import BortError
-from bort.files.text_files import parquet_rows
+from bort.files.text_files import read_parquet_rows
 from bort.pretraining import corpus as module
 from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
 from bort.text import docstrings, sources, splits
@@ -145,7 +145,7 @@ def test_equal_rows_of_parquet_are_one_text_in_memory(tmp_path):
     """A million rows of 3,000 characters in 20 kB."""
     path, text = tmp_path / "a.parquet", "river stone lamp " * 180
     pa.parquet.write_table(pa.table({"text": [text] * 1000}), path)
-    rows = [row for (row,) in parquet_rows(path, ["text"])]
+    rows = [row for (row,) in read_parquet_rows(path, ["text"])]
     assert rows == [text] * 1000 and len({id(row) for row in rows}) == 1
 
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
-from bort.files.run_files import run_record
+from bort.files.run_files import make_run_record
 from bort.pretraining import corpus as corpora
 from bort.pretraining import recipe as pretraining
 from bort.pretraining.datamodule import TrainBatches
@@ -481,7 +481,7 @@ def test_one_process_in_a_folder(settings_of, tmp_path):
     folder.mkdir()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        recorded = run_record(flatten_settings(settings_of()))
+        recorded = make_run_record(flatten_settings(settings_of()))
         (folder / "settings.json").write_text(json.dumps(recorded, default=str))
         with pytest.raises(BortError, match="another process is training in"):
             pretrain(settings_of(), folder)

@@ -6,12 +6,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from bort.files import locks
-from bort.runs.names import rate_folder, reserve_name
+from bort.runs.names import locate_rate_folder, reserve_name
 
 
 @pytest.mark.parametrize("lr, name", [(4e-3, "lr_0.004"), (1e-5, "lr_1e-05"), (1.0, "lr_1")])
 def test_a_rate_gives_the_same_folder_always(lr, name):
-    assert rate_folder("runs/x", "kd", lr) == Path("runs/x/kd", name)
+    assert locate_rate_folder("runs/x", "kd", lr) == Path("runs/x/kd", name)
 
 
 def test_runs_of_one_second_have_names_of_their_own(tmp_path):

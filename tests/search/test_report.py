@@ -188,7 +188,7 @@ def test_the_next_command_trains_the_optimum_as_the_search_did(tmp_path):
     def words(*given: str, lr: float = by_rule) -> list[str]:
         (tmp_path / ".hydra").mkdir(exist_ok=True)
         OmegaConf.save(OmegaConf.create(list(given)), tmp_path / ".hydra" / "overrides.yaml")
-        return shlex.split(commands.next_training(tmp_path, optimum, 32, lr))
+        return shlex.split(commands.compose_training(tmp_path, optimum, 32, lr))
 
     plain = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
     assert words() == plain

@@ -15,7 +15,7 @@ import pytest
 from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.files.tables import read_table
-from bort.files.text_files import lines
+from bort.files.text_files import read_lines
 from bort.tasks import custom
 
 ROWS = [
@@ -425,7 +425,7 @@ def test_encodings_are_named(tmp_path, suffix):
         custom.read_custom_task(data(path))
     path.write_bytes(b"review\tlabel\ncaf\xe9\tx\n")
     with pytest.raises(BortError, match=r"not UTF-8 at byte \d+; convert the file \(line 2\)"):
-        custom.read_custom_task(data(path)) if suffix == ".tsv" else list(lines(path))
+        custom.read_custom_task(data(path)) if suffix == ".tsv" else list(read_lines(path))
 
 
 def test_a_table_takes_little_memory_beside_its_texts(tmp_path):

@@ -18,7 +18,7 @@ from tiny_runs import log_lines
 
 from bort.errors import BortError
 from bort.files import writing
-from bort.files.writing import replacing, replacing_folder, write_json
+from bort.files.writing import replace_file, replace_folder, write_json
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import RunFolder
 from bort.training.checkpoint import AtomicCheckpointIO, Checkpoints, find_newest_whole
@@ -131,7 +131,7 @@ def test_a_place_that_is_none_is_one_line(tmp_path):
         (long, "cannot be written: File name too long"),
         (Path("/proc/x"), "/proc/x cannot be written: "),
     ]
-    for write in (replacing, replacing_folder):
+    for write in (replace_file, replace_folder):
         for path, message in cases:
             with pytest.raises(BortError, match=message), write(path):
                 pytest.fail("work for nothing")
@@ -160,7 +160,7 @@ def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
 def test_other_errors_of_a_write_keep_their_trace(tmp_path):
     """A bug is no mistake of the user; nothing is left of the file all the same."""
     for error in (ValueError("bug"), OSError(errno.EIO, "broken disk")):
-        with pytest.raises(type(error)) as raised, replacing(tmp_path / "x") as file:
+        with pytest.raises(type(error)) as raised, replace_file(tmp_path / "x") as file:
             file.write(b"half")
             raise error
         assert raised.value is error
@@ -284,7 +284,7 @@ def test_a_full_disk_in_training_leaves_the_earlier_one(settings_of, tmp_path, m
 
     def full(self, content, path, storage_options=None):
         if content["global_step"] == 6:
-            with replacing(Path(path)) as file:
+            with replace_file(Path(path)) as file:
                 file.write(b"half of it")
                 raise OSError(errno.ENOSPC, "No space left on device")
         save(self, content, path)
