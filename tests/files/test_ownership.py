@@ -263,7 +263,7 @@ def test_standard_output_goes_where_it_stands(tmp_path):
     """Behind what was written before, also when it is a file; the name is no file to replace."""
     code = (
         "import os, pathlib, bort.files.writing; os.write(1, b'first ')\n"
-        "with bort.files.writing.writing(pathlib.Path('/dev/stdout')) as file:\n"
+        "with bort.files.writing.open_output(pathlib.Path('/dev/stdout')) as file:\n"
         "    file.write(b'second ')\n"
         "os.write(1, b'third')"
     )

@@ -28,7 +28,7 @@ def test_every_file_of_every_job_is_known(settings_of, tmp_path):
     folder = tmp_path / "run"
     record = dict.fromkeys(("config.yaml", "overrides.yaml", "hydra.yaml"), "[]\n")
     pretrain(settings_of("trainer.max_steps=2"), folder, record)
-    report.write(folder)
+    report.write_page(folder)
     assert len(content(folder)) >= 14 - 4
     write(folder, {"model/notes.md": "mine", "a.txt": "mine", "checkpoints/best.ckpt": "mine"})
     run_files.clear_run(folder)
