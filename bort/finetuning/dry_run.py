@@ -16,10 +16,10 @@ from bort.models import hub
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.objectives.parameters import count_parameters, count_training_flops
-from bort.pretraining import corpus as corpora
-from bort.pretraining import flops
+from bort.pretraining.corpus import find_corpus
 from bort.pretraining.dry_run import estimate_hours
-from bort.pretraining.recipe import OWN_STEPS, build_encoder_run, locate_encoder
+from bort.pretraining.flops import count_optimizer_flops, count_student_flops, measure_amount
+from bort.pretraining.teacher import OWN_STEPS, build_encoder_run, locate_encoder
 from bort.runs.folder import RunFolder
 from bort.tasks.encoding import encode_rows
 from bort.tasks.reading import load_task
@@ -69,7 +69,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
     work = count_training_flops(arch, 0, run.data.length, 0.0) * read
-    work += steps * flops.count_optimizer_flops(arch, run.optim.name)
+    work += steps * count_optimizer_flops(arch, run.optim.name)
     size = count_parameters(arch, vocab, 512)
     counts = ", ".join(f"{name} {len(part):,}" for name, part in rows.items())
     activations = longest * arch.depth * 4 * (14 * arch.hidden + 3 * arch.intermediate)
@@ -111,12 +111,12 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
 def _say_encoder(run: TrainConfig) -> float:
     """What the encoder costs that stands in for a model; nothing when it is kept already."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.find_corpus(encoder_run.data, locate_cache())
+    corpus = find_corpus(encoder_run.data, locate_cache())
     if corpus is not None and RunFolder(locate_encoder(run, corpus)).find_summary():
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
-    work = flops.count_student_flops(
-        encoder_run, encoder_run.data.vocab_size, flops.measure_amount(encoder_run, corpus)
+    work = count_student_flops(
+        encoder_run, encoder_run.data.vocab_size, measure_amount(encoder_run, corpus)
     )
     logger.info(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
     return work

@@ -17,13 +17,11 @@ from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives.parameters import count_parameters
-from bort.pretraining import corpus as corpora
-from bort.pretraining import flops
-from bort.pretraining.corpus import Corpus
-from bort.pretraining.flops import measure_amount
+from bort.pretraining.corpus import Corpus, find_corpus
+from bort.pretraining.flops import count_student_flops, count_teacher_flops, measure_amount
 from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run, check_arms
 from bort.pretraining.module import list_scores
-from bort.pretraining.recipe import build_teacher_run, locate_teacher, open_sources
+from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
 from bort.training.trainer import check_monitors, check_trainer
@@ -74,7 +72,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
     if run.data.source == "text" and not run.data.path:
         missing.append("data.path, the text")
     elif not away:
-        corpus = corpora.find_corpus(run.data, locate_cache(), tokenizer)
+        corpus = find_corpus(run.data, locate_cache(), tokenizer)
     if vocab is None or (away and run.data.tokenizer != "auto"):
         vocab = corpus.info.vocab_size if corpus else run.data.vocab_size
     return Outlook(teacher, vocab, corpus, missing)
@@ -102,14 +100,14 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
             # for KD's time, plain training makes about as many FLOPs as KD with the teacher's
             arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
-            work = flops.count_student_flops(arm_run, vocab, amount)
+            work = count_student_flops(arm_run, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
-            passes = flops.count_teacher_flops(teacher, vocab, amount) if taught else 0.0
+            passes = count_teacher_flops(teacher, vocab, amount) if taught else 0.0
             yield f"{ARMS[arm]}, lr {rate:.3g}", work + passes
     else:
-        yield "student", flops.count_student_flops(run, vocab, amount)
+        yield "student", count_student_flops(run, vocab, amount)
         if run.distill.w_kd and teacher is not None:
-            yield "teacher's passes", flops.count_teacher_flops(teacher, vocab, amount)
+            yield "teacher's passes", count_teacher_flops(teacher, vocab, amount)
     yield from list_teacher_parts(run, outlook)
 
 
@@ -117,11 +115,9 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
     """List the training of a teacher without a name; it costs nothing if it is in the cache."""
     if run.teacher.name or not run.needs_teacher:
         return
-    is_cached = None
-    if outlook.corpus is not None:
-        is_cached = RunFolder(locate_teacher(run, outlook.corpus)).find_summary()
+    is_cached = outlook.corpus is not None and is_teacher_cached(run, outlook.corpus)
     teacher_run = build_teacher_run(run)
-    work = flops.count_student_flops(
+    work = count_student_flops(
         teacher_run, outlook.vocab, measure_amount(teacher_run, outlook.corpus)
     )
     yield ("teacher, kept from before", 0.0) if is_cached else ("teacher's training, once", work)

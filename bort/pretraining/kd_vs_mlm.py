@@ -30,7 +30,8 @@ from bort.models.bert import MaskedLM
 from bort.pretraining.corpus import Corpus, count_sequences
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
-from bort.pretraining.recipe import build_student, hash_teacher, locate_teacher, prepare, train
+from bort.pretraining.recipe import build_student, prepare, train
+from bort.pretraining.teacher import hash_teacher, locate_teacher
 from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary

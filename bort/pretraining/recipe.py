@@ -1,48 +1,45 @@
-"""One pre-training run from settings to a model folder: teacher, corpus, training, summary."""
+"""A pre-training run, from its settings to a finished run folder."""
 
 import logging
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from bort.config.data import DataConfig
-from bort.config.distill import DistillConfig, TeacherConfig
-from bort.config.fingerprint import FREE_TRAINER_KEYS, fingerprint, flatten_settings
-from bort.config.optim import OptimConfig
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
-from bort.errors import BortError
 from bort.files.cache import locate_cache
-from bort.models import hub
 from bort.models.bert import MaskedLM, ModelConfig, build_model
-from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
-from bort.models.identity import find_local_model
-from bort.pretraining import corpus as corpora
+from bort.models.huggingface import load_masked_lm, save_model
 from bort.pretraining.callbacks import SamplePredictions
-from bort.pretraining.corpus import Corpus
+from bort.pretraining.corpus import Corpus, build_corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
+from bort.pretraining.teacher import (
+    build_encoder_run,
+    build_teacher_run,
+    check_vocabulary,
+    describe_teacher,
+    hash_teacher,
+    is_teacher_cached,
+    locate_encoder,
+    locate_teacher,
+    open_sources,
+)
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
-from bort.training.module import VERSION
 from bort.training.progress import Throughput
 from bort.training.trainer import (
     check_monitors,
     check_trainer,
-    choose_device,
     fit,
     hide_lightning_notes,
 )
 
 logger = logging.getLogger(__name__)
-
-OWN_STEPS = 1200  # of the pre-training that stands in for the model= of a fine-tuning
 
 
 def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
@@ -66,155 +63,21 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     whose teacher is no longer there is told what depends on the new one.
     """
     teacher, tokenizer = open_sources(run)
-    corpus = corpora.build_corpus(run.data, locate_cache(), tokenizer)
+    corpus = build_corpus(run.data, locate_cache(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
         run_folder = RunFolder(folder)
         run_folder.check_data(corpus.info.digest)
     if teacher is None and run.needs_teacher:
-        if goes_on and "teacher" in run_folder.read_models() and _is_gone(run, corpus):
+        if goes_on and "teacher" in run_folder.read_models() and not is_teacher_cached(run, corpus):
             logger.info(
                 f"teacher: the one that {folder} was started with is no longer in the cache; it is "
                 "trained again, and only if it comes out the same can this run resume"
             )
         teacher = train_teacher(run, corpus)
     elif teacher is not None and tokenizer is None:
-        _check_vocabulary(run, corpus.tokenizer, teacher)
+        check_vocabulary(run, corpus.tokenizer, teacher)
     return corpus, teacher
-
-
-def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
-    """Open the named teacher that a run needs, and the tokenizer that it names; None for neither.
-
-    Raises BortError for what can be known to be wrong with them before there is a corpus.
-    """
-    teacher = tokenizer = None
-    if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
-        if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
-            _check_length(run, read_model_config(folder).positions)  # before anything large is read
-        tokenizer = _load_teacher_tokenizer(run)
-        if run.needs_teacher:
-            teacher = load_masked_lm(run.teacher.name)
-            _check_length(run, teacher.config.limit)
-    if run.data.tokenizer not in ("auto", "bpe"):
-        tokenizer = load_tokenizer(run.data.tokenizer)
-    if teacher is not None and tokenizer is not None:
-        _check_vocabulary(run, tokenizer, teacher)
-    return teacher, tokenizer
-
-
-def _load_teacher_tokenizer(run: TrainConfig):
-    """Load the tokenizer for `auto`; None for another one whose size can still agree."""
-    tokenizer = load_tokenizer(run.teacher.name)
-    if run.data.tokenizer == "auto":
-        return tokenizer
-    if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.vocab_size:
-        raise BortError(
-            f"teacher.name={run.teacher.name} has a vocabulary of {len(tokenizer):,}, the "
-            f"student's is {run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
-        )
-    return None
-
-
-def _check_length(run: TrainConfig, limit: int) -> None:
-    """Raise BortError when sequences are longer than those that the teacher was trained at."""
-    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
-        raise BortError(
-            f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
-            f"{run.teacher.name}; use data.length={limit} or less"
-        )
-
-
-def _check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
-    """Raise BortError unless the same word is behind each id, or KD would teach noise."""
-    student_ids = tokenizer.get_vocab()
-    teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
-    different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
-    if different or teacher.config.vocab_size < len(student_ids):
-        raise BortError(
-            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
-            f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
-            "data.tokenizer=auto takes the teacher's"
-        )
-
-
-def build_teacher_run(run: TrainConfig) -> TrainConfig:
-    """Build the settings that train the teacher of `run`: plain MLM on the same text."""
-    trainer = {**run.trainer, "max_steps": run.teacher.max_steps, "max_time": None}
-    trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
-    trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
-    tokenizer = run.data.tokenizer
-    if tokenizer == "auto" and run.teacher.name is None:
-        tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
-    return run.to_pretraining(
-        arch_file=None,
-        arch=run.teacher.arch,
-        data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
-        optim=replace(run.optim, lr=run.teacher.lr),
-        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
-        teacher=TeacherConfig(),
-        trainer=trainer,
-        callbacks=None,  # those of the run: one that stops it early would leave half a teacher
-        init="default",
-        dropout=0.0,
-        seed=0,
-        resume=True,
-    )
-
-
-def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
-    """Locate the trained teacher of these settings in the cache."""
-    return _locate_training("teachers", build_teacher_run(run), corpus)
-
-
-def _is_gone(run: TrainConfig, corpus: Corpus) -> bool:
-    return RunFolder(locate_teacher(run, corpus)).find_summary() is None
-
-
-def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
-    """Compute the digest of the teacher that a run learns from, by the setting that names it."""
-    if not run.needs_teacher:
-        return {}
-    if run.teacher.name:
-        return {"teacher.name": hub.digest_model(run.teacher.name)}
-    return {"teacher": hub.digest_model(locate_teacher(run, corpus))}
-
-
-def _locate_training(kind: str, training: TrainConfig, corpus: Corpus) -> Path:
-    """Locate a kept training, named by all that decides its weights and by nothing else."""
-    name = fingerprint(_select_weight_settings(training) | {"corpus": corpus.info.digest})
-    return locate_cache() / kind / name
-
-
-# Keys of the trainer that leave the weights of a training alone which no callback watches.
-IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
-    "val_check_interval",
-    "check_val_every_n_epoch",
-    "limit_val_batches",
-    "num_sanity_val_steps",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "inference_mode",
-    "detect_anomaly",
-}
-WEIGHT_KEYS = re.compile(
-    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
-    r"|(init|dropout|compile|seed)$"
-)
-
-
-def _select_weight_settings(training: TrainConfig) -> dict:
-    """Select what decides the weights of a pre-training on given streams of tokens, as key: value.
-
-    The digest of the streams says what the text is made of and how it is split.
-    """
-    idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
-    flat = {
-        k: v
-        for k, v in flatten_settings(training).items()
-        if WEIGHT_KEYS.match(k) and k not in idle
-    }
-    return flat | {"trainer.accelerator": choose_device(training), "version": VERSION}
 
 
 def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
@@ -233,19 +96,14 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     return load_masked_lm(folder)
 
 
-def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
-    """Locate the encoder of a fine-tuning without a model in the cache."""
-    return _locate_training("encoders", build_encoder_run(run), corpus)
-
-
 def pretrain_encoder(run: TrainConfig) -> Path:
     """Pre-train an encoder run.arch on the embedded corpus, the first time; return its folder."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.build_corpus(encoder_run.data, locate_cache(), None)
-    folder = locate_encoder(run, corpus)
+    corpus = build_corpus(encoder_run.data, locate_cache(), None)
+    folder, steps = locate_encoder(run, corpus), encoder_run.trainer_config.max_steps
     if RunFolder(folder).settle_finished() is None:
         logger.info(
-            f"model: none given; pre-training {run.arch} for {OWN_STEPS:,} steps, kept in {folder}"
+            f"model: none given; pre-training {run.arch} for {steps:,} steps, kept in {folder}"
         )
         train(encoder_run, folder, corpus, None, label="encoder", wait=True)
     return folder
@@ -254,28 +112,9 @@ def pretrain_encoder(run: TrainConfig) -> Path:
 def pretrain_teacher(run: TrainConfig) -> Path:
     """Pre-train run.teacher on the embedded corpus, the first time; return its folder."""
     encoder_run = build_encoder_run(run)
-    corpus = corpora.build_corpus(encoder_run.data, locate_cache(), None)
+    corpus = build_corpus(encoder_run.data, locate_cache(), None)
     train_teacher(encoder_run, corpus)
     return locate_teacher(encoder_run, corpus)
-
-
-def build_encoder_run(run: TrainConfig) -> TrainConfig:
-    """Build the settings of a pre-training on the embedded corpus from those of a fine-tuning."""
-    steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
-    validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
-    return run.to_pretraining(
-        data=DataConfig(),
-        optim=OptimConfig(),
-        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
-        task=None,
-        head="linear",
-        patience=None,
-        dropout=0.0,
-        seed=0,
-        callbacks=None,
-        trainer={**run.trainer, **steps, **validation, "accumulate_grad_batches": 1},
-        resume=True,
-    )
 
 
 # -------------------------------------------------------------------------------- one training
@@ -374,7 +213,7 @@ def _summarize(
         "corpus": corpus.info.fingerprint,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        **({} if teacher is None else _describe_teacher(run, corpus, teacher)),
+        **({} if teacher is None else describe_teacher(run, corpus, teacher)),
     }
 
 
@@ -386,12 +225,3 @@ def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> st
     if run.trainer_config.limit_val_batches == 0:
         return "trainer.limit_val_batches=0"
     return None
-
-
-def _describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
-    """Describe the teacher: where it is, and what a sweep needs to weigh a student against it."""
-    parameters = sum(p.numel() for p in teacher.parameters())
-    source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
-    if digests := hash_teacher(run, corpus):  # none where only the vocabulary was the teacher's
-        (source["teacher_digest"],) = digests.values()
-    return source | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}

@@ -10,7 +10,6 @@ from bort.machine import count_usable_cores
 from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
 from bort.objectives.parameters import count_parameters
-from bort.pretraining import flops
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
     estimate_hours,
@@ -19,7 +18,12 @@ from bort.pretraining.dry_run import (
     look_ahead,
     show_missing,
 )
-from bort.pretraining.flops import measure_amount
+from bort.pretraining.flops import (
+    count_candidate_flops,
+    count_logits_flops,
+    count_states_flops,
+    measure_amount,
+)
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Selection
 from bort.search.records import MaximumPoint
@@ -71,10 +75,10 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     held = count_held_sequences(data)
     jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)
-    training = [flops.count_candidate_flops(job, teacher, V, amount) for job in jobs]
+    training = [count_candidate_flops(job, teacher, V, amount) for job in jobs]
     again = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
-    passes = flops.count_states_flops(teacher, amount.train) * search.seeds
-    passes += flops.count_logits_flops(teacher, V, amount.val)
+    passes = count_states_flops(teacher, amount.train) * search.seeds
+    passes += count_logits_flops(teacher, V, amount.val)
     parts = [("trainings", sum(training)), ("finalists", sum(again)), ("teacher's passes", passes)]
     parts += list_teacher_parts(run, outlook)
     valid, invalid = run.grid.points()

@@ -29,11 +29,18 @@ from bort.models.huggingface import read_model_config
 from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.latency_table import read_latency_table
 from bort.objectives.parameters import count_parameters
-from bort.pretraining import flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import TrainBatches
-from bort.pretraining.flops import Text
-from bort.pretraining.recipe import hash_teacher
+from bort.pretraining.flops import (
+    Amount,
+    Text,
+    count_batches,
+    count_candidate_flops,
+    count_logits_flops,
+    count_states_flops,
+    count_validations,
+)
+from bort.pretraining.teacher import hash_teacher
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Scale, Selection
@@ -175,8 +182,8 @@ class Sweep:
             positions=len(entropy),
             documents=len(np.unique(documents)),
             points=self._count_flops(plan, corpus, teacher, text, held),
-            teacher_flops=flops.count_states_flops(teacher.config.arch, text),
-            teacher_val_flops=flops.count_logits_flops(
+            teacher_flops=count_states_flops(teacher.config.arch, text),
+            teacher_val_flops=count_logits_flops(
                 teacher.config.arch, teacher.config.vocab_size, held
             ),
             teacher_pass_seconds=time.monotonic() - start,
@@ -234,9 +241,9 @@ class Sweep:
         sequences, points = int(held.tokens / held.length), []
         for point in plan.points:
             settings = make_candidate_settings(replace(self.run, arch=point.xi), sequences)
-            validations = flops.count_validations(settings, batches)
-            amount = flops.Amount(n, batches, validations, train, held)
-            count = flops.count_candidate_flops(
+            validations = count_validations(settings, batches)
+            amount = Amount(n, batches, validations, train, held)
+            count = count_candidate_flops(
                 settings, teacher.config.arch, teacher.config.vocab_size, amount
             )
             points.append(replace(point, flops=count))
@@ -245,7 +252,7 @@ class Sweep:
     def _count_batches(self, corpus: Corpus) -> int:
         """Count the batches that one candidate is trained on."""
         per_epoch = len(TrainBatches(corpus, self.run.data, self.run.seed))
-        return flops.count_batches(self.run, self.run.search.n, per_epoch)
+        return count_batches(self.run, self.run.search.n, per_epoch)
 
     def _announce(self) -> None:
         chosen, plan = self.selection, self.plan

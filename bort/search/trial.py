@@ -24,7 +24,8 @@ from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import ValBatches
-from bort.pretraining.recipe import hash_teacher, prepare, train
+from bort.pretraining.recipe import prepare, train
+from bort.pretraining.teacher import hash_teacher
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search.records import (

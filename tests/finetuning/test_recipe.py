@@ -19,7 +19,6 @@ from bort.finetuning import recipe as finetune
 from bort.finetuning.heads import describe_outputs
 from bort.models.bert import build_classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
-from bort.pretraining import recipe as pretrain
 from bort.runs.closing import print_result
 from bort.runs.loaded import load_run
 from bort.tasks import reading, registry
@@ -220,8 +219,8 @@ def test_the_embedded_task_needs_nothing(run_of, tmp_path, monkeypatch, settings
     """Neither model nor data: an encoder is pre-trained the first time, and found the second."""
     monkeypatch.setattr(docstrings, "CLASSES", ("python", "numpy"))
     monkeypatch.setattr(docstrings, "ROWS", {"train": 8, "val": 4, "test": 4})
-    monkeypatch.setattr(pretrain, "OWN_STEPS", 4)
-    monkeypatch.setattr(pretrain, "DataConfig", lambda: settings_of().data)
+    monkeypatch.setattr("bort.pretraining.teacher.OWN_STEPS", 4)
+    monkeypatch.setattr("bort.pretraining.teacher.DataConfig", lambda: settings_of().data)
     given = ["model=null", "data.root=null", "data.length=16"]
     given += ["arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}"]
     for name in ("first", "second"):

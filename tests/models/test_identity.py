@@ -17,7 +17,8 @@ from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import save_model
 from bort.models.identity import digest_folder, find_local_model
 from bort.pretraining import kd_vs_mlm as compare
-from bort.pretraining import recipe as pretrain
+from bort.pretraining.recipe import prepare, pretrain
+from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
 from bort.search import sweep as search
 from bort.text.tokenizer import train_tokenizer
@@ -63,15 +64,15 @@ def test_a_digest_names_weights_tokenizer_and_shape(model, tmp_path):
 def test_a_run_is_not_continued_with_another_teacher(model, settings_of, tmp_path):
     run = settings_of(f"teacher.name={model}", "trainer.max_steps=2", experiment="kd_pretrain")
     folder = tmp_path / "run"
-    summary = pretrain.pretrain(run, folder)
+    summary = pretrain(run, folder)
     assert summary["teacher_digest"] == digest_folder(model)
     train_again(model)
     with pytest.raises(BortError, match=CHANGED):  # finished: nothing is said that is not so
         RunFolder(folder).find_result(run)
     (folder / "summary.json").unlink()
     with pytest.raises(BortError, match=CHANGED):
-        pretrain.pretrain(run, folder)
-    assert pretrain.pretrain(replace(run, resume=False), folder)["steps"] == 2
+        pretrain(run, folder)
+    assert pretrain(replace(run, resume=False), folder)["steps"] == 2
     shutil.rmtree(model)  # a teacher that is gone is not another one
     assert RunFolder(folder).find_result(run)["steps"] == 2
 
@@ -97,33 +98,35 @@ def test_a_run_whose_own_teacher_is_gone_says_so_before_it_is_trained_again(
     """It resumes when the teacher comes out the same; other text is refused before all that."""
     run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
     folder, lines = tmp_path / "run", log_lines()
-    first = pretrain.pretrain(run, folder)
+    first = pretrain(run, folder)
     (folder / "summary.json").unlink()
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
-    again = pretrain.pretrain(run, folder)
+    again = pretrain(run, folder)
     assert again["teacher_digest"] == first["teacher_digest"]
     told = next(k for k, line in enumerate(lines) if "no longer in the cache" in line)
     assert "teacher: training" in lines[told + 1]
     (folder / "summary.json").unlink()
     notes = json.loads((folder / "corpus.json").read_text())
     (folder / "corpus.json").write_text(json.dumps(notes | {"digest": "0" * 16}))
-    monkeypatch.setattr(pretrain, "train_teacher", lambda *_: pytest.fail("T is trained"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.train_teacher", lambda *_: pytest.fail("T is trained")
+    )
     with pytest.raises(BortError, match="was started on other text"):
-        pretrain.pretrain(run, folder)
+        pretrain(run, folder)
 
 
 def test_an_own_teacher_that_was_trained_again_is_another(settings_of, tmp_path):
     run = settings_of("trainer.max_steps=2", "seed=9", experiment="kd_pretrain")
     folder = tmp_path / "run"
-    pretrain.pretrain(run, folder)
+    pretrain(run, folder)
     (folder / "summary.json").unlink()
-    corpus, _ = pretrain.prepare(run)
-    place = pretrain.locate_teacher(run, corpus)
+    corpus, _ = prepare(run)
+    place = locate_teacher(run, corpus)
     kept = shutil.copytree(place, tmp_path / "kept")
     train_again(place / "model")
     try:
         with pytest.raises(BortError, match=CHANGED):
-            pretrain.pretrain(run, folder)
+            pretrain(run, folder)
     finally:
         shutil.rmtree(place)
         kept.rename(place)

@@ -18,7 +18,7 @@ from bort.export.standalone import Model
 from bort.finetuning import recipe as finetune
 from bort.models.bert import ModelConfig, build_classifier, build_model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
-from bort.pretraining import recipe as pretrain
+from bort.pretraining.recipe import build_student, prepare, pretrain
 from bort.tasks.registry import TASKS
 from bort.text.tokenizer import train_tokenizer
 
@@ -38,7 +38,7 @@ def sentence(number: int, words: int) -> str:
 def masked(settings_of, tmp_path_factory) -> Path:
     """A pre-training at 16 tokens."""
     folder = tmp_path_factory.mktemp("masked") / "run"
-    pretrain.pretrain(settings_of("trainer.max_steps=2"), folder)
+    pretrain(settings_of("trainer.max_steps=2"), folder)
     return folder
 
 
@@ -115,9 +115,9 @@ def test_every_reader_gives_the_answers_of_the_run(fine_tuned, tmp_path):
 def test_a_teacher_is_not_asked_beyond_its_length(settings_of, masked):
     given = [f"teacher.name={masked}", "data.length=32"]
     with pytest.raises(BortError, match="data.length=32 is longer than the 16 tokens of the tea"):
-        pretrain.prepare(settings_of(*given, experiment="kd_pretrain"))
+        prepare(settings_of(*given, experiment="kd_pretrain"))
     run = settings_of(*given, "init=teacher", "distill.w_kd=0", "distill.w_mlm=1")
-    assert pretrain.prepare(run)[1] is not None  # its rows can be copied all the same
+    assert prepare(run)[1] is not None  # its rows can be copied all the same
 
 
 def test_models_of_others_keep_their_own_limit(shared, tmp_path):
@@ -174,8 +174,8 @@ def test_a_student_that_starts_as_its_teacher_is_its_teacher(shared, settings_of
         own = {k: getattr(teacher.config, k) for k in ("depth", "heads", "hidden", "intermediate")}
         arch = "{" + ", ".join(f"{k}: {v}" for k, v in own.items()) + "}"
         run = settings_of(f"teacher.name={folder}", "init=teacher", f"arch={arch}")
-        corpus, taught = pretrain.prepare(run)
-        student = pretrain.build_student(run, corpus, taught).eval()
+        corpus, taught = prepare(run)
+        student = build_student(run, corpus, taught).eval()
         ids = torch.tensor([[0, 5, 6, 7, 8, 9, 10, 2]])
         with torch.no_grad():
             logits, expected = student(ids), teacher(ids)

@@ -15,9 +15,9 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.pretraining import kd_vs_mlm as comparing
-from bort.pretraining import recipe as pretraining
 from bort.pretraining.kd_vs_mlm import ARMS, compare
-from bort.pretraining.recipe import prepare
+from bort.pretraining.recipe import build_student, prepare
+from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 
@@ -76,7 +76,7 @@ def test_arms_differ_in_loss_rate_and_budget_only(run, done):
         assert changed == expected
     corpus, teacher = prepare(run)
     jobs = [comparing.build_arm_run(run, arm, 4e-3, results) for arm in ARMS]
-    models = [pretraining.build_student(job, corpus, teacher).state_dict() for job in jobs]
+    models = [build_student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [open_batches(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
         assert all(torch.equal(group[0][k], other[k]) for other in group[1:] for k in group[0])
@@ -89,7 +89,7 @@ def test_all_arms_may_start_from_the_teacher(run):
     results = {arm: RunSummary({"seconds": 2.0, "steps": STEPS}) for arm in ("kd", "mlm")}
     for arm in ARMS:
         job = comparing.build_arm_run(taught, arm, 1e-3, results)
-        student = pretraining.build_student(job, corpus, teacher)
+        student = build_student(job, corpus, teacher)
         words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
         assert torch.equal(*words)
 
@@ -104,7 +104,7 @@ def test_summary(done, run):
     assert {*stable, "seconds", "seed", "unigram_ce", "teacher_seconds"} <= summary.keys()
     assert summary["val/loss"] == summary["kd/val/loss"]
     corpus, _ = prepare(run)
-    teacher = RunFolder(pretraining.locate_teacher(run, corpus)).find_summary()
+    teacher = RunFolder(locate_teacher(run, corpus)).find_summary()
     assert summary["teacher_seconds"] == teacher["seconds"] > 0
     assert not [value for value in summary.values() if isinstance(value, dict | list)]
     assert (folder / ".hydra" / "config.yaml").read_text() == "x: 1\n"
@@ -221,7 +221,9 @@ def test_curves(done):
 def test_a_second_call_trains_nothing(run, done, monkeypatch):
     folder, summary = done
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/**/*.*")}
-    monkeypatch.setattr(pretraining, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.fit", lambda *_, **__: pytest.fail("trained again")
+    )
     lines = log_lines()
     assert compare(run, folder) == summary
     assert not [line for line in lines if "→" in line or "training" in line.split(",")[0]]

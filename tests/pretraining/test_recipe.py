@@ -26,11 +26,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.files.run_files import make_run_record
-from bort.pretraining import corpus as corpora
-from bort.pretraining import recipe as pretraining
 from bort.pretraining.datamodule import TrainBatches
 from bort.pretraining.kd_vs_mlm import compare
-from bort.pretraining.recipe import prepare, pretrain, train
+from bort.pretraining.recipe import build_student, prepare, pretrain, train
 from bort.runs.closing import print_result
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import build_encoder, encode_texts
@@ -289,7 +287,7 @@ def test_text_that_changed_after_the_end(settings_of, text, tmp_path, monkeypatc
     os.utime(source, (1, 1))
     assert pretrain(run, tmp_path / "run") == summary
     with monkeypatch.context() as patch:  # what was looked at once is known by its time
-        patch.setattr(pretraining, "prepare", lambda *_: pytest.fail("read again"))
+        patch.setattr("bort.pretraining.recipe.prepare", lambda *_: pytest.fail("read again"))
         lines.clear()
         assert pretrain(run, tmp_path / "run") == summary
         assert len(lines) == 1 and "is finished" in lines[0]
@@ -425,7 +423,9 @@ def test_a_finished_run_returns_at_once(done, monkeypatch):
     run, folder, _ = done
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     (folder / ".lock").touch()  # of a process that was killed when all but this was done
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work on a finished run"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.prepare", lambda *_: pytest.fail("work on a finished run")
+    )
     lines = log_lines()
     assert pretrain(run, folder) == RunFolder(folder).find_summary()
     assert len(lines) == 1 and "is finished" in lines[0] and "resume=false" in lines[0]
@@ -434,7 +434,9 @@ def test_a_finished_run_returns_at_once(done, monkeypatch):
 
 def test_other_settings_are_refused_by_name(done, tmp_path, monkeypatch):
     run, folder, _ = done
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.prepare", lambda *_: pytest.fail("work before the refusal")
+    )
     lr = run.optim.lr
     changed = replace(run, seed=3, optim=replace(run.optim, lr=1e-3))
     with pytest.raises(BortError) as error:
@@ -649,114 +651,10 @@ def test_profile(settings_of, tmp_path):
 # ------------------------------------------------------------------------------------ teachers
 
 
-def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tmp_path):
-    run = settings_of("teacher.max_steps=3", "seed=4", experiment="kd_pretrain")
-    lines = log_lines()
-    corpus, teacher = prepare(run)
-    assert [line for line in lines if line.startswith("teacher: training ⟨1,2,32,64⟩ for 3 steps")]
-    folder = pretraining.locate_teacher(run, corpus)
-    assert (
-        folder.is_relative_to(cache / "teachers") and RunFolder(folder).find_summary()["steps"] == 3
-    )
-    (folder / ".lock").touch()  # of a process that was killed when all but this was done
-    lines.clear()
-    _, again = prepare(replace(run, seed=5))
-    assert not (folder / ".lock").exists()
-    assert not [line for line in lines if "training" in line and line.startswith("teacher")]
-    assert same(dict(teacher.state_dict()), dict(again.state_dict()))
-    named = replace(run, teacher=replace(run.teacher, name=str(folder)))
-    _, by_name = prepare(named)
-    assert same(dict(teacher.state_dict()), dict(by_name.state_dict()))
-    assert prepare(settings_of())[1] is None
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["teacher.name={models}/bert-tiny", "data.tokenizer=bpe", "data.vocab_size=8192"],
-            "has a vocabulary of 48, the student's is 8,192",
-        ),
-        (
-            ["teacher.name={models}/bert-tiny", "data.length=33"],
-            "data.length=33 is longer than the 32 tokens of the teacher",
-        ),
-        (["teacher.name={models}/bert-tinny"], "did you mean 'bert-tiny'?"),
-        (["teacher.name={models}/bert-tiny-hole"], "attention.self.key.weight"),
-        (["teacher.name={models}/expected.json"], "is a file"),
-        (["teacher.name={models}/../R4-pickled-weights/model"], "safetensors"),
-    ],
-)
-def test_wrong_teachers_are_refused_before_any_work(
-    shared, settings_of, tmp_path, monkeypatch, overrides, message
-):
-    """Cases C2, P3 and R4."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpora, "build_corpus", lambda *_: pytest.fail("work before the refusal"))
-    models = shared / "cases" / "models"
-    overrides = [line.format(models=models) for line in overrides]
-    with pytest.raises(BortError) as error:
-        pretrain(settings_of(*overrides, experiment="kd_pretrain"), Path("runs/x"))
-    assert message in str(error.value) and "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())  # neither a folder nor pickle-ran.txt
-
-
-def test_teacher_with_other_words_is_refused(settings_of, cache, tmp_path):
-    """As many words, but not the same ones: ids would not mean the same."""
-    other = tmp_path / "other.txt"
-    other.write_text("\n".join(f"Quite unlike wording, piece {k} of {k * 7}" for k in range(60)))
-    run = settings_of(f"data.path={other}", experiment="kd_pretrain")
-    corpus, _ = prepare(run)
-    wrong = settings_of(
-        f"teacher.name={pretraining.locate_teacher(run, corpus)}",
-        "data.tokenizer=bpe",
-        experiment="kd_pretrain",
-    )
-    with pytest.raises(BortError, match=r"vocabulary of 280, the student's is 280, and \d+ words"):
-        prepare(wrong)
-
-
-def test_a_kept_teacher_is_named_by_what_decides_its_weights(settings_of, tmp_path):
-    """All of that, and nothing else: a key too many trains it again, one too few takes another."""
-    run = settings_of(experiment="kd_pretrain")
-    corpus, _ = prepare(run)
-    first = pretraining.locate_teacher(run, corpus)
-    stop = {"a": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss"}}
-    for same in (
-        replace(run, data=replace(run.data, val_sequences=3, workers=2)),
-        replace(run, trainer={**run.trainer, "max_steps": 9, "accelerator": "auto"}),
-        replace(run, trainer={**run.trainer, "val_check_interval": 3, "max_time": "00:00:01:00"}),
-        replace(run, optim=replace(run.optim, lr=1e-3), seed=3, dropout=0.5, callbacks=stop),
-    ):
-        assert pretraining.locate_teacher(same, corpus) == first
-        assert pretraining.build_teacher_run(same).callbacks is None  # none that stops half-way
-    for other in (
-        replace(run, trainer={**run.trainer, "precision": "bf16-mixed"}),
-        replace(run, trainer={**run.trainer, "gradient_clip_val": 0.5}),
-        replace(run, optim=replace(run.optim, warmup=0.2)),
-        replace(run, teacher=replace(run.teacher, lr=1e-3)),
-        replace(run, teacher=replace(run.teacher, batch_size=4)),
-        replace(run, data=replace(run.data, mask_rate=0.2)),
-    ):
-        assert pretraining.locate_teacher(other, corpus) != first
-    changed = replace(corpus, info=replace(corpus.info, digest="of other text"))
-    assert pretraining.locate_teacher(run, changed) != first
-    renamed = replace(corpus, info=replace(corpus.info, fingerprint="of a copy"))
-    assert pretraining.locate_teacher(run, renamed) == first
-
-
-def test_a_newer_training_code_trains_the_teacher_again(settings_of, monkeypatch):
-    run = settings_of(experiment="kd_pretrain")
-    corpus, _ = prepare(run)
-    first = pretraining.locate_teacher(run, corpus)
-    monkeypatch.setattr(pretraining, "VERSION", pretraining.VERSION + 1)
-    assert pretraining.locate_teacher(run, corpus) != first
-
-
 def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     run = settings_of("init=teacher", "arch.hidden=32", experiment="kd_pretrain")
     corpus, teacher = prepare(run)
-    student = pretraining.build_student(run, corpus, teacher)
+    student = build_student(run, corpus, teacher)
     words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
     assert torch.equal(*words)
     assert pretrain(run, tmp_path / "run")["steps"] == 5

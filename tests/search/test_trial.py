@@ -13,7 +13,8 @@ from transformers import AutoModelForMaskedLM
 from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
 from bort.pretraining.datamodule import TrainBatches, ValBatches
-from bort.pretraining.recipe import locate_teacher, prepare
+from bort.pretraining.recipe import prepare
+from bort.pretraining.teacher import locate_teacher
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search import optimum, trial

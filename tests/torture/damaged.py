@@ -55,7 +55,7 @@ def make_runs() -> Iterator[RunKind]:
     from bort.config.train import TrainConfig
     from bort.finetuning import recipe as finetune
     from bort.models.huggingface import load_model, load_tokenizer
-    from bort.pretraining import recipe as pretrain
+    from bort.pretraining.recipe import pretrain
     from bort.runs.loaded import load_run, load_runs
     from bort.search import optimum
     from bort.search import sweep as search
@@ -73,7 +73,7 @@ def make_runs() -> Iterator[RunKind]:
         "train", TrainConfig, "experiment=mlm_pretrain", *TINY, "trainer.max_steps=4"
     )
     folder = Path("runs/mlm_pretrain/run")
-    pretrain.pretrain(training, folder)
+    pretrain(training, folder)
     yield RunKind(
         "pre-training",
         folder,
@@ -81,7 +81,7 @@ def make_runs() -> Iterator[RunKind]:
             "page": lambda: page(copy),
             "side by side": lambda: list(report.compare_runs(load_runs(copy) * 2)),
             "model": lambda: (load_model(copy), load_tokenizer(copy)),
-            "again": lambda: pretrain.pretrain(training, copy),
+            "again": lambda: pretrain(training, copy),
         },
     )
     words = ["experiment=finetune", f"model={folder}", "data.train=table.csv", "data.val=table.csv"]

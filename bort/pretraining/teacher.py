@@ -1,0 +1,196 @@
+"""The teacher of a run: its settings, its checks, its digest, and where the cache keeps it.
+
+The encoder that a fine-tuning without `model=` starts from is named here too. Both are trained by
+`bort.pretraining.recipe`.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bort.config.data import DataConfig
+from bort.config.distill import DistillConfig, TeacherConfig
+from bort.config.fingerprint import FREE_TRAINER_KEYS, fingerprint, flatten_settings
+from bort.config.optim import OptimConfig
+from bort.config.train import TrainConfig
+from bort.errors import BortError
+from bort.files.cache import locate_cache
+from bort.models import hub
+from bort.models.bert import MaskedLM
+from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config
+from bort.models.identity import find_local_model
+from bort.pretraining.corpus import Corpus
+from bort.runs.folder import RunFolder
+from bort.training.module import VERSION
+from bort.training.trainer import choose_device
+
+OWN_STEPS = 1200  # of the encoder that stands in for a missing model=
+
+
+def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
+    """Open the named teacher that a run needs, and the tokenizer that it names; None for neither.
+
+    Raises BortError for what can be known to be wrong with them before there is a corpus.
+    """
+    teacher = tokenizer = None
+    if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
+        if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
+            _check_length(run, read_model_config(folder).positions)  # before anything large is read
+        tokenizer = _load_teacher_tokenizer(run)
+        if run.needs_teacher:
+            teacher = load_masked_lm(run.teacher.name)
+            _check_length(run, teacher.config.limit)
+    if run.data.tokenizer not in ("auto", "bpe"):
+        tokenizer = load_tokenizer(run.data.tokenizer)
+    if teacher is not None and tokenizer is not None:
+        check_vocabulary(run, tokenizer, teacher)
+    return teacher, tokenizer
+
+
+def _load_teacher_tokenizer(run: TrainConfig):
+    """Load the tokenizer for `auto`; None for another one whose size can still agree."""
+    tokenizer = load_tokenizer(run.teacher.name)
+    if run.data.tokenizer == "auto":
+        return tokenizer
+    if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.vocab_size:
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {len(tokenizer):,}, the "
+            f"student's is {run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
+        )
+    return None
+
+
+def _check_length(run: TrainConfig, limit: int) -> None:
+    """Raise BortError when sequences are longer than those that the teacher was trained at."""
+    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
+            f"{run.teacher.name}; use data.length={limit} or less"
+        )
+
+
+def check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
+    """Raise BortError unless the same word is behind each id, or KD would teach noise."""
+    student_ids = tokenizer.get_vocab()
+    teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
+    different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
+    if different or teacher.config.vocab_size < len(student_ids):
+        raise BortError(
+            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
+            f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
+            "data.tokenizer=auto takes the teacher's"
+        )
+
+
+def build_teacher_run(run: TrainConfig) -> TrainConfig:
+    """Build the settings that train the teacher of `run`: plain MLM on the same text."""
+    trainer = {**run.trainer, "max_steps": run.teacher.max_steps, "max_time": None}
+    trainer |= {"max_epochs": -1, "accumulate_grad_batches": 1}
+    trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
+    tokenizer = run.data.tokenizer
+    if tokenizer == "auto" and run.teacher.name is None:
+        tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
+    return run.to_pretraining(
+        arch_file=None,
+        arch=run.teacher.arch,
+        data=replace(run.data, batch_size=run.teacher.batch_size, tokenizer=tokenizer),
+        optim=replace(run.optim, lr=run.teacher.lr),
+        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
+        teacher=TeacherConfig(),
+        trainer=trainer,
+        callbacks=None,  # those of the run: one that stops it early would leave half a teacher
+        init="default",
+        dropout=0.0,
+        seed=0,
+        resume=True,
+    )
+
+
+def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
+    """Locate the trained teacher of these settings in the cache."""
+    return _locate_training("teachers", build_teacher_run(run), corpus)
+
+
+def is_teacher_cached(run: TrainConfig, corpus: Corpus) -> bool:
+    """Return whether the cache holds the trained teacher of these settings."""
+    return RunFolder(locate_teacher(run, corpus)).find_summary() is not None
+
+
+def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
+    """Compute the digest of the teacher that a run learns from, by the setting that names it."""
+    if not run.needs_teacher:
+        return {}
+    if run.teacher.name:
+        return {"teacher.name": hub.digest_model(run.teacher.name)}
+    return {"teacher": hub.digest_model(locate_teacher(run, corpus))}
+
+
+def _locate_training(kind: str, training: TrainConfig, corpus: Corpus) -> Path:
+    """Locate a kept training, named by all that decides its weights and by nothing else."""
+    name = fingerprint(_select_weight_settings(training) | {"corpus": corpus.info.digest})
+    return locate_cache() / kind / name
+
+
+# Keys of the trainer that leave the weights of a training alone which no callback watches.
+IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "limit_val_batches",
+    "num_sanity_val_steps",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "inference_mode",
+    "detect_anomaly",
+}
+WEIGHT_KEYS = re.compile(
+    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
+    r"|(init|dropout|compile|seed)$"
+)
+
+
+def _select_weight_settings(training: TrainConfig) -> dict:
+    """Select what decides the weights of a pre-training on given streams of tokens, as key: value.
+
+    The digest of the streams says what the text is made of and how it is split.
+    """
+    idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
+    flat = {
+        k: v
+        for k, v in flatten_settings(training).items()
+        if WEIGHT_KEYS.match(k) and k not in idle
+    }
+    return flat | {"trainer.accelerator": choose_device(training), "version": VERSION}
+
+
+def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
+    """Locate the encoder of a fine-tuning without a model in the cache."""
+    return _locate_training("encoders", build_encoder_run(run), corpus)
+
+
+def build_encoder_run(run: TrainConfig) -> TrainConfig:
+    """Build the settings of a pre-training on the embedded corpus from those of a fine-tuning."""
+    steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
+    validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
+    return run.to_pretraining(
+        data=DataConfig(),
+        optim=OptimConfig(),
+        distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
+        task=None,
+        head="linear",
+        patience=None,
+        dropout=0.0,
+        seed=0,
+        callbacks=None,
+        trainer={**run.trainer, **steps, **validation, "accumulate_grad_batches": 1},
+        resume=True,
+    )
+
+
+def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
+    """Describe the teacher: where it is, and what a sweep needs to weigh a student against it."""
+    parameters = sum(p.numel() for p in teacher.parameters())
+    source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
+    if digests := hash_teacher(run, corpus):  # none where only the vocabulary was the teacher's
+        (source["teacher_digest"],) = digests.values()
+    return source | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
