@@ -23,6 +23,7 @@ from bort.machine import describe_machine
 from bort.models import bert as model
 from bort.pretraining import recipe as pretrain
 from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run
+from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +150,7 @@ def kd() -> list[str]:
             f"{', '.join(f'{a:.1%}' for a in accuracy)} | {statistics.mean(accuracy):.1%} | "
             f"{statistics.mean(row['val/loss'] for row in records):.3f} |"
         )
-    seconds = RunFolder(pretrain.locate_teacher(run, corpus)).find_summary()["seconds"]
+    seconds = RunFolder(locate_teacher(run, corpus)).find_summary()["seconds"]
     return [*lines, "", f"The teacher's own training: {seconds:.0f} s, once."]
 
 

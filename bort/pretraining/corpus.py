@@ -27,7 +27,7 @@ from bort.files import ownership
 from bort.files.digests import hash_file, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
-from bort.pretraining.token_stream import TokenStream
+from bort.pretraining.token_stream import TokenStream, count_sequences
 from bort.text.copies import SHARE, Overlap
 from bort.text.docstrings import make_docstring_source
 from bort.text.sources import Document, Source, open_text
@@ -167,23 +167,6 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return source, Path(cache) / "corpora" / fingerprint
-
-
-def count_sequences(stream: np.ndarray, length: int) -> int:
-    """How many whole sequences of `length` tokens, two of them special, a stream holds."""
-    return len(stream) // (length - 2)
-
-
-def pack_sequences(
-    stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int
-) -> np.ndarray:
-    """Sequences `rows` of a stream as int64 ids (B, L): bos, L − 2 tokens of the stream, sep."""
-    body = length - 2
-    table = stream[: count_sequences(stream, length) * body].reshape(-1, body)
-    ids = np.empty((len(rows), length), dtype=np.int64)
-    ids[:, 0], ids[:, -1] = bos, sep
-    ids[:, 1:-1] = table[rows]
-    return ids
 
 
 # ------------------------------------------------------------------------------------ documents

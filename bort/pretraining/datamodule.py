@@ -14,15 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from bort.config.data import DataConfig
 from bort.files.cache import locate_cache
 from bort.models.huggingface import load_tokenizer
-from bort.pretraining.corpus import (
-    Corpus,
-    build_corpus,
-    count_sequences,
-    find_corpus,
-    pack_sequences,
-)
+from bort.pretraining.corpus import Corpus, build_corpus, find_corpus
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
 from bort.pretraining.teacher_states import TeacherStates, WithTeacher
+from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 

@@ -10,8 +10,8 @@ from bort.config.train import TrainConfig
 from bort.models.arch import Arch
 from bort.objectives.parameters import count_forward_flops
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.corpus import count_sequences as sequences_of
 from bort.pretraining.masking import VAL_RATE
+from bort.pretraining.token_stream import count_sequences
 from bort.training.optim import NEWTON_SCHULZ_STEPS
 
 
@@ -150,7 +150,7 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
     per_epoch, held = None, data.val_sequences
     borders = {"train": 0.0, "val": 0.0}
     if corpus is not None:
-        counts = {split: sequences_of(getattr(corpus, split), data.length) for split in borders}
+        counts = {split: count_sequences(getattr(corpus, split), data.length) for split in borders}
         per_epoch, held = -(-counts["train"] // size), min(held, counts["val"])
         for split in borders:
             borders[split] = corpus.info.border_share(split)

@@ -27,11 +27,12 @@ from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_json
 from bort.models.bert import MaskedLM
-from bort.pretraining.corpus import Corpus, count_sequences
+from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, prepare, train
 from bort.pretraining.teacher import hash_teacher, locate_teacher
+from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary

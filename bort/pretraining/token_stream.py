@@ -1,4 +1,7 @@
-"""The stream of tokens of a split, while it is written to its file."""
+"""The token stream of a split: it is written to a file, and cut into sequences.
+
+Letters: B sequences, L tokens of a sequence with its first and last special token.
+"""
 
 from array import array
 from pathlib import Path
@@ -51,3 +54,20 @@ class TokenStream:
                 self.write()
         self.write()
         everything.unlink()
+
+
+def count_sequences(stream: np.ndarray, length: int) -> int:
+    """Count the whole sequences of `length` tokens, two of them special, in a stream."""
+    return len(stream) // (length - 2)
+
+
+def pack_sequences(
+    stream: np.ndarray, rows: np.ndarray, length: int, bos: int, sep: int
+) -> np.ndarray:
+    """Return the sequences `rows` of a stream, (B, L) int64: bos, L − 2 tokens, sep."""
+    body = length - 2
+    table = stream[: count_sequences(stream, length) * body].reshape(-1, body)
+    ids = np.empty((len(rows), length), dtype=np.int64)
+    ids[:, 0], ids[:, -1] = bos, sep
+    ids[:, 1:-1] = table[rows]
+    return ids

@@ -26,7 +26,8 @@ from bort.console import Progress
 from bort.errors import BortError
 from bort.files.text_files import read_parquet_rows
 from bort.pretraining import corpus as module
-from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
+from bort.pretraining.corpus import Corpus, build_corpus
+from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.text import docstrings, sources, splits
 from bort.text.sources import Document
 from bort.text.tokenizer import build_encoder, encode_texts

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from bort.config.data import DataConfig
-from bort.pretraining.corpus import Corpus, build_corpus, count_sequences, pack_sequences
+from bort.pretraining.corpus import Corpus, build_corpus
 from bort.pretraining.datamodule import TrainBatches, ValBatches
+from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.training.loader import ResumeSampler
 
 

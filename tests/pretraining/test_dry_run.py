@@ -10,7 +10,7 @@ from tiny_runs import NOWHERE, counting, log_lines, plan_of
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.pretraining import dry_run as plan
-from bort.pretraining import recipe as pretrain
+from bort.pretraining.recipe import prepare, pretrain, train
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -23,9 +23,9 @@ def test_a_distillation_costs_what_torch_counts(settings_of, named_model, tmp_pa
         *(f"trainer.accumulate_grad_batches={accumulate}", "data.length=32"),
         experiment="kd_pretrain",
     )
-    corpus, teacher = pretrain.prepare(run)
+    corpus, teacher = prepare(run)
     with counting() as counter:
-        pretrain.train(run, tmp_path / "run", corpus, teacher)
+        train(run, tmp_path / "run", corpus, teacher)
     parts = dict(plan.list_pretraining_parts(run, plan.look_ahead(run)))
     assert parts.keys() == {"student", "teacher's passes"}
     assert sum(parts.values()) == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -34,7 +34,7 @@ def test_a_distillation_costs_what_torch_counts(settings_of, named_model, tmp_pa
 def test_a_kept_teacher_is_counted_as_kept(settings_of):
     run = settings_of("teacher.max_steps=7", "data.vocab_size=290", experiment="kd_pretrain")
     assert "teacher's training, once" in plan_of(run)["FLOPs"]
-    pretrain.prepare(run)
+    prepare(run)
     assert "teacher, kept from before 0.0e+00" in plan_of(run)["FLOPs"]
 
 
@@ -93,7 +93,7 @@ def test_what_a_run_refuses_its_plan_refuses(
         own = getattr(run, part)
         changed = {**own, key: value} if isinstance(own, dict) else replace(own, **{key: value})
         run = replace(run, **{part: changed})
-    for start in (plan_of, lambda run: pretrain.pretrain(run, NOWHERE)):
+    for start in (plan_of, lambda run: pretrain(run, NOWHERE)):
         with pytest.raises(BortError) as error:
             start(run)
         assert line in str(error.value) and "\n" not in str(error.value)

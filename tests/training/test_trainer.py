@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from bort.errors import BortError
-from bort.pretraining import recipe as pretraining
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import pretrain
 from bort.training.trainer import check_monitors, check_trainer
@@ -18,7 +17,9 @@ def test_a_callback_that_watches_no_score(settings_of, tmp_path, monkeypatch, ki
     """One line before there is a corpus; a plain MLM has no KD loss, nor has each arm of two."""
     run = settings_of(experiment="kd_pretrain")
     watching = {**WATCHES, "_target_": f"lightning.pytorch.callbacks.{kind}"}
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.prepare", lambda *_: pytest.fail("work before the refusal")
+    )
     with pytest.raises(BortError, match="callbacks.a.monitor=val/los is no score of this run; di"):
         pretrain(replace(run, callbacks={"a": watching}), tmp_path / "run")
     for other in (replace(run, job="compare"), settings_of("trainer.max_steps=1")):
@@ -41,7 +42,9 @@ def test_a_callback_of_ones_own_may_log_what_another_watches(settings_of, tmp_pa
 
 
 def test_a_compiler_that_is_missing(settings_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.prepare", lambda *_: pytest.fail("work before the refusal")
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BortError, match=r"compile=true needs a compiler, and .*\+\+ is not found"):
@@ -69,7 +72,9 @@ def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
 def test_mistakes_in_the_trainer_come_before_any_work(
     settings_of, tmp_path, monkeypatch, override, message
 ):
-    monkeypatch.setattr(pretraining, "prepare", lambda *_: pytest.fail("work before the refusal"))
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.prepare", lambda *_: pytest.fail("work before the refusal")
+    )
     with pytest.raises(BortError) as error:
         pretrain(settings_of(override), tmp_path / "runs" / "x")
     assert message in str(error.value) and "\n" not in str(error.value)
