@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from bort.config.fingerprint import flatten_settings
-from bort.errors import BortError
 from bort.export import card
 from bort.export.result import ExportResult
 from bort.files.writing import write_json
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import save_model
-from bort.runs import origin
 
 EVIL = (
     "a\n# Heading\r\n| x | y |\n[link](http://evil.example) <script>alert(1)</script> `c` *b* &amp;"
@@ -65,59 +63,6 @@ def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_p
     assert "| val/accuracy | 1.0000 (6 rows) |" in text and few in text
     assert "| val/accuracy before export | 1.0000 |" in text
     assert "| val/accuracy after export | 0.5000 |" in text
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        ("/home/ada/secret/train.csv", "train.csv"),
-        ("~/secret/train.csv", "train.csv"),
-        ("../secret/train.csv", "train.csv"),
-        ("runs/kd_pretrain/first", "first"),
-        ("runs/kd_pretrain/first/model", "first"),
-        ("C:\\Users\\ada\\train.csv", "train.csv"),
-        ("google/bert_uncased_L-2_H-128_A-2", "google/bert_uncased_L-2_H-128_A-2"),
-        ("roberta-large", "roberta-large"),
-    ],
-)
-def test_paths_become_names(value, name):
-    assert origin.hide_folders(value) == name
-
-
-def facts(settings_of, *words: str, experiment: str = "mlm_pretrain") -> dict[str, str]:
-    return origin.list_origins(flatten_settings(settings_of(*words, experiment=experiment)))
-
-
-def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, tmp_path):
-    plain = facts(settings_of)
-    assert plain["data"] == text.name and "teacher" not in plain
-    assert facts(settings_of, "data=docstrings")["data"] == origin.EMBEDDED
-    own = facts(settings_of, experiment="kd_pretrain")
-    assert own["teacher"] == "a teacher ⟨1,2,32,64⟩ of its own, trained on the same text"
-    named = facts(settings_of, "teacher.name=/home/ada/big", experiment="kd_pretrain")
-    assert named["teacher"] == "teacher big"
-    csv = ["task=custom", f"data.train={tmp_path}/reviews.csv", f"data.val={tmp_path}/held.csv"]
-    tuned = facts(settings_of, "data=docstrings", "model=org/base", *csv, experiment="finetune")
-    assert tuned["data"] == "reviews.csv, held.csv" and tuned["base model"] == "org/base"
-    free = facts(settings_of, "data=docstrings", "task=docstrings", experiment="finetune")
-    assert free["data"] == origin.EMBEDDED
-    line = f"an encoder ⟨1,2,16,32⟩ of its own, pre-trained on {origin.EMBEDDED}"
-    assert free["base model"] == line
-    # of a run that is still there, also what that one learnt from
-    kd = flatten_settings(settings_of("teacher.name=roberta-large", experiment="kd_pretrain"))
-    (tmp_path / "first").mkdir()
-    write_json(tmp_path / "first" / "settings.json", kd)
-    for place in ("first", "first/model"):
-        words = ["data=docstrings", f"model={tmp_path}/{place}", *csv]
-        tuned = facts(settings_of, *words, experiment="finetune")
-        line = f"first, pre-trained on {text.name} by teacher roberta-large"
-        assert tuned["base model"] == line
-
-
-def test_damaged_settings_are_one_line(tmp_path):
-    (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(BortError, match="settings.json is not valid JSON"):
-        origin.read_facts(str(tmp_path))
 
 
 def test_what_int8_kept_in_words():

@@ -7,12 +7,10 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-from bort import console
 from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.files import untrusted
-from bort.runs import commands
 from bort.runs.folder import RunFolder
 
 SECRET = "hf_secretsecret"
@@ -28,24 +26,10 @@ def secret(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
 
 
-@pytest.fixture
-def foreign_run(tmp_path):
-    """A run folder from elsewhere whose recorded command line asks for an environment variable."""
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text(f"- seed={ASKING}\n- name=x\n")
-    return tmp_path
-
-
 def line_of(error) -> str:
     text = str(error.value)
     assert "\n" not in text and SECRET not in text
     return text
-
-
-def test_a_recorded_command_line_is_shown_as_it_stands(foreign_run):
-    shown = commands.compose_command(foreign_run, "train.py", "x")
-    assert shown == f"{console.python()} train.py 'seed={ASKING}' name=x"
-    assert RunFolder(foreign_run).read_overrides() == [f"seed={ASKING}", "name=x"]
 
 
 def test_an_arch_file_asks_nothing_of_the_environment(tmp_path):

@@ -1,7 +1,6 @@
 """The certificate in words, and the page of a search: whole, escaped, without the network."""
 
 import re
-import shlex
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,6 @@ from omegaconf import OmegaConf
 from tiny_runs import sweep, table
 
 from bort.models.arch import Arch
-from bort.runs import commands
 from bort.search import report as search_page
 from bort.search.fptas import UNDECIDED
 from bort.search.result import CandidateRow, Horizon, SearchResult
@@ -179,20 +177,3 @@ def test_text_of_the_user_is_escaped(search_of, tmp_path):
     OmegaConf.save(given, folder / ".hydra" / "overrides.yaml")
     page = search_page.write_commands(run, folder, trained_row(16, 0.5, lr=1e-3))
     assert "<script>" not in page and "&lt;script&gt;" in page
-
-
-def test_the_next_command_trains_the_optimum_as_the_search_did(tmp_path):
-    """Text, teacher and a rate that the rule would not give go with it; the grid does not."""
-    optimum, by_rule = tmp_path / "optimum.yaml", 4e-3 * 4**0.67
-
-    def words(*given: str, lr: float = by_rule) -> list[str]:
-        (tmp_path / ".hydra").mkdir(exist_ok=True)
-        OmegaConf.save(OmegaConf.create(list(given)), tmp_path / ".hydra" / "overrides.yaml")
-        return shlex.split(commands.compose_training(tmp_path, optimum, 32, lr))
-
-    plain = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
-    assert words() == plain
-    assert words("grid=paper", "search.n=9", "latency=fitted", "name=x") == plain
-    text = ["data=text", "data.path=my text.txt"]
-    assert words(*text, "optim.lr=2e-3", lr=5e-3) == [*plain, *text, "optim.lr=0.005"]
-    assert words("optim=adamw") == [*plain, "optim=adamw", f"optim.lr={by_rule:.6g}"]

@@ -5,7 +5,6 @@ import io
 import json
 import random
 import re
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 
 from bort.config.data import DataConfig
 from bort.errors import BortError
-from bort.files.tables import read_table
 from bort.files.text_files import read_lines
 from bort.tasks import custom
 
@@ -426,15 +424,3 @@ def test_encodings_are_named(tmp_path, suffix):
     path.write_bytes(b"review\tlabel\ncaf\xe9\tx\n")
     with pytest.raises(BortError, match=r"not UTF-8 at byte \d+; convert the file \(line 2\)"):
         custom.read_custom_task(data(path)) if suffix == ".tsv" else list(read_lines(path))
-
-
-def test_a_table_takes_little_memory_beside_its_texts(tmp_path):
-    """50,000 rows of 16 equal letters and a column that nobody needs: 16 bytes and a pointer."""
-    path = tmp_path / "a.csv"
-    path.write_text("review,label,other\n" + f"{'a' * 16},x,{'b' * 200}\n" * 50_000)
-    tracemalloc.start()
-    table = read_table(path, ["review", "label"], ["review", "label"])
-    size, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(table) == 50_000 and table[49_999][1].endswith("a.csv, line 50001")
-    assert peak < 50_000 * 40

@@ -394,7 +394,7 @@ def test_validation_that_is_due_comes_before_the_stop(tmp_path, number, code):
 
 def test_a_second_signal_ends_at_once(tmp_path, monkeypatch, capsys):
     codes = []
-    monkeypatch.setattr("bort.training.checkpoint.os._exit", codes.append)
+    monkeypatch.setattr("os._exit", codes.append)
     callback = Checkpoints(tmp_path, every=100)
     callback.answer_signal(signal.SIGINT, None)
     assert not codes and "saving a checkpoint" in capsys.readouterr().err
