@@ -1,4 +1,4 @@
-"""Reports come at once, on any machine, whatever is missing on it."""
+"""The report comes at once, on any machine."""
 
 import importlib.metadata
 import itertools
