@@ -1,4 +1,4 @@
-"""A user's mistake is one line: what was wrong, where, and what to do instead."""
+"""Mistakes of the user: each is one line that says what is wrong, where, and what to do instead."""
 
 import difflib
 import errno
@@ -12,7 +12,7 @@ class BortError(Exception):
 
 
 class Diverged(BortError):
-    """The loss is no number any more: of one run the end, of several a result."""
+    """The loss is no longer a number: it ends a single run, and is a result among several runs."""
 
 
 NO_MEMORY = (
@@ -36,13 +36,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def suggest_name(name: str, choices: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the choice with the closest name, or an empty string."""
+    """Return `"; did you mean 'x'?"` for the closest choice, or an empty string."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def suggest_path(path: Path, siblings: Iterable[Path]) -> str:
-    """`"; did you mean 'runs/x'?"` for the sibling of a path with the closest name, or nothing.
+    """Return `"; did you mean 'runs/x'?"` for the closest sibling, or an empty string.
 
     Names alone are compared: the folders in front of them are equal and would make all alike.
     """
@@ -51,7 +51,7 @@ def suggest_path(path: Path, siblings: Iterable[Path]) -> str:
     return f"; did you mean '{names[close[0]]}'?" if close else ""
 
 
-NEARBY = 30  # characters in which a long line is rather cut between words
+NEARBY = 30  # A long line is cut between words where a space is as near as this.
 
 
 def shorten(text: object, longest: int = 80, keep_end: bool = False) -> str:
@@ -75,9 +75,9 @@ def shorten(text: object, longest: int = 80, keep_end: bool = False) -> str:
 
 
 def quote(value: Any, longest: int = 60) -> str:
-    """Return a value that somebody wrote as a line about a mistake shows it, letter by letter.
+    """Return a value that somebody wrote in the form that a message shows, letter by letter.
 
-    Of a table of values only that it is one, of a list its first four.
+    A table is shown as {…}, and a list by its first four values.
     """
     if isinstance(value, dict):
         return "{…}"

@@ -1,4 +1,4 @@
-"""A self-contained HTML page: one file, no request to any network, legible on a narrow window."""
+"""Self-contained HTML pages: each is one file that loads nothing and fits a narrow window."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -38,7 +38,7 @@ table.settings td, table.settings th { text-align: left; vertical-align: top;
             border-top: 3px solid; }
 pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
-# Of lines, one after the other; then again, with the next kind of dashes.
+# Lines take these colors in turn, and then again with the next kind of dashes.
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
 
 
@@ -68,13 +68,13 @@ def write_page(path: Path, title: str, parts: Iterable[Any]) -> None:
 
 
 def format_numbers(figures: Iterable[tuple[str, str]]) -> str:
-    """Numbers at a glance: (value, what it is)."""
+    """Format the main numbers, given as (value, name), in large letters."""
     items = "".join(f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in figures)
     return f"<ul class=big>{items}</ul>"
 
 
 def format_table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: str = "") -> str:
-    """Rows of cells, escaped; None is an empty one."""
+    """Format rows of cells, which are escaped; None gives an empty cell."""
 
     def line(cells: Sequence[Any], tag: str) -> str:
         texts = ("" if cell is None else escape(str(cell)) for cell in cells)
@@ -85,17 +85,18 @@ def format_table(rows: Iterable[Sequence[Any]], head: Sequence[str] = (), kind: 
 
 
 def fold(summary: str, html: str) -> str:
+    """Fold a piece of HTML away behind a line that opens it."""
     return f"<details><summary>{escape(summary)}</summary>{html}</details>"
 
 
 def choose_stroke(number: int) -> tuple[str, str]:
-    """Color and dashes of line `number`, as plotly names them."""
+    """Return the color and the dashes of line `number`, as plotly names them."""
     dashes = ("solid", "dash", "dot")[number // len(COLORS) % 3]
     return COLORS[number % len(COLORS)], dashes
 
 
 def format_legend(names: Iterable[tuple[str, str]]) -> str:
-    """What the lines of several figures are: (name, more about it)."""
+    """Format the names of the lines of several figures, given as (name, more about it)."""
     items = []
     for number, (name, more) in enumerate(names):
         color, dashes = choose_stroke(number)
@@ -106,7 +107,7 @@ def format_legend(names: Iterable[tuple[str, str]]) -> str:
 
 
 def create_figure(x: str, y: str, height: int = 320):
-    """An empty plotly figure with these axes."""
+    """Create an empty plotly figure with these axes."""
     import plotly.graph_objects as go
 
     empty = go.Figure()
@@ -122,5 +123,5 @@ def create_figure(x: str, y: str, height: int = 320):
 
 
 def build_panel(title: str, plot: Any) -> list[Any]:
-    """A figure under its title, as one cell of a grid."""
+    """Put a figure under its title, as one cell of a grid."""
     return [f"<div><h3>{escape(title)}</h3>", plot, "</div>"]

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and what may be read, replaced and removed."""
+"""Files: how bort reads, writes, replaces and removes them, so that each is whole or absent."""

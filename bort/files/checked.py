@@ -1,4 +1,8 @@
-"""Files that notice when they were changed: JSON with a check value, arrays with a digest."""
+"""Records of a search that notice a change: JSON with a check value, arrays with a SHA-256 digest.
+
+A file that is not as it was written raises BortError with a remedy. `bort.files.digests` is for
+what can be made again without a word.
+"""
 
 import hashlib
 import io
@@ -14,7 +18,7 @@ from bort.files.writing import replace_file, write_json
 
 
 def compute_check_value(content: dict[str, Any]) -> str:
-    """16 hexadecimal digits that change with any value of what JSON keeps of `content`."""
+    """Return 16 hexadecimal digits that change with any value of what JSON keeps of `content`."""
     plain = json.loads(json.dumps(content, default=str))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -44,7 +48,7 @@ def read_checked(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def save_array(path: Path, array: np.ndarray) -> str:
-    """Write an array, whole and on the disk; returns the digest of its file."""
+    """Write an array, whole and on the disk; return the digest of its file."""
     file = io.BytesIO()
     np.save(file, array)
     with replace_file(path) as target:
@@ -53,14 +57,14 @@ def save_array(path: Path, array: np.ndarray) -> str:
 
 
 def load_array(path: Path, digest: str, remedy: str) -> np.ndarray:
-    """Read an array of `save_array`; raises BortError when it is not the one with this digest."""
+    """Read an array of `save_array`; raise BortError when it is not the one with this digest."""
     if digest_content(path) != digest:
         raise BortError(f"{path} is missing, changed or damaged; {remedy}")
     return np.load(path, allow_pickle=False)
 
 
 def digest_content(path: Path) -> str:
-    """16 hexadecimal digits of a file's content; an absent file counts as an empty one."""
+    """Return 16 hexadecimal digits of a file's content; an absent file counts as an empty one."""
     return _hash_bytes(path.read_bytes() if path.is_file() else b"")
 
 

@@ -1,6 +1,8 @@
-"""Whether a file that was kept is still what was written: cheap digests, at 10 GB/s.
+"""Digests, at 10 GB/s, of corpora and teacher passes, which can be made again.
 
-They find what a disk, a kill or an editor did to a file; they are no protection against intent.
+They find what a disk, a kill or an editor did to a file; they are no protection against intent. A
+file that has changed reads as None, so that it is made again. `bort.files.checked` guards the
+records of a search, where a change is a mistake that the user must hear of.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from bort.files.writing import replace_file
 
 
 def hash_file(path: Path) -> str:
-    """XXH3 (128 bits) of a file's content, in hexadecimal digits."""
+    """Return XXH3 (128 bits) of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
@@ -28,13 +30,13 @@ def write_sealed(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None for a file that is absent or has changed since."""
+    """Read what `write_sealed` wrote; None for a file that is absent or has changed since."""
     try:
         sealed = json.loads(path.read_bytes())
-        whole = sealed["digest"] == _hash_value(sealed["content"])
+        is_whole = sealed["digest"] == _hash_value(sealed["content"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return sealed["content"] if whole else None
+    return sealed["content"] if is_whole else None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -47,7 +49,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray | None:
-    """What `write_array` wrote; None for a file that is absent or has changed since."""
+    """Read what `write_array` wrote; None for a file that is absent or has changed since."""
     try:
         content = path.read_bytes()
     except OSError:

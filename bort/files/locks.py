@@ -1,4 +1,4 @@
-"""One process at a time: locks that go with their process, and names that only one can have."""
+"""Locks that end with their process, and names that only one process can have."""
 
 import fcntl
 import os
@@ -15,13 +15,13 @@ from bort.files.writing import check_parent, is_stream
 
 @contextmanager
 def lock(path: Path, busy: str, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Hold the lock file `path`; gives its descriptor, for processes that shall hold it, too.
+    """Hold the lock file `path`; yield its descriptor, for child processes that shall hold it too.
 
-    A process that ends, however it ends, holds it no more. The file is never written to, and it is
-    removed if it is empty. busy: the line of the BortError where another process holds it; waiting:
-    instead, called once before that process is waited for.
+    A process that ends, however it ends, no longer holds it. The file is never written to, and it
+    is removed if it is empty. busy: the message of the BortError where another process holds it.
+    waiting: if given, it is called once, and then the lock waits for that process instead.
     """
-    told = False
+    has_called = False
     while True:
         handle = _open(path)
         try:
@@ -30,9 +30,9 @@ def lock(path: Path, busy: str, waiting: Callable[[], None] | None = None) -> It
             if waiting is None:
                 os.close(handle)
                 raise BortError(busy) from None
-            if not told:
+            if not has_called:
                 waiting()
-            told = True
+            has_called = True
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:  # some network disks have no locks
             os.close(handle)
@@ -57,7 +57,7 @@ def remove_stale(path: Path) -> None:
 
 
 def _open(path: Path) -> int:
-    """A descriptor of an ordinary file; BortError for a link, a device or a pipe of that name."""
+    """Open an ordinary file; raise BortError for a link, a device or a pipe of that name."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def lock_output(out: Path) -> Iterator[None]:
 
 
 def check_unread(out: Path, sources: dict[str, str | None]) -> None:
-    """Raises BortError when out= names a file that the same command reads.
+    """Raise BortError when out= names a file that the same command reads.
 
     sources: the values of the keys that name what is read, files and folders of models.
     """
@@ -108,7 +108,7 @@ def check_unread(out: Path, sources: dict[str, str | None]) -> None:
 
 
 def create_folder(folder: Path) -> list[Path]:
-    """Make a folder; returns those that were not there before, the innermost first."""
+    """Make a folder; return those that were not there before, the innermost first."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +121,9 @@ _RESERVED: list[list[Path]] = []
 
 
 def reserve(folder: Path) -> bool:
-    """Make a folder that is not there yet; False where it is, as of a process a moment earlier.
+    """Make a folder that is not there yet; return False where another process was faster.
 
-    It goes with `release`, if it is still empty then.
+    `release` removes it, if it is still empty then.
     """
     created = create_folder(folder.parent)
     try:

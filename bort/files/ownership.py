@@ -1,4 +1,4 @@
-"""What bort may replace or remove: names that it gave itself, and can prove that it gave.
+"""What bort may replace or remove: only names that it can prove to have given itself.
 
 There are three kinds of proof. The name of a temporary holds the process, random digits and the
 machine. An export lists its files in its export.json, beside the version of bort that wrote it. A
@@ -35,13 +35,13 @@ PAGE_MARK = f'<meta name=generator content="{GENERATOR}">'
 
 
 def name_temporary(target: Path, kind: str) -> Path:
-    """A name beside `target` that nobody else gives; kind: part, new or old, as of TEMPORARY."""
+    """Return a name beside `target` that nobody else gives; kind: part, new or old."""
     owner = f"{os.getpid()}-{os.urandom(8).hex()}@{platform.node()}"
     return target.with_name(f".{target.name}.{kind}-{owner}")
 
 
 def list_abandoned(folder: Path) -> list[tuple[Path, str, str]]:
-    """The temporaries in `folder` whose processes are gone: path, name of the target, kind."""
+    """List the temporaries of processes that are gone, as (path, name of the target, kind)."""
     try:
         names = [name for name in os.listdir(folder) if name.startswith(".")]
     except OSError:
@@ -66,7 +66,7 @@ def _is_alive(process: int) -> bool:
 
 
 def settle(folder: Path) -> None:
-    """Bring to its end what killed processes have left directly in `folder`.
+    """Finish what killed processes have left undone directly in `folder`.
 
     A replaced folder that is the only copy gets its name back. One whose successor is complete
     gives it the user's files and goes, as do unfinished files and folders.
@@ -88,7 +88,7 @@ def settle(folder: Path) -> None:
 
 
 def finish_swap(old: Path, folder: Path) -> None:
-    """Move the user's files from a replaced folder to the new one; of the old one nothing stays.
+    """Move the user's files from a replaced folder to the new one, and remove the old one.
 
     A file whose name is taken meanwhile stays in the old folder.
     """
@@ -103,6 +103,7 @@ def finish_swap(old: Path, folder: Path) -> None:
 
 
 def is_real_folder(path: Path) -> bool:
+    """Whether a path is a folder and no link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -119,12 +120,12 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 def make_export_record(names: Iterable[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """The content of export.json in a folder with files of these names; facts: more about it."""
+    """Return the content of export.json for files of these names; facts: more about the export."""
     return {"made_by": GENERATOR, "files": sorted(names), **facts}
 
 
 def read_exported_names(folder: Path) -> frozenset[str] | None:
-    """The names that the export.json in `folder` lists; None where there is none of bort's."""
+    """Read the names that the export.json in `folder` lists; None where bort wrote no such file."""
     record = read_json_or_empty(folder / "export.json")
     names = record.get("files")
     if not str(record.get("made_by")).startswith("bort ") or not isinstance(names, list):
@@ -134,13 +135,13 @@ def read_exported_names(folder: Path) -> frozenset[str] | None:
 
 
 def list_own_names(folder: Path) -> frozenset[str]:
-    """The names that bort gave in the folder of an export, a model or a corpus."""
+    """List the names that bort gave in the folder of an export, a model or a corpus."""
     exported = read_exported_names(folder)
     return MODEL_FILES | CORPUS_FILES if exported is None else exported
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one for what is none, or cannot be read."""
+    """Read a JSON object; return an empty one for a file that holds none, or cannot be read."""
     try:
         return read_json(path)
     except BortError:

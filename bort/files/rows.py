@@ -1,6 +1,6 @@
-"""Rows that lie in memory, as a file: a file is what every recipe reads, records and resumes by.
+"""Rows in memory become a file, since files are what every recipe reads, records and resumes by.
 
-Its name is the digest of its content, so that equal rows are one file and other rows another.
+The file is named after the digest of its content, so that equal rows give the same file.
 """
 
 import hashlib
@@ -90,14 +90,14 @@ def _read_dataset(dataset: Any, columns: list[str]) -> tuple[list[str], list[Rec
 
 
 def _read_frame(frame: Any, columns: list[str]) -> list[Record]:
-    """The rows of a pandas DataFrame, with None for its several kinds of missing values."""
+    """Read the rows of a pandas DataFrame, with None for its several kinds of missing values."""
     cells = {name: frame[name] for name in columns if name in frame.columns}
     filled = [cell.astype(object).where(cell.notna(), None).tolist() for cell in cells.values()]
     return [dict(zip(cells, values, strict=True)) for values in zip(*filled, strict=True)]
 
 
 def _to_lines(records: list[Record], split: str) -> Iterator[bytes]:
-    """Each row as a line of JSON."""
+    """Yield each row as a line of JSON."""
     for number, record in enumerate(records, start=1):
         cells = {
             name: _to_json(value, f"{split}, row {number}: '{name}'")
@@ -107,7 +107,7 @@ def _to_lines(records: list[Record], split: str) -> Iterator[bytes]:
 
 
 def _to_json(value: Any, where: str) -> Any:
-    """A cell as JSON knows it; lists and dicts stay, and are refused where the file is read."""
+    """Convert a cell to JSON; lists and dicts stay, and are refused where the file is read."""
     if value is None or isinstance(value, bool | int | list | tuple | dict):
         return value
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Cells of csv, tsv, jsonl and Parquet files, read in streams and of the needed columns only."""
+"""Readers of csv, tsv, jsonl and Parquet files, which keep the needed columns only."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from bort.errors import BortError, quote, suggest_name
 from bort.files.text_files import read_parquet_rows, read_parquet_shape, read_raw_lines
 from bort.files.untrusted import parse_object
 
-SHARED = 10_000  # different texts that are one object wherever they are equal, labels above all
+SHARED = 10_000  # So many texts, labels above all, are one object wherever they are equal.
 Record = tuple[dict[str, Any], str]  # cells by column, and where they are
 
 
@@ -26,7 +26,7 @@ class Table(Sequence[Record]):
         self.shared: dict[str, str] = {}
 
     def add(self, number: int, cells: dict[str, Any]) -> None:
-        """One more record; a column that it lacks is None."""
+        """Add a record; a column that it lacks is None."""
         self.numbers.append(number)
         for name, column in self.cells.items():
             cell = cells.get(name)
@@ -39,13 +39,13 @@ class Table(Sequence[Record]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Record:
-        record = {name: column[place] for name, column in self.cells.items()}
-        return record, f"{self.path}, {self.unit} {self.numbers[place]}"
+    def __getitem__(self, index: int) -> Record:
+        record = {name: column[index] for name, column in self.cells.items()}
+        return record, f"{self.path}, {self.unit} {self.numbers[index]}"
 
 
-def read_table(path: Path, needed: list[str], wanted: list[str]) -> Table:
-    """The columns `wanted` of a file, those of `needed` checked to be there.
+def read_table(path: Path, needed: list[str], columns: list[str]) -> Table:
+    """Read these columns of a file, and check that those of `needed` are there.
 
     Raises BortError, with the line or row, for what cannot be read; OSError for a file that cannot.
     """
@@ -56,8 +56,8 @@ def read_table(path: Path, needed: list[str], wanted: list[str]) -> Table:
         ".parquet": _read_parquet,
     }
     suffix = path.suffix.lower()
-    table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(wanted)))
-    for number, cells in readers[suffix](path, needed, wanted):
+    table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(columns)))
+    for number, cells in readers[suffix](path, needed, columns):
         table.add(number, cells)
     return table
 
@@ -72,8 +72,8 @@ def _check_columns(has: list[str], needed: list[str], where: str) -> None:
         raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
 
 
-def _read_csv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
-    """Rows of cells quoted as spreadsheets do, where a quoted one may hold lines.
+def _read_csv(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
+    """Read rows of cells that are quoted as spreadsheets do it, where a quoted one may hold lines.
 
     Between cells stand commas, or what else gives a header with the columns needed: semicolons or
     tabs, as spreadsheets of other languages write them.
@@ -108,21 +108,21 @@ def _find_delimiter(path: Path, needed: list[str]) -> str:
 
 
 def _split_lines(path: Path) -> Iterator[str]:
-    """The lines of a file with their ends, cut at a carriage return too."""
+    """Yield the lines of a file with their ends, cut at a carriage return too."""
     for _, line in _read_lines(path):
         yield from io.StringIO(line, newline="") if "\r" in line[:-2] else (line,)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbers of lines, and the lines with their ends."""
+    """Yield the number of each line, and the line with its end."""
     for line, number, _ in read_raw_lines(path):
         if "\0" in line:
             raise BortError(f"{path}, line {number}: a NUL byte, the file is damaged; get it again")
         yield number, line
 
 
-def _read_tsv(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
-    """Rows of cells between tabs, one on each line; a quote is a letter like any other."""
+def _read_tsv(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
+    """Read rows of cells between tabs, one on each line; a quote is a letter like any other."""
     header: list[str] = []
     for number, raw in _read_lines(path):
         line = raw.removesuffix("\n").removesuffix("\r")
@@ -140,8 +140,8 @@ def _match_cells(header: list[str], cells: list[str], where: str) -> dict[str, s
     return dict(zip(header, cells, strict=True))
 
 
-def _read_jsonl(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
-    """One JSON object a line."""
+def _read_jsonl(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
+    """Read one JSON object a line."""
     for number, line in _read_lines(path):
         if line.strip():
             where = f"{path}, line {number}"
@@ -150,9 +150,9 @@ def _read_jsonl(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tu
             yield number, record
 
 
-def _read_parquet(path: Path, needed: list[str], wanted: list[str]) -> Iterator[tuple[int, dict]]:
+def _read_parquet(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
     _, names = read_parquet_shape(path)
     _check_columns(names, needed, str(path))
-    columns = [name for name in dict.fromkeys(wanted) if name in names]
-    for number, cells in enumerate(read_parquet_rows(path, columns), start=1):
-        yield number, dict(zip(columns, cells, strict=True))
+    present = [name for name in dict.fromkeys(columns) if name in names]
+    for number, cells in enumerate(read_parquet_rows(path, present), start=1):
+        yield number, dict(zip(present, cells, strict=True))

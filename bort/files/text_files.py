@@ -1,4 +1,4 @@
-"""Lines of text files and rows of Parquet files, streamed: memory holds one line or a few rows."""
+"""Readers of text and Parquet files that hold one line, or a few rows, in memory at a time."""
 
 import codecs
 from collections.abc import Iterator
@@ -26,16 +26,17 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """As `read_raw_lines`, without the ends."""
+    """Yield lines as `read_raw_lines` does, without their ends."""
     for text, number, size in read_raw_lines(path):
         text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
         yield Line(text, number, size)
 
 
 def read_raw_lines(path: Path) -> Iterator[Line]:
-    """Lines of a UTF-8 file with their ends. Only \\n ends one; str.splitlines cuts at nine more.
+    """Yield the lines of a UTF-8 file with their ends.
 
-    A byte-order mark belongs to none. Raises BortError for another encoding, naming byte and line.
+    Only \\n ends a line; str.splitlines cuts at nine more letters. A byte-order mark is dropped.
+    Raises BortError for another encoding, naming byte and line.
     """
     offset = 0
     with path.open("rb") as stream:
@@ -55,7 +56,7 @@ ARCHIVES += (b"\xd0\xcf\x11\xe0", b"%PDF", b"PAR1", b"\x7fELF", b"\x89PNG", b"\x
 
 
 def check_encoding(head: bytes, path: Path) -> None:
-    """Raises BortError when the first bytes of a file are of UTF-16, of UTF-32, or of no text."""
+    """Raise BortError when the first bytes of a file are of UTF-16, of UTF-32, or of no text."""
     name = next((name for mark, name in ENCODINGS.items() if head.startswith(mark)), None)
     if name is None and len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         # without a mark: each second byte of plain letters is 0, and the others are not
@@ -78,19 +79,22 @@ def _is_binary(head: bytes) -> bool:
     return False
 
 
-def describe_undecodable(path: Path, place: int, line: int) -> BortError:
-    """The error for a byte that is no UTF-8; counted from 0, lines from 1."""
-    return BortError(f"{path}: not UTF-8 at byte {place}; convert the file (line {line})")
+def describe_undecodable(path: Path, offset: int, line: int) -> BortError:
+    """Return the error for a byte that is no UTF-8; bytes count from 0, lines from 1."""
+    return BortError(f"{path}: not UTF-8 at byte {offset}; convert the file (line {line})")
 
 
 def read_parquet_shape(path: Path) -> tuple[int, list[str]]:
-    """Rows and the names of the columns; raises BortError for a file that is not whole."""
+    """Return the number of rows and the names of the columns.
+
+    Raises BortError for a file that is not whole.
+    """
     table = _open_parquet(path)
     return table.metadata.num_rows, list(table.schema_arrow.names)
 
 
 def read_parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple]:
-    """The cells of these columns, row by row; equal texts of a batch are one object.
+    """Yield the cells of these columns, row by row; equal texts of a batch are one object.
 
     Raises BortError for a damaged file, and for the row whose text is not UTF-8.
     """
@@ -126,7 +130,7 @@ def _open_parquet(path: Path, **options):
 
 
 def _read_cells(column, path: Path, before: int) -> list:
-    """Python values of a column of a batch; `before`: rows of the file before it."""
+    """Return the Python values of a column of a batch; before: the rows of the file before it."""
     import pyarrow
 
     try:
@@ -147,7 +151,7 @@ def _read_cells(column, path: Path, before: int) -> list:
 
 
 def read_whole_text(path: Path) -> str:
-    """The whole text of a file, without a byte-order mark."""
+    """Read the whole text of a file, without a byte-order mark."""
     content = path.read_bytes()
     check_encoding(content[:HEAD], path)
     try:

@@ -1,4 +1,4 @@
-"""JSON and YAML that anybody may have written, read as plain data.
+"""Readers of JSON and YAML that anybody may have written; they return plain data.
 
 Nothing in a file is resolved, expanded or built: an interpolation such as `${oc.env:TOKEN}` stays
 the text that it is, and no alias makes a small file large. Every failure is one line.
@@ -18,7 +18,7 @@ DEEPEST_YAML = 20  # lists and tables inside each other
 
 
 def parse_json(text: str) -> Any:
-    """What json.loads returns; ValueError also for text that is nested too deeply for it."""
+    """Return what json.loads returns; raise ValueError also for text with too deep a nesting."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -26,7 +26,7 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: Path, advice: str = "fetch it again") -> dict[str, Any]:
-    """The object in a file; raises BortError when there is no such file or it holds none.
+    """Read the object in a file; raise BortError when there is no such file or it holds none.
 
     advice: what to do about a damaged file.
     """
@@ -57,7 +57,7 @@ class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file: lists, tables, texts and numbers, with nothing resolved.
+    """Read a YAML file: lists, tables, texts and numbers, with nothing resolved.
 
     Raises BortError when the file cannot be read, is large, is deeply nested, or has aliases.
     """
@@ -86,7 +86,7 @@ def _check_events(path: Path, text: str) -> None:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a run stored as YAML, all of them values.
+    """Read the settings that a run stored as YAML, all of them values.
 
     Raises BortError for an interpolation: it would show what this machine's environment holds.
     """
@@ -111,7 +111,7 @@ def _check_values(path: Path, value: Any) -> None:
 
 
 def parse_object(text: str, where: str) -> dict:
-    """The object in a text; raises BortError, which begins with `where`, when it holds none."""
+    """Return the object in a text; raise BortError, which begins with `where`, for any other."""
     try:
         record = parse_json(text)
     except ValueError as error:

@@ -1,4 +1,6 @@
-"""Files and folders that are whole or absent: temporary name beside the target, fsync, rename."""
+"""Writers of files and folders that are whole or absent.
+
+They write under a temporary name beside the target, sync it to the disk, and rename it."""
 
 import csv
 import errno
@@ -22,7 +24,7 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
 
 @contextmanager
 def _report_refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iterator[None]:
-    """OSErrors with these numbers (None: all) as one line about `path`."""
+    """Turn OSErrors with these numbers (None: all) into one line about `path`."""
     try:
         yield
     except OSError as error:
@@ -36,7 +38,7 @@ def _report_refusals(path: Path, numbers: tuple[int, ...] | None = None) -> Iter
 
 
 def expand_user_path(key: str, text: str) -> Path:
-    """The path that a setting gives, with the home for ~; raises BortError where there is none."""
+    """Return the path that a setting gives, with the home for ~; raise BortError without one."""
     path = Path(text)
     if text.startswith("~"):
         home = os.path.expanduser(path.parts[0])
@@ -59,12 +61,12 @@ def check_writable(path: Path) -> None:
 
 
 def _resolve_target(path: Path) -> Path:
-    """Where a file or folder of this name really is: links stay, and what they lead to changes."""
+    """Return where a file or folder really is: a link stays, and what it leads to is replaced."""
     return Path(os.path.realpath(path))
 
 
 def check_parent(target: Path, path: Path) -> None:
-    """Whether the nearest folder that is there may be written to; path: as the user gave it."""
+    """Raise BortError unless the nearest existing folder is writable; path: as the user gave it."""
     with _report_refusals(path):
         parent = next(folder for folder in target.parents if folder.exists())
         if not parent.is_dir():
@@ -117,7 +119,7 @@ def _settle_once(folder: Path) -> None:
 
 @contextmanager
 def open_output(path: Path) -> Iterator[IO[bytes]]:
-    """`replace_file` for a file; a device, a pipe or an open descriptor is written to as it is."""
+    """Open a file as `replace_file` does; write to a device, a pipe or a descriptor as it is."""
     if not is_stream(path):
         with replace_file(path) as file:
             yield file
@@ -138,7 +140,7 @@ def is_stream(path: Path) -> bool:
 
 
 def _find_descriptor(path: Path) -> int | None:
-    """The number that /dev/stdout, /dev/fd/3 and links to them stand for."""
+    """Return the descriptor that /dev/stdout, /dev/fd/3 and links to them stand for."""
     path = path.absolute()
     for _ in range(10):
         if match := re.fullmatch(r"(?:/dev|/proc/self|/proc/\d+)/fd/(\d+)", str(path)):
@@ -151,9 +153,10 @@ def _find_descriptor(path: Path) -> int | None:
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the name `folder`, whole and on the disk, after the block.
+    """Yield an empty folder that takes the name `folder`, whole and on the disk, after the block.
 
-    Only then what bort wrote there before goes; files that a user has added move to the new one.
+    Only then is what bort wrote there before removed; files that a user has added move to the new
+    folder.
     When the block raises, nothing has changed. What a killed process has left is settled first.
     Raises BortError when the disk is full, there can be no such folder, or a new file would replace
     one of the user's.
@@ -189,7 +192,7 @@ def _check_collisions(fresh: Path, target: Path, folder: Path) -> None:
 
 
 def _set_modes(fresh: Path, target: Path) -> None:
-    """Modes as the umask leaves them, whatever other packages gave; those that were there stay."""
+    """Set the modes that the umask leaves; a file that is replaced keeps its own."""
     usual = stat.S_IMODE(fresh.stat().st_mode)
     for path in fresh.iterdir():
         before = target / path.name
@@ -199,7 +202,7 @@ def _set_modes(fresh: Path, target: Path) -> None:
 
 
 def swap_folder(fresh: Path, target: Path) -> None:
-    """Give `fresh` the name `target`; a kill in between leaves what `ownership.settle` ends."""
+    """Give `fresh` the name `target`; after a kill in between, `ownership.settle` finishes it."""
     old = ownership.name_temporary(target, "old")
     try:
         if target.exists():
@@ -224,14 +227,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Strict JSON (no NaN), whole or not at all."""
+    """Write strict JSON (no NaN), whole or not at all."""
     text = json.dumps(value, indent=2, allow_nan=False, default=str)
     with replace_file(path) as file:
         file.write(text.encode() + b"\n")
 
 
 def write_csv(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """A table that is whole or absent; None and what a row lacks are empty cells."""
+    """Write a table, whole or not at all; None and what a row lacks become empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -13,7 +13,7 @@ CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
 
 
 def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:
-    """The words after `python` that pre-train an optimum as its search trained it.
+    """Return the words after `python` that pre-train an optimum as its search trained it.
 
     folder: holds the settings of the search, or of the winning run of a sweep. hidden, lr: the
     optimum's width and the rate that it was trained at.
@@ -30,7 +30,7 @@ def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None)
 
 
 def compose_command(folder: Path, program: str, name: str) -> str | None:
-    """How the run in `folder` was started, for a shell; None where that is not recorded."""
+    """Return the command that started the run in `folder`; None where that is not recorded."""
     if (words := RunFolder(folder).read_overrides()) is None:
         return None
     if not any(word.startswith("name=") for word in words):

@@ -1,4 +1,4 @@
-"""The user's data files that a run reads, and whether they are as they were."""
+"""The state of the user's data files that a run reads."""
 
 import os
 from pathlib import Path

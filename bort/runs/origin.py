@@ -1,6 +1,6 @@
-"""What a run folder tells of its model: its data, its teacher, what it started from, its scores.
+"""What a run folder tells about its model: its data, teacher, starting point and scores.
 
-All of it is text that a stranger may have written: card.py escapes it.
+A stranger may have written these texts, so card.py escapes them.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ EMBEDDED = "docstrings of the installed Python packages"
 
 
 def read_facts(source: str) -> dict[str, Any]:
-    """summary.json and settings.json of the run whose model this is; empty where there is none.
+    """Read summary.json and settings.json of the run that made a model; empty where there is none.
 
     source: a run folder, or the model folder in one. Raises BortError for damaged files.
     """
@@ -29,9 +29,9 @@ def read_facts(source: str) -> dict[str, Any]:
 
 
 def hide_folders(value: Any) -> str:
-    """A name without the folders of this machine: of a path the last part, or else a hub name.
+    """Return a name without the folders of this machine: the last part of a path, or a hub name.
 
-    Of a model folder inside a run, the run's name.
+    A model folder inside a run gives the name of the run.
     """
     text = str(value)
     path = Path(text)
@@ -44,7 +44,7 @@ def hide_folders(value: Any) -> str:
 
 
 def list_scores(run: dict[str, Any]) -> dict[str, str]:
-    """`val/accuracy` and the like, with four digits."""
+    """List `val/accuracy` and the like, with four digits."""
     values = {k: decimal(v) for k, v in run.items() if "/" in k and isinstance(v, float)}
     for key in values:
         count = run.get(f"rows/{key.partition('/')[0]}")
@@ -55,7 +55,7 @@ def list_scores(run: dict[str, Any]) -> dict[str, str]:
 
 
 def list_origins(run: dict[str, Any]) -> dict[str, str]:
-    """`task`, `data`, `base model`, `teacher` and `seed` of a run, as far as it had them."""
+    """List `task`, `data`, `base model`, `teacher` and `seed` of a run, as far as it had them."""
     if not run:
         return {}
     if run.get("job") in ("finetune", "agora"):
@@ -74,7 +74,7 @@ def list_origins(run: dict[str, Any]) -> dict[str, str]:
 
 
 def _describe_rows(run: dict[str, Any]) -> str:
-    """What a classifier was fine-tuned on."""
+    """Say what a classifier was fine-tuned on."""
     task = run.get("task")
     if task == "custom":
         files = [run.get(f"data.{split}") for split in ("train", "val", "test")]
@@ -83,7 +83,7 @@ def _describe_rows(run: dict[str, Any]) -> str:
 
 
 def _describe_base(run: dict[str, Any]) -> str:
-    """What a fine-tuning started from, and what that learnt from, where it is still there."""
+    """Say what a fine-tuning started from, and what that model learnt from if it is still there."""
     if not run.get("model"):
         return f"an encoder {_format_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
     name = hide_folders(run["model"])
@@ -97,12 +97,12 @@ def _describe_base(run: dict[str, Any]) -> str:
 
 
 def _describe_text(run: dict[str, Any]) -> str:
-    """What a masked language model was pre-trained on."""
+    """Say what a masked language model was pre-trained on."""
     return hide_folders(run.get("data.path")) if run.get("data.source") == "text" else EMBEDDED
 
 
 def _describe_teacher(run: dict[str, Any]) -> str | None:
-    """The teacher of a pre-training, if it had one."""
+    """Name the teacher of a pre-training, if it had one."""
     if not (run.get("distill.w_kd") or run.get("init") == "teacher"):
         return None
     if run.get("teacher.name"):
