@@ -1,1 +1,1 @@
-"""Agora (arXiv 2010.07990): a small model taught by its mistakes, with a teacher as judge."""
+"""Agora: a small model learns from its mistakes, judged by a teacher (arXiv 2010.07990)."""

@@ -1,4 +1,4 @@
-"""D and E: how the training rows of a task are divided for Agora (arXiv 2010.07990).
+"""The division of a task's training rows into D and E (arXiv 2010.07990).
 
 The student learns from D, and is scored on E.
 """

@@ -1,4 +1,4 @@
-"""What a run of Agora will cost, before it starts; what it would refuse is refused here, too."""
+"""The dry run of Agora: it prints the cost and refuses whatever the run would refuse."""
 
 import logging
 from pathlib import Path

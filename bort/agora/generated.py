@@ -1,4 +1,4 @@
-"""Generated rows: how many of each label are made, which label S gives them, and their files.
+"""Generated rows: their number per label, the labels that S gives them, and their files.
 
 τ, the generator, makes a row from another one; S, the judge, labels it.
 """

@@ -1,4 +1,4 @@
-"""τ of Agora (arXiv 2010.07990): rows made from rows by other words, which S then labels.
+"""The generators τ of Agora: they make new rows by changing words (arXiv 2010.07990).
 
 A generator changes words of a row's texts, never those of a span, and of a task with choices only
 those of the passage; what it makes is a row of the same task without a label. Letters: V

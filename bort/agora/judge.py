@@ -1,4 +1,4 @@
-"""S, the teacher that judges what Agora generates: what it is fine-tuned from, and its guard."""
+"""The judge S: the fine-tuned teacher that labels the rows which Agora generates."""
 
 import json
 from dataclasses import dataclass

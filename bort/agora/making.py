@@ -1,4 +1,4 @@
-"""Making rows: from which rows they are made, what S says of them, and the files that keep them."""
+"""Making the rows of a round: a generator makes them, S labels them, and files keep them."""
 
 import json
 import logging

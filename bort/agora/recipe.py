@@ -1,4 +1,4 @@
-"""A whole run of Agora: S, the rounds, the control arms, and what each is worth on the dev set.
+"""A run of Agora, from its settings to a finished run folder: S, the rounds, the control arms.
 
 The letters D, E, S and θ are those of `bort.agora.student`.
 """

@@ -1,4 +1,4 @@
-"""What Agora brought: the table at the end of a run, and its part of the run's page."""
+"""The report of Agora: the table at the end of a run, and its part of the page."""
 
 import csv
 import io

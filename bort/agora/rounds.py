@@ -1,4 +1,4 @@
-"""The rounds of Agora: Θ, the grid of training settings, and how it shrinks from round to round.
+"""The rounds of Agora, in which the grid Θ of training settings shrinks.
 
 Numbers and functions in, rounds out: nothing here trains. θ is one point of Θ.
 """

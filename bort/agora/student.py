@@ -1,4 +1,4 @@
-"""The student that Agora teaches, and its trainings with any settings θ on any rows.
+"""The student of Agora, and its trainings with any settings θ on any rows.
 
 Each training has a folder of its own and is recorded there as soon as it is finished. Letters, as
 in the paper: D are the training rows and E those held out of them, S is the teacher that judges

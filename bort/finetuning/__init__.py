@@ -1,1 +1,1 @@
-"""From a task to a model (arXiv 2010.10499, §5)."""
+"""Fine-tuning: a pre-trained encoder becomes a model of a task (arXiv 2010.10499, §5)."""

@@ -1,4 +1,4 @@
-"""The answers of a fine-tuned model to rows, their scores, and the files of a submission.
+"""The answers of a fine-tuned model to the rows of a task, their scores, and submissions.
 
 Letters: N rows of a split.
 """

@@ -1,4 +1,4 @@
-"""What happens after a validation: the best model is saved, and some answers are shown."""
+"""The callbacks that save the best model and show some answers after each validation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The rows of a task as batches of similar length, the same ones when a training is resumed.
+"""The batches of fine-tuning: rows of similar length, which are the same after a resume.
 
 Letters: B rows of a batch, C choices of a row (else 1), S tokens.
 """

@@ -1,4 +1,4 @@
-"""What a fine-tuning or a run of Agora will cost, with the checks of the run itself."""
+"""The dry run of a fine-tuning: it prints the cost and refuses whatever the run would refuse."""
 
 import logging
 from collections.abc import Callable

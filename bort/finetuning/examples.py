@@ -1,4 +1,4 @@
-"""The examples of a task: its rows as text, and as the token ids of one tokenizer."""
+"""The examples of a task: its rows as text and as token ids."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The head of a task: put on an encoder, fitted to a regression's scale, matched by its labels."""
+"""The head of a task: it is put on an encoder and fitted to the task's labels or scale."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The loss of a task and the LightningModule that trains a classifier on it.
+"""The LightningModule of fine-tuning: it trains a classifier with the loss of a task.
 
 Letters: N rows of a split, B rows of a batch.
 """

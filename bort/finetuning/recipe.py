@@ -1,4 +1,4 @@
-"""Fine-tuning on a task: a classifier on a pre-trained encoder (arXiv 2010.10499, §5)."""
+"""A fine-tuning run, from its settings to a finished run folder (arXiv 2010.10499, §5)."""
 
 import logging
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a fine-tuned model gets wrong on a validation set, as parts of a page.
+"""The parts of a report that show what a fine-tuned model gets wrong on a validation set.
 
 The answers are those of `predictions/val.jsonl`, one per row.
 """

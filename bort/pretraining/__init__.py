@@ -1,1 +1,1 @@
-"""From text to a distilled student (arXiv 2010.10499, §4)."""
+"""Pre-training: text becomes a student distilled from a teacher (arXiv 2010.10499, §4)."""

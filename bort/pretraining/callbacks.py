@@ -1,4 +1,4 @@
-"""What happens after a validation of a pre-training: some predicted words are shown."""
+"""The callback that shows some predicted words after each validation of a pre-training."""
 
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ class SamplePredictions(pl.Callback):
         log_samples(trainer.loggers, rows)
 
     def read(self, batch: dict[str, Tensor], predictions: Tensor) -> list[list[str]]:
-        """Put masked words of a batch into text: what stands around, the true word, the predicted.
+        """Return a row of text for some masked words: the context, the true and the predicted word.
 
-        predictions: words (M,) at the positions of the batch.
+        predictions: the predicted words (M,) at the masked positions of the batch.
         """
         inputs, rows = batch["input_ids"], []
         step = max(1, len(predictions) // self.count)

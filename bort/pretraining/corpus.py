@@ -1,8 +1,8 @@
-"""Documents in, memory-mapped token streams out: what pre-training reads.
+"""The corpus: documents are tokenized into memory-mapped streams, which pre-training reads.
 
-Letters: V vocabulary, B sequences, L tokens of a sequence with its first and last special token.
-Everything streams: memory holds one chunk, the longest document, 16 bytes per distinct document,
-and the runs of words by which near-copies are found (`copies.ROOM`).
+Letter: V vocabulary. Documents are read one after another: memory holds one chunk, the longest
+document, 16 bytes per distinct document, and the runs of words by which near-copies are found (at
+most `copies.ROOM`).
 """
 
 import hashlib
@@ -48,30 +48,30 @@ VERSION = 3  # part of every fingerprint: raise it when the same text would give
 
 SPLITS = ("train", "val")
 SAMPLE = 40_000_000  # characters that a tokenizer is trained on
-LEAST = 0.1  # of the held-out tokens: with less left, near-copies stay in validation
+LEAST = 0.1  # share of the held-out tokens; if less would be left, near-copies are not dropped
 
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """The counts of a corpus, its baseline, and by what it is known; kept in its `info.json`."""
+    """The counts, the baseline and the digests of a corpus, as kept in its `info.json`."""
 
-    documents: int  # that are distinct and not blank
-    duplicates: int  # that were dropped
-    near_copies: int  # of training text among the documents that are held out
+    documents: int  # distinct ones that are not blank
+    duplicates: int  # exact copies, which were dropped
+    near_copies: int  # held-out documents that nearly repeat training text
     near_copies_dropped: bool
     train_documents: int
     train_tokens: int
     val_documents: int
     val_tokens: int
-    unknown_tokens: int  # of the training tokens
+    unknown_tokens: int  # among the training tokens
     vocab_size: int
-    dtype: str  # of the files of tokens, as NumPy names it
-    digest: str  # of the content
+    dtype: str  # of the token files, as NumPy spells it
+    digest: str  # of the tokens and the tokenizer
     unigram_ce: float | None  # see `compute_unigram_baseline`
     unigram_accuracy: float | None
-    fingerprint: str = ""  # of where the text came from; the folder's name
+    fingerprint: str = ""  # of the source and the settings; it is the name of the folder
     source: str = ""
-    packages: dict[str, str] = field(default_factory=dict)  # versions, of docstrings
+    packages: dict[str, str] = field(default_factory=dict)  # versions, for docstrings
     files: dict[str, str] = field(default_factory=dict)  # the digest of each file
 
     def border_share(self, split: str) -> float:
@@ -92,7 +92,7 @@ class CorpusInfo:
 
 @dataclass
 class _Counts:
-    """How many documents were encoded, and how many were dropped."""
+    """The numbers of documents that were encoded and of duplicates that were dropped."""
 
     documents: int = 0
     duplicates: int = 0
@@ -102,7 +102,7 @@ class _Counts:
 class Corpus:
     """A tokenized corpus: `train` and `val` are one-dimensional streams of ids, memory-mapped.
 
-    A stream is the documents of the split with one separator (`</s>`, `[SEP]`) between two of them.
+    A stream holds the documents of its split, with one separator (`</s>`, `[SEP]`) between two.
     """
 
     folder: Path
@@ -113,10 +113,10 @@ class Corpus:
 
 
 def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
-    """Open the corpus of `data` from the folder `cache`, after building it when it is not there.
+    """Open the corpus of `data` in the folder `cache`; build it first if it is not there.
 
     tokenizer: a fast transformers tokenizer (a teacher's), or None to train a byte-level BPE of
-    `data.vocab_size`. It logs one line per stage, and one per `interval` seconds.
+    `data.vocab_size`. Logs one line per stage, and within a stage one every `interval` seconds.
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
     tick = Progress(logger, every_s=interval).tell
@@ -137,7 +137,10 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
 
 
 def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
-    """The corpus of `data` if it was built before; raises BortError as `build` for wrong text."""
+    """Open the corpus of `data`, or return None if it has not been built yet.
+
+    Raises BortError for wrong text, as `build_corpus` does.
+    """
     with _explain_refusals(cache):
         _, folder = _locate(data, cache, tokenizer, lambda *_, **__: None)
         corpus = open_corpus(folder, tokenizer)
@@ -148,7 +151,7 @@ def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
 
 @contextmanager
 def _explain_refusals(cache: Path) -> Iterator[None]:
-    """What the disk refuses, as one line."""
+    """Turn an OSError of this block into a BortError of one line."""
     try:
         yield
     except OSError as error:
@@ -157,7 +160,7 @@ def _explain_refusals(cache: Path) -> Iterator[None]:
 
 
 def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
-    """Where the text of `data` comes from, and the folder of the corpus that is made of it."""
+    """Return the source of the text of `data`, and the folder of the corpus built from it."""
     source = make_docstring_source(tick) if data.source == "docstrings" else open_text(data)
     identity = {
         "version": VERSION,
@@ -173,7 +176,7 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
 
 
 def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
-    """About SAMPLE characters of distinct training documents, spread evenly over the source."""
+    """Yield about SAMPLE characters of distinct training text, spread evenly over the source."""
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
     for piece in _read_training_pieces(source, data):
@@ -188,7 +191,7 @@ def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[st
 
 
 def _read_training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
-    """The distinct training text; in pieces, as the source may be one document, a book."""
+    """Yield the distinct training text in pieces, since a document may be as long as a book."""
     for document, new in mark_duplicates(source.read()):
         if new:
             for part in split_document(document, data.val_fraction):
@@ -197,7 +200,7 @@ def _read_training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
 
 
 def _read_chunks(source: Iterable[Document], data: DataConfig, counts: _Counts) -> Iterator[tuple]:
-    """Lists of the parts of distinct documents, and the bytes of the source read for each."""
+    """Yield lists of the parts of distinct documents, each with the bytes of source it took."""
     chunk, held, size = [], 0, 0
     for document, new in mark_duplicates(source):
         size += document.size
@@ -217,7 +220,7 @@ def _read_chunks(source: Iterable[Document], data: DataConfig, counts: _Counts) 
 
 
 def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable) -> None:
-    """Build under a temporary name; the whole folder appears by one rename."""
+    """Build a corpus under a temporary name and move it to `folder` in one step when complete."""
     ownership.settle(folder.parent)
     temporary = ownership.name_temporary(folder, "new")
     temporary.mkdir(parents=True)
@@ -240,7 +243,7 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
         write_sealed(temporary / "info.json", info.to_json())
         for path in [*temporary.iterdir(), temporary]:
             sync_folder(path)
-        if open_corpus(folder, tokenizer) is None:  # Else another process was faster.
+        if open_corpus(folder, tokenizer) is None:  # Otherwise another process was faster.
             swap_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -251,9 +254,9 @@ def write_streams(
 ) -> CorpusInfo:
     """Write train.bin and val.bin into `folder`; return their counts and the unigram baseline.
 
-    Raises BortError where the source holds nothing but blank documents.
+    Raises BortError if the source holds only blank documents.
     """
-    special, unk = mark_special_ids(tokenizer), tokenizer.unk_token_id  # (V,) bool; or None
+    special, unk = mark_special_ids(tokenizer), tokenizer.unk_token_id  # (V,) bool; an id or None
     dtype = np.dtype("<u2" if len(special) <= 65_536 else "<u4")
     streams = {
         split: TokenStream(folder / f"{split}.bin", dtype, len(special), tokenizer.sep_token_id)
@@ -265,7 +268,7 @@ def write_streams(
     if not counts.documents:
         raise BortError(f"{source.name}: no text in it; nothing but blank documents")
     near_copies, are_dropped = _drop_copies(val, overlap.shares() > SHARE)
-    # Of the content, while the fingerprint is of where it came from: a copied file has a new time.
+    # The digest is of the content; the fingerprint is of the source, and differs for a copied file.
     both = hash_file(train.path) + hash_file(val.path) + hash_tokenizer(tokenizer)
     unigram_ce, unigram_accuracy = compute_unigram_baseline(train.counts, val.counts, special)
     return CorpusInfo(
@@ -299,7 +302,7 @@ def _encode_documents(
     encoder, special = build_encoder(tokenizer), mark_special_ids(tokenizer)
     unk = tokenizer.unk_token_id
     texts = source.read()
-    progress = make_encoding_progress(source.size, tick)  # after docstrings have been read
+    progress = make_encoding_progress(source.size, tick)  # started once docstrings have been read
     for chunk, size in _read_chunks(texts, data, counts):
         encoded = iter(encode_texts(encoder, [part.text for part in chain.from_iterable(chunk)]))
         for document in chunk:
@@ -307,8 +310,8 @@ def _encode_documents(
             for part in document:
                 ids = next(encoded)
                 if not len(ids):
-                    continue  # It holds nothing but characters that the tokenizer drops.
-                if unk is not None:  # Some vocabularies (SentencePiece) have "<s>" as a word, too.
+                    continue  # It has only characters that the tokenizer drops.
+                if unk is not None:  # In some vocabularies (SentencePiece) "<s>" is also a word.
                     ids[special[ids]] = unk
                 if len(part.runs):
                     overlap.add(part.runs, part.split == "val")
@@ -319,10 +322,10 @@ def _encode_documents(
 
 
 def _drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
-    """Leave out held-out documents (K,) that are near-copies of training text.
+    """Drop the held-out documents that are near-copies of training text; copies: (K,) bool.
 
-    Where hardly any others are left, the text is of that kind: all stay, and a line says so.
-    Returns how many near-copies there are, and whether they were left out.
+    If hardly any others would be left, the text repeats itself by nature, and all of them stay.
+    Returns how many near-copies there are, and whether they were dropped.
     """
     sizes = np.diff([0, *val.ends])
     are_dropped = bool(copies.any() and sizes[~copies].sum() >= LEAST * sizes.sum())
@@ -334,12 +337,12 @@ def _drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
 def compute_unigram_baseline(
     train: np.ndarray, val: np.ndarray, special: np.ndarray
 ) -> tuple[float | None, float | None]:
-    """Compute what word frequencies alone score: the plateau that training has to leave.
+    """Compute what a model that knows only word frequencies scores; training has to beat it.
 
     train, val: token counts (V,); special: (V,) bool, ids that are left out. Returns the
-    cross-entropy, in nats per token of validation (of training where nothing is held out) under
-    add-one smoothed training frequencies, and the share of the most frequent training token; None
-    for both where every token is special.
+    cross-entropy of the validation tokens under add-one smoothed training frequencies, in nats per
+    token, and the share of the most frequent training token among them. Both are scored on the
+    training tokens if nothing is held out, and are None if every token is special.
     """
     train, val = train[~special], val[~special]
     scored = val if val.sum() else train
@@ -351,7 +354,7 @@ def compute_unigram_baseline(
 
 
 def open_corpus(folder: Path, tokenizer) -> Corpus | None:
-    """Open a corpus folder; None when it is absent, or its files are not those that were built."""
+    """Open a corpus folder; return None if it is absent or its files are not as they were built."""
     from transformers import PreTrainedTokenizerFast
 
     content = read_sealed(folder / "info.json")
@@ -372,7 +375,7 @@ def open_corpus(folder: Path, tokenizer) -> Corpus | None:
 
 
 def _is_whole(path: Path, digest: str) -> bool:
-    """Whether a file has the content of this digest; read once in a process unless it changed."""
+    """Return whether a file has this digest; a process reads it again only if it has changed."""
     try:
         stat = path.stat()
         return _compute_digest(path, stat.st_size, stat.st_ctime_ns, stat.st_ino) == digest
@@ -425,7 +428,7 @@ def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
 
 
 def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
-    """`progress(tokens so far, further bytes of the source)`; total: its bytes, 0 when unknown."""
+    """Return `progress(tokens so far, further bytes)`; total: bytes of the source, 0 if unknown."""
     start, done = time.monotonic(), 0
     tick("corpus: encoding…", now=True)
 

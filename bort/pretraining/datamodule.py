@@ -1,4 +1,4 @@
-"""Batches for pre-training: masked sequences as a pure function of (seed, epoch, sequence).
+"""The batches of pre-training; their masks depend only on (seed, epoch, sequence).
 
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
@@ -23,9 +23,9 @@ from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 
 class PackedSequences:
-    """The sequences of one split of a corpus; cheap to send to a loader's process.
+    """The sequences of one split of a corpus, which are cheap to send to a loader process.
 
-    count: how many whole sequences of `length` tokens there are.
+    count: the number of whole sequences of `length` tokens.
     """
 
     def __init__(self, corpus: Corpus, split: str, length: int):
@@ -40,12 +40,12 @@ class PackedSequences:
     @property
     def tokens(self) -> np.ndarray:
         """The stream of tokens, memory-mapped."""
-        if self._tokens is None:  # Opened in the process that reads: a map is pickled as a copy.
+        if self._tokens is None:  # Opened by the process that reads: pickling would copy it.
             self._tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
         return self._tokens
 
     def mask_rows(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
-        """Make a batch of the sequences `rows`; the masks of each are a function of its number."""
+        """Make a masked batch of the sequences `rows`; a sequence's mask depends on its number."""
         ids = pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
         keys, vocab_size = compute_row_keys(key, rows), len(self.special)
         arrays = mask_tokens(ids, rate, self.special, self.mask, vocab_size, keys)
@@ -54,21 +54,21 @@ class PackedSequences:
 
 
 class TrainBatches(Dataset):
-    """The training batches; item `epoch · len + batch` is a whole one.
+    """The training batches; item `epoch · len + batch` is one whole batch.
 
-    It has input_ids (B, S), positions (M,) and labels (M,). Each epoch is a new permutation with
-    new masks; its last batch holds what is left. What is masked in a sequence depends on
-    (seed, epoch, sequence) alone: not on batches or processes.
+    A batch has input_ids (B, S), positions (M,) and labels (M,). Each epoch is a new permutation
+    with new masks, and its last batch holds the remaining sequences. What is masked in a sequence
+    depends only on (seed, epoch, sequence), not on batches or processes.
     """
 
     def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
         self.sequences = PackedSequences(corpus, "train", data.length)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
         self.rank, self.processes = 0, 1
-        self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order and key of its masks
+        self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order, and key of its masks
 
     def divide(self, rank: int, processes: int) -> None:
-        """Take this process's part of each step's sequences, which are those of one large batch."""
+        """Take only this process's share of each step; together the shares are one large batch."""
         self.rank, self.processes = rank, processes
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class TrainBatches(Dataset):
         share = np.array_split(rows, self.processes)[self.rank]
         if len(share):
             return self.sequences.mask_rows(share, self.rate, key)
-        # Fewer sequences are left than there are processes, which step together all the same.
+        # There are fewer sequences left than processes, but all processes must take this step.
         nothing = torch.empty(0, dtype=torch.int64)
         filler = self.sequences.mask_rows(rows[:1], self.rate, key)
         return filler | dict.fromkeys(("positions", "labels"), nothing)
@@ -95,16 +95,16 @@ class TrainBatches(Dataset):
 class ValBatches(Dataset):
     """`data.val_sequences` sequences spread over the validation text, always with the same masks.
 
-    A sequence's masks depend on its number alone, so that neither batch size nor seed moves them.
+    A sequence's masks depend only on its number, not on the batch size or the seed.
     """
 
-    KEY = 0x626F7274  # Not the run's seed: all runs are scored on the same masked positions.
+    KEY = 0x626F7274  # Not the seed of the run: all runs are scored on the same positions.
 
     def __init__(self, corpus: Corpus, data: DataConfig):
         self.sequences = PackedSequences(corpus, "val", data.length)
         count = min(data.val_sequences, self.sequences.count)
         self.chosen = np.arange(count) * self.sequences.count // max(1, count)
-        self.batch_size = 4 * data.batch_size  # There are no gradients to keep.
+        self.batch_size = 4 * data.batch_size  # No gradients need memory here.
 
     def __len__(self) -> int:
         return -(-len(self.chosen) // self.batch_size)
@@ -118,7 +118,7 @@ class ValBatches(Dataset):
         return self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def documents(self) -> np.ndarray:
-        """The document of each masked position (N,), in the order of the batches.
+        """Return the number of the document of each masked position (N,), in batch order.
 
         A sequence may hold parts of several documents; a separator belongs to the one it ends.
         """
@@ -133,18 +133,19 @@ class ValBatches(Dataset):
 class PackedDataModule(pl.LightningDataModule):
     """Training and validation batches of masked sequences, packed from text.
 
-    A batch has input_ids (B, S), positions (M,) and labels (M,), int64, and no padding. The
-    sequences of a step depend on (seed, epoch, step) alone, and what is masked in a sequence on
-    (seed, epoch, sequence): not on workers, processes, or where training was resumed. For several
-    devices, give the trainer `use_distributed_sampler=False`: the batches are divided here.
+    A batch has input_ids (B, S), positions (M,) and labels (M,), all int64, and no padding. The
+    sequences of a step depend only on (seed, epoch, step), and the masks of a sequence only on
+    (seed, epoch, sequence); neither depends on workers, processes, or where training was resumed.
+    With several devices, give the trainer `use_distributed_sampler=False`, because this module
+    divides the batches itself.
 
-    data: the text, the length of a sequence, the number of sequences in a batch. tokenizer: a fast
-    transformers tokenizer, as a teacher's, or its folder or hub name; None takes what
-    `data.tokenizer` names, or trains a byte-level BPE on the text. seed: of the order and the
-    masks. cache: the folder where tokenized text is kept; None is bort's own. corpus: text that is
-    tokenized already. states: a teacher's answers to the training and the validation batches, to
-    go with them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and `vocab_size` say
-    what the batches are made of, and `train` and `val` hold them.
+    data: the text, the length of a sequence, and the number of sequences in a batch. tokenizer: a
+    fast transformers tokenizer (such as a teacher's), its folder, or its hub name; None uses the
+    one that `data.tokenizer` names, or trains a byte-level BPE on the text. seed: decides the order
+    and the masks. cache: the folder for tokenized text; None uses bort's own. corpus: text that has
+    already been tokenized. states: a teacher's answers to the training and the validation batches,
+    which are added to them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and
+    `vocab_size` describe the batches, and `train` and `val` hold them.
     """
 
     def __init__(
@@ -170,11 +171,11 @@ class PackedDataModule(pl.LightningDataModule):
 
     @property
     def vocab_size(self) -> int:
-        """How many ids the tokenizer has; a model needs as many. Known after `setup`."""
+        """The number of ids of the tokenizer, which a model needs; known after `setup`."""
         return self.corpus.info.vocab_size
 
     def prepare_data(self) -> None:
-        """Tokenize the text, once for all processes and runs; the cache keeps it.
+        """Tokenize the text once for all processes and runs, and keep it in the cache.
 
         Raises BortError for text that is missing, unreadable or too short.
         """
@@ -199,16 +200,16 @@ class PackedDataModule(pl.LightningDataModule):
             self.val = WithTeacher(self.val, val_states)
 
     def train_dataloader(self) -> DataLoader:
-        """Build the loader of the next epoch, from wherever the trainer stands in it."""
+        """Build the loader of the current epoch, which starts where the trainer stands."""
         trainer = self.trainer
         if trainer:
             self.train.divide(trainer.global_rank, trainer.world_size)
-        # `processed` counts the batches that were trained on, over all epochs, in a checkpoint of
-        # any hook; `ready` may run ahead of it there and `completed` behind it.
+        # `processed` counts the batches trained on over all epochs, in a checkpoint saved by any
+        # hook; there, `ready` may be ahead of it and `completed` behind it.
         progress = trainer.fit_loop.epoch_loop.batch_progress.total if trainer else None
         sampler = ResumeSampler(len(self.train), lambda: progress.processed if progress else 0)
         return make_loader(self.train, sampler, self.data.workers)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Build the loader of the validation batches; no loader where no text is held out."""
+        """Build the loader of the validation batches, or return [] if no text is held out."""
         return make_loader(self.val, None, self.data.workers) if len(self.val) else []

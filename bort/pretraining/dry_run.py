@@ -1,4 +1,4 @@
-"""What a run will cost, before it starts; what the run would refuse is refused here, too."""
+"""The dry run of a pre-training: it prints the cost and refuses whatever the run would refuse."""
 
 import logging
 import shutil
@@ -28,7 +28,7 @@ from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
 
-# Teachers by hub name, so that a plan needs no download: architecture, vocabulary.
+# The architecture and vocabulary size of well-known teachers, so that a plan needs no download.
 HUB_TEACHERS = {
     "roberta-large": (Arch(24, 16, 1024, 4096), 50_265),
     "roberta-base": (Arch(12, 12, 768, 3072), 50_265),
@@ -40,10 +40,11 @@ HUB_TEACHERS = {
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a pre-training reads, as far as it is known before any work.
+    """What is known about the inputs of a pre-training before any work is done.
 
-    teacher: its shape, None where none is needed or it is not known. vocab: the student's words.
-    corpus: of the cache, None while it is not built. missing: what the run will need besides.
+    teacher: its architecture; None if no teacher is needed or it is not known. vocab: the size of
+    the student's vocabulary. corpus: the one in the cache; None if it is not built yet. missing:
+    the inputs that are not there yet.
     """
 
     teacher: Arch | None
@@ -53,10 +54,10 @@ class Outlook:
 
 
 def look_ahead(run: TrainConfig) -> Outlook:
-    """Open what is there of teacher, tokenizer and text, with the checks of the run itself.
+    """Open the teacher, tokenizer and text as far as they are there, with the checks of the run.
 
-    Raises BortError for whatever the run would refuse before its first step. A teacher that is yet
-    to be fetched and text that is yet to be named are no mistakes of a plan.
+    Raises BortError for whatever the run would refuse before its first step. A teacher that has yet
+    to be fetched, or text that has yet to be named, is not an error.
     """
     missing: list[str] = []
     if away := run.teacher.name and not _is_here(run.teacher.name):
@@ -79,7 +80,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
 
 
 def _is_here(name: str) -> bool:
-    """Whether a model lies on this disk; raises BortError for a folder that is none."""
+    """Return whether a model is on this disk; raise BortError for a folder that holds none."""
     try:
         return isinstance(hub.find_model(name), Path)
     except BortError:
@@ -98,7 +99,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
     amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
-            # for KD's time, plain training makes about as many FLOPs as KD with the teacher's
+            # in the time of KD, plain training computes about as many FLOPs as KD and its teacher
             arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
             work = count_student_flops(arm_run, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
@@ -112,7 +113,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
 
 
 def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
-    """List the training of a teacher without a name; it costs nothing if it is in the cache."""
+    """List the training of an unnamed teacher, which costs nothing if it is in the cache."""
     if run.teacher.name or not run.needs_teacher:
         return
     is_cached = outlook.corpus is not None and is_teacher_cached(run, outlook.corpus)
@@ -124,21 +125,21 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
 
 
 def estimate_hours(work: float) -> float:
-    """Estimate the hours that so many FLOPs take on this machine.
+    """Estimate how many hours this many FLOPs take on this machine.
 
-    Large shapes reach half of its matrix-product speed, small ones less.
+    Large models reach half of its matrix-product speed, and small ones less.
     """
     a = torch.randn(SIZE, SIZE)
     return work / (0.5e9 * measure_gflops(lambda: a @ a)) / 3600
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
-    """Describe the sum of all parts, and each part."""
+    """Describe the sum of all parts, followed by each part."""
     return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
 
 
 def show_missing(outlook: Outlook, run: TrainConfig) -> None:
-    """Print what the run will need besides."""
+    """Print the inputs of the run that are not there yet."""
     for need in outlook.missing:
         logger.info(f"  missing     {need}")
     if outlook.teacher is None and run.needs_teacher:
@@ -150,7 +151,7 @@ def show_missing(outlook: Outlook, run: TrainConfig) -> None:
 def show(run: TrainConfig, folder: Path) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours.
 
-    Raises BortError for what the run itself would refuse before its first step.
+    Raises BortError for whatever the run would refuse before its first step.
     """
     check_trainer(run)
     RunFolder(folder).check_settings(run)

@@ -1,7 +1,8 @@
-"""FLOPs of whole trainings, validations and searches: two per multiply-add of a matrix product.
+"""FLOPs of trainings, validations and searches: two per multiply-add of a matrix product.
 
-What torch's own counter counts on the same work: the layers, the head at the masked positions, the
-teacher, Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW hold no product.
+The counts equal those of torch's own counter: the layers, the head at the masked positions, the
+teacher, and Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and AdamW have no matrix
+products.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from bort.training.optim import NEWTON_SCHULZ_STEPS
 
 @dataclass(frozen=True)
 class Text:
-    """What a model reads: tokens in sequences of `length`, of which `positions` are masked."""
+    """The text a model reads: tokens in sequences of `length`, of which `positions` are masked."""
 
     tokens: float
     length: int
@@ -25,38 +26,38 @@ class Text:
 
 
 def expect_text(sequences: float, length: int, rate: float, borders: float = 0.0) -> Text:
-    """Sequences as they will be masked, with the expected number of masked positions.
+    """Return the text of so many sequences, with the expected number of masked positions.
 
-    borders: share of the tokens that separate documents, which are never masked.
+    borders: the share of tokens that separate documents, which are never masked.
     """
     maskable = (length - 2) * (1 - borders)  # the first and the last token are special
-    # a sequence in which none was chosen gets one
+    # a sequence in which no token was chosen gets one masked position
     masked = rate * maskable + (1 - rate) ** maskable
     return Text(sequences * length, length, sequences * masked)
 
 
 def count_states_flops(arch: Arch, text: Text) -> float:
-    """Forward pass up to the head's states: all but the product with the vocabulary."""
+    """Count a forward pass up to the head states, without the product with the vocabulary."""
     layers = count_forward_flops(arch, 0, text.length, mask_rate=0.0) * text.tokens
     return layers + 2 * arch.hidden**2 * text.positions
 
 
 def count_decoder_flops(hidden: int, vocab_size: int, positions: float) -> float:
-    """Logits of head states: one product with the word embedding."""
+    """Count the logits of head states: one product with the word embedding."""
     return 2 * hidden * vocab_size * positions
 
 
 def count_logits_flops(arch: Arch, vocab_size: int, text: Text) -> float:
-    """A whole forward pass."""
+    """Count a whole forward pass."""
     return count_states_flops(arch, text) + count_decoder_flops(
         arch.hidden, vocab_size, text.positions
     )
 
 
 def count_optimizer_flops(arch: Arch, optimizer: str) -> float:
-    """One optimizer step: `muon` makes every matrix of the layers semi-orthogonal, AdamW is free.
+    """Count an optimizer step: Muon orthogonalises every matrix of the layers, AdamW is free.
 
-    With rows ≤ columns, an iteration is two products rows × columns × rows and one of rows³.
+    With rows ≤ columns, an iteration has two products rows × columns × rows and one of rows³.
     """
     if optimizer != "muon":
         return 0.0
@@ -71,7 +72,7 @@ def count_optimizer_flops(arch: Arch, optimizer: str) -> float:
 def count_training_flops(
     arch: Arch, vocab_size: int, text: Text, steps: float, optimizer: str
 ) -> float:
-    """A model's own part of a training: forward, twice as much backward, and the optimizer."""
+    """Count a model's part of a training: forward, twice as much backward, and the optimizer."""
     return 3 * count_logits_flops(arch, vocab_size, text) + steps * count_optimizer_flops(
         arch, optimizer
     )
@@ -79,7 +80,7 @@ def count_training_flops(
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a training does: optimizer steps, batches and validations of these texts."""
+    """The amount of work of a training: its optimizer steps, batches, validations and texts."""
 
     steps: int
     batches: int
@@ -89,7 +90,7 @@ class Amount:
 
 
 def count_student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
-    """What a run computes with the model that it trains: steps and validations."""
+    """Count the work of the trained model in a run: its steps and validations."""
     training = count_training_flops(
         run.arch, vocab_size, amount.train, amount.steps, run.optim.name
     )
@@ -97,7 +98,7 @@ def count_student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> fl
 
 
 def count_teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float:
-    """T's passes over every training batch and in every validation, without kept states."""
+    """Count the teacher's passes over all training and validation batches, without a cache."""
     val = count_logits_flops(teacher, vocab_size, amount.val)
     return count_logits_flops(teacher, vocab_size, amount.train) + amount.validations * val
 
@@ -105,7 +106,7 @@ def count_teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float
 def count_candidate_flops(
     run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount
 ) -> float:
-    """One candidate of a search: its training, and its error; T's logits come from kept states."""
+    """Count a candidate of a search: training and error, with the teacher's states cached."""
     evaluations = amount.validations + 1  # and the error that is recorded
     positions = amount.train.positions + evaluations * amount.val.positions
     return (
@@ -116,9 +117,9 @@ def count_candidate_flops(
 
 
 def count_batches(run: TrainConfig, steps: int, per_epoch: int | None = None) -> int:
-    """Batches of so many optimizer steps on one device.
+    """Count the batches of so many optimizer steps on one device.
 
-    per_epoch: of the text, where that is known: what an epoch leaves of a step is a step.
+    per_epoch: the batches of an epoch, if known; the last step of an epoch may have fewer batches.
     """
     group = run.trainer_config.accumulate_grad_batches
     if not per_epoch:
@@ -128,9 +129,9 @@ def count_batches(run: TrainConfig, steps: int, per_epoch: int | None = None) ->
 
 
 def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = None) -> int:
-    """How many validations a run of so many batches makes, the one at its end included.
+    """Count the validations of a run of so many batches, including the one at its end.
 
-    per_epoch: batches of an epoch, where the run validates by epochs.
+    per_epoch: the batches of an epoch, if the run validates by epochs.
     """
     trainer = run.trainer_config
     interval = trainer.val_check_interval
@@ -142,9 +143,9 @@ def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = No
 
 
 def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
-    """Steps, batches and text of a run; by its corpus, where that is there already.
+    """Measure the steps, batches and text of a run, by its corpus if that is already built.
 
-    Steps are 0 where only a clock, or an epoch of a text that is not read yet, ends the run.
+    There are 0 steps if only the clock, or an epoch of a text not read yet, ends the run.
     """
     trainer, data, size = run.trainer_config, run.data, run.data.batch_size * _count_processes(run)
     per_epoch, held = None, data.val_sequences
@@ -160,7 +161,7 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
         steps = min(steps, by_epochs) if steps else by_epochs
     batches = count_batches(run, steps, per_epoch)
     read = batches * size
-    if per_epoch:  # the last batch of an epoch may be a smaller one
+    if per_epoch:  # the last batch of an epoch may be smaller
         epochs, remainder = divmod(batches, per_epoch)
         read = epochs * counts["train"] + remainder * size
     train = expect_text(read, data.length, data.mask_rate, borders["train"])
@@ -171,7 +172,7 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
 
 
 def _count_processes(run: TrainConfig) -> int:
-    """Devices that train together, each with batches of its own."""
+    """Count the devices that train together, each on its own batches."""
     devices = run.trainer_config.devices
     count = len(devices) if isinstance(devices, list) else int(devices) if _is_count(devices) else 1
     return max(1, count) * run.trainer_config.num_nodes

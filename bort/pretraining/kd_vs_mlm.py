@@ -1,8 +1,9 @@
-"""Was the teacher worth it? KD against plain MLM from the same start (arXiv 2010.10499, §4.3).
+"""The comparison of KD with plain MLM from the same start (arXiv 2010.10499, §4.3).
 
-Three arms, each with its best learning rate of the same list: KD; MLM for as many steps; MLM for as
-much time, in which KD's includes the teacher's passes. Time is that of steps taken in turns: by the
-wall clock of each arm's own training, whatever else the machine did then would decide.
+It has three arms: KD, MLM for as many steps, and MLM for as much time, where the time of KD
+includes the teacher's passes. Each arm uses its best learning rate from the same list. The time of
+a step is measured with the steps of both kinds taken in turns, because the wall clock of separate
+trainings would also measure whatever else the machine was doing.
 """
 
 import csv
@@ -47,13 +48,13 @@ ARMS = {
     "mlm": "MLM, equal steps",
     "mlm_equal_time": "MLM, equal time",
 }
-TIMING = "timing.json"  # seconds of a step of both kinds
+TIMING = "timing.json"  # the seconds of a step with and without the teacher
 
 
 def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
     """Train the three arms into sub-folders of `folder`; print and write the comparison.
 
-    Returns the flat summary. Arms that are finished are not trained again.
+    Returns the flat summary. Arms that have finished are not trained again.
     """
     check_trainer(run)
     run_folder = RunFolder(folder)
@@ -93,7 +94,7 @@ def _train_arms(
                 logger.info(f"{label} → {arm_folder}")
             try:
                 tries[arm_folder] = train(job, arm_folder, corpus, teacher, label=label)
-            except Diverged as error:  # a result: the arm has its other rates
+            except Diverged as error:  # this is a result; the arm still has its other rates
                 logger.info(f"{label} drops out: {error}")
                 write_json(failure, {"reason": str(error)})
         if not tries:
@@ -115,12 +116,12 @@ def _train_arms(
 
 
 def check_arms(run: TrainConfig) -> None:
-    """Raises BortError for settings that leave one of the arms without its meaning."""
+    """Raise BortError for settings under which one of the arms would make no sense."""
     if run.distill.w_kd == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
-    check_monitors(run, list_scores(taught=False))  # what all arms have
+    check_monitors(run, list_scores(taught=False))  # the scores that all arms have
     trainer = run.trainer_config
     if trainer.max_steps < 1 or trainer.limit_train_batches == 0:
         raise BortError(
@@ -129,9 +130,9 @@ def check_arms(run: TrainConfig) -> None:
 
 
 def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
-    """The settings of one arm: they differ in loss weights, learning rate and budget only.
+    """Build the settings of one arm; arms differ only in loss weights, learning rate and budget.
 
-    results: the summaries of the arms before it; `mlm_equal_time` needs those of the other two.
+    results: the summaries of the earlier arms; `mlm_equal_time` needs those of both others.
     """
     trainer = dict(run.trainer)
     distill = run.distill
@@ -139,7 +140,7 @@ def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> Train
         distill = DistillConfig(w_kd=0.0, w_mlm=1.0)
     if arm == "mlm_equal_time":
         kd, mlm = results["kd"], results["mlm"]
-        # A step budget, too, with a schedule that ends where it ends.
+        # This, too, is a budget of steps, so that the schedule ends with the training.
         ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
         trainer["max_steps"] = max(1, round(kd.steps * ratio))
         if isinstance(interval := trainer["val_check_interval"], int):  # else a share of an epoch
@@ -151,9 +152,10 @@ def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> Train
 
 
 class Turns(pl.Callback):
-    """Makes the steps of a training those of several losses by turns, and times each.
+    """Trains with several losses in turns, one per step, and times each step.
 
-    losses: arm → its weights. `seconds`: arm → of its steps, all but the first, which warms up.
+    losses: arm → the weights of its loss. `seconds`: arm → the time of each of its steps, without
+    the first one, which only warms up.
     """
 
     def __init__(self, losses: dict[str, DistillConfig]):
@@ -172,9 +174,9 @@ class Turns(pl.Callback):
         self._mark = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """Note the time of a step, and go on to the next loss."""
+        """Record the time of a step, and switch to the next loss."""
         if trainer.global_step == self._step:
-            return  # one of several batches of a step
+            return  # the step has more batches
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         if self._step >= len(self.losses):
@@ -186,9 +188,9 @@ class Turns(pl.Callback):
 def measure_step_seconds(
     run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM
 ) -> dict[str, float]:
-    """Seconds of a step of the arms `kd` and `mlm`, measured once and kept in TIMING.
+    """Measure the seconds of a step of the arms `kd` and `mlm` once, and keep them in TIMING.
 
-    Their steps are taken in turns, so that other work on the machine weighs on both alike.
+    The steps are taken in turns, so that other work on the machine slows both alike.
     """
     path = folder / TIMING
     if path.exists():
@@ -199,7 +201,7 @@ def measure_step_seconds(
     count = min(100, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
     budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
     pl.seed_everything(run.seed, verbose=False)
-    optim = replace(run.optim, lr=1e-9)  # no step depends on it, and none diverges
+    optim = replace(run.optim, lr=1e-9)  # so that no step diverges
     model = build_student(run, corpus, teacher)
     module = DistillationModule(model, teacher, optim, run.distill, compile=run.compile)
     with tempfile.TemporaryDirectory() as temporary, interruptible():
@@ -229,7 +231,7 @@ def _summarize(results: dict[str, RunSummary], teacher_seconds: float | None) ->
 
 
 def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
-    """What the accuracies of the arms say, in words."""
+    """Yield sentences that compare the accuracies of the arms."""
     for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
         ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
         word = "better than" if ratio > 1 else "not better than"
@@ -239,7 +241,7 @@ def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
 def show_comparison(
     results: dict[str, RunSummary], teacher_seconds: float | None, folder: Path
 ) -> None:
-    """The table, and what it says in words."""
+    """Print the table of the comparison, and its conclusions in words."""
     console = Console(highlight=False)
     kd = results["kd"]
     table = Table(
@@ -272,7 +274,7 @@ def show_comparison(
 
 
 def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
-    """Validation accuracy of the arms over steps and over time, one self-contained page."""
+    """Write a self-contained page with the validation accuracy of the arms over steps and time."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))

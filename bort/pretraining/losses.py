@@ -1,4 +1,4 @@
-"""Losses at masked positions, of logits alone: distillation, masked words, entropy.
+"""The losses at masked positions, as functions of logits: distillation, masked words, entropy.
 
 Letters: M masked positions, V vocabulary.
 """
@@ -19,8 +19,9 @@ def distillation_loss(
 ) -> dict[str, Tensor]:
     """Weigh the two losses of a distillation: `loss` = w_kd · `kd_loss` + w_mlm · `mlm_loss`.
 
-    student, teacher: logits (M, V); labels: the true words (M,); nats per token, mean (or sum)
-    over M. A loss whose weight is 0 is neither computed nor returned; w_kd = 0 needs no teacher.
+    student, teacher: logits (M, V); labels: the true words (M,). Losses are in nats per token, as
+    the mean (or sum) over M. A loss of weight 0 is neither computed nor returned; with w_kd = 0 no
+    teacher is needed.
     """
     losses = {}
     if weights.w_kd:
@@ -37,9 +38,9 @@ def kd_loss(
 ) -> Tensor:
     """Compute KL(teacher ‖ student) of softened distributions, times τ² (arXiv 1503.02531, §2).
 
-    student, teacher: logits (M, V) of M masked positions; nats per token, mean (or sum) over M.
-    Zero iff they agree up to a constant per row; zero for M = 0. Cost: two softmaxes over M · V.
-    Raises BortError if the vocabularies differ.
+    student, teacher: logits (M, V) at M masked positions. The loss is in nats per token, as the
+    mean (or sum) over M. It is zero if and only if both agree up to a constant per row, and zero
+    for M = 0. It costs two softmaxes over M · V. Raises BortError if the vocabularies differ.
     """
     if student.shape[-1] != teacher.shape[-1]:
         raise BortError(
@@ -53,13 +54,13 @@ def kd_loss(
 
 
 def mlm_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Compute the cross-entropy of logits (M, V) at the true words (M,); nats, zero for M = 0."""
+    """Compute the cross-entropy of logits (M, V) for the true words (M,), in nats; 0 if M = 0."""
     total = F.cross_entropy(logits.float(), labels, reduction="sum")
     return _reduce(total, len(labels), reduction)
 
 
 def compute_entropy(logits: Tensor) -> Tensor:
-    """Compute the mean entropy of softmax(logits) over rows (M, V); nats per token."""
+    """Compute the mean entropy of softmax(logits) over the rows of (M, V), in nats per token."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1).mean()
 

@@ -1,18 +1,18 @@
-"""Masked words as a pure function of a key: BERT's 80, 10 and 10 percent, without a generator.
+"""The masking of words (BERT's 80, 10 and 10 percent), as a pure function of a key.
 
 Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 """
 
 import numpy as np
 
-VAL_RATE = 0.15  # every run is scored as BERT was, whatever it trains with
+VAL_RATE = 0.15  # every run is scored at BERT's rate, whatever rate it trains with
 GOLDEN = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2⁶⁴ divided by the golden ratio
 
 
 def mix_bits(bits: np.ndarray) -> np.ndarray:
     """Scramble uint64 numbers one to one: the output function of SplitMix64 (Steele et al. 2014).
 
-    Of the multiples of GOLDEN, plus any key, it makes what no test tells from random bits.
+    From the multiples of GOLDEN plus any key it makes numbers that pass for random bits in tests.
     """
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
     bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
@@ -20,7 +20,7 @@ def mix_bits(bits: np.ndarray) -> np.ndarray:
 
 
 def compute_row_keys(key: int, rows: np.ndarray) -> np.ndarray:
-    """Compute the keys (B,) of the random bits of sequences `rows` (B,); key: 64 bits for all."""
+    """Compute the random keys (B,) of the sequences `rows` (B,) from one key of 64 bits."""
     return mix_bits(rows.astype(np.uint64) * GOLDEN + key)
 
 
@@ -32,12 +32,12 @@ def mask_tokens(
     vocab_size: int,
     keys: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose tokens to predict: of these 80% become `mask_id`, 10% a random word, 10% stay (BERT).
+    """Choose tokens to predict: 80% become `mask_id`, 10% a random word, and 10% stay (BERT).
 
-    ids: (B, S) int64; special: (V,) bool, ids that are never chosen nor drawn; keys: (B,) uint64,
-    which decide all that is random, each in its own row. Each place is chosen with probability
-    `rate`; a row in which none was chosen gets one at random. So every row with a place that can be
-    masked has a masked one (and short rows are masked a little above `rate`).
+    ids: (B, S) int64; special: (V,) bool, ids that are neither chosen nor drawn; keys: (B,) uint64,
+    each of which decides everything random in its row. Each place is chosen with probability
+    `rate`; a row in which none was chosen gets one at random. So every row that can be masked has a
+    masked place, and short rows are masked at slightly more than `rate`.
     Returns inputs (B, S), flat positions (M,) in order, labels (M,), all int64.
     """
     steps = np.arange(1, ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
@@ -46,7 +46,7 @@ def mask_tokens(
     chosen = (bits < int(rate * 2**64)) & maskable
     for row in np.flatnonzero(~chosen.any(axis=1)):
         columns = np.flatnonzero(maskable[row])
-        if len(columns):  # the lowest of random numbers is at each place equally often
+        if len(columns):  # each place is equally likely to hold the lowest random number
             chosen[row, columns[bits[row, columns].argmin()]] = True
     positions = np.flatnonzero(chosen)  # (M,)
     labels = ids.ravel()[positions]

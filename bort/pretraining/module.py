@@ -1,4 +1,4 @@
-"""Pre-training by knowledge distillation (arXiv 2010.10499, §4.2); plain MLM is its w_kd = 0.
+"""The LightningModule of pre-training: distillation (arXiv 2010.10499, §4.2), or MLM if w_kd = 0.
 
 Letters: B sequences of a batch, S tokens of a sequence, M masked positions, V vocabulary.
 """
@@ -19,7 +19,7 @@ from bort.training.module import StepModule
 
 
 def list_scores(taught: bool) -> list[str]:
-    """List what a validation of a pre-training logs; taught: with a teacher beside it."""
+    """List the scores that a validation logs; taught: whether the run has a teacher."""
     names = ["val/loss", "val/mlm_accuracy"]
     return [*names, "val/kd_loss", "val/teacher_entropy"] if taught else names
 
@@ -30,10 +30,10 @@ class DistillationModule(StepModule):
     Train it by any `lightning.Trainer` on a `PackedDataModule`, or on batches of your own with
     input_ids (B, S), flat positions (M,) and labels (M,).
 
-    model: the student. teacher: a frozen `MaskedLM` with the same vocabulary, or None for plain
-    MLM; it is never part of `state_dict`. optim: without a rate, the rate suits the student's
-    width. distill: the weights of the two losses and the temperature. compile: by torch.compile.
-    Raises BortError where the losses need a teacher and there is none.
+    model: the student. teacher: a `MaskedLM` with the same vocabulary, which is frozen and is never
+    part of `state_dict`; None for plain MLM. optim: if it has no rate, one that suits the student's
+    width is used. distill: the weights of the two losses, and the temperature. compile: whether to
+    use torch.compile. Raises BortError if the losses need a teacher and there is none.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class DistillationModule(StepModule):
         self.keep_outside("teacher", teacher)
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.keep_outside("student", torch.compile(model) if compile else model)
-        # By default a loss that is no number would be left out, and the mean of the others would
-        # pass for that of all; with "disable" its weight would be left out, too.
+        # By default, a NaN would be left out, and the mean of the other losses would be reported as
+        # the mean of all; with "disable", its weight would be left out as well.
         self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy = (
             MeanMetric(nan_strategy=math.nan) for _ in range(4)
         )
@@ -67,7 +67,7 @@ class DistillationModule(StepModule):
         return self.student(input_ids, positions=positions)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Compute the loss of a batch and count it into its optimizer step."""
+        """Compute the loss of a batch and add it to its optimizer step."""
         logits = self(batch["input_ids"], batch["positions"])  # (M, V)
         teacher = self.ask_teacher(batch) if self.distill.w_kd else None
         losses = distillation_loss(logits, teacher, batch["labels"], self.distill, self.reduction)
@@ -75,7 +75,7 @@ class DistillationModule(StepModule):
         return losses["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Score a batch, for means over all masked tokens; return the predicted words (M,)."""
+        """Add a batch to the mean scores over all masked tokens; return predicted words (M,)."""
         logits, labels = self(batch["input_ids"], batch["positions"]), batch["labels"]
         predictions, count = logits.argmax(-1), len(labels)
         if count == 0:
@@ -90,25 +90,25 @@ class DistillationModule(StepModule):
 
     @torch.no_grad()
     def ask_teacher(self, batch: dict[str, Tensor]) -> Tensor:
-        """Compute the teacher's logits (M, V), from its kept states where a batch has them."""
+        """Compute the teacher's logits (M, V), from its cached states if the batch has them."""
         if (states := batch.get("teacher_states")) is not None:
             return self.teacher.decode(states.float())
         return self.teacher(batch["input_ids"], positions=batch["positions"])
 
     def on_fit_start(self) -> None:
-        """Move the teacher to the student's device, which Lightning does not."""
+        """Move the teacher to the student's device, which Lightning does not do."""
         self.on_validation_start()
 
     def on_validation_start(self) -> None:
-        """Move the teacher to the student's device, also for a validation of its own."""
+        """Move the teacher to the student's device, for validations outside of a training too."""
         if self.teacher is not None:
             self.teacher.to(self.device)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of a validation; raise Diverged where its loss is no number."""
+        """Log the means of a validation; raise Diverged if its loss is not a finite number."""
         metrics = (self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy)
         by_name = dict(zip(self.scores, metrics, strict=False))
-        # In training this is a row of step k; `trainer.validate` after it leaves the same row.
+        # In training this is the row of step k; a later `trainer.validate` leaves the same row.
         self.log_dict({name: metric.compute() for name, metric in by_name.items()}, logger=False)
         values = {name: self.trainer.callback_metrics[name].item() for name in by_name}
         self.check_finite(values["val/loss"], self.trainer.global_step)

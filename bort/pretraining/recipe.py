@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
     """Train what `run` describes and leave it in `folder`; return its summary.
 
-    The same settings on the same folder continue where the last whole checkpoint stands, or
-    return at once when the run is finished. record: file name → text for the folder's `.hydra`.
+    The same settings in the same folder resume from the newest whole checkpoint, or return at once
+    if the run has finished. record: file name → text for the folder's `.hydra`.
     """
     check_trainer(run)
     check_monitors(run, list_scores(run.distill.w_kd > 0))
@@ -57,10 +57,10 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
 
 
 def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
-    """Open the corpus of a run and the teacher that it needs, trained first if it has no name.
+    """Open the corpus of a run and the teacher it needs; an unnamed teacher is trained first.
 
-    folder: of the run, so that one that was started on other text is refused before that, and one
-    whose teacher is no longer there is told what depends on the new one.
+    folder: the run folder. If it was started on other text, it is refused before the teacher is
+    trained; if its teacher has left the cache, a line says that the teacher is trained again.
     """
     teacher, tokenizer = open_sources(run)
     corpus = build_corpus(run.data, locate_cache(), tokenizer)
@@ -81,7 +81,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
 
 
 def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
-    """Open the teacher T, after training it by MLM the first time that it is needed."""
+    """Open the unnamed teacher of a run; train it by MLM the first time it is needed."""
     folder = locate_teacher(run, corpus)
     run_folder = RunFolder(folder)
     if run_folder.settle_finished() is None:
@@ -97,7 +97,7 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
 
 
 def pretrain_encoder(run: TrainConfig) -> Path:
-    """Pre-train an encoder run.arch on the embedded corpus, the first time; return its folder."""
+    """Return the folder of an encoder of `run.arch`; pre-train it on the first call."""
     encoder_run = build_encoder_run(run)
     corpus = build_corpus(encoder_run.data, locate_cache(), None)
     folder, steps = locate_encoder(run, corpus), encoder_run.trainer_config.max_steps
@@ -110,7 +110,7 @@ def pretrain_encoder(run: TrainConfig) -> Path:
 
 
 def pretrain_teacher(run: TrainConfig) -> Path:
-    """Pre-train run.teacher on the embedded corpus, the first time; return its folder."""
+    """Return the folder of the teacher of a task's run; pre-train it on the first call."""
     encoder_run = build_encoder_run(run)
     corpus = build_corpus(encoder_run.data, locate_cache(), None)
     train_teacher(encoder_run, corpus)
@@ -132,8 +132,8 @@ def train(
 ) -> RunSummary:
     """Train one model on a corpus; see `pretrain`.
 
-    wait: for a process busy in the same folder. states: the teacher's output for the training and
-    the validation batches, which is then not computed again.
+    wait: whether to wait for another process that works in the same folder. states: the teacher's
+    states for the training and the validation batches, which are then not computed again.
     """
     hide_lightning_notes()
     run_folder = RunFolder(folder)
@@ -143,7 +143,7 @@ def train(
             return summary
         run_folder.begin(run, record)
         run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
-        # `deterministic` is not forced: on the CPU, all that we use is.
+        # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
         data = PackedDataModule(run.data, seed=run.seed, corpus=corpus, states=states)
@@ -155,7 +155,7 @@ def train(
             compile=run.compile,
         )
         samples = SamplePredictions(corpus.tokenizer, folder)
-        parameters = sum(p.numel() for p in model.parameters())  # before FSDP cuts them up
+        parameters = sum(p.numel() for p in model.parameters())  # counted before FSDP shards them
         trainer, throughput = fit(run, folder, module, data, label, [samples])
         values = _summarize(run, trainer, module, throughput, corpus, teacher)
         values["parameters"] = parameters
@@ -169,12 +169,12 @@ def train(
 
 
 def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
-    """Build the model that is trained, with its start values.
+    """Build the student of a run, with its initial weights.
 
-    It has at least 512 position rows, so that a fine-tuning may be longer than the pre-training,
-    but says that it was trained at data.length: what it would answer beyond is noise.
+    It has at least 512 position rows, so that fine-tuning may use longer sequences, but it states
+    that it was trained at data.length: the rows beyond that are not trained yet.
     """
-    # A teacher may have more rows than its tokenizer has words: both models need equal logits.
+    # A teacher may have more rows than its tokenizer has words; the logits of both must match.
     V = teacher.config.vocab_size if teacher is not None else corpus.info.vocab_size
     config = ModelConfig(
         **run.arch.to_table(),
@@ -185,7 +185,7 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) ->
         attention_dropout=run.dropout,
         length=run.data.length,
     )
-    if run.init == "teacher":  # its layers are copied, so they must compute what they did there
+    if run.init == "teacher":  # its layers are copied, so they must compute the same
         same = {key: getattr(teacher.config, key) for key in ("layer_norm_eps", "activation")}
         config = replace(config, **same)
     return build_model(config, run.init, run.seed, teacher)
@@ -218,7 +218,7 @@ def _summarize(
 
 
 def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
-    """Explain why a run has no `val/loss`; None when it has one."""
+    """Explain why a run has no `val/loss`; return None if it has one."""
     if batches == 0:
         held, needed = corpus.info.val_tokens, run.data.length - 2
         return f"{held:,} tokens are held out, one sequence needs {needed:,}"

@@ -29,14 +29,14 @@ OWN_STEPS = 1200  # of the encoder that stands in for a missing model=
 
 
 def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
-    """Open the named teacher that a run needs, and the tokenizer that it names; None for neither.
+    """Open the named teacher of a run and its named tokenizer; either may be None.
 
-    Raises BortError for what can be known to be wrong with them before there is a corpus.
+    Raises BortError for everything wrong with them that shows without a corpus.
     """
     teacher = tokenizer = None
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
         if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
-            _check_length(run, read_model_config(folder).positions)  # before anything large is read
+            _check_length(run, read_model_config(folder).positions)  # before the weights are read
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = load_masked_lm(run.teacher.name)
@@ -49,7 +49,7 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
 
 
 def _load_teacher_tokenizer(run: TrainConfig):
-    """Load the tokenizer for `auto`; None for another one whose size can still agree."""
+    """Load the teacher's tokenizer if data.tokenizer=auto; else check its size and return None."""
     tokenizer = load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
         return tokenizer
@@ -62,7 +62,7 @@ def _load_teacher_tokenizer(run: TrainConfig):
 
 
 def _check_length(run: TrainConfig, limit: int) -> None:
-    """Raise BortError when sequences are longer than those that the teacher was trained at."""
+    """Raise BortError if the sequences are longer than those the teacher was trained on."""
     if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
         raise BortError(
             f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
@@ -71,7 +71,7 @@ def _check_length(run: TrainConfig, limit: int) -> None:
 
 
 def check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
-    """Raise BortError unless the same word is behind each id, or KD would teach noise."""
+    """Raise BortError unless each id stands for the same word; otherwise KD would teach noise."""
     student_ids = tokenizer.get_vocab()
     teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
     different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
@@ -90,7 +90,7 @@ def build_teacher_run(run: TrainConfig) -> TrainConfig:
     trainer["val_check_interval"] = max(1, run.teacher.max_steps // 4)
     tokenizer = run.data.tokenizer
     if tokenizer == "auto" and run.teacher.name is None:
-        tokenizer = "bpe"  # it means that here, and one teacher is not to be trained twice
+        tokenizer = "bpe"  # "auto" means that here; two names would train the same teacher twice
     return run.to_pretraining(
         arch_file=None,
         arch=run.teacher.arch,
@@ -99,7 +99,7 @@ def build_teacher_run(run: TrainConfig) -> TrainConfig:
         distill=DistillConfig(w_kd=0.0, w_mlm=1.0),
         teacher=TeacherConfig(),
         trainer=trainer,
-        callbacks=None,  # those of the run: one that stops it early would leave half a teacher
+        callbacks=None,  # a callback of the run could stop the training of its teacher early
         init="default",
         dropout=0.0,
         seed=0,
@@ -108,7 +108,7 @@ def build_teacher_run(run: TrainConfig) -> TrainConfig:
 
 
 def locate_teacher(run: TrainConfig, corpus: Corpus) -> Path:
-    """Locate the trained teacher of these settings in the cache."""
+    """Return the folder in the cache where the trained teacher of these settings is kept."""
     return _locate_training("teachers", build_teacher_run(run), corpus)
 
 
@@ -118,7 +118,7 @@ def is_teacher_cached(run: TrainConfig, corpus: Corpus) -> bool:
 
 
 def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
-    """Compute the digest of the teacher that a run learns from, by the setting that names it."""
+    """Return the setting that names the teacher and the digest of its model; {} without teacher."""
     if not run.needs_teacher:
         return {}
     if run.teacher.name:
@@ -127,12 +127,12 @@ def hash_teacher(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
 
 
 def _locate_training(kind: str, training: TrainConfig, corpus: Corpus) -> Path:
-    """Locate a kept training, named by all that decides its weights and by nothing else."""
+    """Return the folder of a cached training; its name depends on what decides the weights only."""
     name = fingerprint(_select_weight_settings(training) | {"corpus": corpus.info.digest})
     return locate_cache() / kind / name
 
 
-# Keys of the trainer that leave the weights of a training alone which no callback watches.
+# Keys of the trainer that do not change the weights of a training without callbacks.
 IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
     "val_check_interval",
     "check_val_every_n_epoch",
@@ -150,9 +150,9 @@ WEIGHT_KEYS = re.compile(
 
 
 def _select_weight_settings(training: TrainConfig) -> dict:
-    """Select what decides the weights of a pre-training on given streams of tokens, as key: value.
+    """Select the settings, as key → value, that decide the weights of a training on given tokens.
 
-    The digest of the streams says what the text is made of and how it is split.
+    The text and its split are not among them: the digest of the tokens covers both.
     """
     idle = {f"trainer.{key}" for key in IDLE_TRAINER_KEYS}
     flat = {
@@ -164,12 +164,12 @@ def _select_weight_settings(training: TrainConfig) -> dict:
 
 
 def locate_encoder(run: TrainConfig, corpus: Corpus) -> Path:
-    """Locate the encoder of a fine-tuning without a model in the cache."""
+    """Return the folder in the cache of the encoder for a fine-tuning without `model=`."""
     return _locate_training("encoders", build_encoder_run(run), corpus)
 
 
 def build_encoder_run(run: TrainConfig) -> TrainConfig:
-    """Build the settings of a pre-training on the embedded corpus from those of a fine-tuning."""
+    """Build the settings that pre-train the encoder of a fine-tuning on the embedded corpus."""
     steps = {"max_steps": OWN_STEPS, "max_epochs": -1, "max_time": None}
     validation = {"val_check_interval": OWN_STEPS // 4, "check_val_every_n_epoch": None}
     return run.to_pretraining(
@@ -188,9 +188,9 @@ def build_encoder_run(run: TrainConfig) -> TrainConfig:
 
 
 def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
-    """Describe the teacher: where it is, and what a sweep needs to weigh a student against it."""
+    """Describe the teacher for the summary: its name or folder, digest, size and architecture."""
     parameters = sum(p.numel() for p in teacher.parameters())
     source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
-    if digests := hash_teacher(run, corpus):  # none where only the vocabulary was the teacher's
+    if digests := hash_teacher(run, corpus):  # empty if only the teacher's vocabulary was used
         (source["teacher_digest"],) = digests.values()
     return source | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}

@@ -1,4 +1,4 @@
-"""A teacher's answers to batches, computed once and kept on disk for all its students.
+"""The teacher's states for all batches, computed once and kept on disk for all its students.
 
 Letters: M masked positions of a batch, H_T hidden size of the teacher, V vocabulary.
 """
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 class TeacherStates:
     """A teacher's head states at the masked positions of batches 0, 1, …, on disk.
 
-    Half precision: 2 H_T bytes a position, where logits would be 4 V. The teacher's decoder makes
-    logits of them at any temperature. They are written in order, and resumed after a kill. What
-    follows a batch whose states are no longer those that were written is computed again.
+    They are in half precision and take 2 H_T bytes per position, while logits would take 4 V. The
+    teacher's decoder turns them into logits. They are written in order, and writing resumes after a
+    kill. If the states of a batch are damaged, they and all later ones are computed again.
     """
 
-    EVERY = 64  # batches between two records of how far it got
+    EVERY = 64  # batches between two updates of the index
 
     def __init__(self, path: Path, hidden: int):
         self.states, self.index = path.with_suffix(".f16"), path.with_suffix(".npy")
@@ -39,7 +39,7 @@ class TeacherStates:
         """Read the ends and digests of the batches on disk, up to the first damaged one."""
         if not self.index.exists():
             return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64)
-        self.states.touch()  # lost, it is a damaged one
+        self.states.touch()  # a lost file counts as a damaged one
         versions = ((s.st_size, s.st_ctime_ns) for s in (self.states.stat(), self.index.stat()))
         ends, digests, count = _check_states(self.states, self.index, self.hidden, *versions)
         if count < len(digests) or len(ends) == 1:
@@ -52,18 +52,18 @@ class TeacherStates:
         return len(self.ends) - 1
 
     def __getitem__(self, batch: int) -> np.ndarray:
-        """(M, H_T) float16."""
-        if self.rows is None:  # opened in the worker: a memory map is pickled as a copy
+        """Return the states of a batch: (M, H_T) float16."""
+        if self.rows is None:  # opened by the worker: pickling would copy it
             self.rows = np.memmap(self.states, dtype=np.float16, mode="r").reshape(-1, self.hidden)
         return np.array(self.rows[self.ends[batch] : self.ends[batch + 1]])
 
     @torch.no_grad()
     def build(self, teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]) -> int:
-        """Run the teacher over those of batches 0 … count - 1 that are missing; return how many."""
+        """Compute the missing states of batches 0 … count - 1; return how many were missing."""
         done = len(self)
         if done >= count:
             return 0
-        teacher.eval()  # its dropout would be in every candidate's target
+        teacher.eval()  # otherwise its dropout would be in every target
         device = next(teacher.parameters()).device
         self.states.parent.mkdir(parents=True, exist_ok=True)
         ends, digests = self.ends.tolist(), self.digests.tolist()
@@ -91,11 +91,11 @@ class TeacherStates:
 def _check_states(
     states: Path, index: Path, hidden: int, *versions: tuple
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read ends and digests of an index, and count the batches that are as written.
+    """Read the ends and digests of an index, and count the batches before the first damaged one.
 
-    Done once in a process, as long as the files do not change.
+    A process does this only once, as long as the files do not change.
     """
-    table = read_array(index)  # (batches + 1, 2): one past a batch's last position, its digest
+    table = read_array(index)  # (batches + 1, 2): the end of each batch, and its digest
     if table is None or table.ndim != 2:
         return np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.uint64), 0
     ends, digests = table[:, 0].astype(np.int64), table[1:, 1]
@@ -114,13 +114,13 @@ class WithTeacher(Dataset):
         self.batches, self.states = batches, states
 
     def divide(self, rank: int, processes: int) -> None:
-        """Take this process's part of each step's sequences; see `TrainBatches.divide`."""
+        """Take only this process's share of each step; see `TrainBatches.divide`."""
         self.batches.divide(rank, processes)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index >= len(self.states):  # a worker reads ahead of the last step
+        if index >= len(self.states):  # a worker prefetches beyond the last step
             return self.batches[index]
         return self.batches[index] | {"teacher_states": torch.from_numpy(self.states[index])}

@@ -10,9 +10,9 @@ import numpy as np
 
 
 class TokenStream:
-    """The file of a split while it is written: documents with a separator between two of them.
+    """The token file of a split while it is written, with a separator between two documents.
 
-    dtype: of the ids in the file. vocab_size: how many ids there are. sep: the separator.
+    dtype: of the ids in the file. vocab_size: the number of ids. sep: the id of the separator.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, vocab_size: int, sep: int):
@@ -32,7 +32,7 @@ class TokenStream:
         self.ends.append(start + len(ids))
 
     def write(self) -> int:
-        """Append what was added to the file; return how many tokens it has now."""
+        """Append the added documents to the file; return how many tokens it has now."""
         stream = np.concatenate([np.empty(0, dtype=np.int64), *self.waiting])
         self.waiting = []
         self.counts += np.bincount(stream, minlength=len(self.counts))
@@ -41,7 +41,7 @@ class TokenStream:
         return int(self.counts.sum())
 
     def keep(self, chosen: np.ndarray) -> None:
-        """Write the file again with the chosen ones of its K documents; chosen: (K,) bool."""
+        """Rewrite the file with only the chosen ones of its K documents; chosen: (K,) bool."""
         everything = self.path.rename(self.path.with_suffix(".all"))
         tokens = np.memmap(everything, dtype=self.dtype, mode="r")
         starts, ends = [0, *(end + 1 for end in self.ends[:-1])], self.ends

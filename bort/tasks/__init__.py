@@ -1,1 +1,1 @@
-"""What a task is: facts, files, rows, token ids and scores."""
+"""Tasks: their facts, files, rows, token ids and scores."""

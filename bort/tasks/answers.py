@@ -1,4 +1,4 @@
-"""The answers of a model to rows with labels, as a file that people and the report read."""
+"""The file of a model's answers to labelled rows, which people and the report read."""
 
 import json
 from dataclasses import dataclass

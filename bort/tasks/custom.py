@@ -1,4 +1,4 @@
-"""The user's own task: rows of csv, tsv, jsonl or parquet files, labels inferred from them."""
+"""The user's own task: rows come from csv, tsv, jsonl or parquet files, and so do the labels."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Rows of a task to token ids: the tokenizer's own template, and what is cut when a row is long.
+"""The encoding of rows into token ids: the tokenizer's template, and the cuts of long rows.
 
 Letters: N rows, L tokens of one input.
 """

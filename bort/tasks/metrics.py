@@ -1,4 +1,4 @@
-"""Scores of a task as the official scorers count them, and the official submission files.
+"""The scores of a task, computed as the official scorers compute them.
 
 Predictions, one per row: a place in Task.labels; a number for a regression; for ReCoRD the score of
 each entity, the largest of a query being its answer. Letter: N rows.

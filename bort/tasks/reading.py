@@ -1,4 +1,4 @@
-"""The rows of a task: a suite's official files, or the rows of the hub, in their typed form."""
+"""Reading the rows of a task from a suite's official files or from the hub."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

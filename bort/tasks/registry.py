@@ -1,4 +1,4 @@
-"""The tasks of GLUE, SuperGLUE and RACE: one table, and their files or hub rows to typed rows.
+"""The table of the tasks of GLUE, SuperGLUE and RACE.
 
 Everything that distinguishes a task is in TASKS, and nowhere else. Labels are in the official
 order, which is that of the hub's data sets: a label's number is its place there, whatever order the

@@ -1,4 +1,4 @@
-"""The official files that a suite takes answers in."""
+"""The official files in which a suite accepts answers."""
 
 import json
 import zipfile

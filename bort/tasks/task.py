@@ -1,4 +1,4 @@
-"""What a row of a task is: its typed form, and the records of official files and of the hub in it.
+"""The typed rows of a task, and how records of official files and of the hub become rows.
 
 A *shape* makes the rows of one flat record; a *flatten* the flat records of a nested object.
 """

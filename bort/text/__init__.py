@@ -1,1 +1,1 @@
-"""Documents, their split, near-copies among them, and the tokenizer."""
+"""Text: reading documents, splitting them, finding near-copies, and tokenizing."""

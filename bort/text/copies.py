@@ -1,4 +1,4 @@
-"""Near-copies: which texts have runs of eleven words in common.
+"""The search for near-copies: texts that have runs of eleven words in common.
 
 Letters: N runs of a text, K texts.
 """
@@ -8,21 +8,21 @@ from zlib import crc32
 
 import numpy as np
 
-RUN = 11  # words; unrelated texts have no run of that length in common
-SHARE = 0.1  # of its runs: a text that has more of them in common with others is a near-copy
-PART = 0.2  # of the runs of a short text: a text with more of them holds much of it
-ROOM = 1 << 24  # runs that are remembered, of 8 bytes each; of longer texts a sample
-WAITING = 100_000  # texts whose runs are arrays of their own
-# A word is what stands between spaces; in scripts that write none, a character.
+RUN = 11  # words; unrelated texts have no run of this length in common
+SHARE = 0.1  # a text that shares more of its runs than this with others is a near-copy
+PART = 0.2  # a text with more than this share of another's runs contains much of it
+ROOM = 1 << 24  # runs that are remembered, at 8 bytes each; beyond that, only a sample
+WAITING = 100_000  # texts whose runs are still separate arrays
+# Words are separated by spaces; in scripts without spaces, each character is a word.
 UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 POWERS = np.array([pow(0x9E3779B97F4A7C15, k, 1 << 64) for k in range(RUN)], dtype=np.uint64)
 
 
 def hash_runs(text: str) -> np.ndarray:
-    """64-bit hashes (N,) of all runs of RUN words, without regard to case; of a shorter text one.
+    """Return 64-bit hashes (N,) of all runs of RUN words, ignoring case; one for a shorter text.
 
-    The same in every process and on every machine.
+    They are the same in every process and on every machine.
     """
     text = text.lower()
     words = text.encode().split() if text.isascii() else [w.encode() for w in WORD.findall(text)]
@@ -33,31 +33,31 @@ def hash_runs(text: str) -> np.ndarray:
 
 
 def compute_common_key(hashes: np.ndarray) -> int:
-    """A 64-bit number of a text's runs that a near-copy has too (MinHash).
+    """Compute a 64-bit number from a text's runs that near-copies tend to share (MinHash).
 
-    Two texts have the same one with the probability that their share of common runs is; over
-    unrelated texts it is evenly distributed.
+    The probability that two texts have the same number equals their share of common runs. Over
+    unrelated texts the numbers are evenly distributed.
     """
     return int(_mix_bits(hashes.min(keepdims=True) + np.uint64(1))[0])
 
 
 def _mix_bits(hashes: np.ndarray) -> np.ndarray:
-    """The last steps of SplitMix64: each bit of a result depends on all bits of a number."""
+    """Apply the last steps of SplitMix64, so that each bit of a result depends on all bits."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
 
 
 def is_in_table(hashes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Which of the hashes (N,) bool are in a sorted table."""
+    """Return which hashes are in a sorted table: (N,) bool."""
     return table.searchsorted(hashes, side="left") != table.searchsorted(hashes, side="right")
 
 
 class Overlap:
-    """The shares of held-out texts that are in training texts too, read in any order.
+    """Measures how much of each held-out text is also in training texts, read in any order.
 
-    Memory is bounded: beyond ROOM runs only those with a small hash are remembered, of all texts
-    alike, so that a share is then an estimate.
+    Memory is bounded: beyond ROOM runs, only those with a small hash are remembered, the same for
+    all texts, and the shares become estimates.
     """
 
     def __init__(self):
@@ -83,9 +83,9 @@ class Overlap:
                 self._join()
 
     def _join(self) -> None:
-        """One array of each list, without what is beyond the limit; training runs in order."""
+        """Join each list into one array, drop hashes over the limit, and sort the training runs."""
         joined = np.sort(np.concatenate([np.empty(0, np.uint64), *self.training]))
-        first = np.ones(len(joined), dtype=bool)  # np.unique takes a hundred times as long
+        first = np.ones(len(joined), dtype=bool)  # np.unique would take a hundred times as long
         first[1:] = joined[1:] != joined[:-1]
         self.training = [joined[first & (joined <= self.limit)]]
         held = np.concatenate([np.empty(0, np.uint64), *self.held])
@@ -95,7 +95,7 @@ class Overlap:
         self.waiting = 0
 
     def shares(self) -> np.ndarray:
-        """Of each held-out text, in the order added, the share (K,) of its runs in training."""
+        """Return the share of each held-out text's runs that is in training: (K,), as added."""
         self._join()
         (training,), (held,), (owners,) = self.training, self.held, self.owners
         common = np.bincount(owners[is_in_table(held, training)], minlength=self.texts)
@@ -103,7 +103,7 @@ class Overlap:
 
 
 def find_holders(texts: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
-    """Which of K texts (K,) hold more than PART of the runs of any of `parts`; both as runs."""
+    """Return which texts (K,) hold more than PART of the runs of any of `parts`; both are runs."""
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     hashes = np.concatenate([np.empty(0, np.uint64), *parts])
     order = np.argsort(hashes, kind="stable")

@@ -1,6 +1,6 @@
-"""Where documents come from: docstrings of the installed packages, or the user's text.
+"""The sources of documents: docstrings of the installed packages, or the user's text.
 
-Each source streams: memory holds one document, of the docstrings all (31 MB).
+The user's documents are read one at a time; the docstrings are held in memory (31 MB).
 """
 
 import ast
@@ -29,8 +29,8 @@ from bort.files.text_files import read_lines, read_parquet_rows, read_parquet_sh
 from bort.machine import count_usable_cores
 from bort.network import is_hub_reachable
 
-# Dependencies by the name that is both their distribution's and their import's. Left out: plotly
-# (4.7 MB, but lists of properties) and packages with less than 0.3 MB of long docstrings.
+# Dependencies whose distribution and import have the same name. Left out are plotly (4.7 MB, but
+# lists of properties) and packages with less than 0.3 MB of long docstrings.
 PACKAGES = (
     "datasets",
     "huggingface_hub",
@@ -46,34 +46,34 @@ PACKAGES = (
     "transformers",
 )
 SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
-HALF = re.compile("[\ud800-\udfff]")  # half of a character, which Python's source can spell
+HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which Python source can contain
 SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
 
 
 class Document(NamedTuple):
-    """A text and where it stood."""
+    """A text, its size in the source, and its group."""
 
     text: str
-    size: float  # bytes that it takes in the source
-    group: str = ""  # documents of one group go together into training or validation
+    size: float  # bytes in the source
+    group: str = ""  # all documents of a group go into the same split
 
 
 @dataclass
 class Source:
-    """Where documents come from."""
+    """A source of documents: its name, its identity, and a function that reads it."""
 
     name: str
-    identity: dict  # all that decides the text, for the fingerprint
-    size: int  # bytes, 0 while unknown
+    identity: dict  # everything that decides the text, for the fingerprint
+    size: int  # bytes; 0 if unknown
     read: Callable[[], Iterable[Document]]
-    note: str = ""  # what is not read of it
+    note: str = ""  # a line about the files that are not read
 
 
 # ------------------------------------------------------------------------------------ docstrings
 
 
 def read_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed, for the name of what is made from them."""
+    """Return the versions of the packages that are installed."""
     versions = {}
     for name in packages:
         try:
@@ -84,11 +84,11 @@ def read_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, list[str]]]:
-    """The docstrings of each file of each package, parsed by one process per core."""
+    """Read the docstrings of each file of each package, with one process per core."""
     files = [(name, file) for name in packages for file in list_python_files(name)]
     documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
-    # spawn: the caller may hold threads of torch or tokenizers, which a fork would break
+    # spawn, because a fork would break threads of torch or tokenizers that the caller may have
     with ProcessPoolExecutor(
         min(count_usable_cores(), 32), mp_context=get_context("spawn")
     ) as pool:
@@ -116,7 +116,7 @@ def _hidden_main() -> Iterator[None]:
 
 
 def list_python_files(package: str) -> list[str]:
-    """The package's source files in order, tests left out; found without importing it."""
+    """List the source files of a package in order, without its tests and without importing it."""
     if package == "python":
         roots = [sysconfig.get_path("stdlib")]
     else:
@@ -132,9 +132,9 @@ def list_python_files(package: str) -> list[str]:
 
 
 def parse_docstrings(file: str) -> list[str]:
-    """Cleaned docstrings over 200 characters of one Python file, which is parsed and never run.
+    """Return the cleaned docstrings of over 200 characters in a Python file, without running it.
 
-    Of `pydoc_data/topics.py` the help texts too. A file that does not parse gives none.
+    For `pydoc_data/topics.py`, the help texts are included. A file with syntax errors has none.
     """
     try:
         with warnings.catch_warnings():
@@ -155,7 +155,7 @@ def parse_docstrings(file: str) -> list[str]:
 
 
 def open_text(data: DataConfig) -> Source:
-    """The documents of `data.path`: a file, a folder or a data set of the Hugging Face hub."""
+    """Open `data.path`, which is a file, a folder or a data set of the Hugging Face hub."""
     path = Path(data.path).expanduser()
     if not path.exists():
         return _open_hub_text(data)
@@ -176,13 +176,13 @@ def open_text(data: DataConfig) -> Source:
 
 
 def _identify(file: Path) -> tuple[str, int, int, int]:
-    """What changes with a file's content: also when its size and time of change are set back."""
+    """Return values that change with a file's content, even if size and time are set back."""
     stat = file.stat()
     return str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
-    """A line about what a folder holds and is not read."""
+    """Describe in one line the files of a folder that are not read."""
     if not left_out:
         return ""
     names = [name if len(name) <= 24 else f"{name[:23]}…" for name in left_out[:most]]
@@ -193,9 +193,9 @@ def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
 
 
 def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
-    """The files to read, in order, and the names of other files and of links to folders."""
+    """List the files to read, in order, and the names of other files and of links to folders."""
 
-    def stop(error: OSError):  # a folder that cannot be entered: text would be missing silently
+    def stop(error: OSError):  # of an unreadable folder, whose text would be missing silently
         raise error
 
     kinds = ", ".join(SUFFIXES)
@@ -271,7 +271,7 @@ def _read_text(row: dict, where: str, data: DataConfig) -> str:
         raise BortError(f"{where}: '{data.text}' is {kind}, not text; fix or drop the row")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+    except UnicodeEncodeError as error:  # JSON can contain half of a surrogate pair
         raise BortError(f"{where}: '{data.text}' has half a character; fix it") from error
     return text
 
@@ -302,7 +302,7 @@ def _open_hub_text(data: DataConfig) -> Source:
             rows = datasets.load_dataset(
                 name, subset or None, split="train", streaming=True, revision=revision
             )
-        except Exception as error:  # the hub's client has no common class for its refusals
+        except Exception as error:  # the errors of the hub's client have no common class
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BortError(f"data.path={data.path}: the hub answers: {reason}") from error
         for number, row in enumerate(rows, start=1):
@@ -313,7 +313,7 @@ def _open_hub_text(data: DataConfig) -> Source:
 
 
 def find_revision(name: str) -> str | None:
-    """The commit of a data set on the hub; without a network that of the last time, if any."""
+    """Return the commit of a data set on the hub; without a network, the last known one or None."""
     path = locate_cache() / "hub" / f"{name.replace('/', '--')}.json"
     if not is_hub_reachable():
         return (read_sealed(path) or {}).get("revision")
@@ -321,7 +321,7 @@ def find_revision(name: str) -> str | None:
 
     try:
         revision = HfApi().dataset_info(name, timeout=10).sha
-    except Exception:  # what the hub has against the name is said when it is read
+    except Exception:  # the error is reported when the data set is read
         return None
     write_sealed(path, {"revision": revision})
     return revision

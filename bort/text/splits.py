@@ -1,7 +1,7 @@
-"""Which documents are for training and which for validation, each decided by itself alone.
+"""The split of documents into training and validation, decided for each document by itself.
 
-So one document more moves no other from one side to the other. Near-copies share a side as a rule
-(MinHash); what is left of them in validation is found by `copies.Overlap`.
+So adding a document never moves another one to the other split. Near-copies are usually in the same
+split (MinHash); the remaining near-copies in validation are found by `copies.Overlap`.
 """
 
 import hashlib
@@ -13,29 +13,29 @@ import numpy as np
 from bort.text.copies import compute_common_key, hash_runs
 from bort.text.sources import Document
 
-RECENT = 1_000_000  # hashes in a Python set, about 90 bytes each; older ones take 8
-LONG = 50_000  # characters: of a longer document a part is held out, not all or nothing
-GAP = 1_000  # characters before and after that part, in neither split
+RECENT = 1_000_000  # hashes in a Python set, at about 90 bytes each; older ones take 8 bytes
+LONG = 50_000  # characters; of a longer document, only a part is held out
+GAP = 1_000  # characters before and after that part, which are in neither split
 
 
 @dataclass
 class Part:
-    """A document, or what one split has of a long one."""
+    """A document, or the part of a long document that is in one split."""
 
     text: str
     split: str  # train or val
-    runs: np.ndarray  # of `copies.hash_runs`; empty where nothing is held out
+    runs: np.ndarray  # from `copies.hash_runs`; empty if nothing is held out
 
 
 class Seen:
-    """A set of 64-bit hashes that holds hundreds of millions in memory."""
+    """A set of 64-bit hashes that is small enough to hold hundreds of millions in memory."""
 
     def __init__(self):
         self.recent: set[int] = set()
         self.sorted = np.empty(0, dtype=np.uint64)
 
     def add(self, key: int) -> bool:
-        """Add a hash; True when it is new."""
+        """Add a hash; return True if it is new."""
         index = self.sorted.searchsorted(np.uint64(key))
         if key in self.recent or (index < len(self.sorted) and self.sorted[index] == key):
             return False
@@ -48,12 +48,12 @@ class Seen:
 
 
 def hash_document(text: str) -> int:
-    """64-bit hash of the stripped text: decides what is a duplicate."""
+    """Return a 64-bit hash of the stripped text, which decides what is a duplicate."""
     return int.from_bytes(hashlib.blake2b(text.strip().encode(), digest_size=8).digest(), "little")
 
 
 def mark_duplicates(documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
-    """Documents that are not blank, and whether each is new rather than an exact duplicate."""
+    """Yield the documents that are not blank, and whether each is new or an exact duplicate."""
     seen = Seen()
     for document in documents:
         if document.text.strip():
@@ -61,9 +61,9 @@ def mark_duplicates(documents: Iterable[Document]) -> Iterator[tuple[Document, b
 
 
 def split_document(document: Document, val_fraction: float) -> list[Part]:
-    """What each split gets: all of a document for one of them, of a long one a part for each.
+    """Assign a document to one split, or parts of a long document to both.
 
-    Documents of a group are in one split; others go by a number that near-copies share.
+    Documents of a group are in the same split; others go by a number that near-copies share.
     """
     text = document.text
     if not val_fraction:
@@ -76,7 +76,7 @@ def split_document(document: Document, val_fraction: float) -> list[Part]:
 
 
 def _split_long(text: str, val_fraction: float) -> list[Part]:
-    """One contiguous part for validation, at a place of the text's own, the rest for training."""
+    """Cut out one part for validation, at a place that depends on the text; train on the rest."""
     size = round(val_fraction * len(text))
     start = hash_document(text) * (len(text) - size) >> 64
     edges = (start - GAP, start, start + size, start + size + GAP)
@@ -86,7 +86,7 @@ def _split_long(text: str, val_fraction: float) -> list[Part]:
 
 
 def _find_word_end(text: str, offset: int) -> int:
-    """The end of the word at a place; the place itself in a text without spaces."""
+    """Return the end of the word at an offset, or the offset itself in a text without spaces."""
     if offset <= 0:
         return 0
     space = text.find(" ", offset, offset + GAP // 2)

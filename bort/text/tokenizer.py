@@ -1,4 +1,4 @@
-"""A byte-level BPE trained on the user's text, and text to ids as training does it, on all cores.
+"""The tokenizer: a byte-level BPE is trained on text, and texts are encoded on all cores.
 
 Letters: V vocabulary.
 """
@@ -14,18 +14,19 @@ import numpy as np
 
 from bort.errors import BortError
 
-CHUNK = 4_000_000  # characters of documents that are read and encoded together
+CHUNK = 4_000_000  # characters of the documents that are read and encoded together
 BATCH = 1_000_000  # characters encoded at once; the tokenizer needs about 40 MB for it
 PIECE = 100_000  # characters; longer documents are encoded in pieces, on all cores
-WORD = 64  # characters; of a longer word a BPE would be learnt in quadratic time
-CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or of WordPiece crosses this
+WORD = 64  # characters; training a BPE on longer words takes quadratic time
+CUT = re.compile(r"(?<=\S) (?=\S)")  # no token of a byte-level BPE or WordPiece crosses this place
 LONG_WORD = re.compile(rf"\S{{{WORD}}}|\s{{{WORD}}}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int):
-    """Train a byte-level BPE: lossless, RoBERTa's specials at ids 0 … 3 and `<mask>` at 4.
+    """Train a lossless byte-level BPE, with RoBERTa's specials at ids 0 … 3 and `<mask>` at 4.
 
-    The same texts give the same ids. Adds `<s> x </s>` and `<s> a </s></s> b </s>` like RoBERTa.
+    The same texts give the same ids. It adds specials as RoBERTa does: `<s> x </s>` and
+    `<s> a </s></s> b </s>`.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from tokenizers.trainers import BpeTrainer
@@ -62,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
 
 def cut_long_words(text: str) -> Iterator[str]:
-    """A text, cut within its words and spaces of more than WORD characters."""
+    """Yield the parts of a text, cut within words and spaces of more than WORD characters."""
     if " " * WORD not in text and max(map(len, text.split(" "))) <= WORD:
         yield text
         return
@@ -74,9 +75,10 @@ def cut_long_words(text: str) -> Iterator[str]:
 
 
 def run_interruptibly(work: Callable[[], object]) -> None:
-    """Do work that keeps the interpreter busy for long in a thread beside, which ends with it.
+    """Do long work in a daemon thread, so that signals are answered meanwhile.
 
-    Python answers a signal only between two of its own steps, and training a tokenizer is one.
+    Python handles a signal only between two of its own instructions, and training a tokenizer is
+    a single one.
     """
     outcome: list[BaseException | None] = []
 
@@ -97,9 +99,9 @@ def run_interruptibly(work: Callable[[], object]) -> None:
 
 
 def build_encoder(tokenizer):
-    """A copy of a tokenizer's backend to which `<mask>` or `[SEP]` in a text are ordinary words.
+    """Copy a tokenizer's backend so that `<mask>` or `[SEP]` in a text are ordinary words to it.
 
-    Raises BortError for a slow tokenizer, and for one without the specials of a masked LM.
+    Raises BortError for a slow tokenizer, and for one without the special tokens of a masked LM.
     """
     from tokenizers import Tokenizer
 
@@ -108,7 +110,7 @@ def build_encoder(tokenizer):
         raise BortError(f"tokenizer {name} has no tokenizer.json; use a fast one")
     if None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id):
         raise BortError(f"tokenizer {name} lacks a cls, sep or mask token; use that of a masked LM")
-    # unless this is set, each loader worker that is forked later prints a warning
+    # unless this is set, each loader process that is forked later prints a warning
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     encoder.no_padding()
@@ -118,7 +120,7 @@ def build_encoder(tokenizer):
 
 
 def encode_texts(encoder, texts: list[str]) -> list[np.ndarray]:
-    """Ids (int32) of each text, no special token added, on all cores."""
+    """Encode each text into ids (int32) without special tokens, on all cores."""
     cut = [(row, piece) for row, text in enumerate(texts) for piece in cut_pieces(text)]
     ends = accumulate(len(piece) for _, piece in cut)
     grouped = groupby(zip(cut, ends, strict=True), key=lambda item: item[1] // BATCH)
@@ -132,7 +134,7 @@ def encode_texts(encoder, texts: list[str]) -> list[np.ndarray]:
 
 
 def cut_pieces(text: str) -> Iterator[str]:
-    """A long text in parts of PIECE to 2 · PIECE characters, cut where no token crosses."""
+    """Yield a long text in parts of PIECE to 2 · PIECE characters, cut where no token crosses."""
     start = 0
     while len(text) - start > 2 * PIECE:
         space = CUT.search(text, start + PIECE, start + 2 * PIECE)
@@ -143,13 +145,13 @@ def cut_pieces(text: str) -> Iterator[str]:
 
 
 def hash_tokenizer(tokenizer) -> str:
-    """A digest of all that decides a tokenizer's ids."""
+    """Return a digest of everything that decides a tokenizer's ids."""
     specials = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
     return hashlib.sha256(f"{build_encoder(tokenizer).to_str()}{specials}".encode()).hexdigest()
 
 
 def mark_special_ids(tokenizer) -> np.ndarray:
-    """(V,) bool: which ids stand for no text. V counts ids up to the largest one."""
+    """Return which ids stand for no text: (V,) bool, where V counts ids up to the largest one."""
     special = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=bool)
     special[tokenizer.all_special_ids] = True
     return special

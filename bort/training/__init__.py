@@ -1,1 +1,1 @@
-"""What every training shares: steps, optimizer, checkpoints, loggers, progress."""
+"""The parts that every training shares: steps, optimizer, checkpoints, loggers, progress."""

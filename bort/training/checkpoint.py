@@ -1,6 +1,7 @@
-"""Checkpoints that are whole or absent, and training that stops and resumes without a trace.
+"""Checkpoints: a training that was stopped resumes bit by bit.
 
-A checkpoint's name ends with the first digits of its SHA-256: `step_00000500-1a2b3c4d.ckpt`.
+A checkpoint is either whole or absent. Its name ends with the first digits of its SHA-256:
+`step_00000500-1a2b3c4d.ckpt`.
 """
 
 import hashlib
@@ -31,9 +32,9 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's checkpoint through one fsynced rename, without unpickling when it is read.
+    """Saves checkpoints by one fsynced rename, and loads them without unpickling objects.
 
-    Lightning's own save moves a file across file systems, without fsync, and hides a refused write.
+    Lightning's own save moves a file across file systems without fsync, and hides a failed write.
     """
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
@@ -56,7 +57,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def read_run_identity(folder: Path) -> str:
-    """Compute 16 digits that name the run of a folder by its settings, data and models."""
+    """Compute 16 digits that identify the run of a folder by its settings, data and models."""
     data = read_json(folder / "corpus.json", "restore it or remove the run")
     noted = json.dumps([data.get("digest"), data.get("models")], sort_keys=True)
     content = (folder / "settings.json").read_bytes() + noted.encode()
@@ -64,11 +65,11 @@ def read_run_identity(folder: Path) -> str:
 
 
 def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
-    """Find the newest checkpoint whose content has the digest of its name; None if none is there.
+    """Find the newest checkpoint whose content matches the digest in its name; None if none exists.
 
-    identity: that of the run, which its checkpoints hold; None takes those of any run. Logs which
-    damaged ones were passed over. Raises BortError when all are damaged, or the newest
-    is another run's.
+    identity: the identity of the run that the checkpoint must belong to; None accepts any run. Logs
+    the damaged checkpoints that were skipped. Raises BortError if all of them are damaged, or if
+    the newest whole one belongs to another run.
     """
     checkpoints = sorted(folder.glob(CHECKPOINT), reverse=True)
     for number, path in enumerate(checkpoints):
@@ -78,7 +79,7 @@ def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
                     f"{path} is a checkpoint of another run; move it out of this folder, or start "
                     "again with resume=false"
                 )
-            for damaged in checkpoints[:number]:  # or its step would pass for saved
+            for damaged in checkpoints[:number]:  # otherwise their steps would count as saved
                 damaged.unlink()
             return path
         logger.info(
@@ -93,19 +94,19 @@ def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
 
 
 def _read_identity(path: Path) -> str | None:
-    """Read which run a whole checkpoint was saved by; its tensors are not read."""
+    """Read the identity of the run that saved a checkpoint, without reading its tensors."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return content.get("bort", {}).get("run")
 
 
 class Checkpoints(pl.Callback):
-    """Saves every `every` steps and when it has to stop; keeps the newest two.
+    """Saves a checkpoint every `every` steps and when the run is stopped; keeps the newest two.
 
-    SIGTERM and Ctrl-C are answered after the optimizer step in progress (and the validation that
-    belongs to it): the checkpoint is completed, then the process ends with 143 or 130. A second
-    signal ends it at once; earlier checkpoints stay whole. Before the first step and in a
-    validation after the last one there is nothing to save, and the process ends there. A loader
-    process that died ends a run in the same way, with BortError.
+    SIGTERM and Ctrl-C take effect after the current optimizer step (and the validation that belongs
+    to it): a checkpoint is saved, then the process ends with exit code 143 or 130. A second signal
+    ends it at once, and earlier checkpoints stay whole. Before the first step, and in a validation
+    after the last one, there is nothing to save, and the process ends right there. If a loader
+    process dies, the run is saved in the same way and ends with a BortError.
     """
 
     def __init__(
@@ -118,25 +119,26 @@ class Checkpoints(pl.Callback):
     ):
         """Save into `folder`.
 
-        identity: that of the run, which its checkpoints hold, so that no other run resumes from
-        them. saved: the step after which a resumed training stands; None: it starts anew.
+        identity: identifies the run; it is saved in the checkpoints, so that no other run resumes
+        from them. keep: how many checkpoints are kept. saved: the step of the checkpoint that a
+        training resumes from; None for a new training.
         """
         self.folder, self.every, self.identity = folder, every, identity
         self.keep, self.saved = keep, saved
         self.signal: int | None = None
         self._due = False
-        self._saves = True  # not in a validation of its own
+        self._saves = True  # False in a validation outside of the training
         self._process = os.getpid()
 
     @contextmanager
     def catching(self, trainer: pl.Trainer) -> Iterator[None]:
-        """In this block a signal sets a flag and does nothing else.
+        """Let signals only set a flag within this block.
 
-        From before the loader's processes start: an exception out of a handler is lost in some
-        places of their start, and leaves a process that waits for ever in others.
+        The block must begin before the loader's processes start: an exception raised by a handler
+        during their start may be lost, or leave a process that waits forever.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield  # a launcher's; only the main one gets signals
+            yield  # a thread of a launcher; only the main thread gets signals
             return
         before = {number: signal.getsignal(number) for number in EXIT_CODES}
         connector = trainer._signal_connector
@@ -147,7 +149,7 @@ class Checkpoints(pl.Callback):
                 signal.signal(number, self.answer_signal)
 
         def register_first() -> None:
-            register()  # whose handler of SIGTERM ends a process with 0
+            register()  # Lightning's handler of SIGTERM would end the process with exit code 0
             catch()
 
         connector.register_signal_handlers = register_first
@@ -155,7 +157,7 @@ class Checkpoints(pl.Callback):
         try:
             yield
         finally:
-            # Lightning's, left behind, would hold its trainer, and a sweep the models of all runs.
+            # Lightning's handlers keep their trainer alive; a sweep would keep those of all runs.
             del connector.register_signal_handlers
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -163,7 +165,7 @@ class Checkpoints(pl.Callback):
 
     def answer_signal(self, number: int, frame) -> None:
         if os.getpid() != self._process:
-            return  # A loader's process that has only begun; see loader.py.
+            return  # This is a loader process that has just started; see loader.py.
         if self.signal is not None:
             print("\nstopped at once; the last whole checkpoint stays", file=sys.stderr, flush=True)
             os._exit(EXIT_CODES[number])
@@ -172,15 +174,15 @@ class Checkpoints(pl.Callback):
             print("\nstopping: saving a checkpoint after this step…", file=sys.stderr, flush=True)
 
     def on_train_start(self, trainer, module) -> None:
-        """End the process if it was asked to before the first step."""
+        """End the process if a signal came before the first step."""
         self._end_now()
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict) -> None:
-        """Say in the checkpoint whose it is."""
+        """Add the identity of the run to a checkpoint."""
         checkpoint.setdefault("bort", {})["run"] = self.identity
 
     def on_validation_start(self, trainer, module) -> None:
-        """Note whether this validation is part of a training."""
+        """Record whether this validation is part of a training."""
         self._saves = trainer.state.fn == "fit"
 
     def on_validation_batch_end(self, trainer, *_) -> None:
@@ -195,38 +197,38 @@ class Checkpoints(pl.Callback):
             raise SystemExit(EXIT_CODES[self.signal])
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """Save after an optimizer step where it is time for that."""
+        """Save after an optimizer step if a checkpoint is due."""
         loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():  # gradients of half a step are not in a checkpoint
+        if loop._should_accumulate():  # a checkpoint holds no gradients of an unfinished step
             return
         if self._must_stop(trainer) or trainer.global_step % self.every == 0:
-            # Validation that is due belongs to this step: saved before it, it would be left out by
-            # the run that resumes.
+            # A validation that is due belongs to this step. A checkpoint saved before it would make
+            # the resumed run skip it.
             if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
                 self._due = True
             else:
                 self.save(trainer)
 
     def on_validation_end(self, trainer, module) -> None:
-        """Save what waited for this validation."""
+        """Save the checkpoint that waited for this validation."""
         if self._due and trainer.state.fn == "fit":
             self._due = False
             self.save(trainer)
 
     def on_train_end(self, trainer, module) -> None:
-        """Save the end of the training."""
+        """Save a checkpoint at the end of the training."""
         self.save(trainer)
 
     def save(self, trainer) -> None:
-        """Save where training stands, drop what is too old, and end the process if asked to."""
-        if self.saved != trainer.global_step:  # equal for a resumed run with nothing left to train
+        """Save a checkpoint, remove the old ones, and end the process if it was told to stop."""
+        if self.saved != trainer.global_step:  # equal if a resumed run has nothing left to train
             trainer.save_checkpoint(self.folder / f"step_{trainer.global_step:08d}.ckpt")
             self.saved = trainer.global_step
         self.remove_old(trainer)  # only now that the new one is complete
         self._end(trainer)
 
     def remove_old(self, trainer) -> None:
-        """Leave the newest `keep`; a process that was killed may have left one more."""
+        """Remove all but the newest `keep` checkpoints; a killed process may have left one more."""
         if trainer.is_global_zero:
             for path in sorted(self.folder.glob(CHECKPOINT))[: -self.keep]:
                 path.unlink(missing_ok=True)
@@ -242,7 +244,7 @@ class Checkpoints(pl.Callback):
 
 
 def find_loader_failure(trainer) -> str | None:
-    """Find why a loader of this trainer works without its processes; None when all have them."""
+    """Return why a loader of this trainer lost its processes; None if none of them did."""
     for name in ("train_dataloader", "val_dataloaders"):
         loaders = getattr(trainer, name, None)
         for loader in loaders if isinstance(loaders, list) else [loaders]:

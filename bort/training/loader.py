@@ -1,4 +1,4 @@
-"""Loaders of whole batches that resume a training at any step, and outlive their processes."""
+"""Data loaders that resume a training at any step and survive the death of their processes."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from bort.errors import BortError
 
 
 def make_generator(key: tuple[int, int], stream: int) -> np.random.Generator:
-    """Make one of the independent generators of a key: Philox counts in the first of four words."""
+    """Make one of a key's independent generators: Philox counts in the first of four words."""
     return np.random.Generator(np.random.Philox(key=key, counter=(0, 0, 0, stream)))
 
 
 class ResumeSampler(Sampler):
-    """Gives as many batch numbers as an epoch has, from wherever training stands.
+    """Yields the numbers of one epoch's batches, starting where the training stands.
 
-    position: returns how many batches this process has trained on, when the loader is iterated.
+    position: returns how many batches this process has trained on; called when iteration starts.
     """
 
     def __init__(self, batches: int, position: Callable[[], int]):
@@ -37,21 +37,21 @@ class ResumeSampler(Sampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose place is in the trainer's own progress: nothing to save beside it.
+    """A loader that resumes by the progress of the trainer, so that it has no state to save.
 
-    Lightning takes a loader with these two methods for resumable, and warns about any other. When
-    one of its processes dies, the batches that are still asked for are made in this process, and
-    `failure` says why: whoever trains can finish its step, save and stop.
+    Lightning treats a loader with `state_dict` and `load_state_dict` as resumable, and warns about
+    any other. If one of its processes dies, this process makes the remaining batches itself, and
+    `failure` says why, so that the training can finish its step, save and stop.
     """
 
     failure: str | None = None
 
     def state_dict(self) -> dict:
-        """Return nothing: the trainer knows where training stands."""
+        """Return an empty state, because the trainer knows where the training stands."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take nothing from a checkpoint."""
+        """Ignore the state, which is empty."""
         pass
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -72,9 +72,10 @@ class ResumableLoader(DataLoader):
             yield self.dataset[number]
 
     def start_processes(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Start the loader's processes; the end of one of them is noticed when a batch is fetched.
+        """Start the loader's processes without PyTorch's handler of SIGCHLD.
 
-        PyTorch's handler of SIGCHLD would raise at once, in the middle of an optimizer step.
+        That handler would raise in the middle of an optimizer step. Without it, the death of a
+        process shows when the next batch is fetched.
         """
         if threading.current_thread() is not threading.main_thread():
             return super().__iter__()
@@ -89,7 +90,7 @@ SHARED_MEMORY = ("unable to write to file", "shared memory", "unable to mmap", "
 
 
 def _explain_failure(error: Exception) -> str | None:
-    """Explain what ended a loader's process, in the start of a line; None for a data set's bug."""
+    """Explain what ended a loader process; return None for an error in the data set itself."""
     text = str(error)
     if any(part in text for part in SHARED_MEMORY):
         return "the loader's processes found no room in shared memory; use data.workers=0"
@@ -102,9 +103,9 @@ def _explain_failure(error: Exception) -> str | None:
 
 
 def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/dev/shm")) -> None:
-    """Raise BortError, before they start, where loader processes could not hand batches over.
+    """Raise BortError if shared memory has no room for the batches of the loader processes.
 
-    Each reads two batches ahead, and these lie in shared memory.
+    Each process reads two batches ahead and keeps them in shared memory.
     """
     if workers == 0 or sys.platform != "linux":
         return
@@ -121,11 +122,10 @@ def check_shared_memory(dataset: Dataset, workers: int, folder: Path = Path("/de
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave signals to the training, which answers them after its step.
+    """Make a loader process ignore signals, which the training answers after its step.
 
-    Ctrl-C and a batch system's SIGTERM reach all processes.
-
-    A second SIGTERM ends the worker: that is how a process that exits ends its children.
+    Ctrl-C and the SIGTERM of a batch system reach all processes. A second SIGTERM ends the loader
+    process, because an exiting process ends its children in this way.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
@@ -134,7 +134,7 @@ def _ignore_signals(worker: int) -> None:
 def make_loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> DataLoader:
     """Make a loader of whole batches that Lightning can resume.
 
-    Raises BortError where there is no shared memory for its processes.
+    Raises BortError if shared memory has no room for its processes.
     """
     check_shared_memory(dataset, workers)
     return ResumableLoader(
@@ -145,7 +145,7 @@ def make_loader(dataset: Dataset, sampler: Sampler | None, workers: int) -> Data
         persistent_workers=workers > 0,
         worker_init_fn=_ignore_signals,
         pin_memory=torch.cuda.is_available(),
-        # a generator of its own: else each epoch would draw from torch's, and dropout after a
-        # resume would differ from that of an undisturbed run
+        # its own generator: otherwise each epoch would draw from torch's, and dropout after a
+        # resume would differ from that of an uninterrupted run
         generator=torch.Generator(),
     )

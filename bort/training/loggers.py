@@ -1,4 +1,4 @@
-"""metrics.csv: one row per step, appended at once, exact across resumes.
+"""The loggers of a training: metrics.csv, TensorBoard and wandb.
 
 Lightning's CSVLogger deletes the file when a run is resumed.
 """
@@ -40,10 +40,10 @@ COLUMNS = [
 
 
 class MetricsCsv(Logger):
-    """Appends rows to `metrics.csv`, and those of wall clock (`perf/…`) to `perf.csv`.
+    """Appends rows to `metrics.csv`, and measurements of time (`perf/…`) to `perf.csv`.
 
-    Apart, so that two runs of the same settings have equal metrics.csv byte for byte. Values that
-    arrive for the step of the last row complete that row.
+    They are separate so that two runs of the same settings write the same metrics.csv, byte for
+    byte. Values for the step of the last row are added to that row.
     """
 
     def __init__(self, folder: Path):
@@ -60,16 +60,16 @@ class MetricsCsv(Logger):
 
     @property
     def version(self) -> str:
-        """No version: a run folder has one table."""
+        """An empty version, since a run folder has only one table."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args, **kwargs) -> None:
-        """The run folder holds the configuration already."""
+        """Do nothing, since the run folder already holds the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a row, or complete the last one, in the table of its kind."""
+        """Append a row to the table of its kind, or complete the last one."""
         rows: dict[str, dict] = {"metrics": {}, "perf": {}}
         for name, value in metrics.items():
             rows["perf" if name.startswith("perf/") else "metrics"][name] = value
@@ -107,12 +107,12 @@ class Table:
             self.offset = self.path.stat().st_size
         with self.path.open("r+b") as file:
             file.seek(self.offset)
-            file.write(self._line(row))  # over the row that it completes: a kill loses neither
+            file.write(self._line(row))  # over the row it completes, so that a kill loses neither
             file.truncate()
         self.last = row
 
     def rows(self) -> list[dict[str, str]]:
-        """All whole rows; what a kill left half-written at the end is not one."""
+        """Return all whole rows, without one that a kill left half-written at the end."""
         text = self.path.read_bytes().decode("utf-8", "replace")
         try:
             rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
@@ -153,7 +153,7 @@ def _to_text(row: dict[str, float]) -> dict[str, str]:
 
 
 def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) -> list[Logger]:
-    """Build the loggers besides metrics.csv, by `logger=`; wandb never asks for anything."""
+    """Build the loggers of `logger=`, besides metrics.csv; wandb never prompts for anything."""
     if config.name == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -168,18 +168,18 @@ def build_loggers(config: LoggerConfig, folder: Path, settings: dict[str, Any]) 
 
 
 def _build_wandb_logger(folder: Path, settings: dict[str, Any], options: dict[str, Any]) -> Logger:
-    """Build wandb's logger, which logs no more after a refusal: no training ends by that."""
+    """Build wandb's logger, which stops logging after a failure instead of ending the run."""
     from lightning.pytorch.loggers import WandbLogger
 
     wandb_logger = WandbLogger(save_dir=folder, config=settings, **options)
-    wandb_logger._wandb_init.pop("anonymous", None)  # gone from wandb, which prints a line about it
+    wandb_logger._wandb_init.pop("anonymous", None)  # wandb dropped it, and prints a line about it
     for name in ("log_metrics", "log_table"):
         setattr(wandb_logger, name, _stop_at_failure(getattr(wandb_logger, name), folder))
     return wandb_logger
 
 
 def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., None]:
-    """Wrap `log`: a failure is reported in one line, and it is not called again."""
+    """Wrap `log` so that its first failure is reported in one line and it is not called again."""
     failed = False
 
     @functools.wraps(log)
@@ -189,7 +189,7 @@ def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., No
             return
         try:
             log(*args, **kwargs)
-        except Exception as error:  # wandb's have no common class
+        except Exception as error:  # the errors of wandb have no common class
             failed = True
             reason = shorten(error, 80, keep_end=True)
             logger.info(f"wandb: logs no more ({reason}); {folder}/metrics.csv continues")
@@ -197,7 +197,7 @@ def _stop_at_failure(log: Callable[..., None], folder: Path) -> Callable[..., No
     return call
 
 
-WANDB_FOLDERS = {  # wandb's own, by the variable that moves each of them
+WANDB_FOLDERS = {  # the folders of wandb, by the variable that moves each of them
     "WANDB_DATA_DIR": ".local/share/wandb",
     "WANDB_CACHE_DIR": ".cache/wandb",
     "WANDB_CONFIG_DIR": ".config/wandb",
@@ -206,23 +206,23 @@ CHOSEN_FOLDERS = {name for name in WANDB_FOLDERS if name in os.environ}  # by th
 
 
 def move_wandb_folders(folder: Path) -> None:
-    """Let wandb keep its files in the run folder where the user's home cannot be written."""
+    """Make wandb keep its files in the run folder if the user's home cannot be written."""
     for name, usual in WANDB_FOLDERS.items():
         if name not in CHOSEN_FOLDERS and not _is_creatable(Path(os.path.expanduser("~"), usual)):
             os.environ[name] = str((folder / "wandb").absolute())
 
 
 def _is_creatable(folder: Path) -> bool:
-    if not folder.is_absolute():  # ~, of a user without a home
+    if not folder.is_absolute():  # "~" of a user without a home
         return False
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def choose_wandb_options(config: LoggerConfig, group: str, name: str) -> dict[str, Any]:
-    """Choose what wandb's runs are started with; `mode` is `disabled`, `offline` or `online`.
+    """Choose the options of a wandb run; `mode` is `disabled`, `offline` or `online`.
 
-    Raises BortError when there is no key and logger.mode=online.
+    Raises BortError if logger.mode=online and there is no key.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     return {
@@ -235,9 +235,9 @@ def choose_wandb_options(config: LoggerConfig, group: str, name: str) -> dict[st
     }
 
 
-@functools.cache  # the network is tried once, and what comes of it said once
+@functools.cache  # the network is tried once, and the result is reported once
 def choose_wandb_mode(chosen: str) -> str:
-    """Choose wandb's mode: `chosen`, or for auto WANDB_MODE, or offline without key or network."""
+    """Return wandb's mode: `chosen`; for auto WANDB_MODE, or offline without key or network."""
     if chosen == "offline":
         return chosen
     variable = os.environ.get("WANDB_MODE", "")
@@ -260,13 +260,13 @@ def choose_wandb_mode(chosen: str) -> str:
 
 
 def has_wandb_key() -> bool:
-    """Tell whether there is a key for the wandb server that is used."""
+    """Return whether there is a key for the wandb server in use."""
     server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     return not find_wandb_key(urlsplit(server).hostname or "").startswith("none")
 
 
 def log_samples(loggers: list[Logger], lines: list[list[str]]) -> None:
-    """Log rows of text, true answer and answer to the loggers that take tables."""
+    """Log rows of text, true answer and predicted answer to the loggers that take tables."""
     for metrics_logger in loggers:
         if hasattr(metrics_logger, "log_table"):
             metrics_logger.log_table("samples/predictions", ["text", "true", "predicted"], lines)

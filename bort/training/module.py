@@ -1,4 +1,4 @@
-"""The LightningModule that every training shares: optimizer steps, their rows, exact resume."""
+"""The LightningModule of every training: optimizer steps, logged rows and exact resume."""
 
 import math
 
@@ -11,45 +11,45 @@ from bort.config.optim import OptimConfig
 from bort.errors import Diverged
 from bort.training.optim import build_optimizer, compute_rate_factor
 
-# A part of the name of every training that is kept in the cache. Raise it when the same settings
-# would give other weights.
+# Part of the name of every cached training. Raise it whenever the same settings would give other
+# weights.
 VERSION = 2
 
 
 class StepModule(pl.LightningModule):
-    """Optimizer steps whose losses are means over all targets; their rows; exact resume.
+    """Takes optimizer steps on the mean loss over all targets, logs them, and resumes exactly.
 
-    A step may be of several batches and devices, with unequal numbers of targets (a batch's
-    `labels`). A logged row belongs to one optimizer step, counted from 1. Any `lightning.Trainer`
-    with any loggers can train it. A subclass has `training_step`, which hands its losses to
-    `count`, and says in `scores` what a validation logs.
+    A step may span several batches and devices with unequal numbers of targets (the `labels` of a
+    batch). A logged row belongs to one optimizer step, counted from 1. Any `lightning.Trainer`
+    with any loggers can train it. A subclass has a `training_step` that passes its losses to
+    `count`, and lists in `scores` what a validation logs.
     """
 
     def __init__(self, model: torch.nn.Module, optim: OptimConfig):
         super().__init__()
         self.model, self.optim = model, optim
-        self.scores: list[str] = []  # what a validation logs
-        self.metric = "val/mlm_accuracy"  # what the progress line shows beside val/loss
-        self.last_row: dict[str, float] = {}  # the newest value of everything that was logged
+        self.scores: list[str] = []  # the names that a validation logs
+        self.metric = "val/mlm_accuracy"  # shown by the progress line beside val/loss
+        self.last_row: dict[str, float] = {}  # the newest value of each logged name
         self.validated_step: int | None = None  # the step of the last validation
-        self.tokens = 0  # input tokens that were seen in training
+        self.tokens = 0  # input tokens seen in training
         self.full_weights: dict[str, Tensor] | None = None  # after a training by FSDP
-        self._targets = 0  # in the current optimizer step
-        self._sums: dict[str, Tensor] = {}  # of its losses
+        self._targets = 0  # the number of targets in the current optimizer step
+        self._sums: dict[str, Tensor] = {}  # the sums of its losses
         self._grad_norm: Tensor | None = None
         self._last_loss: Tensor | None = None
-        self._resumed: dict | None = None  # what the checkpoint holds that is resumed from
+        self._resumed: dict | None = None  # the state in the checkpoint that is resumed
 
     def keep_outside(self, name: str, value: object) -> None:
-        """Give this module an attribute that is no part of it.
+        """Set an attribute that is not registered as part of this module.
 
-        No checkpoint, no optimizer, no move to a device and no count of parameters sees it, even
-        when it is a module itself.
+        Checkpoints, optimizers, moves to a device and counts of parameters ignore it, even if it is
+        a module itself.
         """
         object.__setattr__(self, name, value)
 
     def configure_optimizers(self) -> dict:
-        """Build the optimizer and its schedule, which ends where the budget ends."""
+        """Build the optimizer and its schedule, which ends with the budget."""
         mixed = "mixed" in str(self.trainer.precision)
         optimizer = build_optimizer(self.model, self.optim, fused=not mixed)
         rate = torch.optim.lr_scheduler.LambdaLR(
@@ -58,7 +58,7 @@ class StepModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def progress(self, step: int) -> float:
-        """Share of the budget at `step`: of steps, epochs or wall clock, the nearest its end."""
+        """The share of the budget used at `step`: of steps, epochs or time, the largest."""
         total = self.trainer.estimated_stepping_batches
         done = (step + 1) / (total + 1) if math.isfinite(total) and total > 0 else 0.0
         for callback in self.trainer.callbacks:
@@ -71,25 +71,25 @@ class StepModule(pl.LightningModule):
 
     @property
     def one_batch_per_step(self) -> bool:
-        """Whether each batch is an optimizer step of its own."""
+        """Whether each batch is its own optimizer step."""
         return self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1
 
     @property
     def reduction(self) -> str:
-        """How the loss of a batch is to be reduced: `mean` or `sum`.
+        """How the loss of a batch must be reduced: `mean` or `sum`.
 
-        Sums become means by the count of the whole step before the optimizer steps. Batches hold
-        unequal numbers of targets, so a mean of means would weigh them wrongly.
+        Before an optimizer step, sums are divided by the number of targets of the whole step.
+        Batches hold unequal numbers of targets, so a mean of means would weigh them wrongly.
         """
         return "mean" if self.one_batch_per_step else "sum"
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a process holds only pieces of the weights."""
+        """Whether each process holds only a part of the weights."""
         return isinstance(self.trainer.strategy, FSDPStrategy)
 
     def count(self, batch: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
-        """Add a batch to the sums of its step; `losses` has "loss", reduced by `reduction`."""
+        """Add a batch to the sums of its step; `losses` holds "loss", reduced by `reduction`."""
         targets = len(batch["labels"])
         self.tokens += batch["input_ids"].numel() * self.trainer.world_size
         self._targets += targets
@@ -98,13 +98,13 @@ class StepModule(pl.LightningModule):
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * weight
 
     def on_before_optimizer_step(self, optimizer) -> None:
-        """Make gradients of sums those of the mean over all targets of the step."""
+        """Turn gradients of sums into gradients of the mean over all targets of the step."""
         if self.one_batch_per_step:
             return
         targets = torch.tensor(float(self._targets), device=self.device)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(targets)
-        # Lightning divided by the number of batches, the strategy by the number of devices.
+        # Lightning divides by the number of batches, and the strategy by the number of devices.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         factor = scale / targets.clamp(min=1.0)
         for parameter in self.model.parameters():
@@ -114,18 +114,18 @@ class StepModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """Clip as Lightning does, and keep the norm, which Lightning computes and throws away."""
+        """Clip as Lightning does, and keep the norm, which Lightning computes and discards."""
         if gradient_clip_algorithm not in (None, "norm"):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         limit = gradient_clip_val or math.inf
-        if self.is_sharded:  # The norm is that of all pieces, and Lightning cannot clip by it.
+        if self.is_sharded:  # The norm spans all shards, and Lightning cannot clip by it.
             self._grad_norm = self.trainer.strategy.model.clip_grad_norm_(limit)
         else:
             self._grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
-        """Step, and log a row where one is due."""
+        """Take an optimizer step, and log a row if one is due."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         step = self.trainer.global_step + 1  # Lightning counts this step after the hook.
         self._last_loss = self._sums["loss"]
@@ -149,7 +149,7 @@ class StepModule(pl.LightningModule):
         self.log_row(row, step)
 
     def on_train_end(self) -> None:
-        """Put the weights together again that FSDP has cut up, while all processes still talk."""
+        """Gather the weights that FSDP has sharded, while all processes are still connected."""
         if self.is_sharded:
             weights = self.trainer.strategy.lightning_module_state_dict()
             self.full_weights = {key.removeprefix("model."): w for key, w in weights.items()}
@@ -157,7 +157,7 @@ class StepModule(pl.LightningModule):
     # ------------------------------------------------------------------------------- what is logged
 
     def check_finite(self, loss: float, step: int) -> None:
-        """Raise Diverged for a loss that is no number."""
+        """Raise Diverged if a loss is not a finite number."""
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} at step {step}; lower optim.lr (now {self.optim.lr:g}) "
@@ -165,7 +165,7 @@ class StepModule(pl.LightningModule):
             )
 
     def log_row(self, row: dict[str, float], step: int) -> None:
-        """Hand the row of a step to every logger, and keep it for the progress line."""
+        """Pass the row of a step to every logger, and keep it for the progress line."""
         self.last_row |= row
         for metrics_logger in self.trainer.loggers:
             metrics_logger.log_metrics(row, step)
@@ -181,8 +181,8 @@ class StepModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add the tokens and the state of torch's generators to a checkpoint.
 
-        Raises Diverged where the loss is no number. Steps between two logged ones are not looked
-        at otherwise, and nobody can resume from NaN.
+        Raises Diverged if the loss is not a finite number: nothing else checks the steps between
+        two logged ones, and no training can resume from NaN.
         """
         if self._last_loss is not None:
             self.check_finite(float(self._last_loss), self.trainer.global_step)
@@ -192,12 +192,12 @@ class StepModule(pl.LightningModule):
             state["cuda_rng"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Take the tokens from a checkpoint; `on_train_start` takes the generators."""
+        """Restore the tokens from a checkpoint; `on_train_start` restores the generators."""
         self._resumed = checkpoint["bort"]
         self.tokens = self._resumed["tokens"]
 
     def on_train_start(self) -> None:
-        """Set torch's generators. Only now: building the model and the loaders draws from them."""
+        """Restore torch's generators; building the model and the loaders has drawn from them."""
         if self._resumed is not None:
             torch.set_rng_state(self._resumed["rng"].cpu())
             if "cuda_rng" in self._resumed and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Muon for the encoder's matrices and AdamW for the rest as one optimizer; the schedule."""
+"""The optimizer (Muon for the encoder's matrices, AdamW for the rest) and its schedule."""
 
 import torch
 from torch import nn
@@ -6,17 +6,17 @@ from torch import nn
 from bort.config.optim import OptimConfig
 
 MOMENTUM = 0.95
-# Keller Jordan's quintic: steepest at zero while singular values end between about 0.7 and 1.2
+# Keller Jordan's quintic, which is steepest at zero and ends with singular values of 0.7 to 1.2
 QUINTIC = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-CHUNK = 2**24  # at most so many numbers of one shape at a time, so that large models do not double
+CHUNK = 2**24  # numbers processed at a time, so that a step does not double the memory
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Make a float stack (n, rows, columns) of matrices semi-orthogonal, by Newton-Schulz.
 
-    In the stack's own precision: in bfloat16, as `torch.optim.Muon` works, the last bit of a
-    gradient moves a weight by 1% of a step, and four small batches are not one large.
+    It keeps the precision of the stack. In bfloat16, which `torch.optim.Muon` uses, the last bit of
+    a gradient changes a step by 1%, and four small batches would not equal a large one.
     """
     a, b, c = QUINTIC
     x = matrices.mT if matrices.size(1) > matrices.size(2) else matrices
@@ -28,12 +28,12 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon over the first parameter group, `torch.optim.AdamW` over the others.
+    """Applies Muon to the first parameter group and `torch.optim.AdamW` to the others.
 
-    One optimizer, since with two Lightning leaves accumulation, clipping and resume to the user.
-    Muon is `torch.optim.Muon` with match_rms_adamw, but in float32 and one batched product per
-    shape: at the sizes of a search its cost is the number of calls. AdamW's groups and state are
-    shared with the inner optimizer.
+    It is one optimizer, because with two Lightning leaves accumulation, clipping and resume to the
+    user. Muon is `torch.optim.Muon` with match_rms_adamw, but in float32 and with one batched
+    product per shape, because for the small models of a search the number of calls is the cost.
+    The groups and the state of AdamW are shared with the inner optimizer.
     """
 
     def __init__(self, matrices: list, groups: list[dict], config: OptimConfig, fused: bool):
@@ -51,13 +51,13 @@ class MuonAdamW(torch.optim.Optimizer):
         self.adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load the state, and share it with the inner AdamW again."""
+        """Load the state, and share it with the inner AdamW."""
         super().load_state_dict(state_dict)
         self._share()
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Do one step; return the loss of the closure, if there is one."""
+        """Take one step; return the loss of the closure, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +74,7 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, matrices: list[nn.Parameter]) -> None:
-        """Do one step of Muon for matrices of one shape."""
+        """Take one step of Muon for matrices of the same shape."""
         group = self.param_groups[0]
         for matrix in matrices:
             if "momentum_buffer" not in self.state[matrix]:
@@ -84,14 +84,14 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         nesterov = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         updates = orthogonalize(torch.stack(nesterov))
-        # so that an update has the root mean square of AdamW's, whatever the shape
+        # gives an update the root mean square of an AdamW update, whatever the shape
         scale = 0.2 * max(matrices[0].shape) ** 0.5
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"] * scale)
 
 
 def build_adamw(groups: list[dict], config: OptimConfig, fused: bool) -> torch.optim.AdamW:
-    """Build bias-corrected AdamW over these groups, each with its own weight_decay."""
+    """Build a bias-corrected AdamW for these groups, each with its own weight_decay."""
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused)
 
@@ -101,14 +101,14 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimizer of a model.
 
-    Weight decay touches matrices only: never LayerNorms and biases; embeddings only with
-    `adamw`, as in the paper. `fused=False` where gradients are clipped under mixed precision,
-    which Lightning refuses together.
+    Weight decay applies to matrices only, never to LayerNorms and biases, and to embeddings only
+    with `adamw`, as in the paper. fused: must be False if gradients are clipped under mixed
+    precision, because Lightning refuses that for a fused optimizer.
     """
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():
         is_embedding = "embeddings" in name
-        # by name: what FSDP holds of a matrix is a flat piece
+        # decided by name, because FSDP holds a matrix as a flat shard
         is_matrix = name.endswith(".weight") and not name.endswith("norm.weight")
         if not is_matrix or (is_embedding and config.name == "muon"):
             plain.append(parameter)
@@ -126,6 +126,6 @@ def build_optimizer(
 
 
 def compute_rate_factor(progress: float, warmup: float) -> float:
-    """Compute the factor of the peak rate at a share of the budget: up for `warmup`, then to 0."""
+    """Return the share of the peak rate at `progress`: it rises for `warmup`, then falls to 0."""
     progress = min(max(progress, 0.0), 1.0)
     return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)

@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: one live line on a terminal, else a line every 30 s."""
+"""The progress of a training: one live line on a terminal, otherwise a line every 30 seconds."""
 
 import sys
 import time
@@ -10,20 +10,20 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from bort.console import clock
 
-EVERY_S = 30.0  # between two lines when the output is not a terminal
+EVERY_S = 30.0  # seconds between two lines if the output is not a terminal
 
 
 class Throughput(pl.Callback):
-    """Tokens per second and seconds of training, validation left out; `perf/…` every few seconds.
+    """Measures tokens per second and seconds of training without validations; logs `perf/…`.
 
-    clock: seconds from any start; a test passes its own.
+    clock: returns seconds since any fixed time. every_s: seconds between two logged rows.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, every_s: float = 5.0):
         self.clock, self.every_s = clock, every_s
-        self.seconds = 0.0  # of training in all sessions of the run
+        self.seconds = 0.0  # of training, including before a resume
         self.tokens_per_s = 0.0  # over the last few seconds
-        self._mark: float | None = None  # when training was last seen to run; None: it does not
+        self._mark: float | None = None  # when time was last counted; None while no training runs
         self._window_tokens = self._window_s = 0.0
 
     def state_dict(self) -> dict:
@@ -31,7 +31,7 @@ class Throughput(pl.Callback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take the seconds from a checkpoint."""
+        """Restore the seconds from a checkpoint."""
         self.seconds = state["seconds"]
 
     def on_train_start(self, trainer, module) -> None:
@@ -41,7 +41,7 @@ class Throughput(pl.Callback):
 
     def on_validation_start(self, trainer, module) -> None:
         """Stop the clock for a validation."""
-        if self._mark is not None:  # else of its own, after training
+        if self._mark is not None:  # None in a validation after the training
             self._count()
 
     def on_validation_end(self, trainer, module) -> None:
@@ -71,9 +71,9 @@ class Throughput(pl.Callback):
 
 
 class ProgressLine(pl.Callback):
-    """Step, loss, last validation, tokens per second and time left.
+    """Shows the step, loss, last validation, tokens per second and time left.
 
-    label: what is running. throughput: the callback that measures.
+    label: the name of the training. throughput: the callback that measures the speed.
     """
 
     def __init__(self, label: str, throughput: Throughput, console: Console | None = None):
@@ -97,7 +97,7 @@ class ProgressLine(pl.Callback):
             self.task = self.bar.add_task(self.label, total=1.0, text="")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """Show the line again, if it is time for that."""
+        """Update the line, if it is time to."""
         now = time.monotonic()
         if self.bar is None and now - self._last < EVERY_S:
             return
@@ -112,7 +112,7 @@ class ProgressLine(pl.Callback):
             self.bar.update(self.task, completed=done, text=text)
 
     def text(self, trainer, module, now: float) -> str:
-        """Describe where the training stands."""
+        """Describe the state of the training in one line."""
         row, step = module.last_row, trainer.global_step
         parts = [f"step {step:,}" + (f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else "")]
         if "train/loss" in row:
@@ -142,7 +142,7 @@ class ProgressLine(pl.Callback):
 
 
 def name_loss(row: dict[str, float]) -> str:
-    """Name what train/loss in a row of metrics is; val/loss is always of the true words."""
+    """Return the name of the loss in train/loss; val/loss is always that of the true words."""
     if "train/kd_loss" not in row:
         return "loss"
     return "kd+mlm loss" if "train/mlm_loss" in row else "kd loss"

@@ -1,4 +1,4 @@
-"""Lightning's trainer: what is checked before it starts, and one training from there to its end."""
+"""Lightning's trainer: the checks before a training, and the training itself."""
 
 import inspect
 import logging
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(run: TrainConfig) -> str:
-    """Choose where a model of this run answers outside of its training."""
+    """Choose the device on which a model of this run works outside of its training."""
     cuda = torch.cuda.is_available() and run.trainer_config.accelerator != "cpu"
     return "cuda" if cuda else "cpu"
 
 
-# Keys of Lightning's trainer that every run fills itself, and what to give instead.
+# Arguments of Lightning's trainer that bort sets itself → the setting to use instead.
 SET_HERE = {
     "logger": "logger=NAME",
     "callbacks": "callbacks=NAME",
@@ -52,7 +52,7 @@ SET_HERE = {
 
 
 def check_trainer(run: TrainConfig) -> None:
-    """Raise BortError, before any work is done, for what Lightning's trainer does not take."""
+    """Raise BortError, before any work is done, for settings that Lightning's trainer refuses."""
     hide_lightning_notes()
     parameters = inspect.signature(pl.Trainer).parameters
     for key in run.trainer:
@@ -95,10 +95,10 @@ KINDS = {
 
 
 def _check_kind(key: str, value: Any, annotation: Any) -> None:
-    """Raise BortError for a value of `trainer.` of a kind that Lightning does not declare.
+    """Raise BortError for a value of `trainer.` whose type Lightning does not declare.
 
-    Lightning itself finds out in the middle of a training, if at all. Words and numbers within
-    their kinds are for Lightning to judge, and `_target_` makes an object of any kind.
+    Lightning itself would find out in the middle of a training, if at all. Values of the right type
+    are left to Lightning to check, and `_target_` may make an object of any type.
     """
     if value is None or (isinstance(value, dict) and "_target_" in value):
         return
@@ -116,7 +116,7 @@ def _check_kind(key: str, value: Any, annotation: Any) -> None:
 
 
 def _check_compiler(device: str) -> None:
-    """Raise BortError where torch.compile would not find the compiler that it calls."""
+    """Raise BortError if the compiler that torch.compile calls is not installed."""
     if device == "cpu":
         names = [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
     else:
@@ -136,14 +136,14 @@ def fit(
     label: str,
     callbacks: Sequence[pl.Callback] = (),
 ) -> tuple[pl.Trainer, Throughput]:
-    """Train from the newest whole checkpoint in `folder`, if there is one, to the end.
+    """Train to the end, from the newest whole checkpoint in `folder` if there is one.
 
-    module: says in `scores` what it logs. data: has `val`, sized, after its `setup`. label: what
-    the progress line calls the training. callbacks: those of the job, besides the user's. Returns
-    the trainer and the callback that measured the time.
+    module: lists in `scores` what a validation logs. data: has a sized `val` after its `setup`.
+    label: the name of the training in the progress line. callbacks: those of the job, besides the
+    user's. Returns the trainer and the callback that measured the time.
 
-    Raises SystemExit (143) or KeyboardInterrupt when it is stopped, after a checkpoint, and
-    BortError for a mistake in settings that only the data or a first validation show.
+    If it is stopped, it saves a checkpoint and raises SystemExit (143) or KeyboardInterrupt. Raises
+    BortError for mistakes in settings that only the data or a first validation reveal.
     """
     data.setup("fit")
     validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
@@ -163,7 +163,7 @@ def fit(
             ProgressLine(label, throughput),
             *callbacks,
             *build_callbacks(run),
-            checkpoints,  # the last one: it saves the state of the others
+            checkpoints,  # the last one, since it saves the state of the others
         ],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
@@ -183,20 +183,20 @@ def fit(
         raise BortError(line) from error
     finally:
         finish_loggers(loggers)
-        # Lightning leaves the loader's processes alive when it is stopped in a validation.
+        # Lightning leaves the loader processes alive if it is stopped in a validation.
         trainer.fit_loop.teardown()
-    if profile := trainer.profiler.summary():  # Lightning's own way of saying it is silenced
+    if profile := trainer.profiler.summary():  # Lightning's own logger is silenced
         logger.info(profile)
     return trainer, throughput
 
 
 def build_callbacks(run: TrainConfig) -> list[pl.Callback]:
-    """Build the callbacks of `callbacks=`, each by its `_target_`."""
+    """Build the callbacks of `callbacks=` from their `_target_`."""
     return [instantiate(config) for config in (run.callbacks or {}).values() if config]
 
 
 def _explain_mistake(error: Exception) -> str | None:
-    """Return Lightning's words about settings that only the data or a validation show wrong."""
+    """Return Lightning's message if an error is a mistake in the settings, otherwise None."""
     text = " ".join(str(error).split())
     if text.startswith("Early stopping conditioned on metric"):
         return f"callbacks: {text[:170]}"
@@ -206,10 +206,10 @@ def _explain_mistake(error: Exception) -> str | None:
 
 
 def check_monitors(run: TrainConfig, scores: list[str]) -> None:
-    """Raise BortError for a callback that watches a score which never comes.
+    """Raise BortError for a callback that watches a score which is never logged.
 
-    scores: what a validation logs; empty where nothing is validated. A callback that is not of
-    Lightning's may log more, but none of "val/" without a validation.
+    scores: the names that a validation logs; empty if there is no validation. Callbacks that are
+    not Lightning's may log other scores, but none that begin with "val/" without a validation.
     """
     callbacks = {name: callback for name, callback in (run.callbacks or {}).items() if callback}
     targets = [str(callback.get("_target_")) for callback in callbacks.values()]
@@ -245,10 +245,10 @@ def hide_lightning_notes() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
         r".*does not have many workers.*",  # masking a batch takes a fraction of a millisecond
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning
-        r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit: that is the purpose
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # comes from inside Lightning
+        r".*overfit but enabled train dataloader shuffling.*",  # debug=overfit is meant to do this
         r".*lr_scheduler.step\(\)` before `optimizer.step.*",
         r".*GPU available but not used.*",  # trainer=cpu asks for that
-        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics sync themselves
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the metrics do so themselves
     ):
         warnings.filterwarnings("ignore", message=message)
