@@ -18,7 +18,7 @@ def test_w_by_hand():
     )
     assert w_coefficient(100, 10, 2.0, scale) == 0 and scale.compute_quality(2.0) == 1
     assert scale.compute_quality(2.0 - 1e-5) == 1  # rounding alone
-    assert Scale(100, 10, 1e-4).quality(1e-4 - 5e-6) == 1
+    assert Scale(100, 10, 1e-4).compute_quality(1e-4 - 5e-6) == 1
     with pytest.raises(BortError, match="below the entropy 2 of the maximum point"):
         scale.compute_quality(1.9)
 
