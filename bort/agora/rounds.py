@@ -52,10 +52,10 @@ def keep_better_half(ordered: list[Theta]) -> list[Theta]:
 
 
 def drop_like_worst(ordered: list[Theta]) -> list[Theta]:
-    """Drop the θs like the worst (the original pruning); the best is first in and out.
+    """Drop the worst θ and those like it, as the original pruning does; the best stays first.
 
-    Of all but the best, those are dropped that hold the longest sequence of values which the worst
-    shares with one of them.
+    The settings that the worst θ has in common with each other θ are compared. The largest such set
+    decides: every θ but the best that has these settings too is dropped.
     """
     if len(ordered) < 2:
         return []
@@ -78,7 +78,8 @@ PRUNE = {"half": keep_better_half, "lcs": drop_like_worst}
 def apply_theta(run: TrainConfig, theta: Theta, rate: float, steps: int | None) -> TrainConfig:
     """Make the settings of one training: the run's, with θ.
 
-    rate: where neither names one. steps: instead of the run's epochs.
+    rate: the peak rate where neither the run nor θ names one. steps: how many steps to train,
+    instead of the run's epochs.
     """
     values = {"lr": theta.lr, "weight_decay": theta.weight_decay, "warmup": theta.warmup}
     optim = replace(run.optim, **{k: v for k, v in values.items() if v is not None})
@@ -90,7 +91,7 @@ def apply_theta(run: TrainConfig, theta: Theta, rate: float, steps: int | None) 
     elif theta.epochs is not None:
         trainer |= {"max_epochs": theta.epochs}
     seed = run.seed if theta.seed is None else theta.seed
-    csv_only = LoggerConfig(name="csv")  # a run of each training would bury the run
+    csv_only = LoggerConfig(name="csv")  # in wandb, dozens of trainings would bury the run itself
     return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=csv_only)
 
 
@@ -106,7 +107,10 @@ def count_samples(run: TrainConfig, rows: int) -> int:
 
 
 def count_planned_steps(run: TrainConfig, rows: int) -> int:
-    """Count the steps of all rounds on D of so many rows, if no round is repeated."""
+    """Count the steps of all rounds on D of so many rows, if no round is repeated.
+
+    Every training counts with the run's own epochs and batch size, also where Θ names others.
+    """
     thetas, number, total, more = list_thetas(run.agora.grid), 0, 0, count_samples(run, rows)
     while thetas and number < (run.agora.rounds or math.inf):
         total += len(thetas) * count_epoch_steps(run, rows + number * more)
@@ -136,7 +140,7 @@ class Round:
 
     @property
     def best(self) -> int:
-        """The number of the best θ; of equals the first."""
+        """The index of the best θ in `thetas`; of equals the first."""
         return int(np.argmax(self.scores))
 
     @property
@@ -151,7 +155,7 @@ class Round:
         return [self.thetas[k] for k in order]
 
     def to_json(self, next_thetas: list[Theta]) -> dict:
-        """Spell the round as rounds.json has it; kept: the θs of the next round."""
+        """Spell the round as rounds.json has it; next_thetas: those that the next round tries."""
         scores = zip(map(str, self.thetas), self.scores, strict=True)
         return {
             "round": self.number,
@@ -172,12 +176,13 @@ def play_rounds(
     replays: int = 0,
     limit: int | None = None,
 ) -> Iterator[Round]:
-    """Play the rounds of Agora; yield each when it ends, of a repeated one the better attempt.
+    """Play the rounds of Agora, and yield each when it ends.
 
     train(round, replay, Θ, D) gives the scores on E, -inf of a θ that diverged. grow(round before,
     number, replay) gives D of a round, and None when no row could be made, which ends the rounds.
     A round that is worse on E than the one before is repeated with fresh rows, `replays` times in
-    all rounds together. The rounds end when Θ is used up or after `limit` of them.
+    all rounds together, and the better of its attempts counts. The rounds end when Θ is used up or
+    after `limit` of them.
     """
     previous, number = None, 1
     while thetas and (limit is None or number <= limit):

@@ -18,7 +18,8 @@ import bort
 from bort.errors import BortError
 from bort.files.untrusted import read_json
 
-# Of a file: part. Of a folder: new until it is complete, old as soon as that takes its name.
+# `part` is a file that is being written. `new` is a folder that is being written, and `old` the
+# folder whose name the new one takes when it is complete.
 TEMPORARY = re.compile(
     r"\.(?P<target>.+)\.(?P<kind>part|new|old)-(?P<process>\d{1,9})-[0-9a-f]{16}@(?P<machine>.+)"
 )
@@ -68,8 +69,9 @@ def _is_alive(process: int) -> bool:
 def settle(folder: Path) -> None:
     """Finish what killed processes have left undone directly in `folder`.
 
-    A replaced folder that is the only copy gets its name back. One whose successor is complete
-    gives it the user's files and goes, as do unfinished files and folders.
+    A replaced folder that is the only copy gets its name back. Where the new folder is complete,
+    the user's files move into it and the replaced one is removed. Unfinished files and folders are
+    removed, too.
     """
     for path, target, kind in sorted(list_abandoned(folder), key=lambda entry: entry[2] != "old"):
         try:

@@ -25,7 +25,7 @@ def digest_data_files(run: TrainConfig) -> str | None:
 
 
 def _list_data_names(run: TrainConfig) -> list[str | None]:
-    """Return the settings that name data files, or folders of them, for the job of this run."""
+    """Return the data files, or folders of them, that the settings of this run name."""
     data = run.data
     if not run.fits_task:
         return [data.path]

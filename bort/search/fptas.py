@@ -22,12 +22,13 @@ UNDECIDED = "not decided by these records"
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known about the candidates without an error, in W at this n, seed and data.
+    """What a search has proven about the candidates that it did not train.
 
-    regret_proven: no candidate is better than the optimum by more than this (Gibbs); one that
-    failed could be as good as its bound, one that diverged is no model and has W = 0.
-    regret_monotone: the same if e never improves when D, H and I shrink at equal A or H/A; None
-    when a trained pair contradicts it.
+    All of it holds for W with these n training steps, this seed and these data. regret_proven: no
+    candidate is better than the optimum by more than this, since no error is below T's entropy
+    (Gibbs' inequality). One that failed could be as good as its bound; one that diverged is no
+    model and has W = 0. regret_monotone: the same bound under the assumption that a smaller D, H
+    and I never lower e at equal A or H/A; None when a trained pair contradicts the assumption.
     """
 
     # trained, pruned (proof), assumed, skipped (ε), failed, diverged, excluded
@@ -61,9 +62,10 @@ class Selection:
     beyond its interval withdraws the assumption. significant(small, large): whether such a pair's
     difference is beyond chance; by default always.
 
-    `ask` gives the candidates with the largest bound first: of all orders it trains the fewest
-    before all others are proven worse, since each one it trains could still have won. While errors
-    are assumed to be monotone, a training also bounds what is smaller: see `sort_by_urgency`.
+    `ask` gives the candidates with the largest bound first. No other order trains fewer candidates
+    before the others are proven worse, since each one that it trains could still have won. While
+    errors are assumed to be monotone, a training also bounds what is smaller: see
+    `sort_by_urgency`.
 
     failed: candidates that have no error for a reason that says nothing about it; what they could
     have reached counts in the regret. diverged: those whose loss became no number: they are no
@@ -111,7 +113,7 @@ class Selection:
     def _explain_exclusion(self, xi: Arch) -> str | None:
         """Return why ξ is no candidate, None if it is one."""
         p, i = self.points[xi]
-        if p >= self.scale.p or i >= self.scale.i:  # two negative factors would make a winner
+        if p >= self.scale.p or i >= self.scale.i:  # W of two negative factors would be large
             return "as large or slow as the maximum point"
         if self.max_params is not None and p > self.max_params:
             return "over search.max_params"
@@ -331,14 +333,14 @@ def pareto(
 ) -> list[Arch]:
     """Find the ξ that no other equals or beats in all of their numbers (smaller is better).
 
-    possible: the least that further candidates may turn out to have; these can beat ξ, too.
+    possible: the smallest numbers that further candidates may turn out to have, which can beat ξ.
     """
     rows = {*numbers.values(), *(possible or {}).values()}
     return sorted(xi for xi, row in numbers.items() if not any(map(partial(is_beaten, row), rows)))
 
 
 def is_beaten(row: tuple[float, ...], rival: tuple[float, ...]) -> bool:
-    """Whether a rival with other numbers has none that is larger."""
+    """Whether a rival is at most as large in every number, and smaller in one."""
     return rival != row and all(r <= x for r, x in zip(rival, row, strict=True))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 RUN = 11  # words; unrelated texts have no run of this length in common
 SHARE = 0.1  # a text that shares more of its runs than this with others is a near-copy
-PART = 0.2  # a text with more than this share of another's runs contains much of it
+PART = 0.2  # a text that has more than this share of a short text's runs contains much of it
 ROOM = 1 << 24  # runs that are remembered, at 8 bytes each; beyond that, only a sample
 WAITING = 100_000  # texts whose runs are still separate arrays
 # Words are separated by spaces; in scripts without spaces, each character is a word.
@@ -54,8 +54,9 @@ def is_in_table(hashes: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 class Overlap:
-    """Measures how much of each held-out text is also in training texts, read in any order.
+    """Measures how much of each held-out text is also in training texts.
 
+    The texts of both splits may come in any order.
     Memory is bounded: beyond ROOM runs, only those with a small hash are remembered, the same for
     all texts, and the shares become estimates.
     """
