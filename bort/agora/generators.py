@@ -61,7 +61,7 @@ class WordSource:
 def _find_whole_words(tokenizer) -> dict[str, int]:
     """Words that are one token at the beginning of a word, with their ids."""
     vocabulary = tokenizer.get_vocab()
-    # byte-level and SentencePiece vocabularies mark beginnings, WordPiece marks what is none
+    # byte-level and SentencePiece vocabularies mark beginnings, WordPiece marks continuations
     marked = any(token[0] in "Ġ▁" for token in vocabulary)
     special, whole_words = set(tokenizer.all_special_ids), {}
     for token, number in sorted(vocabulary.items(), key=lambda item: item[1]):

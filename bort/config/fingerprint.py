@@ -9,7 +9,7 @@ from bort.config.train import TrainConfig
 
 # What may differ between a run and its continuation: none of these changes a weight.
 FREE_KEYS = {"resume", "dry_run", "logger", "output_dir", "name", "checkpoint_every"}
-# Lightning's callbacks that end a training early, or set or average its weights; others look on.
+# Callbacks of Lightning that end a training early, or set or average its weights. No other ones do.
 ACTIVE_CALLBACKS = {
     "EarlyStopping",
     "Timer",

@@ -37,7 +37,7 @@ WRITTEN_INTO = (
     run_files.HYDRA,
     run_files.TEACHER,
 )
-GONE_SETTINGS = (("agora", "training"),)  # of version 0.1, in whose records they stand
+GONE_SETTINGS = (("agora", "training"),)  # older records hold these settings, which no longer exist
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 
 
@@ -224,8 +224,8 @@ class RunFolder(os.PathLike):
     def check_settings(self, run: TrainConfig) -> None:
         """Raise BortError when a run with other settings is here, naming up to three of them.
 
-        Also when something else is here, which no run may replace, and when starting again would
-        remove what the run reads.
+        Raise it, too, when the folder holds something else, which no run may replace, and when
+        starting again would remove what the run reads.
         """
         then = self.read_settings()
         if then is None:

@@ -44,7 +44,7 @@ class Paired:
         return self.resample_losses(np.load(self.folder / "teacher" / "entropy.npy"))
 
     def resample_error(self, xi: Arch) -> np.ndarray:
-        """Compute the resampled errors (count,) of the training of ξ that counts."""
+        """Compute the resampled errors (count,) of ξ, of its rate with the lowest error."""
         if xi not in self._errors:
             record = find_best_record(self.records, xi, self.run)
             path = self.folder / Job(xi, self.run.seed, record.job.lr).folder / "losses.npy"
@@ -96,7 +96,7 @@ def find_ties(
     middle, noise = teacher[0], _estimate_deviation(teacher)
 
     def compute_slope(xi: Arch) -> float:
-        """By how much W falls with î; it rises with î(T) by this times î / î(T)."""
+        """By how much W falls per unit of î. It rises with î(T), by this value times î / î(T)."""
         return beta * chosen.w_coefficient(xi) / (middle - latency[xi][0])
 
     top = resample_w(chosen, best, paired.resample_error(best), entropy)

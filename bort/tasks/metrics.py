@@ -264,9 +264,3 @@ METRICS: dict[tuple[str, str], Callable] = {  # by the layout of the task's file
     ("record", "f1"): _query_f1,
     ("record", "em"): _query_exact,
 }
-
-
-# ------------------------------------------------------------------------------------ answers
-
-
-# ------------------------------------------------------------------------------------ submissions
