@@ -264,8 +264,7 @@ def count_operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
         return
     text = expect_text(summary["tokens"] / length, length, s["data.mask_rate"])
     yield "training", count_training_flops(arch, vocab, text, *work)
-    if s["distill.w_kd"] and summary.get("teacher_depth"):
-        teacher = Arch.from_table(summary, "teacher_").check()
+    if s["distill.w_kd"] and (teacher := summary.teacher_arch) is not None:
         yield "the teacher's passes", count_logits_flops(teacher, vocab, text)
 
 

@@ -227,14 +227,14 @@ def _settings_of(program: str) -> dict[str, str]:
     programs |= {f"bort {name.removesuffix('.py')}": schema for name, schema in programs.items()}
     if (schema := programs.get(program)) is None:
         return {}
-    places = {item.name: item.name for item in fields(schema)}
-    if "trainer" in places:
+    keys = {item.name: item.name for item in fields(schema)}
+    if "trainer" in keys:
         for key in read_yaml(CONF / "trainer" / "default.yaml"):
-            places.setdefault(key, f"trainer.{key}")
+            keys.setdefault(key, f"trainer.{key}")
     for item in fields(schema):
         for inner in fields(item.type) if is_dataclass(item.type) else ():
-            places.setdefault(inner.name, f"{item.name}.{inner.name}")
-    return places
+            keys.setdefault(inner.name, f"{item.name}.{inner.name}")
+    return keys
 
 
 def _refuse_options(reason: str) -> NoReturn:

@@ -358,10 +358,10 @@ class AgoraRun:
         }
 
 
-def _describe_pruning(played: Round, kept: list[Theta]) -> str:
+def _describe_pruning(played: Round, next_thetas: list[Theta]) -> str:
     """Say which θs are dropped, as in `2 of 4 θ dropped (seed 1; lr × 3, seed 1)`."""
-    if not kept:
+    if not next_thetas:
         return "Θ is used up"
-    gone = [str(theta) for theta in played.thetas if theta not in kept]
+    gone = [str(theta) for theta in played.thetas if theta not in next_thetas]
     more = f"; and {len(gone) - 4} more" if len(gone) > 4 else ""
     return f"{len(gone)} of {len(played.thetas)} θ dropped ({'; '.join(gone[:4])}{more})"

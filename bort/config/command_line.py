@@ -206,27 +206,27 @@ def _sort_words(
 
 def check_options(schema: type, words: Sequence[str]) -> None:
     """Raise BortError for a word with dashes: these commands have no options but `--help`."""
-    places: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for setting in list_settings(schema):
-        places.setdefault(setting.field.name, setting.key)
+        keys.setdefault(setting.field.name, setting.key)
     for number, word in enumerate(words, start=1):
-        if word.startswith("-") and places:
-            raise BortError(refuse_option(word, words[number:], places))
+        if word.startswith("-") and keys:
+            raise BortError(refuse_option(word, words[number:], keys))
 
 
-def refuse_option(option: str, after: Sequence[str], places: dict[str, str]) -> str:
+def refuse_option(option: str, after: Sequence[str], keys: dict[str, str]) -> str:
     """Return the line about a word with dashes, with the setting that was meant by it.
 
-    after: the words behind the option, of which the first may be its value. places: the names that
+    after: the words behind the option, of which the first may be its value. keys: the names that
     settings may be called by, and their full keys.
     """
     word, sign, value = option.lstrip("-").replace("--", "").partition("=")
     if not sign and after and not after[0].startswith("-") and "=" not in after[0]:
         sign, value = "=", after[0]
     name = word.replace("-", "_")
-    ends = [key for key in places if key.endswith(f"_{name}")]
-    close = [name] if name in places else ends or difflib.get_close_matches(name, places, 1, 0.6)
-    meant = f"{places[close[0]] if close else word}{sign}{value}"
+    ends = [key for key in keys if key.endswith(f"_{name}")]
+    close = [name] if name in keys else ends or difflib.get_close_matches(name, keys, 1, 0.6)
+    meant = f"{keys[close[0]] if close else word}{sign}{value}"
     return f"{option} is not an option; settings are written without dashes: {meant}"
 
 

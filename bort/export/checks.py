@@ -49,19 +49,19 @@ def check_form(
     if form == "onnx":
         return ExportResult(form, largest), float32
     title, answers = _choose_answers(model, tokenizer, rows)
-    kept, int8, found = quantize_file(path, reference, answers, agreement)
+    float32_names, int8, agreed = quantize_file(path, reference, answers, agreement)
     logger.info(
-        f"int8: {found} (asked {agreement:.1%}), the largest difference is {found.largest:.3g}"
+        f"int8: {agreed} (asked {agreement:.1%}), the largest difference is {agreed.largest:.3g}"
     )
     return ExportResult(
         form,
-        found.largest,
-        agreement=found.equal,
-        error=found.error,
-        spread=found.spread,
-        compared=found.compared,
+        agreed.largest,
+        agreement=agreed.equal,
+        error=agreed.error,
+        spread=agreed.spread,
+        compared=agreed.compared,
         answers=title,
-        float32=kept,
+        float32=float32_names,
     ), int8
 
 
@@ -92,17 +92,17 @@ def quantize_file(
         keep = order[:count]
         onnx.quantize(float32, path, keep)
         int8 = run_onnx(path)
-        found = compare_answers(expected, answers(int8))
-        if found.kept >= agreement:
+        agreed = compare_answers(expected, answers(int8))
+        if agreed.kept >= agreement:
             break
         count = max(1, 2 * count)
         if count > MOST_KEPT * len(order):
             raise BortError(
-                f"int8: {found}, less than agreement={agreement:g} asks, even with "
+                f"int8: {agreed}, less than agreement={agreement:g} asks, even with "
                 f"{len(keep)} of {len(order)} matrices in float32; use format=onnx"
             )
     float32.unlink()
     names = sorted(losses[node][0] for node in keep)
     if names:
         logger.info(f"int8: {len(names)} of {len(order)} matrices stay float32: {', '.join(names)}")
-    return names, int8, found
+    return names, int8, agreed

@@ -333,8 +333,8 @@ class Classifier(nn.Module):
 
 def _span_means(states: Tensor, spans: Tensor) -> Tensor:
     """(B, spans, H) from states (B, S, H) and borders (B, spans, 2); no span is empty."""
-    places = torch.arange(states.shape[1], device=states.device)
-    inside = (places >= spans[..., :1]) & (places < spans[..., 1:])  # (B, spans, S)
+    positions = torch.arange(states.shape[1], device=states.device)
+    inside = (positions >= spans[..., :1]) & (positions < spans[..., 1:])  # (B, spans, S)
     weights = inside.to(states.dtype)
     return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1.0)
 

@@ -122,16 +122,16 @@ def read_problem_type(settings: dict[str, Any], outputs: int, path: Path) -> str
 def read_task_settings(settings: dict[str, Any], outputs: int, path: Path) -> dict[str, Any]:
     """Of a classifier's config.json what a task gave it, checked: the rest is not passed on."""
     names = read_output_names(settings, outputs, path)
-    kept: dict[str, Any] = {}
+    task_settings: dict[str, Any] = {}
     if names:
-        kept["id2label"] = {str(number): name for number, name in names.items()}
-        kept["label2id"] = {name: number for number, name in names.items()}
+        task_settings["id2label"] = {str(number): name for number, name in names.items()}
+        task_settings["label2id"] = {name: number for number, name in names.items()}
     if settings.get("problem_type") is not None:
-        kept["problem_type"] = read_problem_type(settings, outputs, path)
+        task_settings["problem_type"] = read_problem_type(settings, outputs, path)
     for key, kind in (("bort_task", str), ("bort_texts", int), ("bort_cut", int)):
         if isinstance(settings.get(key), kind):
-            kept[key] = settings[key]
-    return kept
+            task_settings[key] = settings[key]
+    return task_settings
 
 
 def read_text_to_cut(settings: dict[str, Any]) -> int | None:

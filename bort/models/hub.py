@@ -138,22 +138,22 @@ def _require_hub(name: str) -> None:
         )
 
 
-def fetch_folder(found: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
+def fetch_folder(model: Path | str, patterns: list[str], needed: tuple[str, ...]) -> Path:
     """The local folder, for a hub name that of its snapshot, with one of the files `needed`."""
-    if isinstance(found, Path):
-        return found
+    if isinstance(model, Path):
+        return model
     try:
-        folder = Path(huggingface_hub.snapshot_download(found, local_files_only=True))
+        folder = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
         if any((folder / file).is_file() for file in needed):
             return folder
     except LocalEntryNotFoundError:
         pass
-    _require_hub(found)
+    _require_hub(model)
     try:
-        return Path(huggingface_hub.snapshot_download(found, allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=patterns))
     except (OSError, ValueError) as e:  # the hub's own (no such model, gated) are OSErrors
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise BortError(f"cannot fetch '{found}' from the hub: {reason}") from None
+        raise BortError(f"cannot fetch '{model}' from the hub: {reason}") from None
 
 
 def digest_model(name: str | os.PathLike) -> str:

@@ -189,8 +189,8 @@ def load_model(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int
     Raises BortError for an encoder without a head, and as `load_masked_lm` does.
     """
     opened = folder, _, config, weights = _open(name)
-    if (found := _classifier(*opened)) is not None:
-        return found
+    if (classifier := _classifier(*opened)) is not None:
+        return classifier
     if not _has_head(config, weights) or _random_head(name):
         raise BortError(
             f"{folder} is an encoder without a trained head; train.py experiment=finetune "
@@ -225,10 +225,10 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Folder, config.json as it is and as ours, and weights by today's names."""
-    found = find_model(name)
-    folder = fetch_folder(found, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    model = find_model(name)
+    folder = fetch_folder(model, ["*.json", "model*.safetensors"], WEIGHT_FILES)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        folder = fetch_folder(found, ["pytorch_model.bin"], WEIGHT_FILES)
+        folder = fetch_folder(model, ["pytorch_model.bin"], WEIGHT_FILES)
     settings = read_json(folder / "config.json")
     config = hf_config.parse_config(settings, folder / "config.json")
     family = _family(config)
@@ -349,8 +349,8 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
     Where the folder also has a config.json, `model_max_length` is at most the model's true limit.
     Raises BortError if it has more tokens than the model, and as `open_tokenizer` does.
     """
-    found = find_any(str(name), ("config.json", *TOKENIZER_FILES))
-    folder = fetch_folder(found, ["*.json", "*.txt"], TOKENIZER_FILES)
+    model = find_any(str(name), ("config.json", *TOKENIZER_FILES))
+    folder = fetch_folder(model, ["*.json", "*.txt"], TOKENIZER_FILES)
     tokenizer = open_tokenizer(folder)
     if (folder / "config.json").is_file():
         _fit(tokenizer, folder)

@@ -129,15 +129,15 @@ def list_matrices(path: Path) -> dict[str, tuple[str, float]]:
 
     graph = onnx.load(str(path)).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    found = {}
+    matrices = {}
     for node in graph.node:
         names = [name for name in node.input if name in weights]
         if node.op_type not in QUANTIZED or not names:
             continue
         matrix = numpy_helper.to_array(weights[names[0]])
         if matrix.ndim == 2 and matrix.dtype == np.float32:
-            found[node.name] = (_module(node), _noise(matrix, node.op_type == "Gather"))
-    return found
+            matrices[node.name] = (_module(node), _noise(matrix, node.op_type == "Gather"))
+    return matrices
 
 
 def _noise(matrix: np.ndarray, table: bool) -> float:

@@ -5,18 +5,10 @@ Letters: B batch, S sequence, M masked positions of a batch, V vocabulary.
 
 import numpy as np
 
+from bort.text.copies import mix_bits
+
 VAL_RATE = 0.15  # every run is scored at BERT's rate, whatever rate it trains with
 GOLDEN = 0x9E3779B97F4A7C15  # the step of SplitMix64, 2⁶⁴ divided by the golden ratio
-
-
-def mix_bits(bits: np.ndarray) -> np.ndarray:
-    """Scramble uint64 numbers one to one: the output function of SplitMix64 (Steele et al. 2014).
-
-    From the multiples of GOLDEN plus any key it makes numbers that pass for random bits in tests.
-    """
-    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
-    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
-    return bits ^ (bits >> 31)
 
 
 def compute_row_keys(key: int, rows: np.ndarray) -> np.ndarray:

@@ -96,15 +96,6 @@ class GridPoint:
     latency: list[float]
     flops: float = 0.0
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read a point of search.json."""
-        return cls(**content | {"xi": Arch.from_json(content["xi"])})
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the content of a point in search.json."""
-        return asdict(self) | {"xi": self.xi.to_json()}
-
 
 @dataclass(frozen=True)
 class MaximumPoint:
@@ -122,14 +113,15 @@ class MaximumPoint:
     error: float = 1.0
     unigram_error: float = math.inf
 
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read the teacher of search.json."""
-        return cls(**content | {"xi": Arch.from_json(content["xi"])})
 
-    def to_json(self) -> dict[str, Any]:
-        """Give the content of the teacher in search.json."""
-        return asdict(self) | {"xi": self.xi.to_json()}
+def _read_point(kind: type, content: dict[str, Any]) -> Any:
+    """Read T or a candidate as search.json has it."""
+    return kind(**content | {"xi": Arch.from_json(content["xi"])})
+
+
+def _spell_point(point: GridPoint | MaximumPoint) -> dict[str, Any]:
+    """Spell T or a candidate as search.json has it."""
+    return asdict(point) | {"xi": point.xi.to_json()}
 
 
 @dataclass(frozen=True)
@@ -166,8 +158,8 @@ class SearchPlan:
         """Read the content of search.json; raises KeyError or TypeError for another content."""
         latency = content["latency"]
         return cls(
-            teacher=MaximumPoint.from_json(content["teacher"]),
-            points=[GridPoint.from_json(point) for point in content["points"]],
+            teacher=_read_point(MaximumPoint, content["teacher"]),
+            points=[_read_point(GridPoint, point) for point in content["points"]],
             invalid=[Arch.from_json(sizes) for sizes in content["invalid"]],
             latency_unit=latency["unit"],
             latency_note=latency["note"],
@@ -180,8 +172,8 @@ class SearchPlan:
     def to_json(self) -> dict[str, Any]:
         """Give the content of search.json."""
         content = {
-            "teacher": self.teacher.to_json(),
-            "points": [point.to_json() for point in self.points],
+            "teacher": _spell_point(self.teacher),
+            "points": [_spell_point(point) for point in self.points],
             "invalid": [xi.to_json() for xi in self.invalid],
             "latency": {"unit": self.latency_unit, "note": self.latency_note},
             "origin": asdict(self.origin),

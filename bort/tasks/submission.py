@@ -52,21 +52,21 @@ def zip_submissions(answers: dict[str, Path], folder: Path) -> Iterator[str]:
     answers: task → folder of its submission files; those of a diagnostic set lie with its parent's.
     """
     for suite, title in (("glue", "GLUE"), ("superglue", "SuperGLUE")):
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         names: list[str] = []
         for task in (task for name, task in TASKS.items() if name.startswith(f"{suite}/")):
             source = answers.get(task.name) or answers.get(task.parent)
             files = [split.submission for split in task.splits.values() if split.submission]
             names += files
-            found |= {name: source / name for name in files if source and (source / name).is_file()}
-        if not found:
+            paths |= {name: source / name for name in files if source and (source / name).is_file()}
+        if not paths:
             continue
         with replace_file(folder / f"{title}.zip") as file, zipfile.ZipFile(file, "w") as archive:
-            for name, path in found.items():
+            for name, path in paths.items():
                 # a fixed time: the same answers give the same archive
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
-        missing = [name for name in names if name not in found]
-        line = f"  upload    {folder}/{title}.zip, {len(found)} of {len(names)} files"
+        missing = [name for name in names if name not in paths]
+        line = f"  upload    {folder}/{title}.zip, {len(paths)} of {len(names)} files"
         yield line + (f"; the server also wants {', '.join(missing)}" if missing else "")
 
 

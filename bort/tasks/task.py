@@ -211,9 +211,9 @@ def find_occurrence(text: str, words: str, index: int) -> tuple[int, int] | None
     position = starts[min(max(index, 0), len(starts) - 1)] if starts else 0
     for count in range(len(parts), 0, -1):
         pattern = r"(?<!\w)" + r"[\W_]*".join(map(re.escape, parts[:count])) + r"(?!\w)"
-        found = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
-        if found:
-            return min(found, key=lambda span: abs(span[0] - position))
+        spans = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+        if spans:
+            return min(spans, key=lambda span: abs(span[0] - position))
     return None
 
 
@@ -260,8 +260,8 @@ def flatten_record(record: dict, where: str) -> Iterator[dict]:
             raise BortError(f"{where}: entity {start} to {end} is not in the text; fix it")
         entities.append(text[start : end + 1])
     for query in _get_list(record, "qas", where):
-        known = isinstance(query, dict) and query.get("answers")
-        answers = _get_list(query, "answers", where) if known else []
+        has_answers = isinstance(query, dict) and query.get("answers")
+        answers = _get_list(query, "answers", where) if has_answers else []
         yield {
             "passage": text,
             "query": _get_text(query, "query", where),

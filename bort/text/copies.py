@@ -26,10 +26,10 @@ def hash_runs(text: str) -> np.ndarray:
     """
     text = text.lower()
     words = text.encode().split() if text.isascii() else [w.encode() for w in WORD.findall(text)]
-    hashes = _mix_bits(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
+    hashes = mix_bits(np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words)))
     if len(hashes) < RUN:
         hashes = np.pad(hashes, (0, RUN - len(hashes)))
-    return _mix_bits(np.correlate(hashes, POWERS, "valid"))
+    return mix_bits(np.correlate(hashes, POWERS, "valid"))
 
 
 def compute_common_key(hashes: np.ndarray) -> int:
@@ -38,11 +38,14 @@ def compute_common_key(hashes: np.ndarray) -> int:
     The probability that two texts have the same number equals their share of common runs. Over
     unrelated texts the numbers are evenly distributed.
     """
-    return int(_mix_bits(hashes.min(keepdims=True) + np.uint64(1))[0])
+    return int(mix_bits(hashes.min(keepdims=True) + np.uint64(1))[0])
 
 
-def _mix_bits(hashes: np.ndarray) -> np.ndarray:
-    """Apply the last steps of SplitMix64, so that each bit of a result depends on all bits."""
+def mix_bits(hashes: np.ndarray) -> np.ndarray:
+    """Scramble uint64 numbers one to one: the output function of SplitMix64 (Steele et al. 2014).
+
+    Each bit of a result depends on all bits, so that it passes for random in tests.
+    """
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))

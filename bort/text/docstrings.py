@@ -110,19 +110,19 @@ def pick_rows(
         return picks
     seen: list[set[str]] = [set() for _ in names]
     for split, count in ROWS.items():
-        texts = [hash_runs(pick.text) for found in picks.values() for pick in found]
+        texts = [hash_runs(pick.text) for rows in picks.values() for pick in rows]
         earlier = np.sort(np.concatenate([np.empty(0, np.uint64), *texts]))
         for label, name in enumerate(names):
-            found: list[Pick] = []
+            rows: list[Pick] = []
             for text, group in _list_candidates(_name_modules(name, files[name]), split, texts_of):
                 bare = remove_names(text)
                 if bare in seen[label] or is_in_table(hash_runs(text), earlier).mean() > SHARE:
                     continue
                 seen[label].add(bare)
-                found.append(Pick(text, label, group))
-                if len(found) == count:
+                rows.append(Pick(text, label, group))
+                if len(rows) == count:
                     break
-            picks[split] += found
+            picks[split] += rows
     return picks
 
 

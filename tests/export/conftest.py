@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from export_models import body
 from tiny_runs import add_head
 from transformers import AutoModel
 
 from bort.export import run as export
 from bort.finetuning.heads import describe_outputs
-from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_tokenizer, save_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
@@ -22,19 +21,6 @@ TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic"
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer(WORDS, 320)
-
-
-def body(seed: int = 0, **sizes):
-    """Weights as of a trained model: large enough that answers differ."""
-    given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
-    positions = given.pop("positions", 64)
-    config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
-    model = build_model(config, "paper", seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3, generator=generator)
-    return model
 
 
 @pytest.fixture(scope="session")

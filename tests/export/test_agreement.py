@@ -5,28 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from export_models import body
 from tiny_runs import add_head
 
 from bort.errors import BortError
 from bort.export import agreement
 from bort.export.agreement import compare_answers
 from bort.export.forms import draw_inputs, run_torch
-from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_model
-
-
-def body(seed: int = 0, **sizes):
-    """Weights as of a trained model: large enough that answers differ."""
-    given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
-    positions = given.pop("positions", 64)
-    config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
-    model = build_model(config, "paper", seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3, generator=generator)
-    return model
 
 
 def test_int8_of_a_masked_model_is_compared_where_words_are_masked(folders, tokenizer):

@@ -2,13 +2,12 @@
 
 import json
 import runpy
-import shutil
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from export_models import body, trained
 from tiny_runs import log_lines
 from transformers import AutoModelForMaskedLM
 
@@ -17,26 +16,9 @@ from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.export import agreement, checks
 from bort.export import run as export
-from bort.finetuning import recipe as finetune
 from bort.models import onnx
-from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
 from bort.models.huggingface import load_model, save_model
 from bort.tasks import reading, registry
-from bort.text.tokenizer import train_tokenizer
-
-
-def body(seed: int = 0, **sizes):
-    """Weights as of a trained model: large enough that answers differ."""
-    given = {"depth": 2, "heads": 2, "hidden": 32, "intermediate": 64} | sizes
-    positions = given.pop("positions", 64)
-    config = ModelConfig(**vars(Arch(**given)), vocab_size=320, positions=positions)
-    model = build_model(config, "paper", seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3, generator=generator)
-    return model
 
 
 def spoiled(model):
@@ -88,24 +70,6 @@ def test_int8_is_refused_when_it_changes_answers(folders, tmp_path, monkeypatch)
     with pytest.raises(BortError, match=message):
         export.export(str(folders / "glue-sst2"), "onnx-int8", tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Path:
-    """`run`, an encoder that knows 200 rows of a GLUE task by heart, so that its answers differ."""
-    name = Path(registry.find_task(task).folders[0])
-    real = shared / "data" / "glue" / name
-    (root / name).mkdir()
-    shutil.copy(real / "dev.tsv", root / name)
-    lines = (real / "train.tsv").read_text().splitlines(keepends=True)[:201]
-    (root / name / "train.tsv").write_text("".join(lines))
-    tokenizer = train_tokenizer(lines, 1000)
-    sizes = ModelConfig(**vars(Arch(2, 4, 64, 128)), vocab_size=1000, positions=96)
-    save_model(build_model(sizes, "default", 0), tokenizer, root / "encoder")
-    given = [f"task={task}", f"model={root / 'encoder'}", f"data.root={root}", "data.length=96"]
-    given += ["dropout=0", "optim.lr=3e-3", "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"]
-    once = f"trainer.check_val_every_n_epoch={epochs}"  # the best may be one of equal answers
-    finetune.finetune(settings_of(*given, once, experiment="finetune"), root / "run")
-    return root
 
 
 def test_numbers_in_int8(shared, settings_of, tmp_path):

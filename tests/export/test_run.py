@@ -3,13 +3,13 @@
 import json
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from export_models import trained
 from transformers import AutoTokenizer, pipeline
 
 import bort
@@ -19,12 +19,7 @@ from bort.errors import BortError
 from bort.export import run as export
 from bort.export.card import format_example
 from bort.export.settings import ExportConfig
-from bort.finetuning import recipe as finetune
-from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
-from bort.models.huggingface import save_model
 from bort.tasks import reading, registry
-from bort.text.tokenizer import train_tokenizer
 
 TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
 
@@ -113,24 +108,6 @@ def test_the_example_of_an_export_runs(exported, name):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)
-
-
-def trained(task: str, shared: Path, settings_of, root: Path, epochs: int) -> Path:
-    """`run`, an encoder that knows 200 rows of a GLUE task by heart, so that its answers differ."""
-    name = Path(registry.find_task(task).folders[0])
-    real = shared / "data" / "glue" / name
-    (root / name).mkdir()
-    shutil.copy(real / "dev.tsv", root / name)
-    lines = (real / "train.tsv").read_text().splitlines(keepends=True)[:201]
-    (root / name / "train.tsv").write_text("".join(lines))
-    tokenizer = train_tokenizer(lines, 1000)
-    sizes = ModelConfig(**vars(Arch(2, 4, 64, 128)), vocab_size=1000, positions=96)
-    save_model(build_model(sizes, "default", 0), tokenizer, root / "encoder")
-    given = [f"task={task}", f"model={root / 'encoder'}", f"data.root={root}", "data.length=96"]
-    given += ["dropout=0", "optim.lr=3e-3", "trainer.max_steps=-1", f"trainer.max_epochs={epochs}"]
-    once = f"trainer.check_val_every_n_epoch={epochs}"  # the best may be one of equal answers
-    finetune.finetune(settings_of(*given, once, experiment="finetune"), root / "run")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn import metrics
+from task_rows import few
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort import predictor
@@ -18,17 +19,6 @@ from bort.finetuning.datamodule import RowBatches
 from bort.models.huggingface import load_classifier
 from bort.tasks import reading, registry
 from bort.tasks.encoding import encode_rows
-
-
-def few(monkeypatch, count: int, tests: int | None = None) -> None:
-    """Of every split the first `count` rows; of the test sets all, or `tests`."""
-    read = reading.read_rows
-
-    def some(task, root):
-        found = read(task, root)
-        return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
-
-    monkeypatch.setattr(reading, "read_rows", some)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from task_rows import few
 from tiny_runs import log_lines, stopping
 
 from bort import report
@@ -39,17 +40,6 @@ def test_wrong_names_come_before_missing_files(tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "load_task", lambda *_: pytest.fail("rows are read"))
     with pytest.raises(BortError, match="runs/nope does not exist"):
         finetune.finetune(run, tmp_path / "run")
-
-
-def few(monkeypatch, count: int, tests: int | None = None) -> None:
-    """Of every split the first `count` rows; of the test sets all, or `tests`."""
-    read = reading.read_rows
-
-    def some(task, root):
-        found = read(task, root)
-        return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
-
-    monkeypatch.setattr(reading, "read_rows", some)
 
 
 MAIN = [name for name, task in TASKS.items() if task.parent is None]

@@ -14,21 +14,6 @@ def plan(*words: str) -> list[Stage]:
     return plan_stages(parse_command(PipelineConfig, words))
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
-    """A folder with a text and a task of the user."""
-    monkeypatch.chdir(tmp_path)
-    write_data(tmp_path)
-    return tmp_path
-
-
-def write_data(folder: Path) -> None:
-    (folder / "texts.txt").write_text("\n".join(f"The cube of {k} is {k**3}" for k in range(60)))
-    rows = [f"{['no', 'a very'][k % 2]} good number {k},{k % 2}" for k in range(60)]
-    (folder / "stars.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    (folder / "my stars, new.csv").write_text("\n".join(["film review,label", *rows]) + "\n")
-
-
 def commands(*words: str) -> list[list[str]]:
     return [stage.command[1:] for stage in plan(*words)]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
+from task_rows import queries
 
 from bort.console import decimal
 from bort.errors import BortError, Diverged
@@ -148,16 +149,6 @@ def test_gender_parity_is_of_neighbours(shared):
         177 / 178
     )
     assert compute_scores(task, rows, [n % 2 for n in range(len(rows))])["parity"] == 0
-
-
-def queries() -> list[Row]:
-    """Two queries: one with two right answers, one whose answer is written differently."""
-    one = [("Ann Lee", 0), ("The Ann", 0), ("Bob", 1)]
-    rows = [Row((0, 5, k), ("p", "q", e), y, (0, 5), answers=("Bob", "Ann Lee Roy"))
-            for k, (e, y) in enumerate(one)]  # fmt: skip
-    two = [("U.S.", 0), ("France", 0)]
-    return rows + [Row((1, 6, k), ("p", "q", e), y, (1, 6), answers=("the US",))
-                   for k, (e, y) in enumerate(two)]  # fmt: skip
 
 
 def test_record_takes_the_largest_score_and_the_best_answer():

@@ -8,38 +8,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from task_rows import COUNTS
 
 from bort.errors import BortError
 from bort.tasks import reading
 from bort.tasks.reading import read_rows
 from bort.tasks.registry import find_task
 from bort.tasks.task import Row
-
-# Rows of the real files, as their README counts them.
-COUNTS = {
-    "glue/cola": (8551, 1043, 1063),
-    "glue/sst2": (67349, 872, 1821),
-    "glue/mrpc": (3668, 408, 1725),
-    "glue/stsb": (5749, 1500, 1379),
-    "glue/qqp": (9319, 1008, 9),
-    "glue/mnli": (10477, 1005, 1004, 5, 5),
-    "glue/qnli": (10293, 5463, 5463),
-    "glue/rte": (2490, 277, 3000),
-    "glue/wnli": (635, 71, 146),
-    "glue/ax": (1104,),
-    "superglue/boolq": (1061, 3270, 3245),
-    "superglue/cb": (250, 56, 250),
-    "superglue/copa": (400, 100, 500),
-    "superglue/multirc": (27243, 4848, 9693),
-    "superglue/record": (397, 369),  # distinct entities of 32 queries each: `counted` below
-    "superglue/rte": (2490, 277, 3000),
-    "superglue/wic": (5428, 638, 1400),
-    "superglue/wsc": (554, 104, 146),
-    "superglue/axb": (1104,),
-    "superglue/axg": (356,),
-    "race/middle": (843, 233, 236),
-    "race/high": (1353, 429, 407),
-}
 
 # How often each label of the table occurs in training (None: in the only file), from there too.
 LABELS = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from task_rows import queries
 
 from bort.tasks.reading import read_rows
 from bort.tasks.registry import find_task
@@ -16,16 +17,6 @@ from bort.tasks.task import Row
 @cache
 def real(shared: Path, name: str, split: str = "val") -> list[Row]:
     return read_rows(find_task(name), shared / "data" / name.split("/")[0])[split]
-
-
-def queries() -> list[Row]:
-    """Two queries: one with two right answers, one whose answer is written differently."""
-    one = [("Ann Lee", 0), ("The Ann", 0), ("Bob", 1)]
-    rows = [Row((0, 5, k), ("p", "q", e), y, (0, 5), answers=("Bob", "Ann Lee Roy"))
-            for k, (e, y) in enumerate(one)]  # fmt: skip
-    two = [("U.S.", 0), ("France", 0)]
-    return rows + [Row((1, 6, k), ("p", "q", e), y, (1, 6), answers=("the US",))
-                   for k, (e, y) in enumerate(two)]  # fmt: skip
 
 
 def submit(folder: Path, case: Path, name: str, **given) -> dict[str, str]:
