@@ -95,10 +95,10 @@ def apply_theta(run: TrainConfig, theta: Theta, rate: float, steps: int | None) 
     return replace(run, optim=optim, data=data, trainer=trainer, seed=seed, logger=csv_only)
 
 
-def count_epoch_steps(run: TrainConfig, rows: int) -> int:
-    """Count the steps of the run's own epochs over so many rows."""
-    epochs = max(1, run.trainer_config.max_epochs or 1)
-    return epochs * math.ceil(rows / run.data.batch_size)
+def count_training_steps(run: TrainConfig, theta: Theta, rows: int) -> int:
+    """Count the steps of one training with θ over so many rows."""
+    epochs = max(1, theta.epochs or run.trainer_config.max_epochs or 1)
+    return epochs * math.ceil(rows / (theta.batch_size or run.data.batch_size))
 
 
 def count_samples(run: TrainConfig, rows: int) -> int:
@@ -107,13 +107,15 @@ def count_samples(run: TrainConfig, rows: int) -> int:
 
 
 def count_planned_steps(run: TrainConfig, rows: int) -> int:
-    """Count the steps of all rounds on D of so many rows, if no round is repeated.
+    """Estimate the steps of all rounds on D of so many rows, if no round is repeated.
 
-    Every training counts with the run's own epochs and batch size, also where Θ names others.
+    Which θs a round drops is not known before; each that stays counts as the average of all.
     """
-    thetas, number, total, more = list_thetas(run.agora.grid), 0, 0, count_samples(run, rows)
+    grid = list_thetas(run.agora.grid)
+    thetas, number, total, more = grid, 0, 0, count_samples(run, rows)
     while thetas and number < (run.agora.rounds or math.inf):
-        total += len(thetas) * count_epoch_steps(run, rows + number * more)
+        steps = [count_training_steps(run, theta, rows + number * more) for theta in grid]
+        total += math.ceil(len(thetas) * sum(steps) / len(grid))
         thetas, number = PRUNE[run.agora.prune](thetas), number + 1
     return total
 

@@ -4,6 +4,7 @@ import math
 
 from bort.agora.rounds import (
     Theta,
+    count_planned_steps,
     drop_like_worst,
     keep_better_half,
     list_thetas,
@@ -120,3 +121,15 @@ def test_points_and_their_names():
     assert [(p.lr, p.lr_factor) for p in list_thetas(ThetaConfig(lr=[1e-3], seed=None))] == [
         (1e-3, 1.0)
     ]
+
+
+def test_planned_steps_are_those_of_the_grid(run_of):
+    """40 rows of D and 10 more a round; 4 θs, then 2, then 1, by hand."""
+    words = ["data.batch_size=8", "trainer.max_epochs=2", "agora.samples=10"]
+    own = run_of(*words, "agora.grid.seed=[0,1]", "agora.grid.lr_factor=[1,3]")
+    rounds = [4 * 2 * 5, 2 * 2 * 7, 2 * 8]  # ⌈40/8⌉, ⌈50/8⌉ and ⌈60/8⌉ steps an epoch
+    assert count_planned_steps(own, 40) == sum(rounds)
+    grid = [*words, "agora.grid.lr_factor=[1]", "agora.grid.seed=null"]
+    longer = run_of(*grid, "agora.grid.epochs=[3,5]", "agora.grid.batch_size=[4]")
+    # ⌈40/4⌉ steps for 3 and for 5 epochs; then one θ of 4 epochs on average
+    assert count_planned_steps(longer, 40) == 10 * (3 + 5) + 13 * 4
