@@ -104,14 +104,19 @@ def listed(names: Iterable[str], longest: int) -> str:
     return text if len(text) <= longest else f"{text[: text.rfind(',', 0, longest)]}, …"
 
 
+def is_one_command() -> bool:
+    """Whether this program was started as `bort COMMAND` or `python -m bort COMMAND`."""
+    start = Path(sys.argv[0])
+    return start.name in ("bort", "__main__.py") and start.parent.name in ("bin", "bort")
+
+
 def typed(words: str) -> str:
     """`train.py …` or `-m bort.predict …`, behind `python`, as it is typed for this program.
 
     Whoever started `bort` or `python -m bort` reads `bort train …`, `bort predict …`.
     """
-    start = Path(sys.argv[0])
-    if start.name not in ("bort", "__main__.py") or start.parent.name not in ("bin", "bort"):
+    if not is_one_command():
         return f"{python()} {words}"
     program, _, rest = words.removeprefix("-m bort.").partition(" ")
-    door = "bort" if start.name == "bort" else f"{python()} -m bort"
+    door = "bort" if Path(sys.argv[0]).name == "bort" else f"{python()} -m bort"
     return f"{door} {program.removesuffix('.py')} {rest}".rstrip()

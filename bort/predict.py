@@ -106,7 +106,7 @@ def answer_lines(
     settings: PredictConfig, texts: Iterable["Text"], encoding: str | None
 ) -> Iterator[str]:
     """Load the model and yield its answers as lines of JSON that the encoding can show."""
-    with shell.loading("bort.predict"):  # torch, only now
+    with shell.loading(shell.program()):  # torch, only now
         from bort.export.standalone import to_json_line
         from bort.predictor import load
 

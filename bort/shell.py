@@ -21,7 +21,7 @@ from bort.config.command_line import (
     refuse_option,
 )
 from bort.config.hydra_errors import explain
-from bort.console import show_log
+from bort.console import is_one_command, show_log
 from bort.errors import BortError, shorten
 from bort.machine import count_usable_cores, read_cpu_quota
 
@@ -36,7 +36,8 @@ LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or resumes"
 # Programs whose work resumes when they are called again; the others are short.
-RESUMED = ("train.py", "search.py", "bort train", "bort search", "bort.pipeline")
+RESUMED = ("train.py", "search.py", "bort train", "bort search")
+RESUMED += ("bort.pipeline", "bort pipeline")
 _PROGRAM = ["bort"]  # the name of what runs, as lines about mistakes begin with it
 
 
@@ -76,6 +77,8 @@ def run_command(
     of the words; prepares: whether OpenMP and the screen are set up as `prepare_process` does it.
     """
     words = sys.argv[1:]
+    if is_one_command():
+        name = name.replace(".", " ")  # `bort predict`, as it was typed
 
     def start() -> None:
         if asks_for_help(words):

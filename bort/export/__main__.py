@@ -6,7 +6,7 @@ from bort.export.settings import ExportConfig
 
 def main(settings: ExportConfig) -> None:
     """Export a model as the command line says."""
-    with shell.loading("bort.export"):  # torch, only now
+    with shell.loading(shell.program()):  # torch, only now
         from bort.export.run import run_export
     run_export(settings)
 

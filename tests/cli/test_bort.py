@@ -55,8 +55,8 @@ print(*sys.modules, file=sys.stderr)
         (["train", "optim.lrr=1"], "bort train: optim.lrr is not a setting"),
         (["train", "--epochs", "3"], "bort train: --epochs is not an option"),
         (["search", "--grid", "tiny"], "bort search: --grid is not an option"),
-        (["predict", "txt=x"], "bort.predict: txt=x is not a setting; did you mean 'text'?"),
-        (["export"], "bort.export: give model=FOLDER"),
+        (["predict", "txt=x"], "bort predict: txt=x is not a setting; did you mean 'text'?"),
+        (["export"], "bort export: give model=FOLDER"),
     ],
 )
 def test_mistakes_are_one_line(words, line, tmp_path):
