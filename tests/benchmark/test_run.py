@@ -1,7 +1,6 @@
 """`python -m bort.benchmark` by the command line; its table is what latency=table reads."""
 
 import csv
-import importlib.util
 import os
 import re
 import subprocess
@@ -173,28 +172,6 @@ def test_pickled_weights_are_not_run(shared, tmp_path, monkeypatch, capsys):
     line = stopped(capsys, "archs=[]", f"models=[{model}]", "engines=[onnx]")
     assert "weights must be safetensors" in line
     assert not list(tmp_path.iterdir())
-
-
-def test_the_parts_of_a_ratio():
-    """benchmarks/latency.py: shape × engine × int8 is the whole."""
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "latency.py"
-    spec = importlib.util.spec_from_file_location("benchmark_latency", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    times = {"BERT-large": (440, 430, 350, 180), "BERT-base": (110, 100, 90, 50)}
-    times["Bort"] = (None, 28, 21, 14)
-    engines = ["huggingface", *ENGINES]
-    rows = [
-        replace(ROW, name=name, engine=engine, median_ms=ms)
-        for name, values in times.items()
-        for engine, ms in zip(engines, values, strict=True)
-        if ms
-    ]
-    lines = module.parts(rows, module.SHAPES)
-    # 430 / 14 = 30.7 = 430 / 28 × 28 / 21 × 21 / 14
-    assert "| BERT-large, PyTorch | 30.7 | 25 | 15.36 | 1.33 | 1.50 |" in lines
-    assert "| BERT-base, PyTorch | 7.1 | 6 | 3.57 | 1.33 | 1.50 |" in lines
-    assert "| BERT-large, ONNX int8 | 12.9 | – | – | – | – |" in lines
 
 
 def test_table_of_named_architectures(tmp_path):

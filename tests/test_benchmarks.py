@@ -1,0 +1,156 @@
+"""The scripts of benchmarks/ still run: each does in process what its command does with `smoke`."""
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bort.benchmark.rows import BenchmarkRow
+from bort.models.arch import Arch
+from bort.models.bert import ModelConfig, build_model
+from bort.models.huggingface import save_model
+from bort.text.tokenizer import train_tokenizer
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SHARED = {"parts.py", "glue.py", "huggingface.py"}  # what the scripts have in common
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Runs a script of benchmarks/ with these words, and returns what it printed."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    tables = {path: path.read_bytes() for path in (FOLDER / "results").iterdir()}
+
+    def run(name: str, *words: str) -> str:
+        path = FOLDER / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *words])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    assert {path: path.read_bytes() for path in (FOLDER / "results").iterdir()} == tables
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A masked LM with segments, as BERT's, and as many positions as the tasks have tokens."""
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=300, positions=128, type_vocab=2)
+    save_model(
+        build_model(sizes), train_tokenizer([f"{k} is {k**3}" for k in range(60)], 300), folder
+    )
+    return folder
+
+
+def count_rows(out: str, header: str) -> int:
+    """Return the number of rows of the last table with this header."""
+    lines = out[out.rindex(header) :].splitlines()[2:]
+    return next((k for k, line in enumerate(lines) if not line.startswith("|")), len(lines))
+
+
+def test_every_script_is_tried_here():
+    tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py"}
+    of_tasks = {"finetune.py", "agora.py"}
+    assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
+
+
+def test_recipe(script):
+    out = script("recipe", "smoke", "kd", "weights", "mask", "recipe")
+    assert count_rows(out, "| arm | lr |") == 3
+    assert count_rows(out, "| w_kd | w_mlm |") == count_rows(out, "| mask rate in") == 2
+    assert count_rows(out, "| change, cumulative") == 8
+
+
+def test_recipe_by_steps_and_words(script):
+    out = script("recipe", "smoke", "batch", "vocabulary")
+    assert count_rows(out, "| batch | steps") == count_rows(out, "| vocabulary | tokens") == 2
+
+
+def test_pretrain(script):
+    out = script("pretrain", "smoke")
+    assert count_rows(out, "| MLM step") == count_rows(out, "| KD step") == 1
+    assert count_rows(out, "| data |") == 4
+    assert count_rows(out, "| step | Hugging Face") == 2
+
+
+def test_corpus(script):
+    out = script("corpus", "smoke")
+    assert count_rows(out, "| what | occurs in") == 8
+    assert "| texts of the task's val set | the corpus | 10 of 10 |" in out
+
+
+def test_search(script):
+    out = script("search", "smoke", "kappa", "tiny", "latency")
+    assert count_rows(out, "| H | lr") == count_rows(out, "| latency | T |") == 2
+    assert count_rows(out, "| variant | optimum") == 13
+
+
+def test_search_by_steps(script):
+    assert count_rows(script("search", "smoke", "horizon"), "| n | Kendall") == 2
+
+
+def test_latency(script):
+    out = script("latency", "smoke")
+    assert count_rows(out, "| Bort int8 against") == 8
+    assert count_rows(out, "| encoder |") == 11
+
+
+def test_finetune(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    words = ["smoke", f"encoder={model}", f"model={model}"]
+    out = script("finetune", *words, "parity", "speed", "pretraining")
+    table = out[out.rindex("| task | first loss") :].splitlines()[2:4]
+    assert all(float(line.split(" | ")[3]) < 1e-4 for line in table)
+    assert count_rows(out, "| task | HF examples/s") == 2
+    assert count_rows(out, "| task | training rows") == 1
+
+
+def test_scores_of_finetune(script, model, shared, monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("finetune", "smoke", f"encoder={model}", "scores")
+    assert count_rows(out, "| task | rows × epochs") == 2
+
+
+def test_agora(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("agora", "smoke", f"encoder={model}", f"model={model}", "tasks")
+    assert count_rows(out, "| task | metric | S on dev") == 1
+
+
+@pytest.mark.parametrize("name", ["recipe", "pretrain", "search", "latency", "finetune"])
+def test_a_wrong_word(script, name):
+    with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: nonsense is none of "):
+        script(name, "nonsense")
+
+
+ENGINES = ["measured", "onnx", "onnx_int8"]
+
+
+ROW = BenchmarkRow(
+    **dict(name="x", measures="encoder", engine="onnx_int8", batch=1, length=128, threads=1),
+    **dict(parameters=4369152, disk_bytes=17476608, median_ms=10.24, low_ms=8.23, high_ms=12.26),
+    **dict(sequences_per_s=97.6, ratio=1.0, arch=Arch(2, 2, 32, 64), vocabulary=30522),
+)
+
+
+def test_the_parts_of_a_ratio(monkeypatch):
+    """benchmarks/latency.py: shape × engine × int8 is the whole."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "latency.py"))
+    times = {"BERT-large": (440, 430, 350, 180), "BERT-base": (110, 100, 90, 50)}
+    times["Bort"] = (None, 28, 21, 14)
+    engines = ["huggingface", *ENGINES]
+    rows = [
+        replace(ROW, name=name, engine=engine, median_ms=ms)
+        for name, values in times.items()
+        for engine, ms in zip(engines, values, strict=True)
+        if ms
+    ]
+    lines = script["split_ratios"](rows, script["SHAPES"])
+    # 430 / 14 = 30.7 = 430 / 28 × 28 / 21 × 21 / 14
+    assert "| BERT-large, PyTorch | 30.7 | 25 | 15.36 | 1.33 | 1.50 |" in lines
+    assert "| BERT-base, PyTorch | 7.1 | 6 | 3.57 | 1.33 | 1.50 |" in lines
+    assert "| BERT-large, ONNX int8 | 12.9 | – | – | – | – |" in lines
