@@ -169,14 +169,17 @@ def compute_reference_losses(run: TrainConfig, start: Path, steps: int) -> list[
         ).last_hidden_state
         answers = parts["out"](states[:, 0])
         if task.kind == "regression":
-            loss = F.mse_loss(answers[:, 0], batch["labels"])
+            # Numbers are learnt around 0, and the loss is in the unit of the labels.
+            offset, factor = fresh.scale
+            unit_loss = F.mse_loss(answers[:, 0].double(), (batch["labels"] - offset) / factor)
+            loss = factor**2 * unit_loss
         else:
-            loss = F.cross_entropy(answers, batch["labels"])
+            loss = unit_loss = F.cross_entropy(answers, batch["labels"])
         done = (step + 1) / (steps + 1)
         for group in optimizer.param_groups:
             group["lr"] = o.lr * min(done / o.warmup, (1 - done) / (1 - o.warmup))
         optimizer.zero_grad()
-        loss.backward()
+        unit_loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
