@@ -22,6 +22,7 @@ from bort.errors import BortError
 from bort.files.ownership import is_own_page
 from bort.finetuning.report import build_parts as build_answer_parts
 from bort.models.arch import Arch
+from bort.pretraining.comparison import ARMS, HEAD, Comparison
 from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.runs.loaded import LOSSES, Curve, LoadedRun, load_run, load_runs
@@ -185,21 +186,10 @@ def draw_curve(plot: Any, name: str, curve: Curve, number: int, scale: float = 1
 
 def build_comparison(run: LoadedRun) -> Iterator[Any]:
     """Show distillation beside its controls by plain MLM: a table, a verdict, the curves."""
-    from bort.pretraining.kd_vs_mlm import ARMS, compare_accuracies
-
-    summary = run.summary
-    head = ("", "steps", "time", "val loss", "MLM accuracy", "lr")
-    rows, accuracies = [], {}
-    for arm, title in ARMS.items():
-        steps, seconds = summary[f"{arm}/steps"], summary[f"{arm}/seconds"]
-        loss, accuracy = summary[f"{arm}/val/loss"], summary[f"{arm}/val/mlm_accuracy"]
-        numbers = (f"{loss:.3f}", f"{accuracy:.1%}", format(summary[f"{arm}/lr"], "g"))
-        rows.append((title, f"{steps:,}", console.clock(seconds), *numbers))
-        accuracies[arm] = accuracy
-    unigram = (f"{summary['unigram_ce']:.3f}", f"{summary['unigram_accuracy']:.1%}", "")
-    verdict = "".join(f"<p>{escape(line)}</p>" for line in compare_accuracies(accuracies))
+    comparison = Comparison.from_json(run.summary)
+    verdict = "".join(f"<p>{escape(line)}</p>" for line in comparison.compare_accuracies())
     yield "<h2>Was the teacher worth it?</h2>"
-    yield html.format_table([*rows, ("word frequencies alone", "", "", *unigram)], head) + verdict
+    yield html.format_table(comparison.list_rows("word frequencies alone"), HEAD) + verdict
     yield html.format_legend((title, "") for title in ARMS.values())
     panels = overlay_curves(load_best_runs(run), list(ARMS.values()))
     yield from ["<div class=grid>", *panels, "</div>"]
@@ -207,10 +197,8 @@ def build_comparison(run: LoadedRun) -> Iterator[Any]:
 
 def load_best_runs(run: LoadedRun) -> list[LoadedRun]:
     """Load the runs that a comparison reports: of each arm the one with the best rate."""
-    from bort.pretraining.kd_vs_mlm import ARMS
-
-    rates = {arm: run.summary[f"{arm}/lr"] for arm in ARMS}
-    return [load_run(locate_rate_folder(run.folder, arm, rate)) for arm, rate in rates.items()]
+    arms = Comparison.from_json(run.summary).arms
+    return [load_run(locate_rate_folder(run.folder, arm, arms[arm].lr)) for arm in arms]
 
 
 # ------------------------------------------------------------------------------------ its costs

@@ -27,6 +27,7 @@ from bort.finetuning.report import (
     read_answers,
 )
 from bort.pretraining import kd_vs_mlm as compare
+from bort.pretraining.comparison import ARMS
 from bort.pretraining.recipe import pretrain
 from bort.runs.loaded import load_run, load_runs
 
@@ -215,7 +216,7 @@ def test_comparison(compared):
     text = written(folder)
     check_alone(text, plots=8)  # three losses, KL, accuracy over steps and time, rate, norm
     seen = re.sub(r"\s+", " ", words(text))
-    for arm, title in compare.ARMS.items():
+    for arm, title in ARMS.items():
         assert f"{title} {summary[f'{arm}/steps']:,}" in seen
         assert f"{summary[f'{arm}/val/loss']:.3f} {summary[f'{arm}/val/mlm_accuracy']:.1%}" in seen
         assert f"FLOPs of training ({arm})" in seen

@@ -17,9 +17,10 @@ from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.objectives.parameters import count_parameters
+from bort.pretraining.comparison import ARMS
 from bort.pretraining.corpus import Corpus, find_corpus
 from bort.pretraining.flops import count_student_flops, count_teacher_flops, measure_amount
-from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run, check_arms
+from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
 from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
 from bort.runs.folder import RunFolder

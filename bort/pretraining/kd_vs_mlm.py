@@ -10,7 +10,6 @@ import csv
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from bort.errors import BortError, Diverged
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_json
 from bort.models.bert import MaskedLM
+from bort.pretraining.comparison import ARMS, HEAD, ArmResult, Comparison
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
@@ -43,11 +43,6 @@ from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
 
-ARMS = {
-    "kd": "KD",
-    "mlm": "MLM, equal steps",
-    "mlm_equal_time": "MLM, equal time",
-}
 TIMING = "timing.json"  # the seconds of a step with and without the teacher
 
 
@@ -79,40 +74,59 @@ def _train_arms(
     run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None
 ) -> RunSummary:
     seconds = measure_step_seconds(run, folder, corpus, teacher)
-    results: dict[str, RunSummary] = {}
+    results: dict[str, ArmResult] = {}
+    trainings: dict[str, RunSummary] = {}  # of the best rate of each arm
     for arm in ARMS:
-        tries, rates = {}, {}
-        for lr in run.compare.lrs:
-            arm_folder = locate_rate_folder(folder, arm, lr)
-            failure = RunFolder(arm_folder).failure_file
-            rates[arm_folder] = lr
-            job = build_arm_run(run, arm, lr, results)
-            label = f"{ARMS[arm]}, lr {lr:g}"
-            if run.resume and failure.exists():
-                continue
-            if RunFolder(arm_folder).find_summary() is None:
-                logger.info(f"{label} → {arm_folder}")
-            try:
-                tries[arm_folder] = train(job, arm_folder, corpus, teacher, label=label)
-            except Diverged as error:  # this is a result; the arm still has its other rates
-                logger.info(f"{label} drops out: {error}")
-                write_json(failure, {"reason": str(error)})
-        if not tries:
-            raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
-        best = max(tries, key=lambda p: tries[p].accuracy)
-        row = tries[best]
-        timed = {
-            "seconds": row.steps * seconds["kd" if arm == "kd" else "mlm"],
-            "wall_seconds": row.seconds,
+        jobs = {
+            locate_rate_folder(folder, arm, lr): build_arm_run(run, arm, lr, results)
+            for lr in run.compare.lrs
         }
-        results[arm] = RunSummary({**row, **timed, "folder": str(best), "lr": rates[best]})
+        tries = _train_rates(arm, jobs, corpus, teacher)
+        best = max(tries, key=lambda path: tries[path].accuracy)
+        trainings[arm] = training = tries[best]
+        results[arm] = ArmResult(
+            loss=training.loss,
+            accuracy=training.accuracy,
+            steps=training.steps,
+            tokens=training.tokens,
+            seconds=training.steps * seconds["kd" if arm == "kd" else "mlm"],
+            wall_seconds=training.seconds,
+            lr=jobs[best].optim.lr,
+            folder=str(best),
+        )
     is_own = run.teacher.name is None
     cost = RunFolder(locate_teacher(run, corpus)).find_summary().seconds if is_own else None
-    summary = _summarize(results, cost)
+    comparison = Comparison(results, trainings["kd"], cost)
+    summary = RunSummary(comparison.to_json())
     RunFolder(folder).write_summary(summary)
-    draw_curves(results, folder / "curves.html")
-    show_comparison(results, cost, folder)
+    draw_curves(comparison, folder / "curves.html")
+    show_comparison(comparison, folder)
     return summary
+
+
+def _train_rates(
+    arm: str, jobs: dict[Path, TrainConfig], corpus: Corpus, teacher: MaskedLM | None
+) -> dict[Path, RunSummary]:
+    """Train an arm with each of its rates; return the summaries of those that did not diverge.
+
+    jobs: the settings by the folder of the training. Raises BortError where every rate diverged.
+    """
+    tries: dict[Path, RunSummary] = {}
+    for folder, job in jobs.items():
+        failure = RunFolder(folder).failure_file
+        label = f"{ARMS[arm]}, lr {job.optim.lr:g}"
+        if job.resume and failure.exists():
+            continue
+        if RunFolder(folder).find_summary() is None:
+            logger.info(f"{label} → {folder}")
+        try:
+            tries[folder] = train(job, folder, corpus, teacher, label=label)
+        except Diverged as error:  # this is a result; the arm still has its other rates
+            logger.info(f"{label} drops out: {error}")
+            write_json(failure, {"reason": str(error)})
+    if not tries:
+        raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
+    return tries
 
 
 def check_arms(run: TrainConfig) -> None:
@@ -129,10 +143,12 @@ def check_arms(run: TrainConfig) -> None:
         )
 
 
-def build_arm_run(run: TrainConfig, arm: str, lr: float, results: dict) -> TrainConfig:
+def build_arm_run(
+    run: TrainConfig, arm: str, lr: float, results: dict[str, ArmResult]
+) -> TrainConfig:
     """Build the settings of one arm; arms differ only in loss weights, learning rate and budget.
 
-    results: the summaries of the earlier arms; `mlm_equal_time` needs those of both others.
+    results: those of the earlier arms; `mlm_equal_time` needs those of both others.
     """
     trainer = dict(run.trainer)
     distill = run.distill
@@ -222,68 +238,38 @@ def measure_step_seconds(
     return seconds
 
 
-def _summarize(results: dict[str, RunSummary], teacher_seconds: float | None) -> RunSummary:
-    keys = ("val/loss", "val/mlm_accuracy", "steps", "tokens", "seconds", "wall_seconds")
-    flat = {f"{a}/{key}": results[a][key] for a in results for key in (*keys, "lr", "folder")}
-    kd = results["kd"]
-    shared = {key: kd[key] for key in kd if key not in ("folder", "lr", "wall_seconds")}
-    return RunSummary({**flat, **shared, "teacher_seconds": teacher_seconds})
-
-
-def compare_accuracies(accuracy: dict[str, float]) -> Iterator[str]:
-    """Yield sentences that compare the accuracies of the arms."""
-    for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
-        ratio = accuracy["kd"] / max(accuracy[arm], 1e-9)
-        word = "better than" if ratio > 1 else "not better than"
-        yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
-
-
-def show_comparison(
-    results: dict[str, RunSummary], teacher_seconds: float | None, folder: Path
-) -> None:
+def show_comparison(comparison: Comparison, folder: Path) -> None:
     """Print the table of the comparison, and its conclusions in words."""
     console = Console(highlight=False)
-    kd = results["kd"]
-    table = Table(
-        "", "steps", "time", "val loss", "MLM accuracy", "lr", title="was the teacher worth it?"
-    )
-    for arm, row in results.items():
-        table.add_row(
-            ARMS[arm],
-            f"{row.steps:,}",
-            clock(row.seconds),
-            f"{row.loss:.3f}",
-            f"{row.accuracy:.1%}",
-            f"{row['lr']:g}",
-        )
-    unigram = (f"{kd.unigram_loss:.3f}", f"{kd.unigram_accuracy:.1%}", "")
-    table.add_row("unigram frequencies", "", "", *unigram)
+    table = Table(*HEAD, title="was the teacher worth it?")
+    for row in comparison.list_rows("unigram frequencies"):
+        table.add_row(*row)
     console.print(table)
-    for line in compare_accuracies({arm: row.accuracy for arm, row in results.items()}):
+    for line in comparison.compare_accuracies():
         console.print(line)
-    if warning := min(results.values(), key=lambda row: row.loss).find_doubt():
+    if warning := comparison.find_doubt():
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
-    if teacher_seconds is not None:
+    if comparison.teacher_seconds is not None:
         console.print(
-            f"The teacher's own training took {clock(teacher_seconds)}: "
+            f"The teacher's own training took {clock(comparison.teacher_seconds)}: "
             "paid once, for every student on this text",
         )
     for label, file in (("table ", "summary.json"), ("curves", "curves.html")):
         console.print(f"  {label}    {folder}/{file}", soft_wrap=True)
-    console.print(f"  model     {kd['folder']}/model", soft_wrap=True)
+    console.print(f"  model     {comparison.arms['kd'].folder}/model", soft_wrap=True)
 
 
-def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
+def draw_curves(comparison: Comparison, path: Path) -> None:
     """Write a self-contained page with the validation accuracy of the arms over steps and time."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
     colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
-    for arm, row in results.items():
-        points = read_curve(Path(row["folder"]) / "metrics.csv")
+    for arm, result in comparison.arms.items():
+        points = read_curve(Path(result.folder) / "metrics.csv")
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
-        seconds = [step * row.seconds / row.steps for step in steps]
+        seconds = [step * result.seconds / result.steps for step in steps]
         for column, x in ((1, steps), (2, seconds)):
             figure.add_scatter(
                 x=x,
@@ -295,7 +281,7 @@ def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
                 row=1,
                 col=column,
             )
-    unigram = 100 * results["kd"].unigram_accuracy
+    unigram = 100 * comparison.distilled.unigram_accuracy
     figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
     figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
     figure.update_yaxes(rangemode="tozero")
@@ -305,6 +291,7 @@ def draw_curves(results: dict[str, RunSummary], path: Path) -> None:
 
 
 def read_curve(path: Path) -> list[tuple[int, float]]:
+    """Read the validation accuracy from a metrics.csv, as (step, share of masked words)."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["val/mlm_accuracy"]]
     return [(int(row["step"]), float(row["val/mlm_accuracy"])) for row in rows]

@@ -15,7 +15,8 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.pretraining import kd_vs_mlm as comparing
-from bort.pretraining.kd_vs_mlm import ARMS, compare
+from bort.pretraining.comparison import ARMS, ArmResult
+from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import build_student, prepare
 from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
@@ -38,6 +39,11 @@ def done(run, tmp_path_factory):
     """A finished comparison: its folder and summary."""
     folder = tmp_path_factory.mktemp("longer_than_one_line_of_a_terminal_" + 60 * "x") / "run"
     return folder, compare(run, folder, {"config.yaml": "x: 1\n"})
+
+
+def timed(seconds: float, steps: int) -> ArmResult:
+    """The result of an arm of which only the time matters."""
+    return ArmResult(4.0, 0.1, steps, 100, seconds, seconds, 1e-3, "runs/arm")
 
 
 def rows(folder: str | Path) -> list[dict[str, str]]:
@@ -67,7 +73,7 @@ def test_arms_share_start_data_and_masks(done):
 
 def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     _, summary = done
-    results = {arm: RunSummary({"seconds": 2.0, "steps": STEPS}) for arm in ("kd", "mlm")}
+    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
     base = flatten_settings(replace(run, job="pretrain"))
     for arm in ARMS:
         job = comparing.build_arm_run(run, arm, 1e-5, results)
@@ -86,7 +92,7 @@ def test_all_arms_may_start_from_the_teacher(run):
     """The start is not what is compared."""
     taught = replace(run, init="teacher", arch=replace(run.arch, hidden=32))
     corpus, teacher = prepare(taught)
-    results = {arm: RunSummary({"seconds": 2.0, "steps": STEPS}) for arm in ("kd", "mlm")}
+    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
     for arm in ARMS:
         job = comparing.build_arm_run(taught, arm, 1e-3, results)
         student = build_student(job, corpus, teacher)
@@ -151,7 +157,7 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
 def test_a_teacher_that_costs_next_to_nothing(run):
     """An arm of equal time has a step, and an interval of validation, however short KD's was."""
     seconds = {"kd": 0.01, "mlm": 3.0}
-    results = {arm: RunSummary({"seconds": s, "steps": 3}) for arm, s in seconds.items()}
+    results = {arm: timed(s, 3) for arm, s in seconds.items()}
     short = replace(run, trainer={**run.trainer, "max_steps": 3})
     trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, results).trainer
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
@@ -268,7 +274,7 @@ def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
     both = replace(run, compare=CompareConfig(lrs=[1e30, 0.004]))
     lines = log_lines()
     summary = compare(both, tmp_path / "run")
-    assert [summary[f"{arm}/lr"] for arm in comparing.ARMS] == [0.004] * 3
+    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 3
     for arm in ("kd", "mlm"):
         assert summary[f"{arm}/val/loss"] == done[1][f"{arm}/val/loss"]
     dropped = [line for line in lines if "drops out: the loss became" in line]

@@ -1,0 +1,105 @@
+"""The result of a comparison of KD with plain MLM: its arms, side by side."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from bort.console import clock
+from bort.errors import BortError
+from bort.runs.summary import RESTORE, RunSummary
+
+ARMS = {
+    "kd": "KD",
+    "mlm": "MLM, equal steps",
+    "mlm_equal_time": "MLM, equal time",
+}
+HEAD = ("", "steps", "time", "val loss", "MLM accuracy", "lr")  # of the table of the arms
+_KEYS = {"loss": "val/loss", "accuracy": "val/mlm_accuracy"}  # what summary.json calls them
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm has reached with the best of its learning rates.
+
+    loss, accuracy: on held-out text, in nats per masked word and as a share of the masked words.
+    seconds: of its steps, at the speed that was measured in turns; wall_seconds: what its training
+    took. folder: that of its run.
+    """
+
+    loss: float
+    accuracy: float
+    steps: int
+    tokens: int
+    seconds: float
+    wall_seconds: float
+    lr: float
+    folder: str
+
+    def to_json(self, arm: str) -> dict[str, Any]:
+        """Give its part of the flat summary."""
+        return {f"{arm}/{_KEYS.get(key, key)}": value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: RunSummary, arm: str) -> Self:
+        """Read it out of the flat summary; raises BortError for one that lacks a value."""
+        values = {}
+        for item in fields(cls):
+            key = f"{arm}/{_KEYS.get(item.name, item.name)}"
+            if not isinstance(content.get(key), str if item.name == "folder" else int | float):
+                raise BortError(f"the comparison's summary.json has no {key}; {RESTORE}")
+            values[item.name] = content[key]
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The summary of a comparison.
+
+    arms: the results by arm, all of ARMS. distilled: the summary of the distillation's training.
+    teacher_seconds: how long the teacher's own training took; None of a teacher with a name.
+    """
+
+    arms: dict[str, ArmResult]
+    distilled: RunSummary
+    teacher_seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the content of summary.json, which is flat; KD's numbers have no prefix too."""
+        flat: dict[str, Any] = {}
+        for arm, result in self.arms.items():
+            flat |= result.to_json(arm)
+        shared = {**self.distilled, "seconds": self.arms["kd"].seconds}
+        return {**flat, **shared, "teacher_seconds": self.teacher_seconds}
+
+    @classmethod
+    def from_json(cls, content: RunSummary) -> Self:
+        """Read a comparison's summary.json; raises BortError for one that lacks a value."""
+        arms = {arm: ArmResult.from_json(content, arm) for arm in ARMS}
+        own = {"teacher_seconds"}.union(*(result.to_json(arm) for arm, result in arms.items()))
+        shared = {key: value for key, value in content.items() if key not in own}
+        shared["seconds"] = arms["kd"].wall_seconds
+        return cls(arms, RunSummary(shared), content.get("teacher_seconds"))
+
+    def list_rows(self, baseline: str) -> Iterator[tuple[str, ...]]:
+        """List the cells below HEAD: those of the arms, and of word frequencies alone.
+
+        baseline: what the last row is called.
+        """
+        for arm, result in self.arms.items():
+            scores = (f"{result.loss:.3f}", f"{result.accuracy:.1%}", f"{result.lr:g}")
+            yield (ARMS[arm], f"{result.steps:,}", clock(result.seconds), *scores)
+        loss, accuracy = self.distilled.unigram_loss, self.distilled.unigram_accuracy
+        yield (baseline, "", "", f"{loss:.3f}", f"{accuracy:.1%}", "")
+
+    def compare_accuracies(self) -> Iterator[str]:
+        """Yield sentences that compare the accuracies of the arms."""
+        kd = self.arms["kd"]
+        for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
+            ratio = kd.accuracy / max(self.arms[arm].accuracy, 1e-9)
+            word = "better than" if ratio > 1 else "not better than"
+            yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
+
+    def find_doubt(self) -> str | None:
+        """Return a warning when even the best arm knows little more than word frequencies."""
+        best = min(result.loss for result in self.arms.values())
+        return RunSummary({**self.distilled, "val/loss": best}).find_doubt()
