@@ -9,6 +9,7 @@ from bort import html, report
 from bort.benchmark.report import page_parts
 from bort.benchmark.rows import BenchmarkRow, read_rows, warn_of_wide_quartiles
 from bort.console import clock, counted, decimal
+from bort.errors import BortError
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.runs.folder import RunFolder
@@ -16,6 +17,7 @@ from bort.runs.loaded import load_run
 from bort.runs.summary import RunSummary
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
+from bort.search.records import read_plan
 from bort.search.result import SearchResult
 
 TITLES = {
@@ -25,6 +27,8 @@ TITLES = {
     "export": "Export",
     "benchmark": "Latency",
 }
+TRAININGS = ("pretrain", "finetune")  # the stages whose summary is a RunSummary
+ADVICE = "repeat the stage that wrote it"
 LATENCY_NOTE = (
     "medians [quartiles] of rounds in alternating order; archs: the encoder alone with random "
     "weights; models: whole, head included"
@@ -33,15 +37,15 @@ LATENCY_NOTE = (
 
 def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, str]:
     """Return the results in a few lines, title → value; folders, seconds: by stage."""
-    search, student, tuned = (_read_summary(folders[key]) for key in list(TITLES)[:3])
-    teacher = _read(folders["search"] / "search.json")["teacher"]
-    shipped = _read_export(folders)
-    low, high = search["w_interval"]
-    share = student.parameters / teacher["parameters"]
+    search, shipped = _read_search(folders), _read_export(folders)
+    student, tuned = _read_summaries(folders)
+    largest = read_plan(folders["search"]).teacher.parameters
+    share = student.parameters / largest
+    low, high = search.w_interval
     lines = {
-        "optimum": f"{search['optimum_name']} of {search['candidates']} candidates",
-        "W": f"{search['w']:.4f} [{low:.4f}, {high:.4f}]",
-        "parameters": f"{student.parameters:,}, {share:.0%} of T's {teacher['parameters']:,}",
+        "optimum": f"{search.optimum_name} of {search.candidates} candidates",
+        "W": f"{search.w:.4f} [{low:.4f}, {high:.4f}]",
+        "parameters": f"{student.parameters:,}, {share:.0%} of T's {largest:,}",
         "pre-training": student.describe_validation(),
         "task": ", ".join([str(tuned.task), *_format_scores(tuned)]),
         "int8": shipped.describe_agreement(),
@@ -56,13 +60,9 @@ def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, 
     return lines | {"time": f"{clock(sum(seconds.values()))}: {spent}"}
 
 
-def _read_summary(folder: Path) -> RunSummary:
-    return RunSummary(_read(RunFolder(folder).summary_file))
-
-
 def _format_scores(summary: RunSummary) -> Iterator[str]:
-    for key, value in summary.items():
-        if key.startswith(("val", "test")) and not key.endswith("/loss"):
+    for key, value in summary.scores.items():
+        if not key.endswith("/loss"):
             yield f"{key} {decimal(value)}"
 
 
@@ -92,10 +92,9 @@ def _describe_latencies(
 
 def list_doubts(folders: dict[str, Path]) -> list[str]:
     """Return what to doubt in the results of the stages, which stands first on the page."""
-    search, *trained = (_read_summary(folders[key]) for key in list(TITLES)[:3])
-    doubts = search_report.find_doubts(SearchResult.from_json(search))
+    doubts = search_report.find_doubts(_read_search(folders))
     lines = [line for line in doubts if line.startswith("doubt")]
-    for key, summary in zip(("pretrain", "finetune"), trained, strict=True):
+    for key, summary in zip(TRAININGS, _read_summaries(folders), strict=True):
         if line := summary.find_doubt():
             lines.append(f"{TITLES[key]}: {line}")
     return lines
@@ -120,7 +119,7 @@ def _stage_parts(key: str, folders: dict[str, Path]) -> Iterator[Any]:
     if key == "search":
         chosen = choose_optimum(folders[key])
         yield from search_report.build_parts(folders[key], chosen, with_doubts=False)
-    elif key in ("pretrain", "finetune"):
+    elif key in TRAININGS:
         yield from report.build_parts(load_run(folders[key]), with_doubt=False)
     elif key == "export":
         yield from _export_parts(folders[key], _read_export(folders))
@@ -144,9 +143,18 @@ def _export_parts(folder: Path, result: ExportResult) -> Iterator[str]:
     yield f"<h2>Files</h2>{html.format_table(sizes)}"
 
 
+def _read_search(folders: dict[str, Path]) -> SearchResult:
+    path = RunFolder(folders["search"]).summary_file
+    try:
+        return SearchResult.from_json(read_json(path, ADVICE))
+    except KeyError as error:
+        raise BortError(f"{path} lacks {error}; {ADVICE}") from None
+
+
+def _read_summaries(folders: dict[str, Path]) -> list[RunSummary]:
+    """Read the summaries of both trainings, in the order of TRAININGS."""
+    return [RunSummary.read(RunFolder(folders[key]).summary_file) for key in TRAININGS]
+
+
 def _read_export(folders: dict[str, Path]) -> ExportResult:
-    return ExportResult.from_json(_read(folders["export"] / "export.json"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, "repeat the stage that wrote it")
+    return ExportResult.from_json(read_json(folders["export"] / "export.json", ADVICE))

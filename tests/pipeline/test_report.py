@@ -2,6 +2,10 @@
 
 import json
 
+import pytest
+
+from bort.errors import BortError
+
 
 def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     """A classifier with one answer, a student at word frequencies: before everything else."""
@@ -22,3 +26,13 @@ def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     page = pipeline_page.parts("x", {"optimum": "y"}, folders, [])
     first = [next(page) for _ in range(3)]
     assert first[0].startswith("<h1>") and "a&lt;b" in first[1] and "optimum" in first[2]
+
+
+def test_a_damaged_search_is_one_line(tmp_path):
+    from bort.pipeline import report as pipeline_page
+
+    folders = {key: tmp_path / key for key in pipeline_page.TITLES}
+    folders["search"].mkdir()
+    (folders["search"] / "summary.json").write_text("{}")
+    with pytest.raises(BortError, match=r"summary\.json lacks .*; repeat the stage that wrote it"):
+        pipeline_page.list_doubts(folders)
