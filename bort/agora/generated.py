@@ -13,7 +13,7 @@ import numpy as np
 
 from bort.agora.dataset import get_stratum, normalize_texts
 from bort.errors import BortError
-from bort.files.untrusted import parse_object
+from bort.files.json_lines import read_json_lines
 from bort.files.writing import replace_file
 from bort.tasks.task import Row, Task
 
@@ -135,10 +135,13 @@ def read_generated(path: Path, task: Task) -> list[Row]:
 
     Raises BortError, with the line, where the file is not as `write_generated` left it.
     """
-    rows = []
-    for number, line in enumerate(_read_lines(path), start=1):
-        where = f"{path}, line {number}"
-        row = parse_object(line, where)
+    rows, remedy = [], f"remove {path.parent}"
+    try:
+        lines = list(read_json_lines(path, remedy))
+    except OSError as error:
+        raise BortError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
+    for line in lines:
+        row = line.record
         try:
             label, texts = row["label"], tuple(row["texts"])
             label = tuple(map(float, label)) if isinstance(label, list) else label
@@ -146,16 +149,8 @@ def read_generated(path: Path, task: Task) -> list[Row]:
             _check_generated(task, texts, label)
             rows.append(Row(("generated", row["index"]), texts, label, spans=spans))
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise BortError(f"{where}: no row of {task.name}; remove {path.parent}") from None
+            raise BortError(f"{line.where}: no row of {task.name}; {remedy}") from None
     return rows
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise BortError(f"{path} cannot be read: {reason}; remove {path.parent}") from None
 
 
 def _check_generated(task: Task, texts: tuple, label: object) -> None:

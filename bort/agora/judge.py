@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bort.agora.result import JudgeScores
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.run_files import MODEL, SETTINGS
@@ -21,7 +22,7 @@ from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
 
-SURE = 0.75  # share of E's rows on which S is as confident as its `teacher/eval/confidence`
+SURE = 0.75  # share of E's rows on which S is as confident as `JudgeScores.confidence`
 
 
 @dataclass
@@ -54,32 +55,33 @@ def open_judge(task: Task, source: str, length: int, device: str) -> Judge:
 
 def examine_judge(
     judge: Judge, E: list[Row], dev: dict[str, list[Row]], guard: float, name: str
-) -> dict[str, float | None]:
-    """Examine how good S is on E and on the validation sets; return `teacher/…` of the summary.
+) -> JudgeScores:
+    """Examine how good S is on E and on the validation sets.
 
     dev: the rows of the validation sets. name: where S is. Raises BortError when the balanced
     accuracy of S on E is not above `guard`: the theory asks for 2/3, and a constant S has an
     accuracy of 0.684 on MRPC. Regression is exempt.
     """
-    values: dict[str, float | None] = {}
-    for split, rows in {"eval": E, **dev}.items():
-        outputs = judge(rows)
-        answers = to_answers(judge.task, torch.from_numpy(outputs))
-        scores = compute_scores(judge.task, rows, answers)
-        values |= {f"teacher/{split}/{metric}": value for metric, value in scores.items()}
-        if split == "eval" and judge.task.kind != "regression":
-            labels = np.array([row.label for row in rows])
-            accuracy = compute_balanced_accuracy(labels, answers)
-            values["teacher/eval/balanced_accuracy"] = accuracy
-            values["teacher/eval/confidence"] = float(np.quantile(outputs.max(-1), 1 - SURE))
-            if accuracy <= guard:
-                chance = 1 / len(np.unique(labels))
-                raise BortError(
-                    f"S = {name} has a balanced accuracy of {accuracy:.3f} on E (chance is "
-                    f"{chance:.3f}), and Agora asks for more than {guard:.3f}; give a better "
-                    "agora.teacher=, or lower agora.guard"
-                )
-    return values
+    outputs = judge(E)
+    answers = to_answers(judge.task, torch.from_numpy(outputs))
+    on_e = compute_scores(judge.task, E, answers)
+    accuracy = confidence = None
+    if judge.task.kind != "regression":
+        labels = np.array([row.label for row in E])
+        accuracy = compute_balanced_accuracy(labels, answers)
+        confidence = float(np.quantile(outputs.max(-1), 1 - SURE))
+        if accuracy <= guard:
+            chance = 1 / len(np.unique(labels))
+            raise BortError(
+                f"S = {name} has a balanced accuracy of {accuracy:.3f} on E (chance is "
+                f"{chance:.3f}), and Agora asks for more than {guard:.3f}; give a better "
+                "agora.teacher=, or lower agora.guard"
+            )
+    scores = {}
+    for split, rows in dev.items():
+        answers = to_answers(judge.task, torch.from_numpy(judge(rows)))
+        scores[split] = compute_scores(judge.task, rows, answers)
+    return JudgeScores(on_e, scores, accuracy, confidence)
 
 
 def find_teacher_source(run: TrainConfig) -> str:

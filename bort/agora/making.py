@@ -24,7 +24,7 @@ from bort.agora.student import Student
 from bort.config.train import TrainConfig
 from bort.console import counted, to_printable
 from bort.errors import BortError
-from bort.files.untrusted import parse_object
+from bort.files.json_lines import read_json_lines
 from bort.files.writing import replace_file
 from bort.finetuning.answering import compute_outputs
 from bort.finetuning.module import compute_loss, to_answers
@@ -161,12 +161,9 @@ class RowMaker:
     def write_samples(self, history: list[Round]) -> None:
         """Write generated.jsonl: rows to read, spread over the rounds."""
         paths = [self.locate_rows(played.number, played.replay) for played in history[1:]]
-        lines = []
-        for path in paths:
-            lines += [(line, path) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [line.record for path in paths for line in read_json_lines(path)]
         with replace_file(self.folder / "generated.jsonl") as file:
-            for line, path in lines[:: max(1, len(lines) // SHOWN)]:
-                row = parse_object(line, str(path))
+            for row in rows[:: max(1, len(rows) // SHOWN)]:
                 label = row["label"]
                 if self.task.kind != "regression":
                     label = self.task.labels[to_hard(label)]

@@ -21,7 +21,8 @@ from bort.agora.judge import (
     open_judge,
 )
 from bort.agora.making import RowMaker, open_word_source
-from bort.agora.report import ARMS, show_result
+from bort.agora.report import show_result
+from bort.agora.result import ARMS, AgoraResult, ArmResult, JudgeScores
 from bort.agora.rounds import (
     PRUNE,
     Round,
@@ -138,9 +139,9 @@ class AgoraRun:
         student = self.student
         self._describe_data()
         words = open_word_source(self.run, student.source, encoder)
-        judge, values = self._open_judge(encoder)
+        judge, judge_scores = self._open_judge(encoder)
         least = self.run.agora.confidence
-        least = values.get("teacher/eval/confidence", 0.0) if least is None else least
+        least = (judge_scores.confidence or 0.0) if least is None else least
         maker = RowMaker(student, judge, words, least)
         steps = counted(student.planned, "step")
         logger.info(f"Θ: {counted(len(self.thetas), 'point')}; about {steps} in all arms together")
@@ -155,13 +156,13 @@ class AgoraRun:
         best["plain"] = self._train_control("plain", student.D, total)
         random_rows = maker.make_random_rows(made)
         best["random"] = self._train_control("random", student.D + random_rows, total)
-        values |= self._score_arms(best, total)
+        arms = self._score_arms(best, total)
         self._keep_model(best["agora"])
         maker.write_samples(history)
-        values |= self._summarize(best["agora"], history, made, total)
-        summary = RunSummary(values)
+        result = self._summarize(judge_scores, arms, best["agora"], history, made)
+        summary = RunSummary(result.to_json())
         RunFolder(self.folder).write_summary(summary)
-        show_result(summary, self.folder)
+        show_result(result, self.folder)
         return summary
 
     def _describe_data(self) -> None:
@@ -176,27 +177,23 @@ class AgoraRun:
 
     # ---- S
 
-    def _open_judge(self, encoder: str | None) -> tuple[Judge, dict]:
-        """Open S, after it was fine-tuned from `encoder` if that is given; return how good it is.
-
-        The scores are `teacher/…` of the summary.
-        """
+    def _open_judge(self, encoder: str | None) -> tuple[Judge, JudgeScores]:
+        """Open S, and examine how good it is; `encoder`, if given, is first fine-tuned into it."""
         student, options = self.student, self.run.agora
         source = options.teacher or str(self.folder / "teacher")
         if encoder is not None:
             self._train_teacher(encoder, Path(source))
         judge = open_judge(self.task, source, self.run.data.length, choose_device(self.run))
         dev = {name: rows for name, rows in student.rows.items() if name.startswith("val")}
-        values = examine_judge(judge, student.E, dev, options.guard, source)
-        names = [name for name in values if "/eval/" in name]
-        shown = ", ".join(f"{name.split('/')[-1]} {decimal(values[name])}" for name in names)
+        scores = examine_judge(judge, student.E, dev, options.guard, source)
+        shown = ", ".join(f"{name} {decimal(value)}" for name, value in scores.list_on_e().items())
         logger.info(f"S: {source}: {shown} on E")
         if encoder is None and has_seen_all_rows(Path(source), self.run.task):
             logger.warning(
                 "S was fine-tuned on all training rows, those of E too: what it scores on "
                 "E is more than it knows"
             )
-        return judge, values
+        return judge, scores
 
     def _train_teacher(self, encoder: str, folder: Path) -> None:
         """Fine-tune S on D; E chooses its epoch."""
@@ -307,24 +304,22 @@ class AgoraRun:
         logger.info(f"{ARMS[arm]}: {score}{student.describe_time_left()}")
         return best
 
-    def _score_arms(self, best: dict[str, Path], total: int) -> dict:
+    def _score_arms(self, best: dict[str, Path], total: int) -> dict[str, ArmResult]:
         """Score each arm's best model on dev, once; write the answers of Agora's."""
         student = self.student
         rows = {name: part for name, part in student.rows.items() if name != "train"}
         examples, steps = student.encode_task(rows), self._count_steps(best["default"], total)
-        values: dict = {}
+        results = {}
         for arm in ARMS:
             model = load_classifier(best[arm])[0].to(choose_device(self.run))
             names = rows if arm == "agora" else examples.validation_rows
             answers = {name: answer_split(model, examples, name) for name in names}
             scores = score_answers(self.task, rows, answers, self.folder)
-            prefix = "" if arm == "agora" else f"{arm}/"
-            values |= {f"{prefix}{name}": value for name, value in scores.to_json().items()}
-            values[f"{prefix}eval/{student.metric}"] = student.get_score(best[arm])
-            values[f"{arm}/steps"] = steps[arm]
+            on_e = student.get_score(best[arm])
+            results[arm] = ArmResult(scores.to_json(), on_e, steps[arm])
         model = load_classifier(best["agora"])[0].to(choose_device(self.run))
         answer_diagnostics(self.run, model, examples, self.folder)
-        return values
+        return results
 
     def _count_steps(self, default: Path, total: int) -> dict[str, int]:
         """Count the optimizer steps of each arm; those of a diverged training do not count."""
@@ -338,24 +333,33 @@ class AgoraRun:
         with replace_folder(self.folder / MODEL) as fresh:
             shutil.copytree(best / MODEL, fresh, dirs_exist_ok=True)
 
-    def _summarize(self, best: Path, history: list[Round], made: int, total: int) -> dict:
-        """Collect what summary.json says besides the scores."""
+    def _summarize(
+        self,
+        judge: JudgeScores,
+        arms: dict[str, ArmResult],
+        best: Path,
+        history: list[Round],
+        made: int,
+    ) -> AgoraResult:
+        """Collect what was found; best: the training that Agora chose; made: rows, generated."""
         numbers = TrainingResult.read(best).numbers
         folders = [path.parent for path in self.folder.glob(f"*/**/{SUMMARY}")]
         results = [TrainingResult.read(folder) for folder in folders]
-        return {
+        return AgoraResult(
+            judge=judge,
+            arms=arms,
             **{key: numbers[key] for key in ("parameters", "tokens", "tokens_per_s", "lr")},
-            "seconds": sum(result.seconds for result in results if result is not None),
-            "steps": total,
-            "rounds": len(history),
-            "trainings": len(self.trainings),
-            "generated": made,
-            "pruned": len(self.thetas) - len(history[-1].thetas),
-            "theta": str(max(history, key=lambda played: played.score).ordered[0]),
-            "metric": f"val/{self.student.metric}",
-            "task": self.task.name,
-            "seed": self.run.seed,
-        }
+            seconds=sum(result.seconds for result in results if result is not None),
+            steps=arms["agora"].steps,
+            rounds=len(history),
+            trainings=len(self.trainings),
+            generated=made,
+            pruned=len(self.thetas) - len(history[-1].thetas),
+            theta=str(max(history, key=lambda played: played.score).ordered[0]),
+            metric=f"val/{self.student.metric}",
+            task=self.task.name,
+            seed=self.run.seed,
+        )
 
 
 def _describe_pruning(played: Round, next_thetas: list[Theta]) -> str:

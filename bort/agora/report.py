@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -12,78 +12,79 @@ from rich.console import Console
 from rich.table import Table
 
 from bort import html
+from bort.agora.result import ARMS, AgoraResult
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
+from bort.files.json_lines import read_json_lines
 from bort.files.text_files import read_whole_text
-from bort.files.untrusted import parse_object
+from bort.files.untrusted import read_json
 
-ARMS = {
-    "default": "plain, default θ",
-    "plain": "plain, all of Θ",
-    "random": "plain, with random rows",
-    "agora": "Agora",
-}
+RESTORE = "restore it or remove it"  # what to do about a damaged file
 SHOWN = 15  # generated rows on the page
 
 
-def list_arms(summary: dict) -> tuple[list[str], list[list[str]]]:
-    """Column names and a line per arm, and for S: the scores on dev, and the first one on E."""
-    held = f"eval/{summary['metric'].split('/')[1]}"
-    metrics = [k for k in summary if k.startswith("val") and k.count("/") == 1 and k != "val/loss"]
+def list_arms(result: AgoraResult) -> tuple[list[str], list[list[str]]]:
+    """List column names and a line for each arm and S: scores on dev, and the first one on E."""
+    own = result.arms["agora"].scores
+    metrics = [key for key in own if key.startswith("val") and key != "val/loss"]
     lines = []
-    for arm, label in {**ARMS, "teacher": "S, the judge"}.items():
-        prefix = "" if arm == "agora" else f"{arm}/"
-        lines.append([label, *(decimal(summary[prefix + key]) for key in (*metrics, held))])
+    for arm, label in ARMS.items():
+        cells = (result.arms[arm].scores[key] for key in metrics)
+        lines.append([label, *map(decimal, cells), decimal(result.arms[arm].on_e)])
+    cells = []
+    for key in metrics:
+        split, _, metric = key.partition("/")
+        cells.append(decimal(result.judge.dev[split][metric]))
+    on_e = result.judge.on_e[result.metric.split("/")[1]]
+    lines.append(["S, the judge", *cells, decimal(on_e)])
     return ["", *(f"dev {key}" for key in metrics), "E"], lines
 
 
-def judge_agora(summary: dict) -> str:
+def judge_agora(result: AgoraResult) -> str:
     """Compare Agora with the better of its control arms, and say what it took."""
-    name = summary["metric"]
-    controls = [summary[f"{arm}/{name}"] for arm in ("plain", "random")]
-    if None in (summary[name], *controls):
-        result = f"Agora cannot be compared: {name} of an arm is not defined"
+    name = result.metric
+    own, *controls = (result.arms[arm].scores[name] for arm in ("agora", "plain", "random"))
+    if None in (own, *controls):
+        verdict = f"Agora cannot be compared: {name} of an arm is not defined"
     else:
-        margin = summary[name] - max(controls)
+        margin = own - max(controls)
         sign = "above" if margin > 0 else "not above"
-        result = f"Agora is {sign} its control arms on dev ({margin:+.4f})"
-    steps = []
-    for arm, title in ARMS.items():
-        count = summary[f"{arm}/steps"]
-        steps.append(f"{count:,} {title}")
+        verdict = f"Agora is {sign} its control arms on dev ({margin:+.4f})"
+    steps = [f"{result.arms[arm].steps:,} {title}" for arm, title in ARMS.items()]
     return (
-        f"{result}: {counted(summary['generated'], 'row')} generated, "
-        f"{counted(summary['trainings'], 'training')} in {counted(summary['rounds'], 'round')}, "
-        f"{summary['pruned']} θ pruned; steps by arm: {'; '.join(steps)}"
+        f"{verdict}: {counted(result.generated, 'row')} generated, "
+        f"{counted(result.trainings, 'training')} in {counted(result.rounds, 'round')}, "
+        f"{result.pruned} θ pruned; steps by arm: {'; '.join(steps)}"
     )
 
 
-def show_result(summary: dict, folder: Path) -> None:
-    """The arms side by side, and what it says in words."""
+def show_result(result: AgoraResult, folder: Path) -> None:
+    """Print the arms side by side, and what they say in words."""
     console = Console(highlight=False)
-    head, lines = list_arms(summary)
+    head, lines = list_arms(result)
     table = Table(*head, title="what did Agora bring?")
     for line in lines:
         table.add_row(*line)
     console.print(table)
-    console.print(judge_agora(summary))
+    console.print(judge_agora(result))
     console.print(f"  rows      {folder}/generated.jsonl", soft_wrap=True)
 
 
-def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
-    """HTML and the figure about a run; of one that is not finished, its rounds so far.
+def build_parts(folder: Path, summary: Mapping[str, Any]) -> Iterator[Any]:
+    """Build HTML and the figure about a run; of one that is not finished, its rounds so far.
 
     Raises BortError for a file that is damaged.
     """
     if summary:
         with _checked_file(folder / "summary.json"):
-            (head, lines), words = list_arms(summary), judge_agora(summary)
+            result = AgoraResult.from_json(summary)
+            (head, lines), words = list_arms(result), judge_agora(result)
         yield "<h2>Agora and its control arms</h2>"
         yield f"{html.format_table(lines, head)}<p>{escape(words)}</p>"
     if (path := folder / "metrics.csv").is_file():
         trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
         with _checked_file(f"{folder}/metrics.csv or rounds.json"):
-            rounds = _read_objects(folder / "rounds.json", is_single=True)[0]["rounds"]
+            rounds = read_json(folder / "rounds.json", RESTORE)["rounds"]
             figure, columns = plot_rounds(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
@@ -94,7 +95,7 @@ def build_parts(folder: Path, summary: dict) -> Iterator[Any]:
         yield html.fold("all trainings of the rounds", html.format_table(lines, columns))
     if (path := folder / "generated.jsonl").is_file():
         with _checked_file(path):
-            cells = _list_generated(_read_objects(path))
+            cells = _list_generated([line.record for line in read_json_lines(path, RESTORE)])
         if cells:
             yield "<h2>Rows that were generated</h2>"
             yield html.format_table(cells, ("label by S", "sure", "from", "made"), "texts")
@@ -109,16 +110,6 @@ def _list_generated(rows: list[dict]) -> list[tuple[str, ...]]:
     return cells
 
 
-def _read_objects(path: Path, is_single: bool = False) -> list[dict]:
-    """Read the JSON objects of a file: one on each line, or a single one."""
-    if not path.is_file() or not path.stat().st_size:  # of no row there is no line
-        return []
-    if is_single:
-        return [parse_object(read_whole_text(path), str(path))]
-    lines = enumerate(read_whole_text(path).split("\n"), start=1)
-    return [parse_object(line, f"{path}, line {number}") for number, line in lines if line]
-
-
 @contextmanager
 def _checked_file(path: Path | str) -> Iterator[None]:
     """What a file lacks, or has as another type, as one line about the file."""
@@ -126,7 +117,7 @@ def _checked_file(path: Path | str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = to_printable(f"{type(error).__name__}: {error}")
-        raise BortError(f"{path} is damaged ({reason}); restore it or remove it") from None
+        raise BortError(f"{path} is damaged ({reason}); {RESTORE}") from None
 
 
 def plot_rounds(trainings: list[dict], rounds: list[dict]) -> Any:

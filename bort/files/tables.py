@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bort.errors import BortError, quote, suggest_name
-from bort.files.text_files import read_parquet_rows, read_parquet_shape, read_raw_lines
-from bort.files.untrusted import parse_object
+from bort.files.json_lines import read_json_lines
+from bort.files.text_files import (
+    check_no_nul,
+    read_parquet_rows,
+    read_parquet_shape,
+    read_raw_lines,
+)
 
 SHARED = 10_000  # So many texts, labels above all, are one object wherever they are equal.
 Record = tuple[dict[str, Any], str]  # cells by column, and where they are
@@ -116,8 +121,7 @@ def _split_lines(path: Path) -> Iterator[str]:
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number of each line, and the line with its end."""
     for line, number, _ in read_raw_lines(path):
-        if "\0" in line:
-            raise BortError(f"{path}, line {number}: a NUL byte, the file is damaged; get it again")
+        check_no_nul(line, f"{path}, line {number}")
         yield number, line
 
 
@@ -142,12 +146,9 @@ def _match_cells(header: list[str], cells: list[str], where: str) -> dict[str, s
 
 def _read_jsonl(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
     """Read one JSON object a line."""
-    for number, line in _read_lines(path):
-        if line.strip():
-            where = f"{path}, line {number}"
-            record: dict[str, Any] = parse_object(line, where)
-            _check_columns(list(record), needed, where)
-            yield number, record
+    for line in read_json_lines(path, skips_blank=True):
+        _check_columns(list(line.record), needed, line.where)
+        yield line.number, line.record
 
 
 def _read_parquet(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:

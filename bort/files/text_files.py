@@ -161,7 +161,12 @@ def read_whole_text(path: Path) -> str:
         raise describe_undecodable(path, error.start, line) from error
     if not text:
         raise BortError(f"{path} is empty; give a file with rows")
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise BortError(f"{path}, line {line}: a NUL byte, the file is damaged; get it again")
+    line = text.count("\n", 0, max(0, text.find("\0"))) + 1
+    check_no_nul(text, f"{path}, line {line}")
     return text
+
+
+def check_no_nul(text: str, where: str) -> None:
+    """Raise BortError, which begins with `where`, for a text with a NUL byte."""
+    if "\0" in text:
+        raise BortError(f"{where}: a NUL byte, the file is damaged; get it again")

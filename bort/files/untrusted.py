@@ -110,14 +110,17 @@ def _check_values(path: Path, value: Any) -> None:
             raise BortError(f"{path} has the interpolation {shorten(part, 40)}; write its value")
 
 
-def parse_object(text: str, where: str) -> dict:
-    """Return the object in a text; raise BortError, which begins with `where`, for any other."""
+def parse_object(text: str, where: str, remedy: str = "fix it or get the file again") -> dict:
+    """Return the object in a text; raise BortError, which begins with `where`, for any other.
+
+    remedy: what to do about it.
+    """
     try:
         record = parse_json(text)
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise BortError(f"{where}: not JSON ({reason}); fix it or get the file again") from error
+        raise BortError(f"{where}: not JSON ({reason}); {remedy}") from error
     if not isinstance(record, dict):
         kind = type(record).__name__
-        raise BortError(f"{where}: a {kind}, not an object {{…}}; fix it or get the file again")
+        raise BortError(f"{where}: a {kind}, not an object {{…}}; {remedy}")
     return record

@@ -15,8 +15,7 @@ import numpy as np
 from bort import html
 from bort.console import counted, to_printable
 from bort.errors import BortError
-from bort.files.text_files import read_whole_text
-from bort.files.untrusted import parse_object
+from bort.files.json_lines import read_json_lines
 from bort.tasks.answers import Answer
 
 SHOWN = 20  # errors
@@ -51,19 +50,15 @@ def build_parts(path: Path) -> Iterator[Any]:
 
 def read_answers(path: Path) -> list[Answer]:
     """Read a file of answers; raises BortError, with the line, for any other content."""
-    if not path.stat().st_size:
-        return []
     answers: list[Answer] = []
-    lines = read_whole_text(path).removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
+    remedy = "restore the file or remove it"
+    for line in read_json_lines(path, remedy):
         try:
-            answer = Answer.from_json(parse_object(line, where))
+            answer = Answer.from_json(line.record)
             if answers and (answer.label is None) != (answers[0].label is None):
                 raise ValueError("classes and numbers in one file")
         except ValueError:
-            line = f"{where}: not an answer of bort; restore the file or remove it"
-            raise BortError(line) from None
+            raise BortError(f"{line.where}: not an answer of bort; {remedy}") from None
         answers.append(answer)
     return answers
 

@@ -9,6 +9,7 @@ from typing import Any
 from bort.config.data import DataConfig
 from bort.errors import BortError, quote, suggest_name
 from bort.files.cache import locate_cache
+from bort.files.json_lines import read_json_lines
 from bort.files.text_files import read_whole_text
 from bort.files.untrusted import parse_object
 from bort.network import is_hub_reachable
@@ -169,9 +170,8 @@ def _read_tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
 
 def _read_jsonl(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
     """Records of a SuperGLUE file, one JSON object a line."""
-    for number, line in enumerate(_read_lines(path), start=1):
-        where = f"{path}, line {number}"
-        yield parse_object(line, where), where
+    for line in read_json_lines(path):
+        yield line.record, line.where
 
 
 def _read_race(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:

@@ -6,7 +6,6 @@ The user's documents are read one at a time; the docstrings are held in memory (
 import ast
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from bort.config.data import DataConfig
 from bort.errors import BortError, suggest_name
 from bort.files.cache import locate_cache
 from bort.files.digests import read_sealed, write_sealed
+from bort.files.json_lines import read_json_lines
 from bort.files.text_files import read_lines, read_parquet_rows, read_parquet_shape
 from bort.machine import count_usable_cores
 from bort.network import is_hub_reachable
@@ -233,18 +233,8 @@ def _read_plain(file: Path, data: DataConfig) -> Iterator[Document]:
 
 
 def _read_jsonl(file: Path, data: DataConfig) -> Iterator[Document]:
-    for line, number, size in read_lines(file):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BortError(f"{where}: not JSON ({error}); fix or drop the line") from error
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise BortError(f"{where}: a {kind}, not an object {{…}}; fix or drop the line")
-        yield Document(_read_text(row, where, data), size)
+    for line in read_json_lines(file, "fix or drop the line", skips_blank=True):
+        yield Document(_read_text(line.record, line.where, data), line.size)
 
 
 def _read_parquet(file: Path, data: DataConfig) -> Iterator[Document]:

@@ -13,6 +13,7 @@ import pytest
 from bort.agora import recipe as agora_run
 from bort.agora import report as agora_page
 from bort.agora.generated import read_generated
+from bort.agora.result import AgoraResult
 from bort.errors import BortError
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import encode_examples
@@ -41,7 +42,8 @@ def test_what_a_run_leaves(whole, run_of, csv):
         == RunFolder(folder / "rounds/1/theta_1").find_summary()["steps"]
         < summary["steps"]
     )
-    assert f"{steps['plain']:,} plain, all of Θ" in agora_page.judge_agora(summary)
+    result = AgoraResult.from_json(summary)
+    assert f"{steps['plain']:,} plain, all of Θ" in agora_page.judge_agora(result)
     kept = sorted(path.parent.relative_to(folder) for path in folder.rglob("model"))
     assert Path() in kept
     model, labels = load_classifier(folder)

@@ -9,7 +9,7 @@ import pytest
 
 from bort import report
 from bort.agora import report as agora_page
-from bort.agora.report import ARMS
+from bort.agora.result import ARMS
 from bort.errors import BortError
 
 
