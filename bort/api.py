@@ -21,11 +21,12 @@ from bort import shell
 from bort.cli import jobs
 from bort.cli.composing import compose_command
 from bort.config.overrides import to_overrides
-from bort.console import show_log
+from bort.console import calling_from_python, show_log
 from bort.errors import BortError
 from bort.files import locks
 from bort.files.cache import locate_cache
 from bort.files.rows import name_rows, store_rows
+from bort.runs.summary import RunSummary
 
 if TYPE_CHECKING:
     from bort.predictor import Predictor
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that is finished: where it is, and the content of its summary.json."""
+    """A run that is finished: where it is, and the content of its summary.json.
+
+    What most runs have is an attribute of the summary too: `summary.loss` is `summary["val/loss"]`.
+    """
 
     folder: Path
-    summary: dict[str, Any]
+    summary: RunSummary
 
     def model(self) -> "Predictor":
         """Load the model of the run, for `.predict([...])`; its `.model` is the PyTorch module.
@@ -62,12 +66,17 @@ def run(
     with the same `name` resume a run, or return at once when it is finished. After a dry run the
     summary is empty.
 
-    Raises BortError for a mistake, and KeyboardInterrupt when the training was interrupted.
+    Raises BortError for a mistake, and KeyboardInterrupt when the training was interrupted: after a
+    checkpoint, or at once by the second Ctrl-C.
     """
     words = [f"experiment={experiment}", *overrides, *to_overrides(settings)]
     folder = None
     try:
-        with _restored_process(), compose_command("train", words, config_dir) as (cfg, hydra):
+        with (
+            calling_from_python(),
+            _restored_process(),
+            compose_command("train", words, config_dir) as (cfg, hydra),
+        ):
             folder = jobs.locate_folder(cfg, hydra)
             summary = jobs.run_job(cfg, hydra, folder)
     except SystemExit as stopped:  # after a checkpoint
@@ -80,7 +89,7 @@ def run(
         raise BortError(line) from error
     finally:
         locks.release()
-    return RunResult(folder, dict(summary or {}))
+    return RunResult(folder, summary or RunSummary({}))
 
 
 def finetune(

@@ -4,7 +4,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +112,31 @@ def is_one_command() -> bool:
     return start.name in ("bort", "__main__.py") and start.parent.name in ("bin", "bort")
 
 
+_CALLED_FROM_PYTHON = ContextVar("called_from_python", default=False)
+
+
+@contextmanager
+def calling_from_python() -> Iterator[None]:
+    """Around work that a Python program has called, which goes on when the work is stopped."""
+    token = _CALLED_FROM_PYTHON.set(True)
+    try:
+        yield
+    finally:
+        _CALLED_FROM_PYTHON.reset(token)
+
+
+def is_called_from_python() -> bool:
+    """Whether a Python program called bort, as `bort.run` does, rather than one of its commands."""
+    return _CALLED_FROM_PYTHON.get()
+
+
 def typed(words: str) -> str:
     """`train.py …` or `-m bort.predict …`, behind `python`, as it is typed for this program.
 
-    Whoever started `bort` or `python -m bort` reads `bort train …`, `bort predict …`.
+    Whoever started `bort` or `python -m bort` reads `bort train …`, `bort predict …`. Who called
+    bort from Python reads `python -m bort train …`, which needs no train.py in the folder.
     """
-    if not is_one_command():
+    if not is_one_command() and not is_called_from_python():
         return f"{python()} {words}"
     program, _, rest = words.removeprefix("-m bort.").partition(" ")
     door = "bort" if Path(sys.argv[0]).name == "bort" else f"{python()} -m bort"

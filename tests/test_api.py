@@ -21,8 +21,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import bort
+from bort import console
 from bort.config.compose import CONF
 from bort.errors import BortError
+from bort.runs.summary import RunSummary
 
 TINY = ["data=text", "data.length=16", "data.vocab_size=280", "data.val_fraction=0.2"]
 TINY += ["trainer=cpu", "trainer.max_steps=5"]
@@ -94,7 +96,7 @@ def test_the_numbers_of_a_run_are_those_of_the_command(first):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     place = Path("runs/mlm_pretrain/command")
-    third = bort.RunResult(place, json.loads((place / "summary.json").read_text("utf-8")))
+    third = bort.RunResult(place, RunSummary.read(place / "summary.json"))
     assert weights(first) == weights(second) == weights(third)
     assert numbers(first) == numbers(second) == numbers(third)
     for name in ("settings.json", "metrics.csv"):
@@ -106,11 +108,16 @@ def test_what_a_run_gives_back(first, capsys):
     assert (
         first.folder == Path("runs/mlm_pretrain/first") and (first.folder / "report.html").exists()
     )
-    assert first.summary["steps"] == 5
+    assert first.summary["steps"] == first.summary.steps == 5
+    assert dict(first.summary) == json.loads((first.folder / "summary.json").read_text("utf-8"))
+    (row,) = pd.DataFrame([first.summary]).to_dict("records")
+    assert row["val/loss"] == first.summary.loss > 0
     (answer,) = first.model().predict(["the <mask> of 3"])
     assert len(answer["words"][0]) == 5
     assert pretrain("first") == first  # finished: nothing is trained
-    assert "runs/mlm_pretrain/first is finished" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "runs/mlm_pretrain/first is finished" in out
+    assert f"  next      {console.python()} -m bort train experiment=kd_pretrain" in out
 
 
 def test_a_plan_is_shown_and_nothing_is_left(capsys):
@@ -246,6 +253,26 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_the_same_call_resumes(capsys):
         pretrain("stopped", *LONG)
     thread.join()
     assert "resume: train" in capsys.readouterr().out
+
+
+def test_a_second_ctrl_c_does_not_wait_and_the_program_goes_on(monkeypatch, capsys):
+    """It comes while the checkpoint is saved: that one is not kept, and nothing else is left."""
+    save = torch.save
+
+    def save_interrupted(*args, **options) -> None:
+        save(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("torch.save", save_interrupted)
+    thread = signal_in_training("twice", signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="the same call with name='twice' resumes it"):
+        pretrain("twice", *LONG)
+    thread.join()
+    assert "stopped at once; the last whole checkpoint stays" in capsys.readouterr().err
+    folder = Path("runs/mlm_pretrain/twice")
+    assert not [path for path in folder.rglob("*") if path.name.endswith(("ckpt", "tmp"))]
+    monkeypatch.undo()
+    assert pretrain("twice", *LONG, "resume=false", "trainer.max_steps=5").summary.steps == 5
 
 
 def test_sigterm_is_answered_by_the_program_itself():

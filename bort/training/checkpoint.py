@@ -20,6 +20,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from bort.console import is_called_from_python
 from bort.errors import BortError
 from bort.files.run_files import CHECKPOINT
 from bort.files.untrusted import read_json
@@ -104,7 +105,8 @@ class Checkpoints(pl.Callback):
 
     SIGTERM and Ctrl-C take effect after the current optimizer step (and the validation that belongs
     to it): a checkpoint is saved, then the process ends with exit code 143 or 130. A second signal
-    ends it at once, and earlier checkpoints stay whole. Before the first step, and in a validation
+    ends it at once, and earlier checkpoints stay whole. Where a Python program called bort, only
+    the training ends, by SystemExit with the same code. Before the first step, and in a validation
     after the last one, there is nothing to save, and the process ends right there. If a loader
     process dies, the run is saved in the same way and ends with a BortError.
     """
@@ -164,10 +166,13 @@ class Checkpoints(pl.Callback):
         self._end_now()
 
     def answer_signal(self, number: int, frame) -> None:
+        """Note the first signal, and end the process, or the training, at the second one."""
         if os.getpid() != self._process:
             return  # This is a loader process that has just started; see loader.py.
         if self.signal is not None:
             print("\nstopped at once; the last whole checkpoint stays", file=sys.stderr, flush=True)
+            if is_called_from_python():
+                raise SystemExit(EXIT_CODES[number])  # Lightning would turn Ctrl-C into code 1
             os._exit(EXIT_CODES[number])
         self.signal = number
         if self._saves:

@@ -96,3 +96,11 @@ def test_the_next_command_is_of_the_same_kind(start, typed, monkeypatch):
     words = ("train.py a=1", "-m bort.predict b=2", "-m bort.pipeline")
     shown = " | ".join(map(console.typed, words))
     assert shown == typed.replace("P", console.python())
+
+
+def test_the_next_command_of_a_python_program_works_in_any_folder(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["notebook.py"])
+    with console.calling_from_python():
+        assert console.typed("train.py a=1") == f"{console.python()} -m bort train a=1"
+        assert console.typed("-m bort.predict b=2") == f"{console.python()} -m bort predict b=2"
+    assert console.typed("train.py a=1") == f"{console.python()} train.py a=1"

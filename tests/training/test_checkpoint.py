@@ -16,6 +16,7 @@ import pytest
 import torch
 from tiny_runs import log_lines
 
+from bort.console import calling_from_python
 from bort.errors import BortError
 from bort.files import writing
 from bort.files.writing import replace_file, replace_folder, write_json
@@ -400,6 +401,17 @@ def test_a_second_signal_ends_at_once(tmp_path, monkeypatch, capsys):
     assert not codes and "saving a checkpoint" in capsys.readouterr().err
     callback.answer_signal(signal.SIGINT, None)
     assert codes == [130] and "at once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_leaves_the_program_that_called_bort(tmp_path, monkeypatch, number, code):
+    monkeypatch.setattr("os._exit", lambda code: pytest.fail("ended the program"))
+    callback = Checkpoints(tmp_path, every=100)
+    with calling_from_python():
+        callback.answer_signal(number, None)
+        with pytest.raises(SystemExit) as stopped:
+            callback.answer_signal(number, None)
+    assert stopped.value.code == code
 
 
 def test_a_run_that_ended_leaves_nothing_behind(settings_of, tmp_path):
