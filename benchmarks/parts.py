@@ -116,7 +116,7 @@ def run_parts(name: str, parts: dict[str, Part], runs: Path = RUNS, options: Seq
 
 def write_table(name: str, lines: list[str], bench: Bench) -> None:
     """Print a table, and write it as results/NAME.md unless everything is tiny."""
-    print("\n".join(lines))
+    print("\n".join(lines), end="\n\n")
     if not bench.smoke:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
