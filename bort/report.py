@@ -20,6 +20,7 @@ from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
+from bort.files.run_files import REPORT
 from bort.finetuning.report import build_parts as build_answer_parts
 from bort.models.arch import Arch
 from bort.pretraining.comparison import ARMS, HEAD, Comparison
@@ -52,7 +53,7 @@ def write_page(folder: Path) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
     run = load_run(folder)
-    html.write_page(folder / "report.html", f"bort {run.name}", build_parts(run))
+    html.write_page(run.folder.report, f"bort {run.name}", build_parts(run))
 
 
 def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
@@ -74,9 +75,9 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
         yield from build_agora_parts(run.folder, run.summary)
     if panels := list(plot_curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
-    for path in sorted((run.folder / "predictions").glob("val*.jsonl")):
+    for path in sorted(run.folder.predictions.glob("val*.jsonl")):
         yield from build_answer_parts(path)
-    if (path := run.folder / "samples.txt").is_file():
+    if (path := run.folder.samples).is_file():
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"
     if rows := list(list_costs(run)):
@@ -215,13 +216,13 @@ def list_costs(run: LoadedRun) -> Iterator[tuple[str, str]]:
         yield "tokens", f"{summary['tokens']:,}"
         runs = load_best_runs(run) if run.settings["job"] == "compare" else [run]
         for training in runs:
-            arm = f" ({training.folder.parent.name})" if len(runs) > 1 else ""
+            arm = f" ({training.folder.path.parent.name})" if len(runs) > 1 else ""
             for purpose, flops in count_operations(training):
                 yield f"FLOPs of {purpose}{arm}", f"{flops:.2e}"
     for key in ("threads", "torch"):
         if key in summary:
             yield key, str(summary[key])
-    size = sum(p.stat().st_size for p in (run.folder / "model").rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in run.folder.model.rglob("*") if p.is_file())
     if size:
         yield "size of model/", f"{size / 1e6:,.1f} MB"
 
@@ -241,9 +242,9 @@ def count_operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
     )
 
     s, summary = run.settings, run.summary
-    if not (run.folder / "model" / "config.json").is_file() or not summary.get("steps"):
+    if not (run.folder.model / "config.json").is_file() or not summary.get("steps"):
         return
-    config = read_model_config(run.folder / "model")
+    config = read_model_config(run.folder.model)
     arch, length = config.arch, s["data.length"]
     vocab, work = config.vocab_size, (summary["steps"], s["optim.name"])
     if s["task"]:
@@ -327,7 +328,7 @@ def _show_setting(value: Any) -> str:
 
 def compare_runs(runs: list[LoadedRun]) -> Iterator[Any]:
     """Build the HTML and the figures about several runs, side by side."""
-    names = shorten_names([run.folder.absolute() for run in runs])
+    names = shorten_names([run.folder.path.absolute() for run in runs])
     yield f"<h1>{len(runs)} runs</h1>"
     scores = dict.fromkeys(key for run in runs for key in run.summary if _is_result(run, key))
     head = ["", "parameters", "steps", "time", "tokens/s", *scores]
@@ -438,13 +439,13 @@ class ReportConfig:
     @property
     def page(self) -> Path:
         """The page to write."""
-        return Path(self.out or "report.html")
+        return Path(self.out or REPORT)
 
 
 def main(settings: ReportConfig) -> None:
     """Write the page of the runs in the folders."""
     folders = map(Path, settings.folders)
-    runs = list({run.folder.resolve(): run for f in folders for run in load_runs(f)}.values())
+    runs = list({run.folder.path.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
         html.write_page(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
     else:

@@ -10,7 +10,7 @@ import torch
 from bort.agora.result import JudgeScores
 from bort.config.train import TrainConfig
 from bort.errors import BortError
-from bort.files.run_files import MODEL, SETTINGS
+from bort.files.run_files import MODEL
 from bort.finetuning.answering import compute_outputs
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import to_answers
@@ -107,9 +107,9 @@ def find_teacher_source(run: TrainConfig) -> str:
 
 def has_seen_all_rows(folder: Path, task: str) -> bool:
     """Tell whether S was fine-tuned by bort on the whole training set."""
-    run_folder = folder.parent if folder.name == MODEL else folder
+    run_folder = RunFolder(folder.parent if folder.name == MODEL else folder)
     try:
-        settings = json.loads((run_folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads(run_folder.settings_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not isinstance(settings, dict):

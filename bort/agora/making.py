@@ -25,6 +25,7 @@ from bort.config.train import TrainConfig
 from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
+from bort.files.run_files import GENERATED, ROWS
 from bort.files.writing import replace_file
 from bort.finetuning.answering import compute_outputs
 from bort.finetuning.module import compute_loss, to_answers
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 HARDEST = 0.1  # share of the rows that rows are made from where there are fewer mistakes
 SHOWN = 200  # generated rows in generated.jsonl
-ROWS = "rows.jsonl"  # the rows of a round, or of the arm with random rows
 
 
 def open_word_source(run: TrainConfig, student: str, encoder: str | None) -> WordSource | None:
@@ -162,7 +162,7 @@ class RowMaker:
         """Write generated.jsonl: rows to read, spread over the rounds."""
         paths = [self.locate_rows(played.number, played.replay) for played in history[1:]]
         rows = [line.record for path in paths for line in read_json_lines(path)]
-        with replace_file(self.folder / "generated.jsonl") as file:
+        with replace_file(self.folder / GENERATED) as file:
             for row in rows[:: max(1, len(rows) // SHOWN)]:
                 label = row["label"]
                 if self.task.kind != "regression":

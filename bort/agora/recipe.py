@@ -37,7 +37,7 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.console import counted, decimal
 from bort.errors import BortError
-from bort.files.run_files import METRICS, MODEL, SUMMARY
+from bort.files.run_files import METRICS, MODEL, ROUNDS, SUMMARY, TEACHER
 from bort.files.writing import replace_folder, write_csv, write_json
 from bort.finetuning.answering import answer_diagnostics, answer_split, score_answers
 from bort.finetuning.examples import encode_examples, hash_rows
@@ -180,7 +180,7 @@ class AgoraRun:
     def _open_judge(self, encoder: str | None) -> tuple[Judge, JudgeScores]:
         """Open S, and examine how good it is; `encoder`, if given, is first fine-tuned into it."""
         student, options = self.student, self.run.agora
-        source = options.teacher or str(self.folder / "teacher")
+        source = options.teacher or str(self.folder / TEACHER)
         if encoder is not None:
             self._train_teacher(encoder, Path(source))
         judge = open_judge(self.task, source, self.run.data.length, choose_device(self.run))
@@ -282,7 +282,7 @@ class AgoraRun:
     def _write_rounds(self, history: list[Round]) -> None:
         """Write what a reader wants to know of the rounds so far; nothing is resumed from it."""
         facts = [played.to_json(self.prune(played.ordered)) for played in history]
-        write_json(self.folder / "rounds.json", {"rounds": facts})
+        write_json(self.folder / ROUNDS, {"rounds": facts})
         columns = ["step", "round", "replay", "theta", "rows", "steps", "score"]
         lines = [{"step": k, **row.to_json()} for k, row in enumerate(self.trainings, start=1)]
         write_csv(self.folder / METRICS, columns, lines)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
@@ -16,8 +17,10 @@ from bort.agora.result import ARMS, AgoraResult
 from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
+from bort.files.run_files import GENERATED, ROUNDS
 from bort.files.text_files import read_whole_text
 from bort.files.untrusted import read_json
+from bort.runs.folder import RunFolder
 
 RESTORE = "restore it or remove it"  # what to do about a damaged file
 SHOWN = 15  # generated rows on the page
@@ -67,24 +70,25 @@ def show_result(result: AgoraResult, folder: Path) -> None:
         table.add_row(*line)
     console.print(table)
     console.print(judge_agora(result))
-    console.print(f"  rows      {folder}/generated.jsonl", soft_wrap=True)
+    console.print(f"  rows      {folder}/{GENERATED}", soft_wrap=True)
 
 
-def build_parts(folder: Path, summary: Mapping[str, Any]) -> Iterator[Any]:
+def build_parts(folder: str | os.PathLike, summary: Mapping[str, Any]) -> Iterator[Any]:
     """Build HTML and the figure about a run; of one that is not finished, its rounds so far.
 
     Raises BortError for a file that is damaged.
     """
+    folder = RunFolder(folder)
     if summary:
-        with _checked_file(folder / "summary.json"):
+        with _checked_file(folder.summary_file):
             result = AgoraResult.from_json(summary)
             (head, lines), words = list_arms(result), judge_agora(result)
         yield "<h2>Agora and its control arms</h2>"
         yield f"{html.format_table(lines, head)}<p>{escape(words)}</p>"
-    if (path := folder / "metrics.csv").is_file():
+    if (path := folder.metrics).is_file():
         trainings = list(csv.DictReader(io.StringIO(read_whole_text(path), newline="")))
-        with _checked_file(f"{folder}/metrics.csv or rounds.json"):
-            rounds = read_json(folder / "rounds.json", RESTORE)["rounds"]
+        with _checked_file(f"{path} or {ROUNDS}"):
+            rounds = read_json(folder / ROUNDS, RESTORE)["rounds"]
             figure, columns = plot_rounds(trainings, rounds), list(trainings[0])
         yield from [
             "<h2>Rounds</h2><div class=grid>",
@@ -93,7 +97,7 @@ def build_parts(folder: Path, summary: Mapping[str, Any]) -> Iterator[Any]:
         ]
         lines = [list(row.values()) for row in trainings]
         yield html.fold("all trainings of the rounds", html.format_table(lines, columns))
-    if (path := folder / "generated.jsonl").is_file():
+    if (path := folder / GENERATED).is_file():
         with _checked_file(path):
             cells = _list_generated([line.record for line in read_json_lines(path, RESTORE)])
         if cells:

@@ -21,6 +21,7 @@ from bort.agora.rounds import Theta, apply_theta, count_planned_steps
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.errors import BortError, Diverged
+from bort.files.run_files import LAUNCHED, LAUNCHED_ROWS
 from bort.files.text_files import read_whole_text
 from bort.files.untrusted import parse_object
 from bort.files.writing import write_json
@@ -42,7 +43,6 @@ from bort.training.trainer import check_monitors, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
 
-JOBS = "launched.json"  # what the launcher's jobs are to do
 # The numbers that the summary of a training has which did not diverge.
 NUMBERS = ("steps", "seconds", "parameters", "tokens", "tokens_per_s", "lr")
 
@@ -156,14 +156,14 @@ class Student:
         waiting = [job for job in jobs if TrainingResult.read(self.folder / job.name) is None]
         if self.launch is None or len(waiting) < 2:
             return
-        path = (self.folder / waiting[0].name).parent / "launched.jsonl"
+        path = (self.folder / waiting[0].name).parent / LAUNCHED_ROWS
         write_generated(path, [Generated(row, row, 1.0) for row in rows[len(self.D) :]])
         file = str(path.relative_to(self.folder))
         facts = {
             job.name: {"theta": asdict(job.theta), "steps": job.steps, "rows": file}
             for job in waiting
         }
-        write_json(self.folder / JOBS, facts)
+        write_json(self.folder / LAUNCHED, facts)
         logger.info(f"{counted(len(waiting), 'training')} go to the launcher")
         self.launch([job.name for job in waiting])
 
@@ -220,14 +220,14 @@ class Student:
 def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     hide_lightning_notes()
-    jobs: dict[str, Any] = parse_object(read_whole_text(folder / JOBS), str(folder / JOBS))
+    jobs: dict[str, Any] = parse_object(read_whole_text(folder / LAUNCHED), str(folder / LAUNCHED))
     student = Student(run, folder)
     try:
         facts = jobs[name]
         job = TrainingJob(name, Theta(**facts["theta"]), facts["steps"])
         path = folder / facts["rows"]
     except (KeyError, TypeError):
-        raise BortError(f"{folder / JOBS} does not describe {name}; remove it") from None
+        raise BortError(f"{folder / LAUNCHED} does not describe {name}; remove it") from None
     student.train(job, student.D + read_generated(path, student.task))
 
 

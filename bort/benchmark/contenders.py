@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from bort.errors import BortError, shorten
+from bort.files.ownership import EXPORT
 from bort.files.untrusted import read_json
 from bort.models.arch import Arch
 
@@ -189,7 +190,7 @@ def _count_weights(tensors: Iterable[Any]) -> int:
 
 def _read_noted_parameters(folder: Path) -> int | None:
     """Return the number of parameters in export.json; None in a folder that notes none."""
-    path = folder / "export.json"
+    path = folder / EXPORT
     count = read_json(path).get("parameters") if path.is_file() else None
     return count if type(count) is int and count > 0 else None
 

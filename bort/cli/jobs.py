@@ -17,6 +17,7 @@ from bort.config import unused
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
+from bort.files.run_files import HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS, REPORT
 from bort.runs.summary import RunSummary
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,9 @@ def run_job(
         show_plan(run, folder)
         return None
     record = {
-        "config.yaml": OmegaConf.to_yaml(cfg),
-        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-        "hydra.yaml": OmegaConf.to_yaml(hydra),
+        HYDRA_CONFIG: OmegaConf.to_yaml(cfg),
+        HYDRA_OVERRIDES: OmegaConf.to_yaml(hydra.overrides.task),
+        HYDRA_SETTINGS: OmegaConf.to_yaml(hydra),
     }
     options = {"launch": make_launcher(hydra, folder)} if run.job == "agora" else {}
     summary = recipe(run, folder, record, **options)
@@ -101,7 +102,7 @@ def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummar
         return None
     if (summary := RunFolder(folder).find_result(run)) is None:
         return None
-    if not (folder / "report.html").exists():  # the process was killed between the two
+    if not (folder / REPORT).exists():  # the process was killed between the two
         from bort import report
 
         report.write_page(folder)

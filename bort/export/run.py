@@ -76,8 +76,8 @@ def export(
         example = format_example(folder) if form != "hf" else ""
         text = format_card(model, source, facts, out, result, example)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        names = [*(path.name for path in folder.iterdir()), "export.json"]
-        write_json(folder / "export.json", ownership.make_export_record(names, result.to_json()))
+        names = [*(path.name for path in folder.iterdir()), ownership.EXPORT]
+        write_json(folder / ownership.EXPORT, ownership.make_export_record(names, result.to_json()))
     return result
 
 

@@ -27,6 +27,7 @@ MODEL_FILES = frozenset(
     "config.json model.safetensors tokenizer.json tokenizer_config.json special_tokens_map.json "
     "added_tokens.json chat_template.jinja".split()
 )
+EXPORT = "export.json"  # lists the files of an export, beside the version of bort
 CORPUS_FILES = frozenset(("info.json", "train.bin", "val.bin"))
 GENERATOR = f"bort {bort.__version__}"  # stands in what bort writes beside files of others
 PAGE_MARK = f'<meta name=generator content="{GENERATOR}">'
@@ -95,7 +96,7 @@ def finish_swap(old: Path, folder: Path) -> None:
     A file whose name is taken meanwhile stays in the old folder.
     """
     owned = list_own_names(old)
-    last = ("export.json", "config.json")  # by which the others are known
+    last = (EXPORT, "config.json")  # by which the others are known
     for name in sorted(os.listdir(old), key=lambda name: (name in last, name)):
         if name in owned and not is_real_folder(old / name):
             (old / name).unlink()
@@ -128,12 +129,12 @@ def make_export_record(names: Iterable[str], facts: dict[str, Any]) -> dict[str,
 
 def read_exported_names(folder: Path) -> frozenset[str] | None:
     """Read the names that the export.json in `folder` lists; None where bort wrote no such file."""
-    record = read_json_or_empty(folder / "export.json")
+    record = read_json_or_empty(folder / EXPORT)
     names = record.get("files")
     if not str(record.get("made_by")).startswith("bort ") or not isinstance(names, list):
         return None
     plain = all(isinstance(name, str) and name == os.path.basename(name) for name in names)
-    return frozenset(names) if plain and "export.json" in names else None
+    return frozenset(names) if plain and EXPORT in names else None
 
 
 def list_own_names(folder: Path) -> frozenset[str]:

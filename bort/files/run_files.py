@@ -34,6 +34,28 @@ CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
 TEACHER = "teacher"
 HYDRA = ".hydra"
+HYDRA_CONFIG = "config.yaml"  # in the folder .hydra: the composed settings
+HYDRA_OVERRIDES = "overrides.yaml"  # there, too: the words of the command line
+HYDRA_SETTINGS = "hydra.yaml"  # there, too: what Hydra itself was told
+# The files of a comparison.
+CURVES = "curves.html"
+TIMING = "timing.json"  # the seconds of a step with and without the teacher
+# The files of a search and of its candidates.
+PLAN = "search.json"
+LATENCIES = "latency.json"
+CANDIDATES = "candidates.csv"
+ENTROPY = "entropy.npy"  # in the folder teacher: T's entropy at each masked position
+DOCUMENTS = "documents.npy"  # there, too: the document of each masked position
+TRIAL = "point.json"  # in a candidate's folder: its record
+LOSSES = "losses.npy"  # there, too: its loss at each masked position
+# The files of Agora.
+ROUNDS = "rounds.json"
+GENERATED = "generated.jsonl"  # the rows that were made, of all rounds
+ROWS = "rows.jsonl"  # the rows of a round, or of the arm with random rows
+LAUNCHED = "launched.json"  # what the launcher's jobs are to do
+LAUNCHED_ROWS = "launched.jsonl"  # the rows that they train on
+# The file of a pipeline.
+STAGES = "stages.json"
 CHECKPOINT = f"step_{'[0-9]' * 8}-{'[0-9a-f]' * 16}.ckpt"  # a copy of the user's has another name
 SUBMISSIONS = (
     "AX AX-b AX-g BoolQ CB COPA CoLA MNLI-m MNLI-mm MRPC MultiRC QNLI QQP RACE-H RACE-M RTE ReCoRD "
@@ -41,17 +63,16 @@ SUBMISSIONS = (
 ).split()
 RUN_FILES = (
     *(SUMMARY, FAILURE, METRICS, PERFORMANCE, SAMPLES, INPUTS, REPORT, OPTIMUM),
-    *"point.json losses.npy curves.html search.json latency.json candidates.csv".split(),
-    *"timing.json launched.json rounds.json generated.jsonl".split(),
-    *"random/rows.jsonl random/launched.jsonl plain/launched.jsonl".split(),
-    *"rounds/*/rows.jsonl rounds/*/launched.jsonl".split(),
+    *(TRIAL, LOSSES, CURVES, PLAN, LATENCIES, CANDIDATES, TIMING, LAUNCHED, ROUNDS, GENERATED),
+    *(f"random/{ROWS}", f"random/{LAUNCHED_ROWS}", f"plain/{LAUNCHED_ROWS}"),
+    *(f"rounds/*/{ROWS}", f"rounds/*/{LAUNCHED_ROWS}"),
     f"{CHECKPOINTS}/{CHECKPOINT}",
     *(f"{TEACHER}/{name}" for name in "train-s*.f16 train-s*.npy val.f16 val.npy".split()),
-    *(f"{TEACHER}/{name}" for name in ("entropy.npy", "documents.npy")),
+    *(f"{TEACHER}/{name}" for name in (ENTROPY, DOCUMENTS)),
     *(f"{MODEL}/{name}" for name in sorted(MODEL_FILES)),
     *(f"{PREDICTIONS}/{name}.{kind}" for name in SUBMISSIONS for kind in ("tsv", "jsonl")),
     *(f"{PREDICTIONS}/{name}.jsonl" for name in ("val*", "test")),
-    *(f"{HYDRA}/{name}.yaml" for name in ("config", "overrides", "hydra")),
+    *(f"{HYDRA}/{name}" for name in (HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS)),
     SETTINGS,  # the last to be removed: the others are known by it
 )
 RUN_TREES = (  # of other packages' loggers

@@ -17,6 +17,7 @@ from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.examples import TaskExamples, encode_examples
 from bort.finetuning.module import compute_batch_outputs, to_answers
 from bort.models.bert import Classifier
+from bort.runs.folder import RunFolder
 from bort.tasks import reading, registry
 from bort.tasks.encoding import EncodedRows
 from bort.tasks.metrics import compute_scores, find_doubt
@@ -119,7 +120,7 @@ def score_answers(
             is_doubted = True
             doubts.append(f"{split}: {line}")
     tests = {split: values for split, values in answers.items() if split.startswith("test")}
-    write_submission(task, rows, tests, folder / "predictions")
+    write_submission(task, rows, tests, RunFolder(folder).predictions)
     return Scores(scores, doubts)
 
 

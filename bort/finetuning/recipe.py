@@ -134,7 +134,7 @@ def _answer_splits(model: Classifier, examples: TaskExamples, folder: Path) -> d
     answers = {split: to_answers(task, values) for split, values in outputs.items()}
     scores = score_answers(task, rows, answers, folder)
     for split in examples.validation_rows:
-        path = folder / "predictions" / f"{split}.jsonl"
+        path = RunFolder(folder).predictions / f"{split}.jsonl"
         lengths, logits = inputs[split].lengths, outputs[split].numpy()
         write_answers(path, list_answers(task, rows[split], lengths, logits))
     return scores.to_json()
@@ -165,12 +165,12 @@ def train_classifier(
     """
     data = TaskDataModule.from_examples(examples, run.data, run.seed)
     module = FineTuningModule(model, run.optim, examples)
-    callbacks = [SaveBestModel(folder / "model", examples), LogAnswers()]
+    callbacks = [SaveBestModel(RunFolder(folder).model, examples), LogAnswers()]
     if run.patience:
         callbacks.append(_stop_early(module.metric, run.patience))
     trainer, throughput = fit(run, folder, module, data, label, callbacks)
     trainer.strategy.barrier()  # until the process that saves the best model has saved it
-    best, _ = load_classifier(folder / "model")
+    best, _ = load_classifier(RunFolder(folder).model)
     return best.to(choose_device(run)), TrainingRecord(
         parameters=sum(p.numel() for p in best.parameters()),
         tokens=module.tokens,

@@ -58,11 +58,6 @@ class Arch:
         """Read what `str` writes; raises ValueError or TypeError for anything else."""
         return cls(*map(int, text.removeprefix("⟨").removesuffix("⟩").split(",")))
 
-    @property
-    def folder_name(self) -> str:
-        """What the folder of a candidate begins with; conf/search.yaml says the same to Hydra."""
-        return f"D{self.depth}-A{self.heads}-H{self.hidden}-I{self.intermediate}"
-
     @classmethod
     def from_table(cls, table: Mapping[str, object], prefix: str = "") -> Self:
         """Read the four keys, each behind `prefix`, of a row, of settings or of a summary.

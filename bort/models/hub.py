@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from bort.errors import BortError, quote, shorten, suggest_name
+from bort.files.run_files import CHECKPOINTS, HYDRA, MODEL
 from bort.files.untrusted import read_json
 from bort.models.identity import digest_folder
 from bort.network import is_hub_reachable
@@ -38,14 +39,14 @@ def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
     """`find` for a folder that holds one of the files `marks`."""
     path = _user_path(name)
     if os.path.isdir(path):  # False, where Path.is_dir raises: too long, not allowed
-        for folder in (path, path / "model"):
+        for folder in (path, path / MODEL):
             if any(os.path.isfile(folder / mark) for mark in marks):
                 return folder
         if several := _runs_below(path):  # a comparison, a sweep, a search
             raise BortError(
                 f"{name} holds {len(several)} models; give one of them, as in {several[0]}"
             )
-        if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
+        if (path / CHECKPOINTS).is_dir() or (path / HYDRA).is_dir():
             raise BortError(
                 f"{name} is an unfinished run without a model yet; the train.py command that "
                 f"started it, with the same name={path.resolve().name}, continues it"
@@ -86,7 +87,7 @@ def _runs_below(path: Path) -> list[Path]:
     for depth in range(DEEPEST + 1):
         below = []
         for folder in level:
-            if depth and os.path.isfile(folder / "model" / "config.json"):
+            if depth and os.path.isfile(folder / MODEL / "config.json"):
                 runs.append(folder)
             if depth < DEEPEST:
                 below += _folders(folder)

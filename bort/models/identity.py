@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bort.errors import BortError
+from bort.files.run_files import MODEL
 
 # What decides a model's outputs: its shape, its weights, its words.
 PARTS = (
@@ -51,7 +52,7 @@ def find_local_model(name: str | None) -> Path | None:
     """The model folder that a name stands for on this disk; None for a hub name and for nothing."""
     if name:
         path = Path(name).expanduser()
-        for folder in (path, path / "model"):
+        for folder in (path, path / MODEL):
             if (folder / "config.json").is_file():
                 return folder
     return None

@@ -18,6 +18,7 @@ from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import ExportConfig, TaskDataConfig
+from bort.files.run_files import MODEL, OPTIMUM
 from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.tasks import registry
 from bort.tasks.reading import load_task
@@ -69,7 +70,7 @@ def plan_stages(settings: PipelineConfig) -> list[Stage]:
         measured = parse_settings(compose("benchmark", words["benchmark"]), BenchmarkConfig)
         name_archs(measured.archs)  # a wrong name shows now
     _check_data(runs)
-    words["pretrain"].insert(1, f"arch_file=runs/search/{name}/optimum.yaml")
+    words["pretrain"].insert(1, f"arch_file=runs/search/{name}/{OPTIMUM}")
     words["export"] = _export_words(name, runs["finetune"], extra["export"])
     parse_command(ExportConfig, words["export"])
     return _list_stages(name, words)
@@ -99,8 +100,8 @@ def _list_stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
         Path("runs", folder, name) for folder in ("search", "kd_pretrain", "finetune", "export")
     )
     table = Path("runs", "benchmark", f"{name}.csv")
-    optimum, onnx = search / "optimum.yaml", shipped / "model.onnx"
-    weights = Path("model", "model.safetensors")
+    optimum, onnx = search / OPTIMUM, shipped / "model.onnx"
+    weights = Path(MODEL, "model.safetensors")
     search_program, train_program = _find_program("search.py"), _find_program("train.py")
     commands = {
         "search": [*search_program, *words["search"]],

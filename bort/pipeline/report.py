@@ -11,6 +11,7 @@ from bort.benchmark.rows import BenchmarkRow, read_rows, warn_of_wide_quartiles
 from bort.console import clock, counted, decimal
 from bort.errors import BortError
 from bort.export.result import ExportResult
+from bort.files.ownership import EXPORT
 from bort.files.untrusted import read_json
 from bort.runs.folder import RunFolder
 from bort.runs.loaded import load_run
@@ -157,4 +158,4 @@ def _read_summaries(folders: dict[str, Path]) -> list[RunSummary]:
 
 
 def _read_export(folders: dict[str, Path]) -> ExportResult:
-    return ExportResult.from_json(read_json(folders["export"] / "export.json", ADVICE))
+    return ExportResult.from_json(read_json(folders["export"] / EXPORT, ADVICE))

@@ -62,7 +62,7 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
     command ended well, its result is there, and all that it read is still the same.
     """
-    if not (folder / "stages.json").is_file() and run_files.list_foreign_names(folder):
+    if not (folder / run_files.STAGES).is_file() and run_files.list_foreign_names(folder):
         raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
     with RunFolder(folder).lock(wait=True) as lock:
         records = read_records(folder)
@@ -70,10 +70,10 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
             title = f"pipeline {number} of {len(stages)}"
             if code := _run_stage(stage, title, records, folder, lock):
                 return code
-        if not (folder / "report.html").exists():
+        if not (folder / run_files.REPORT).exists():
             write_report(stages, folder, records, again)
     shipped = next(stage.folder for stage in stages if stage.key == "export")
-    logger.info(f"  report    {folder}/report.html")
+    logger.info(f"  report    {folder / run_files.REPORT}")
     logger.info(f"  model     {shipped}   ({console.python()} {shipped}/predict.py 'a text')")
     return 0
 
@@ -88,7 +88,7 @@ def _run_stage(
         spent = console.clock(record.seconds)
         logger.info(f"{title}: {stage.key} is finished ({spent}) → {stage.folder}")
         return 0
-    (folder / "report.html").unlink(missing_ok=True)
+    (folder / run_files.REPORT).unlink(missing_ok=True)
     if record and record.reads != reads:
         _clear_run(stage)  # what it began was from another model
         record = None
@@ -123,14 +123,14 @@ def digest_file(path: Path) -> str:
 
 def read_records(folder: Path) -> dict[str, StageRecord]:
     """Read the records of a pipeline's stages by their keys."""
-    path = folder / "stages.json"
+    path = folder / run_files.STAGES
     records = read_json(path, "remove it: finished runs stay") if path.exists() else {}
     return {key: StageRecord.from_json(record) for key, record in records.items()}
 
 
 def _write_records(folder: Path, records: dict[str, StageRecord]) -> None:
     """Keep the records; of a first stage that never began nothing is kept."""
-    path = folder / "stages.json"
+    path = folder / run_files.STAGES
     if records:
         write_json(path, {key: record.to_json() for key, record in records.items()})
     else:
@@ -176,7 +176,7 @@ def write_report(
     commands += [f"{console.python()} {shlex.join(stage.command)}" for stage in stages]
     overview = report.summarize(folders, seconds)
     parts = report.parts(folder.name, overview, folders, commands)
-    html.write_page(folder / "report.html", f"bort pipeline {folder.name}", parts)
+    html.write_page(folder / run_files.REPORT, f"bort pipeline {folder.name}", parts)
     width = max(map(len, overview)) + 2
     for title, value in overview.items():
         logger.info(f"  {title:<{width}}{value}")

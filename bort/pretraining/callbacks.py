@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from bort.files.writing import replace_file
+from bort.runs.folder import RunFolder
 from bort.training.loggers import log_samples
 
 BEFORE, AFTER = 12, 8  # tokens that are shown around a masked word
@@ -20,7 +21,7 @@ class SamplePredictions(pl.Callback):
     """
 
     def __init__(self, tokenizer: Any, folder: str | Path, count: int = 5):
-        self.tokenizer, self.path, self.count = tokenizer, Path(folder) / "samples.txt", count
+        self.tokenizer, self.path, self.count = tokenizer, RunFolder(folder).samples, count
 
     def on_validation_batch_end(
         self, trainer, pl_module, outputs: Tensor, batch: dict[str, Tensor], batch_idx: int, *_

@@ -24,6 +24,7 @@ from bort.config.distill import DistillConfig
 from bort.config.train import TrainConfig
 from bort.console import clock
 from bort.errors import BortError, Diverged
+from bort.files.run_files import CURVES, SUMMARY, TIMING
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_json
 from bort.models.bert import MaskedLM
@@ -42,8 +43,6 @@ from bort.training.progress import Throughput
 from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
-
-TIMING = "timing.json"  # the seconds of a step with and without the teacher
 
 
 def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
@@ -99,7 +98,7 @@ def _train_arms(
     comparison = Comparison(results, trainings["kd"], cost)
     summary = RunSummary(comparison.to_json())
     RunFolder(folder).write_summary(summary)
-    draw_curves(comparison, folder / "curves.html")
+    draw_curves(comparison, folder / CURVES)
     show_comparison(comparison, folder)
     return summary
 
@@ -254,9 +253,9 @@ def show_comparison(comparison: Comparison, folder: Path) -> None:
             f"The teacher's own training took {clock(comparison.teacher_seconds)}: "
             "paid once, for every student on this text",
         )
-    for label, file in (("table ", "summary.json"), ("curves", "curves.html")):
+    for label, file in (("table ", SUMMARY), ("curves", CURVES)):
         console.print(f"  {label}    {folder}/{file}", soft_wrap=True)
-    console.print(f"  model     {comparison.arms['kd'].folder}/model", soft_wrap=True)
+    console.print(f"  model     {RunFolder(comparison.arms['kd'].folder).model}", soft_wrap=True)
 
 
 def draw_curves(comparison: Comparison, path: Path) -> None:
@@ -266,7 +265,7 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
     colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
     for arm, result in comparison.arms.items():
-        points = read_curve(Path(result.folder) / "metrics.csv")
+        points = read_curve(RunFolder(result.folder).metrics)
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
         seconds = [step * result.seconds / result.steps for step in steps]

@@ -29,7 +29,7 @@ LOCK = ".lock"
 ARM_FOLDERS = ("kd", "mlm")  # of a comparison
 # A folder that holds one of these has more than a beginning of a run.
 STARTED = (run_files.METRICS, run_files.CHECKPOINTS, run_files.SUMMARY, run_files.TEACHER)
-STARTED += ("default", "stages.json", *ARM_FOLDERS)
+STARTED += ("default", run_files.STAGES, *ARM_FOLDERS)
 # Folders in which a killed process may have left temporary files.
 WRITTEN_INTO = (
     run_files.CHECKPOINTS,
@@ -122,6 +122,26 @@ class RunFolder(os.PathLike):
         return self.path / run_files.MODEL
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of a training's checkpoints."""
+        return self.path / run_files.CHECKPOINTS
+
+    @property
+    def teacher(self) -> Path:
+        """The folder of Agora's teacher, or of what a search keeps of its teacher's outputs."""
+        return self.path / run_files.TEACHER
+
+    @property
+    def config_file(self) -> Path:
+        """The composed settings, as Hydra would write them."""
+        return self.path / run_files.HYDRA / run_files.HYDRA_CONFIG
+
+    @property
+    def overrides_file(self) -> Path:
+        """The words of the command line that started the run."""
+        return self.path / run_files.HYDRA / run_files.HYDRA_OVERRIDES
+
+    @property
     def predictions(self) -> Path:
         """The folder of a task's answers and submission files."""
         return self.path / run_files.PREDICTIONS
@@ -205,7 +225,7 @@ class RunFolder(os.PathLike):
 
         Raises BortError for a file that is missing or damaged.
         """
-        config = read_settings(self.path / run_files.HYDRA / "config.yaml")
+        config = read_settings(self.config_file)
         for group, key in GONE_SETTINGS:
             if isinstance(config.get(group), dict):
                 config[group].pop(key, None)
@@ -213,7 +233,7 @@ class RunFolder(os.PathLike):
 
     def read_overrides(self) -> list[str] | None:
         """Return the words of the command line that started the run; None if they are unknown."""
-        path = self.path / run_files.HYDRA / "overrides.yaml"
+        path = self.overrides_file
         if not path.is_file():
             return None
         words = read_yaml(path)

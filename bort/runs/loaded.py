@@ -23,7 +23,7 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 class LoadedRun:
     """What a run folder holds; `summary` is empty while the run is not finished."""
 
-    folder: Path
+    folder: RunFolder
     settings: dict
     summary: RunSummary
     curves: dict[str, Curve]
@@ -31,7 +31,7 @@ class LoadedRun:
     @property
     def name(self) -> str:
         """The last two parts of the folder's path: the experiment and the name."""
-        return "/".join(self.folder.absolute().parts[-2:])
+        return "/".join(self.folder.path.absolute().parts[-2:])
 
     @property
     def scores(self) -> list[str]:
@@ -53,7 +53,7 @@ def load_run(path: Path) -> LoadedRun:
     values = _read_if_present(folder.summary_file) or {}
     summary = RunSummary.from_json(values, folder.summary_file)
     curves = read_curves(folder.metrics) | read_curves(folder.performance)
-    return LoadedRun(path, settings, summary, curves)
+    return LoadedRun(folder, settings, summary, curves)
 
 
 def load_runs(folder: Path) -> list[LoadedRun]:

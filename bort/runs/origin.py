@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bort.console import counted, decimal
+from bort.files.run_files import MODEL
 from bort.files.untrusted import read_json
 from bort.models.arch import Arch
+from bort.runs.folder import RunFolder
 
 EMBEDDED = "docstrings of the installed Python packages"
 
@@ -18,12 +20,11 @@ def read_facts(source: str) -> dict[str, Any]:
 
     source: a run folder, or the model folder in one. Raises BortError for damaged files.
     """
-    folder = Path(source).expanduser()
-    if folder.name == "model" and not (folder / "settings.json").is_file():
-        folder = folder.parent
-    paths = [folder / name for name in ("summary.json", "settings.json")]
+    folder = RunFolder(Path(source).expanduser())
+    if folder.name == MODEL and not folder.settings_file.is_file():
+        folder = RunFolder(folder.path.parent)
     facts: dict[str, Any] = {}
-    for path in paths:
+    for path in (folder.summary_file, folder.settings_file):
         facts |= read_json(path) if path.is_file() else {}
     return facts
 
@@ -40,7 +41,7 @@ def hide_folders(value: Any) -> str:
         return text
     path = Path(text.replace("\\", "/"))
     path = path if path.name and path.name != ".." else path.resolve()
-    return path.parent.name if path.name == "model" and path.parent.name else path.name
+    return path.parent.name if path.name == MODEL and path.parent.name else path.name
 
 
 def list_scores(run: dict[str, Any]) -> dict[str, str]:

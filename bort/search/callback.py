@@ -27,7 +27,15 @@ from bort.config.search import SearchRunConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.console import counted
 from bort.errors import BortError
-from bort.files.run_files import SWEEP_RECORD, list_foreign_names, read_run_settings
+from bort.files.run_files import (
+    HYDRA_CONFIG,
+    HYDRA_OVERRIDES,
+    SUMMARY,
+    SWEEP_RECORD,
+    TRIAL,
+    list_foreign_names,
+    read_run_settings,
+)
 from bort.runs.failures import take_failures
 from bort.runs.names import reserve_name
 
@@ -73,8 +81,8 @@ def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> 
         yield None
         return
     record = {
-        "config.yaml": OmegaConf.to_yaml(cfg, resolve=True),
-        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        HYDRA_CONFIG: OmegaConf.to_yaml(cfg, resolve=True),
+        HYDRA_OVERRIDES: OmegaConf.to_yaml(hydra.overrides.task),
     }
     with search.open_sweep(run, folder, record) as sweep:
         # the name may hold the time of day, which is another one in another process
@@ -93,7 +101,7 @@ def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, b
             search.collect(batch, died="its process died; out of memory?")
             return
         for job, words in zip(batch, overrides, strict=True):  # one that runs alone is the one
-            if not (search.folder / job.folder / "point.json").exists():
+            if not (search.folder / job.folder / TRIAL).exists():
                 launch(launcher, [[*words, "search.parallel=1"]], first, search, [job])
         return
     for job in returned:
@@ -135,7 +143,7 @@ class OptimumCallback(Callback):
                 folder = Path(config.hydra.sweep.dir)
                 failed = take_failures(folder)
                 write_sweep_table(folder)
-                ended = {path.parent.name for path in folder.glob("*/summary.json")}
+                ended = {path.parent.name for path in folder.glob(f"*/{SUMMARY}")}
                 if failed and not ended - failed:
                     raise BortError("no job of the sweep ended well; the lines above say why")
         except Exception as error:

@@ -13,6 +13,7 @@ from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
+from bort.files.run_files import CANDIDATES, PLAN
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
@@ -24,6 +25,7 @@ from bort.search.records import (
     SearchPlan,
     TrialRecord,
     find_best_record,
+    list_training_passes,
     read_crowded_jobs,
     read_plan,
     read_records,
@@ -53,12 +55,13 @@ def conclude(folder: Path) -> SearchResult:
     conclusion = choose_optimum(folder)
     run, result = conclusion.run, conclusion.result
     rows = [row.to_table() for row in conclusion.rows]
-    write_csv(folder / "candidates.csv", list(rows[0]), rows)
-    with replace_file(folder / "optimum.yaml") as file:
+    run_folder = RunFolder(folder)
+    write_csv(folder / CANDIDATES, list(rows[0]), rows)
+    with replace_file(run_folder.optimum) as file:
         file.write(OmegaConf.to_yaml(result.optimum.to_table()).encode())
-    RunFolder(folder).write_summary(RunSummary(result.to_json()))
+    run_folder.write_summary(RunSummary(result.to_json()))
     parts = report.build_parts(folder, conclusion)
-    html.write_page(folder / "report.html", f"bort search {run.name}", parts)
+    html.write_page(run_folder.report, f"bort search {run.name}", parts)
     for line in describe_outcome(folder, result, conclusion.rows):
         logger.info(line)
     if run.logger.name == "wandb":
@@ -75,7 +78,7 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
     """
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
-    is_planned = (folder / "search.json").is_file()
+    is_planned = (folder / PLAN).is_file()
     if not run.resume or run_folder.find_summary() is None or not is_planned:
         return False
     plan = read_plan(folder)
@@ -85,7 +88,7 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
     if crowded or chosen.ask(1) or list_due_finalists(run, chosen, records):
         return False
     try:
-        for path in (folder / "teacher").glob("train-s*.npy"):
+        for path in list_training_passes(folder):
             count_batches(path)
     except BortError:  # the search makes it again
         return False
@@ -225,7 +228,7 @@ def _count_costs(plan: SearchPlan, paired: Paired, chosen: Selection) -> dict[st
     run, flops = paired.run, plan.flops
     trained = [record for record in paired.records if record.is_trained]
     failed = [record for record in paired.records if not record.is_trained]
-    passes = sorted((paired.folder / "teacher").glob("train-s*.npy"))
+    passes = list_training_passes(paired.folder)
     once = plan.teacher_val_flops  # T over the held-out positions
     spent = sum(flops[record.xi] for record in trained)
     return {
@@ -255,11 +258,12 @@ def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow
             f"{row.parameters:,} parameters  {latency}  e {row.error:.3f}"
         )
     yield from report.describe_certificate(result)
-    yield f"  optimum   {folder}/optimum.yaml"
-    yield f"  report    {folder}/report.html"
-    yield f"  table     {folder}/candidates.csv, summary.json"
+    run_folder = RunFolder(folder)
+    yield f"  optimum   {run_folder.optimum}"
+    yield f"  report    {run_folder.report}"
+    yield f"  table     {folder / CANDIDATES}, {run_folder.summary_file.name}"
     top = next(row for row in rows if row.xi == result.optimum)
-    command = commands.compose_training(folder, folder / "optimum.yaml", top.xi.hidden, top.lr)
+    command = commands.compose_training(folder, run_folder.optimum, top.xi.hidden, top.lr)
     yield f"  next      {typed(command)}"
 
 

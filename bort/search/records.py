@@ -19,10 +19,12 @@ from bort.files.checked import (
     read_checked,
     write_checked,
 )
+from bort.files.run_files import DOCUMENTS, ENTROPY, PLAN, TRIAL
 from bort.models.arch import Arch
+from bort.runs.folder import RunFolder
 
 VERSION = 1  # of the files below; another one is refused
-ARRAYS = ("entropy.npy", "documents.npy")  # in `teacher`, one number per masked position
+ARRAYS = (ENTROPY, DOCUMENTS)  # in `teacher`, one number per masked position
 REMEDY = "delete its folder and repeat the command"
 
 
@@ -39,14 +41,21 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """The name of its folder; conf/search.yaml says the same to Hydra."""
-        return f"{self.xi.folder_name}-s{self.seed}-lr{self.lr}"
+        """The name of its folder in that of the search."""
+        depth, heads, hidden, intermediate = self.xi.to_json()
+        xi = f"D{depth}-A{heads}-H{hidden}-I{intermediate}"
+        return f"{xi}-s{self.seed}-lr{self.lr}"
 
     @property
     def overrides(self) -> list[str]:
-        """The settings in which it differs from the search, as Hydra reads them."""
+        """The settings in which it differs from the search, and its folder, as Hydra reads them."""
         sizes = [f"{key}={value}" for key, value in self.xi.to_table("arch.").items()]
-        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}"]
+        return [
+            *sizes,
+            f"seed={self.seed}",
+            f"optim.lr={self.lr}",
+            f"hydra.sweep.subdir={self.folder}",
+        ]
 
 
 # ------------------------------------------------------------------------------------ the plan
@@ -183,22 +192,38 @@ class SearchPlan:
         return content | {key: getattr(self, key) for key in plain}
 
 
+def locate_training_pass(folder: Path, seed: int) -> Path:
+    """Return the path, without suffix, of T's states over the training batches of a seed."""
+    return RunFolder(folder).teacher / f"train-s{seed}"
+
+
+def locate_val_pass(folder: Path) -> Path:
+    """Return the path, without suffix, of T's states over the held-out batches."""
+    return RunFolder(folder).teacher / "val"
+
+
+def list_training_passes(folder: Path) -> list[Path]:
+    """List the indices of T's passes over training batches, one per seed."""
+    return sorted(RunFolder(folder).teacher.glob("train-s*.npy"))
+
+
 def write_plan(folder: Path, plan: SearchPlan, run: SearchRunConfig, corpus: str) -> SearchPlan:
     """Write search.json; returns the plan with what every record of the search will carry.
 
     corpus: the digest of the text; the arrays of T lie in the folder already.
     """
-    digests = {key: digest_content(folder / "teacher" / key) for key in ARRAYS}
+    run_folder = RunFolder(folder)
+    digests = {key: digest_content(run_folder.teacher / key) for key in ARRAYS}
     origin = Origin(
         version=VERSION,
-        settings=digest_content(folder / "settings.json"),
+        settings=digest_content(run_folder.settings_file),
         teacher=plan.teacher.digest,
         corpus=corpus,
         positions=compute_check_value(digests),
         n=run.search.n,
     )
     plan = replace(plan, arrays=digests, origin=origin)
-    write_checked(folder / "search.json", plan.to_json())
+    write_checked(folder / PLAN, plan.to_json())
     return plan
 
 
@@ -208,17 +233,18 @@ def read_plan(folder: Path) -> SearchPlan:
     Raises BortError when it, or a file that it rests on, is not as it was written.
     """
     remedy = "use another name=, or resume=false"
-    content = read_checked(folder / "search.json", remedy)
+    content = read_checked(folder / PLAN, remedy)
     try:
         if content["origin"]["version"] != VERSION:
             raise BortError(f"{folder} was written by another version of bort; {remedy}")
         plan = SearchPlan.from_json(content)
     except (KeyError, TypeError) as error:
-        raise BortError(f"{folder}/search.json lacks {error}; {remedy}") from None
-    if digest_content(folder / "settings.json") != plan.origin.settings:
-        raise BortError(f"{folder}/settings.json is missing, changed or damaged; {remedy}")
+        raise BortError(f"{folder / PLAN} lacks {error}; {remedy}") from None
+    run_folder = RunFolder(folder)
+    if digest_content(run_folder.settings_file) != plan.origin.settings:
+        raise BortError(f"{run_folder.settings_file} is missing, changed or damaged; {remedy}")
     for key, digest in plan.arrays.items():
-        load_array(folder / "teacher" / key, digest, remedy)
+        load_array(run_folder.teacher / key, digest, remedy)
     return plan
 
 
@@ -331,7 +357,7 @@ def read_crowded_jobs(folder: Path, plan: SearchPlan) -> list[Job]:
 
 
 def _read_all(folder: Path, plan: SearchPlan | None) -> list[TrialRecord]:
-    paths = sorted(folder.glob("D*/point.json"))
+    paths = sorted(folder.glob(f"D*/{TRIAL}"))
     if not paths:
         return []
     plan = plan or read_plan(folder)

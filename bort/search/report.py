@@ -11,6 +11,7 @@ from bort.config.search import SearchRunConfig
 from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.runs import commands
+from bort.runs.folder import RunFolder
 from bort.runs.summary import NEAR
 from bort.search.coefficient import format_upper
 from bort.search.fptas import UNDECIDED
@@ -358,9 +359,10 @@ def _write_number(value: float | None) -> str:
 
 def write_commands(run: SearchRunConfig, folder: Path, best: CandidateRow) -> str:
     """The commands that search again, and that pre-train `best`, the row of the optimum."""
-    config = (folder / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+    run_folder = RunFolder(folder)
+    config = run_folder.config_file.read_text(encoding="utf-8")
     again = commands.compose_command(folder, "search.py", run.name)
-    command = commands.compose_training(folder, folder / "optimum.yaml", best.xi.hidden, best.lr)
+    command = commands.compose_training(folder, run_folder.optimum, best.xi.hidden, best.lr)
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
         f"{escape(typed(command))}</pre>"

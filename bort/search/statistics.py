@@ -9,7 +9,9 @@ from scipy.stats import kendalltau
 
 from bort.config.search import SearchRunConfig
 from bort.files.checked import load_array
+from bort.files.run_files import DOCUMENTS, ENTROPY, LOSSES
 from bort.models.arch import Arch
+from bort.runs.folder import RunFolder
 from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
 from bort.search.records import REMEDY, Job, SearchPlan, TrialRecord, find_best_record
@@ -30,7 +32,7 @@ class Paired:
     def resample_losses(self, losses: np.ndarray) -> np.ndarray:
         """Compute the means (count,) of resampled documents."""
         if self._weights is None:
-            documents = np.load(self.folder / "teacher" / "documents.npy")
+            documents = np.load(RunFolder(self.folder).teacher / DOCUMENTS)
             _, self.inverse = np.unique(documents, return_inverse=True)
             self.sizes = np.bincount(self.inverse)
             rng = np.random.default_rng(0)
@@ -41,13 +43,13 @@ class Paired:
 
     def resample_entropy(self) -> np.ndarray:
         """Compute T's resampled entropies (count,)."""
-        return self.resample_losses(np.load(self.folder / "teacher" / "entropy.npy"))
+        return self.resample_losses(np.load(RunFolder(self.folder).teacher / ENTROPY))
 
     def resample_error(self, xi: Arch) -> np.ndarray:
         """Compute the resampled errors (count,) of ξ, of its rate with the lowest error."""
         if xi not in self._errors:
             record = find_best_record(self.records, xi, self.run)
-            path = self.folder / Job(xi, self.run.seed, record.job.lr).folder / "losses.npy"
+            path = self.folder / Job(xi, self.run.seed, record.job.lr).folder / LOSSES
             self._errors[xi] = self.resample_losses(load_array(path, record.losses, REMEDY))
         return self._errors[xi]
 

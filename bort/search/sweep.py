@@ -22,6 +22,15 @@ from bort.config.train import TrainConfig
 from bort.console import Progress, clock, counted
 from bort.errors import BortError
 from bort.files.checked import read_checked, save_array, write_checked
+from bort.files.run_files import (
+    DOCUMENTS,
+    ENTROPY,
+    HYDRA_CONFIG,
+    HYDRA_OVERRIDES,
+    LATENCIES,
+    PLAN,
+    TRIAL,
+)
 from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
@@ -52,6 +61,8 @@ from bort.search.records import (
     TrialRecord,
     TrialStatus,
     find_best_record,
+    locate_training_pass,
+    locate_val_pass,
     read_crowded_jobs,
     read_plan,
     read_records,
@@ -89,7 +100,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     check_latency(run, folder)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
-        record = {"config.yaml": config, "overrides.yaml": "[]"}
+        record = {HYDRA_CONFIG: config, HYDRA_OVERRIDES: "[]"}
     with run_folder.lock(wait=False):
         run_folder.begin(run, record)
         yield Sweep(run, folder)
@@ -110,7 +121,7 @@ def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
 
 def check_latency(run: SearchRunConfig, folder: Path) -> None:
     """Raise BortError, before T is trained, for a latency table that cannot be used."""
-    if run.latency.source != "table" or (run.resume and (folder / "latency.json").exists()):
+    if run.latency.source != "table" or (run.resume and (folder / LATENCIES).exists()):
         return
     archs = run.grid.points()[0]
     if run.teacher.name is None:
@@ -124,7 +135,7 @@ def measure_latency(
     run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path
 ) -> Latencies:
     """Measure î of T and of every candidate, by `latency.source`, once: latency.json keeps it."""
-    path = folder / "latency.json"
+    path = folder / LATENCIES
     if path.exists():
         return Latencies.from_json(read_checked(path, "delete it and repeat the command"))
     archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
@@ -143,7 +154,7 @@ class Sweep:
         self.run, self.folder = run, folder
         forget_corpus_and_teacher()
         corpus, teacher = open_corpus_and_teacher(run, folder)
-        if (folder / "search.json").exists():  # written last: all else is there, too
+        if (folder / PLAN).exists():  # written last: all else is there, too
             self.plan = read_plan(folder)
             self._restore(corpus, teacher)
         else:
@@ -171,10 +182,10 @@ class Sweep:
             run, corpus, teacher, folder, run.seed, self._count_batches(corpus)
         )
         entropy, unigram = measure_teacher(teacher, val, states, corpus)
-        save_array(folder / "teacher" / "entropy.npy", entropy)
+        save_array(RunFolder(folder).teacher / ENTROPY, entropy)
         documents, length = val.documents(), run.data.length
         held = Text(len(val.chosen) * length, length, len(entropy))
-        save_array(folder / "teacher" / "documents.npy", documents)
+        save_array(RunFolder(folder).teacher / DOCUMENTS, documents)
         error = float(entropy.mean(dtype=np.float64))
         plan = replace(
             plan,
@@ -192,7 +203,7 @@ class Sweep:
 
     def _pass_over_validation(self, teacher: MaskedLM, val: Dataset) -> TeacherStates:
         """Keep T's states over the held-out batches."""
-        states = TeacherStates(self.folder / "teacher" / "val", teacher.config.hidden)
+        states = TeacherStates(locate_val_pass(self.folder), teacher.config.hidden)
         tick = Progress(logger, "teacher: validation batch").update
         states.build(teacher.to(choose_device(self.run)), val, len(val), tick)
         return states
@@ -308,7 +319,7 @@ class Sweep:
         """
         crowded = read_crowded_jobs(self.folder, self.plan)
         for job in batch:
-            path, reason = self.folder / job.folder / "point.json", None
+            path, reason = self.folder / job.folder / TRIAL, None
             if died and not path.exists():
                 reason = died
             elif len(batch) == 1 and job in crowded:
@@ -349,7 +360,7 @@ def _pass_over_training(
     run: TrainConfig, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int
 ) -> Text:
     """Keep T's states over the first batches of this seed; returns what they were made from."""
-    states = TeacherStates(folder / "teacher" / f"train-s{seed}", teacher.config.hidden)
+    states = TeacherStates(locate_training_pass(folder, seed), teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
     tick = Progress(logger, "teacher: training batch").update
     states.build(teacher.to(choose_device(run)), data, batches, tick)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from bort import console
 from bort.console import counted, decimal
 from bort.errors import BortError
+from bort.files.run_files import OPTIMUM, SUMMARY
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
@@ -21,6 +22,8 @@ from bort.runs.summary import RESTORE, RunSummary
 from bort.search.fptas import Scale, Selection
 
 logger = logging.getLogger(__name__)
+
+TABLE = "summary.csv"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def write_sweep_table(folder: Path) -> None:
 
     Leaves summary.csv, and optimum.yaml where the runs had one teacher.
     """
-    paths = sorted(folder.glob("*/summary.json"), key=_rank_job)
+    paths = sorted(folder.glob(f"*/{SUMMARY}"), key=_rank_job)
     if any("task" in read_json(path, RESTORE) for path in paths):
         write_score_table(folder, paths)
         return
@@ -94,7 +97,7 @@ def write_sweep_table(folder: Path) -> None:
     rows.sort(key=lambda row: (-(w.get(row.xi) or -1), row.loss))
     columns = ["job", *Arch.KEYS, "w", "val/loss", "val/mlm_accuracy", "val/kd_loss", "parameters"]
     columns += ["operations", "seconds", "overrides"]
-    write_csv(folder / "summary.csv", columns, [row.to_json(w.get(row.xi)) for row in rows])
+    write_csv(folder / TABLE, columns, [row.to_json(w.get(row.xi)) for row in rows])
     logger.info(f"sweep: {counted(len(rows), 'run')}, the best first")
     differences = _find_differences(row.overrides for row in rows)
     for row, difference in zip(rows[:10], differences, strict=False):
@@ -105,14 +108,14 @@ def write_sweep_table(folder: Path) -> None:
         )
     if warning := RunSummary(min(rows, key=lambda row: row.loss).summary).find_doubt():
         logger.info(f"  warning: the best of them is {warning}")
-    logger.info(f"  table     {folder}/summary.csv")
+    logger.info(f"  table     {folder / TABLE}")
     if selection is not None and selection.best is not None:
         _write_optimum(folder, next(row for row in rows if row.xi == selection.best))
 
 
 def _write_optimum(folder: Path, row: PretrainingRow) -> None:
     """Write the ξ of the best run to optimum.yaml, and tell how it is trained further."""
-    path = folder / "optimum.yaml"
+    path = folder / OPTIMUM
     with replace_file(path) as file:
         file.write(OmegaConf.to_yaml(row.xi.to_table()).encode())
     logger.info(f"  optimum   {path}   {row.xi}, the largest W of these runs")
@@ -134,7 +137,7 @@ def write_score_table(folder: Path, paths: list[Path]) -> None:
     rows.sort(key=lambda row: (row.task, math.inf if row.score is None else -row.score))
     metrics = list(dict.fromkeys(key for row in rows for key in row.scores))
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
-    write_csv(folder / "summary.csv", columns, [row.to_json() for row in rows])
+    write_csv(folder / TABLE, columns, [row.to_json() for row in rows])
     logger.info(f"sweep: {counted(len(rows), 'run')}, the best of each task first")
     differences = _find_differences(row.overrides for row in rows)
     for row, difference in zip(rows, differences, strict=True):
@@ -147,8 +150,8 @@ def write_score_table(folder: Path, paths: list[Path]) -> None:
         logger.info(
             f"  average of {len(best)} tasks, of each its best run's mean metric: {average:.4f}"
         )
-    logger.info(f"  table     {folder}/summary.csv")
-    answers = {task: folder / row.job / "predictions" for task, row in best.items()}
+    logger.info(f"  table     {folder / TABLE}")
+    answers = {task: RunFolder(folder / row.job).predictions for task, row in best.items()}
     for line in zip_submissions(answers, folder):
         logger.info(line)
 
@@ -198,7 +201,7 @@ def _read_pretraining(folder: Path) -> PretrainingRow:
     """Read what one run of the sweep has left."""
     from bort.objectives.parameters import count_encoder_operations
 
-    settings = read_json(folder / "settings.json", RESTORE)
+    settings = read_json(RunFolder(folder).settings_file, RESTORE)
     arch, length = Arch.from_table(settings, "arch.").check(), settings["data.length"]
     return PretrainingRow(
         job=folder.name,
@@ -207,7 +210,7 @@ def _read_pretraining(folder: Path) -> PretrainingRow:
         lr=settings.get("optim.lr"),
         operations=count_encoder_operations(arch, 1, length),
         overrides=_read_overrides(folder),
-        summary=read_json(folder / "summary.json", RESTORE),
+        summary=read_json(RunFolder(folder).summary_file, RESTORE),
     )
 
 

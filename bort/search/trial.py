@@ -20,6 +20,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.train import PretrainRunConfig, TrainConfig
 from bort.errors import Diverged, is_out_of_memory
 from bort.files.checked import save_array
+from bort.files.run_files import LOSSES, TRIAL
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm
 from bort.pretraining.corpus import Corpus
@@ -33,6 +34,8 @@ from bort.search.records import (
     SearchPlan,
     TrialRecord,
     TrialStatus,
+    locate_training_pass,
+    locate_val_pass,
     read_plan,
     read_record,
     write_record,
@@ -86,7 +89,7 @@ def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRec
     folder: the search's; trial_folder: the candidate's own in it. A failure that is the candidate's
     own (no memory, a loss that is no number) is a record with its reason.
     """
-    plan, path = read_plan(folder), trial_folder / "point.json"
+    plan, path = read_plan(folder), trial_folder / TRIAL
     if path.exists():
         record = read_record(path, plan)
         if record.status is not TrialStatus.CROWDED:
@@ -111,8 +114,8 @@ def _train_and_measure(
     start = time.monotonic()
     corpus, teacher = open_corpus_and_teacher(run, folder)
     val = make_val_batches(corpus, run)
-    passes = (f"train-s{run.seed}", "val")
-    states = [TeacherStates(folder / "teacher" / name, teacher.config.hidden) for name in passes]
+    passes = (locate_training_pass(folder, run.seed), locate_val_pass(folder))
+    states = [TeacherStates(path, teacher.config.hidden) for path in passes]
     settings = make_candidate_settings(run, len(val.chosen))
     label = f"candidate {run.arch}"
     summary = train(settings, trial_folder, corpus, teacher, label, states=tuple(states))
@@ -128,9 +131,9 @@ def _train_and_measure(
         plan.origin,
         TrialStatus.TRAINED,
         lr=settings.optim.lr,
-        losses=save_array(trial_folder / "losses.npy", losses),
+        losses=save_array(trial_folder / LOSSES, losses),
         error=error,
-        kl_by_step=_read_kl_by_step(trial_folder / "metrics.csv"),
+        kl_by_step=_read_kl_by_step(RunFolder(trial_folder).metrics),
         mlm_accuracy=summary.accuracy,
         seconds=summary.seconds,
         wall=time.monotonic() - start,

@@ -22,7 +22,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from bort.console import is_called_from_python
 from bort.errors import BortError
-from bort.files.run_files import CHECKPOINT
+from bort.files.run_files import CHECKPOINT, INPUTS, SETTINGS
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file
 
@@ -59,9 +59,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
 def read_run_identity(folder: Path) -> str:
     """Compute 16 digits that identify the run of a folder by its settings, data and models."""
-    data = read_json(folder / "corpus.json", "restore it or remove the run")
+    data = read_json(folder / INPUTS, "restore it or remove the run")
     noted = json.dumps([data.get("digest"), data.get("models")], sort_keys=True)
-    content = (folder / "settings.json").read_bytes() + noted.encode()
+    content = (folder / SETTINGS).read_bytes() + noted.encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from bort.config.train import LoggerConfig as LoggerConfig
 from bort.errors import BortError, shorten
+from bort.files.run_files import METRICS, PERFORMANCE
 from bort.files.writing import replace_file
 from bort.network import check_reachable, find_wandb_key
 
@@ -49,8 +50,8 @@ class MetricsCsv(Logger):
     def __init__(self, folder: Path):
         super().__init__()
         self.tables = {
-            "metrics": Table(folder / "metrics.csv", COLUMNS),
-            "perf": Table(folder / "perf.csv", ["step"]),
+            "metrics": Table(folder / METRICS, COLUMNS),
+            "perf": Table(folder / PERFORMANCE, ["step"]),
         }
 
     @property

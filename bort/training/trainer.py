@@ -21,6 +21,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.errors import BortError, shorten, suggest_name
+from bort.files.run_files import CHECKPOINTS
 from bort.machine import count_usable_cores
 from bort.training.checkpoint import (
     AtomicCheckpointIO,
@@ -151,9 +152,9 @@ def fit(
     metrics = MetricsCsv(folder)
     loggers = [metrics, *build_loggers(run.logger, folder, flatten_settings(run))]
     identity = read_run_identity(folder)
-    start = find_newest_whole(folder / "checkpoints", identity)
+    start = find_newest_whole(folder / CHECKPOINTS, identity)
     step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
-    checkpoints = Checkpoints(folder / "checkpoints", run.checkpoint_every, identity, saved=step)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, run.checkpoint_every, identity, saved=step)
     throughput = Throughput()
     trainer = instantiate(
         run.trainer if validates else {**run.trainer, "limit_val_batches": 0},

@@ -46,14 +46,6 @@ def test_what_is_no_whole_number_is_refused(value):
         Arch.from_table(BORT.to_table() | {"depth": value})
 
 
-def test_the_folder_of_a_candidate_is_the_one_that_hydra_makes():
-    subdir = OmegaConf.to_container(OmegaConf.load(CONF / "search.yaml"))["hydra"]["sweep"][
-        "subdir"
-    ]
-    settings = {"arch": BORT.to_table(), "seed": 0, "optim": {"lr": 0.1}, "folder": subdir}
-    assert OmegaConf.create(settings).folder == f"{BORT.folder_name}-s0-lr0.1"
-
-
 def test_every_shipped_architecture_can_be_built():
     files = sorted((CONF / "arch").glob("*.yaml"))
     assert len(files) > 3

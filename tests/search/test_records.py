@@ -5,11 +5,32 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
 
+from bort.config.compose import CONF, parse_settings
+from bort.config.search import SearchRunConfig, register
 from bort.errors import BortError
 from bort.files.checked import write_checked
+from bort.models.arch import Arch
 from bort.search import optimum
 from bort.search import sweep as search
+from bort.search.records import Job
+
+
+@pytest.mark.parametrize("lr", [0.1, 3e-3, 1e-05, 2.0])
+def test_hydra_makes_the_folder_of_a_candidate_under_its_name(lr):
+    job = Job(Arch(4, 8, 1024, 768), seed=3, lr=lr)
+    assert job.folder == f"D4-A8-H1024-I768-s3-lr{lr}"
+    register(SearchRunConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        # A folder that the user names would be that of every candidate.
+        words = ["name=run", "hydra.sweep.subdir=mine", *job.overrides]
+        cfg = compose("search", words, return_hydra_config=True)
+    with open_dict(cfg):
+        assert cfg.pop("hydra").sweep.subdir == job.folder
+    run = parse_settings(cfg, SearchRunConfig)
+    assert (run.arch, run.seed, run.optim.lr) == (job.xi, 3, lr)
 
 
 def edited(path: Path, **changes) -> dict:
