@@ -50,12 +50,8 @@ class Job:
     def overrides(self) -> list[str]:
         """The settings in which it differs from the search, and its folder, as Hydra reads them."""
         sizes = [f"{key}={value}" for key, value in self.xi.to_table("arch.").items()]
-        return [
-            *sizes,
-            f"seed={self.seed}",
-            f"optim.lr={self.lr}",
-            f"hydra.sweep.subdir={self.folder}",
-        ]
+        folder = f"hydra.sweep.subdir={self.folder}"
+        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}", folder]
 
 
 # ------------------------------------------------------------------------------------ the plan

@@ -43,7 +43,7 @@ def test_a_run_has_a_name_scores_and_a_summary_when_finished(settings, tmp_path)
     assert run.scores == ["val/accuracy"] and not run.summary
     (folder / "summary.json").write_text('{"steps": 5}')
     assert load_run(folder).summary.steps == 5
-    assert [one.folder for one in load_runs(tmp_path)] == [folder]
+    assert [one.folder.path for one in load_runs(tmp_path)] == [folder]
 
 
 @pytest.mark.parametrize(
