@@ -38,8 +38,8 @@ from bort.finetuning.examples import encode_examples
 from bort.finetuning.heads import build_task_classifier
 from bort.finetuning.module import compute_batch_outputs, compute_loss
 from bort.finetuning.recipe import finetune
-from bort.models.bert import build_model
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
+from bort.models.initialization import build_model
 from bort.tasks.reading import load_task
 from bort.training.optim import build_optimizer
 

@@ -34,7 +34,8 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.bert import MaskedLM, ModelConfig
+from bort.models.initialization import build_model
 from bort.objectives.parameters import count_forward_flops, count_training_flops
 from bort.pretraining.corpus import build_corpus
 from bort.pretraining.losses import kd_loss, mlm_loss

@@ -17,7 +17,8 @@ import torch
 from parts import Bench, run_parts
 
 from bort.config.train import TrainConfig
-from bort.models.bert import MaskedLM, ModelConfig, build_model, compute_sinusoids
+from bort.models.bert import MaskedLM, ModelConfig
+from bort.models.initialization import build_model, compute_sinusoids
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.kd_vs_mlm import ARMS, build_arm_run
 from bort.pretraining.recipe import prepare, train

@@ -24,7 +24,7 @@ _MODULES = {
     "ModelConfig": "models.bert",
     "MaskedLM": "models.bert",
     "Classifier": "models.bert",
-    "build_model": "models.bert",
+    "build_model": "models.initialization",
     "load_masked_lm": "models.huggingface",
     "save_model": "models.huggingface",
     # training by Lightning

@@ -14,8 +14,9 @@ from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import ScreenHandler, show_log
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_classifier, build_model
 from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,8 +123,9 @@ def named_model(tmp_path_factory) -> Path:
     """A masked language model of 300 words and 32 positions."""
     # Not at the top: torch is loaded for the tests that need it.
     from bort.models.arch import Arch
-    from bort.models.bert import ModelConfig, build_model
+    from bort.models.bert import ModelConfig
     from bort.models.huggingface import save_model
+    from bort.models.initialization import build_model
     from bort.text.tokenizer import train_tokenizer
 
     words = [f"Line {k}: the cube of {k} is {k**3}" for k in range(60)]

@@ -7,8 +7,9 @@ import torch
 
 from bort.finetuning import recipe as finetune
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 

@@ -9,8 +9,9 @@ import pytest
 
 from bort.benchmark.rows import BenchmarkRow
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.text.tokenizer import train_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -7,7 +7,8 @@ import numpy as np
 
 from bort.errors import BortError
 from bort.finetuning.examples import TaskExamples
-from bort.models.bert import Classifier, MaskedLM, build_classifier
+from bort.models.bert import Classifier, MaskedLM
+from bort.models.initialization import build_classifier
 from bort.tasks.task import Task
 
 

@@ -15,8 +15,9 @@ from bort.files.run_files import read_run_settings
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_folder, write_json
 from bort.models import hf_config
-from bort.models.bert import Classifier, MaskedLM, ModelConfig, draw_weights, init_std
+from bort.models.bert import Classifier, MaskedLM, ModelConfig
 from bort.models.hub import WEIGHT_FILES, fetch_folder, find_any, find_model, read_weights
+from bort.models.initialization import draw_weights, init_std
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 
 EMBEDDING_NAMES = {

@@ -11,8 +11,9 @@ import torch
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
 from bort.files.cache import locate_cache
-from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.bert import MaskedLM, ModelConfig
 from bort.models.huggingface import load_masked_lm, save_model
+from bort.models.initialization import build_model
 from bort.pretraining.callbacks import SamplePredictions
 from bort.pretraining.corpus import Corpus, build_corpus
 from bort.pretraining.datamodule import PackedDataModule

@@ -9,8 +9,9 @@ from tiny_runs import add_head
 from bort.config.search import BenchmarkConfig, register
 from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 

@@ -13,8 +13,9 @@ from bort.export import card
 from bort.export.result import ExportResult
 from bort.files.writing import write_json
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 
 EVIL = (
     "a\n# Heading\r\n| x | y |\n[link](http://evil.example) <script>alert(1)</script> `c` *b* &amp;"

@@ -18,8 +18,9 @@ from bort.export import standalone
 from bort.export.standalone import Mistake, Model
 from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.text.tokenizer import train_tokenizer
 
 

@@ -11,8 +11,9 @@ from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.finetuning import recipe as finetune
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_model
 from bort.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from bort import predictor
 from bort.errors import BortError
 from bort.finetuning.heads import match_outputs
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.bert import ModelConfig
+from bort.models.initialization import build_classifier, build_model
 from bort.tasks.registry import TASKS
 
 

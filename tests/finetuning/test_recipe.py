@@ -18,8 +18,8 @@ from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning.heads import describe_outputs
-from bort.models.bert import build_classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
+from bort.models.initialization import build_classifier
 from bort.runs.closing import print_result
 from bort.runs.loaded import load_run
 from bort.tasks import reading, registry

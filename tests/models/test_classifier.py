@@ -8,8 +8,9 @@ from transformers import AutoModel, AutoModelForMultipleChoice, AutoModelForSequ
 
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.models.bert import HEADS, MaskedLM, ModelConfig, build_classifier, build_model
+from bort.models.bert import HEADS, MaskedLM, ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, save_model
+from bort.models.initialization import build_classifier, build_model
 
 STYLES = {
     "bert": {"type_vocab": 2, "pad_id": 0},

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from bort.errors import BortError
 from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import (
     load_classifier,
     load_masked_lm,
@@ -21,6 +21,7 @@ from bort.models.huggingface import (
     load_tokenizer,
     save_model,
 )
+from bort.models.initialization import build_classifier, build_model
 from bort.text.tokenizer import train_tokenizer
 
 DEEP: list = []

@@ -7,7 +7,7 @@ from models_helpers import OWN, edit_json, one_line
 
 from bort.errors import BortError
 from bort.models import huggingface
-from bort.models.bert import build_model
+from bort.models.initialization import build_model
 
 
 def test_extra_keys_of_config(tmp_path, tokenizer):

@@ -9,7 +9,7 @@ from models_helpers import OWN, one_line
 
 from bort.errors import BortError
 from bort.models import hub, huggingface
-from bort.models.bert import build_model
+from bort.models.initialization import build_model
 
 
 def test_what_find_takes(tmp_path, tokenizer, monkeypatch, no_hub):

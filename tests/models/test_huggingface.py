@@ -24,7 +24,8 @@ from transformers import (
 
 from bort.errors import BortError
 from bort.models import huggingface
-from bort.models.bert import ModelConfig, build_empty, build_model
+from bort.models.bert import ModelConfig, build_empty
+from bort.models.initialization import build_model
 
 STYLES = {
     "own": OWN,

@@ -13,9 +13,10 @@ from bort.agora import recipe as agora_run
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
 from bort.models.identity import digest_folder, find_local_model
+from bort.models.initialization import build_model
 from bort.pretraining import kd_vs_mlm as compare
 from bort.pretraining.recipe import prepare, pretrain
 from bort.pretraining.teacher import locate_teacher

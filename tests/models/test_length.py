@@ -16,8 +16,9 @@ from bort.export import run as export
 from bort.export import standalone as onnx_predict
 from bort.export.standalone import Model
 from bort.finetuning import recipe as finetune
-from bort.models.bert import ModelConfig, build_classifier, build_model
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
+from bort.models.initialization import build_classifier, build_model
 from bort.pretraining.recipe import build_student, prepare, pretrain
 from bort.tasks.registry import TASKS
 from bort.text.tokenizer import train_tokenizer

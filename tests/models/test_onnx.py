@@ -15,16 +15,9 @@ from bort.export import run as export
 from bort.export.forms import Form, Inputs, draw_inputs, run_torch
 from bort.models import onnx
 from bort.models.arch import Arch
-from bort.models.bert import (
-    ACTIVATIONS,
-    HEADS,
-    Classifier,
-    MaskedLM,
-    ModelConfig,
-    build_classifier,
-    build_model,
-)
+from bort.models.bert import ACTIVATIONS, HEADS, Classifier, MaskedLM, ModelConfig
 from bort.models.huggingface import save_model
+from bort.models.initialization import build_classifier, build_model
 from bort.text.tokenizer import train_tokenizer
 
 ARCH = Arch(2, 2, 32, 64)

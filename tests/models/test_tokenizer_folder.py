@@ -46,7 +46,8 @@ def test_only_known_settings_are_passed_on(strange, tmp_path):
 
 
 def test_a_corpus_and_a_model_pass_on_no_more(strange, tmp_path, settings_of):
-    from bort.models.bert import ModelConfig, build_model
+    from bort.models.bert import ModelConfig
+    from bort.models.initialization import build_model
     from bort.pretraining import corpus
 
     tokenizer = load_tokenizer(strange)

@@ -9,7 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.bert import MaskedLM, ModelConfig
+from bort.models.initialization import build_model
 from bort.objectives.parameters import (
     count_encoder_operations,
     count_forward_flops,

@@ -8,7 +8,8 @@ from tiny_runs import counting
 
 from bort.config.optim import OptimConfig
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
+from bort.models.initialization import build_model
 from bort.pretraining.flops import Text, count_optimizer_flops, count_training_flops
 from bort.pretraining.recipe import prepare
 from bort.search import sweep as search

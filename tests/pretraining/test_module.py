@@ -15,8 +15,9 @@ from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig, width_lr
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.bert import MaskedLM, ModelConfig
 from bort.models.huggingface import load_masked_lm, save_model
+from bort.models.initialization import build_model
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.losses import mlm_loss
 from bort.pretraining.module import DistillationModule

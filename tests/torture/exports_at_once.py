@@ -23,8 +23,9 @@ BUSY = "another process is writing to"
 def make_models(root: Path) -> list[str]:
     """Two tiny models of different shapes; returns their folders."""
     from bort.models.arch import Arch
-    from bort.models.bert import ModelConfig, build_model
+    from bort.models.bert import ModelConfig
     from bort.models.huggingface import save_model
+    from bort.models.initialization import build_model
     from bort.text.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([f"the cat of line {k}" for k in range(40)], 280)

@@ -38,8 +38,9 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 def write_inputs(root: Path, pick: random.Random) -> None:
     """Texts of 4 MB and of a few kB, a table of 20,000 rows, and a tiny model."""
     from bort.models.arch import Arch
-    from bort.models.bert import ModelConfig, build_model
+    from bort.models.bert import ModelConfig
     from bort.models.huggingface import save_model
+    from bort.models.initialization import build_model
     from bort.text.tokenizer import train_tokenizer
 
     words = [f"w{pick.randrange(10**6)}" for _ in range(30_000)]

@@ -7,7 +7,8 @@ import torch
 
 from bort.config.optim import OptimConfig
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM, ModelConfig, build_model
+from bort.models.bert import MaskedLM, ModelConfig
+from bort.models.initialization import build_model
 from bort.training import optim
 from bort.training.optim import (
     NEWTON_SCHULZ_STEPS,
