@@ -1,6 +1,5 @@
 """The HTML page of a run, and the page of several runs that `python -m bort.report` writes."""
 
-import functools
 import itertools
 import logging
 import os
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from bort import console, html, shell
 from bort.agora.report import build_parts as build_agora_parts
 from bort.config.command_line import FREE
-from bort.config.compose import CONF
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
@@ -25,7 +22,7 @@ from bort.finetuning.report import build_parts as build_answer_parts
 from bort.models.arch import Arch
 from bort.pretraining.comparison import ARMS, HEAD, Comparison
 from bort.runs import commands
-from bort.runs.folder import RunFolder
+from bort.runs.defaults import read_defaults
 from bort.runs.loaded import LOSSES, Curve, LoadedRun, load_run, load_runs
 from bort.runs.names import locate_rate_folder
 
@@ -274,49 +271,6 @@ def build_settings(run: LoadedRun) -> str:
         + html.format_table(rows, ("setting", "here", "default"), kind="settings")
         + html.fold("all settings", everything)
     )
-
-
-def read_defaults(folder: Path) -> dict[str, Any]:
-    """Return all settings of a run's experiment that have a default, flat.
-
-    They are what conf/train.yaml and conf/experiment/ give without any other word on the command
-    line. A run whose experiment is not recorded, or is gone, is compared with train.py alone.
-    """
-    overrides = RunFolder(folder).read_overrides() or []
-    words = [word for word in overrides if word.startswith("experiment=")]
-    name = words[-1].partition("=")[2] if words else ""
-    exists = (CONF / "experiment" / f"{name}.yaml").is_file()
-    return compose_defaults(name if exists else None)
-
-
-@functools.cache
-def compose_defaults(experiment: str | None) -> dict[str, Any]:
-    """Compose the settings of an experiment, flat; None stands for train.py alone.
-
-    A composition of Hydra that is in progress stays as it was.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    words = [f"experiment={experiment}"] if experiment else []
-    running = GlobalHydra.instance().hydra  # of train.py, at the end of a run
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            values = OmegaConf.to_container(compose("train", words))
-    finally:
-        GlobalHydra.instance().clear()
-        if running is not None:
-            GlobalHydra.instance().initialize(running)
-    return {key: value for key, value in _flatten("", values) if value != "???"}
-
-
-def _flatten(prefix: str, values: dict) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _show_setting(value: Any) -> str:

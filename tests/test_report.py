@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from report_helpers import words
 from sklearn.metrics import confusion_matrix
 
@@ -175,16 +173,6 @@ def test_settings_that_are_not_the_default(kd):
     assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
     assert re.search(r"arch\.hidden\s+16\s+64", seen)  # the group's, as --help shows it
     assert re.search(r"data\.tokenizer\s+\S+\s+bpe", seen) and "bort" not in seen
-
-
-def test_defaults_are_composed_inside_a_job_of_hydra(kd):
-    """As at the end of train.py; what the job composes from is in place again afterwards."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        running = GlobalHydra.instance().hydra
-        report.compose_defaults.cache_clear()
-        assert report.read_defaults(kd)["arch.hidden"] == 64
-        assert GlobalHydra.instance().hydra is running
-    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_operations(kd):

@@ -102,7 +102,8 @@ def open_contender(name: str) -> Contender:
 
     from bort.models import hub
     from bort.models.bert import Classifier
-    from bort.models.huggingface import load_model, name_class
+    from bort.models.huggingface import load_model
+    from bort.models.weight_names import name_class
 
     folder = hub.find_model(name)
     file = folder / "model.onnx" if isinstance(folder, Path) else None

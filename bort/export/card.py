@@ -9,7 +9,8 @@ from bort.console import decimal
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.models.bert import Classifier
-from bort.models.huggingface import load_tokenizer, name_class
+from bort.models.huggingface import load_tokenizer
+from bort.models.weight_names import name_class
 from bort.runs.origin import hide_folders, list_origins, list_scores
 from bort.text.sources import read_versions
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders, both directions: names of weights, config.json, tokenizers."""
+"""Hugging Face folders, both directions: weights, config.json, tokenizers."""
 
 import math
 import os
@@ -19,45 +19,14 @@ from bort.models.bert import Classifier, MaskedLM, ModelConfig
 from bort.models.hub import WEIGHT_FILES, fetch_folder, find_any, find_model, read_weights
 from bort.models.initialization import draw_weights, init_std
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
-
-EMBEDDING_NAMES = {
-    "words": "word_embeddings",
-    "positions": "position_embeddings",
-    "types": "token_type_embeddings",
-    "norm": "LayerNorm",
-}
-LAYER_NAMES = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "norm": "output.LayerNorm",
-}
-HEAD_NAMES = {  # the key "" is the head itself, which holds the decoder's bias
-    "bert": {
-        "": "cls.predictions",
-        "dense": "cls.predictions.transform.dense",
-        "norm": "cls.predictions.transform.LayerNorm",
-    },
-    "roberta": {"": "lm_head", "dense": "lm_head.dense", "norm": "lm_head.layer_norm"},
-}
-CLASSIFIER_NAMES = {  # dense and output; a span model has no counterpart in Hugging Face
-    "ForSequenceClassification": {
-        "bert": ("bert.pooler.dense", "classifier"),
-        "roberta": ("classifier.dense", "classifier.out_proj"),
-    },
-    "ForMultipleChoice": {
-        "bert": ("bert.pooler.dense", "classifier"),
-        "roberta": ("roberta.pooler.dense", "classifier"),
-    },
-    "Model": {
-        "bert": ("span_head.dense", "span_head.out"),
-        "roberta": ("span_head.dense", "span_head.out"),
-    },
-}
+from bort.models.weight_names import (
+    CLASSIFIER_NAMES,
+    HEAD_NAMES,
+    complete_names,
+    map_weight_names,
+    name_class,
+    name_family,
+)
 
 
 def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> MaskedLM:
@@ -84,7 +53,7 @@ def _random_head(name: str | os.PathLike) -> bool:
 
 
 def _has_head(config: ModelConfig, weights: dict[str, Tensor]) -> bool:
-    head = HEAD_NAMES[_family(config)][""] + "."
+    head = HEAD_NAMES[name_family(config)][""] + "."
     return any(key.startswith(head) for key in weights)
 
 
@@ -92,7 +61,7 @@ def _masked_lm(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor], trained: bool
 ) -> MaskedLM:
     """trained: whether the head is the file's; else it is fresh."""
-    family = _family(config)
+    family = name_family(config)
     with torch.device("meta"):
         model = MaskedLM(config)
     names = map_weight_names(model)
@@ -129,7 +98,7 @@ def _classifier(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
 ) -> tuple[Classifier, dict[int, str]] | None:
     """None when the folder holds no classifier."""
-    family, path = _family(config), folder / "config.json"
+    family, path = name_family(config), folder / "config.json"
     kind = hf_config.read_architecture(settings, path).removeprefix(family.capitalize())
     names = CLASSIFIER_NAMES.get(kind, {}).get(family)
     if names is None or f"{names[1]}.weight" not in weights:
@@ -232,30 +201,14 @@ def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, T
         folder = fetch_folder(model, ["pytorch_model.bin"], WEIGHT_FILES)
     settings = read_json(folder / "config.json")
     config = hf_config.parse_config(settings, folder / "config.json")
-    family = _family(config)
-    weights = _full_names(read_weights(folder), family)
+    family = name_family(config)
+    weights = complete_names(read_weights(folder), family)
     _check_depth(config, weights, folder)
     types = f"{family}.embeddings.token_type_embeddings.weight"
     if settings.get("no_token_types") and types in weights and not weights[types].any():
         config.type_vocab = 0  # still zero, as `save` wrote it: nobody trained it since
         del weights[types]
     return folder, settings, config, weights
-
-
-def _family(config: ModelConfig) -> str:
-    return "roberta" if config.position_offset else "bert"
-
-
-def _full_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Today's names for those of an encoder saved alone, and of 2018 (gamma, beta)."""
-    full = {}
-    for name, tensor in weights.items():
-        name = name.removesuffix(".gamma") + ".weight" if name.endswith(".gamma") else name
-        name = name.removesuffix(".beta") + ".bias" if name.endswith(".beta") else name
-        if name.startswith(("embeddings.", "encoder.")):
-            name = f"{family}.{name}"
-        full[name] = tensor
-    return full
 
 
 def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: Path) -> None:
@@ -278,28 +231,9 @@ def _drop_tied(weights: dict[str, Tensor], family: str, settings: dict, folder: 
         )
 
 
-def map_weight_names(model: MaskedLM | Classifier) -> dict[str, str]:
-    """Hugging Face's name of each of our weights; of a classifier, of those of its encoder."""
-    family, names = _family(model.config), {}
-    for ours in model.state_dict():
-        module, leaf = ours.rsplit(".", 1)
-        if module.startswith("encoder.layers."):
-            index, part = module.removeprefix("encoder.layers.").split(".", 1)
-            theirs = f"{family}.encoder.layer.{index}.{LAYER_NAMES[part]}"
-        elif module.startswith("encoder.embeddings."):
-            part = module.removeprefix("encoder.embeddings.")
-            theirs = f"{family}.embeddings.{EMBEDDING_NAMES[part]}"
-        elif isinstance(model, Classifier):
-            continue
-        else:
-            theirs = HEAD_NAMES[family][module.removeprefix("head").removeprefix(".")]
-        names[ours] = f"{theirs}.{leaf}"
-    return names
-
-
 def _check_depth(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> None:
     """Raise BortError for layers that the file lacks, before a model is as deep as it is told."""
-    prefix = f"{_family(config)}.encoder.layer."
+    prefix = f"{name_family(config)}.encoder.layer."
     layers = {name.split(".")[3] for name in weights if name.startswith(prefix)}
     if len(layers) < config.depth:
         raise BortError(
@@ -323,7 +257,7 @@ def _check(
             raise BortError(
                 f"{folder}: {theirs} has shape {quote(stored)}, but config.json asks for {expected}"
             )
-    encoder = tuple(f"{_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
+    encoder = tuple(f"{name_family(model.config)}.{part}." for part in ("embeddings", "encoder"))
     for extra in weights.keys() - set(names.values()):
         if extra.startswith(encoder) and not extra.endswith(("position_ids", "token_type_ids")):
             raise BortError(
@@ -409,7 +343,7 @@ def _hf_weights(
     if "lm_head.bias" in weights:  # of RoBERTa: transformers 4 takes it from the decoder, or 0
         weights["lm_head.decoder.bias"] = weights["lm_head.bias"].clone()
     if not config.type_vocab:  # Hugging Face always adds a token type: one that changes nothing
-        types = f"{_family(config)}.embeddings.token_type_embeddings.weight"
+        types = f"{name_family(config)}.embeddings.token_type_embeddings.weight"
         weights[types] = torch.zeros(1, config.hidden)
     if isinstance(model, Classifier):
         weights |= _classifier_weights(model)
@@ -437,22 +371,15 @@ def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
         number, factor = _whole_scale(model)
         weight, offset = weight.double() * factor, torch.tensor([number], dtype=torch.float64)
     tensors = (scale * dense, scale * bias, weight / scale, offset)
-    names = CLASSIFIER_NAMES[name_class(model)][_family(model.config)]
+    names = CLASSIFIER_NAMES[name_class(model)][name_family(model.config)]
     keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
     return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
-
-
-def name_class(model: Classifier) -> str:
-    """The suffix of Hugging Face's class for it."""
-    if model.spans:
-        return "Model"
-    return "ForMultipleChoice" if model.choices else "ForSequenceClassification"
 
 
 def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) -> dict:
     """config.json of this model."""
     config = model.config
-    family = _family(config)
+    family = name_family(config)
     kind = name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"
     settings = {
         "architectures": [f"{family.capitalize()}{kind}"],

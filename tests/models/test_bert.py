@@ -12,7 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForM
 
 from bort.errors import BortError
 from bort.models.bert import ACTIVATIONS, ModelConfig, build_empty
-from bort.models.huggingface import load_masked_lm, map_weight_names
+from bort.models.huggingface import load_masked_lm
+from bort.models.weight_names import map_weight_names
 
 SEEDS = range(60)  # even: BERT, odd: RoBERTa
 
