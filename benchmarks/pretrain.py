@@ -1,15 +1,15 @@
 """Compare the speed of pre-training with Hugging Face's: steps, and our data path and its collator.
 
     python benchmarks/pretrain.py            # about ten minutes on 2 cores
-    python benchmarks/pretrain.py mlm data   # some of the parts mlm, kd, data
+    python benchmarks/pretrain.py mlm data   # some of the parts mlm, kd, muon, run, data
     python benchmarks/pretrain.py gpu        # on a GPU in bf16, a minute; a table of its own
     python benchmarks/pretrain.py smoke      # tiny shapes, also of gpu (on the CPU); only prints
 
 One process times the contenders in turns, in alternating order, and writes medians to
-benchmarks/results/pretrain.md (pretrain_gpu.md). Both sides have the same shapes, batches,
-precision (float32), mask rate (0.15) and optimizer (AdamW). The Hugging Face side is what its
-Trainer runs: `BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. On a GPU
-the batches of both sides are made in advance, as a loader's workers make them beside the steps.
+benchmarks/results/pretrain.md (pretrain_gpu.md). Both sides have the same shapes, batches, mask
+rate (0.15) and optimizer (AdamW), in float32 and under bf16 autocast. The Hugging Face side is what
+its Trainer runs: `BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. On a
+GPU the batches of both sides are made in advance, as a loader's workers make them beside the steps.
 """
 
 import itertools

@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from bort.config.distill import DistillConfig
 from bort.errors import BortError
-from bort.pretraining.losses import compute_entropy, distillation_loss, kd_loss, mlm_loss
+from bort.pretraining.losses import (
+    CHUNK,
+    compute_entropy,
+    distillation_loss,
+    kd_loss,
+    mlm_loss,
+)
 
 STUDENT = torch.tensor([[0.0, 0, 0], [1, 2, 3]])  # case L3: two positions, three words
 TEACHER = torch.tensor([[2.0, 0, 0], [1, 2, 3]])
@@ -44,6 +51,25 @@ def test_kd_against_plain_python(temperature):
     assert kd_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)
     total = kd_loss(student, teacher, temperature, "sum").item()
     assert total == pytest.approx(7 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_kd_gradient_against_autograd(monkeypatch, rows, precision):
+    """In chunks of any number of rows, loss and gradient are those of PyTorch's own kl_div."""
+    monkeypatch.setitem(CHUNK, "cpu", rows * 11)
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (3 * torch.randn(2, 7, 11, generator=generator)).to(precision)
+    student, reference = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    (0.5 * kd_loss(student, teacher, 2.0)).backward()
+    log_p, log_q = (F.log_softmax(x.double() / 2, -1) for x in (teacher, reference))
+    expected = 4 * F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+    (0.5 * expected).backward()
+    assert student.grad.dtype == precision
+    tolerance = 1e-6 if precision == torch.float32 else 2e-3
+    torch.testing.assert_close(student.grad.double(), reference.grad, atol=tolerance, rtol=0.01)
+    with torch.no_grad():
+        assert kd_loss(student, teacher, 2.0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_kd_sees_no_constant():
