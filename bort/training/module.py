@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bort.config.optim import OptimConfig
 from bort.errors import Diverged
-from bort.training.optim import build_optimizer, compute_rate_factor
+from bort.training.optim import build_optimizer, clip_gradients, compute_rate_factor
 
 # Part of the name of every cached training. Raise it whenever the same settings would give other
 # weights.
@@ -50,8 +50,12 @@ class StepModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """Build the optimizer and its schedule, which ends with the budget."""
-        mixed = "mixed" in str(self.trainer.precision)
-        optimizer = build_optimizer(self.model, self.optim, fused=not mixed)
+        optimizer = build_optimizer(
+            self.model,
+            self.optim,
+            fused=getattr(self.trainer.precision_plugin, "scaler", None) is None,
+            precision=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
+        )
         rate = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: compute_rate_factor(self.progress(step), self.optim.warmup)
         )
@@ -114,15 +118,19 @@ class StepModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ) -> None:
-        """Clip as Lightning does, and keep the norm, which Lightning computes and discards."""
+        """Clip as Lightning does, and keep the norm, which Lightning computes and discards.
+
+        Lightning's own clipping refuses a fused optimizer in mixed precision, although nothing is
+        scaled in bfloat16.
+        """
         if gradient_clip_algorithm not in (None, "norm"):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val or math.inf)
             return
         limit = gradient_clip_val or math.inf
         if self.is_sharded:  # The norm spans all shards, and Lightning cannot clip by it.
             self._grad_norm = self.trainer.strategy.model.clip_grad_norm_(limit)
         else:
-            self._grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            self._grad_norm = clip_gradients(self.model, limit)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Take an optimizer step, and log a row if one is due."""

@@ -238,6 +238,25 @@ def test_gradient_norm_is_logged_before_it_is_clipped():
     assert torch.linalg.vector_norm(moved).item() == pytest.approx(limit, rel=1e-4)
 
 
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_mixed_precision_keeps_the_fused_optimizer(name, algorithm):
+    """Gradients are clipped under it, too, which Lightning alone refuses; Muon follows in bf16."""
+    optim = OptimConfig(name, 1e-3)
+    module = DistillationModule(tiny(), None, optim, DistillConfig(w_kd=0, w_mlm=1))
+    largest = []
+    module.on_before_zero_grad = lambda optimizer: largest.extend(
+        float(p.grad.abs().max()) for p in module.model.parameters() if p.grad is not None
+    )
+    clipped = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": algorithm}
+    fit(module, 3 * [example(4, [2, 2, 2, 2])], precision="bf16-mixed", **clipped)
+    assert 0 < max(largest) <= 1.0001e-3
+    optimizer = module.trainer.optimizers[0]
+    inner = optimizer.adamw if name == "muon" else optimizer
+    assert isinstance(inner, torch.optim.AdamW) and inner.defaults["fused"]
+    assert name != "muon" or optimizer.precision is torch.bfloat16
+
+
 def test_divergence_is_one_line():
     module = DistillationModule(
         Fixed(torch.tensor([[math.nan, 0.0]])),
