@@ -44,19 +44,19 @@ from bort.text.tokenizer import train_tokenizer
 from bort.training.optim import build_optimizer
 
 RATE, LENGTH = 0.15, 128
-SHAPES = [  # architecture, vocabulary, batch, rounds, ratio to reach
-    (Arch(4, 8, 1024, 768), 50_265, 8, 5, 1.8),
-    (Arch(4, 4, 256, 512), 8_192, 32, 7, 1.6),
-    (Arch(2, 4, 128, 256), 8_192, 32, 11, 2.4),
+SHAPES = [  # architecture, vocabulary, batch, rounds, ratios to reach (float32 and bf16 of theirs)
+    (Arch(4, 8, 1024, 768), 50_265, 8, 5, 6.5, 3.2),
+    (Arch(4, 4, 256, 512), 8_192, 32, 7, 5, 2.8),
+    (Arch(2, 4, 128, 256), 8_192, 32, 11, 4, 3.5),
 ]
-KD = [  # teacher, student, vocabulary, batch, rounds, ratio to reach
-    (Arch(2, 4, 128, 512), Arch(2, 2, 64, 256), 8_192, 32, 9, 1.6),
-    (Arch(4, 4, 256, 1024), Arch(2, 4, 128, 256), 8_192, 32, 7, 1.6),
-    (Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265, 4, 3, 1.3),
+KD = [  # teacher, student, vocabulary, batch, rounds, ratios to reach
+    (Arch(2, 4, 128, 512), Arch(2, 2, 64, 256), 8_192, 32, 9, "–", "–"),
+    (Arch(4, 4, 256, 1024), Arch(2, 4, 128, 256), 8_192, 32, 7, "–", "–"),
+    (Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265, 4, 3, 5, "–"),
 ]
 TINY = Arch(1, 2, 16, 32)
-TINY_SHAPES = [(TINY, 320, 4, 1, "–")]
-TINY_KD = [(Arch(1, 2, 32, 64), TINY, 320, 4, 1, "–")]
+TINY_SHAPES = [(TINY, 320, 4, 1, "–", "–")]
+TINY_KD = [(Arch(1, 2, 32, 64), TINY, 320, 4, 1, "–", "–")]
 
 
 def time_interleaved(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -122,16 +122,22 @@ class Texts:
         return tuple(torch.from_numpy(a) for a in arrays)
 
 
-def use_bf16(device: str) -> torch.autocast:
-    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
+def use_bf16(device: str, wanted: bool) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=wanted)
 
 
-def make_our_step(student, batch: Callable, teacher: MaskedLM | None = None, device: str = "cpu"):
+def make_our_step(
+    student,
+    batch: Callable,
+    teacher: MaskedLM | None = None,
+    device: str = "cpu",
+    bf16: bool = True,
+):
     optimizer = build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
 
     def step() -> None:
         inputs, positions, labels = batch()
-        with use_bf16(device):
+        with use_bf16(device, bf16):
             logits = student(inputs, positions=positions)
             if teacher is None:
                 loss = mlm_loss(logits, labels)
@@ -158,12 +164,13 @@ def make_their_step(
     batch: Callable[[], dict],
     teacher: BertForMaskedLM | None = None,
     device: str = "cpu",
+    bf16: bool = True,
 ):
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         inputs = dict(batch())
-        with use_bf16(device):
+        with use_bf16(device, bf16):
             if teacher is None:
                 loss = student(**inputs).loss
             else:  # full-vocabulary logits of both models everywhere
@@ -182,66 +189,97 @@ def make_their_step(
     return step
 
 
-def measure_matmul_gflops() -> float:
-    a, b = torch.randn(2, SIZE, SIZE)
+def measure_matmul_gflops(precision: torch.dtype) -> float:
+    a, b = torch.randn(2, SIZE, SIZE).to(precision)
     return measure_gflops(lambda: a @ b)
 
 
+CONTENDERS = [  # precision, side
+    ("float32", "Hugging Face"),
+    ("bf16", "Hugging Face"),
+    ("float32", "ours"),
+    ("bf16", "ours"),
+]
+
+
+def time_contenders(
+    arch: Arch, teacher: Arch | None, vocab: int, batch: int, rounds: int
+) -> list[float]:
+    """Return the seconds of a step of each of CONTENDERS, timed in turns."""
+    texts = Texts(vocab, batch)
+    collated = make_collated(texts)
+    steps = {}
+    for precision, side in CONTENDERS:
+        build, make, batches = (
+            (build_ours, make_our_step, texts.masked)
+            if side == "ours"
+            else (build_theirs, make_their_step, collated)
+        )
+        taught = build(teacher, vocab).eval() if teacher else None
+        bf16 = precision == "bf16"
+        steps[precision, side] = make(build(arch, vocab), batches, taught, bf16=bf16)
+    times = time_interleaved(steps, rounds)
+    return [times[contender] for contender in CONTENDERS]
+
+
+def format_speeds(times: list[float], tokens: int, reach: tuple) -> str:
+    """Format tokens/s of CONTENDERS, and our bf16 against both of Hugging Face's."""
+    ratios = [f"{times[k] / times[3]:.2f} (to reach: {reach[k]})" for k in (0, 1)]
+    return " | ".join([*(f"{tokens / time:,.0f}" for time in times), *ratios])
+
+
+SIDES = " | ".join(f"{side}, {precision}" for precision, side in CONTENDERS)
+RATIOS = "our bf16 ÷ Hugging Face's float32 | ÷ its bf16"
+
+
 def mlm(bench: Bench) -> list[str]:
+    """Time MLM steps of both sides, in float32 and under bf16 autocast."""
+    shares = "our share of the speed of float32 products | of bf16 products"
     lines = [
-        "| MLM step, 128 tokens | batch | Hugging Face tokens/s | ours | ratio | to reach | "
-        "ceiling by operations | share of matrix-product speed |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| MLM step, 128 tokens; tokens/s | batch | {SIDES} | {RATIOS} | "
+        f"ceiling in one precision, by operations | {shares} |",
+        "|---" * 11 + "|",
     ]
-    for arch, vocab, batch, rounds, reach in bench.choose(SHAPES, TINY_SHAPES):
-        texts, tokens = Texts(vocab, batch), batch * LENGTH
-        contenders = {
-            "hf": make_their_step(build_theirs(arch, vocab), make_collated(texts)),
-            "ours": make_our_step(build_ours(arch, vocab), texts.masked),
-        }
-        speed = measure_matmul_gflops()
-        times = time_interleaved(contenders, rounds)
-        speed = (speed + measure_matmul_gflops()) / 2
+    for arch, vocab, batch, rounds, *reach in bench.choose(SHAPES, TINY_SHAPES):
+        tokens, kinds = batch * LENGTH, (torch.float32, torch.bfloat16)
+        before = [measure_matmul_gflops(kind) for kind in kinds]
+        times = time_contenders(arch, None, vocab, batch, rounds)
+        speeds = [
+            (a + measure_matmul_gflops(kind)) / 2 for a, kind in zip(before, kinds, strict=True)
+        ]
         flops = count_training_flops(arch, vocab, LENGTH, RATE)
         ceiling = count_training_flops(arch, vocab, LENGTH, 1.0) / flops
-        share = flops * tokens / times["ours"] / (1e9 * speed)
+        shares = [
+            f"{flops * tokens / time / (1e9 * speed):.0%} of {speed:,.0f} GFLOP/s"
+            for time, speed in zip(times[2:], speeds, strict=True)
+        ]
         lines.append(
-            f"| {arch}, V = {vocab:,} | {batch} | {tokens / times['hf']:,.0f} | "
-            f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
-            f"{ceiling:.2f} | {share:.0%} of {speed:.0f} GFLOP/s |"
+            f"| {arch}, V = {vocab:,} | {batch} | {format_speeds(times, tokens, reach)} | "
+            f"{ceiling:.2f} | {' | '.join(shares)} |"
         )
-        print(lines[-1])
+        print(lines[-1], flush=True)
     return lines
 
 
 def kd(bench: Bench) -> list[str]:
+    """Time distillation steps of both sides, in float32 and under bf16 autocast."""
     lines = [
-        "| KD step, 128 tokens | batch | straightforward tokens/s | ours | ratio | to reach | "
-        "ceiling by operations |",
-        "|---|---|---|---|---|---|---|",
+        f"| KD step, 128 tokens; tokens/s | batch | {SIDES} | {RATIOS} | "
+        "ceiling in one precision, by operations |",
+        "|---" * 9 + "|",
     ]
-    for teacher, arch, vocab, batch, rounds, reach in bench.choose(KD, TINY_KD):
-        texts, tokens = Texts(vocab, batch), batch * LENGTH
-        contenders = {
-            "hf": make_their_step(
-                build_theirs(arch, vocab), make_collated(texts), build_theirs(teacher, vocab).eval()
-            ),
-            "ours": make_our_step(
-                build_ours(arch, vocab), texts.masked, build_ours(teacher, vocab).eval()
-            ),
-        }
-        times = time_interleaved(contenders, rounds)
+    for teacher, arch, vocab, batch, rounds, *reach in bench.choose(KD, TINY_KD):
+        times = time_contenders(arch, teacher, vocab, batch, rounds)
         both = [
             count_training_flops(arch, vocab, LENGTH, rate)
             + count_forward_flops(teacher, vocab, LENGTH, rate)
             for rate in (1.0, RATE)
         ]
         lines.append(
-            f"| {teacher} → {arch}, V = {vocab:,} | {batch} | {tokens / times['hf']:,.0f} | "
-            f"{tokens / times['ours']:,.0f} | {times['hf'] / times['ours']:.2f} | {reach} | "
-            f"{both[0] / both[1]:.2f} |"
+            f"| {teacher} → {arch}, V = {vocab:,} | {batch} | "
+            f"{format_speeds(times, batch * LENGTH, reach)} | {both[0] / both[1]:.2f} |"
         )
-        print(lines[-1])
+        print(lines[-1], flush=True)
     return lines
 
 
