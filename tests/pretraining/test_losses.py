@@ -72,6 +72,37 @@ def test_kd_gradient_against_autograd(monkeypatch, rows, precision):
         assert kd_loss(student, teacher, 2.0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_mlm_gradient_against_autograd(monkeypatch, rows, precision):
+    monkeypatch.setitem(CHUNK, "cpu", rows * 11)
+    generator = torch.Generator().manual_seed(0)
+    values = (3 * torch.randn(7, 11, generator=generator)).to(precision)
+    words = torch.randint(11, (7,), generator=generator)
+    logits, reference = values.clone().requires_grad_(), values.double().requires_grad_()
+    (0.1 * mlm_loss(logits, words)).backward()
+    expected = F.cross_entropy(reference, words)
+    (0.1 * expected).backward()
+    tolerance = 1e-7 if precision == torch.float32 else 2e-4
+    torch.testing.assert_close(logits.grad.double(), reference.grad, atol=tolerance, rtol=0.01)
+    with torch.no_grad():
+        assert mlm_loss(logits, words).item() == pytest.approx(expected.item(), rel=1e-6)
+        assert mlm_loss(logits, words, "sum").item() == pytest.approx(7 * expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda x: kd_loss(x, -x.detach(), 1.0), lambda x: mlm_loss(x, WORDS)]
+)
+def test_small_gradients_survive_float16_by_a_scaled_loss(loss):
+    logits = STUDENT.half().requires_grad_()
+    (loss(logits) * 1e-6 * 2.0**16).backward()  # 1e-6: a mean over a million targets
+    exact = STUDENT.clone().requires_grad_()
+    loss(exact).backward()
+    expected = exact.grad * 1e-6 * 2.0**16
+    assert logits.grad.dtype == torch.float16
+    torch.testing.assert_close(logits.grad.float(), expected, rtol=2e-3, atol=1e-6)
+
+
 def test_kd_sees_no_constant():
     for row in (torch.tensor(7.0), torch.tensor([[7.0], [-7.0]])):
         assert kd_loss(STUDENT, TEACHER + row, 2.0).item() == pytest.approx(0.246569, abs=1e-6)
