@@ -64,3 +64,12 @@ def test_threads_follow_the_quota_unless_the_user_chose(monkeypatch, chosen, exp
     monkeypatch.setattr(shell, "count_usable_cores", lambda: 1)
     shell.prepare_process()
     assert os.environ["OMP_NUM_THREADS"] == expected
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_large_pages_unless_the_user_chose(monkeypatch, chosen):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    shell.prepare_process()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (chosen or "1")

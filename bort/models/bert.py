@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bort.errors import BortError, check_at_least, check_choice, shorten, suggest_name
 from bort.models.arch import Arch
+from bort.models.attention import attend
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
@@ -138,12 +139,12 @@ class Attention(nn.Module):
         shape = (*x.shape[:2], self.config.heads, -1)
         # One product over the concatenated matrices was no faster: equal within 2% at ⟨2,4,128,512⟩
         # 8 × 128, ⟨4,8,1024,768⟩ 8 × 128 and ⟨4,4,256,512⟩ 32 × 128 (training, float32, 2 cores).
-        q, k, v = (  # (B, A, S, K)
-            project(x).view(shape).transpose(1, 2) for project in (self.query, self.key, self.value)
+        query, key, value = (  # (B, S, A, K)
+            project(x).view(shape) for project in (self.query, self.key, self.value)
         )
         dropout = self.config.attention_dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.output(mixed.transpose(1, 2).reshape(x.shape))
+        mixed = attend(query, key, value, mask, dropout)
+        return self.output(mixed.reshape(x.shape))
 
 
 class Layer(nn.Module):
