@@ -216,7 +216,7 @@ def list_costs(run: LoadedRun) -> Iterator[tuple[str, str]]:
             arm = f" ({training.folder.path.parent.name})" if len(runs) > 1 else ""
             for purpose, flops in count_operations(training):
                 yield f"FLOPs of {purpose}{arm}", f"{flops:.2e}"
-    for key in ("threads", "torch"):
+    for key in ("threads", "torch", "precision"):
         if key in summary:
             yield key, str(summary[key])
     size = sum(p.stat().st_size for p in run.folder.model.rglob("*") if p.is_file())

@@ -85,6 +85,7 @@ def settings_of(text) -> Callable[..., TrainConfig]:
             "data.vocab_size=280",
             "data.val_fraction=0.2",
             "trainer=cpu",
+            "trainer.precision=32-true",  # what it would be by `auto` depends on the machine
             "trainer.max_steps=5",
         ]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -99,6 +100,7 @@ def tiny_search(text) -> list[str]:
     return [
         *("data=text", f"data.path={text}", "data.length=16", "data.vocab_size=280"),
         *("data.val_fraction=0.2", "trainer=cpu", "teacher.max_steps=5", "search.n=6"),
+        "trainer.precision=32-true",
         "teacher.lr=4e-3",
         "teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}",
         "grid={depth: [1, 2], hidden: [16, 32], head_size: 16, intermediate: [16, 32]}",
@@ -141,6 +143,7 @@ def tiny(text) -> list[str]:
     return [
         *("experiment=mlm_pretrain", "data=text", f"data.path={text}", "data.length=16"),
         *("data.vocab_size=280", "data.val_fraction=0.2", "trainer=cpu", "trainer.max_steps=2"),
+        "trainer.precision=32-true",
         "arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}",
     ]
 

@@ -48,6 +48,7 @@ from bort.runs.summary import RunSummary
 from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
+from bort.training.precision import settle_precision
 from bort.training.trainer import check_trainer, choose_device, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def agora(
     if (summary := run_folder.find_result(run)) is not None:
         return summary
     hide_lightning_notes()
+    run = settle_precision(run, run_folder.precision)
     student = Student(run, folder, launch)
     with run_folder.lock(False):
         run_folder.begin(run, record)
@@ -359,6 +361,7 @@ class AgoraRun:
             metric=f"val/{self.student.metric}",
             task=self.task.name,
             seed=self.run.seed,
+            precision=str(self.run.trainer_config.precision),
         )
 
 

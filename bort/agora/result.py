@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from bort.config.trainer import FLOAT32
+
 ARMS = {
     "default": "plain, default θ",
     "plain": "plain, all of Θ",
@@ -93,6 +95,7 @@ class AgoraResult:
     metric: str
     task: str
     seed: int
+    precision: str = FLOAT32  # of the trainings; older summaries do not name it
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of summary.json, which is flat; Agora's own scores have no prefix."""
@@ -110,7 +113,8 @@ class AgoraResult:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read a summary.json of Agora; raises KeyError for one that lacks a value."""
         names = [item.name for item in fields(cls) if item.name not in ("judge", "arms")]
-        plain = {name: content[name] for name in names}
+        stated = {"precision": FLOAT32, **content}
+        plain = {name: stated[name] for name in names}
         name_on_e, arms = _name_on_e(plain["metric"]), {}
         for arm in ARMS:
             prefix = _prefix(arm)

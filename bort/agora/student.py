@@ -221,7 +221,7 @@ def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     hide_lightning_notes()
     jobs: dict[str, Any] = parse_object(read_whole_text(folder / LAUNCHED), str(folder / LAUNCHED))
-    student = Student(run, folder)
+    student = Student(run.with_precision(RunFolder(folder).precision), folder)
     try:
         facts = jobs[name]
         job = TrainingJob(name, Theta(**facts["theta"]), facts["steps"])

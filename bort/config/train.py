@@ -6,7 +6,7 @@ Nothing heavy is imported: `--cfg job`, `--help` and tab completion load this mo
 import re
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -129,6 +129,10 @@ class TrainConfig:
     def trainer_config(self) -> TrainerConfig:
         """What bort reads of the trainer's keys."""
         return TrainerConfig.from_keys(self.trainer)
+
+    def with_precision(self, precision: str) -> Self:
+        """Return these settings with another `trainer.precision`."""
+        return replace(self, trainer={**self.trainer, "precision": precision})
 
     @property
     def needs_teacher(self) -> bool:

@@ -9,7 +9,12 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bort.errors import BortError
+from bort.errors import BortError, check_choice
+
+AUTO, FLOAT32, BF16 = "auto", "32-true", "bf16-mixed"  # of trainer.precision
+PRECISIONS = (AUTO, FLOAT32, BF16, "16-mixed", "bf16-true", "16-true", "64-true")
+# Lightning knows these, too.
+MORE_PRECISIONS = ("32", "bf16", "16", "64", "transformer-engine", "transformer-engine-float16")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class TrainerConfig:
     strategy: Any = "auto"
     devices: Any = 1
     num_nodes: int = 1
+    precision: Any = FLOAT32
 
     @classmethod
     def from_keys(cls, keys: dict[str, Any] | None) -> "TrainerConfig":
@@ -94,13 +100,18 @@ RANGES = {
 
 
 def check_trainer_numbers(trainer: dict[str, Any], stops: bool) -> None:
-    """Raises BortError for a number of `trainer.` with a wrong sign or outside of its range.
+    """Raise BortError for a number of `trainer.` with a wrong sign or outside of its range.
+
+    An unknown precision is refused, too.
 
     stops: whether something besides its budgets can end a training.
     """
     for key, allowed in RANGES.items():
         if key in trainer and trainer[key] not in allowed:
             raise BortError(f"trainer.{key}={trainer[key]} must be {allowed}")
+    precision = trainer.get("precision", AUTO)
+    if isinstance(precision, int | str) and str(precision) not in MORE_PRECISIONS:
+        check_choice("trainer.precision", str(precision), PRECISIONS)
     budget = trainer.get("max_time")
     if isinstance(budget, str) and not re.fullmatch(r"(?=.*[1-9])\d+(:\d\d){3}", budget):
         raise BortError(f"trainer.max_time={budget} must be DD:HH:MM:SS, as in 00:12:00:00")

@@ -24,6 +24,7 @@ from bort.runs.folder import RunFolder
 from bort.tasks.encoding import encode_rows
 from bort.tasks.reading import load_task
 from bort.tasks.task import Task
+from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     """
     check_trainer(run)
     RunFolder(folder).check_settings(run)
+    run = foresee_precision(run, RunFolder(folder).precision)
     if run.model:
         hub.find_model(run.model)  # a wrong name, before rows are read
     task, rows = load_task(run.task, run.data)
@@ -81,6 +83,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     logger.info(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
     logger.info(f"  tokens      about {read:,.0f}")
     logger.info(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
+    logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     before = 0.0 if run.model else _say_encoder(run)

@@ -99,7 +99,8 @@ class FineTuningModule(StepModule):
     ) -> None:
         """Note the answers to a batch of a validation set."""
         name = list(self.rows)[dataloader_idx]
-        outputs = self(batch)
+        with self.in_float32():
+            outputs = self(batch)
         self._losses[name] += float(compute_loss(self.task.kind, outputs, batch["labels"], "sum"))
         self.answers[name][batch["rows"].cpu().numpy()] = to_answers(self.task, outputs)
 

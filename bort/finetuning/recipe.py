@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
 from bort.config.train import TrainConfig
+from bort.config.trainer import AUTO, FLOAT32
 from bort.console import counted
 from bort.errors import BortError
 from bort.finetuning.answering import (
@@ -31,6 +32,7 @@ from bort.tasks.answers import list_answers, write_answers
 from bort.tasks.encoding import EncodedRows, describe_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
+from bort.training.precision import settle_precision
 from bort.training.trainer import (
     check_monitors,
     check_trainer,
@@ -53,6 +55,7 @@ class TrainingRecord:
     seconds: float  # of training, validation left out
     lr: float
     seed: int
+    precision: str
     task: str
     metric: str  # that chose the checkpoint, as in val/accuracy
 
@@ -83,6 +86,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
         # A data file was touched, and its content is the same as before.
         run_folder.check_inputs(facts, run=run)
         return summary
+    run = settle_precision(run, run_folder.precision)
     source = run.model or pretrain_encoder(run)
     body = load_masked_lm(source, head_required=False)
     tokenizer = load_tokenizer(source)
@@ -179,6 +183,7 @@ def train_classifier(
         seconds=throughput.seconds,
         lr=module.optim.lr,
         seed=run.seed,
+        precision=str(run.trainer_config.precision),
         task=examples.task.name,
         metric=module.metric,
     )
@@ -199,6 +204,8 @@ def diagnose(
     run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None
 ) -> RunSummary:
     """Answer a diagnostic set by the model of its parent task; nothing is trained."""
+    if run.trainer_config.precision == AUTO:
+        run = run.with_precision(FLOAT32)
     model, labels = load_classifier(run.model)
     tokenizer = load_tokenizer(run.model)
     check_length(run, model.config.positions)

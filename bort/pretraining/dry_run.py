@@ -25,6 +25,7 @@ from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
+from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     """
     check_trainer(run)
     RunFolder(folder).check_settings(run)
+    run = foresee_precision(run, RunFolder(folder).precision)
     if run.job == "compare":
         check_arms(run)
     else:
@@ -169,6 +171,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
     logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
     logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
+    logger.info(f"  precision   {describe_precision(run)}")
     rates = ", ".join(map("{:.3g}".format, run.rates))
     logger.info(f"  rate        {rates} at its peak")
     if amount.steps:

@@ -39,6 +39,7 @@ from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
 from bort.training.loggers import MetricsCsv
+from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
 from bort.training.trainer import check_monitors, check_trainer, interruptible
 
@@ -54,6 +55,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
     check_arms(run)
+    run = settle_precision(run, run_folder.precision)
     corpus, teacher = prepare(run, folder)
     if (
         not count_sequences(corpus.val, run.data.length)

@@ -14,6 +14,7 @@ from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig, width_lr
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
+from bort.models.in_bf16 import copy_in_bf16, is_bf16_autocast
 from bort.pretraining.losses import compute_entropy, distillation_loss, kd_loss, mlm_loss
 from bort.training.module import StepModule
 
@@ -54,6 +55,7 @@ class DistillationModule(StepModule):
         if teacher is not None:
             teacher = teacher.eval().requires_grad_(False)
         self.keep_outside("teacher", teacher)
+        self.keep_outside("_teacher_in_bf16", None)  # made when a step in bf16 asks it
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.keep_outside("student", torch.compile(model) if compile else model)
         # By default, a NaN would be left out, and the mean of the other losses would be reported as
@@ -76,6 +78,10 @@ class DistillationModule(StepModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Add a batch to the mean scores over all masked tokens; return predicted words (M,)."""
+        with self.in_float32():
+            return self._validate(batch)
+
+    def _validate(self, batch: dict[str, Tensor]) -> Tensor:
         logits, labels = self(batch["input_ids"], batch["positions"]), batch["labels"]
         predictions, count = logits.argmax(-1), len(labels)
         if count == 0:
@@ -91,9 +97,14 @@ class DistillationModule(StepModule):
     @torch.no_grad()
     def ask_teacher(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the teacher's logits (M, V), from its cached states if the batch has them."""
+        teacher = self.teacher
+        if is_bf16_autocast(self.device):
+            if self._teacher_in_bf16 is None:
+                self.keep_outside("_teacher_in_bf16", copy_in_bf16(teacher))
+            teacher = self._teacher_in_bf16
         if (states := batch.get("teacher_states")) is not None:
-            return self.teacher.decode(states.float())
-        return self.teacher(batch["input_ids"], positions=batch["positions"])
+            return teacher.decode(states.float())
+        return teacher(batch["input_ids"], positions=batch["positions"])
 
     def on_fit_start(self) -> None:
         """Move the teacher to the student's device, which Lightning does not do."""

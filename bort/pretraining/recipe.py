@@ -32,6 +32,7 @@ from bort.pretraining.teacher import (
 from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
+from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
 from bort.training.trainer import (
     check_monitors,
@@ -53,6 +54,7 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     check_monitors(run, list_scores(run.distill.w_kd > 0))
     if (summary := RunFolder(folder).find_result(run)) is not None:
         return summary
+    run = settle_precision(run, RunFolder(folder).precision)
     corpus, teacher = prepare(run, folder)
     return train(run, folder, corpus, teacher, record=record)
 
@@ -212,6 +214,7 @@ def _summarize(
         "unigram_ce": corpus.info.unigram_ce,
         "unigram_accuracy": corpus.info.unigram_accuracy,
         "corpus": corpus.info.fingerprint,
+        "precision": str(run.trainer_config.precision),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         **({} if teacher is None else describe_teacher(run, corpus, teacher)),

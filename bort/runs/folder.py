@@ -6,6 +6,7 @@ Nothing heavy is imported, so that a finished run says so at once.
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
+from bort.config.trainer import AUTO, FLOAT32
 from bort.console import clock
 from bort.errors import BortError, shorten
 from bort.files import locks, ownership, run_files
@@ -38,7 +40,14 @@ WRITTEN_INTO = (
     run_files.TEACHER,
 )
 GONE_SETTINGS = (("agora", "training"),)  # older records hold these settings, which no longer exist
+PRECISION = "trainer.precision"
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
+
+
+def _state_precision(text: str, run: TrainConfig) -> str:
+    """Return the YAML of a run's configuration with the precision that `auto` has become."""
+    pattern = rf"^(trainer:\n(?: .*\n)*?  precision: ){AUTO}$"
+    return re.sub(pattern, rf"\g<1>{run.trainer_config.precision}", text, flags=re.MULTILINE)
 
 
 class RunFolder(os.PathLike):
@@ -213,12 +222,23 @@ class RunFolder(os.PathLike):
             write_json(self.settings_file, run_files.make_run_record(flatten_settings(run)))
         for name, text in (record or {}).items():
             if not (self.path / run_files.HYDRA / name).exists():
+                if name == "config.yaml":
+                    text = _state_precision(text, run)
                 with replace_file(self.path / run_files.HYDRA / name) as file:
                     file.write(text.encode())
 
     def read_settings(self) -> dict[str, Any] | None:
         """Return the flat settings of the run here; None where there is no run of bort."""
         return run_files.read_run_settings(self.path)
+
+    @property
+    def precision(self) -> str | None:
+        """The `trainer.precision` of the run here; None where there is no run.
+
+        A run of an older version that has none is one in float32.
+        """
+        settings = self.read_settings()
+        return None if settings is None else str(settings.get(PRECISION, FLOAT32))
 
     def read_config(self) -> dict[str, Any]:
         """Return the settings that `.hydra/config.yaml` records, but for keys that are gone since.
@@ -257,6 +277,9 @@ class RunFolder(os.PathLike):
             return
         # through JSON, so that what is compared went the same way as what was stored
         now = json.loads(json.dumps(flatten_settings(run), default=str))
+        then.setdefault(PRECISION, FLOAT32)
+        if now.setdefault(PRECISION, FLOAT32) == AUTO:  # which is whatever the run has
+            now[PRECISION] = then[PRECISION]
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         if differing:
             changes = ", ".join(

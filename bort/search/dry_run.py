@@ -29,6 +29,7 @@ from bort.search.fptas import Selection
 from bort.search.records import MaximumPoint
 from bort.search.sweep import build_scale, check_latency
 from bort.search.trial import count_held_sequences, make_candidate_settings
+from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_trainer
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     check_trainer(run)
     RunFolder(folder).check_settings(run)
     check_latency(run, folder)
+    run = foresee_precision(run, RunFolder(folder).precision)
     outlook, search, data = look_ahead(run), run.search, run.data
     teacher, V = outlook.teacher, outlook.vocab
     if teacher is None:
@@ -94,6 +96,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     )
     logger.info(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
     rates = sorted(job.optim.lr for job in jobs)
+    logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
     logger.info(f"  FLOPs       at most {format_flops(parts)}")
     states = amount.train.positions * search.seeds + amount.val.positions

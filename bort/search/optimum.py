@@ -219,6 +219,7 @@ def summarize(
         positions=plan.positions,
         documents=plan.documents,
         seed=run.seed,
+        precision=str(run.trainer_config.precision),
         **_count_costs(plan, paired, chosen),
     )
 

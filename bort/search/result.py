@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from bort.config.search import SearchRunConfig
+from bort.config.trainer import FLOAT32
 from bort.models.arch import Arch
 from bort.search.records import SearchPlan
 
@@ -129,6 +130,7 @@ class SearchResult:
     finalist_flops: float
     seconds: float
     seed: int
+    precision: str = FLOAT32  # of the trainings; older summaries do not name it
     horizons: list[Horizon] = field(default_factory=list)
 
     @property
@@ -146,7 +148,7 @@ class SearchResult:
         """Read a search's summary.json; raises KeyError for one that lacks a value."""
         horizons = [Horizon.from_json(content, label) for label in ("quarter", "half")]
         plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        missing = {item.name for item in fields(cls)} - plain.keys() - {"horizons"}
+        missing = {item.name for item in fields(cls)} - plain.keys() - {"horizons", "precision"}
         if missing:
             raise KeyError(*sorted(missing))
         plain["optimum"] = Arch.from_json(content["optimum"])

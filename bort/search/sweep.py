@@ -35,6 +35,7 @@ from bort.models import hub
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import read_model_config
+from bort.models.in_bf16 import copy_in_bf16, is_bf16_autocast
 from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.latency_table import read_latency_table
 from bort.objectives.parameters import count_parameters
@@ -79,6 +80,7 @@ from bort.search.trial import (
     make_val_batches,
     open_corpus_and_teacher,
 )
+from bort.training.precision import autocast_training, settle_precision
 from bort.training.trainer import check_trainer, choose_device
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
     check_latency(run, folder)
+    run = settle_precision(run, run_folder.precision)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
         record = {HYDRA_CONFIG: config, HYDRA_OVERRIDES: "[]"}
@@ -113,7 +116,7 @@ def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
         while batch := sweep.ask():
             for job in batch:
                 optim = replace(run.optim, lr=job.lr)
-                settings = replace(run, arch=job.xi, seed=job.seed, optim=optim, search=alone)
+                settings = replace(sweep.run, arch=job.xi, seed=job.seed, optim=optim, search=alone)
                 evaluate(settings, folder, folder / job.folder)
             sweep.collect(batch)
         return sweep.plan
@@ -363,7 +366,10 @@ def _pass_over_training(
     states = TeacherStates(locate_training_pass(folder, seed), teacher.config.hidden)
     data = TrainBatches(corpus, run.data, seed)
     tick = Progress(logger, "teacher: training batch").update
-    states.build(teacher.to(choose_device(run)), data, batches, tick)
+    teacher = teacher.to(choose_device(run))
+    with autocast_training(run, device := get_device(teacher)):
+        teacher = copy_in_bf16(teacher) if is_bf16_autocast(device) else teacher
+        states.build(teacher, data, batches, tick)
     epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
     sequences = epochs * data.sequences.count + further * data.batch_size
     return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))

@@ -89,6 +89,7 @@ def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRec
     folder: the search's; trial_folder: the candidate's own in it. A failure that is the candidate's
     own (no memory, a loss that is no number) is a record with its reason.
     """
+    run = run.with_precision(RunFolder(folder).precision)
     plan, path = read_plan(folder), trial_folder / TRIAL
     if path.exists():
         record = read_record(path, plan)

@@ -40,6 +40,10 @@ class StepModule(pl.LightningModule):
         self._last_loss: Tensor | None = None
         self._resumed: dict | None = None  # the state in the checkpoint that is resumed
 
+    def in_float32(self) -> torch.autocast:
+        """Return a context without mixed precision: all that is measured is float32."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def keep_outside(self, name: str, value: object) -> None:
         """Set an attribute that is not registered as part of this module.
 

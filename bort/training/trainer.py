@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
+from bort.config.trainer import AUTO, FLOAT32
 from bort.errors import BortError, shorten, suggest_name
 from bort.files.run_files import CHECKPOINTS
 from bort.machine import count_usable_cores
@@ -77,8 +78,11 @@ def check_trainer(run: TrainConfig) -> None:
     devices, most = run.trainer_config.devices, max(8, 2 * count_usable_cores())
     if isinstance(devices, int) and devices > most and choose_device(run) == "cpu":
         raise BortError(f"trainer.devices={devices}: on this CPU use at most {most} processes")
+    keys = run.trainer
+    if run.trainer_config.precision == AUTO:
+        keys = {**keys, "precision": FLOAT32}
     try:
-        instantiate(run.trainer, logger=False)
+        instantiate(keys, logger=False)
     except InstantiationException as error:
         reason = " ".join(str(error.__cause__ or error).split())
         missing = "backend found" in reason or "not available" in reason

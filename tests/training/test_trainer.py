@@ -63,7 +63,11 @@ def test_sharded_matrices_are_not_for_muon(settings_of, tmp_path):
     [
         ("trainer.devices=99", "trainer.devices=99: on this CPU use at most "),
         ("+trainer.max_stps=4", "trainer.max_stps is not a setting; did you mean 'max_steps'?"),
-        ("trainer.precision=33", "trainer: "),
+        (
+            "trainer.precision=33",
+            "trainer.precision=33 is unknown; use auto, 32-true, bf16-mixed, 16-mixed, bf16-true",
+        ),
+        ("trainer.precision=bf16-mixd", "is unknown; use auto, 32-true, bf16-mixed"),
         ("trainer.accelerator=tpuu", "trainer: "),
         ("trainer.max_steps=-5", "trainer.max_steps=-5 must be a whole number, at least -1"),
         ("trainer.devices=0", "trainer: "),
