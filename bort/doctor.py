@@ -36,6 +36,10 @@ SETTINGS = (
     "CUDA_VISIBLE_DEVICES HF_HOME HF_HUB_OFFLINE WANDB_MODE"
 ).split()
 
+# Linear layers of BERTs, as inputs and outputs, at the tokens of a batch of 8 × 128.
+LAYERS = ((64, 256), (128, 512), (256, 1024), (384, 1536), (768, 3072), (1024, 8192))
+ROWS = 1024
+
 
 def print_row(name: str, value: object) -> None:
     """Print a line of a section."""
@@ -124,7 +128,7 @@ def print_disk() -> None:
 
 
 def print_speed(torch: ModuleType | str) -> None:
-    """Print how fast matrix products are on the processor."""
+    """Print how fast matrix products are on the processor, large ones and those of small BERTs."""
     if isinstance(torch, str):
         print_row("matmul", "not measured: torch is not usable")
         return
@@ -134,6 +138,15 @@ def print_speed(torch: ModuleType | str) -> None:
         print_row(
             str(dtype).removeprefix("torch."), f"{rate:.0f} GFLOP/s on the CPU at {SIZE} x {SIZE}"
         )
+    from bort.training.precision import LEAST_FACTOR  # loads torch
+    from bort.training.products import ProductSize, measure_all
+
+    print_row("linear layers", "GFLOP/s of a training step: float32, bfloat16, how much faster")
+    sizes = [ProductSize(ROWS, inputs, outputs) for inputs, outputs in LAYERS]
+    for size, speed in measure_all(sizes).items():
+        numbers = f"{speed.float32:6,.0f} {speed.bf16:6,.0f} {speed.factor:6.2f} ×"
+        print_row(f"{size.inputs} → {size.outputs}", numbers)
+    print_row("precision", f"trainer.precision=auto takes bfloat16 from {LEAST_FACTOR} × on")
 
 
 @dataclass

@@ -68,6 +68,10 @@ def test_report(tmp_path):
     assert not cache.parent.exists()
     for dtype in ("float32", "bfloat16"):
         assert float(report["speed"][dtype].split()[0]) > 0
+    for inputs, outputs in doctor.LAYERS:  # what trainer.precision=auto is decided by
+        float32, bf16, factor, _ = report["speed"][f"{inputs} → {outputs}"].split()
+        ratio = float(bf16.replace(",", "")) / float(float32.replace(",", ""))
+        assert float(factor) == pytest.approx(ratio, rel=0.2)
 
 
 def test_report_without_any_package(monkeypatch):

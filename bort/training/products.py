@@ -123,20 +123,19 @@ def measure_speed(size: ProductSize, seconds: float) -> ProductSpeed:
     return ProductSpeed(**{name: work / statistics.median(taken) for name, taken in times.items()})
 
 
-def measure_speeds(sizes: Collection[ProductSize]) -> dict[ProductSize, ProductSpeed]:
-    """Return the speeds at these sizes, at least; those that the cache lacks are measured now.
+def measure_all(sizes: Collection[ProductSize]) -> dict[ProductSize, ProductSpeed]:
+    """Measure the speed at each size; where bf16 is emulated, all have the speed of a small one."""
+    small = measure_speed(SMALL, 0.0)
+    if small.factor < EMULATED:
+        return dict.fromkeys(sizes, small)
+    return {size: measure_speed(size, SECONDS / len(sizes)) for size in sizes}
 
-    Where bf16 is emulated, all sizes have the speed of a small one.
-    """
+
+def measure_speeds(sizes: Collection[ProductSize]) -> dict[ProductSize, ProductSpeed]:
+    """Return the speeds at these sizes, at least; those that the cache lacks are measured now."""
     speeds = read_speeds()
     if missing := [size for size in sizes if size not in speeds]:
-        if SMALL not in speeds:
-            speeds[SMALL] = measure_speed(SMALL, 0.0)
-        is_emulated = speeds[SMALL].factor < EMULATED
-        for size in missing:
-            speeds[size] = speeds[SMALL]
-            if not is_emulated:
-                speeds[size] = measure_speed(size, SECONDS / len(sizes))
+        speeds |= measure_all(missing)
         keep_speeds(speeds)
     return speeds
 

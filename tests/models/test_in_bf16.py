@@ -3,8 +3,9 @@
 import torch
 
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig, build_model
+from bort.models.bert import ModelConfig
 from bort.models.in_bf16 import copy_in_bf16, is_bf16_autocast
+from bort.models.initialization import build_model
 
 IDS = torch.arange(64).reshape(4, 16) % 50
 

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ["data=text", "data.path=text.txt", "data.length=16", "data.vocab_size=300"]
 TEXT += ["data.val_fraction=0.2", "trainer=cpu", "trainer.log_every_n_steps=1", "name=run"]
+TEXT += ["trainer.precision=32-true"]  # in bf16 a change may round elsewhere
 SMALL = "arch={depth: 2, heads: 2, hidden: 32, intermediate: 32}"
 TEACHER = [
     "teacher.arch={depth: 2, heads: 2, hidden: 64, intermediate: 64}",
@@ -28,6 +29,7 @@ TEACHER = [
 ]
 TABLE = ["task=custom", "data.train=table.csv", "data.length=16", "data.batch_size=8"]
 TABLE += ["model=runs/mlm_pretrain/run", "trainer=cpu", "trainer.log_every_n_steps=1", "name=run"]
+TABLE += ["trainer.precision=32-true"]
 COMMANDS = {
     "pre-training": ["train.py", "experiment=mlm_pretrain", *TEXT, SMALL, "trainer.max_steps=20"],
     "distillation": ["train.py", "experiment=kd_pretrain", *TEXT, SMALL, *TEACHER]
@@ -41,7 +43,7 @@ COMMANDS = {
 EXACT = {".safetensors", ".jsonl", ".tsv", ".npy", ".f16", ".bin", ".txt", ".yaml"}
 TIMES = re.compile(
     r"(.*_)?(seconds|tokens_per_s|wall|time|times|date|digest|check|matmul|hours|speed)(_.*)?|version|"
-    r"torch|threads|files|models|fingerprint|corpus|folder|settings|started|host"
+    r"torch|threads|precision|files|models|fingerprint|corpus|folder|settings|started|host"
 )
 
 
