@@ -60,13 +60,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
         longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
         longest *= run.data.batch_size
-    trainer = run.trainer_config
-    batches = -(-len(rows["train"]) // run.data.batch_size)
-    group = trainer.accumulate_grad_batches
-    per_epoch = -(-batches // group)  # what an epoch leaves of a step is a step
-    steps, epochs = trainer.max_steps, trainer.max_epochs or -1
-    if steps < 0 or 0 < epochs * per_epoch < steps:
-        steps = per_epoch * max(epochs, 1)
+    steps, per_epoch = _count_own_steps(run, len(rows["train"]))
     if count_steps:
         steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
@@ -79,19 +73,30 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     for note in task.notes:
         logger.info(f"  labels      {note}")
     arms = " in all arms together, S and replays not counted" if count_steps else ""
-    size_of_step = counted(run.data.batch_size * group, "row")
+    size_of_step = counted(run.data.batch_size * run.trainer_config.accumulate_grad_batches, "row")
     logger.info(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
     logger.info(f"  tokens      about {read:,.0f}")
     logger.info(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    before = 0.0 if run.model else _say_encoder(run)
-    duration = estimate_hours(work + before)
+    duration = estimate_hours(work + (0.0 if run.model else _say_encoder(run)))
     logger.info(
         f"  hours       about {duration:,.2f} on {count_usable_cores()} cores, without a GPU"
     )
     logger.info("dry_run=true: nothing was started")
+
+
+def _count_own_steps(run: TrainConfig, rows: int) -> tuple[int, int]:
+    """Count the steps of a fine-tuning, and those of an epoch."""
+    trainer = run.trainer_config
+    batches = -(-rows // run.data.batch_size)
+    # what an epoch leaves of a step is a step
+    per_epoch = -(-batches // trainer.accumulate_grad_batches)
+    steps, epochs = trainer.max_steps, trainer.max_epochs or -1
+    if steps < 0 or 0 < epochs * per_epoch < steps:
+        steps = per_epoch * max(epochs, 1)
+    return steps, per_epoch
 
 
 def _open(run: TrainConfig) -> ModelConfig:
