@@ -100,6 +100,11 @@ MESSAGES = [
         lambda: complete(trainer={"accumulate_grad_batches": 1.5}),
         "trainer.accumulate_grad_batches=1.5 must be a whole number, at least 1",
     ),
+    (
+        lambda: complete(trainer={"max_steps": 1, "precision": "bf16-mixd"}),
+        "trainer.precision=bf16-mixd is unknown; use auto, 32-true, bf16-mixed, 16-mixed, "
+        "bf16-true, 16-true, 64-true; did you mean 'bf16-mixed'?",
+    ),
 ]
 
 
