@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from bort.benchmark.rows import BenchmarkRow
@@ -95,7 +96,9 @@ def test_search_by_steps(script):
 def test_latency(script):
     out = script("latency", "smoke")
     assert count_rows(out, "| Bort int8 against") == 8
-    assert count_rows(out, "| encoder |") == 11
+    assert count_rows(out, "| encoder | tokens |") == 2 * 4 + 2 * 2  # the second: at batch 8
+    assert count_rows(out, "| encoder | ⟨D,A,H,I⟩") == 11 + 2 * 3 + 4
+    assert f"ONNX Runtime {onnxruntime.__version__};" in out
 
 
 def test_finetune(script, model, shared, monkeypatch):
@@ -153,6 +156,6 @@ def test_the_parts_of_a_ratio(monkeypatch):
     ]
     lines = script["split_ratios"](rows, script["SHAPES"])
     # 430 / 14 = 30.7 = 430 / 28 × 28 / 21 × 21 / 14
-    assert "| BERT-large, PyTorch | 30.7 | 25 | 15.36 | 1.33 | 1.50 |" in lines
-    assert "| BERT-base, PyTorch | 7.1 | 6 | 3.57 | 1.33 | 1.50 |" in lines
+    assert "| BERT-large, PyTorch | 30.7 | 46 | 15.36 | 1.33 | 1.50 |" in lines
+    assert "| BERT-base, PyTorch | 7.1 | 13 | 3.57 | 1.33 | 1.50 |" in lines
     assert "| BERT-large, ONNX int8 | 12.9 | – | – | – | – |" in lines

@@ -188,15 +188,15 @@ class Encoder(nn.Module):
         everywhere; token_types (B, S), None for all 0, unused by a model without token types.
         Raises BortError if S exceeds config.positions.
         """
-        mask = _attention_mask(attention_mask)
+        mask = make_attention_mask(attention_mask)
         x = self.embeddings(input_ids, token_types)
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
 
-def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """None when nothing is masked (the fastest kernel), else bool (B, 1, 1, S)."""
+def make_attention_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """Return None when nothing is masked (the fastest kernel), else bool (B, 1, 1, S)."""
     if attention_mask is None:
         return None
     keep = attention_mask.bool()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import Classifier, Encoder, MaskedLM, ModelConfig
+from bort.models.onnx_graph import GRAPH, arrange_for_export
 
 OPSET = 18  # CPU kernels refuse opset 23's Attention with a padding mask
 QUANTIZED = ("MatMul", "Gather")
@@ -68,7 +69,7 @@ def _trace(model: nn.Module, inputs: dict[str, Tensor], path: Path, output: str)
         warnings.simplefilter("ignore")  # of torch, about its own internals
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            _Deployed(model.eval()),
+            _Deployed(arrange_for_export(model.eval())),
             (),
             kwargs=inputs,
             dynamo=True,
@@ -153,6 +154,13 @@ def _module(node) -> str:
     names = [part.strip(" '[]") for part in scopes.get(SCOPES, "").split(",")]
     owners = [name for name in names if name.startswith("model.")]
     return owners[-1].removeprefix("model.") if owners else "decoder"
+
+
+def describe_graph() -> str:
+    """Say which graph is exported and what runs it: latencies of others are not comparable."""
+    import onnxruntime
+
+    return f"graph {GRAPH}, ONNX Runtime {onnxruntime.__version__}"
 
 
 def open_session(path: Path, threads: int):

@@ -77,6 +77,8 @@ def measure_latencies(
     engine = latency.engine if is_fitted else latency.source
     threads = latency.threads or torch.get_num_threads()
     note = f"{engine}, {size}, {counted(threads, 'thread')}"
+    if engine != "measured":
+        note += f", {onnx.describe_graph()}"
     if not is_fitted:
         timings = _time_shapes(latency, engine, archs, vocab, threads, folder)
         points = {arch: [timing.ms, timing.low, timing.high] for arch, timing in timings.items()}

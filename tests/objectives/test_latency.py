@@ -2,12 +2,14 @@
 
 import json
 
+import onnxruntime
 import pytest
 import torch
 
 from bort.config.search import LatencyConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
+from bort.models.onnx_graph import GRAPH
 from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.parameters import count_encoder_operations
 
@@ -36,6 +38,14 @@ def test_shapes_are_timed_with_as_many_threads_as_asked_for(tmp_path):
     assert latencies.note == "measured, batch 1 × 8 tokens, 1 thread"
     assert 0 < latencies.points[SMALL][1] <= latencies.points[SMALL][2]
     assert torch.get_num_threads() == threads and not list(tmp_path.iterdir())
+
+
+def test_latencies_of_onnx_say_of_which_graph_they_are(tmp_path):
+    config = LatencyConfig(source="onnx", batch=1, length=8, rounds=1, threads=1)
+    latencies = measure_latencies(config, [SMALL], None, 50, tmp_path)
+    version = f"graph {GRAPH}, ONNX Runtime {onnxruntime.__version__}"
+    assert latencies.note == f"onnx, batch 1 × 8 tokens, 1 thread, {version}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_record_survives_its_file():
