@@ -96,7 +96,7 @@ def compare_graphs(rows: list[BenchmarkRow]) -> list[str]:
     ms = {(row.name, row.engine, row.size): row.median_ms for row in rows}
     lines = [
         "| encoder | tokens | engine | plain export, ms | as bort exports it, ms | times faster "
-        "| Bort int8 against the plain export | to reach |",
+        "| plain export against Bort int8 | to reach |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (name, engine, size), plain in ms.items():
