@@ -10,8 +10,9 @@ The encoder and the data are those of benchmarks/glue.py. The Hugging Face side 
 benchmarks/huggingface.py: in `scores`, `transformers.Trainer` trains it (this needs accelerate); in
 `speed`, the same steps are written out, so that both sides are timed step by step.
 
-Seconds are the process's own (`time.process_time`), so that other work on the machine does not
-count. Run with OMP_NUM_THREADS=1, because these seconds add up over threads. Every finished
+Seconds of `scores` are the process's own (`time.process_time`), so that other work on the machine
+does not count. Run it with OMP_NUM_THREADS=1, because these seconds add up over threads; `speed`
+takes wall time, on all cores. Every finished
 training is a record under runs/benchmarks/finetune, so that a second call resumes where the first
 was stopped. Tables go to benchmarks/results/finetune_<part>.md.
 """
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 import transformers
 from glue import find_encoder, find_student, sample_task
 from huggingface import HuggingFaceSide, compute_reference_losses, train_with_trainer
@@ -164,7 +166,7 @@ def format_by_seed(values: list[float]) -> str:
 # ------------------------------------------------------------------------------------ speed
 
 
-def take_our_steps(run: TrainConfig) -> Iterator[int]:
+def take_our_steps(run: TrainConfig, bf16: bool) -> Iterator[int]:
     """Train, and yield the number of rows after each step."""
     task, rows = load_task(run.task, run.data)
     tokenizer = load_tokenizer(run.model)
@@ -176,7 +178,8 @@ def take_our_steps(run: TrainConfig) -> Iterator[int]:
     step = 0
     while True:
         batch = batches[step]
-        outputs = compute_batch_outputs(student, batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            outputs = compute_batch_outputs(student, batch)
         loss = compute_loss(task.kind, outputs, batch["labels"])
         optimizer.zero_grad()
         loss.backward()
@@ -186,37 +189,63 @@ def take_our_steps(run: TrainConfig) -> Iterator[int]:
         step += 1
 
 
+SIDES = [  # precision, side
+    ("float32", "Hugging Face"),
+    ("bf16", "Hugging Face"),
+    ("float32", "ours"),
+    ("bf16", "ours"),
+]
+
+
 def speed(bench: Bench) -> list[str]:
-    """Time single steps in turns, so that both sides meet the same disturbances."""
+    """Time single steps in turns, so that all sides meet the same disturbances."""
     steps_of_round, rounds = bench.choose((SPEED_STEPS, SPEED_ROUNDS), (2, 1))
     lines = [
-        f"Both sides are plain loops of {steps_of_round} training steps of 16 rows over the same "
-        f"{steps_of_round * 16} rows, with dropout 0.1; figures are medians of {rounds} rounds.",
+        f"All sides are plain loops of {steps_of_round} training steps of 16 rows over the same "
+        f"{steps_of_round * 16} rows, with dropout 0.1, in float32 or under bf16 autocast; figures "
+        f"are medians of {rounds} rounds.",
         "",
-        "| task | HF examples/s | ours | ratio | to reach |",
-        "|---|---|---|---|---|",
+        f"| task; examples/s | {' | '.join(f'{side}, {name}' for name, side in SIDES)} | "
+        "our float32 ÷ theirs (to reach: 1.3) | our bf16 ÷ their float32 (to reach: 2.5) | "
+        "÷ their bf16 |",
+        "|---" * 8 + "|",
     ]
     for name in bench.shorten(SPEED):
         run = compose_glue_run(bench, name, steps_of_round * 16)
         total = steps_of_round * (rounds + 1)
-        sides = {"hf": HuggingFaceSide(run).take_steps(total), "ours": take_our_steps(run)}
-        rates: dict[str, list[float]] = {side: [] for side in sides}
-        for steps in sides.values():
-            for _ in range(WARM_UP):
-                next(steps)
-        for number in range(rounds):
-            seconds, examples = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
-            for step in range(steps_of_round):
-                for side in list(sides) if (step + number) % 2 == 0 else reversed(sides):
-                    start = time.process_time()
-                    examples[side] += next(sides[side])
-                    seconds[side] += time.process_time() - start
-            for side in sides:
-                rates[side].append(examples[side] / seconds[side])
-        theirs, ours = (statistics.median(rates[side]) for side in sides)
-        lines.append(f"| {name} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | 1.3 |")
-        print(lines[-1])
+        sides = {
+            (precision, side): take_our_steps(run, precision == "bf16")
+            if side == "ours"
+            else HuggingFaceSide(run).take_steps(total, precision == "bf16")
+            for precision, side in SIDES
+        }
+        rates = time_rounds(sides, steps_of_round, rounds)
+        theirs, theirs_bf16, ours, ours_bf16 = (rates[side] for side in SIDES)
+        ratios = (ours / theirs, ours_bf16 / theirs, ours_bf16 / theirs_bf16)
+        cells = [*(f"{rates[side]:.1f}" for side in SIDES), *(f"{r:.2f}" for r in ratios)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
     return lines
+
+
+def time_rounds(
+    sides: dict[tuple[str, str], Iterator[int]], steps_of_round: int, rounds: int
+) -> dict[tuple[str, str], float]:
+    """Return the examples/s of each side: the median over rounds of steps in alternating order."""
+    rates: dict[tuple[str, str], list[float]] = {side: [] for side in sides}
+    for steps in sides.values():
+        for _ in range(WARM_UP):
+            next(steps)
+    for number in range(rounds):
+        seconds, examples = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0)
+        for step in range(steps_of_round):
+            for side in list(sides) if (step + number) % 2 == 0 else reversed(sides):
+                start = time.perf_counter()
+                examples[side] += next(sides[side])
+                seconds[side] += time.perf_counter() - start
+        for side in sides:
+            rates[side].append(examples[side] / seconds[side])
+    return {side: statistics.median(values) for side, values in rates.items()}
 
 
 # ------------------------------------------------------------------------------------ pretraining

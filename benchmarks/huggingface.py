@@ -77,8 +77,8 @@ class HuggingFaceSide:
         collate = DataCollatorWithPadding(self.tokenizer)
         return DataLoader(rows, size, shuffle=shuffle, collate_fn=collate)
 
-    def take_steps(self, total: int) -> Iterator[int]:
-        """Train for a number of epochs, and yield the number of rows after each step."""
+    def take_steps(self, total: int, bf16: bool = False) -> Iterator[int]:
+        """Train for `total` steps or more, and yield the number of rows after each step."""
         o = self.run.optim
         groups = group_by_decay(self.model, o.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=o.lr, fused=True)
@@ -86,7 +86,8 @@ class HuggingFaceSide:
         while True:
             self.model.train()
             for batch in self.loader:
-                loss = self.model(**batch).loss
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    loss = self.model(**batch).loss
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
                 optimizer.step()
