@@ -16,7 +16,7 @@ from bort.files.cache import locate_cache
 from bort.models.huggingface import load_tokenizer
 from bort.pretraining.corpus import Corpus, build_corpus, find_corpus
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
-from bort.pretraining.teacher_states import TeacherStates, WithTeacher
+from bort.pretraining.teacher_states import KeptStates, WithTeacher
 from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
@@ -143,9 +143,9 @@ class PackedDataModule(pl.LightningDataModule):
     fast transformers tokenizer (such as a teacher's), its folder, or its hub name; None uses the
     one that `data.tokenizer` names, or trains a byte-level BPE on the text. seed: decides the order
     and the masks. cache: the folder for tokenized text; None uses bort's own. corpus: text that has
-    already been tokenized. states: a teacher's answers to the training and the validation batches,
-    which are added to them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and
-    `vocab_size` describe the batches, and `train` and `val` hold them.
+    already been tokenized. states: a teacher's kept states for the batches, which are added to
+    them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and `vocab_size` describe the
+    batches, and `train` and `val` hold them.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class PackedDataModule(pl.LightningDataModule):
         *,
         cache: str | Path | None = None,
         corpus: Corpus | None = None,
-        states: tuple[TeacherStates, TeacherStates] | None = None,
+        states: KeptStates | None = None,
     ):
         super().__init__()
         if tokenizer is None and data.tokenizer not in ("auto", "bpe"):
@@ -195,9 +195,8 @@ class PackedDataModule(pl.LightningDataModule):
         self.train = TrainBatches(self.corpus, self.data, self.seed)
         self.val = ValBatches(self.corpus, self.data)
         if self.states is not None:
-            train_states, val_states = self.states
-            self.train = WithTeacher(self.train, train_states)
-            self.val = WithTeacher(self.val, val_states)
+            self.train = WithTeacher(self.train, self.states.train)
+            self.val = WithTeacher(self.val, self.states.val, self.states.look_every)
 
     def train_dataloader(self) -> DataLoader:
         """Build the loader of the current epoch, which starts where the trainer stands."""

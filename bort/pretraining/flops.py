@@ -104,14 +104,18 @@ def count_teacher_flops(teacher: Arch, vocab_size: int, amount: Amount) -> float
 
 
 def count_candidate_flops(
-    run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount
+    run: TrainConfig, teacher: Arch, vocab_size: int, amount: Amount, held: Text
 ) -> float:
-    """Count a candidate of a search: training and error, with the teacher's states cached."""
-    evaluations = amount.validations + 1  # and the error that is recorded
-    positions = amount.train.positions + evaluations * amount.val.positions
+    """Count a candidate of a search: training and error, with the teacher's states cached.
+
+    amount: of its training, whose validations read a part of the held-out text; held: all of it,
+    which decides the error. The teacher's probabilities there are counted once for each candidate,
+    though a process keeps most of them for the next one.
+    """
+    positions = amount.train.positions + held.positions
     return (
         count_student_flops(run, vocab_size, amount)
-        + count_logits_flops(run.arch, vocab_size, amount.val)
+        + count_logits_flops(run.arch, vocab_size, held)
         + count_decoder_flops(teacher.hidden, vocab_size, positions)
     )
 

@@ -29,7 +29,7 @@ from bort.pretraining.teacher import (
     locate_teacher,
     open_sources,
 )
-from bort.pretraining.teacher_states import TeacherStates
+from bort.pretraining.teacher_states import KeptStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.training.precision import settle_precision
@@ -131,12 +131,12 @@ def train(
     label: str = "train",
     record: dict | None = None,
     wait: bool = False,
-    states: tuple[TeacherStates, TeacherStates] | None = None,
+    states: KeptStates | None = None,
 ) -> RunSummary:
     """Train one model on a corpus; see `pretrain`.
 
     wait: whether to wait for another process that works in the same folder. states: the teacher's
-    states for the training and the validation batches, which are then not computed again.
+    kept states, which are then not computed again.
     """
     hide_lightning_notes()
     run_folder = RunFolder(folder)
@@ -157,6 +157,7 @@ def train(
             run.distill,
             compile=run.compile,
         )
+        module.judge = None if states is None else states.judge
         samples = SamplePredictions(corpus.tokenizer, folder)
         parameters = sum(p.numel() for p in model.parameters())  # counted before FSDP shards them
         trainer, throughput = fit(run, folder, module, data, label, [samples])

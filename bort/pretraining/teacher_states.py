@@ -6,6 +6,7 @@ Letters: M masked positions of a batch, H_T hidden size of the teacher, V vocabu
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -107,20 +108,43 @@ def _check_states(
     return ends, digests, len(digests)
 
 
-class WithTeacher(Dataset):
-    """Batches that carry the teacher's head states (M, H_T) beside input, positions and labels."""
+@dataclass(frozen=True)
+class KeptStates:
+    """A teacher's states for the training and for the validation batches of a run.
 
-    def __init__(self, batches: Dataset, states: TeacherStates):
-        self.batches, self.states = batches, states
+    look_every: a validation reads every so many of the validation batches, spread over the text.
+    judge: computes what `compare_with_teacher` of a `DistillationModule` does, from logits (M, V) and
+    their batch; None: the teacher itself is asked.
+    """
+
+    train: TeacherStates
+    val: TeacherStates
+    look_every: int = 1
+    judge: Callable[[torch.Tensor, dict], tuple[torch.Tensor, ...]] | None = None
+
+
+class WithTeacher(Dataset):
+    """Batches that carry their number and the teacher's head states (M, H_T), beside the rest.
+
+    every: only every so many of the batches are among them, beginning with the first.
+    """
+
+    def __init__(self, batches: Dataset, states: TeacherStates, every: int = 1):
+        self.batches, self.states, self.every = batches, states, every
 
     def divide(self, rank: int, processes: int) -> None:
         """Take only this process's share of each step; see `TrainBatches.divide`."""
         self.batches.divide(rank, processes)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.batches) // self.every)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if index >= len(self.states):  # a worker prefetches beyond the last step
-            return self.batches[index]
-        return self.batches[index] | {"teacher_states": torch.from_numpy(self.states[index])}
+        number = index * self.every
+        if number >= len(self.states):  # a worker prefetches beyond the last step
+            return self.batches[number]
+        own = {
+            "number": torch.tensor(number),
+            "teacher_states": torch.from_numpy(self.states[number]),
+        }
+        return self.batches[number] | own

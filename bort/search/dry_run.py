@@ -28,7 +28,7 @@ from bort.runs.folder import RunFolder
 from bort.search.fptas import Selection
 from bort.search.records import MaximumPoint
 from bort.search.sweep import build_scale, check_latency
-from bort.search.trial import count_held_sequences, make_candidate_settings
+from bort.search.trial import count_held_sequences, expect_look, make_candidate_settings
 from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_trainer
 
@@ -77,7 +77,9 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     held = count_held_sequences(data)
     jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)
-    training = [count_candidate_flops(job, teacher, V, amount) for job in jobs]
+    look = expect_look(amount.val, data)
+    looked = replace(amount, val=look)
+    training = [count_candidate_flops(job, teacher, V, looked, amount.val) for job in jobs]
     again = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
     passes = count_states_flops(teacher, amount.train) * search.seeds
     passes += count_logits_flops(teacher, V, amount.val)

@@ -260,8 +260,9 @@ class TrialRecord:
     """The record of one training, `point.json` in its folder.
 
     Of one that ended well: lr, the peak rate of its width; losses, the digest of losses.npy, nats
-    at each masked position; error, their mean; kl_by_step, KL to T at earlier validations; seconds
-    of training and `wall` seconds in all. Of one that failed: the reason, and whether the loss
+    at each masked position; error, their mean; kl_by_step, KL to T at earlier validations, which
+    looked at look_positions of the masked positions (None: at all); seconds of training and `wall`
+    seconds in all. Of one that failed: the reason, and whether the loss
     became no number; otherwise nobody knows which error it would have.
     """
 
@@ -272,6 +273,7 @@ class TrialRecord:
     losses: str | None = None
     error: float | None = None
     kl_by_step: dict[str, float] | None = None
+    look_positions: int | None = None
     mlm_accuracy: float | None = None
     seconds: float | None = None
     wall: float | None = None
@@ -279,6 +281,7 @@ class TrialRecord:
     diverged: bool = False
 
     MEASURED = ("lr", "losses", "error", "kl_by_step", "mlm_accuracy", "seconds", "wall")
+    LATER = ("look_positions",)  # older records lack it
     FAILURE = ("reason", "diverged")
 
     @property
@@ -301,12 +304,13 @@ class TrialRecord:
             Origin.from_json(content),
             status,
             **{key: content[key] for key in keys},
+            **{key: content.get(key) for key in cls.LATER},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of point.json."""
         job = {"xi": self.xi.to_json(), "seed": self.job.seed, "base_lr": self.job.lr}
-        keys = self.MEASURED if self.is_trained else self.FAILURE
+        keys = (*self.MEASURED, *self.LATER) if self.is_trained else self.FAILURE
         measured = {key: getattr(self, key) for key in keys}
         return {**job, **asdict(self.origin), "status": str(self.status), **measured}
 

@@ -15,7 +15,7 @@ from bort.runs.folder import RunFolder
 from bort.runs.summary import NEAR
 from bort.search.coefficient import format_upper
 from bort.search.fptas import UNDECIDED
-from bort.search.result import CandidateRow, Conclusion, SearchResult
+from bort.search.result import CandidateRow, Conclusion, Horizon, SearchResult
 from bort.training.loggers import choose_wandb_options
 
 if TYPE_CHECKING:  # plotly is loaded when something is drawn
@@ -113,16 +113,24 @@ def find_doubts(result: SearchResult) -> Iterator[str]:
         yield "note: W with an error fitted on the number of parameters chooses the same"
 
 
+def _describe_look(horizon: Horizon, result: SearchResult) -> str:
+    """Say at how many positions the errors of an earlier step were measured, if not at all."""
+    if horizon.positions is None:
+        return ""
+    return f" (at {horizon.positions:,} of {result.positions:,} positions)"
+
+
 def _doubt_horizons(result: SearchResult) -> Iterator[str]:
     """Say when the errors at an earlier step would have led to another choice or ranking."""
     for horizon in result.horizons:
         if horizon.label == "half" and horizon.ahead != result.optimum_name:
-            step = f"{horizon.step:,} of {result.n:,} steps"
+            step = f"{horizon.step:,} of {result.n:,} steps{_describe_look(horizon, result)}"
             yield f"doubt: after {step} {horizon.ahead} was ahead of the winner"
     for horizon in reversed(result.horizons):  # one line is enough, of the later step
         if horizon.tau is not None and horizon.tau < FAITHFUL:
+            look = _describe_look(horizon, result)
             yield (
-                f"doubt: after {horizon.step:,} of {result.n:,} steps the errors ranked the "
+                f"doubt: after {horizon.step:,} of {result.n:,} steps{look} the errors ranked the "
                 f"candidates otherwise than at the end (Kendall's τ {horizon.tau:.2f}): the "
                 "ranking may change with a larger search.n"
             )
@@ -335,7 +343,7 @@ def write_costs(teacher_seconds: float, result: SearchResult) -> str:
 def _list_rankings(result: SearchResult) -> Iterator[tuple[str, str]]:
     """List how the errors at earlier steps rank what was trained, and who wins there."""
     for horizon in reversed(result.horizons):
-        step = f"{horizon.step:,} steps"
+        step = f"{horizon.step:,} steps{_describe_look(horizon, result)}"
         if horizon.tau is not None:
             ranking = f"ranking of the trained ones after {step} (Kendall's τ)"
             yield (ranking, f"{horizon.tau:.2f}")

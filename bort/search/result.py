@@ -44,7 +44,8 @@ class Horizon:
 
     label: `quarter` or `half`; ahead: which of the trained candidates is ahead by W; winner: which
     wins when what was not trained could not; tau: Kendall's τ between the rankings by error then
-    and at n, None where it is not defined.
+    and at n, None where it is not defined. positions: at how many masked positions the errors then
+    were measured, None where at all that decide the error.
     """
 
     label: str
@@ -52,19 +53,21 @@ class Horizon:
     ahead: str
     winner: str
     tau: float | None
+    positions: int | None = None
 
     @classmethod
     def from_json(cls, content: dict[str, Any], label: str) -> Self | None:
         """Read it out of the flat summary; None where this part of the steps was not compared."""
         if f"step_at_{label}" not in content:
             return None
-        names = ("step", "ahead", "winner", "tau")
+        names = ("step", "ahead", "winner", "tau", "positions")
         return cls(label, *(content.get(f"{name}_at_{label}") for name in names))
 
     def to_json(self) -> dict[str, Any]:
         """Give its part of the flat summary."""
         values = {"step": self.step, "ahead": self.ahead, "winner": self.winner}
-        values |= {} if self.tau is None else {"tau": self.tau}
+        further = {"tau": self.tau, "positions": self.positions}
+        values |= {key: value for key, value in further.items() if value is not None}
         return {f"{name}_at_{self.label}": value for name, value in values.items()}
 
 

@@ -179,9 +179,12 @@ def compare_horizons(
     """Compare errors at n/4 and n/2 of the same trainings with those at n.
 
     Does a shorter n choose the same? The schedule is that of n steps, so these are not the errors
-    that a search with n/4 steps would find. A step at which not all were validated is left out.
+    that a search with n/4 steps would find. KL then is of the positions that a validation looked
+    at. A step at which not all were validated is left out.
     """
-    curves = {xi: find_best_record(records, xi, run).kl_by_step for xi in chosen.errors}
+    best = {xi: find_best_record(records, xi, run) for xi in chosen.errors}
+    curves = {xi: record.kl_by_step for xi, record in best.items()}
+    looks = [record.look_positions for record in best.values() if record.look_positions]
     horizons = []
     for part, label in ((4, "quarter"), (2, "half")):
         step = max(1, run.search.n // 4) * (4 // part)
@@ -195,5 +198,7 @@ def compare_horizons(
             tau = float(kendalltau([errors[xi] for xi in order], at_end).statistic)
         winner = name_winner(then.winner)
         defined = tau is not None and not math.isnan(tau)
-        horizons.append(Horizon(label, step, str(then.best), winner, tau if defined else None))
+        tau = tau if defined else None
+        fewest = min(looks, default=None)
+        horizons.append(Horizon(label, step, str(then.best), winner, tau, fewest))
     return horizons

@@ -78,6 +78,7 @@ from bort.search.trial import (
     get_device,
     make_candidate_settings,
     make_val_batches,
+    measure_look,
     open_corpus_and_teacher,
 )
 from bort.training.precision import autocast_training, settle_precision
@@ -106,7 +107,10 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
         record = {HYDRA_CONFIG: config, HYDRA_OVERRIDES: "[]"}
     with run_folder.lock(wait=False):
         run_folder.begin(run, record)
-        yield Sweep(run, folder)
+        try:
+            yield Sweep(run, folder)
+        finally:
+            forget_corpus_and_teacher()
 
 
 def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
@@ -188,6 +192,7 @@ class Sweep:
         save_array(RunFolder(folder).teacher / ENTROPY, entropy)
         documents, length = val.documents(), run.data.length
         held = Text(len(val.chosen) * length, length, len(entropy))
+        look = measure_look(val)
         save_array(RunFolder(folder).teacher / DOCUMENTS, documents)
         error = float(entropy.mean(dtype=np.float64))
         plan = replace(
@@ -195,7 +200,7 @@ class Sweep:
             teacher=replace(plan.teacher, error=error, unigram_error=unigram),
             positions=len(entropy),
             documents=len(np.unique(documents)),
-            points=self._count_flops(plan, corpus, teacher, text, held),
+            points=self._count_flops(plan, corpus, teacher, (text, held, look)),
             teacher_flops=count_states_flops(teacher.config.arch, text),
             teacher_val_flops=count_logits_flops(
                 teacher.config.arch, teacher.config.vocab_size, held
@@ -248,17 +253,21 @@ class Sweep:
         )
 
     def _count_flops(
-        self, plan: SearchPlan, corpus: Corpus, teacher: MaskedLM, train: Text, held: Text
+        self, plan: SearchPlan, corpus: Corpus, teacher: MaskedLM, texts: tuple[Text, ...]
     ) -> list[GridPoint]:
-        """Count the FLOPs of every candidate's training. train, held: what T has read."""
+        """Count the FLOPs of every candidate's training.
+
+        texts: what T has read in training, of held-out text, and what a validation looks at.
+        """
+        train, held, look = texts
         n, batches = self.run.search.n, self._count_batches(corpus)
         sequences, points = int(held.tokens / held.length), []
         for point in plan.points:
             settings = make_candidate_settings(replace(self.run, arch=point.xi), sequences)
             validations = count_validations(settings, batches)
-            amount = Amount(n, batches, validations, train, held)
+            amount = Amount(n, batches, validations, train, look)
             count = count_candidate_flops(
-                settings, teacher.config.arch, teacher.config.vocab_size, amount
+                settings, teacher.config.arch, teacher.config.vocab_size, amount, held
             )
             points.append(replace(point, flops=count))
         return points

@@ -1,11 +1,13 @@
 """States of the teacher on the disk: resumed after a stop, made again where they are damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from bort.pretraining.datamodule import TrainBatches
+from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare
-from bort.pretraining.teacher_states import TeacherStates
+from bort.pretraining.teacher_states import TeacherStates, WithTeacher
 
 
 def test_teacher_states_go_on_after_a_stop(search_of, tmp_path, monkeypatch):
@@ -53,3 +55,21 @@ def test_damaged_teacher_states_are_made_again(search_of, tmp_path, monkeypatch,
     assert path.read_bytes() == content
     TeacherStates(tmp_path / "a", 32)
     assert not capsys.readouterr().out
+
+
+def test_every_other_batch_carries_its_own_states(search_of, tmp_path):
+    run = search_of()
+    corpus, teacher = prepare(run)
+    batches, states = (
+        ValBatches(corpus, replace(run.data, batch_size=1)),
+        TeacherStates(tmp_path / "a", 32),
+    )
+    count = len(batches)
+    states.build(teacher, batches, count, lambda *_: None)
+    looked = WithTeacher(batches, states, every=2)
+    assert count > 2 and [int(batch["number"]) for batch in looked] == list(range(0, count, 2))
+    assert len(looked) == -(-count // 2)
+    for batch in looked:
+        number = int(batch["number"])
+        assert np.array_equal(batch["teacher_states"].numpy(), states[number])
+        assert np.array_equal(batch["labels"].numpy(), batches[number]["labels"].numpy())

@@ -1,5 +1,6 @@
 """Candidates: errors against Hugging Face, shared batches, failures that are their own."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_runs import log_lines, sweep
+from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM
 
 from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
+from bort.files.checked import write_checked
+from bort.models.huggingface import load_masked_lm
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare
 from bort.pretraining.teacher import locate_teacher
@@ -145,6 +149,106 @@ def checkpoints(folder: Path) -> list[Path]:
 )
 def test_what_a_candidate_can_be_blamed_for(error, reason):
     assert trial.explain_failure(error) == reason
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("rows", "words"), [(1, 300_000), (3, 300_000), (131, 30_000), (0, 50)])
+def test_a_few_rows_at_a_time_give_the_same_numbers(rows, words, threads):
+    """Bit for bit those of all rows at once, with and without a thread that shares the work."""
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(2, rows, words, generator=generator) * 3
+    labels = torch.randint(words, (rows,), generator=generator)
+    before, target = torch.get_num_threads(), teacher.softmax(-1)
+    torch.set_num_threads(threads)
+    try:
+        losses, surprisals = trial.compare_answers(target, logits, labels)
+        log_q = logits.log_softmax(-1)
+        assert torch.equal(losses, -(target * log_q).sum(-1))
+        assert torch.equal(surprisals, F.cross_entropy(logits, labels, reduction="none"))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_memory_does_not_hold_is_computed_again(done, monkeypatch):
+    """The errors are the same, bit for bit, and those of a plain product over all words."""
+    run, folder, _, _, _ = done
+    corpus, teacher = prepare(run)
+    val = trial.make_val_batches(corpus, run)
+    first = read_records(folder)[0]
+    model = load_masked_lm(folder / first.job.folder / "model").eval()
+    trial.forget_corpus_and_teacher()
+    answers = trial.open_answers(folder, teacher)
+    assert trial.open_answers(folder, teacher) is answers
+    monkeypatch.setattr(trial, "KEPT_BYTES", answers[0].nbytes)
+    few = trial.TeacherAnswers(teacher, answers.states, answers.entropy)
+    plain = []
+    with torch.no_grad():
+        for number, batch in enumerate(val):
+            logits = model(batch["input_ids"], positions=batch["positions"])
+            p = trial.compute_log_probabilities(teacher, answers.states, number).exp()
+            plain.append(-(p * F.log_softmax(logits, -1)).sum(-1))
+            assert torch.equal(few[number], answers[number])
+            assert (few[number] is few[number]) == (number == 0) and answers[number] is answers[
+                number
+            ]
+    expected = torch.cat(plain).numpy()
+    assert np.array_equal(trial.measure_scores(model, val, answers).losses, expected)
+    assert np.array_equal(trial.measure_scores(model, val, few).losses, expected)
+    assert np.array_equal(np.load(folder / first.job.folder / "losses.npy"), expected)
+
+
+def test_validations_look_at_a_part_and_the_last_row_is_of_all(search_of, tmp_path):
+    """KL of the looks is that of every fourth batch; what a candidate ends with is of all."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "data.batch_size=1", "search.n=8")
+    folder = tmp_path / "run"
+    sweep(run, folder)
+    corpus, teacher = prepare(run)
+    val = trial.make_val_batches(corpus, run)
+    sizes = [len(batch["positions"]) for batch in val]
+    assert len(sizes) > 1
+    entropy = np.load(folder / "teacher" / "entropy.npy")
+    for record in read_records(folder):
+        place = folder / record.job.folder
+        assert record.look_positions == sum(sizes[:: trial.LOOK_EVERY]) < sum(sizes)
+        rows = list(csv.DictReader((place / "metrics.csv").open(newline="")))
+        looks = {row["step"]: float(row["val/kd_loss"]) for row in rows if row["val/kd_loss"]}
+        assert list(looks) == ["2", "4", "6", "8"] and looks == record.kl_by_step
+        kl = np.load(place / "losses.npy") - entropy
+        assert looks["8"] == pytest.approx(kl.mean(), abs=1e-6)
+        summary = json.loads((place / "summary.json").read_text())
+        assert summary["val/kd_loss"] == looks["8"] and rows[-1]["train/loss"]
+        assert summary["val/mlm_accuracy"] == record.mlm_accuracy
+        assert summary["val/teacher_entropy"] == pytest.approx(entropy.mean(), abs=1e-6)
+    result = json.loads((folder / "summary.json").read_text())
+    assert result["positions_at_half"] == record.look_positions
+    page = (folder / "report.html").read_text()
+    assert f"after 4 steps (at {record.look_positions:,} of {sum(sizes):,} positions)" in page
+
+
+def test_a_kill_before_the_record_keeps_the_training(search_of, tmp_path, monkeypatch):
+    """The finished training is measured, not repeated; a record of before has no look positions."""
+    run = search_of(*ALONE, "search.exponents=[0,0,1]", "data.batch_size=1", "search.n=8")
+    folder = tmp_path / "run"
+
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "measure_scores", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(run, folder)
+    (begun,) = folder.glob("D*/summary.json")
+    quarter = json.loads(begun.read_text())
+    sweep(run, folder)
+    whole = json.loads(begun.read_text())
+    assert whole["seconds"] == quarter["seconds"] and whole["val/loss"] != quarter["val/loss"]
+    path = begun.parent / "point.json"
+    content = {k: v for k, v in json.loads(path.read_text()).items() if k != "check"}
+    del content["look_positions"]
+    write_checked(path, content)
+    records = {record.job.folder: record for record in read_records(folder)}
+    assert records[begun.parent.name].look_positions is None
+    assert sweep(run, folder)["trained"] == 2
 
 
 def test_rate_by_width(search_of):
