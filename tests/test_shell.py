@@ -1,6 +1,7 @@
 """The border to the shell: exit codes, options, one line for a mistake."""
 
 import errno
+import gc
 import sys
 from dataclasses import make_dataclass
 
@@ -98,3 +99,23 @@ def test_bugs_are_raised(monkeypatch):
     monkeypatch.setattr(shell.signal, "signal", lambda *_: None)
     with pytest.raises(ZeroDivisionError):
         shell.run(lambda: 1 / 0, "t.py")
+
+
+def test_imports_wait_for_no_search_for_garbage():
+    """It is on again afterwards, also after a failed import, and stays off if the caller wants so."""
+    for error in (None, ImportError("half")):
+        try:
+            with shell.loading("t.py"):
+                assert not gc.isenabled()
+                if error:
+                    raise error
+        except ImportError:
+            pass
+        assert gc.isenabled()
+    gc.disable()
+    try:
+        with shell.loading("t.py"):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

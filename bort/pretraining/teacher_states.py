@@ -113,7 +113,7 @@ class KeptStates:
     """A teacher's states for the training and for the validation batches of a run.
 
     look_every: a validation reads every so many of the validation batches, spread over the text.
-    judge: computes what `compare_with_teacher` of a `DistillationModule` does, from logits (M, V) and
+    judge: does what `compare_with_teacher` of a `DistillationModule` does, from logits (M, V) and
     their batch; None: the teacher itself is asked.
     """
 

@@ -140,7 +140,7 @@ class TeacherAnswers:
         return None if looked == sizes.sum() else looked
 
     def judge(self, logits: torch.Tensor, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """Compute what `compare_with_teacher` does, of the logits of a candidate in its training."""
+        """Do what `compare_with_teacher` does, of the logits of a candidate in its training."""
         number, labels = int(batch["number"]), batch["labels"]
         losses, surprisals = compare_answers(self[number], logits.float(), labels)
         start, end = self.states.ends[number : number + 2]
