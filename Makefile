@@ -57,6 +57,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/corpus.py leak
 	$(BIN)/python benchmarks/pretrain.py
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/recipe.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/latency.py

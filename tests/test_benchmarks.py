@@ -16,7 +16,7 @@ from bort.models.initialization import build_model
 from bort.text.tokenizer import train_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SHARED = {"parts.py", "glue.py", "huggingface.py"}  # what the scripts have in common
+SHARED = {"parts.py", "glue.py", "huggingface.py", "watched.py"}  # what the scripts have in common
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def count_rows(out: str, header: str) -> int:
 
 
 def test_every_script_is_tried_here():
-    tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py"}
+    tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     of_tasks = {"finetune.py", "agora.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
@@ -75,6 +75,12 @@ def test_pretrain(script):
     assert count_rows(out, "| MLM step") == count_rows(out, "| KD step") == 1
     assert count_rows(out, "| data |") == 4
     assert count_rows(out, "| step | Hugging Face") == 2
+
+
+def test_start(script):
+    out = script("start", "smoke")
+    assert count_rows(out, "| `train.py experiment") == 6 and "| imports |" in out
+    assert "| torch |" in out and "| lightning |" in out
 
 
 def test_corpus(script):

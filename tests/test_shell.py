@@ -102,7 +102,7 @@ def test_bugs_are_raised(monkeypatch):
 
 
 def test_imports_wait_for_no_search_for_garbage():
-    """It is on again afterwards, also after a failed import, and stays off if the caller wants so."""
+    """It is on again afterwards, also after a failed import, and stays off if it was off."""
     for error in (None, ImportError("half")):
         try:
             with shell.loading("t.py"):
