@@ -79,7 +79,7 @@ def test_pretrain(script):
 
 def test_start(script):
     out = script("start", "smoke")
-    assert count_rows(out, "| `train.py experiment") == 6 and "| imports |" in out
+    assert count_rows(out, "| `train.py experiment") == 7 and "| imports |" in out
     assert "| torch |" in out and "| lightning |" in out
 
 
