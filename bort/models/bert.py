@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bort.errors import BortError, check_at_least, check_choice, shorten, suggest_name
 from bort.models.arch import Arch
 from bort.models.attention import attend
+from bort.models.word_lookup import look_up_tied
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
@@ -99,9 +100,15 @@ class Embeddings(nn.Module):
         self.types = nn.Embedding(config.type_vocab, config.hidden) if config.type_vocab else None
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
-    def forward(self, input_ids: Tensor, token_types: Tensor | None) -> Tensor:
-        """Return the sum of words, positions and token types, normalized: (B, S, H)."""
-        x = self.words(input_ids) + self._position_rows(input_ids)  # (B, S, H)
+    def forward(
+        self, input_ids: Tensor, token_types: Tensor | None, decodes: bool = False
+    ) -> Tensor:
+        """Return the sum of words, positions and token types, normalized: (B, S, H).
+
+        decodes: whether a decoder multiplies the states by the word matrix.
+        """
+        words = look_up_tied(self.words, input_ids) if decodes else self.words(input_ids)
+        x = words + self._position_rows(input_ids)  # (B, S, H)
         if self.types is not None:
             x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
         return F.dropout(self.norm(x), self.config.dropout, self.training)
@@ -183,15 +190,17 @@ class Encoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_types: Tensor | None = None,
+        decodes: bool = False,
     ) -> Tensor:
         """Final hidden states (B, S, H).
 
         input_ids (B, S); attention_mask (B, S), nonzero where there is a token, None for
         everywhere; token_types (B, S), None for all 0, unused by a model without token types.
+        decodes: whether a decoder multiplies the states by the word matrix, see `look_up_tied`.
         Raises BortError if S exceeds config.positions.
         """
         mask = make_attention_mask(attention_mask)
-        x = self.embeddings(input_ids, token_types)
+        x = self.embeddings(input_ids, token_types, decodes)
         for layer in self.layers:
             x = layer(x, mask)
         return x
@@ -245,7 +254,8 @@ class MaskedLM(nn.Module):
         positions: Tensor | None = None,
     ) -> Tensor:
         """Logits (M, V) at flat positions (M,) of the (B * S) tokens, or (B, S, V) for None."""
-        return self.decode(self.head_states(input_ids, attention_mask, token_types, positions))
+        x = self.encoder(input_ids, attention_mask, token_types, decodes=True)
+        return self.decode(self._transform(x, positions))
 
     def encode(
         self,
@@ -264,7 +274,10 @@ class MaskedLM(nn.Module):
         positions: Tensor | None = None,
     ) -> Tensor:
         """States (M, H) at flat positions (M,), or (B, S, H): what `decode` turns into logits."""
-        x = self.encode(input_ids, attention_mask, token_types)
+        return self._transform(self.encode(input_ids, attention_mask, token_types), positions)
+
+    def _transform(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Select the states at flat positions (M,) of (B, S, H), and pass them through the head."""
         if positions is not None:  # before the dense layer: the head costs M rows, not B * S
             x = x.flatten(0, 1).index_select(0, positions)  # (M, H)
         return self.head(x)
