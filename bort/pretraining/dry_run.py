@@ -19,7 +19,12 @@ from bort.models.bert import MaskedLM
 from bort.objectives.parameters import count_parameters
 from bort.pretraining.comparison import ARMS
 from bort.pretraining.corpus import Corpus, find_corpus
-from bort.pretraining.flops import count_student_flops, count_teacher_flops, measure_amount
+from bort.pretraining.flops import (
+    count_optimizer_share,
+    count_student_flops,
+    count_teacher_flops,
+    measure_amount,
+)
 from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
 from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
@@ -150,6 +155,13 @@ def show_missing(outlook: Outlook, run: TrainConfig) -> None:
         )
 
 
+def show_optimizer_share(share: float) -> None:
+    """Print which share of a step's FLOPs is Muon's, and what lowers a share above a third."""
+    if share > 0:
+        hint = "; optim=adamw or a larger data.batch_size lowers it" if share > 1 / 3 else ""
+        logger.info(f"  Muon        {share:.0%} of the FLOPs of a step{hint}")
+
+
 def show(run: TrainConfig, folder: Path) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours.
 
@@ -179,6 +191,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     else:
         logger.info("  tokens      not known: no number of steps ends this run")
     logger.info(f"  FLOPs       {format_flops(parts)}")
+    show_optimizer_share(count_optimizer_share(run, V, amount))
     logger.info(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
     corpus = "built" if outlook.corpus else "to be built"
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")

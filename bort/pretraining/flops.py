@@ -78,6 +78,13 @@ def count_training_flops(
     )
 
 
+def count_optimizer_share(run: TrainConfig, vocab_size: int, amount: "Amount") -> float:
+    """Return the share of the optimizer in the FLOPs of the student's steps; 0 without steps."""
+    work = amount.steps * count_optimizer_flops(run.arch, run.optim.name)
+    passes = 3 * count_logits_flops(run.arch, vocab_size, amount.train)
+    return work / (work + passes) if work else 0.0
+
+
 @dataclass(frozen=True)
 class Amount:
     """The amount of work of a training: its optimizer steps, batches, validations and texts."""

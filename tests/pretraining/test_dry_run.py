@@ -53,6 +53,23 @@ def test_the_plan_of_a_comparison_has_all_arms(settings_of, named_model):
     assert plan_of(run)["rate"] == "0.001, 0.002 at its peak"
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "share", "hint"),
+    [(8, 1, 81, True), (8, 4, 52, True), (64, 1, 35, True), (128, 1, 21, False)],
+)
+def test_muons_share_of_a_step(settings_of, batch, accumulate, share, hint):
+    """Bort: 648 GFLOP of Muon beside 18.8 of each 128 tokens, whatever the number of steps."""
+    settings = (
+        "arch.depth=4", "arch.heads=8", "arch.hidden=1024", "arch.intermediate=768",
+        "data.length=128", f"data.batch_size={batch}",
+        f"trainer.accumulate_grad_batches={accumulate}",
+    )  # fmt: skip
+    line = plan_of(settings_of(*settings))["Muon"]
+    assert line.startswith(f"{share}% of the FLOPs of a step")
+    assert ("; optim=adamw or a larger data.batch_size lowers it" in line) == hint
+    assert "Muon" not in plan_of(settings_of(*settings, "optim.name=adamw"))
+
+
 def test_the_paper_is_planned_without_its_data():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["experiment=paper", "dry_run=true", "name=x", "output_dir=y", "trainer=cpu"]
