@@ -10,6 +10,7 @@ from tiny_runs import NOWHERE, counting, log_lines, plan_of
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.pretraining import dry_run as plan
+from bort.pretraining.flops import count_optimizer_share, measure_amount
 from bort.pretraining.recipe import prepare, pretrain, train
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -64,10 +65,19 @@ def test_muons_share_of_a_step(settings_of, batch, accumulate, share, hint):
         "data.length=128", f"data.batch_size={batch}",
         f"trainer.accumulate_grad_batches={accumulate}",
     )  # fmt: skip
-    line = plan_of(settings_of(*settings))["Muon"]
-    assert line.startswith(f"{share}% of the FLOPs of a step")
+    run = settings_of(*settings)
+    computed = count_optimizer_share(run, 280, measure_amount(run, None))
+    assert round(100 * computed) == share
+    lines = log_lines()
+    plan.show_optimizer_share(computed)
+    (line,) = lines
+    assert f"Muon        {share}% of the FLOPs of a step" in line
     assert ("; optim=adamw or a larger data.batch_size lowers it" in line) == hint
-    assert "Muon" not in plan_of(settings_of(*settings, "optim.name=adamw"))
+
+
+def test_adamw_has_no_share_of_a_step(settings_of):
+    assert "of the FLOPs of a step" in plan_of(settings_of())["Muon"]
+    assert "Muon" not in plan_of(settings_of("optim.name=adamw"))
 
 
 def test_the_paper_is_planned_without_its_data():
