@@ -4,6 +4,7 @@ The user's documents are read one at a time; the docstrings are held in memory (
 """
 
 import ast
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -11,6 +12,7 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -88,9 +90,10 @@ def read_docstrings(packages: list[str], tick: Callable) -> dict[str, dict[str, 
     files = [(name, file) for name in packages for file in list_python_files(name)]
     documents: dict[str, dict[str, list[str]]] = {name: {} for name in packages}
     tick(f"corpus: reading the docstrings of {len(packages)} packages…", now=True)
-    # spawn, because a fork would break threads of torch or tokenizers that the caller may have
+    # spawn, because a fork would break threads of torch or tokenizers that the caller may have. A
+    # syntax tree has no cycles: searching it for garbage took a third of the time.
     with ProcessPoolExecutor(
-        min(count_usable_cores(), 32), mp_context=get_context("spawn")
+        min(count_usable_cores(), 32), mp_context=get_context("spawn"), initializer=gc.disable
     ) as pool:
         with _hidden_main():
             parsed = pool.map(parse_docstrings, [file for _, file in files], chunksize=16)
@@ -131,6 +134,23 @@ def list_python_files(package: str) -> list[str]:
     return files
 
 
+BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)  # what a statement's lists may hold
+
+
+def walk_blocks(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield a module and all statements in it, in the order of `ast.walk`, without expressions.
+
+    No expression holds a statement, so that none is left out, in a twentieth of the time.
+    """
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        for field in node._fields:
+            if isinstance(value := getattr(node, field, None), list):
+                waiting.extend(child for child in value if isinstance(child, BLOCKS))
+
+
 def parse_docstrings(file: str) -> list[str]:
     """Return the cleaned docstrings of over 200 characters in a Python file, without running it.
 
@@ -143,7 +163,7 @@ def parse_docstrings(file: str) -> list[str]:
     except (SyntaxError, ValueError, RecursionError):
         return []
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, holders)]
+    texts = [ast.get_docstring(node) for node in walk_blocks(tree) if isinstance(node, holders)]
     if Path(file).parts[-2:] == ("pydoc_data", "topics.py"):
         values = [v for node in ast.walk(tree) if isinstance(node, ast.Dict) for v in node.values]
         texts += [value.value for value in values if isinstance(value, ast.Constant)]

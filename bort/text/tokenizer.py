@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby, islice
 
 import numpy as np
 
@@ -44,6 +44,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
         show_progress=False,
     )
     texts = (part for text in texts for part in cut_long_words(text))
+    # A source may prepare all its texts before the first one. Meanwhile the threads of the trainer
+    # would take the processor from it, since they spin while they wait for a text.
+    texts = chain(list(islice(texts, 1)), texts)
     run_interruptibly(lambda: backend.train_from_iterator(texts, trainer))
     backend.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
