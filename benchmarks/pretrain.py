@@ -29,6 +29,7 @@ from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageMod
 
 from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
+from bort.config.train import TrainConfig
 from bort.console import show_log
 from bort.errors import BortError
 from bort.files.cache import locate_cache
@@ -37,9 +38,11 @@ from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig
 from bort.models.initialization import build_model
 from bort.objectives.parameters import count_forward_flops, count_training_flops
-from bort.pretraining.corpus import build_corpus
+from bort.pretraining.corpus import Corpus, build_corpus
+from bort.pretraining.datamodule import TrainBatches
 from bort.pretraining.losses import kd_loss, mlm_loss
 from bort.pretraining.masking import compute_row_keys, mask_tokens
+from bort.pretraining.recipe import build_student, train
 from bort.text.tokenizer import train_tokenizer
 from bort.training.optim import build_optimizer
 
@@ -132,8 +135,10 @@ def make_our_step(
     teacher: MaskedLM | None = None,
     device: str = "cpu",
     bf16: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
 ):
-    optimizer = build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
+    if optimizer is None:
+        optimizer = build_optimizer(student, OptimConfig(name="adamw", lr=1e-4))
 
     def step() -> None:
         inputs, positions, labels = batch()
@@ -283,6 +288,109 @@ def kd(bench: Bench) -> list[str]:
     return lines
 
 
+MUON = Arch(4, 8, 1024, 768), 8_192, {8: 0.65, 64: 0.30}  # batch → share of a step to reach
+
+
+def muon(bench: Bench) -> list[str]:
+    """Time the share of Muon in a step of Bort's shape, in float32 and under bf16 autocast."""
+    lines = [
+        "| MLM step with Muon, 128 tokens | batch | precision | step, s | optimizer, s | share | "
+        "to reach in bf16 |",
+        "|---" * 7 + "|",
+    ]
+    arch, vocab, reach = bench.choose(MUON, (TINY, 320, {4: "–"}))
+    for batch, most in reach.items():
+        texts = Texts(vocab, batch)
+        for precision in (torch.float32, torch.bfloat16):
+            student, seconds = build_ours(arch, vocab), []
+            optimizer = build_optimizer(
+                student, OptimConfig(name="muon", lr=1e-4), precision=precision
+            )
+            step = make_our_step(
+                student, texts.masked, bf16=precision == torch.bfloat16, optimizer=optimizer
+            )
+            take = optimizer.step
+
+            def timed(take: Callable = take, seconds: list = seconds) -> None:
+                start = time.perf_counter()
+                take()
+                seconds.append(time.perf_counter() - start)
+
+            optimizer.step = timed
+            whole = time_interleaved({"step": step}, bench.choose(5, 1))["step"]
+            share = statistics.median(seconds) / whole
+            lines.append(
+                f"| {arch}, V = {vocab:,} | {batch} | {str(precision).removeprefix('torch.')} | "
+                f"{whole:.2f} | {statistics.median(seconds):.2f} | {share:.0%} | {most} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+RUN_ARCH, RUN_STEPS, RUN_ROUNDS = Arch(4, 4, 256, 512), 40, 3
+
+
+def run(bench: Bench) -> list[str]:
+    """Compare a whole run, with its data, masks, clipping, Lightning and logging, with bare steps.
+
+    Both sides train the same model on the same batches in the precision of the run.
+    """
+    arch, steps, rounds = bench.choose((RUN_ARCH, RUN_STEPS, RUN_ROUNDS), (TINY, 2, 1))
+    shape = ", ".join(f"{name}: {size}" for name, size in vars(arch).items())
+    settings = bench.compose_pretraining(
+        "experiment=mlm_pretrain",
+        f"arch={{{shape}}}",
+        *(f"trainer.max_steps={steps}", "trainer.limit_val_batches=0", "optim.name=adamw"),
+        *(
+            "data.batch_size=32",
+            "data.length=128",
+            "trainer.precision=bf16-mixed",
+            "callbacks=none",
+        ),
+    )
+    corpus = build_corpus(settings.data, locate_cache())
+    rates: dict[str, list[float]] = {"run": [], "bare": []}
+    for number in range(rounds):
+        for side in ("run", "bare") if number % 2 == 0 else ("bare", "run"):
+            with tempfile.TemporaryDirectory() as folder:
+                rates[side].append(
+                    time_run(settings, corpus, Path(folder))
+                    if side == "run"
+                    else time_bare_steps(settings, corpus)
+                )
+    whole, bare = (statistics.median(rates[side]) for side in ("run", "bare"))
+    return [
+        f"| MLM, {arch}, bf16 autocast, {steps} steps, medians of {rounds} | tokens/s |",
+        "|---|---|",
+        f"| a run: data, masks, clipping, Lightning, logging | {whole:,.0f} |",
+        f"| bare steps on the same batches | {bare:,.0f} |",
+        f"| share (to reach: 92%) | {whole / bare:.0%} |",
+    ]
+
+
+def time_run(settings: TrainConfig, corpus: Corpus, folder: Path) -> float:
+    """Return the tokens/s of a training as `train.py` runs it."""
+    return train(settings, folder, corpus, None).tokens_per_s
+
+
+def time_bare_steps(settings: TrainConfig, corpus: Corpus) -> float:
+    """Return the tokens/s of the same steps in a plain loop; masking is a part of them."""
+    batches = TrainBatches(corpus, settings.data, settings.seed)
+    tokens, turn = 0, itertools.count()
+
+    def take() -> tuple[torch.Tensor, ...]:
+        nonlocal tokens
+        batch = batches[next(turn)]
+        tokens += batch["input_ids"].numel()
+        return batch["input_ids"], batch["positions"], batch["labels"]
+
+    step = make_our_step(build_student(settings, corpus, None).train(), take)
+    start = time.perf_counter()
+    for _ in range(settings.trainer_config.max_steps):
+        step()
+    return tokens / (time.perf_counter() - start)
+
+
 def data(bench: Bench) -> list[str]:
     texts = Texts(8_192, 32, 512)
     collate = DataCollatorForLanguageModeling(make_tokenizer(8_192), mlm_probability=RATE)
@@ -384,7 +492,7 @@ def gpu(bench: Bench) -> list[str]:
     return lines
 
 
-PARTS = {"mlm": mlm, "kd": kd, "data": data, "gpu": gpu}
+PARTS = {"mlm": mlm, "kd": kd, "muon": muon, "run": run, "data": data, "gpu": gpu}
 
 
 def main() -> None:
@@ -392,7 +500,7 @@ def main() -> None:
     chosen, _, smoke = read_arguments(sys.argv[1:], PARTS)
     with open_bench(RUNS, smoke) as bench:
         report = [describe_machine()]
-        for part in chosen or (PARTS if smoke else ("mlm", "kd", "data")):
+        for part in chosen or (PARTS if smoke else ("mlm", "kd", "muon", "run", "data")):
             report += ["", *PARTS[part](bench)]
         if chosen in ([], ["gpu"]):
             write_table("pretrain_gpu" if chosen else "pretrain", report, bench)

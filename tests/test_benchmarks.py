@@ -73,7 +73,9 @@ def test_recipe_by_steps_and_words(script):
 def test_pretrain(script):
     out = script("pretrain", "smoke")
     assert count_rows(out, "| MLM step") == count_rows(out, "| KD step") == 1
+    assert count_rows(out, "| MLM step with Muon") == 2
     assert count_rows(out, "| data |") == 4
+    assert "| share (to reach: 92%) | " in out
     assert count_rows(out, "| step | Hugging Face") == 2
 
 
