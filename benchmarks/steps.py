@@ -1,7 +1,7 @@
 """Training steps of our models and of Hugging Face's, on the same random text, timed in turns.
 
-The Hugging Face side is what its Trainer runs: `BertForMaskedLM`, `DataCollatorForLanguageModeling`,
-AdamW, gradient norm 1.
+The Hugging Face side is what its Trainer runs: `BertForMaskedLM`, its collator
+`DataCollatorForLanguageModeling`, AdamW, gradient norm 1.
 """
 
 import statistics
