@@ -13,7 +13,7 @@ from bort.training.optim import build_optimizer, clip_gradients, compute_rate_fa
 
 # Part of the name of every cached training. Raise it whenever the same settings would give other
 # weights.
-VERSION = 2
+VERSION = 3
 
 
 class StepModule(pl.LightningModule):
