@@ -91,8 +91,10 @@ class Bench:
 
 
 def _compose(config: str, *overrides: str):
+    """Compose settings in float32 unless an override names another precision."""
+    fixed = ["name=benchmark", "output_dir=unused", "trainer.precision=32-true"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(config, ["name=benchmark", "output_dir=unused", *overrides])
+        return compose(config, [*fixed, *overrides])
 
 
 Part = Callable[[Bench], list[str]]
