@@ -7,9 +7,9 @@
 
 One process times the contenders in turns, in alternating order, and writes medians to
 benchmarks/results/pretrain.md (pretrain_gpu.md). Both sides have the same shapes, batches, mask
-rate (0.15) and optimizer (AdamW), in float32 and under bf16 autocast. The Hugging Face side is what
-its Trainer runs: `BertForMaskedLM`, `DataCollatorForLanguageModeling`, AdamW, gradient norm 1. On a
-GPU the batches of both sides are made in advance, as a loader's workers make them beside the steps.
+rate (0.15) and optimizer (AdamW), in float32 and under bf16 autocast; benchmarks/steps.py has the
+steps. On a GPU the batches of both sides are made in advance, as a loader's workers make them
+beside the steps. Set OMP_WAIT_POLICY=PASSIVE and THP_MEM_ALLOC_ENABLE=1, as bort's commands do.
 """
 
 import itertools
