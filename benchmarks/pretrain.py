@@ -45,6 +45,7 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.machine import SIZE, describe_machine, measure_gflops
 from bort.models.arch import Arch
+from bort.models.in_bf16 import copy_in_bf16
 from bort.objectives.parameters import count_forward_flops, count_training_flops
 from bort.pretraining.corpus import Corpus, build_corpus
 from bort.pretraining.datamodule import TrainBatches
@@ -93,8 +94,10 @@ def time_contenders(
             if side == "ours"
             else (build_theirs, make_their_step, collated)
         )
-        taught = build(teacher, vocab).eval() if teacher else None
         bf16 = precision == "bf16"
+        taught = build(teacher, vocab).eval() if teacher else None
+        if teacher and bf16 and side == "ours":
+            taught = copy_in_bf16(taught)  # once, as a training does
         steps[precision, side] = make(build(arch, vocab), batches, taught, bf16=bf16)
     times = time_interleaved(steps, rounds)
     return [times[contender] for contender in CONTENDERS]

@@ -23,6 +23,9 @@ from bort.training.products import ProductSize, ProductSpeed, measure_speeds, re
 logger = logging.getLogger(__name__)
 
 LEAST_FACTOR = 1.3  # from which on bf16 is chosen: a step has more than products
+# Of the widest model. Narrower ones spend more on casts than their products save: with AMX, a step
+# of ⟨2,4,128,256⟩ took 16% longer in bf16, one of ⟨4,4,256,512⟩ 27% less (benchmarks/pretrain.py).
+LEAST_HIDDEN = 256
 BF16_NAMES = (BF16, "bf16")
 MOST_SIZES = 5  # that are timed: those with most of the operations
 # The choice of the first process of a distributed training, for those that it starts.
@@ -45,6 +48,9 @@ def settle_precision(run: TrainConfig, kept: str | None) -> TrainConfig:
         return run
     if kept is not None:
         logger.info(f"precision: {kept}, as when this run was started")
+    elif is_trained_on_cpu(run) and is_narrow(run):
+        kept = FLOAT32
+        logger.info(f"precision: {kept}; models narrower than {LEAST_HIDDEN} gain nothing by bf16")
     elif is_trained_on_cpu(run):
         factor = measure_factor(run)
         kept = choose_by_factor(factor)
@@ -63,7 +69,7 @@ def foresee_precision(run: TrainConfig, kept: str | None) -> TrainConfig:
     kept = kept if run.resume else None
     if run.trainer_config.precision != AUTO:
         return run
-    if kept is not None or not is_trained_on_cpu(run):
+    if kept is not None or not is_trained_on_cpu(run) or is_narrow(run, fetches=False):
         return run.with_precision(kept or FLOAT32)
     work, speeds = count_work(run, fetches=False), read_speeds()
     if not all(size in speeds for size in work):
@@ -91,6 +97,11 @@ def is_trained_on_cpu(run: TrainConfig) -> bool:
     accelerator = str(run.trainer_config.accelerator)
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     return accelerator == "cpu" or (accelerator == "auto" and not has_gpu)
+
+
+def is_narrow(run: TrainConfig, fetches: bool = True) -> bool:
+    """Return whether all models of a run are too narrow for bf16 to save time."""
+    return all(arch.hidden < LEAST_HIDDEN for arch, _, _ in list_models(run, fetches))
 
 
 def choose_by_factor(factor: float) -> str:

@@ -22,7 +22,13 @@ AUTO = "trainer.precision=auto"
 
 
 @pytest.fixture
-def factor(monkeypatch):
+def tiny_counts(monkeypatch):
+    """Let the tiny models of these tests be wide enough for bf16."""
+    monkeypatch.setattr(precision, "LEAST_HIDDEN", 0)
+
+
+@pytest.fixture
+def factor(monkeypatch, tiny_counts):
     """Set how many times as fast bf16 is, and count how often that is measured."""
     calls = []
 
@@ -97,7 +103,21 @@ def test_processes_of_one_training_agree(settings_of, factor, monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_plan_times_nothing(settings_of, monkeypatch):
+def test_narrow_models_are_trained_in_float32_without_a_timing(
+    settings_of, factor, caplog, monkeypatch
+):
+    calls = factor(3.0)
+    monkeypatch.setattr(precision, "LEAST_HIDDEN", 256)
+    run = settings_of(AUTO)
+    with caplog.at_level(logging.INFO):
+        assert settle_precision(run, None).trainer["precision"] == "32-true"
+    assert foresee_precision(run, None).trainer["precision"] == "32-true"
+    assert "narrower than 256" in lines(caplog)[0] and not calls
+    wide = replace(run, arch=Arch(1, 4, 256, 64))
+    assert settle_precision(wide, None).trainer["precision"] == "bf16-mixed"
+
+
+def test_a_plan_times_nothing(settings_of, monkeypatch, tiny_counts):
     monkeypatch.setattr(precision, "measure_speeds", lambda *_: pytest.fail("timed"))
     monkeypatch.setattr(precision, "read_speeds", dict)
     run = settings_of(AUTO)
