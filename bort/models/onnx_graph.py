@@ -96,8 +96,12 @@ class ExportedEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_types: Tensor | None = None,
+        decodes: bool = False,
     ) -> Tensor:
-        """Return the final hidden states (B, S, H) that `Encoder.forward` returns."""
+        """Return the final hidden states (B, S, H) that `Encoder.forward` returns.
+
+        decodes: as there; it only matters for gradients, which a graph has none of.
+        """
         batch, length = input_ids.shape
         mask = make_attention_mask(attention_mask)
         if mask is not None:
