@@ -28,8 +28,8 @@ SHOWN = 15  # generated rows on the page
 
 def list_arms(result: AgoraResult) -> tuple[list[str], list[list[str]]]:
     """List column names and a line for each arm and S: scores on dev, and the first one on E."""
-    own = result.arms["agora"].scores
-    metrics = [key for key in own if key.startswith("val") and key != "val/loss"]
+    scores = result.arms["agora"].scores
+    metrics = [key for key in scores if key.startswith("val") and key != "val/loss"]
     lines = []
     for arm, label in ARMS.items():
         cells = (result.arms[arm].scores[key] for key in metrics)
@@ -46,11 +46,11 @@ def list_arms(result: AgoraResult) -> tuple[list[str], list[list[str]]]:
 def judge_agora(result: AgoraResult) -> str:
     """Compare Agora with the better of its control arms, and say what it took."""
     name = result.metric
-    own, *controls = (result.arms[arm].scores[name] for arm in ("agora", "plain", "random"))
-    if None in (own, *controls):
+    score, *controls = (result.arms[arm].scores[name] for arm in ("agora", "plain", "random"))
+    if None in (score, *controls):
         verdict = f"Agora cannot be compared: {name} of an arm is not defined"
     else:
-        margin = own - max(controls)
+        margin = score - max(controls)
         sign = "above" if margin > 0 else "not above"
         verdict = f"Agora is {sign} its control arms on dev ({margin:+.4f})"
     steps = [f"{result.arms[arm].steps:,} {title}" for arm, title in ARMS.items()]

@@ -118,8 +118,10 @@ class AgoraResult:
         name_on_e, arms = _name_on_e(plain["metric"]), {}
         for arm in ARMS:
             prefix = _prefix(arm)
-            own = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
-            scores = {key: own[key] for key in own if re.match(r"(val|test)\w*/|rows/|doubt$", key)}
+            of_arm = {k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)}
+            scores = {
+                key: of_arm[key] for key in of_arm if re.match(r"(val|test)\w*/|rows/|doubt$", key)
+            }
             arms[arm] = ArmResult(scores, content[prefix + name_on_e], content[f"{arm}/steps"])
         return cls(JudgeScores.from_json(content), arms, **plain)
 

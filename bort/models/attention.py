@@ -133,9 +133,9 @@ class _DroppedAttention(torch.autograd.Function):
             weights = torch.softmax(scores, -1).abs_()  # a NaN may have the sign -
             weights.view(torch.int16).bitwise_or_(memory.draw_signs(weights.shape, limit))
             saved.append(weights)  # a weight with the sign - is dropped
-            kept = _zero_dropped(weights.clone(), _mask_dropped(weights))
+            remaining = _zero_dropped(weights.clone(), _mask_dropped(weights))
             taken = memory.take("value", value, block)
-            _put(mixed, block, memory.multiply("product", kept, taken, ctx.factor))
+            _put(mixed, block, memory.multiply("product", remaining, taken, ctx.factor))
         ctx.save_for_backward(query, key, value, *saved)
         return mixed
 
@@ -171,8 +171,8 @@ def _put_gradients(
     """
     query, key, value, gradient = taken
     scale = query.shape[-1] ** -0.5
-    kept = weights if mask is None else _zero_dropped(weights.clone(), mask)
-    _put(gradients[2], block, memory.multiply("product", kept.mT, gradient, factor))
+    remaining = weights if mask is None else _zero_dropped(weights.clone(), mask)
+    _put(gradients[2], block, memory.multiply("product", remaining.mT, gradient, factor))
     changes = memory.multiply("changes", gradient, value.mT, factor)  # of the weights
     if mask is not None:
         _zero_dropped(changes, mask)

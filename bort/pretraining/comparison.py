@@ -75,8 +75,8 @@ class Comparison:
     def from_json(cls, content: RunSummary) -> Self:
         """Read a comparison's summary.json; raises BortError for one that lacks a value."""
         arms = {arm: ArmResult.from_json(content, arm) for arm in ARMS}
-        own = {"teacher_seconds"}.union(*(result.to_json(arm) for arm, result in arms.items()))
-        shared = {key: value for key, value in content.items() if key not in own}
+        of_arms = {"teacher_seconds"}.union(*(result.to_json(arm) for arm, result in arms.items()))
+        shared = {key: value for key, value in content.items() if key not in of_arms}
         shared["seconds"] = arms["kd"].wall_seconds
         return cls(arms, RunSummary(shared), content.get("teacher_seconds"))
 

@@ -143,8 +143,8 @@ class WithTeacher(Dataset):
         number = index * self.every
         if number >= len(self.states):  # a worker prefetches beyond the last step
             return self.batches[number]
-        own = {
+        added = {
             "number": torch.tensor(number),
             "teacher_states": torch.from_numpy(self.states[number]),
         }
-        return self.batches[number] | own
+        return self.batches[number] | added

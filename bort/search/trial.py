@@ -155,12 +155,12 @@ def open_answers(folder: Path, teacher: MaskedLM) -> TeacherAnswers:
     """
     key = folder.resolve()
     states = TeacherStates(locate_val_pass(folder), teacher.config.hidden)
-    kept = _answers.get(key)
-    if kept is None or not np.array_equal(kept.states.digests, states.digests):
+    answers = _answers.get(key)
+    if answers is None or not np.array_equal(answers.states.digests, states.digests):
         entropy = np.load(RunFolder(folder).teacher / ENTROPY)
         _answers.clear()
-        _answers[key] = kept = TeacherAnswers(teacher, states, entropy)
-    return kept
+        _answers[key] = answers = TeacherAnswers(teacher, states, entropy)
+    return answers
 
 
 def compare_answers(
@@ -201,9 +201,13 @@ class HeldScores:
 
     def to_row(self, entropy: np.ndarray) -> dict[str, float]:
         """Give what a validation logs. entropy: T's, at each position."""
-        own = float(entropy.mean(dtype=np.float64))
+        teacher_entropy = float(entropy.mean(dtype=np.float64))
         scores = {"val/loss": self.mlm_loss, "val/mlm_accuracy": self.accuracy}
-        return {**scores, "val/kd_loss": self.error - own, "val/teacher_entropy": own}
+        return {
+            **scores,
+            "val/kd_loss": self.error - teacher_entropy,
+            "val/teacher_entropy": teacher_entropy,
+        }
 
 
 def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRecord:

@@ -32,13 +32,13 @@ MOST_SIZES = 5  # that are timed: those with most of the operations
 VARIABLE = "BORT_PRECISION"
 
 
-def settle_precision(run: TrainConfig, kept: str | None) -> TrainConfig:
+def settle_precision(run: TrainConfig, recorded: str | None) -> TrainConfig:
     """Return the settings with a precision, which is chosen here where it is `auto`.
 
-    kept: the precision of the run in its folder, which stays if that is resumed; None where there
-    is no run. Warns of a bf16 that is slower than float32 on this processor.
+    recorded: the precision of the run in its folder, which stays if that is resumed; None where
+    there is no run. Warns of a bf16 that is slower than float32 on this processor.
     """
-    precision, kept = run.trainer_config.precision, kept if run.resume else None
+    precision = run.trainer_config.precision
     if os.environ.get("LOCAL_RANK", "0") != "0":  # all processes need the same
         chosen = os.environ.get(VARIABLE, FLOAT32)
         return run.with_precision(chosen) if precision == AUTO else run
@@ -46,31 +46,31 @@ def settle_precision(run: TrainConfig, kept: str | None) -> TrainConfig:
         if precision in BF16_NAMES and is_trained_on_cpu(run):
             _warn_if_slower(run)
         return run
-    if kept is not None:
-        logger.info(f"precision: {kept}, as when this run was started")
+    chosen, reason = FLOAT32, None
+    if run.resume and recorded is not None:
+        chosen, reason = recorded, ", as when this run was started"
     elif is_trained_on_cpu(run) and is_narrow(run):
-        kept = FLOAT32
-        logger.info(f"precision: {kept}; models narrower than {LEAST_HIDDEN} gain nothing by bf16")
+        reason = f"; models narrower than {LEAST_HIDDEN} gain nothing by bf16"
     elif is_trained_on_cpu(run):
         factor = measure_factor(run)
-        kept = choose_by_factor(factor)
-        logger.info(f"precision: {kept}; {_describe_factor(factor)}")
-    else:
-        kept = FLOAT32
-    os.environ[VARIABLE] = kept
-    return run.with_precision(kept)
+        chosen, reason = choose_by_factor(factor), f"; {_describe_factor(factor)}"
+    if reason:
+        logger.info(f"precision: {chosen}{reason}")
+    os.environ[VARIABLE] = chosen
+    return run.with_precision(chosen)
 
 
-def foresee_precision(run: TrainConfig, kept: str | None) -> TrainConfig:
+def foresee_precision(run: TrainConfig, recorded: str | None) -> TrainConfig:
     """Return the settings as `settle_precision` would, but time nothing.
 
     The precision stays `auto` where this machine has not timed products of these sizes yet.
     """
-    kept = kept if run.resume else None
     if run.trainer_config.precision != AUTO:
         return run
-    if kept is not None or not is_trained_on_cpu(run) or is_narrow(run, fetches=False):
-        return run.with_precision(kept or FLOAT32)
+    if run.resume and recorded is not None:
+        return run.with_precision(recorded)
+    if not is_trained_on_cpu(run) or is_narrow(run, fetches=False):
+        return run.with_precision(FLOAT32)
     work, speeds = count_work(run, fetches=False), read_speeds()
     if not all(size in speeds for size in work):
         return run
