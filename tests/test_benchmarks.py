@@ -60,7 +60,7 @@ def count_rows(out: str, header: str) -> int:
 
 def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
-    of_tasks = {"finetune.py", "agora.py"}
+    of_tasks = {"finetune.py", "agora.py", "precision.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -132,13 +132,23 @@ def test_scores_of_finetune(script, model, shared, monkeypatch):
     assert count_rows(out, "| task | rows × epochs") == 2
 
 
+def test_precision(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("precision", "smoke", f"encoder={model}")
+    scores = "| score | precision | by seed | mean ± standard deviation |"
+    assert out.count(scores) == 2 and count_rows(out, scores) == 2
+    assert "| masked words, share | bf16 |" in out and "| glue/sst2, accuracy | float32 |" in out
+
+
 def test_agora(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("agora", "smoke", f"encoder={model}", f"model={model}", "tasks")
     assert count_rows(out, "| task | metric | S on dev") == 1
 
 
-@pytest.mark.parametrize("name", ["recipe", "pretrain", "search", "latency", "finetune"])
+@pytest.mark.parametrize(
+    "name", ["recipe", "pretrain", "search", "latency", "finetune", "precision"]
+)
 def test_a_wrong_word(script, name):
     with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: nonsense is none of "):
         script(name, "nonsense")
