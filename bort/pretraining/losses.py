@@ -63,15 +63,33 @@ def _divide(logits: Tensor) -> Iterator[slice]:
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
+class _Memory:
+    """Float32 memory for a chunk, which the next chunk writes again.
+
+    The system clears the pages of a fresh tensor first. In bf16, a loss at V = 50,265 takes half
+    the time without that (15 instead of 27 ms for 154 rows on 2 cores).
+    """
+
+    def __init__(self, logits: Tensor):
+        self.logits, self.tensors = logits, {}
+
+    def reserve(self, name: str, rows: int) -> Tensor:
+        """Return (rows, V), whose values are those of its last use; the first use has most rows."""
+        if name not in self.tensors:
+            shape = (rows, self.logits.shape[-1])
+            self.tensors[name] = self.logits.new_empty(shape, dtype=torch.float32)
+        return self.tensors[name][:rows]
+
+
 def _compute_softmax(logits: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute the softmax of float32 logits (M, V), and the log of its normalizer (M, 1).
 
-    out: where the softmax is written if it is float32. The normalizer follows from the largest
-    logit and its probability, which is at least 1 / V: a third pass over the logits is not needed.
+    out: where the softmax is written, which may be the logits' own memory; None for fresh memory.
+    The normalizer follows from the largest logit and its probability, which is at least 1 / V: a
+    third pass over the logits is not needed.
     """
-    is_float32 = out is not None and out.dtype == torch.float32
-    softmax = torch.softmax(logits, -1, out=out) if is_float32 else torch.softmax(logits, -1)
     largest = logits.amax(-1, keepdim=True)
+    softmax = torch.softmax(logits, -1) if out is None else torch.softmax(logits, -1, out=out)
     return softmax, largest - softmax.amax(-1, keepdim=True).log()
 
 
@@ -85,12 +103,15 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, temperature: float, scale: float) -> Tensor:
         gradient = _allocate_gradient(student) if ctx.needs_input_grad[0] else None
-        sums = [student.new_zeros((), dtype=torch.float32)]
+        sums, memory = [student.new_zeros((), dtype=torch.float32)], _Memory(student)
         for chunk in _divide(student):
-            x, y = (logits[chunk].float() / temperature for logits in (student, teacher))
+            rows = len(student[chunk])
+            x, y, q, p = (memory.reserve(name, rows) for name in "xyqp")
+            x.copy_(student[chunk]).div_(temperature)
+            y.copy_(teacher[chunk]).div_(temperature)
             target = None if gradient is None else gradient[chunk]
-            q, student_normalizer = _compute_softmax(x, target)
-            p, teacher_normalizer = _compute_softmax(y, None)
+            student_normalizer = _compute_softmax(x, q)[1]
+            teacher_normalizer = _compute_softmax(y, p)[1]
             sums.append(y.sub_(x).mul_(p).sum())
             sums.append((student_normalizer - teacher_normalizer).sum())
             if target is not None:
@@ -110,12 +131,16 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor, scale: float) -> Tensor:
         gradient = _allocate_gradient(logits) if ctx.needs_input_grad[0] else None
+        is_float32, memory = logits.dtype == torch.float32, _Memory(logits)
         sums = [logits.new_zeros((), dtype=torch.float32)]
         for chunk in _divide(logits):
-            x, words = logits[chunk].float(), labels[chunk, None]
+            x, words = logits[chunk], labels[chunk, None]
             target = None if gradient is None else gradient[chunk]
-            q, normalizer = _compute_softmax(x, target)
-            sums.append((normalizer - x.gather(1, words)).sum())
+            if not is_float32:
+                x = memory.reserve("x", len(x)).copy_(x)
+            right = x.gather(1, words)
+            q, normalizer = _compute_softmax(x, target if is_float32 else x)
+            sums.append((normalizer - right).sum())
             if target is not None:
                 q.mul_(scale).scatter_add_(1, words, q.new_full(words.shape, -scale))
                 target.copy_(q)
