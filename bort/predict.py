@@ -11,6 +11,7 @@ from bort import shell
 from bort.config.command_line import explained
 from bort.console import counted
 from bort.errors import BortError
+from bort.files.compressed import open_text_stream, split_suffixes
 from bort.files.locks import check_unread, lock_output
 from bort.files.writing import expand_user_path, is_stream, open_output
 
@@ -38,7 +39,7 @@ class PredictConfig:
     text: str | None = None  # the text to answer
     pair: str | None = None  # a second text, which belongs to the first
     # instead of text=: a .txt file with a text on each line, or a .jsonl file with
-    # {"text": …, "pair": …} on each line
+    # {"text": …, "pair": …} on each line; either may be compressed (.gz, .xz, .zst)
     input: str | None = None
     out: str | None = None  # the file that the answers are written to, one on each line
     # how many words are given for a mask; 5 unless another number is given
@@ -90,14 +91,22 @@ def read_input(settings: PredictConfig) -> Iterable["Text"]:
 def read_texts(path: Path) -> Iterator["Text"]:
     """Yield a text for each line of a .txt file, or `text` (and `pair`) of each line of a .jsonl.
 
-    Raises BortError, with the line, for what cannot be read so.
+    Either may be compressed, as in `texts.jsonl.gz`. Raises BortError, with the line, for what
+    cannot be read so.
     """
     from bort.export import standalone
 
+    kind, compression = split_suffixes(path)
     try:
-        yield from standalone.read_texts(path)
+        if not compression or kind in standalone.TABLES:
+            yield from standalone.read_texts(path)
+        else:
+            with open_text_stream(path) as file:
+                yield from standalone.parse_texts(file, f"input={path}", kind == ".jsonl")
+    except OSError as error:  # of a compressed file
+        raise BortError(f"input={path}: {error.strerror}") from None
     except standalone.Mistake as error:
-        table = path.suffix.lower() in (".csv", ".tsv", ".parquet")
+        table = kind in (".csv", ".tsv", ".parquet")
         hint = "; train.py task=custom data.test=FILE answers tables" if table else ""
         raise BortError(f"{error}{hint}") from None
 

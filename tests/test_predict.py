@@ -1,6 +1,8 @@
 """`bort.load(...).predict` against plain transformers; the command line."""
 
+import gzip
 import json
+import lzma
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,12 @@ def test_by_hand(folders, tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{"txt": 1}\n', "line 2 is no object with the key text"),
         ("a.txt", b"ab\xff", "is not UTF-8 at byte 2"),
         ("a.txt", None, "No such file"),
+        ("a.txt.gz", gzip.compress(b"one\ntwo"), ["one", "two"]),
+        ("a.jsonl.xz", lzma.compress(b'{"text": "x", "pair": "y"}\n'), [("x", "y")]),
+        ("a.jsonl.gz", gzip.compress(b'{"txt": 1}'), "a.jsonl.gz line 1 is no object"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}')[:-4], "a.jsonl.gz is cut"),
+        ("a.txt.zst", None, "No such file"),
+        ("a.csv.gz", b"", "give a .txt file .* data.test=FILE answers tables"),
         ("a.csv", b"text\nx\n", "give a .txt file .* data.test=FILE answers tables"),
     ],
 )

@@ -149,18 +149,23 @@ def read_texts(path: Path) -> Iterator[Text]:
 
     One line is in memory at a time. Raises Mistake, with the line, for what cannot be read so.
     """
-    if path.suffix.lower() in TABLES:
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
         raise Mistake(
             f"input={path}: give a .txt file with a text per line, or a .jsonl file of "
             '{"text": …} lines'
         )
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(read_lines(file, f"input={path}"), 1):
-                where = f"input={path} line {number}"
-                yield parse_row(line, where) if path.suffix.lower() == ".jsonl" else line
+            yield from parse_texts(file, f"input={path}", suffix == ".jsonl")
     except OSError as error:
         raise Mistake(f"input={path}: {error.strerror}") from None
+
+
+def parse_texts(file: IO[bytes], name: str, is_jsonl: bool) -> Iterator[Text]:
+    """Yield the texts of an open file, as `read_texts` does; mistakes begin with `name`."""
+    for number, line in enumerate(read_lines(file, name), 1):
+        yield parse_row(line, f"{name} line {number}") if is_jsonl else line
 
 
 def read_lines(file: IO[bytes], name: str) -> Iterator[str]:

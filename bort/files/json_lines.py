@@ -14,7 +14,7 @@ class JsonLine(NamedTuple):
     record: dict[str, Any]
     where: str  # `FILE, line N`, with which a line about a mistake begins
     number: int  # from 1
-    size: int  # bytes in the file, the end of the line included
+    size: int  # bytes of text, the end of the line included
 
 
 def read_json_lines(

@@ -1,4 +1,7 @@
-"""Readers of csv, tsv, jsonl and Parquet files, which keep the needed columns only."""
+"""Readers of csv, tsv, jsonl and Parquet files, which keep the needed columns only.
+
+All but Parquet files may be compressed, as in `rows.csv.gz`.
+"""
 
 import csv
 import io
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.errors import BortError, quote, suggest_name
+from bort.files.compressed import split_suffixes
 from bort.files.json_lines import read_json_lines
 from bort.files.text_files import (
     check_no_nul,
@@ -60,7 +64,7 @@ def read_table(path: Path, needed: list[str], columns: list[str]) -> Table:
         ".jsonl": _read_jsonl,
         ".parquet": _read_parquet,
     }
-    suffix = path.suffix.lower()
+    suffix, _ = split_suffixes(path)
     table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(columns)))
     for number, cells in readers[suffix](path, needed, columns):
         table.add(number, cells)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bort.errors import BortError
+from bort.files.compressed import open_text_stream
 
 HEAD = 512  # bytes of a file that show what it is
 BATCH = 8_000_000  # bytes of Parquet rows read at once
@@ -22,7 +23,7 @@ class Line(NamedTuple):
 
     text: str
     number: int  # from 1
-    size: int  # bytes in the file, its end included
+    size: int  # bytes of text, its end included
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -36,10 +37,11 @@ def read_raw_lines(path: Path) -> Iterator[Line]:
     """Yield the lines of a UTF-8 file with their ends.
 
     Only \\n ends a line; str.splitlines cuts at nine more letters. A byte-order mark is dropped.
-    Raises BortError for another encoding, naming byte and line.
+    The file may be compressed (`.gz`, `.xz`, `.zst`); bytes are then those of the unpacked text.
+    Raises BortError for another encoding, naming byte and line, and for a file that is cut.
     """
     offset = 0
-    with path.open("rb") as stream:
+    with open_text_stream(path) as stream:
         check_encoding(stream.peek(HEAD)[:HEAD], path)
         for number, raw in enumerate(stream, start=1):
             try:

@@ -177,9 +177,10 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
 
 def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
     """Yield about SAMPLE characters of distinct training text, spread evenly over the source."""
+    documents = source.read()  # which may be what finds the size
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
-    for piece in _read_training_pieces(source, data):
+    for piece in _read_training_pieces(documents, data):
         if taken <= share * passed:
             taken += len(piece)
             yield piece
@@ -190,9 +191,9 @@ def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[st
     tick(f"corpus: training a tokenizer on {data_size(taken)} of text…", now=True)
 
 
-def _read_training_pieces(source: Source, data: DataConfig) -> Iterator[str]:
+def _read_training_pieces(documents: Iterable[Document], data: DataConfig) -> Iterator[str]:
     """Yield the distinct training text in pieces, since a document may be as long as a book."""
-    for document, new in mark_duplicates(source.read()):
+    for document, new in mark_duplicates(documents):
         if new:
             for part in split_document(document, data.val_fraction):
                 if part.split == "train":

@@ -11,6 +11,7 @@ from typing import Any
 from bort.config.data import DataConfig
 from bort.console import to_printable
 from bort.errors import BortError, quote, suggest_name
+from bort.files.compressed import split_suffixes
 from bort.files.tables import Table, read_table
 from bort.tasks.task import Row, Split, Task
 
@@ -290,7 +291,8 @@ def check_files(data: Any) -> None:
 def _check_file(path: Path, split: str) -> None:
     if path.is_dir():
         raise BortError(f"data.{split}={path} is a folder; name one file ({', '.join(SUFFIXES)})")
-    if path.suffix.lower() not in SUFFIXES:
+    kind, compression = split_suffixes(path)
+    if kind not in SUFFIXES or (compression and kind == ".parquet"):
         raise BortError(f"data.{split}={path} is none of {', '.join(SUFFIXES)}; convert it")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []

@@ -18,13 +18,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import NamedTuple
 
 from bort.config.data import DataConfig
 from bort.errors import BortError, suggest_name
 from bort.files.cache import locate_cache
+from bort.files.compressed import COMPRESSIONS, estimate_text_size, split_suffixes
 from bort.files.digests import read_sealed, write_sealed
 from bort.files.json_lines import read_json_lines
 from bort.files.text_files import read_lines, read_parquet_rows, read_parquet_shape
@@ -50,13 +51,15 @@ PACKAGES = (
 SHORTEST = 200  # characters; shorter docstrings mostly repeat a signature in words
 HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which Python source can contain
 SUFFIXES = (".txt", ".md", ".text", ".jsonl", ".parquet")
+PLAIN = SUFFIXES[:-1]  # kinds that may be compressed; a parquet file compresses its columns itself
+KINDS = f"{' '.join(PLAIN)} (or these as {' '.join(COMPRESSIONS)}) .parquet"
 
 
 class Document(NamedTuple):
     """A text, its size in the source, and its group."""
 
     text: str
-    size: float  # bytes in the source
+    size: float  # bytes of text in the source
     group: str = ""  # all documents of a group go into the same split
 
 
@@ -66,7 +69,7 @@ class Source:
 
     name: str
     identity: dict  # everything that decides the text, for the fingerprint
-    size: int  # bytes; 0 if unknown
+    size: int  # bytes of text, estimated for compressed files; 0 if unknown
     read: Callable[[], Iterable[Document]]
     note: str = ""  # a line about the files that are not read
 
@@ -187,12 +190,18 @@ def open_text(data: DataConfig) -> Source:
     }
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
-    def read() -> Iterator[Document]:
+    def read_files() -> Iterator[Document]:
         for file in files:
-            yield from readers.get(file.suffix.lower(), _read_plain)(file, data)
+            kind, _ = split_suffixes(file)
+            yield from readers.get(kind, _read_plain)(file, data)
 
-    size = sum(file.stat().st_size for file in files)
-    return Source(str(path), identity, size, read, _describe_left_out(path, left_out))
+    def read() -> Iterator[Document]:
+        # only here: to estimate sizes, compressed files must be opened
+        source.size = sum(estimate_text_size(file) for file in files)
+        return read_files()
+
+    source = Source(str(path), identity, 0, read, _describe_left_out(path, left_out))
+    return source
 
 
 def _identify(file: Path) -> tuple[str, int, int, int]:
@@ -205,36 +214,73 @@ def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
     """Describe in one line the files of a folder that are not read."""
     if not left_out:
         return ""
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in left_out[:most]]
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in left_out[:most]]
     more = f" and {len(left_out) - most:,} more" if len(left_out) > most else ""
-    return (
-        f"not read in {path.name}: {', '.join(names)}{more}; read are {', '.join(SUFFIXES)} files"
-    )
+    return f"not read in {path.name}: {', '.join(names)}{more}; read are {KINDS}"
 
 
 def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
-    """List the files to read, in order, and the names of other files and of links to folders."""
+    """List the files to read, in order, and what is left out: other files, and links to folders.
+
+    A link to a folder is followed unless that folder is read anyway, or holds the link itself.
+    """
+    if path.is_file():
+        if not _is_text_file(path.name):
+            raise BortError(f"data.path={path}: not a kind of file that is read here; use {KINDS}")
+        return [path], []
+    files, left_out, links = _walk(path, seen := set())
+    while links:
+        link = links.pop(0)
+        if link.resolve() in (parents := link.parent.resolve(), *parents.parents):
+            left_out.append(f"{link.name} (a loop)")
+        elif _identify_folder(link) in seen:
+            left_out.append(f"{link.name} (read already)")
+        else:
+            more_files, more_left_out, more_links = _walk(link, seen)
+            files, left_out, links = (
+                files + more_files,
+                left_out + more_left_out,
+                links + more_links,
+            )
+    if not files:
+        has = f", only {sorted(left_out)[0][:40]}" if left_out else ""
+        raise BortError(f"data.path={path}: no text in it{has}; put {KINDS} files there")
+    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return files, sorted(left_out)
+
+
+def _walk(path: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[str], list[Path]]:
+    """List the files below a folder that are read, other names, and links to folders, in order.
+
+    seen: the folders that have been walked, which are passed over; those walked here are added.
+    """
 
     def stop(error: OSError):  # of an unreadable folder, whose text would be missing silently
         raise error
 
-    kinds = ", ".join(SUFFIXES)
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise BortError(f"data.path={path}: not a kind of file that is read here; use {kinds}")
-        return [path], []
-    files, left_out = [], []
+    files, left_out, links = [], [], []
     for folder, folders, names in os.walk(path, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names = [name for name in names if not name.startswith(".")]
-        files += [Path(folder, name) for name in names if name.lower().endswith(SUFFIXES)]
-        left_out += [name for name in names if not name.lower().endswith(SUFFIXES)]
-        left_out += [f"{name} (a link)" for name in folders if Path(folder, name).is_symlink()]
-    if not files:
-        has = f", only {sorted(left_out)[0][:40]}" if left_out else ""
-        raise BortError(f"data.path={path}: no text in it{has}; put {kinds} files there")
-    files.sort(key=lambda file: file.relative_to(path).as_posix())
-    return files, sorted(left_out)
+        if _identify_folder(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(_identify_folder(folder))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        files += [Path(folder, name) for name in names if _is_text_file(name)]
+        left_out += [name for name in names if not _is_text_file(name)]
+        links += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
+    return files, left_out, links
+
+
+def _is_text_file(name: str) -> bool:
+    kind, compression = split_suffixes(PurePath(name))
+    return kind in (PLAIN if compression else SUFFIXES)
+
+
+def _identify_folder(path: str | Path) -> tuple[int, int]:
+    """Return values that only one folder has, whatever links lead to it."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino
 
 
 def _read_plain(file: Path, data: DataConfig) -> Iterator[Document]:
@@ -289,7 +335,7 @@ def _read_text(row: dict, where: str, data: DataConfig) -> str:
 def _open_hub_text(data: DataConfig) -> Source:
     name, _, subset = data.path.partition(":")
     path = Path(data.path).expanduser()
-    hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.lower().endswith(SUFFIXES)
+    hub_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not _is_text_file(name)
     if not hub_name or path.parent.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = (

@@ -1,6 +1,7 @@
 """The user's own files: every format, labels, mistakes with file and line, mutations."""
 
 import csv
+import gzip
 import io
 import json
 import random
@@ -190,6 +191,7 @@ def test_mistakes_in_json(tmp_path, line, message):
         ("a.txt", "data.train=.*a.txt is none of .csv, .tsv, .jsonl, .parquet"),
         ("trian.csv", "data.train=.*trian.csv is not there; did you mean 'train.csv'"),
         ("nowhere/a.csv", "data.train=.*a.csv is not there"),
+        ("rows.parquet.gz", "rows.parquet.gz is none of .csv"),
         ("torn.parquet", "torn.parquet: not a whole parquet file"),
     ],
 )
@@ -202,6 +204,17 @@ def test_wrong_paths(tmp_path, name, message):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BortError, match=message):
         custom.read_custom_task(data(tmp_path / name))
+
+
+def test_a_compressed_file_gives_the_same_task(tmp_path):
+    plain = write(tmp_path / "train.csv", records())
+    packed = tmp_path / "train.csv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    task, rows = custom.read_custom_task(data(plain, val=str(plain)))
+    assert custom.read_custom_task(data(packed, val=str(packed))) == (task, rows)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(BortError, match="train.csv.gz is cut"):
+        custom.read_custom_task(data(packed))
 
 
 def labelled(path: Path, labels: list, suffix: str = ".jsonl") -> Path:
