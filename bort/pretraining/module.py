@@ -69,6 +69,10 @@ class DistillationModule(StepModule):
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Compute the student's logits (M, V) at the flat positions (M,)."""
+        if self.student is not self.model:
+            # M differs from batch to batch. The compiler would find that out at the second batch,
+            # and compile everything once more.
+            torch._dynamo.maybe_mark_dynamic(positions, 0)
         return self.student(input_ids, positions=positions)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -85,7 +89,9 @@ class DistillationModule(StepModule):
             return self._validate(batch)
 
     def _validate(self, batch: dict[str, Tensor]) -> Tensor:
-        logits, labels = self(batch["input_ids"], batch["positions"]), batch["labels"]
+        # The compiler would take longer to make a graph for validations than most of them take.
+        logits = self.model(batch["input_ids"], positions=batch["positions"])  # (M, V)
+        labels = batch["labels"]
         # `argmax` finds the same words, and takes three times as long on a CPU.
         predictions, count = logits.max(-1).indices, len(labels)
         if count == 0:

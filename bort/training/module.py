@@ -39,6 +39,7 @@ class StepModule(pl.LightningModule):
         self._grad_norm: Tensor | None = None
         self._last_loss: Tensor | None = None
         self._resumed: dict | None = None  # the state in the checkpoint that is resumed
+        self._first_step_s = 0.0  # of a new training by the clock; models are compiled in it
 
     def in_float32(self) -> torch.autocast:
         """Return a context without mixed precision: all that is measured is float32."""
@@ -66,14 +67,22 @@ class StepModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def progress(self, step: int) -> float:
-        """The share of the budget used at `step`: of steps, epochs or time, the largest."""
+        """The share of the budget used at `step`: of steps, epochs or time, the largest.
+
+        The schedule by the clock begins after the first step, in which models are compiled: that
+        may take as long as the rate is meant to rise.
+        """
         total = self.trainer.estimated_stepping_batches
         done = (step + 1) / (total + 1) if math.isfinite(total) and total > 0 else 0.0
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, pl.callbacks.Timer) and callback.time_remaining() is not None:
-                elapsed = callback.time_elapsed()
-                done = max(done, elapsed / (elapsed + max(callback.time_remaining(), 1e-9)))
+        for timer in self._list_timers():
+            elapsed = max(timer.time_elapsed() - self._first_step_s, 0.0)
+            done = max(done, elapsed / (elapsed + max(timer.time_remaining(), 1e-9)))
         return done
+
+    def _list_timers(self) -> list[pl.callbacks.Timer]:
+        """List the callbacks that end the training by the clock."""
+        timers = [c for c in self.trainer.callbacks if isinstance(c, pl.callbacks.Timer)]
+        return [timer for timer in timers if timer.time_remaining() is not None]
 
     # -------------------------------------------------------- one optimizer step of several batches
 
@@ -139,6 +148,8 @@ class StepModule(pl.LightningModule):
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Take an optimizer step, and log a row if one is due."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.trainer.global_step == 0:
+            self._first_step_s = max((t.time_elapsed() for t in self._list_timers()), default=0.0)
         step = self.trainer.global_step + 1  # Lightning counts this step after the hook.
         self._last_loss = self._sums["loss"]
         if step % self.trainer.log_every_n_steps == 0 or step == self.trainer.max_steps:

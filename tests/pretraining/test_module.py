@@ -1,6 +1,9 @@
 """The quiet teacher, steps that are made of several batches, and any Lightning trainer."""
 
+import functools
 import math
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -365,6 +368,55 @@ def test_progress_by_steps_and_by_the_clock():
     ):
         module._trainer = SimpleNamespace(estimated_stepping_batches=total, callbacks=callbacks)
         assert [module.progress(k) for k in (0, 4, 9)] == pytest.approx(expected)
+
+
+def test_the_clock_begins_after_the_first_step(monkeypatch):
+    """Models are compiled in it, which may take as long as the rate is meant to rise."""
+    module = DistillationModule(tiny(), None, OptimConfig(lr=4e-3), DistillConfig(w_kd=0, w_mlm=1))
+    now = 0.0
+    clock = pl.callbacks.Timer(timedelta(seconds=60))
+    monkeypatch.setattr(clock, "time_elapsed", lambda: now)
+    monkeypatch.setattr(clock, "time_remaining", lambda: 60 - now)
+    monkeypatch.setattr(pl.LightningModule, "optimizer_step", lambda *_: None)
+    module._trainer = SimpleNamespace(
+        **dict(estimated_stepping_batches=math.inf, callbacks=[clock], global_step=0),
+        **dict(log_every_n_steps=10, max_steps=-1),
+    )
+    assert module.progress(0) == 0
+    now = 30.0
+    module._sums = {"loss": torch.tensor(1.0)}
+    module.optimizer_step(0, 0, None)
+    assert module.progress(1) == 0
+    module._trainer.global_step, module._sums = 1, {"loss": torch.tensor(1.0)}
+    module.optimizer_step(0, 1, None)
+    now = 45.0
+    assert module.progress(2) == pytest.approx(15 / 30)
+
+
+def test_a_model_is_compiled_once(monkeypatch):
+    """The number of masked places may differ, and a validation needs no graph of its own."""
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+    model = tiny()
+    module = DistillationModule(
+        model, None, OptimConfig(lr=4e-3), DistillConfig(w_kd=0, w_mlm=1), compile=True
+    )
+    module.train()
+    for places in (5, 7, 6):
+        batch = {
+            "input_ids": torch.arange(32).view(2, 16) % 10 + 5,
+            "positions": torch.arange(places),
+        }
+        expected = model(batch["input_ids"], positions=batch["positions"])
+        assert torch.equal(module(**batch), expected)
+    with torch.no_grad():
+        module.eval().validation_step({**batch, "labels": torch.arange(places)}, 0)
+    assert len(graphs) == 1
 
 
 def test_checkpoint_restores_tokens_and_generator():
