@@ -20,7 +20,7 @@ errors console machine network
 files
 html models
 config
-shell training text runs objectives
+shell training text runs objectives teachers
 pretraining tasks
 finetuning search
 agora export

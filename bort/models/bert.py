@@ -145,15 +145,18 @@ class Attention(nn.Module):
         """Return the attention of states (B, S, H) to each other, where the mask allows it."""
         if torch.is_autocast_enabled(x.device.type):  # converts once for three products
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        shape = (*x.shape[:2], self.config.heads, -1)
-        # One product over the concatenated matrices was no faster: equal within 2% at ⟨2,4,128,512⟩
-        # 8 × 128, ⟨4,8,1024,768⟩ 8 × 128 and ⟨4,4,256,512⟩ 32 × 128 (training, float32, 2 cores).
-        query, key, value = (  # (B, S, A, K)
-            project(x).view(shape) for project in (self.query, self.key, self.value)
-        )
+        query, key, value = self.project(x)
         dropout = self.config.attention_dropout if self.training else 0.0
         mixed = attend(query, key, value, mask, dropout)
         return self.output(mixed.reshape(x.shape))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value of states (B, S, H), each (B, S, A, K)."""
+        shape = (*x.shape[:2], self.config.heads, -1)
+        # One product over the concatenated matrices was no faster: equal within 2% at ⟨2,4,128,512⟩
+        # 8 × 128, ⟨4,8,1024,768⟩ 8 × 128 and ⟨4,4,256,512⟩ 32 × 128 (training, float32, 2 cores).
+        query, key, value = (layer(x).view(shape) for layer in (self.query, self.key, self.value))
+        return query, key, value
 
 
 class Layer(nn.Module):
@@ -191,8 +194,9 @@ class Encoder(nn.Module):
         attention_mask: Tensor | None = None,
         token_types: Tensor | None = None,
         decodes: bool = False,
+        depth: int | None = None,
     ) -> Tensor:
-        """Final hidden states (B, S, H).
+        """Hidden states (B, S, H) after the last layer, or after the first `depth` layers.
 
         input_ids (B, S); attention_mask (B, S), nonzero where there is a token, None for
         everywhere; token_types (B, S), None for all 0, unused by a model without token types.
@@ -201,7 +205,7 @@ class Encoder(nn.Module):
         """
         mask = make_attention_mask(attention_mask)
         x = self.embeddings(input_ids, token_types, decodes)
-        for layer in self.layers:
+        for layer in self.layers[:depth]:
             x = layer(x, mask)
         return x
 

@@ -6,12 +6,22 @@ Anybody may have written the file: every value that is used is checked for its t
 from pathlib import Path
 from typing import Any
 
-from transformers import BertConfig, RobertaConfig
+from transformers import BertConfig, CamembertConfig, RobertaConfig, XLMRobertaConfig
 
 from bort.errors import BortError, quote, shorten
 from bort.models.bert import ModelConfig
 
-FAMILIES = {"bert": BertConfig, "roberta": RobertaConfig}
+# The families that are models of our own, by their model_type: one has BERT's embeddings, the
+# others have RoBERTa's. Beside them, what their classes in transformers are called.
+OWN_FAMILIES = {
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+    "xlm-roberta": XLMRobertaConfig,
+    "camembert": CamembertConfig,
+}
+CLASS_NAMES = {
+    kind: config.__name__.removesuffix("Config") for kind, config in OWN_FAMILIES.items()
+}
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MULTI_LABEL = PROBLEMS[2]
 
@@ -19,18 +29,21 @@ MULTI_LABEL = PROBLEMS[2]
 def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
     """The shape that the settings in the file `path` describe.
 
-    What they leave out has Hugging Face's default. Raises BortError if it is neither BERT nor
-    RoBERTa, or if a value cannot be right.
+    What they leave out has Hugging Face's default. Raises BortError if it is of another family, or
+    if a value cannot be right.
     """
     kind = settings.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in OWN_FAMILIES:
         stated = shorten(kind) if isinstance(kind, str) else quote(kind)
-        raise BortError(f"{path} says model_type={stated}; supported are bert and roberta")
+        *names, last = OWN_FAMILIES
+        raise BortError(
+            f"{path} says model_type={stated}; supported are {', '.join(names)} and {last}"
+        )
     if settings.get("position_embedding_type", "absolute") not in ("absolute", None):
         raise BortError(f"{path} asks for relative positions; only absolute ones are supported")
     if settings.get("is_decoder"):
         raise BortError(f"{path} says is_decoder; only bidirectional encoders are supported")
-    defaults = FAMILIES[kind]()
+    defaults = OWN_FAMILIES[kind]()
 
     def value(key: str, kinds: type | tuple) -> Any:
         stated = settings.get(key)
@@ -48,7 +61,7 @@ def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
             raise BortError(f"{path} has a {key} that no number can be as large as") from None
 
     pad_id = value("pad_token_id", int)
-    offset = pad_id + 1 if kind == "roberta" else 0
+    offset = 0 if kind == "bert" else pad_id + 1
     length = settings.get("bort_length")
     try:
         return ModelConfig(
@@ -69,6 +82,19 @@ def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
         )
     except BortError as error:
         raise error if str(error).startswith(str(path)) else BortError(f"{path}: {error}") from None
+
+
+def read_limits(settings: dict[str, Any], path: Path) -> tuple[int | None, int | None]:
+    """The size of the vocabulary and the longest input of a model of any family.
+
+    None for what the file of another family does not say. Raises BortError as `parse_config` does.
+    """
+    if settings.get("model_type") in OWN_FAMILIES:
+        config = parse_config(settings, path)
+        return config.vocab_size, config.limit
+    stated = (settings.get(key) for key in ("vocab_size", "max_position_embeddings"))
+    vocab_size, limit = (number if isinstance(number, int) else None for number in stated)
+    return vocab_size, limit if limit and limit > 0 else None
 
 
 def read_architecture(settings: dict[str, Any], path: Path) -> str:

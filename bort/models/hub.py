@@ -157,6 +157,18 @@ def fetch_folder(model: Path | str, patterns: list[str], needed: tuple[str, ...]
         raise BortError(f"cannot fetch '{model}' from the hub: {reason}") from None
 
 
+def fetch_model(name: str | os.PathLike) -> Path:
+    """The local folder of a model that is named, fetched from the hub where it is not here yet.
+
+    Safetensors are preferred; a plain tensor file is fetched only where there are none.
+    """
+    model = find_model(name)
+    folder = fetch_folder(model, ["*.json", "model*.safetensors"], WEIGHT_FILES)
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        folder = fetch_folder(model, ["pytorch_model.bin"], WEIGHT_FILES)
+    return folder
+
+
 def digest_model(name: str | os.PathLike) -> str:
     """Names the content of a model that was loaded before, by run folder, folder or hub name."""
     return digest_folder(fetch_folder(find_model(name), [], WEIGHT_FILES))

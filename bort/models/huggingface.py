@@ -16,7 +16,7 @@ from bort.files.untrusted import read_json
 from bort.files.writing import replace_folder, write_json
 from bort.models import hf_config
 from bort.models.bert import Classifier, MaskedLM, ModelConfig
-from bort.models.hub import WEIGHT_FILES, fetch_folder, find_any, find_model, read_weights
+from bort.models.hub import fetch_folder, fetch_model, find_any, find_model, read_weights
 from bort.models.initialization import draw_weights, init_std
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 from bort.models.weight_names import (
@@ -33,7 +33,7 @@ def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> Maske
     """The masked language model of a run folder, a Hugging Face folder or a hub name, in float32.
 
     With head_required=False, a folder that holds an encoder only gets a fresh head.
-    Raises BortError if there is no such model, if it is neither BERT nor RoBERTa, if a weight is
+    Raises BortError if there is no such model, if it is of another family, if a weight is
     missing or has another shape, or if the file is damaged or wants to run code.
     """
     if head_required and _random_head(name):  # before anything is fetched
@@ -46,6 +46,16 @@ def load_masked_lm(name: str | os.PathLike, head_required: bool = True) -> Maske
     if head_required and not trained:
         raise BortError(f"{folder} is usable as an encoder, not as a teacher: no masked-LM head")
     return _masked_lm(*opened, trained)
+
+
+def load_masked_lm_or_encoder(name: str | os.PathLike) -> tuple[MaskedLM, bool]:
+    """Load a masked LM, or an encoder that gets a fresh head; return whether the head is trained.
+
+    Raises BortError as `load_masked_lm` does.
+    """
+    opened = _, _, config, weights = _open(name)
+    trained = _has_head(config, weights) and not _random_head(name)
+    return _masked_lm(*opened, trained), trained
 
 
 def _random_head(name: str | os.PathLike) -> bool:
@@ -99,7 +109,8 @@ def _classifier(
 ) -> tuple[Classifier, dict[int, str]] | None:
     """None when the folder holds no classifier."""
     family, path = name_family(config), folder / "config.json"
-    kind = hf_config.read_architecture(settings, path).removeprefix(family.capitalize())
+    kind = hf_config.read_architecture(settings, path)
+    kind = kind.removeprefix(hf_config.CLASS_NAMES[settings["model_type"]])
     names = CLASSIFIER_NAMES.get(kind, {}).get(family)
     if names is None or f"{names[1]}.weight" not in weights:
         return None
@@ -187,7 +198,7 @@ def read_config(name: str | os.PathLike) -> dict:
 def read_model_config(folder: Path) -> ModelConfig:
     """What a folder's config.json says of the shape; no weights are read.
 
-    Raises BortError if it is neither BERT nor RoBERTa, or damaged.
+    Raises BortError if it is of another family, or damaged.
     """
     path = folder / "config.json"
     return hf_config.parse_config(read_json(path), path)
@@ -195,10 +206,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 def _open(name: str | os.PathLike) -> tuple[Path, dict, ModelConfig, dict[str, Tensor]]:
     """Folder, config.json as it is and as ours, and weights by today's names."""
-    model = find_model(name)
-    folder = fetch_folder(model, ["*.json", "model*.safetensors"], WEIGHT_FILES)
-    if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        folder = fetch_folder(model, ["pytorch_model.bin"], WEIGHT_FILES)
+    folder = fetch_model(name)
     settings = read_json(folder / "config.json")
     config = hf_config.parse_config(settings, folder / "config.json")
     family = name_family(config)
@@ -293,14 +301,16 @@ def load_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerFast:
 
 
 def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    config = read_model_config(folder)
+    settings = read_json(folder / "config.json")
+    vocab_size, limit = hf_config.read_limits(settings, folder / "config.json")
     most = max(tokenizer.get_vocab().values()) + 1
-    if most > config.vocab_size:
+    if vocab_size is not None and most > vocab_size:
         raise BortError(
-            f"the tokenizer in {folder} has {most} tokens, its model only {config.vocab_size}; "
+            f"the tokenizer in {folder} has {most} tokens, its model only {vocab_size}; "
             "they do not belong together"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.limit)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
 
 
 def save_model(

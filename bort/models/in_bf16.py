@@ -21,13 +21,20 @@ def copy_in_bf16(model: MaskedLM) -> MaskedLM:
     LayerNorms and the tables of positions and types are the model's own, in float32.
     """
     copy = deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
-    for module in copy.modules():
-        if isinstance(module, nn.Linear):
-            module.weight, module.bias = _cast(module.weight), _cast(module.bias)
+    cast_linear_layers(copy)
     words = copy.encoder.embeddings.words  # which are the decoder's matrix, too
     words.weight = _cast(words.weight)
     copy.head.bias = _cast(copy.head.bias)
     return copy
+
+
+def cast_linear_layers(model: nn.Module) -> None:
+    """Give each linear layer of a model new weights in bf16; they are no longer tied to others."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = _cast(module.weight)
+            if module.bias is not None:
+                module.bias = _cast(module.bias)
 
 
 def _cast(weight: nn.Parameter) -> nn.Parameter:

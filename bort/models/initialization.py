@@ -1,11 +1,44 @@
 """Fresh weights: the starts of a masked LM, also from its teacher, and of a classifier's head."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 from bort.errors import BortError, check_choice
 from bort.models.arch import INITS
 from bort.models.bert import Classifier, Embeddings, MaskedLM, ModelConfig, build_empty
+
+
+@dataclass(frozen=True)
+class EmbeddingTables:
+    """The tables of a model, of any family, that turn ids into the states before its first layer.
+
+    words (V, E); positions (P, E), those of the first token first, and types (T, E) are added to
+    them. E is the hidden size, or the width of narrower embeddings (ALBERT, ELECTRA). positions,
+    types, norm: None where the model has none; norm may lack a bias. decoder_bias (V,): None where
+    the model has no masked-LM head. All are the model's own tensors, on its device, not copies.
+    """
+
+    words: Tensor
+    positions: Tensor | None = None
+    types: Tensor | None = None
+    norm: nn.LayerNorm | None = None
+    decoder_bias: Tensor | None = None
+
+    @classmethod
+    def from_model(cls, model: MaskedLM, has_head: bool = True) -> Self:
+        """Take the tables of a model of our own family; has_head: whether its head was trained."""
+        embeddings, offset = model.encoder.embeddings, model.config.position_offset
+        types = embeddings.types
+        return cls(
+            embeddings.words.weight.detach(),
+            embeddings.positions.weight.detach()[offset:],
+            None if types is None else types.weight.detach(),
+            embeddings.norm,
+            model.head.bias.detach() if has_head else None,
+        )
 
 
 def build_model(

@@ -15,7 +15,6 @@ from bort.files.cache import locate_cache
 from bort.machine import SIZE, count_usable_cores, measure_gflops
 from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM
 from bort.objectives.parameters import count_parameters
 from bort.pretraining.comparison import ARMS
 from bort.pretraining.corpus import Corpus, find_corpus
@@ -73,9 +72,9 @@ def look_ahead(run: TrainConfig) -> Outlook:
         teacher, vocab = (sizes[0] if run.needs_teacher else None), sizes[1]
         tokenizer = None
     else:
-        model, tokenizer = open_sources(run)
-        teacher = _read_arch(model) if model else run.teacher.arch if run.needs_teacher else None
-        vocab = model.config.vocab_size if model else tokenizer and len(mark_special_ids(tokenizer))
+        opened, tokenizer = open_sources(run)
+        teacher = opened.arch if opened else run.teacher.arch if run.needs_teacher else None
+        vocab = opened.vocab_size if opened else tokenizer and len(mark_special_ids(tokenizer))
     corpus = None
     if run.data.source == "text" and not run.data.path:
         missing.append("data.path, the text")
@@ -94,10 +93,6 @@ def _is_here(name: str) -> bool:
         if name.split("/")[-1] in HUB_TEACHERS and not Path(name).exists():
             return False
         raise
-
-
-def _read_arch(model: MaskedLM) -> Arch:
-    return model.config.arch
 
 
 def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:

@@ -27,7 +27,6 @@ from bort.errors import BortError, Diverged
 from bort.files.run_files import CURVES, SUMMARY, TIMING
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_json
-from bort.models.bert import MaskedLM
 from bort.pretraining.comparison import ARMS, HEAD, ArmResult, Comparison
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
@@ -38,6 +37,7 @@ from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
+from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
@@ -72,7 +72,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
 
 
 def _train_arms(
-    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM | None
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: Teacher | None
 ) -> RunSummary:
     seconds = measure_step_seconds(run, folder, corpus, teacher)
     results: dict[str, ArmResult] = {}
@@ -106,7 +106,7 @@ def _train_arms(
 
 
 def _train_rates(
-    arm: str, jobs: dict[Path, TrainConfig], corpus: Corpus, teacher: MaskedLM | None
+    arm: str, jobs: dict[Path, TrainConfig], corpus: Corpus, teacher: Teacher | None
 ) -> dict[Path, RunSummary]:
     """Train an arm with each of its rates; return the summaries of those that did not diverge.
 
@@ -203,7 +203,7 @@ class Turns(pl.Callback):
 
 
 def measure_step_seconds(
-    run: TrainConfig, folder: Path, corpus: Corpus, teacher: MaskedLM
+    run: TrainConfig, folder: Path, corpus: Corpus, teacher: Teacher
 ) -> dict[str, float]:
     """Measure the seconds of a step of the arms `kd` and `mlm` once, and keep them in TIMING.
 

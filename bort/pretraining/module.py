@@ -15,8 +15,10 @@ from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig, width_lr
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
-from bort.models.in_bf16 import copy_in_bf16, is_bf16_autocast
+from bort.models.in_bf16 import is_bf16_autocast
 from bort.pretraining.losses import compute_entropy, distillation_loss, kd_loss, mlm_loss
+from bort.teachers.opening import as_teacher
+from bort.teachers.teacher import Teacher
 from bort.training.module import StepModule
 
 
@@ -32,16 +34,17 @@ class DistillationModule(StepModule):
     Train it by any `lightning.Trainer` on a `PackedDataModule`, or on batches of your own with
     input_ids (B, S), flat positions (M,) and labels (M,).
 
-    model: the student. teacher: a `MaskedLM` with the same vocabulary, which is frozen and is never
-    part of `state_dict`; None for plain MLM. optim: if it has no rate, one that suits the student's
-    width is used. distill: the weights of the two losses, and the temperature. compile: whether to
-    use torch.compile. Raises BortError if the losses need a teacher and there is none.
+    model: the student. teacher: a `MaskedLM` or another `Teacher` with the same vocabulary, which
+    is frozen and is never part of `state_dict`; None for plain MLM. optim: if it has no rate, one
+    that suits the student's width is used. distill: the weights of the two losses, and the
+    temperature. compile: whether to use torch.compile. Raises BortError if the losses need a
+    teacher and there is none.
     """
 
     def __init__(
         self,
         model: MaskedLM,
-        teacher: MaskedLM | None,
+        teacher: Teacher | MaskedLM | None,
         optim: OptimConfig,
         distill: DistillConfig,
         compile: bool = False,
@@ -55,9 +58,7 @@ class DistillationModule(StepModule):
         self.scores = list_scores(taught=teacher is not None)
         # What computes the means of a validation batch; None: `compare_with_teacher`.
         self.judge: Callable[[Tensor, dict], tuple[Tensor, ...]] | None = None
-        if teacher is not None:
-            teacher = teacher.eval().requires_grad_(False)
-        self.keep_outside("teacher", teacher)
+        self.keep_outside("teacher", None if teacher is None else as_teacher(teacher))
         self.keep_outside("_teacher_in_bf16", None)  # made when a step in bf16 asks it
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.keep_outside("student", torch.compile(model) if compile else model)
@@ -121,11 +122,11 @@ class DistillationModule(StepModule):
         teacher = self.teacher
         if is_bf16_autocast(self.device):
             if self._teacher_in_bf16 is None:
-                self.keep_outside("_teacher_in_bf16", copy_in_bf16(teacher))
+                self.keep_outside("_teacher_in_bf16", teacher.copy_in_bf16())
             teacher = self._teacher_in_bf16
         if (states := batch.get("teacher_states")) is not None:
             return teacher.decode(states.float())
-        return teacher(batch["input_ids"], positions=batch["positions"])
+        return teacher.compute_logits(batch["input_ids"], batch["positions"])
 
     def on_fit_start(self) -> None:
         """Move the teacher to the student's device, which Lightning does not do."""

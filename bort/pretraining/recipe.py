@@ -10,9 +10,10 @@ import torch
 
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
+from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.models.bert import MaskedLM, ModelConfig
-from bort.models.huggingface import load_masked_lm, save_model
+from bort.models.huggingface import save_model
 from bort.models.initialization import build_model
 from bort.pretraining.callbacks import SamplePredictions
 from bort.pretraining.corpus import Corpus, build_corpus
@@ -32,6 +33,8 @@ from bort.pretraining.teacher import (
 from bort.pretraining.teacher_states import KeptStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
+from bort.teachers.opening import open_teacher
+from bort.teachers.teacher import Teacher
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
 from bort.training.trainer import (
@@ -59,7 +62,7 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     return train(run, folder, corpus, teacher, record=record)
 
 
-def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, MaskedLM | None]:
+def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Teacher | None]:
     """Open the corpus of a run and the teacher it needs; an unnamed teacher is trained first.
 
     folder: the run folder. If it was started on other text, it is refused before the teacher is
@@ -83,7 +86,7 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Maske
     return corpus, teacher
 
 
-def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
+def train_teacher(run: TrainConfig, corpus: Corpus) -> Teacher:
     """Open the unnamed teacher of a run; train it by MLM the first time it is needed."""
     folder = locate_teacher(run, corpus)
     run_folder = RunFolder(folder)
@@ -96,7 +99,7 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     summary = run_folder.find_summary()
     spent = clock(summary.seconds)
     logger.info(f"teacher: {run.teacher.arch}, {summary.describe_validation()}, trained in {spent}")
-    return load_masked_lm(folder)
+    return open_teacher(folder)
 
 
 def pretrain_encoder(run: TrainConfig) -> Path:
@@ -127,7 +130,7 @@ def train(
     run: TrainConfig,
     folder: Path,
     corpus: Corpus,
-    teacher: MaskedLM | None,
+    teacher: Teacher | None,
     label: str = "train",
     record: dict | None = None,
     wait: bool = False,
@@ -172,14 +175,14 @@ def train(
         return summary
 
 
-def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) -> MaskedLM:
+def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> MaskedLM:
     """Build the student of a run, with its initial weights.
 
     It has at least 512 position rows, so that fine-tuning may use longer sequences, but it states
     that it was trained at data.length: the rows beyond that are not trained yet.
     """
     # A teacher may have more rows than its tokenizer has words; the logits of both must match.
-    V = teacher.config.vocab_size if teacher is not None else corpus.info.vocab_size
+    V = teacher.vocab_size if teacher is not None else corpus.info.vocab_size
     config = ModelConfig(
         **run.arch.to_table(),
         vocab_size=V,
@@ -189,10 +192,16 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: MaskedLM | None) ->
         attention_dropout=run.dropout,
         length=run.data.length,
     )
-    if run.init == "teacher":  # its layers are copied, so they must compute the same
-        same = {key: getattr(teacher.config, key) for key in ("layer_norm_eps", "activation")}
+    source = teacher.masked_lm if teacher else None
+    if run.init == "teacher" and teacher is not None:
+        if source is None:
+            raise BortError(
+                f"init=teacher cannot copy the layers of {teacher.name}; use init=default"
+            )
+        # Its layers are copied, so they must compute the same.
+        same = {key: getattr(source.config, key) for key in ("layer_norm_eps", "activation")}
         config = replace(config, **same)
-    return build_model(config, run.init, run.seed, teacher)
+    return build_model(config, run.init, run.seed, source)
 
 
 def _summarize(
@@ -201,7 +210,7 @@ def _summarize(
     module,
     throughput: Throughput,
     corpus: Corpus,
-    teacher: MaskedLM | None,
+    teacher: Teacher | None,
 ) -> dict:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     scores = {name: value if math.isfinite(value) else None for name, value in values.items()}

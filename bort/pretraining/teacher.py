@@ -17,18 +17,19 @@ from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.models import hub
-from bort.models.bert import MaskedLM
-from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config
+from bort.models.huggingface import load_tokenizer, read_model_config
 from bort.models.identity import find_local_model
 from bort.pretraining.corpus import Corpus
 from bort.runs.folder import RunFolder
+from bort.teachers.opening import open_teacher
+from bort.teachers.teacher import Teacher, require
 from bort.training.module import VERSION
 from bort.training.trainer import choose_device
 
 OWN_STEPS = 1200  # of the encoder that stands in for a missing model=
 
 
-def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
+def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
     """Open the named teacher of a run and its named tokenizer; either may be None.
 
     Raises BortError for everything wrong with them that shows without a corpus.
@@ -39,8 +40,10 @@ def open_sources(run: TrainConfig) -> tuple[MaskedLM | None, Any]:
             _check_length(run, read_model_config(folder).positions)  # before the weights are read
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
-            teacher = load_masked_lm(run.teacher.name)
-            _check_length(run, teacher.config.limit)
+            teacher = open_teacher(run.teacher.name)
+            if run.distill.w_kd or run.job == "compare":
+                require(teacher, "logits")
+            _check_length(run, teacher.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = load_tokenizer(run.data.tokenizer)
     if teacher is not None and tokenizer is not None:
@@ -70,14 +73,14 @@ def _check_length(run: TrainConfig, limit: int) -> None:
         )
 
 
-def check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: MaskedLM) -> None:
+def check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: Teacher) -> None:
     """Raise BortError unless each id stands for the same word; otherwise KD would teach noise."""
     student_ids = tokenizer.get_vocab()
     teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
     different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
-    if different or teacher.config.vocab_size < len(student_ids):
+    if different or teacher.vocab_size < len(student_ids):
         raise BortError(
-            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.config.vocab_size:,}, "
+            f"teacher.name={run.teacher.name} has a vocabulary of {teacher.vocab_size:,}, "
             f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
             "data.tokenizer=auto takes the teacher's"
         )
@@ -187,10 +190,12 @@ def build_encoder_run(run: TrainConfig) -> TrainConfig:
     )
 
 
-def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: MaskedLM) -> dict:
+def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> dict:
     """Describe the teacher for the summary: its name or folder, digest, size and architecture."""
-    parameters = sum(p.numel() for p in teacher.parameters())
     source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
     if digests := hash_teacher(run, corpus):  # empty if only the teacher's vocabulary was used
         (source["teacher_digest"],) = digests.values()
-    return source | {"teacher_parameters": parameters, **teacher.config.arch.to_table("teacher_")}
+    return source | {
+        "teacher_parameters": teacher.parameter_count,
+        **teacher.arch.to_table("teacher_"),
+    }

@@ -16,6 +16,7 @@ import xxhash
 from torch.utils.data import Dataset
 
 from bort.files.digests import read_array, write_array
+from bort.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +60,14 @@ class TeacherStates:
         return np.array(self.rows[self.ends[batch] : self.ends[batch + 1]])
 
     @torch.no_grad()
-    def build(self, teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]) -> int:
+    def build(
+        self, teacher: Teacher, batches: Dataset, count: int, tick: Callable[[int, int], None]
+    ) -> int:
         """Compute the missing states of batches 0 … count - 1; return how many were missing."""
         done = len(self)
         if done >= count:
             return 0
-        teacher.eval()  # otherwise its dropout would be in every target
-        device = next(teacher.parameters()).device
+        device = teacher.device
         self.states.parent.mkdir(parents=True, exist_ok=True)
         ends, digests = self.ends.tolist(), self.digests.tolist()
         with self.states.open("ab") as file:
@@ -73,7 +75,7 @@ class TeacherStates:
             for number in range(done, count):
                 batch = batches[number]
                 ids, positions = (batch[k].to(device) for k in ("input_ids", "positions"))
-                rows = teacher.head_states(ids, positions=positions)
+                rows = teacher.compute_head_states(ids, positions)
                 content = rows.half().cpu().numpy().tobytes()
                 file.write(content)
                 ends.append(ends[-1] + len(rows))

@@ -33,9 +33,8 @@ from bort.files.run_files import (
 )
 from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM
 from bort.models.huggingface import read_model_config
-from bort.models.in_bf16 import copy_in_bf16, is_bf16_autocast
+from bort.models.in_bf16 import is_bf16_autocast
 from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.latency_table import read_latency_table
 from bort.objectives.parameters import count_parameters
@@ -75,12 +74,12 @@ from bort.search.trial import (
     compute_log_probabilities,
     evaluate,
     forget_corpus_and_teacher,
-    get_device,
     make_candidate_settings,
     make_val_batches,
     measure_look,
     open_corpus_and_teacher,
 )
+from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training, settle_precision
 from bort.training.trainer import check_trainer, choose_device
 
@@ -174,7 +173,7 @@ class Sweep:
         paired = Paired(self.folder, self.records, self.run)
         self.selection = build_selection(self.plan, self.run, self.records, paired)
 
-    def _make_plan(self, corpus: Corpus, teacher: MaskedLM) -> SearchPlan:
+    def _make_plan(self, corpus: Corpus, teacher: Teacher) -> SearchPlan:
         """Find out T's numbers and every candidate's p and i, and let T run; all on the disk."""
         run, folder = self.run, self.folder
         val = make_val_batches(corpus, run)
@@ -201,31 +200,29 @@ class Sweep:
             positions=len(entropy),
             documents=len(np.unique(documents)),
             points=self._count_flops(plan, corpus, teacher, (text, held, look)),
-            teacher_flops=count_states_flops(teacher.config.arch, text),
-            teacher_val_flops=count_logits_flops(
-                teacher.config.arch, teacher.config.vocab_size, held
-            ),
+            teacher_flops=count_states_flops(teacher.arch, text),
+            teacher_val_flops=count_logits_flops(teacher.arch, teacher.vocab_size, held),
             teacher_pass_seconds=time.monotonic() - start,
         )
         return write_plan(folder, plan, run, corpus.info.digest)
 
-    def _pass_over_validation(self, teacher: MaskedLM, val: Dataset) -> TeacherStates:
+    def _pass_over_validation(self, teacher: Teacher, val: Dataset) -> TeacherStates:
         """Keep T's states over the held-out batches."""
-        states = TeacherStates(locate_val_pass(self.folder), teacher.config.hidden)
+        states = TeacherStates(locate_val_pass(self.folder), teacher.head_width)
         tick = Progress(logger, "teacher: validation batch").update
         states.build(teacher.to(choose_device(self.run)), val, len(val), tick)
         return states
 
-    def _restore(self, corpus: Corpus, teacher: MaskedLM) -> None:
+    def _restore(self, corpus: Corpus, teacher: Teacher) -> None:
         """Make those of T's states again that are no longer as they were written."""
         run = self.run
         self._pass_over_validation(teacher, make_val_batches(corpus, run))
         batches = self._count_batches(corpus)
         _pass_over_training(run, corpus, teacher, self.folder, run.seed, batches)
 
-    def _list_candidates(self, teacher: MaskedLM, digest: str) -> SearchPlan:
+    def _list_candidates(self, teacher: Teacher, digest: str) -> SearchPlan:
         """List T and every point with p and î; T's error and the FLOPs are not known yet."""
-        run, vocab, shape = self.run, teacher.config.vocab_size, teacher.config.arch
+        run, vocab, shape = self.run, teacher.vocab_size, teacher.arch
         latency = measure_latency(run, shape, vocab, self.folder)
         valid, invalid = run.grid.points()
         positions = max(run.data.length, 512)
@@ -234,7 +231,7 @@ class Sweep:
                 shape,
                 run.teacher.name,
                 digest,
-                sum(p.numel() for p in teacher.parameters()),
+                teacher.parameter_count,
                 latency.points[shape],
             ),
             [
@@ -253,7 +250,7 @@ class Sweep:
         )
 
     def _count_flops(
-        self, plan: SearchPlan, corpus: Corpus, teacher: MaskedLM, texts: tuple[Text, ...]
+        self, plan: SearchPlan, corpus: Corpus, teacher: Teacher, texts: tuple[Text, ...]
     ) -> list[GridPoint]:
         """Count the FLOPs of every candidate's training.
 
@@ -266,9 +263,7 @@ class Sweep:
             settings = make_candidate_settings(replace(self.run, arch=point.xi), sequences)
             validations = count_validations(settings, batches)
             amount = Amount(n, batches, validations, train, look)
-            count = count_candidate_flops(
-                settings, teacher.config.arch, teacher.config.vocab_size, amount, held
-            )
+            count = count_candidate_flops(settings, teacher.arch, teacher.vocab_size, amount, held)
             points.append(replace(point, flops=count))
         return points
 
@@ -369,15 +364,15 @@ class Sweep:
 
 
 def _pass_over_training(
-    run: TrainConfig, corpus: Corpus, teacher: MaskedLM, folder: Path, seed: int, batches: int
+    run: TrainConfig, corpus: Corpus, teacher: Teacher, folder: Path, seed: int, batches: int
 ) -> Text:
     """Keep T's states over the first batches of this seed; returns what they were made from."""
-    states = TeacherStates(locate_training_pass(folder, seed), teacher.config.hidden)
+    states = TeacherStates(locate_training_pass(folder, seed), teacher.head_width)
     data = TrainBatches(corpus, run.data, seed)
     tick = Progress(logger, "teacher: training batch").update
     teacher = teacher.to(choose_device(run))
-    with autocast_training(run, device := get_device(teacher)):
-        teacher = copy_in_bf16(teacher) if is_bf16_autocast(device) else teacher
+    with autocast_training(run, device := teacher.device):
+        teacher = teacher.copy_in_bf16() if is_bf16_autocast(device) else teacher
         states.build(teacher, data, batches, tick)
     epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
     sequences = epochs * data.sequences.count + further * data.batch_size
@@ -386,11 +381,11 @@ def _pass_over_training(
 
 @torch.no_grad()
 def measure_teacher(
-    teacher: MaskedLM, val: Dataset, states: TeacherStates, corpus: Corpus
+    teacher: Teacher, val: Dataset, states: TeacherStates, corpus: Corpus
 ) -> tuple[np.ndarray, float]:
     """Measure T's entropy at each position, and the cross-entropy of word frequencies against T."""
-    counts = np.bincount(corpus.train, minlength=teacher.config.vocab_size) + 1.0
-    unigram = torch.from_numpy(np.log(counts / counts.sum())).float().to(get_device(teacher))
+    counts = np.bincount(corpus.train, minlength=teacher.vocab_size) + 1.0
+    unigram = torch.from_numpy(np.log(counts / counts.sum())).float().to(teacher.device)
     entropies, total = [], 0.0
     for batch in range(len(val)):
         logp = compute_log_probabilities(teacher, states, batch)

@@ -44,6 +44,7 @@ from bort.search.records import (
     read_record,
     write_record,
 )
+from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
 
 POSITIONS = 8192  # at least so many masked positions decide an error
@@ -52,11 +53,11 @@ KEPT_BYTES = 2**29  # of T's probabilities, kept in memory between candidates
 CHUNK = 2**19  # numbers of a softmax at a time on a CPU, so that they stay in its cache
 
 # What this process has opened for the search in a folder, and not again for each candidate.
-_open: dict[Path, tuple[Corpus, MaskedLM]] = {}
+_open: dict[Path, tuple[Corpus, Teacher]] = {}
 _answers: dict[Path, "TeacherAnswers"] = {}
 
 
-def open_corpus_and_teacher(run: SearchRunConfig, folder: Path) -> tuple[Corpus, MaskedLM]:
+def open_corpus_and_teacher(run: SearchRunConfig, folder: Path) -> tuple[Corpus, Teacher]:
     """Open the corpus and T of the search in `folder`; the second time costs nothing."""
     key = folder.resolve()
     if key not in _open:
@@ -99,14 +100,9 @@ def expect_look(held: Text, data: DataConfig) -> Text:
     return Text(tokens, held.length, held.positions * tokens / max(held.tokens, 1))
 
 
-def get_device(model: MaskedLM) -> torch.device:
-    """Get the device that a model's weights are on."""
-    return next(model.parameters()).device
-
-
-def compute_log_probabilities(teacher: MaskedLM, states: TeacherStates, batch: int) -> torch.Tensor:
+def compute_log_probabilities(teacher: Teacher, states: TeacherStates, batch: int) -> torch.Tensor:
     """Compute T's log-probabilities (M, V) at the M masked positions of a batch."""
-    rows = torch.from_numpy(states[batch]).to(get_device(teacher)).float()
+    rows = torch.from_numpy(states[batch]).to(teacher.device).float()
     return F.log_softmax(teacher.decode(rows).float(), -1)  # (M, V)
 
 
@@ -117,7 +113,7 @@ class TeacherAnswers:
     in less time than it takes to compute what T says of it. entropy: T's, at each position (N,).
     """
 
-    def __init__(self, teacher: MaskedLM, states: TeacherStates, entropy: np.ndarray):
+    def __init__(self, teacher: Teacher, states: TeacherStates, entropy: np.ndarray):
         self.teacher, self.states, self.entropy = teacher, states, entropy
         self._kept: dict[int, torch.Tensor] = {}
         self._bytes = 0
@@ -148,13 +144,13 @@ class TeacherAnswers:
         return surprisals.mean(), losses.mean() - entropy, entropy
 
 
-def open_answers(folder: Path, teacher: MaskedLM) -> TeacherAnswers:
+def open_answers(folder: Path, teacher: Teacher) -> TeacherAnswers:
     """Open T's answers to the held-out batches of the search in `folder`; the second time is free.
 
     They are opened again when the states on the disk are other ones by then.
     """
     key = folder.resolve()
-    states = TeacherStates(locate_val_pass(folder), teacher.config.hidden)
+    states = TeacherStates(locate_val_pass(folder), teacher.head_width)
     answers = _answers.get(key)
     if answers is None or not np.array_equal(answers.states.digests, states.digests):
         entropy = np.load(RunFolder(folder).teacher / ENTROPY)
@@ -243,7 +239,7 @@ def _train_and_measure(
     corpus, teacher = open_corpus_and_teacher(run, folder)
     val = make_val_batches(corpus, run)
     answers = open_answers(folder, teacher)
-    training = TeacherStates(locate_training_pass(folder, run.seed), teacher.config.hidden)
+    training = TeacherStates(locate_training_pass(folder, run.seed), teacher.head_width)
     states = KeptStates(training, answers.states, LOOK_EVERY, answers.judge)
     settings = make_candidate_settings(run, len(val.chosen))
     label = f"candidate {run.arch}"
@@ -297,7 +293,7 @@ def explain_failure(error: Exception) -> str | None:
 @torch.no_grad()
 def measure_scores(model: MaskedLM, val: ValBatches, answers: TeacherAnswers) -> HeldScores:
     """Measure how a model answers at all held-out positions."""
-    device = get_device(answers.teacher)
+    device = answers.teacher.device
     model.eval().to(device)
     losses, surprisals, correct = [], [], 0
     for number in range(len(val)):

@@ -244,7 +244,7 @@ def test_the_plan_with_a_model_of_another_kind(tmp_path):
     for given in (("experiment=kd_pretrain", "teacher.name=distil"), tuned):
         result = train_py(*given, "dry_run=true", cwd=tmp_path)
         assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
-        assert "says model_type=distilbert; supported are bert and roberta" in result.stderr
+        assert "says model_type=distilbert; supported are bert, roberta, xlm-roberta and camembert" in result.stderr
 
 
 def test_sweep(tiny, tmp_path):

@@ -57,6 +57,9 @@ class Fixed(torch.nn.Module):
     def forward(self, input_ids, positions):
         return self.logits[positions]
 
+    def compute_logits(self, input_ids, positions):
+        return self(input_ids, positions).detach()
+
 
 def stub(
     distill: DistillConfig, student: torch.Tensor, teacher: torch.Tensor
@@ -312,7 +315,7 @@ def test_teacher_is_no_part_of_the_module():
     optimizer = stubbed_optimizers(module)
     ours = {id(p) for p in module.model.parameters()}
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == ours
-    assert not any(p.requires_grad for p in module.teacher.parameters())
+    assert not any(p.requires_grad for p in module.teacher.masked_lm.parameters())
 
 
 def stubbed_optimizers(module: DistillationModule) -> torch.optim.Optimizer:
@@ -326,16 +329,17 @@ def test_teacher_after_a_run(settings_of, tmp_path):
     """Case L2 on a run: its bytes as before, not in checkpoints or model/, not counted."""
     run = settings_of("trainer.max_steps=4", "dropout=0.1", experiment="kd_pretrain")
     corpus, teacher = prepare(run)
-    teacher.config.dropout = teacher.config.attention_dropout = 0.1
-    save_model(teacher, corpus.tokenizer, tmp_path / "before")
+    model = teacher.masked_lm
+    model.config.dropout = model.config.attention_dropout = 0.1
+    save_model(model, corpus.tokenizer, tmp_path / "before")
     summary = train(run, tmp_path / "run", corpus, teacher)
-    save_model(teacher, corpus.tokenizer, tmp_path / "after")
+    save_model(model, corpus.tokenizer, tmp_path / "after")
     before, after = (
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("before", "after")
     )
     assert before == after
     student = load_masked_lm(tmp_path / "run" / "model")
-    assert student.config.hidden == 16 != teacher.config.hidden
+    assert student.config.hidden == 16 != teacher.arch.hidden
     assert summary["parameters"] == sum(p.numel() for p in student.parameters())
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     shapes = {tuple(t.shape) for t in tensors(AtomicCheckpointIO().load_checkpoint(path))}

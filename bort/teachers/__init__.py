@@ -1,0 +1,1 @@
+"""Teachers of every family: what encoders of other people can give to a student."""

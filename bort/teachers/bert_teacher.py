@@ -1,0 +1,115 @@
+"""Teachers of our own family: BERT, RoBERTa and what has their mathematics.
+
+Letters as in `bort.teachers.teacher`.
+"""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bort.models.arch import Arch
+from bort.models.bert import MaskedLM
+from bort.models.in_bf16 import copy_in_bf16
+from bort.models.initialization import EmbeddingTables
+from bort.teachers.teacher import Relations
+
+
+class BertTeacher:
+    """A `MaskedLM` as a `Teacher`.
+
+    has_head: whether its head was trained; a teacher without one gives no logits.
+    """
+
+    def __init__(self, model: MaskedLM, name: str = "", has_head: bool = True):
+        self.masked_lm = model.eval().requires_grad_(False)
+        self.name = name or f"of {model.config.arch}"
+        gives = {"hidden", "relations"} | ({"logits"} if has_head else set())
+        self.gives = frozenset(gives)
+
+    # ---- what is known without a pass
+
+    @property
+    def arch(self) -> Arch:
+        """⟨D, A, H, I⟩."""
+        return self.masked_lm.config.arch
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word matrix, and columns of the logits."""
+        return self.masked_lm.config.vocab_size
+
+    @property
+    def limit(self) -> int:
+        """The longest input in tokens whose answers can be trusted."""
+        return self.masked_lm.config.limit
+
+    @property
+    def pad_id(self) -> int:
+        """The id of padding."""
+        return self.masked_lm.config.pad_id
+
+    @property
+    def head_width(self) -> int:
+        """The width of the head states, which is the hidden size."""
+        return self.masked_lm.config.hidden
+
+    @property
+    def embeddings(self) -> EmbeddingTables:
+        """The tables that turn ids into states; see `EmbeddingTables`."""
+        return EmbeddingTables.from_model(self.masked_lm, "logits" in self.gives)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the weights are on."""
+        return self.masked_lm.head.bias.device
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of weights, tied ones counted once."""
+        return sum(weight.numel() for weight in self.masked_lm.parameters())
+
+    # ---- passes
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights to a device, and return this teacher."""
+        self.masked_lm.to(device)
+        return self
+
+    def copy_in_bf16(self) -> "BertTeacher":
+        """Copy the teacher with the matrices of its products in bf16, to be run under autocast."""
+        return BertTeacher(copy_in_bf16(self.masked_lm), self.name, "logits" in self.gives)
+
+    @torch.no_grad()
+    def compute_logits(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the logits (M, V) at the flat positions (M,) of the B · S tokens."""
+        return self.masked_lm(input_ids, attention_mask, positions=positions)
+
+    @torch.no_grad()
+    def compute_head_states(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the states (M, H) at flat positions (M,) that `decode` turns into logits."""
+        return self.masked_lm.head_states(input_ids, attention_mask, positions=positions)
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """Compute the logits (…, V) of head states (…, H)."""
+        return self.masked_lm.decode(states)
+
+    @torch.no_grad()
+    def compute_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Compute the final states (B, S, H)."""
+        return self.masked_lm.encode(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def compute_relations(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
+    ) -> Relations:
+        """Compute query, key and value of one layer; the layers above it are not run."""
+        encoder = self.masked_lm.encoder
+        depth = range(len(encoder.layers))[layer]
+        x = encoder(input_ids, attention_mask, depth=depth)  # (B, S, H)
+        return Relations(*encoder.layers[depth].attention.project(x))

@@ -1,0 +1,333 @@
+"""Teachers of other families, opened by transformers.
+
+Letters as in `bort.teachers.teacher`.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bort.errors import BortError, quote, shorten
+from bort.models.hub import read_weights
+from bort.models.in_bf16 import cast_linear_layers
+from bort.models.initialization import EmbeddingTables
+from bort.teachers.families import FAMILIES, Family, Shape, build_config, measure_config
+from bort.teachers.teacher import Relations, require
+
+
+class WrappedTeacher:
+    """An encoder of transformers as a `Teacher`.
+
+    model: one of transformers' masked LMs, or a bare encoder. has_head: whether the weights of its
+    head are those of the file; a teacher without one gives no logits.
+    """
+
+    masked_lm = None
+
+    def __init__(self, model: Any, shape: Shape, name: str, has_head: bool):
+        self.model = model.eval().requires_grad_(False)
+        self.encoder = model.base_model
+        self.name, self.shape = name, shape
+        self.family = FAMILIES.get(model.config.model_type, Family(model.config.model_type))
+        self.decoder = model.get_output_embeddings() if has_head else None
+        if getattr(self.decoder, "out_features", None) != shape.vocab_size:
+            self.decoder = None
+        self.projections = find_projections(self.encoder, self.family, shape)
+        gives = {"hidden"} | ({"logits"} if self.decoder is not None else set())
+        self.gives = frozenset(gives | ({"relations"} if self.projections else set()))
+
+    # ---- what is known without a pass
+
+    @property
+    def arch(self):
+        """⟨D, A, H, I⟩; layers that share their weights are counted one by one."""
+        return self.shape.arch
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word matrix, and columns of the logits."""
+        return self.shape.vocab_size
+
+    @property
+    def limit(self) -> int:
+        """The longest input in tokens."""
+        return self.shape.limit
+
+    @property
+    def pad_id(self) -> int:
+        """The id of padding."""
+        return self.shape.pad_id
+
+    @property
+    def head_width(self) -> int:
+        """The width of the head states: that of the embeddings (ALBERT) or the hidden size."""
+        return self.arch.hidden if self.decoder is None else self.decoder.in_features
+
+    @property
+    def embeddings(self) -> EmbeddingTables:
+        """The tables that turn ids into states; see `EmbeddingTables`."""
+        module = getattr(self.encoder, "embeddings", None)
+        positions = _get_table(module, "position_embeddings")
+        if positions is not None and self.family.offset:
+            positions = positions[self.pad_id + 1 :]
+        norms = (getattr(module, name, None) for name in ("LayerNorm", "norm"))
+        bias = None if self.decoder is None else self.decoder.bias
+        return EmbeddingTables(
+            self.encoder.get_input_embeddings().weight.detach(),
+            positions,
+            _get_table(module, "token_type_embeddings"),
+            next((norm for norm in norms if isinstance(norm, nn.LayerNorm)), None),
+            None if bias is None else bias.detach(),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the weights are on."""
+        return next(self.model.parameters()).device
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of weights, tied ones counted once, without a head that was not in the file."""
+        model = self.encoder if self.decoder is None else self.model
+        return sum(weight.numel() for weight in model.parameters())
+
+    # ---- passes
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights to a device, and return this teacher."""
+        self.model.to(device)
+        return self
+
+    def copy_in_bf16(self) -> "WrappedTeacher":
+        """Copy the teacher with the matrices of its products in bf16, to be run under autocast."""
+        model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
+        cast_linear_layers(model)
+        return WrappedTeacher(model, self.shape, self.name, "logits" in self.gives)
+
+    def compute_logits(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the logits (M, V) at the flat positions (M,) of the B · S tokens."""
+        return self._run_head(input_ids, positions, attention_mask)[1]
+
+    def compute_head_states(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the states (M, E) at flat positions (M,) that `decode` turns into logits."""
+        return self._run_head(input_ids, positions, attention_mask)[0]
+
+    @torch.no_grad()
+    def _run_head(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute head states (M, E) and logits (M, V); the head runs at the M positions only."""
+        require(self, "logits")
+        self._check_length(input_ids)
+        states: list[Tensor] = []
+
+        def select(module: nn.Module, inputs: tuple, output: Any) -> Any:
+            rows = output[0].flatten(0, 1).index_select(0, positions)[None]  # (1, M, H)
+            if isinstance(output, tuple):
+                return rows, *output[1:]
+            output[next(iter(output))] = rows
+            return output
+
+        def record(module: nn.Module, inputs: tuple) -> None:
+            states.append(inputs[0][0])  # (M, E)
+
+        with (
+            self.encoder.register_forward_hook(select),
+            self.decoder.register_forward_pre_hook(record),
+        ):
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return states[0], logits[0]
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """Compute the logits (…, V) of head states (…, E)."""
+        require(self, "logits")
+        return self.decoder(states)
+
+    @torch.no_grad()
+    def compute_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Compute the final states (B, S, H)."""
+        self._check_length(input_ids)
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+
+    @torch.no_grad()
+    def compute_relations(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
+    ) -> Relations:
+        """Compute query, key and value of one layer."""
+        require(self, "relations")
+        number, shape = range(self.arch.depth)[layer], (*input_ids.shape, self.arch.heads, -1)
+        index, call = divmod(number, self.arch.depth // len(self.projections))
+        with record_outputs(self.projections[index]) as outputs:
+            self.compute_states(input_ids, attention_mask)
+        # DeBERTa's matrices also project the distances, after the states.
+        tensors = [calls[call] for calls in outputs]  # (B, S, H), or one (B, S, 3 H)
+        if len(tensors) == 1:
+            tensors = tensors[0].chunk(3, dim=-1)
+        return Relations(*(tensor.reshape(shape) for tensor in tensors))
+
+    def _check_length(self, input_ids: Tensor) -> None:
+        if input_ids.shape[1] > self.limit:
+            raise BortError(
+                f"an input of {input_ids.shape[1]} tokens is longer than the limit of {self.limit} "
+                f"of the teacher {self.name}; cut it, or lower data.length"
+            )
+
+
+def _get_table(module: Any, name: str) -> Tensor | None:
+    """Return the rows of an embedding of a module, None where there is none."""
+    table = getattr(module, name, None)
+    return table.weight.detach() if isinstance(table, nn.Embedding) else None
+
+
+def find_projections(encoder: nn.Module, family: Family, shape: Shape) -> list[list[nn.Module]]:
+    """Find the layers that compute query, key and value, for each attention of an encoder in order.
+
+    There are fewer attentions than layers where layers share them (ALBERT): each then serves as
+    many layers in a row. Returns [] where they are not what the table of families says.
+    """
+    pattern = re.compile(re.escape(family.attention).replace(r"\*", r"\d+"))
+    attentions = [part for name, part in encoder.named_modules() if pattern.fullmatch(name)]
+    takes_turns = getattr(encoder.config, "inner_group_num", 1) > 1  # ALBERT, never published
+    if not family.attention or not attentions or shape.arch.depth % len(attentions) or takes_turns:
+        return []
+    layers = [[getattr(part, name, None) for name in family.projections] for part in attentions]
+    widths = {getattr(layer, "out_features", 0) for row in layers for layer in row}
+    if len(widths) > 1 or widths.pop() % (shape.arch.heads * (4 - len(family.projections))):
+        return []
+    return layers
+
+
+@contextmanager
+def record_outputs(modules: list[nn.Module]) -> Iterator[list[list[Tensor]]]:
+    """Collect the outputs of modules, one list of calls for each, while the block runs."""
+    outputs: list[list[Tensor]] = [[] for _ in modules]
+    with ExitStack() as stack:
+        for module, calls in zip(modules, outputs, strict=True):
+
+            def record(module: nn.Module, inputs: tuple, output: Tensor, calls=calls) -> None:
+                calls.append(output)
+
+            stack.enter_context(module.register_forward_hook(record))
+        yield outputs
+
+
+# ------------------------------------------------------------------------------------ opening
+
+
+def open_wrapped(folder: Path, settings: dict[str, Any], name: str) -> WrappedTeacher:
+    """Open an encoder of another family in a local folder, in float32.
+
+    settings: the content of its config.json. Raises BortError for a model that is no encoder, that
+    needs code from its folder, whose weights are not in safetensors, or are not whole.
+    """
+    path = folder / "config.json"
+    config = build_config(settings, path)
+    shape = measure_config(config, path)
+    if not list(folder.glob("model*.safetensors")):
+        raise BortError(
+            f"{folder} holds no safetensors, the only weights that are read of {config.model_type}; "
+            "open it once in transformers and save it by save_pretrained"
+        )
+    weights = read_weights(folder)
+    try:
+        with hide_transformers_notes():
+            model, report = _load(config, weights)
+    except Exception as error:  # whatever a foreign file makes the library raise is its fault
+        raise BortError(f"{folder} cannot be opened as {config.model_type}: {shorten(error)}") from None
+    has_head = _check_missing(model, report["missing_keys"], folder)
+    _check_finite(model, folder)
+    teacher = WrappedTeacher(model, shape, name, has_head)
+    if config.model_type not in FAMILIES:
+        check_padding(teacher)
+    return teacher
+
+
+def _load(config: Any, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    """Build the model of a configuration, a masked LM where the family has one, from its weights."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
+
+    mapping = MODEL_FOR_MASKED_LM_MAPPING
+    kind = (mapping if type(config) in mapping else MODEL_MAPPING)[type(config)]
+    return kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=torch.float32,
+        attn_implementation="sdpa" if kind._supports_sdpa else "eager",
+        output_loading_info=True,
+    )
+
+
+@contextmanager
+def hide_transformers_notes() -> Iterator[None]:
+    """Keep transformers from listing missing weights: a missing head is told in our own words."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_missing(model: Any, missing: Any, folder: Path) -> bool:
+    """Return whether the head is whole; raise BortError where weights of the encoder are missing."""
+    encoder = {id(weight) for weight in model.base_model.parameters()}
+    named = dict(model.named_parameters())
+    in_encoder = [key for key in missing if id(named.get(key)) in encoder and "pooler" not in key]
+    if in_encoder:
+        raise BortError(f"{folder} lacks the weight {in_encoder[0]}; fetch the model again")
+    decoder = model.get_output_embeddings()
+    return decoder is not None and not [key for key in missing if "pooler" not in key]
+
+
+def _check_finite(model: Any, folder: Path) -> None:
+    """Raise BortError for a weight that is infinite or no number."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise BortError(f"{folder}: {shorten(name)} holds numbers that are infinite or not numbers")
+
+
+PADDING = 3  # tokens of the check of an unknown family
+
+
+@torch.no_grad()
+def check_padding(teacher: WrappedTeacher) -> None:
+    """Raise BortError unless padding leaves a teacher's states as they are.
+
+    Families in the table are tested for that; any other is asked before it teaches anything.
+    """
+    length = min(8, teacher.limit - PADDING)
+    ids = torch.arange(length)[None] * 31 % teacher.vocab_size
+    ids = torch.where(ids == teacher.pad_id, (ids + 1) % teacher.vocab_size, ids)
+    padded = torch.nn.functional.pad(ids, (0, PADDING), value=teacher.pad_id)
+    mask = torch.arange(length + PADDING)[None] < length
+    try:
+        alone = teacher.compute_states(ids, torch.ones_like(ids))
+        beside = teacher.compute_states(padded, mask.long())[:, :length]
+        same = alone.shape[1:] == (length, teacher.arch.hidden) and torch.allclose(
+            alone, beside, rtol=1e-3, atol=1e-3
+        )
+    except Exception as error:
+        kind = teacher.model.config.model_type
+        raise BortError(
+            f"{teacher.name} ({quote(kind)}) cannot teach: it does not take texts as BERT does "
+            f"({shorten(error, 60)})"
+        ) from None
+    if not same:
+        raise BortError(
+            f"{teacher.name} ({quote(teacher.model.config.model_type)}) cannot teach: padding "
+            "changes its states"
+        )
