@@ -19,8 +19,8 @@ LEVELS = [
 errors console machine network
 files
 html models
-config
-shell training text runs objectives teachers
+config teachers
+shell training text runs objectives
 pretraining tasks
 finetuning search
 agora export

@@ -17,11 +17,11 @@ from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.models import hub
-from bort.models.huggingface import load_tokenizer, read_model_config
+from bort.models.huggingface import load_tokenizer
 from bort.models.identity import find_local_model
 from bort.pretraining.corpus import Corpus
 from bort.runs.folder import RunFolder
-from bort.teachers.opening import open_teacher
+from bort.teachers.opening import open_teacher, read_shape
 from bort.teachers.teacher import Teacher, require
 from bort.training.module import VERSION
 from bort.training.trainer import choose_device
@@ -37,7 +37,7 @@ def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
     teacher = tokenizer = None
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
         if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
-            _check_length(run, read_model_config(folder).positions)  # before the weights are read
+            _check_length(run, read_shape(folder).limit)  # before the weights are read
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = open_teacher(run.teacher.name)

@@ -33,7 +33,6 @@ from bort.files.run_files import (
 )
 from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.huggingface import read_model_config
 from bort.models.in_bf16 import is_bf16_autocast
 from bort.objectives.latency import Latencies, check_device, measure_latencies
 from bort.objectives.latency_table import read_latency_table
@@ -79,6 +78,7 @@ from bort.search.trial import (
     measure_look,
     open_corpus_and_teacher,
 )
+from bort.teachers.opening import read_shape
 from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training, settle_precision
 from bort.training.trainer import check_trainer, choose_device
@@ -133,7 +133,7 @@ def check_latency(run: SearchRunConfig, folder: Path) -> None:
     if run.teacher.name is None:
         archs = [run.teacher.arch, *archs]
     elif isinstance(teacher := hub.find_model(run.teacher.name), Path):
-        archs = [read_model_config(teacher).arch, *archs]
+        archs = [read_shape(teacher).arch, *archs]
     read_latency_table(Path(run.latency.path), list(dict.fromkeys(archs)))
 
 

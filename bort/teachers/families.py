@@ -11,7 +11,6 @@ from typing import Any
 
 from bort.errors import BortError, quote, shorten, suggest_name
 from bort.models.arch import Arch
-from bort.models.hf_config import OWN_FAMILIES, parse_config
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,18 @@ class Family:
 
     attention: the path of a layer's attention in the encoder, with * for the number of the layer;
     projections: the names of query, key and value in it, or of one layer that computes all three,
-    as (3, A, K). Neither is given where they are not known. offset: whether the position of the
-    first token is pad_id + 1, as in RoBERTa.
+    as (3, A, K). Neither is given where they are not known. offset: the row of the first token's
+    position; None for pad_id + 1, as in RoBERTa.
     """
 
     title: str
     attention: str = ""
     projections: tuple[str, ...] = ()
-    offset: bool = False
+    offset: int | None = 0
+
+    def find_offset(self, pad_id: int) -> int:
+        """Return the row of the first token's position."""
+        return pad_id + 1 if self.offset is None else self.offset
 
 
 BERT_LIKE = "encoder.layer.*.attention.self"
@@ -44,20 +47,18 @@ FAMILIES = {
     "albert": Family(
         "ALBERT", "encoder.albert_layer_groups.*.albert_layers.*.attention", QUERY_KEY_VALUE
     ),
-    "mpnet": Family("MPNet", "encoder.layer.*.attention.attn", ("q", "k", "v"), offset=True),
+    "mpnet": Family("MPNet", "encoder.layer.*.attention.attn", ("q", "k", "v"), offset=2),
     "deberta": Family("DeBERTa"),
-    "deberta-v2": Family(
-        "DeBERTa-v2, -v3", BERT_LIKE, ("query_proj", "key_proj", "value_proj")
-    ),
+    "deberta-v2": Family("DeBERTa-v2, -v3", BERT_LIKE, ("query_proj", "key_proj", "value_proj")),
     "modernbert": Family("ModernBERT", "layers.*.attn", ("Wqkv",)),
     "roformer": Family("RoFormer", BERT_LIKE, QUERY_KEY_VALUE),
     "nomic_bert": Family("NomicBERT", "layers.*.self_attn", ("q_proj", "k_proj", "v_proj")),
     "ernie": Family("ERNIE", BERT_LIKE, QUERY_KEY_VALUE),
-    "data2vec-text": Family("data2vec", BERT_LIKE, QUERY_KEY_VALUE, offset=True),
+    "data2vec-text": Family("data2vec", BERT_LIKE, QUERY_KEY_VALUE, offset=None),
     "rembert": Family("RemBERT", BERT_LIKE, QUERY_KEY_VALUE),
     "megatron-bert": Family("Megatron-BERT", BERT_LIKE, QUERY_KEY_VALUE),
-    "roberta-prelayernorm": Family("RoBERTa-PreLayerNorm", BERT_LIKE, QUERY_KEY_VALUE, offset=True),
-    "xlm-roberta-xl": Family("XLM-RoBERTa-XL", BERT_LIKE, QUERY_KEY_VALUE, offset=True),
+    "roberta-prelayernorm": Family("RoBERTa-PreLayerNorm", BERT_LIKE, QUERY_KEY_VALUE, offset=None),
+    "xlm-roberta-xl": Family("XLM-RoBERTa-XL", BERT_LIKE, QUERY_KEY_VALUE, offset=None),
 }
 
 
@@ -69,17 +70,6 @@ class Shape:
     vocab_size: int
     limit: int
     pad_id: int
-
-
-def read_shape(settings: dict[str, Any], path: Path) -> Shape:
-    """Read the shape of an encoder from its config.json, of any family; no weights are read.
-
-    Raises BortError for whatever no student can learn from.
-    """
-    if settings.get("model_type") in OWN_FAMILIES:
-        config = parse_config(settings, path)
-        return Shape(config.arch, config.vocab_size, config.limit, config.pad_id)
-    return measure_config(build_config(settings, path), path)
 
 
 def build_config(settings: dict[str, Any], path: Path) -> Any:
@@ -158,7 +148,7 @@ def measure_config(config: Any, path: Path) -> Shape:
             hidden,
             next((int(size) for size in inner if size), 4 * hidden),
         ).check()
-        limit = int(rows) - (pad_id + 1 if family.offset else 0)
+        limit = int(rows) - family.find_offset(pad_id)
     except BortError as error:
         raise BortError(f"{path}: {error}") from None
     except (AttributeError, TypeError, ValueError) as error:

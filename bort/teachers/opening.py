@@ -1,13 +1,15 @@
 """From a name to the teacher that it stands for."""
 
 import os
+from pathlib import Path
 
 from bort.files.untrusted import read_json
 from bort.models.bert import MaskedLM
-from bort.models.hf_config import OWN_FAMILIES
+from bort.models.hf_config import OWN_FAMILIES, parse_config
 from bort.models.hub import fetch_model
 from bort.models.huggingface import load_masked_lm_or_encoder
 from bort.teachers.bert_teacher import BertTeacher
+from bort.teachers.families import Shape, build_config, measure_config
 from bort.teachers.teacher import Teacher
 
 
@@ -25,6 +27,19 @@ def open_teacher(name: str | os.PathLike) -> Teacher:
     from bort.teachers.wrapped_teacher import open_wrapped  # what it imports takes seconds
 
     return open_wrapped(folder, settings, str(name))
+
+
+def read_shape(folder: Path) -> Shape:
+    """Read the shape of the encoder in a local folder; no weights are read.
+
+    Raises BortError for whatever no student can learn from.
+    """
+    path = folder / "config.json"
+    settings = read_json(path)
+    if settings.get("model_type") in OWN_FAMILIES:
+        config = parse_config(settings, path)
+        return Shape(config.arch, config.vocab_size, config.limit, config.pad_id)
+    return measure_config(build_config(settings, path), path)
 
 
 def as_teacher(model: Teacher | MaskedLM) -> Teacher:

@@ -106,7 +106,7 @@ class Gap:
         advice = f"; use {' or '.join(losses)}" if losses else ""
         return (
             f"the teacher {self.teacher.name} gives {' and '.join(given)}, but no {self.gift}: "
-            f"it has not {GIFTS[self.gift]}{advice}"
+            f"it lacks {GIFTS[self.gift]}{advice}"
         )
 
 

@@ -3,7 +3,6 @@
 Letters as in `bort.teachers.teacher`.
 """
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from bort.errors import BortError, quote, shorten
 from bort.models.hub import read_weights
@@ -75,8 +75,8 @@ class WrappedTeacher:
         """The tables that turn ids into states; see `EmbeddingTables`."""
         module = getattr(self.encoder, "embeddings", None)
         positions = _get_table(module, "position_embeddings")
-        if positions is not None and self.family.offset:
-            positions = positions[self.pad_id + 1 :]
+        if positions is not None:
+            positions = positions[self.family.find_offset(self.pad_id) :]
         norms = (getattr(module, name, None) for name in ("LayerNorm", "norm"))
         bias = None if self.decoder is None else self.decoder.bias
         return EmbeddingTables(
@@ -94,7 +94,7 @@ class WrappedTeacher:
 
     @property
     def parameter_count(self) -> int:
-        """The number of weights, tied ones counted once, without a head that was not in the file."""
+        """The number of weights of the file, tied ones counted once."""
         model = self.encoder if self.decoder is None else self.model
         return sum(weight.numel() for weight in model.parameters())
 
@@ -202,11 +202,16 @@ def find_projections(encoder: nn.Module, family: Family, shape: Shape) -> list[l
     takes_turns = getattr(encoder.config, "inner_group_num", 1) > 1  # ALBERT, never published
     if not family.attention or not attentions or shape.arch.depth % len(attentions) or takes_turns:
         return []
-    layers = [[getattr(part, name, None) for name in family.projections] for part in attentions]
-    widths = {getattr(layer, "out_features", 0) for row in layers for layer in row}
-    if len(widths) > 1 or widths.pop() % (shape.arch.heads * (4 - len(family.projections))):
+    rows = [_get_layers(part, family.projections) for part in attentions]
+    widths = {getattr(layer, "out_features", 0) for row in rows for layer in row}
+    parts = 1 if len(family.projections) > 1 else 3  # of what one layer computes
+    if len(widths) > 1 or widths.pop() % (shape.arch.heads * parts):
         return []
-    return layers
+    return rows
+
+
+def _get_layers(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    return [getattr(module, name, None) for name in names]
 
 
 @contextmanager
@@ -237,7 +242,7 @@ def open_wrapped(folder: Path, settings: dict[str, Any], name: str) -> WrappedTe
     shape = measure_config(config, path)
     if not list(folder.glob("model*.safetensors")):
         raise BortError(
-            f"{folder} holds no safetensors, the only weights that are read of {config.model_type}; "
+            f"{folder} holds no safetensors, and no other weights are read of {config.model_type}; "
             "open it once in transformers and save it by save_pretrained"
         )
     weights = read_weights(folder)
@@ -245,7 +250,8 @@ def open_wrapped(folder: Path, settings: dict[str, Any], name: str) -> WrappedTe
         with hide_transformers_notes():
             model, report = _load(config, weights)
     except Exception as error:  # whatever a foreign file makes the library raise is its fault
-        raise BortError(f"{folder} cannot be opened as {config.model_type}: {shorten(error)}") from None
+        kind = config.model_type
+        raise BortError(f"{folder} cannot be opened as {kind}: {shorten(error)}") from None
     has_head = _check_missing(model, report["missing_keys"], folder)
     _check_finite(model, folder)
     teacher = WrappedTeacher(model, shape, name, has_head)
@@ -255,7 +261,7 @@ def open_wrapped(folder: Path, settings: dict[str, Any], name: str) -> WrappedTe
 
 
 def _load(config: Any, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    """Build the model of a configuration, a masked LM where the family has one, from its weights."""
+    """Build the model of a configuration from its weights: a masked LM if the family has one."""
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
 
     mapping = MODEL_FOR_MASKED_LM_MAPPING
@@ -272,18 +278,23 @@ def _load(config: Any, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]
 
 @contextmanager
 def hide_transformers_notes() -> Iterator[None]:
-    """Keep transformers from listing missing weights: a missing head is told in our own words."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep transformers from listing missing weights and from showing bars."""
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _check_missing(model: Any, missing: Any, folder: Path) -> bool:
-    """Return whether the head is whole; raise BortError where weights of the encoder are missing."""
+    """Return whether the head is whole; raise BortError where a weight of the encoder is missing.
+
+    A pooler, which no teacher uses, may be missing.
+    """
     encoder = {id(weight) for weight in model.base_model.parameters()}
     named = dict(model.named_parameters())
     in_encoder = [key for key in missing if id(named.get(key)) in encoder and "pooler" not in key]
@@ -297,7 +308,9 @@ def _check_finite(model: Any, folder: Path) -> None:
     """Raise BortError for a weight that is infinite or no number."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
-            raise BortError(f"{folder}: {shorten(name)} holds numbers that are infinite or not numbers")
+            raise BortError(
+                f"{folder}: {shorten(name)} holds numbers that are infinite or not numbers"
+            )
 
 
 PADDING = 3  # tokens of the check of an unknown family

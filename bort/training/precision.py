@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -15,9 +16,9 @@ from bort.config.train import TrainConfig
 from bort.config.trainer import AUTO, BF16, FLOAT32
 from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.bert import ModelConfig
 from bort.models.huggingface import read_model_config
 from bort.models.identity import find_local_model
+from bort.teachers.opening import read_shape
 from bort.training.products import ProductSize, ProductSpeed, measure_speeds, read_speeds
 
 logger = logging.getLogger(__name__)
@@ -160,10 +161,11 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
     The passes are relative: a step has a pass forward, and where a model is trained two backward.
     """
     if run.fits_task:
-        config = _read_shape(run.model, fetches)
-        yield (config.arch if config else run.arch), 0, 3
+        folder = _find_folder(run.model, fetches)
+        yield (read_model_config(folder).arch if folder else run.arch), 0, 3
         return
-    teacher = _read_shape(run.teacher.name, fetches)
+    folder = _find_folder(run.teacher.name, fetches)
+    teacher = read_shape(folder) if folder else None
     vocab = teacher.vocab_size if teacher else run.data.vocab_size
     archs, steps = [run.arch], 1
     if isinstance(run, SearchRunConfig):
@@ -175,12 +177,12 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
         yield (teacher.arch if teacher else run.teacher.arch), vocab, steps
 
 
-def _read_shape(name: str | None, fetches: bool) -> ModelConfig | None:
-    """Read the shape of a named model; None where it has no name, or is not here."""
+def _find_folder(name: str | None, fetches: bool) -> Path | None:
+    """Find the folder of a named model; None where it has no name, or is not here."""
     folder = find_local_model(name)
     if name and folder is None and fetches:
         folder = hub.fetch_folder(hub.find_model(name), ["*.json"], ("config.json",))
-    return None if folder is None else read_model_config(folder)
+    return folder
 
 
 def list_products(

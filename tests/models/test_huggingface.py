@@ -184,7 +184,7 @@ def test_amazon_bort_is_refused_by_name(name, no_hub):
 
 def test_the_random_head_of_amazon_bort_is_not_read(hub_folder, monkeypatch):
     expected = huggingface.load_masked_lm(hub_folder).state_dict()
-    monkeypatch.setattr(huggingface, "find_model", lambda name: hub_folder)
+    monkeypatch.setattr(huggingface, "fetch_model", lambda name: hub_folder)
     found = huggingface.load_masked_lm("amazon/bort", head_required=False).state_dict()
     for name in expected:
         assert torch.equal(expected[name], found[name]) is not name.startswith("head."), name
