@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bort.errors import BortError, check_at_least, check_choice, shorten, suggest_name
 from bort.models.arch import Arch
 from bort.models.attention import attend
-from bort.models.word_lookup import look_up_tied
+from bort.models.trained_weights import Linear, SharedWords
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
 ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
@@ -101,13 +101,13 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(
-        self, input_ids: Tensor, token_types: Tensor | None, decodes: bool = False
+        self, input_ids: Tensor, token_types: Tensor | None, shared: SharedWords | None = None
     ) -> Tensor:
         """Return the sum of words, positions and token types, normalized: (B, S, H).
 
-        decodes: whether a decoder multiplies the states by the word matrix.
+        shared: looks the words up where a decoder multiplies the states by their matrix.
         """
-        words = look_up_tied(self.words, input_ids) if decodes else self.words(input_ids)
+        words = self.words(input_ids) if shared is None else shared.look_up(input_ids)
         x = words + self._position_rows(input_ids)  # (B, S, H)
         if self.types is not None:
             x = x + (self.types.weight[0] if token_types is None else self.types(token_types))
@@ -136,10 +136,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.query = nn.Linear(config.hidden, config.hidden)
-        self.key = nn.Linear(config.hidden, config.hidden)
-        self.value = nn.Linear(config.hidden, config.hidden)
-        self.output = nn.Linear(config.hidden, config.hidden)
+        self.query = Linear(config.hidden, config.hidden)
+        self.key = Linear(config.hidden, config.hidden)
+        self.value = Linear(config.hidden, config.hidden)
+        self.output = Linear(config.hidden, config.hidden)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the attention of states (B, S, H) to each other, where the mask allows it."""
@@ -167,8 +167,8 @@ class Layer(nn.Module):
         self.config = config
         self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
-        self.up = nn.Linear(config.hidden, config.intermediate)
-        self.down = nn.Linear(config.intermediate, config.hidden)
+        self.up = Linear(config.hidden, config.intermediate)
+        self.down = Linear(config.intermediate, config.hidden)
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -193,18 +193,18 @@ class Encoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_types: Tensor | None = None,
-        decodes: bool = False,
+        shared: SharedWords | None = None,
         depth: int | None = None,
     ) -> Tensor:
         """Hidden states (B, S, H) after the last layer, or after the first `depth` layers.
 
         input_ids (B, S); attention_mask (B, S), nonzero where there is a token, None for
         everywhere; token_types (B, S), None for all 0, unused by a model without token types.
-        decodes: whether a decoder multiplies the states by the word matrix, see `look_up_tied`.
+        shared: looks the words up where a decoder multiplies the states by their matrix.
         Raises BortError if S exceeds config.positions.
         """
         mask = make_attention_mask(attention_mask)
-        x = self.embeddings(input_ids, token_types, decodes)
+        x = self.embeddings(input_ids, token_types, shared)
         for layer in self.layers[:depth]:
             x = layer(x, mask)
         return x
@@ -227,7 +227,7 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden, config.hidden)
+        self.dense = Linear(config.hidden, config.hidden)
         self.norm = nn.LayerNorm(config.hidden, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         # RoBERTa's published head is GELU whatever its layers use; BERT's follows the layers.
@@ -258,8 +258,9 @@ class MaskedLM(nn.Module):
         positions: Tensor | None = None,
     ) -> Tensor:
         """Logits (M, V) at flat positions (M,) of the (B * S) tokens, or (B, S, V) for None."""
-        x = self.encoder(input_ids, attention_mask, token_types, decodes=True)
-        return self.decode(self._transform(x, positions))
+        shared = SharedWords(self.encoder.embeddings.words)
+        x = self.encoder(input_ids, attention_mask, token_types, shared)
+        return shared.decode(self._transform(x, positions), self.head.bias)
 
     def encode(
         self,
@@ -320,8 +321,8 @@ class Classifier(nn.Module):
         self.scale = scale
         self.encoder = Encoder(config)
         width = config.hidden * (1 + spans)
-        self.dense = nn.Linear(width, width) if head != "linear" else None
-        self.out = nn.Linear(width, outputs)
+        self.dense = Linear(width, width) if head != "linear" else None
+        self.out = Linear(width, outputs)
 
     def forward(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bort.models.bert import Classifier, Encoder, Layer, MaskedLM, make_attention_mask
+from bort.models.trained_weights import SharedWords
 
 GRAPH = 2  # the version of what is exported; 1 was the plain export of `bert.Encoder`
 
@@ -96,11 +97,11 @@ class ExportedEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_types: Tensor | None = None,
-        decodes: bool = False,
+        shared: SharedWords | None = None,
     ) -> Tensor:
         """Return the final hidden states (B, S, H) that `Encoder.forward` returns.
 
-        decodes: as there; it only matters for gradients, which a graph has none of.
+        shared: as there; it only matters for gradients, which a graph has none of.
         """
         batch, length = input_ids.shape
         mask = make_attention_mask(attention_mask)
