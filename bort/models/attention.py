@@ -2,7 +2,8 @@
 
 torch's `scaled_dot_product_attention` computes it everywhere but in one case: training in bfloat16
 on a CPU. There its backward pass takes two to four times as long as products of whole matrices, and
-with dropout it computes in float32. Two functions of this module take its place.
+with dropout it computes in float32. Two functions of this module take its place. The same random
+bits serve the dropout of states.
 
 Shape letters: B batch, S sequence, A heads, K = H / A, N = samples times heads of a block.
 """
@@ -45,6 +46,42 @@ def attend(
     if dropout:
         return _DroppedAttention.apply(query, key, value, bias, dropout)
     return _Attention.apply(query, key, value, bias)
+
+
+def drop_states(x: Tensor, dropout: float, training: bool) -> Tensor:
+    """Set a share of states to 0 in training, and divide the others by 1 - dropout.
+
+    In bfloat16 on a CPU it draws random bits as attention does, and takes half of the time of
+    `F.dropout`: 2.6 instead of 5.9 ms for 16 × 128 × 384, forward and backward (2 cores).
+    """
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if (
+        not training
+        or not dropout
+        or is_traced
+        or x.device.type != "cpu"
+        or x.dtype != torch.bfloat16
+    ):
+        return F.dropout(x, dropout, training)
+    return _DroppedStates.apply(x, dropout)
+
+
+class _DroppedStates(torch.autograd.Function):
+    """Dropout of bfloat16 numbers, whose share is rounded to a multiple of 2^-15."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dropout: float) -> Tensor:
+        limit = round(dropout * 2**15)
+        signs = _Memory().draw_signs(x.shape, limit)
+        ctx.factor = 2**15 / (2**15 - limit)
+        mask = _mask_dropped(signs)
+        ctx.save_for_backward(mask)
+        return _zero_dropped(x * ctx.factor, mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _zero_dropped(gradient * ctx.factor, ctx.saved_tensors[0]), None
 
 
 def _is_faster(

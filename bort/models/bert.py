@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bort.errors import BortError, check_at_least, check_choice, shorten, suggest_name
 from bort.models.arch import Arch
-from bort.models.attention import attend
+from bort.models.attention import attend, drop_states
 from bort.models.trained_weights import Linear, SharedWords
 
 MOST_ROWS = 2**31  # of a table; above it not even the size of one can be computed
@@ -174,9 +174,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return the states (B, S, H) after attention and feed-forward, each with its residual."""
         p = self.config.dropout
-        x = self.attention_norm(x + F.dropout(self.attention(x, mask), p, self.training))
+        x = self.attention_norm(x + drop_states(self.attention(x, mask), p, self.training))
         inner = _activate(self.up(x), self.config.activation)  # (B, S, I)
-        return self.norm(x + F.dropout(self.down(inner), p, self.training))
+        return self.norm(x + drop_states(self.down(inner), p, self.training))
 
 
 class Encoder(nn.Module):

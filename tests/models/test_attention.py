@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bort.models import attention
-from bort.models.attention import attend
+from bort.models.attention import attend, drop_states
 from bort.models.bert import ModelConfig
 from bort.models.initialization import build_model
 
@@ -237,3 +237,38 @@ def test_a_model_under_autocast(dropout, torch_calls):
     expected = compute(False)
     assert torch_calls == [dropout] * 2
     assert F.cosine_similarity(found, expected, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_dropped_states(dtype, dropout):
+    """The share and the factor are right, the gradient has the same zeros, and a seed repeats."""
+    x = torch.full((40, 50, 101), 2.0, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = drop_states(x, dropout, True)
+    torch.manual_seed(0)
+    assert torch.equal(dropped, drop_states(x, dropout, True))
+    assert not torch.equal(dropped, drop_states(x, dropout, True))
+    (gradient,) = torch.autograd.grad(dropped.float().sum(), x)
+    kept = dropped != 0
+    assert abs((~kept).float().mean().item() - dropout) < 0.005
+    assert abs(kept[..., 1:].float().mul(kept[..., :-1]).mean() - (1 - dropout) ** 2) < 0.01
+    assert torch.equal(gradient != 0, kept)
+    for values, factor in ((dropped, 2.0), (gradient, 1.0)):
+        right = torch.full_like(values[kept], factor / (1 - dropout))
+        torch.testing.assert_close(values[kept], right, rtol=1e-2, atol=0)
+    assert x.eq(2).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_outside_of_training_are_whole(dtype):
+    x = torch.randn(3, 4, 5, dtype=dtype)
+    assert torch.equal(drop_states(x, 0.5, False), x) and torch.equal(drop_states(x, 0.0, True), x)
+
+
+def test_float32_states_are_dropped_by_torch():
+    x = torch.randn(3, 4, 50)
+    torch.manual_seed(0)
+    found = drop_states(x, 0.1, True)
+    torch.manual_seed(0)
+    assert torch.equal(found, torch.nn.functional.dropout(x, 0.1, True))
