@@ -28,6 +28,11 @@ def open_tokenizer(folder: Path) -> Any:
     """
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         # transformers would answer with a tokenizer of five tokens.
+        if pieces := sorted(folder.glob("*.model")):  # of SentencePiece, as DeBERTa-v3 has it
+            raise BortError(
+                f"{folder} has its tokenizer only in {pieces[0].name}; open it in transformers and "
+                "save it there by save_pretrained"
+            )
         raise BortError(f"{folder} holds no tokenizer; looked for {', '.join(TOKENIZER_FILES)}")
     try:
         tokenizer = _opened(folder)
@@ -43,8 +48,9 @@ def open_tokenizer(folder: Path) -> Any:
     special = {"cls": "bos", "sep": "eos", "mask": "mask", "pad": "pad"}
     for kind, other in special.items():
         if getattr(tokenizer, f"{kind}_token_id") is None:
-            if getattr(tokenizer, f"{other}_token_id") is None:
+            if (token := getattr(tokenizer, f"{other}_token")) is None:
                 raise BortError(f"the tokenizer in {folder} has no {kind} token, which is needed")
+            setattr(tokenizer, f"{kind}_token", token)  # it starts or ends a sequence all the same
     _check_encoding(tokenizer, folder, count)
     return tokenizer
 
@@ -68,7 +74,33 @@ def _opened(folder: Path) -> Any:
     if plain and "tokenizer_class" not in stated:  # AutoTokenizer would need a config.json
         kind = BertTokenizer if (folder / "vocab.txt").is_file() else RobertaTokenizer
         return kind.from_pretrained(folder, **options)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    return tokenizer if plain else _restore_unigram(tokenizer, folder / "tokenizer.json")
+
+
+def _restore_unigram(tokenizer: Any, path: Path) -> Any:
+    """Return the tokenizer that the file describes, if it is a Unigram tokenizer.
+
+    transformers builds one of a named class anew from its words: it then splits and normalizes
+    texts in the way of that class, whatever the file says.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_file(str(path))
+    if not isinstance(backend.model, models.Unigram):
+        return tokenizer
+    names = {f"{kind}_token": getattr(tokenizer, f"{kind}_token") for kind in NAMED}
+    words = backend.get_vocab()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        model_input_names=tokenizer.model_input_names,
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        **{name: token for name, token in names.items() if token in words},
+    )
 
 
 def _check_stated(stated: dict[str, Any], path: Path) -> None:

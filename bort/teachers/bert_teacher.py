@@ -66,8 +66,9 @@ class BertTeacher:
 
     @property
     def parameter_count(self) -> int:
-        """The number of weights, tied ones counted once."""
-        return sum(weight.numel() for weight in self.masked_lm.parameters())
+        """The number of weights, tied ones counted once, without an untrained head."""
+        model = self.masked_lm if "logits" in self.gives else self.masked_lm.encoder
+        return sum(weight.numel() for weight in model.parameters())
 
     # ---- passes
 

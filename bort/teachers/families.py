@@ -88,7 +88,7 @@ def build_config(settings: dict[str, Any], path: Path) -> Any:
         if settings.get("auto_map"):
             raise BortError(
                 f"{path.parent} is of the family {quote(kind)}, which needs code from its folder; "
-                "such code is never run: use a teacher that transformers knows by itself"
+                "that is never run, so use a family that transformers knows"
             )
         hint = suggest_name(kind[:40], FAMILIES)
         raise BortError(f"{path} says model_type={shorten(kind, 40)}, which is unknown{hint}")

@@ -307,7 +307,7 @@ def _check_missing(model: Any, missing: Any, folder: Path) -> bool:
 def _check_finite(model: Any, folder: Path) -> None:
     """Raise BortError for a weight that is infinite or no number."""
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
             raise BortError(
                 f"{folder}: {shorten(name)} holds numbers that are infinite or not numbers"
             )

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from teacher_folders import make_tokenizer
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from bort.errors import BortError
 from bort.models.huggingface import load_tokenizer, save_model
 from bort.models.tokenizer_folder import open_tokenizer, save_tokenizer
 from bort.text.tokenizer import hash_tokenizer, train_tokenizer
@@ -70,6 +73,48 @@ def test_a_written_tokenizer_is_the_same(strange, tmp_path):
     assert again.all_special_tokens == tokenizer.all_special_tokens
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert content["truncation"] is None and content["padding"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["XLMRobertaTokenizer", "CamembertTokenizer", "AlbertTokenizer", "DebertaV2Tokenizer"]
+)
+def test_a_unigram_tokenizer_is_the_one_of_its_file(name, tmp_path):
+    """transformers builds one of these classes anew, and it then gives other ids."""
+    make_tokenizer("unigram").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": name}))
+    backend, tokenizer = (
+        Tokenizer.from_file(str(tmp_path / "tokenizer.json")),
+        open_tokenizer(tmp_path),
+    )
+    (tmp_path / "again").mkdir()
+    save_tokenizer(tokenizer, tmp_path / "again")
+    for text in ("Line 7: The CUBE of 3 is  27", "a <mask> line", " ﬁrst", "a\tb"):
+        assert tokenizer(text)["input_ids"] == backend.encode(text).ids
+        assert AutoTokenizer.from_pretrained(tmp_path / "again")(text).data == tokenizer(text).data
+    assert (tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token) == (
+        "<s>",
+        "</s>",
+        "<pad>",
+    )
+    assert tokenizer.mask_token == "<mask>" and tokenizer.get_vocab() == backend.get_vocab()
+
+
+def test_first_and_last_tokens_may_have_other_names(tmp_path):
+    """Some tokenizers (EuroBERT) call them the begin and the end of a text only."""
+    tokenizer = make_tokenizer("unigram")
+    ids = tokenizer.cls_token_id, tokenizer.sep_token_id
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    tokenizer.cls_token = tokenizer.sep_token = None
+    tokenizer.save_pretrained(tmp_path)
+    opened = open_tokenizer(tmp_path)
+    assert (opened.cls_token_id, opened.sep_token_id) == ids
+
+
+def test_a_sentencepiece_model_alone_is_one_line(tmp_path):
+    (tmp_path / "spm.model").touch()
+    with pytest.raises(BortError, match="has its tokenizer only in spm.model; open it in"):
+        open_tokenizer(tmp_path)
 
 
 def test_older_readers_open_a_written_tokenizer(strange, tmp_path):

@@ -21,7 +21,7 @@ TINY = {"vocab_size": 30, "num_hidden_layers": 1, "num_attention_heads": 2, "hid
         ({"model_type": "distillbert"}, "model_type=distillbert, which is unknown; did you mean"),
         (
             {"model_type": "new", "auto_map": {"AutoModel": "modeling.New"}},
-            "'new', which needs code from its folder; such code is never run",
+            "'new', which needs code from its folder; that is never run",
         ),
         ({"model_type": "mpnet", "quantization_config": {"bits": 4}}, "is quantized"),
         ({"model_type": "electra", "hidden_size": "wide"}, "cannot be read as electra"),

@@ -5,7 +5,10 @@ import torch
 from teacher_folders import LENGTH, make_folder
 
 from bort.errors import BortError
+from bort.models.bert import ModelConfig
 from bort.models.hf_config import OWN_FAMILIES
+from bort.models.initialization import build_model
+from bort.pretraining.losses import kd_loss
 from bort.teachers.families import FAMILIES
 from bort.teachers.opening import open_teacher
 
@@ -87,3 +90,59 @@ def test_an_input_that_is_too_long_is_one_line(kind, folders):
     assert torch.isfinite(teacher.compute_states(ids)).all()
     with pytest.raises(BortError, match=f"longer than the limit of {teacher.limit} of the teacher"):
         teacher.compute_states(torch.full((1, teacher.limit + 1), 6))
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_student_learns_from_each_family(kind, folders):
+    teacher = open_teacher(folders(kind)[0])
+    sizes = dict(vocab_size=teacher.vocab_size, positions=16)
+    student = build_model(ModelConfig(1, 2, 32, 64, **sizes))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    ids, positions = make_batch(teacher)[0], torch.tensor([1, 4, 10, 12])
+    target, losses = teacher.compute_logits(ids, positions), []
+    for _ in range(20):
+        loss = kd_loss(student(ids, positions=positions), target, 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_tables_of_embeddings_are_added_up(kind, folders):
+    """Words, positions and types, normalized, are the states before the first layer."""
+    folder, model = folders(kind)
+    tables, ids = open_teacher(folder).embeddings, torch.tensor([[5, 6, 7, 8]])
+    added = tables.words[ids]
+    if tables.positions is not None:
+        added = added + tables.positions[:4]
+    if tables.types is not None:
+        added = added + tables.types[0]
+    if tables.norm is not None:
+        added = tables.norm(added)
+    embeddings = model.base_model.embeddings
+    first = []
+    with torch.no_grad(), embeddings.register_forward_hook(lambda *args: first.append(args[2])):
+        model(input_ids=ids)
+    states = first[0][0] if isinstance(first[0], tuple) else first[0]
+    if kind == "deberta":  # its normalization is of its own kind, and none that a student has
+        assert tables.norm is None
+    else:
+        torch.testing.assert_close(added, states)
+    assert tables.words.shape[0] == len(tables.decoder_bias) == model.config.vocab_size
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_copies_in_bf16_are_nearly_the_same(kind, folders):
+    teacher = open_teacher(folders(kind)[0])
+    copy, (ids, mask) = teacher.copy_in_bf16(), make_batch(teacher)
+    positions = torch.tensor([1, 4, 10, 12])
+    with torch.autocast("cpu", torch.bfloat16):
+        states = copy.compute_states(ids, mask).float()
+        logits = copy.compute_logits(ids, positions, mask).float()
+    exact = teacher.compute_states(ids, mask)[mask.bool()]
+    assert torch.cosine_similarity(states[mask.bool()], exact, dim=-1).min() > 0.99
+    exact = teacher.compute_logits(ids, positions, mask)
+    assert torch.cosine_similarity(logits, exact, dim=-1).min() > 0.99
+    assert next(teacher.model.parameters()).dtype == torch.float32 and copy.gives == teacher.gives
