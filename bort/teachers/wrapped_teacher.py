@@ -5,7 +5,7 @@ Letters as in `bort.teachers.teacher`.
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Self
@@ -26,12 +26,16 @@ class WrappedTeacher:
     """An encoder of transformers as a `Teacher`.
 
     model: one of transformers' masked LMs, or a bare encoder. has_head: whether the weights of its
-    head are those of the file; a teacher without one gives no logits.
+    head are those of the file; a teacher without one gives no logits. in_float32: whether it runs
+    in float32 even under autocast.
     """
 
     masked_lm = None
 
-    def __init__(self, model: Any, shape: Shape, name: str, has_head: bool):
+    def __init__(
+        self, model: Any, shape: Shape, name: str, has_head: bool, in_float32: bool = False
+    ):
+        self.in_float32 = in_float32
         self.model = model.eval().requires_grad_(False)
         self.encoder = model.base_model
         self.name, self.shape = name, shape
@@ -106,10 +110,17 @@ class WrappedTeacher:
         return self
 
     def copy_in_bf16(self) -> "WrappedTeacher":
-        """Copy the teacher with the matrices of its products in bf16, to be run under autocast."""
+        """Copy the teacher with the matrices of its products in bf16, to be run under autocast.
+
+        A family that cannot run so (DeBERTa) stays in float32.
+        """
+        has_head = "logits" in self.gives
         model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
         cast_linear_layers(model)
-        return WrappedTeacher(model, self.shape, self.name, "logits" in self.gives)
+        copy = WrappedTeacher(model, self.shape, self.name, has_head)
+        if is_like_in_bf16(copy, self):
+            return copy
+        return WrappedTeacher(self.model, self.shape, self.name, has_head, in_float32=True)
 
     def compute_logits(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
@@ -143,6 +154,7 @@ class WrappedTeacher:
             states.append(inputs[0][0])  # (M, E)
 
         with (
+            self._choose_precision(),
             self.encoder.register_forward_hook(select),
             self.decoder.register_forward_pre_hook(record),
         ):
@@ -153,13 +165,15 @@ class WrappedTeacher:
     def decode(self, states: Tensor) -> Tensor:
         """Compute the logits (…, V) of head states (…, E)."""
         require(self, "logits")
-        return self.decoder(states)
+        with self._choose_precision():
+            return self.decoder(states)
 
     @torch.no_grad()
     def compute_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the final states (B, S, H)."""
         self._check_length(input_ids)
-        return self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        with self._choose_precision():
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
 
     @torch.no_grad()
     def compute_relations(
@@ -176,6 +190,10 @@ class WrappedTeacher:
         if len(tensors) == 1:
             tensors = tensors[0].chunk(3, dim=-1)
         return Relations(*(tensor.reshape(shape) for tensor in tensors))
+
+    def _choose_precision(self) -> AbstractContextManager:
+        off = torch.autocast(self.device.type, enabled=False)
+        return off if self.in_float32 else nullcontext()
 
     def _check_length(self, input_ids: Tensor) -> None:
         if input_ids.shape[1] > self.limit:
@@ -316,31 +334,43 @@ def _check_finite(model: Any, folder: Path) -> None:
 PADDING = 3  # tokens of the check of an unknown family
 
 
-@torch.no_grad()
+def make_probe(teacher: WrappedTeacher) -> Tensor:
+    """Make the ids (1, S) of a short text without padding, to try a teacher with."""
+    ids = torch.arange(1, max(2, min(9, teacher.limit - PADDING)))[None] * 31 % teacher.vocab_size
+    ids = torch.where(ids == teacher.pad_id, (ids + 1) % teacher.vocab_size, ids)
+    return ids.to(teacher.device)
+
+
+def is_like_in_bf16(copy: WrappedTeacher, teacher: WrappedTeacher) -> bool:
+    """Return whether a copy gives nearly the states of its teacher when it runs in bf16."""
+    ids = make_probe(teacher)
+    try:
+        with torch.autocast(teacher.device.type, torch.bfloat16):
+            states = copy.compute_states(ids).float()
+    except RuntimeError:
+        return False
+    with torch.autocast(teacher.device.type, enabled=False):
+        exact = teacher.compute_states(ids)
+    return bool(torch.cosine_similarity(states, exact, dim=-1).min() > 0.99)
+
+
 def check_padding(teacher: WrappedTeacher) -> None:
     """Raise BortError unless padding leaves a teacher's states as they are.
 
     Families in the table are tested for that; any other is asked before it teaches anything.
     """
-    length = min(8, teacher.limit - PADDING)
-    ids = torch.arange(length)[None] * 31 % teacher.vocab_size
-    ids = torch.where(ids == teacher.pad_id, (ids + 1) % teacher.vocab_size, ids)
-    padded = torch.nn.functional.pad(ids, (0, PADDING), value=teacher.pad_id)
-    mask = torch.arange(length + PADDING)[None] < length
+    ids, kind = make_probe(teacher), quote(teacher.model.config.model_type)
+    length = ids.shape[1]
+    padded = nn.functional.pad(ids, (0, PADDING), value=teacher.pad_id)
+    mask = nn.functional.pad(torch.ones_like(ids), (0, PADDING))
     try:
         alone = teacher.compute_states(ids, torch.ones_like(ids))
-        beside = teacher.compute_states(padded, mask.long())[:, :length]
-        same = alone.shape[1:] == (length, teacher.arch.hidden) and torch.allclose(
-            alone, beside, rtol=1e-3, atol=1e-3
-        )
-    except Exception as error:
-        kind = teacher.model.config.model_type
+        beside = teacher.compute_states(padded, mask)[:, :length]
+        is_state_per_token = alone.shape == (1, length, teacher.arch.hidden)
+    except Exception as error:  # whatever a model makes of a text that it is not made for
         raise BortError(
-            f"{teacher.name} ({quote(kind)}) cannot teach: it does not take texts as BERT does "
+            f"{teacher.name} ({kind}) cannot teach: it does not take texts as BERT does "
             f"({shorten(error, 60)})"
         ) from None
-    if not same:
-        raise BortError(
-            f"{teacher.name} ({quote(teacher.model.config.model_type)}) cannot teach: padding "
-            "changes its states"
-        )
+    if not is_state_per_token or not torch.allclose(alone, beside, rtol=1e-3, atol=1e-3):
+        raise BortError(f"{teacher.name} ({kind}) cannot teach: padding changes its states")
