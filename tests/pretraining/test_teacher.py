@@ -1,14 +1,19 @@
 """A teacher is trained once, refused before any work, and named by what decides its weights."""
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from teacher_folders import make_folder
 from tiny_runs import log_lines
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
+from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import prepare, pretrain
 from bort.pretraining.teacher import build_teacher_run, locate_teacher
 from bort.runs.folder import RunFolder
@@ -42,6 +47,49 @@ def test_teacher_is_trained_once_and_named_ones_need_none(settings_of, cache, tm
     _, by_name = prepare(named)
     assert are_same_weights(teacher.masked_lm, by_name.masked_lm)
     assert prepare(settings_of())[1] is None
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "mpnet", "deberta-v2", "camembert"])
+def test_teachers_of_other_families_teach_a_run(settings_of, tmp_path, kind):
+    """WordPiece and Unigram, with names of their own; the student takes the tokenizer."""
+    make_folder(tmp_path / "teacher", kind)
+    tokenizer = load_tokenizer(tmp_path / "teacher")
+    run = settings_of(
+        *(f"teacher.name={tmp_path / 'teacher'}", "trainer.max_steps=40", "data.batch_size=4"),
+        *("trainer.val_check_interval=10", "optim.lr=1e-2"),
+        experiment="kd_pretrain",
+    )
+    summary = pretrain(run, tmp_path / "run")
+    curve = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    losses = [float(row["val/kd_loss"]) for row in csv.DictReader(curve) if row["val/kd_loss"]]
+    assert summary["val/kd_loss"] == losses[-1] < 0.8 * losses[0]
+    assert summary["teacher_hidden"] == 16 and summary["teacher_depth"] == 2
+    student, folder = load_masked_lm(tmp_path / "run"), tmp_path / "run" / "model"
+    assert student.config.vocab_size == len(tokenizer) + 3  # the teacher's rows
+    written = AutoTokenizer.from_pretrained(folder)
+    text = "Line 7: the <mask> cube [MASK] of 300"
+    assert written(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert AutoModelForMaskedLM.from_pretrained(folder).config.model_type == "bert"
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "message"),
+    [
+        ("gpt2", (), r"\(gpt2\) is a decoder; a teacher is an encoder, such as BERT"),
+        ("bart", (), r"\(bart\) is an encoder-decoder; a teacher is an encoder"),
+        ("mystery", (), "'mystery', which needs code from its folder; that is never run"),
+        ("distilbert", ("data.length=64",), "data.length=64 is longer than the 40 tokens of the"),
+        ("distilbert", (), "holds no tokenizer; looked for"),
+        ("distilbert", ("data.tokenizer=bpe",), "holds no tokenizer; looked for"),
+    ],
+)
+def test_what_cannot_teach_is_told_before_any_work(settings_of, tmp_path, kind, overrides, message):
+    settings = {"model_type": kind, "max_position_embeddings": 40, "auto_map": {"AutoModel": "x.Y"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    run = settings_of(f"teacher.name={tmp_path}", *overrides, experiment="kd_pretrain")
+    with pytest.raises(BortError, match=message) as error:
+        prepare(run)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 100 + len(str(tmp_path)) + 60
 
 
 @pytest.mark.parametrize(
