@@ -73,3 +73,52 @@ def test_large_pages_unless_the_user_chose(monkeypatch, chosen):
         monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     shell.prepare_process()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == (chosen or "1")
+
+
+@pytest.mark.parametrize(
+    ("alone", "quota", "chosen", "expected"),
+    [
+        (True, None, {}, ("PASSIVE", str(shell.SPINS))),
+        (False, None, {}, ("PASSIVE", None)),  # a spinning thread would take the neighbour's core
+        (True, 2.0, {}, ("PASSIVE", None)),  # the quota pays for every turn
+        (True, None, {"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+        (True, None, {"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
+    ],
+)
+def test_threads_spin_for_a_moment_where_nothing_else_runs(
+    monkeypatch, alone, quota, chosen, expected
+):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in (*names, "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that it is restored after the test
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(shell, "is_alone", lambda: alone)
+    monkeypatch.setattr(shell, "read_cpu_quota", lambda: quota)
+    shell.prepare_process()
+    assert tuple(os.environ.get(name) for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        (["1/130"] * 3, True),
+        (["3/130", "1/130", "2/130"], True),  # neighbours that only wake up now and then
+        (["2/130"] * 3, False),
+        (["what"] * 3, False),
+    ],
+)
+def test_alone_is_who_runs_alone_in_one_of_the_looks(tmp_path, monkeypatch, looks, expected):
+    path, waiting = tmp_path / "loadavg", list(looks)
+
+    def turn(seconds: float = 0.0) -> None:
+        path.write_text(f"0.10 0.20 0.30 {waiting.pop(0)} 4711\n")
+
+    turn()
+    monkeypatch.setattr(machine.time, "sleep", turn)
+    assert machine.is_alone(path, looks=3) is expected
+
+
+def test_not_alone_where_the_system_does_not_tell(tmp_path):
+    assert machine.is_alone(tmp_path / "missing") is False

@@ -11,13 +11,12 @@ from bort.files.cache import locate_cache
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.module import list_scores
 from bort.finetuning.recipe import check_length
-from bort.machine import count_usable_cores
 from bort.models import hub
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.objectives.parameters import count_parameters, count_training_flops
 from bort.pretraining.corpus import find_corpus
-from bort.pretraining.dry_run import estimate_hours
+from bort.pretraining.dry_run import describe_hours
 from bort.pretraining.flops import count_optimizer_flops, count_student_flops, measure_amount
 from bort.pretraining.teacher import OWN_STEPS, build_encoder_run, locate_encoder
 from bort.runs.folder import RunFolder
@@ -80,10 +79,8 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    duration = estimate_hours(work + (0.0 if run.model else _say_encoder(run)))
-    logger.info(
-        f"  hours       about {duration:,.2f} on {count_usable_cores()} cores, without a GPU"
-    )
+    duration = describe_hours(work + (0.0 if run.model else _say_encoder(run)), run)
+    logger.info(f"  hours       about {duration}")
     logger.info("dry_run=true: nothing was started")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from bort.config.data import DataConfig
 from bort.files.cache import locate_cache
@@ -20,6 +21,9 @@ from bort.pretraining.teacher_states import KeptStates, WithTeacher
 from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
+
+# A validation that only looks reads every fourth of the held-out batches.
+LOOK_EVERY = 4
 
 
 class PackedSequences:
@@ -144,8 +148,10 @@ class PackedDataModule(pl.LightningDataModule):
     one that `data.tokenizer` names, or trains a byte-level BPE on the text. seed: decides the order
     and the masks. cache: the folder for tokenized text; None uses bort's own. corpus: text that has
     already been tokenized. states: a teacher's kept states for the batches, which are added to
-    them. After `setup` (which a trainer calls), `corpus`, `tokenizer` and `vocab_size` describe the
-    batches, and `train` and `val` hold them.
+    them. look_every: a validation within a training reads every so many of the validation batches,
+    spread over the text; one outside of a training reads them all. After `setup` (which a trainer
+    calls), `corpus`, `tokenizer` and `vocab_size` describe the batches, and `train` and `val` hold
+    them.
     """
 
     def __init__(
@@ -157,6 +163,7 @@ class PackedDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         corpus: Corpus | None = None,
         states: KeptStates | None = None,
+        look_every: int = 1,
     ):
         super().__init__()
         if tokenizer is None and data.tokenizer not in ("auto", "bpe"):
@@ -164,6 +171,7 @@ class PackedDataModule(pl.LightningDataModule):
         if isinstance(tokenizer, str | Path):
             tokenizer = load_tokenizer(tokenizer)
         self.data, self.tokenizer, self.seed, self.states = data, tokenizer, seed, states
+        self.look_every = look_every
         self.cache = None if cache is None else Path(cache)
         self.corpus = corpus
         self.train: TrainBatches | WithTeacher | None = None
@@ -211,4 +219,10 @@ class PackedDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Build the loader of the validation batches, or return [] if no text is held out."""
-        return make_loader(self.val, None, self.data.workers) if len(self.val) else []
+        if not len(self.val):
+            return []
+        batches: Dataset = self.val
+        is_look = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if is_look and self.look_every > 1:
+            batches = Subset(self.val, range(0, len(self.val), self.look_every))
+        return make_loader(batches, None, self.data.workers)

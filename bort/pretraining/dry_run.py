@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bort.config.train import TrainConfig
+from bort.config.trainer import AUTO
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import locate_cache
@@ -19,6 +20,7 @@ from bort.objectives.parameters import count_parameters
 from bort.pretraining.comparison import ARMS
 from bort.pretraining.corpus import Corpus, find_corpus
 from bort.pretraining.flops import (
+    count_looks,
     count_optimizer_share,
     count_student_flops,
     count_teacher_flops,
@@ -29,7 +31,13 @@ from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
-from bort.training.precision import describe_precision, foresee_precision
+from bort.training.precision import (
+    BF16_NAMES,
+    describe_precision,
+    foresee_precision,
+    is_trained_on_cpu,
+    recall_factor,
+)
 from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
@@ -100,6 +108,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
     vocab, teacher = outlook.vocab, outlook.teacher
     amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
+        amount = count_looks(amount)
         for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
             # in the time of KD, plain training computes about as many FLOPs as KD and its teacher
             arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
@@ -120,19 +129,29 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
         return
     is_cached = outlook.corpus is not None and is_teacher_cached(run, outlook.corpus)
     teacher_run = build_teacher_run(run)
-    work = count_student_flops(
-        teacher_run, outlook.vocab, measure_amount(teacher_run, outlook.corpus)
-    )
+    amount = count_looks(measure_amount(teacher_run, outlook.corpus))
+    work = count_student_flops(teacher_run, outlook.vocab, amount)
     yield ("teacher, kept from before", 0.0) if is_cached else ("teacher's training, once", work)
 
 
-def estimate_hours(work: float) -> float:
-    """Estimate how many hours this many FLOPs take on this machine.
+def describe_hours(work: float, run: TrainConfig) -> str:
+    """Describe how long this many FLOPs take on this machine, in the precision of the run.
 
-    Large models reach half of its matrix-product speed, and small ones less.
+    Large models reach half of the speed of its float32 products, and small ones less. bf16 is
+    faster by the factor that was timed at the sizes of the run; before that it counts as float32.
     """
     a = torch.randn(SIZE, SIZE)
-    return work / (0.5e9 * measure_gflops(lambda: a @ a)) / 3600
+    hours = work / (0.5e9 * measure_gflops(lambda: a @ a)) / 3600
+    precision, speed, factor = run.trainer_config.precision, "in float32", None
+    if precision in BF16_NAMES and is_trained_on_cpu(run):
+        factor = recall_factor(run)
+        speed += ", as bf16 is not timed yet"
+    elif precision == AUTO:
+        speed += ", less if bf16 is chosen"
+    if factor is not None:
+        hours /= factor
+        speed = f"in bf16, {factor:.2g} × as fast as float32"
+    return f"{hours:,.2f} on {count_usable_cores()} cores here, without a GPU, {speed}"
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
@@ -193,9 +212,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"              corpus ({corpus}) in {locate_cache()}")
     free = shutil.disk_usage(Path.cwd()).free
     logger.info(f"              {free / 1e9:.0f} GB are free here")
-    duration = estimate_hours(sum(work for _, work in parts))
-    logger.info(
-        f"  hours       about {duration:,.2f} on {count_usable_cores()} cores here, without a GPU"
-    )
+    duration = describe_hours(sum(work for _, work in parts), run)
+    logger.info(f"  hours       about {duration}")
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

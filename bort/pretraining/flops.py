@@ -5,12 +5,13 @@ teacher, and Muon's orthogonalisation. Embeddings, softmaxes, LayerNorms and Ada
 products.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bort.config.train import TrainConfig
 from bort.models.arch import Arch
 from bort.objectives.parameters import count_forward_flops
 from bort.pretraining.corpus import Corpus
+from bort.pretraining.datamodule import LOOK_EVERY
 from bort.pretraining.masking import VAL_RATE
 from bort.pretraining.token_stream import count_sequences
 from bort.training.optim import NEWTON_SCHULZ_STEPS
@@ -87,11 +88,14 @@ def count_optimizer_share(run: TrainConfig, vocab_size: int, amount: "Amount") -
 
 @dataclass(frozen=True)
 class Amount:
-    """The amount of work of a training: its optimizer steps, batches, validations and texts."""
+    """The amount of work of a training: its optimizer steps, batches, validations and texts.
+
+    validations: their number; those that read only a part of the text `val` count as parts.
+    """
 
     steps: int
     batches: int
-    validations: int
+    validations: float
     train: Text
     val: Text
 
@@ -151,6 +155,13 @@ def count_validations(run: TrainConfig, batches: int, per_epoch: int | None = No
     if not interval or not batches:
         return 1
     return -(-batches // max(1, int(interval)))
+
+
+def count_looks(amount: Amount) -> Amount:
+    """Count all validations as looks at a part of the text, with one more at all of it."""
+    if not amount.validations:
+        return amount
+    return replace(amount, validations=amount.validations / LOOK_EVERY + 1)
 
 
 def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:

@@ -31,7 +31,7 @@ from bort.pretraining.comparison import ARMS, HEAD, ArmResult, Comparison
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
-from bort.pretraining.recipe import build_student, prepare, train
+from bort.pretraining.recipe import build_student, make_batches_with_looks, prepare, train
 from bort.pretraining.teacher import hash_teacher, locate_teacher
 from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
@@ -44,6 +44,8 @@ from bort.training.progress import Throughput
 from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
+
+TIMED_STEPS = 30  # of each arm at most; the median of so many varies by a few percent
 
 
 def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
@@ -121,7 +123,8 @@ def _train_rates(
         if RunFolder(folder).find_summary() is None:
             logger.info(f"{label} → {folder}")
         try:
-            tries[folder] = train(job, folder, corpus, teacher, label=label)
+            data = make_batches_with_looks(job, corpus)
+            tries[folder] = train(job, folder, corpus, teacher, label, data=data)
         except Diverged as error:  # this is a result; the arm still has its other rates
             logger.info(f"{label} drops out: {error}")
             write_json(failure, {"reason": str(error)})
@@ -215,7 +218,7 @@ def measure_step_seconds(
         if all(isinstance(seconds.get(arm), float) and seconds[arm] > 0 for arm in ("kd", "mlm")):
             return seconds
     turns = Turns({"kd": run.distill, "mlm": DistillConfig(w_kd=0.0, w_mlm=1.0)})
-    count = min(100, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
+    count = min(TIMED_STEPS, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
     budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
     pl.seed_everything(run.seed, verbose=False)
     optim = replace(run.optim, lr=1e-9)  # so that no step diverges

@@ -17,7 +17,7 @@ from bort.models.huggingface import save_model
 from bort.models.initialization import build_model
 from bort.pretraining.callbacks import SamplePredictions
 from bort.pretraining.corpus import Corpus, build_corpus
-from bort.pretraining.datamodule import PackedDataModule
+from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher import (
     build_encoder_run,
@@ -30,7 +30,6 @@ from bort.pretraining.teacher import (
     locate_teacher,
     open_sources,
 )
-from bort.pretraining.teacher_states import KeptStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.teachers.opening import open_teacher
@@ -95,7 +94,9 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> Teacher:
         logger.info(
             f"teacher: training {run.teacher.arch} for {steps} first; it is kept in {folder}"
         )
-        train(build_teacher_run(run), folder, corpus, None, label="teacher", wait=True)
+        job = build_teacher_run(run)
+        data = make_batches_with_looks(job, corpus)
+        train(job, folder, corpus, None, label="teacher", wait=True, data=data)
     summary = run_folder.find_summary()
     spent = clock(summary.seconds)
     logger.info(f"teacher: {run.teacher.arch}, {summary.describe_validation()}, trained in {spent}")
@@ -111,7 +112,8 @@ def pretrain_encoder(run: TrainConfig) -> Path:
         logger.info(
             f"model: none given; pre-training {run.arch} for {steps:,} steps, kept in {folder}"
         )
-        train(encoder_run, folder, corpus, None, label="encoder", wait=True)
+        data = make_batches_with_looks(encoder_run, corpus)
+        train(encoder_run, folder, corpus, None, label="encoder", wait=True, data=data)
     return folder
 
 
@@ -126,6 +128,14 @@ def pretrain_teacher(run: TrainConfig) -> Path:
 # -------------------------------------------------------------------------------- one training
 
 
+def make_batches_with_looks(run: TrainConfig, corpus: Corpus) -> PackedDataModule:
+    """Make the batches of a training whose validations, but for its last, read a part of the text.
+
+    Such are the trainings that make something for another one, or are compared by their ends.
+    """
+    return PackedDataModule(run.data, seed=run.seed, corpus=corpus, look_every=LOOK_EVERY)
+
+
 def train(
     run: TrainConfig,
     folder: Path,
@@ -134,12 +144,12 @@ def train(
     label: str = "train",
     record: dict | None = None,
     wait: bool = False,
-    states: KeptStates | None = None,
+    data: PackedDataModule | None = None,
 ) -> RunSummary:
     """Train one model on a corpus; see `pretrain`.
 
-    wait: whether to wait for another process that works in the same folder. states: the teacher's
-    kept states, which are then not computed again.
+    wait: whether to wait for another process that works in the same folder. data: the batches,
+    where they are not only those of the settings.
     """
     hide_lightning_notes()
     run_folder = RunFolder(folder)
@@ -152,7 +162,8 @@ def train(
         # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
-        data = PackedDataModule(run.data, seed=run.seed, corpus=corpus, states=states)
+        if data is None:
+            data = PackedDataModule(run.data, seed=run.seed, corpus=corpus)
         module = DistillationModule(
             model,
             teacher if run.distill.w_kd else None,
@@ -160,10 +171,11 @@ def train(
             run.distill,
             compile=run.compile,
         )
-        module.judge = None if states is None else states.judge
+        module.judge = None if data.states is None else data.states.judge
         samples = SamplePredictions(corpus.tokenizer, folder)
         parameters = sum(p.numel() for p in model.parameters())  # counted before FSDP shards them
-        trainer, throughput = fit(run, folder, module, data, label, [samples])
+        looks = data.look_every > 1
+        trainer, throughput = fit(run, folder, module, data, label, [samples], looks)
         values = _summarize(run, trainer, module, throughput, corpus, teacher)
         values["parameters"] = parameters
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
-from bort.machine import count_usable_cores
 from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
 from bort.objectives.parameters import count_parameters
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
-    estimate_hours,
+    describe_hours,
     format_flops,
     list_teacher_parts,
     look_ahead,
@@ -110,9 +109,7 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
         logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    duration = estimate_hours(sum(work for _, work in parts))
-    logger.info(
-        f"  hours       at most {duration:,.2f} on {count_usable_cores()} cores here, without a GPU"
-    )
+    duration = describe_hours(sum(work for _, work in parts), run)
+    logger.info(f"  hours       at most {duration}")
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

@@ -26,7 +26,7 @@ from bort.files.run_files import ENTROPY, LOSSES, TRIAL
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import ValBatches
+from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare, train
 from bort.pretraining.teacher import hash_teacher
@@ -48,7 +48,6 @@ from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
 
 POSITIONS = 8192  # at least so many masked positions decide an error
-LOOK_EVERY = 4  # a validation of a candidate's training reads every fourth of the held-out batches
 KEPT_BYTES = 2**29  # of T's probabilities, kept in memory between candidates
 CHUNK = 2**19  # numbers of a softmax at a time on a CPU, so that they stay in its cache
 
@@ -243,7 +242,8 @@ def _train_and_measure(
     states = KeptStates(training, answers.states, LOOK_EVERY, answers.judge)
     settings = make_candidate_settings(run, len(val.chosen))
     label = f"candidate {run.arch}"
-    summary = train(settings, trial_folder, corpus, teacher, label, states=states)
+    data = PackedDataModule(settings.data, seed=settings.seed, corpus=corpus, states=states)
+    summary = train(settings, trial_folder, corpus, teacher, label, data=data)
     # Before there is a record: a recorded candidate is left alone.
     RunFolder(trial_folder).remove_checkpoints()
     scores = measure_scores(load_masked_lm(RunFolder(trial_folder).model), val, answers)

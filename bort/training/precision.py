@@ -24,9 +24,9 @@ from bort.training.products import ProductSize, ProductSpeed, measure_speeds, re
 logger = logging.getLogger(__name__)
 
 LEAST_FACTOR = 1.3  # from which on bf16 is chosen: a step has more than products
-# Of the widest model. Narrower ones spend more on casts than their products save: with AMX, a step
-# of ⟨2,4,128,256⟩ took 16% longer in bf16, one of ⟨4,4,256,512⟩ 27% less (benchmarks/pretrain.py).
-LEAST_HIDDEN = 256
+# Of the widest model. Narrower ones spend on casts what their products save: with AMX, a step of
+# ⟨2,2,64,256⟩ took as long in bf16, of ⟨2,4,128,256⟩ and ⟨2,4,128,512⟩ a tenth to a third less.
+LEAST_HIDDEN = 128
 BF16_NAMES = (BF16, "bf16")
 MOST_SIZES = 5  # that are timed: those with most of the operations
 # The choice of the first process of a distributed training, for those that it starts.
@@ -72,10 +72,17 @@ def foresee_precision(run: TrainConfig, recorded: str | None) -> TrainConfig:
         return run.with_precision(recorded)
     if not is_trained_on_cpu(run) or is_narrow(run, fetches=False):
         return run.with_precision(FLOAT32)
+    factor = recall_factor(run)
+    return run if factor is None else run.with_precision(choose_by_factor(factor))
+
+
+def recall_factor(run: TrainConfig) -> float | None:
+    """Return what `measure_factor` would, by earlier timings alone.
+
+    None where this machine has not timed products of these sizes yet.
+    """
     work, speeds = count_work(run, fetches=False), read_speeds()
-    if not all(size in speeds for size in work):
-        return run
-    return run.with_precision(choose_by_factor(compute_factor(work, speeds)))
+    return compute_factor(work, speeds) if all(size in speeds for size in work) else None
 
 
 def autocast_training(run: TrainConfig, device: torch.device) -> torch.autocast:

@@ -140,15 +140,16 @@ def fit(
     data: pl.LightningDataModule,
     label: str,
     callbacks: Sequence[pl.Callback] = (),
+    looks: bool = False,
 ) -> tuple[pl.Trainer, Throughput]:
     """Train to the end, from the newest whole checkpoint in `folder` if there is one.
 
     module: lists in `scores` what a validation logs. data: has a sized `val` after its `setup`.
-    label: the name of the training in the progress line. callbacks: those of the job, besides the
-    user's. Returns the trainer and the callback that measured the time.
-
-    If it is stopped, it saves a checkpoint and raises SystemExit (143) or KeyboardInterrupt. Raises
-    BortError for mistakes in settings that only the data or a first validation reveal.
+    label: of the progress line. callbacks: those of the job, besides the user's. looks: whether
+    validations within the training read a part of `data.val`, so that one of all of it follows.
+    Returns the trainer and the callback that measured the time. If it is stopped, it saves a
+    checkpoint and raises SystemExit (143) or KeyboardInterrupt. Raises BortError for mistakes in
+    settings that only the data or a first validation reveal.
     """
     data.setup("fit")
     validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
@@ -180,7 +181,7 @@ def fit(
     try:
         with interruptible(), checkpoints.catching(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-            if validates and module.validated_step != trainer.global_step:
+            if validates and (looks or module.validated_step != trainer.global_step):
                 trainer.validate(module, datamodule=data, verbose=False)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         if (line := _explain_mistake(error)) is None:
@@ -190,9 +191,14 @@ def fit(
         finish_loggers(loggers)
         # Lightning leaves the loader processes alive if it is stopped in a validation.
         trainer.fit_loop.teardown()
-    if profile := trainer.profiler.summary():  # Lightning's own logger is silenced
-        logger.info(profile)
+    _log_profile(trainer)
     return trainer, throughput
+
+
+def _log_profile(trainer: pl.Trainer) -> None:
+    """Log what a profiler has measured: Lightning's own logger is silenced."""
+    if profile := trainer.profiler.summary():
+        logger.info(profile)
 
 
 def build_callbacks(run: TrainConfig) -> list[pl.Callback]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bort.agora import recipe as agora_run
 from bort.agora import report as agora_page
@@ -17,6 +18,7 @@ from bort.agora.result import AgoraResult
 from bort.errors import BortError
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import encode_examples
+from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.runs.folder import RunFolder
 from bort.tasks import reading
@@ -56,6 +58,32 @@ def test_what_a_run_leaves(whole, run_of, csv):
     made = [json.loads(line) for line in (folder / "generated.jsonl").read_text().splitlines()]
     assert len(made) == 20 and {row["label"] for row in made} <= {"yes", "no"}
     assert any(line.startswith("  round 2, θ 1 of 1") for line in lines)
+
+
+def test_a_run_in_bf16_has_one_precision(run_of, tmp_path, monkeypatch):
+    """The steps of all its trainings are bf16, their validations float32, and so is every score."""
+    kinds = {True: set(), False: set()}
+    forward = FineTuningModule.forward
+
+    def note(module, batch):
+        outputs = forward(module, batch)
+        kinds[module.training].add(outputs.dtype)
+        return outputs
+
+    monkeypatch.setattr(FineTuningModule, "forward", note)
+    folder = tmp_path / "run"
+    run = run_of("trainer.precision=bf16-mixed", "trainer.max_epochs=2")
+    summary = agora_run.agora(run, folder)
+    assert kinds == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert summary["precision"] == "bf16-mixed"
+    trainings = [path.parent for path in folder.rglob("settings.json")]
+    assert len(trainings) > 1
+    assert {RunFolder(path).precision for path in trainings} == {"bf16-mixed"}
+    model, _ = load_classifier(folder)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    task, rows = load_task("custom", run.data)
+    found = answer_split(model, encode_examples(task, rows, load_tokenizer(folder), 64), "val")
+    assert summary["val/accuracy"] == (found == [row.label for row in rows["val"]]).mean()
 
 
 def test_data_that_changed_after_the_end(whole, run_of, csv, tmp_path):

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
 from task_rows import few
 from tiny_runs import log_lines, stopping
 
@@ -18,6 +20,7 @@ from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning.heads import describe_outputs
+from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.models.initialization import build_classifier
 from bort.runs.closing import print_result
@@ -117,6 +120,35 @@ def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
     finetune.finetune(run, tmp_path / "run")
     for name in ("metrics.csv", "model/model.safetensors", "predictions/RTE.tsv"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_bf16_is_stopped_and_continued(run_of, tmp_path, monkeypatch):
+    """Steps are bf16, validations and weights float32; a resumed run has the same bits."""
+    kinds = {True: set(), False: set()}
+    forward = FineTuningModule.forward
+
+    def note(module, batch):
+        outputs = forward(module, batch)
+        kinds[module.training].add(outputs.dtype)
+        return outputs
+
+    monkeypatch.setattr(FineTuningModule, "forward", note)
+    rows = [{"text": f"the {('cat', 'dog')[k % 2]} of line {k}", "label": k % 2} for k in range(40)]
+    for name, part in (("train", rows[:30]), ("val", rows[30:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    files = [f"data.{name}={tmp_path / name}.jsonl" for name in ("train", "val")]
+    epochs = ["trainer.max_steps=-1", "trainer.max_epochs=2", "data.length=32", "dropout=0.1"]
+    run = run_of("custom", None, *files, *epochs, "trainer.precision=bf16-mixed")
+    summary = finetune.finetune(run, tmp_path / "whole")
+    assert summary["precision"] == "bf16-mixed"
+    assert kinds == {True: {torch.bfloat16}, False: {torch.float32}}
+    with pytest.raises(SystemExit):
+        finetune.finetune(stopping(run, 5), tmp_path / "run")
+    finetune.finetune(run, tmp_path / "run")
+    for name in ("metrics.csv", "model/model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors").values()
+    assert {weight.dtype for weight in weights} == {torch.float32}
 
 
 def test_a_regression_is_stopped_and_continued(shared, run_of, tmp_path):

@@ -1,10 +1,13 @@
-"""Trainings in bf16: what stays float32, and that a resumed one has the same bits."""
+"""Pre-trainings in bf16: what stays float32, and that a resumed one has the same bits."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from bort.errors import BortError
+from bort.models.bert import MaskedLM
+from bort.pretraining.comparison import ARMS
+from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import pretrain
 from bort.runs.folder import RunFolder
@@ -17,14 +20,15 @@ BF16 = "trainer.precision=bf16-mixed"
 def kinds(monkeypatch):
     """The types of the student's logits in training steps and in validations."""
     seen = {"train": set(), "val": set()}
-    forward = DistillationModule.forward
+    forward = MaskedLM.forward
 
-    def note(module, input_ids, positions):
-        logits = forward(module, input_ids, positions)
-        seen["train" if module.training else "val"].add(logits.dtype)
+    def note(model, *inputs, **options):
+        logits = forward(model, *inputs, **options)
+        if model.head.bias.requires_grad:  # a student's; a teacher is frozen
+            seen["train" if model.training else "val"].add(logits.dtype)
         return logits
 
-    monkeypatch.setattr(DistillationModule, "forward", note)
+    monkeypatch.setattr(MaskedLM, "forward", note)
     return seen
 
 
@@ -67,3 +71,18 @@ def test_a_search_has_one_precision(search_of, tmp_path, kinds):
     trials = [path.parent for path in folder.glob("D*/settings.json")]
     assert {RunFolder(path).precision for path in (folder, *trials)} == {"bf16-mixed"}
     assert trials
+
+
+def test_a_comparison_has_one_precision(settings_of, tmp_path, kinds):
+    """Its arms, its teacher and the timing of their steps are bf16; all validations are float32."""
+    run = settings_of(BF16, "trainer.val_check_interval=2", experiment="kd_vs_mlm")
+    folder = tmp_path / "run"
+    summary = compare(run, folder)
+    assert kinds == {"train": {torch.bfloat16}, "val": {torch.float32}}
+    arms = [RunFolder(summary[f"{arm}/folder"]) for arm in ARMS]
+    assert {place.precision for place in (RunFolder(folder), *arms)} == {"bf16-mixed"}
+    assert {place.find_summary()["precision"] for place in arms} == {"bf16-mixed"}
+    for place in arms:
+        weights = load_file(place.model / "model.safetensors").values()
+        assert {weight.dtype for weight in weights} == {torch.float32}
+    assert compare(run, folder) == summary

@@ -12,6 +12,8 @@ from bort.errors import BortError
 from bort.pretraining import dry_run as plan
 from bort.pretraining.flops import count_optimizer_share, measure_amount
 from bort.pretraining.recipe import prepare, pretrain, train
+from bort.training import precision
+from bort.training.products import ProductSpeed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -130,3 +132,24 @@ def test_a_folder_with_another_run_is_refused(settings_of, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BortError, match="holds files but no run"):
         plan.show(settings_of(), tmp_path)
+
+
+def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
+    """bf16 counts by what this machine has timed, and as float32 before that."""
+    run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
+    monkeypatch.setattr(plan, "measure_gflops", lambda _: 1e-6)
+    monkeypatch.setattr(precision, "read_speeds", dict)
+
+    def read_hours(run) -> tuple[float, str]:
+        hours, _, rest = plan_of(run)["hours"].removeprefix("about ").partition(" on ")
+        return float(hours.replace(",", "")), rest.partition("GPU, ")[2]
+
+    untimed, words = read_hours(run)
+    assert words == "in float32, as bf16 is not timed yet" and untimed > 1
+    speeds = dict.fromkeys(precision.count_work(run), ProductSpeed(100.0, 250.0))
+    monkeypatch.setattr(precision, "read_speeds", lambda: speeds)
+    timed, words = read_hours(run)
+    assert words == "in bf16, 2.5 × as fast as float32"
+    assert timed == pytest.approx(untimed / 2.5, abs=0.01)
+    hours, words = read_hours(settings_of(experiment="kd_pretrain"))
+    assert (hours, words) == (untimed, "in float32")

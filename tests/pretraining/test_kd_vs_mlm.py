@@ -9,13 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_runs import log_lines, open_batches, stopping
+from torch.nn import functional as F
 
 from bort.config.distill import DistillConfig
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import CompareConfig
 from bort.errors import BortError
+from bort.models.bert import MaskedLM
+from bort.models.huggingface import load_masked_lm
 from bort.pretraining import kd_vs_mlm as comparing
 from bort.pretraining.comparison import ARMS, ArmResult
+from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import build_student, prepare
 from bort.pretraining.teacher import locate_teacher
@@ -44,6 +48,18 @@ def done(run, tmp_path_factory):
 def timed(seconds: float, steps: int) -> ArmResult:
     """The result of an arm of which only the time matters."""
     return ArmResult(4.0, 0.1, steps, 100, seconds, seconds, 1e-3, "runs/arm")
+
+
+@torch.no_grad()
+def measure_loss(model: MaskedLM, batches: list[dict]) -> float:
+    """The mean cross-entropy of a model for the masked words of these batches."""
+    losses = [
+        F.cross_entropy(
+            model(b["input_ids"], positions=b["positions"]), b["labels"], reduction="none"
+        )
+        for b in batches
+    ]
+    return float(torch.cat(losses).mean())
 
 
 def rows(folder: str | Path) -> list[dict[str, str]]:
@@ -96,8 +112,8 @@ def test_all_arms_may_start_from_the_teacher(run):
     for arm in ARMS:
         job = comparing.build_arm_run(taught, arm, 1e-3, results)
         student = build_student(job, corpus, teacher)
-        words = [model.encoder.embeddings.words.weight for model in (student, teacher)]
-        assert torch.equal(*words)
+        words = student.encoder.embeddings.words.weight
+        assert torch.equal(words, teacher.embeddings.words)
 
 
 def test_summary(done, run):
@@ -164,6 +180,42 @@ def test_a_teacher_that_costs_next_to_nothing(run):
     share = replace(run, trainer={**run.trainer, "val_check_interval": 0.5})
     trainer = comparing.build_arm_run(share, "mlm_equal_time", 1e-3, results).trainer
     assert trainer["val_check_interval"] == 0.5  # of an epoch: that stays
+
+
+def test_validations_look_at_a_part_and_the_last_is_of_all(settings_of, tmp_path):
+    """An arm ends with its scores at all held-out positions, in its table and its summary."""
+    run = settings_of(
+        *("trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=1"),
+        *("data.val_fraction=0.5", "data.length=8"),
+        experiment="kd_vs_mlm",
+    )
+    summary = compare(run, tmp_path / "run")
+    corpus, teacher = prepare(run)
+    val = open_batches(corpus, run.data, run.seed).val
+    chosen = {"all": range(len(val)), "look": range(0, len(val), LOOK_EVERY)}
+    assert 1 < len(chosen["look"]) < len(chosen["all"])
+    for arm in ("kd", "mlm"):
+        folder = RunFolder(summary[f"{arm}/folder"])
+        model = load_masked_lm(folder.model)
+        found = {name: measure_loss(model, [val[k] for k in ks]) for name, ks in chosen.items()}
+        table = {row["step"]: row["val/loss"] for row in rows(folder.path) if row["val/loss"]}
+        assert list(table) == ["2", "4"] and abs(found["all"] - found["look"]) > 1e-4
+        assert float(table["4"]) == pytest.approx(found["all"], abs=1e-5)
+        assert summary[f"{arm}/val/loss"] == float(table["4"])
+
+
+def test_looks_within_a_training_read_every_fourth_batch(run):
+    corpus, _ = prepare(run)
+    data = PackedDataModule(run.data, seed=0, corpus=corpus, look_every=LOOK_EVERY)
+    data.setup()
+    assert len(data.val_dataloader()) == len(data.val)  # without a trainer
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    looks = list(data.val_dataloader())
+    assert len(looks) == -(-len(data.val) // LOOK_EVERY)
+    for number, batch in enumerate(looks):
+        assert torch.equal(batch["input_ids"], data.val[number * LOOK_EVERY]["input_ids"])
+    data.trainer.state.fn = "validate"
+    assert len(data.val_dataloader()) == len(data.val)
 
 
 def test_three_steps(settings_of, tmp_path):

@@ -63,7 +63,7 @@ def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
     train = trial.train
 
     def broken(job, *inputs, **options):
-        if job.arch.intermediate in reasons and options.get("states"):
+        if job.arch.intermediate in reasons and options.get("data"):
             raise reasons[job.arch.intermediate]
         return train(job, *inputs, **options)
 
@@ -100,7 +100,7 @@ def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
     train = trial.train
 
     def broken(job, *inputs, **options):
-        if options.get("states") and job.seed == 1:
+        if options.get("data") and job.seed == 1:
             raise Diverged("the loss became nan at step 3")
         return train(job, *inputs, **options)
 

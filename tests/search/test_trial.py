@@ -91,9 +91,9 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
     train, crowd = trial.train, []
 
     def scarce(job, *inputs, **options):
-        if options.get("states") and job.arch.intermediate == 32:
+        if options.get("data") and job.arch.intermediate == 32:
             raise MemoryError
-        if options.get("states") and len(crowd) > 1:
+        if options.get("data") and len(crowd) > 1:
             raise MemoryError
         return train(job, *inputs, **options)
 
