@@ -104,6 +104,16 @@ def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]
     return loaded
 
 
+def find_classifier(name: str | os.PathLike) -> Classifier | None:
+    """Load the classifier of whole inputs in a folder; None where it holds none.
+
+    Raises BortError as `load_classifier` does.
+    """
+    if (loaded := _classifier(*_open(name))) is None:
+        return None
+    return loaded[0] if not loaded[0].spans and not loaded[0].choices else None
+
+
 def _classifier(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
 ) -> tuple[Classifier, dict[int, str]] | None:

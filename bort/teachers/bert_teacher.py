@@ -9,23 +9,33 @@ import torch
 from torch import Tensor
 
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM
+from bort.models.bert import Classifier, MaskedLM
 from bort.models.in_bf16 import copy_in_bf16
 from bort.models.initialization import EmbeddingTables
-from bort.teachers.teacher import Relations
+from bort.teachers.teacher import Relations, require
 
 
 class BertTeacher:
     """A `MaskedLM` as a `Teacher`.
 
-    has_head: whether its head was trained; a teacher without one gives no logits.
+    has_head: whether its head was trained; a teacher without one gives no logits. classifier: a
+    fine-tuned head on the same encoder, which answers a task.
     """
 
-    def __init__(self, model: MaskedLM, name: str = "", has_head: bool = True):
+    def __init__(
+        self,
+        model: MaskedLM,
+        name: str = "",
+        has_head: bool = True,
+        classifier: Classifier | None = None,
+    ):
         self.masked_lm = model.eval().requires_grad_(False)
+        self.classifier = classifier
+        if classifier is not None:
+            classifier.eval().requires_grad_(False)
         self.name = name or f"of {model.config.arch}"
-        gives = {"hidden", "relations"} | ({"logits"} if has_head else set())
-        self.gives = frozenset(gives)
+        given = {"hidden": True, "relations": True, "logits": has_head, "task": bool(classifier)}
+        self.gives = frozenset(gift for gift, is_given in given.items() if is_given)
 
     # ---- what is known without a pass
 
@@ -75,10 +85,15 @@ class BertTeacher:
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device, and return this teacher."""
         self.masked_lm.to(device)
+        if self.classifier is not None:
+            self.classifier.to(device)
         return self
 
     def copy_in_bf16(self) -> "BertTeacher":
-        """Copy the teacher with the matrices of its products in bf16, to be run under autocast."""
+        """Copy the teacher with the matrices of its products in bf16, to be run under autocast.
+
+        The copy answers no task.
+        """
         return BertTeacher(copy_in_bf16(self.masked_lm), self.name, "logits" in self.gives)
 
     @torch.no_grad()
@@ -86,6 +101,7 @@ class BertTeacher:
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the logits (M, V) at the flat positions (M,) of the B · S tokens."""
+        require(self, "logits")
         return self.masked_lm(input_ids, attention_mask, positions=positions)
 
     @torch.no_grad()
@@ -93,11 +109,13 @@ class BertTeacher:
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
         """Compute the states (M, H) at flat positions (M,) that `decode` turns into logits."""
+        require(self, "logits")
         return self.masked_lm.head_states(input_ids, attention_mask, positions=positions)
 
     @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
         """Compute the logits (…, V) of head states (…, H)."""
+        require(self, "logits")
         return self.masked_lm.decode(states)
 
     @torch.no_grad()
@@ -114,3 +132,14 @@ class BertTeacher:
         depth = range(len(encoder.layers))[layer]
         x = encoder(input_ids, attention_mask, depth=depth)  # (B, S, H)
         return Relations(*encoder.layers[depth].attention.project(x))
+
+    @torch.no_grad()
+    def compute_answers(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the answers (B, outputs) of the fine-tuned task: logits, or a number."""
+        require(self, "task")
+        return self.classifier(input_ids, attention_mask, token_types)

@@ -5,6 +5,8 @@ of our own (`bort.models`); the others are opened by transformers. A family outs
 may work as well: then it gives no relations. docs/teachers.md shows the table to users.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +97,28 @@ def build_config(settings: dict[str, Any], path: Path) -> Any:
     if settings.get("quantization_config"):
         raise BortError(f"{path.parent} is quantized; a teacher has to be stored in full precision")
     try:
-        config = CONFIG_MAPPING[kind].from_dict(_keep_plain(settings))
+        with hide_transformers_notes():
+            config = CONFIG_MAPPING[kind].from_dict(_keep_plain(settings))
     except Exception as error:  # whatever a foreign file makes the library raise is its fault
         raise BortError(f"{path} cannot be read as {kind}: {shorten(error)}") from None
     _check_encoder(config, path.parent)
     return config
+
+
+@contextmanager
+def hide_transformers_notes() -> Iterator[None]:
+    """Keep transformers from listing missing weights and from showing bars."""
+    from transformers.utils import logging
+
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _keep_plain(settings: dict[str, Any]) -> dict[str, Any]:

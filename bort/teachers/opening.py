@@ -7,7 +7,7 @@ from bort.files.untrusted import read_json
 from bort.models.bert import MaskedLM
 from bort.models.hf_config import OWN_FAMILIES, parse_config
 from bort.models.hub import fetch_model
-from bort.models.huggingface import load_masked_lm_or_encoder
+from bort.models.huggingface import find_classifier, load_masked_lm_or_encoder
 from bort.teachers.bert_teacher import BertTeacher
 from bort.teachers.families import Shape, build_config, measure_config
 from bort.teachers.teacher import Teacher
@@ -23,8 +23,11 @@ def open_teacher(name: str | os.PathLike) -> Teacher:
     settings = read_json(folder / "config.json")
     if settings.get("model_type") in OWN_FAMILIES:
         model, has_head = load_masked_lm_or_encoder(name)
-        return BertTeacher(model, str(name), has_head)
-    from bort.teachers.wrapped_teacher import open_wrapped  # what it imports takes seconds
+        classifier = None if has_head else find_classifier(name)
+        if classifier is not None:
+            classifier.encoder = model.encoder  # one copy is enough
+        return BertTeacher(model, str(name), has_head, classifier)
+    from bort.teachers.loading import open_wrapped  # what it imports takes seconds
 
     return open_wrapped(folder, settings, str(name))
 

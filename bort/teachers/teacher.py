@@ -92,6 +92,14 @@ class Teacher(Protocol):
     ) -> Relations:
         """Compute query, key and value of one layer; layer: 0 … D - 1, or from the end, -1 … -D."""
 
+    def compute_answers(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the answers (B, outputs) of the task that a fine-tuned teacher gives."""
+
 
 @dataclass(frozen=True)
 class Gap:

@@ -7,27 +7,25 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
-from pathlib import Path
+from inspect import signature
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
-from bort.errors import BortError, quote, shorten
-from bort.models.hub import read_weights
+from bort.errors import BortError
 from bort.models.in_bf16 import cast_linear_layers
 from bort.models.initialization import EmbeddingTables
-from bort.teachers.families import FAMILIES, Family, Shape, build_config, measure_config
+from bort.teachers.families import FAMILIES, Family, Shape
 from bort.teachers.teacher import Relations, require
 
 
 class WrappedTeacher:
     """An encoder of transformers as a `Teacher`.
 
-    model: one of transformers' masked LMs, or a bare encoder. has_head: whether the weights of its
-    head are those of the file; a teacher without one gives no logits. in_float32: whether it runs
-    in float32 even under autocast.
+    model: one of transformers' masked LMs, classifiers of sequences, or bare encoders. has_head:
+    whether it has a head, with the weights of the file; a teacher without one gives no logits, nor
+    answers of a task. in_float32: whether it runs in float32 even under autocast.
     """
 
     masked_lm = None
@@ -40,12 +38,19 @@ class WrappedTeacher:
         self.encoder = model.base_model
         self.name, self.shape = name, shape
         self.family = FAMILIES.get(model.config.model_type, Family(model.config.model_type))
-        self.decoder = model.get_output_embeddings() if has_head else None
+        self.has_head = has_head
+        is_tuned = type(model).__name__.endswith("ForSequenceClassification")
+        self.decoder = model.get_output_embeddings() if has_head and not is_tuned else None
         if getattr(self.decoder, "out_features", None) != shape.vocab_size:
             self.decoder = None
         self.projections = find_projections(self.encoder, self.family, shape)
-        gives = {"hidden"} | ({"logits"} if self.decoder is not None else set())
-        self.gives = frozenset(gives | ({"relations"} if self.projections else set()))
+        given = {
+            "hidden": True,
+            "logits": self.decoder is not None,
+            "relations": bool(self.projections),
+            "task": is_tuned and has_head,
+        }
+        self.gives = frozenset(gift for gift, is_given in given.items() if is_given)
 
     # ---- what is known without a pass
 
@@ -99,7 +104,7 @@ class WrappedTeacher:
     @property
     def parameter_count(self) -> int:
         """The number of weights of the file, tied ones counted once."""
-        model = self.encoder if self.decoder is None else self.model
+        model = self.model if self.gives & {"logits", "task"} else self.encoder
         return sum(weight.numel() for weight in model.parameters())
 
     # ---- passes
@@ -114,13 +119,12 @@ class WrappedTeacher:
 
         A family that cannot run so (DeBERTa) stays in float32.
         """
-        has_head = "logits" in self.gives
         model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
         cast_linear_layers(model)
-        copy = WrappedTeacher(model, self.shape, self.name, has_head)
+        copy = WrappedTeacher(model, self.shape, self.name, self.has_head)
         if is_like_in_bf16(copy, self):
             return copy
-        return WrappedTeacher(self.model, self.shape, self.name, has_head, in_float32=True)
+        return WrappedTeacher(self.model, self.shape, self.name, self.has_head, in_float32=True)
 
     def compute_logits(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
@@ -191,6 +195,22 @@ class WrappedTeacher:
             tensors = tensors[0].chunk(3, dim=-1)
         return Relations(*(tensor.reshape(shape) for tensor in tensors))
 
+    @torch.no_grad()
+    def compute_answers(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the answers (B, outputs) of the fine-tuned task: logits, or a number."""
+        require(self, "task")
+        self._check_length(input_ids)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_types is not None and "token_type_ids" in signature(self.model.forward).parameters:
+            inputs["token_type_ids"] = token_types
+        with self._choose_precision():
+            return self.model(**inputs).logits
+
     def _choose_precision(self) -> AbstractContextManager:
         off = torch.autocast(self.device.type, enabled=False)
         return off if self.in_float32 else nullcontext()
@@ -246,97 +266,9 @@ def record_outputs(modules: list[nn.Module]) -> Iterator[list[list[Tensor]]]:
         yield outputs
 
 
-# ------------------------------------------------------------------------------------ opening
-
-
-def open_wrapped(folder: Path, settings: dict[str, Any], name: str) -> WrappedTeacher:
-    """Open an encoder of another family in a local folder, in float32.
-
-    settings: the content of its config.json. Raises BortError for a model that is no encoder, that
-    needs code from its folder, whose weights are not in safetensors, or are not whole.
-    """
-    path = folder / "config.json"
-    config = build_config(settings, path)
-    shape = measure_config(config, path)
-    if not list(folder.glob("model*.safetensors")):
-        raise BortError(
-            f"{folder} holds no safetensors, and no other weights are read of {config.model_type}; "
-            "open it once in transformers and save it by save_pretrained"
-        )
-    weights = read_weights(folder)
-    try:
-        with hide_transformers_notes():
-            model, report = _load(config, weights)
-    except Exception as error:  # whatever a foreign file makes the library raise is its fault
-        kind = config.model_type
-        raise BortError(f"{folder} cannot be opened as {kind}: {shorten(error)}") from None
-    has_head = _check_missing(model, report["missing_keys"], folder)
-    _check_finite(model, folder)
-    teacher = WrappedTeacher(model, shape, name, has_head)
-    if config.model_type not in FAMILIES:
-        check_padding(teacher)
-    return teacher
-
-
-def _load(config: Any, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    """Build the model of a configuration from its weights: a masked LM if the family has one."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING
-
-    mapping = MODEL_FOR_MASKED_LM_MAPPING
-    kind = (mapping if type(config) in mapping else MODEL_MAPPING)[type(config)]
-    return kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=weights,
-        dtype=torch.float32,
-        attn_implementation="sdpa" if kind._supports_sdpa else "eager",
-        output_loading_info=True,
-    )
-
-
-@contextmanager
-def hide_transformers_notes() -> Iterator[None]:
-    """Keep transformers from listing missing weights and from showing bars."""
-    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shows_bars:
-            logging.enable_progress_bar()
-
-
-def _check_missing(model: Any, missing: Any, folder: Path) -> bool:
-    """Return whether the head is whole; raise BortError where a weight of the encoder is missing.
-
-    A pooler, which no teacher uses, may be missing.
-    """
-    encoder = {id(weight) for weight in model.base_model.parameters()}
-    named = dict(model.named_parameters())
-    in_encoder = [key for key in missing if id(named.get(key)) in encoder and "pooler" not in key]
-    if in_encoder:
-        raise BortError(f"{folder} lacks the weight {in_encoder[0]}; fetch the model again")
-    decoder = model.get_output_embeddings()
-    return decoder is not None and not [key for key in missing if "pooler" not in key]
-
-
-def _check_finite(model: Any, folder: Path) -> None:
-    """Raise BortError for a weight that is infinite or no number."""
-    for name, weight in model.named_parameters():
-        if weight.numel() and not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
-            raise BortError(
-                f"{folder}: {shorten(name)} holds numbers that are infinite or not numbers"
-            )
-
-
-PADDING = 3  # tokens of the check of an unknown family
-
-
 def make_probe(teacher: WrappedTeacher) -> Tensor:
     """Make the ids (1, S) of a short text without padding, to try a teacher with."""
-    ids = torch.arange(1, max(2, min(9, teacher.limit - PADDING)))[None] * 31 % teacher.vocab_size
+    ids = torch.arange(1, max(2, min(9, teacher.limit - 3)))[None] * 31 % teacher.vocab_size
     ids = torch.where(ids == teacher.pad_id, (ids + 1) % teacher.vocab_size, ids)
     return ids.to(teacher.device)
 
@@ -352,25 +284,3 @@ def is_like_in_bf16(copy: WrappedTeacher, teacher: WrappedTeacher) -> bool:
     with torch.autocast(teacher.device.type, enabled=False):
         exact = teacher.compute_states(ids)
     return bool(torch.cosine_similarity(states, exact, dim=-1).min() > 0.99)
-
-
-def check_padding(teacher: WrappedTeacher) -> None:
-    """Raise BortError unless padding leaves a teacher's states as they are.
-
-    Families in the table are tested for that; any other is asked before it teaches anything.
-    """
-    ids, kind = make_probe(teacher), quote(teacher.model.config.model_type)
-    length = ids.shape[1]
-    padded = nn.functional.pad(ids, (0, PADDING), value=teacher.pad_id)
-    mask = nn.functional.pad(torch.ones_like(ids), (0, PADDING))
-    try:
-        alone = teacher.compute_states(ids, torch.ones_like(ids))
-        beside = teacher.compute_states(padded, mask)[:, :length]
-        is_state_per_token = alone.shape == (1, length, teacher.arch.hidden)
-    except Exception as error:  # whatever a model makes of a text that it is not made for
-        raise BortError(
-            f"{teacher.name} ({kind}) cannot teach: it does not take texts as BERT does "
-            f"({shorten(error, 60)})"
-        ) from None
-    if not is_state_per_token or not torch.allclose(alone, beside, rtol=1e-3, atol=1e-3):
-        raise BortError(f"{teacher.name} ({kind}) cannot teach: padding changes its states")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from teacher_folders import LENGTH, make_folder
-from transformers import AutoModel
 
 from bort.errors import BortError
 from bort.models.bert import ModelConfig
@@ -148,28 +147,3 @@ def test_copies_in_bf16_are_nearly_the_same(kind, folders):
     assert torch.cosine_similarity(logits, exact, dim=-1).min() > 0.99
     assert next(teacher.model.parameters()).dtype == torch.float32 and copy.gives == teacher.gives
     assert copy.in_float32 == (kind == "deberta")  # whose masks have numbers too large for bf16
-
-
-def test_a_family_outside_of_the_table_is_tried(tmp_path):
-    make_folder(tmp_path / "squeezed", "squeezebert", embedding_size=16)
-    teacher = open_teacher(tmp_path / "squeezed")
-    assert teacher.gives == {"logits", "hidden"}
-    make_folder(tmp_path / "fnet", "fnet")  # it mixes all tokens, those of padding too
-    with pytest.raises(
-        BortError, match=r"fnet \('fnet'\) cannot teach: padding changes its states"
-    ):
-        open_teacher(tmp_path / "fnet")
-
-
-def test_a_bare_encoder_without_a_masked_lm_of_its_family_gives_states(tmp_path):
-    make_folder(tmp_path, "splinter", AutoModel)
-    assert open_teacher(tmp_path).gives == {"hidden"}
-
-
-def test_weights_that_are_no_numbers_are_named(tmp_path):
-    model = make_folder(tmp_path, "mpnet")
-    with torch.no_grad():
-        model.lm_head.bias[3] = torch.inf
-    model.save_pretrained(tmp_path)
-    with pytest.raises(BortError, match="lm_head.bias holds numbers that are infinite"):
-        open_teacher(tmp_path)
