@@ -56,6 +56,32 @@ def sample_task(bench: Bench, name: str, rows: int | None = None) -> Path:
     return root
 
 
+def hold_out_rows(bench: Bench, name: str, rows: int | None = None) -> Path:
+    """Make a data.root whose validation rows are a tenth of the training rows of `sample_task`.
+
+    Of SST-2, whose rows are phrases of fewer sentences, training rows that share three words in
+    sequence with a held-out row are left out: otherwise the model has seen what it is asked.
+    """
+    task = find_task(name)
+    root = sample_task(bench, name, rows)
+    header = 0 if task.splits["train"].header else 1
+    lines = _read_lines(root / task.folders[0] / "train.tsv")
+    first, rest = lines[:header], lines[header:]
+    held, kept = rest[: len(rest) // 10], rest[len(rest) // 10 :]
+    if name == "glue/sst2":
+        known = set().union(*map(_list_trigrams, held))
+        kept = [line for line in kept if known.isdisjoint(_list_trigrams(line))]
+    held_out = root.with_name(f"{root.name}-held-out")
+    _write_lines(held_out / task.folders[0] / "train.tsv", [*first, *kept])
+    _write_lines(held_out / task.folders[0] / "dev.tsv", [*first, *held])
+    return held_out
+
+
+def _list_trigrams(line: bytes) -> set[tuple[bytes, ...]]:
+    words = line.lower().split()
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
 def _read_lines(path: Path) -> list[bytes]:
     return path.read_bytes().removesuffix(b"\n").split(b"\n")
 
