@@ -44,8 +44,8 @@ STAGES = [  # the seconds of a budget of 15 minutes
     Stage("unpack", 30, least=120),  # all of it is needed; imports may be slow the first time
     Stage("mlm", 365, fallback="eager"),
     Stage("finetune", 290, beside="compile"),
-    Stage("blimp", 45),
-    Stage("speed", 170),
+    Stage("blimp", 60),
+    Stage("speed", 155),
 ]
 HELPERS = ("compile", "worker")  # processes beside the stages
 OPTIONS = ("data", "text", "tokens", "in", "out", "work", "budget", "seconds")

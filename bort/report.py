@@ -401,10 +401,11 @@ def main(settings: ReportConfig) -> None:
     folders = map(Path, settings.folders)
     runs = list({run.folder.path.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
-        html.write_page(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
+        title, parts = f"bort {runs[0].name}", build_parts(runs[0])
     else:
-        html.write_page(settings.page, f"bort: {len(runs)} runs", compare_runs(runs))
-    logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
+        title, parts = f"bort: {len(runs)} runs", compare_runs(runs)
+    if html.write_page(settings.page, title, parts):
+        logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class LoggerConfig:
     def __post_init__(self) -> None:
         check_choice("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
         check_choice("logger.mode", self.mode, ("auto", "online", "offline"))
-        if self.name == "tensorboard" and find_spec("tensorboard") is None:
-            raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
+        if self.name in ("tensorboard", "wandb") and find_spec(self.name) is None:
+            raise BortError(f"logger={self.name} needs the package {self.name}; pip install it")
 
 
 @dataclass
