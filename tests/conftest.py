@@ -68,6 +68,13 @@ def text(tmp_path_factory) -> Path:
     return path
 
 
+def has_tokenizer(overrides: tuple[str, ...]) -> bool:
+    """Whether a tokenizer or a teacher with one is named, which data.vocab_size would trim."""
+    names = [word for word in overrides if word.startswith(("teacher.name=", "data.tokenizer="))]
+    named = [word for word in names if not word.endswith(("=null", "=auto"))]
+    return bool(named) and "data.tokenizer=bpe" not in named
+
+
 @pytest.fixture(scope="session")
 def settings_of(text) -> Callable[..., TrainConfig]:
     """Settings from `conf/` as the command line gives them, made tiny, with these overrides."""
@@ -82,7 +89,7 @@ def settings_of(text) -> Callable[..., TrainConfig]:
             "teacher.max_steps=5",
             *([] if "data=docstrings" in overrides else ["data=text", f"data.path={text}"]),
             "data.length=16",
-            "data.vocab_size=280",
+            *([] if has_tokenizer(overrides) else ["data.vocab_size=280"]),
             "data.val_fraction=0.2",
             "trainer=cpu",
             "trainer.precision=32-true",  # what it would be by `auto` depends on the machine
@@ -114,7 +121,9 @@ def search_of(tiny_search):
 
     def make(*overrides: str) -> search_config.SearchRunConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            given = [*tiny_search, "name=test", "output_dir=unused", *overrides]
+            trimming = "data.vocab_size=280" if has_tokenizer(overrides) else None
+            given = [word for word in tiny_search if word != trimming]
+            given += ["name=test", "output_dir=unused", *overrides]
             return parse_settings(compose("search", given), search_config.SearchRunConfig)
 
     return make

@@ -6,6 +6,8 @@ from typing import Any
 
 from bort.errors import BortError, check_at_least, check_at_most, check_choice
 
+BPE_SIZE = 8192  # of a trained vocabulary, unless data.vocab_size= says another
+
 
 @dataclass
 class DataConfig:
@@ -19,7 +21,9 @@ class DataConfig:
     batch_size: int = 8  # sequences (of a task: rows) in a batch
     mask_rate: float = 0.3  # share of tokens that are masked in training; validation masks 0.15
     tokenizer: str = "auto"  # auto (the teacher's, else bpe), bpe, or a folder or hub name
-    vocab_size: int = 8192  # size of the vocabulary, where a tokenizer is trained on the text
+    # tokens of a tokenizer that is trained on the text (null: 8192), or how many of an existing
+    # one's tokens are taken, those that the text uses most (null: all)
+    vocab_size: int | None = None
     val_fraction: float = 0.03  # share of documents that are held out, chosen by their own hash
     val_sequences: int = 512  # sequences that a validation reads
     workers: int = 0  # processes that prepare batches; masking takes under a millisecond without
@@ -41,15 +45,21 @@ class DataConfig:
             raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
         check_at_least("data.length", self.length, 4)
         check_at_least("data.batch_size", self.batch_size, 1)
-        check_at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes and 5 special tokens
+        if self.vocab_size is not None:
+            check_at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes, 5 special tokens
+            check_at_most("data.vocab_size", self.vocab_size, 10_000_000)
         check_at_least("data.val_sequences", self.val_sequences, 1)
         check_at_least("data.workers", self.workers, 0)
         check_at_least("data.val_fraction", self.val_fraction, 0, below=1)
         check_at_most("data.length", self.length, 65_536)  # a table of positions has a row for each
-        check_at_most("data.vocab_size", self.vocab_size, 10_000_000)
         check_at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
+
+    @property
+    def bpe_size(self) -> int:
+        """The size of the vocabulary, where a tokenizer is trained on the text."""
+        return BPE_SIZE if self.vocab_size is None else self.vocab_size
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -53,12 +53,6 @@ def is_teacher_trained(run: Settings) -> bool:
     return needs_own and run.teacher.name is None
 
 
-def is_tokenizer_trained(run: Settings) -> bool:
-    """Whether a tokenizer is trained on the text, where none is named."""
-    tokenizer = run.data.tokenizer
-    return tokenizer == "bpe" or (tokenizer == "auto" and run.teacher.name is None)
-
-
 def is_teacher_ignored(run: Settings) -> bool:
     """Whether nothing is taken from the teacher that is named, not even its tokenizer."""
     if run.job == "agora":
@@ -116,11 +110,6 @@ RULES = (
         "is for text of your own: data=text data.path=TEXT",
     ),
     Rule(
-        "data.vocab_size",
-        lambda run: not is_tokenizer_trained(run),
-        "is that of a tokenizer which is trained; this one exists already",
-    ),
-    Rule(
         "teacher.name",
         is_teacher_ignored,
         "is not needed: nothing is distilled here, and nothing taken from a teacher",
@@ -134,27 +123,6 @@ RULES = (
         "distill.temperature",
         lambda run: run.job == "pretrain" and run.distill.w_kd == 0,
         "is for distillation, distill.w_kd above 0",
-    ),
-    Rule(
-        "distill.w_hidden distill.w_relation distill.relation_layer distill.relation_heads "
-        "distill.states_gb",
-        lambda run: run.job in ("compare", "search"),
-        "is for experiment=kd_pretrain",
-    ),
-    Rule(
-        "distill.relation_layer distill.relation_heads",
-        lambda run: not run.distill.w_relation,
-        "is for distill.w_relation above 0",
-    ),
-    Rule(
-        "distill.states_gb",
-        lambda run: not (run.distill.w_hidden or run.distill.is_open),
-        "is for distill.w_hidden above 0",
-    ),
-    Rule(
-        "init_layers",
-        lambda run: run.init not in ("teacher", None),
-        "is for init=teacher",
     ),
     Rule(
         "optim.muon_ratio",

@@ -43,7 +43,7 @@ def format_card(
     facts = {
         "architecture": f"{config.arch}: layers, heads, hidden, intermediate",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "vocabulary": f"{config.vocab_size:,}",
+        "vocabulary": f"{config.vocab_size:,}{_describe_trimming(run)}",
         "longest input": f"{config.limit} tokens",
     }
     facts |= {"exported from": hide_folders(source)} | list_origins(run) | list_scores(run)
@@ -65,6 +65,12 @@ def format_card(
     return "\n".join(
         [*lines, "| | |", "|---|---|", *rows, "", _format_usage(model, result, example)]
     )
+
+
+def _describe_trimming(run: dict[str, Any]) -> str:
+    """Return what follows the size of a vocabulary that was trimmed in this run."""
+    full = run.get("full_vocab_size")
+    return f" of {full:,} tokens, those that the text uses most" if type(full) is int else ""
 
 
 def _format_usage(model, result: ExportResult, example: str) -> str:

@@ -49,7 +49,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         logger.info("dry_run=true: nothing was started")
         return
     check_monitors(run, list_scores(task, rows))
-    arch, vocab = run.arch, run.data.vocab_size
+    arch, vocab = run.arch, run.data.bpe_size
     longest = run.data.batch_size * run.data.length
     tokens = len(rows["train"]) * run.data.length
     if run.model:
@@ -121,7 +121,7 @@ def _say_encoder(run: TrainConfig) -> float:
         logger.info(f"  before it   nothing: an encoder {run.arch} is kept from before")
         return 0.0
     work = count_student_flops(
-        encoder_run, encoder_run.data.vocab_size, measure_amount(encoder_run, corpus)
+        encoder_run, encoder_run.data.bpe_size, measure_amount(encoder_run, corpus)
     )
     logger.info(f"  before it   {OWN_STEPS:,} steps of pre-training, {work:.1e} FLOPs")
     return work

@@ -41,12 +41,14 @@ from bort.text.tokenizer import (
     mark_special_ids,
     train_tokenizer,
 )
+from bort.text.trimming import trim_tokenizer
 
 logger = logging.getLogger(__name__)
 
 VERSION = 3  # part of every fingerprint: raise it when the same text would give other streams
 
 SPLITS = ("train", "val")
+FULL = "full"  # the folder of held-out text as a tokenizer cuts it whose vocabulary was trimmed
 SAMPLE = 40_000_000  # characters that a tokenizer is trained on
 LEAST = 0.1  # share of the held-out tokens; if less would be left, near-copies are not dropped
 
@@ -69,6 +71,8 @@ class CorpusInfo:
     digest: str  # of the tokens and the tokenizer
     unigram_ce: float | None  # see `compute_unigram_baseline`
     unigram_accuracy: float | None
+    full_vocab_size: int = 0  # of the tokenizer whose vocabulary was trimmed; 0: it was not
+    full_val_tokens: int = 0  # of the held-out text as that tokenizer cuts it
     fingerprint: str = ""  # of the source and the settings; it is the name of the folder
     source: str = ""
     packages: dict[str, str] = field(default_factory=dict)  # versions, for docstrings
@@ -115,8 +119,9 @@ class Corpus:
 def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
     """Open the corpus of `data` in the folder `cache`; build it first if it is not there.
 
-    tokenizer: a fast transformers tokenizer (a teacher's), or None to train a byte-level BPE of
-    `data.vocab_size`. Logs one line per stage, and within a stage one every `interval` seconds.
+    tokenizer: a fast transformers tokenizer (a teacher's), which is trimmed to `data.vocab_size`
+    where that is less than it has, or None to train a byte-level BPE of that size. Logs one line
+    per stage, and within a stage one every `interval` seconds.
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
     tick = Progress(logger, every_s=interval).tell
@@ -124,12 +129,13 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
         source, folder = _locate(data, cache, tokenizer, tick)
         if source.note:
             tick(f"corpus: {source.note}", now=True)
-        corpus = open_corpus(folder, tokenizer)
+        fixed = None if is_trimmed(data, tokenizer) else tokenizer  # else it is in the folder
+        corpus = open_corpus(folder, fixed)
         if corpus is None:
             if folder.exists():
                 tick(f"corpus: {folder} is damaged or incomplete; it is built again", now=True)
             write_corpus(source, data, folder, tokenizer, tick)
-            corpus = open_corpus(folder, tokenizer)
+            corpus = open_corpus(folder, fixed)
     _check_length(corpus.info, source.name, data)
     for line in _describe(corpus, data):
         tick(line, now=True)
@@ -143,10 +149,16 @@ def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:
     """
     with _explain_refusals(cache):
         _, folder = _locate(data, cache, tokenizer, lambda *_, **__: None)
-        corpus = open_corpus(folder, tokenizer)
+        corpus = open_corpus(folder, None if is_trimmed(data, tokenizer) else tokenizer)
     if corpus is not None:
         _check_length(corpus.info, corpus.info.source, data)
     return corpus
+
+
+def is_trimmed(data: DataConfig, tokenizer: Any) -> bool:
+    """Return whether `data` asks for fewer tokens than a tokenizer has; None has yet to be made."""
+    size = data.vocab_size
+    return tokenizer is not None and size is not None and size < len(tokenizer)
 
 
 @contextmanager
@@ -162,11 +174,14 @@ def _explain_refusals(cache: Path) -> Iterator[None]:
 def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[Source, Path]:
     """Return the source of the text of `data`, and the folder of the corpus built from it."""
     source = make_docstring_source(tick) if data.source == "docstrings" else open_text(data)
+    name = hash_tokenizer(tokenizer) if tokenizer else f"bpe {data.bpe_size}"
+    if is_trimmed(data, tokenizer):
+        name += f" trimmed to {data.vocab_size}"
     identity = {
         "version": VERSION,
         "source": source.identity,
         "val_fraction": data.val_fraction,
-        "tokenizer": hash_tokenizer(tokenizer) if tokenizer else f"bpe {data.vocab_size}",
+        "tokenizer": name,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return source, Path(cache) / "corpora" / fingerprint
@@ -175,8 +190,13 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
 # ------------------------------------------------------------------------------------ documents
 
 
-def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[str]:
-    """Yield about SAMPLE characters of distinct training text, spread evenly over the source."""
+def sample_text(
+    source: Source, data: DataConfig, tick: Callable, action: str = "training"
+) -> Iterator[str]:
+    """Yield about SAMPLE characters of distinct training text, spread evenly over the source.
+
+    action: what is done to a tokenizer with it.
+    """
     documents = source.read()  # which may be what finds the size
     share = min(1.0, SAMPLE / source.size) if source.size else 1.0
     taken, passed = 0, 0
@@ -188,7 +208,7 @@ def sample_text(source: Source, data: DataConfig, tick: Callable) -> Iterator[st
         if taken >= SAMPLE:
             break
         tick(f"corpus: {data_size(taken)} of text read for the tokenizer…")
-    tick(f"corpus: training a tokenizer on {data_size(taken)} of text…", now=True)
+    tick(f"corpus: {action} a tokenizer on {data_size(taken)} of text…", now=True)
 
 
 def _read_training_pieces(documents: Iterable[Document], data: DataConfig) -> Iterator[str]:
@@ -226,23 +246,27 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
     temporary = ownership.name_temporary(folder, "new")
     temporary.mkdir(parents=True)
     try:
+        full = None
         if tokenizer is None:
-            tokenizer = train_tokenizer(sample_text(source, data, tick), data.vocab_size)
+            tokenizer = train_tokenizer(sample_text(source, data, tick), data.bpe_size)
+        elif is_trimmed(data, tokenizer):
+            full, sample = tokenizer, sample_text(source, data, tick, "trimming")
+            tokenizer = trim_tokenizer(full, sample, data.vocab_size)
         save_tokenizer(tokenizer, temporary)
-        info = write_streams(source, data, temporary, tokenizer, tick)
+        info = write_streams(source, data, temporary, tokenizer, tick, full)
         _check_length(info, source.name, data)
         if "files" in source.identity and open_text(data).identity != source.identity:
             raise BortError(f"{source.name}: the text changed while it was read; run it again")
-        files = {f.name: hash_file(f) for f in temporary.iterdir() if f.is_file()}
+        files = [path for path in temporary.rglob("*") if path.is_file()]
         info = replace(
             info,
             fingerprint=folder.name,
             source=source.name,
             packages=source.identity.get("packages", {}),
-            files=files,
+            files={str(path.relative_to(temporary)): hash_file(path) for path in files},
         )
         write_sealed(temporary / "info.json", info.to_json())
-        for path in [*temporary.iterdir(), temporary]:
+        for path in [*temporary.rglob("*"), temporary]:
             sync_folder(path)
         if open_corpus(folder, tokenizer) is None:  # Otherwise another process was faster.
             swap_folder(temporary, folder)
@@ -251,24 +275,28 @@ def write_corpus(source: Source, data: DataConfig, folder: Path, tokenizer, tick
 
 
 def write_streams(
-    source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable
+    source: Source, data: DataConfig, folder: Path, tokenizer, tick: Callable, full: Any = None
 ) -> CorpusInfo:
     """Write train.bin and val.bin into `folder`; return their counts and the unigram baseline.
 
-    Raises BortError if the source holds only blank documents.
+    full: the tokenizer that was trimmed, if one was. The held-out text is written as it cuts it,
+    too, so that a teacher can be scored on both. Raises BortError if the source holds only blank
+    documents.
     """
     special, unk = mark_special_ids(tokenizer), tokenizer.unk_token_id  # (V,) bool; an id or None
-    dtype = np.dtype("<u2" if len(special) <= 65_536 else "<u4")
-    streams = {
-        split: TokenStream(folder / f"{split}.bin", dtype, len(special), tokenizer.sep_token_id)
-        for split in SPLITS
-    }
+    streams = {split: open_stream(folder / f"{split}.bin", tokenizer) for split in SPLITS}
+    if full is not None:
+        (folder / FULL).mkdir()
+        streams[FULL] = open_stream(folder / FULL / "val.bin", full)
     counts, overlap = _Counts(), Overlap()
-    _encode_documents(source, data, tokenizer, streams, counts, overlap, tick)
-    train, val = streams.values()
+    _encode_documents(source, data, (tokenizer, full), streams, counts, overlap, tick)
+    train, val = (streams[split] for split in SPLITS)
     if not counts.documents:
         raise BortError(f"{source.name}: no text in it; nothing but blank documents")
-    near_copies, are_dropped = _drop_copies(val, overlap.shares() > SHARE)
+    copies = overlap.shares() > SHARE
+    near_copies, are_dropped = _drop_copies(val, copies)
+    if are_dropped and full is not None:
+        streams[FULL].keep(~copies)
     # The digest is of the content; the fingerprint is of the source, and differs for a copied file.
     both = hash_file(train.path) + hash_file(val.path) + hash_tokenizer(tokenizer)
     unigram_ce, unigram_accuracy = compute_unigram_baseline(train.counts, val.counts, special)
@@ -283,43 +311,78 @@ def write_streams(
         val_tokens=int(val.counts.sum()),
         unknown_tokens=0 if unk is None else int(train.counts[unk]),
         vocab_size=len(special),
-        dtype=dtype.str,
+        dtype=train.dtype.str,
         digest=hashlib.sha256(both.encode()).hexdigest()[:16],
         unigram_ce=unigram_ce,
         unigram_accuracy=unigram_accuracy,
+        full_vocab_size=0 if full is None else len(mark_special_ids(full)),
+        full_val_tokens=0 if full is None else int(streams[FULL].counts.sum()),
     )
+
+
+def open_stream(path: Path, tokenizer: Any) -> TokenStream:
+    """Open a file to write the tokens of a tokenizer into."""
+    vocab_size = len(mark_special_ids(tokenizer))
+    return TokenStream(path, choose_dtype(vocab_size), vocab_size, tokenizer.sep_token_id)
+
+
+def choose_dtype(vocab_size: int) -> np.dtype:
+    """Choose the smallest type of a token file that holds all ids of a vocabulary."""
+    return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
 
 
 def _encode_documents(
     source: Source,
     data: DataConfig,
-    tokenizer: Any,
+    tokenizers: tuple[Any, Any],
     streams: dict[str, TokenStream],
     counts: _Counts,
     overlap: Overlap,
     tick: Callable,
 ) -> None:
-    """Encode all documents of a source into the streams of their splits."""
-    encoder, special = build_encoder(tokenizer), mark_special_ids(tokenizer)
-    unk = tokenizer.unk_token_id
+    """Encode all documents of a source into the streams of their splits.
+
+    tokenizers: that of the corpus, and the one it was trimmed from, or None.
+    """
+    encode, encode_fully = map(make_encode, tokenizers)
     texts = source.read()
     progress = make_encoding_progress(source.size, tick)  # started once docstrings have been read
     for chunk, size in _read_chunks(texts, data, counts):
-        encoded = iter(encode_texts(encoder, [part.text for part in chain.from_iterable(chunk)]))
+        parts = list(chain.from_iterable(chunk))
+        encoded = iter(encode([part.text for part in parts]))
+        fully = iter(encode_fully([part.text for part in parts if part.split == "val"]))
         for document in chunk:
             is_used = False
             for part in document:
                 ids = next(encoded)
+                full_ids = next(fully, ()) if part.split == "val" else ()
                 if not len(ids):
                     continue  # It has only characters that the tokenizer drops.
-                if unk is not None:  # In some vocabularies (SentencePiece) "<s>" is also a word.
-                    ids[special[ids]] = unk
                 if len(part.runs):
                     overlap.add(part.runs, part.split == "val")
                 streams[part.split].add(ids)
+                if len(full_ids):
+                    streams[FULL].add(full_ids)
                 is_used = True
             counts.documents += is_used
         progress(sum(stream.write() for stream in streams.values()), size)
+
+
+def make_encode(tokenizer: Any) -> Callable[[list[str]], list[np.ndarray]]:
+    """Return what encodes texts into ids (int32) of words only; of None, what encodes nothing."""
+    if tokenizer is None:
+        return lambda texts: []
+    encoder, special = build_encoder(tokenizer), mark_special_ids(tokenizer)
+    unk = tokenizer.unk_token_id
+
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        encoded = encode_texts(encoder, texts)
+        for ids in encoded:
+            if unk is not None:  # In some vocabularies (SentencePiece) "<s>" is also a word.
+                ids[special[ids]] = unk
+        return encoded
+
+    return encode
 
 
 def _drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
@@ -375,6 +438,26 @@ def open_corpus(folder: Path, tokenizer) -> Corpus | None:
     return Corpus(folder, tokenizer, *streams, info)
 
 
+def open_full_validation(corpus: Corpus, tokenizer: Any) -> Corpus | None:
+    """Open the held-out text of a corpus as the tokenizer cuts it from which its own was trimmed.
+
+    It has no training text. Return None if the tokenizer was not trimmed.
+    """
+    info, folder = corpus.info, corpus.folder / FULL
+    if not info.full_val_tokens:
+        return None
+    dtype = choose_dtype(info.full_vocab_size)
+    val = np.memmap(folder / "val.bin", dtype=dtype, mode="r")
+    info = replace(
+        info,
+        train_tokens=0,
+        val_tokens=info.full_val_tokens,
+        vocab_size=info.full_vocab_size,
+        dtype=dtype.str,
+    )
+    return Corpus(folder, tokenizer, np.empty(0, dtype=dtype), val, info)
+
+
 def _is_whole(path: Path, digest: str) -> bool:
     """Return whether a file has this digest; a process reads it again only if it has changed."""
     try:
@@ -411,6 +494,12 @@ def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
         f"{info.train_tokens:,} tokens for training and {info.val_tokens:,} for validation, "
         f"vocabulary {info.vocab_size:,}, in {corpus.folder}"
     )
+    if info.full_val_tokens:
+        yield (
+            f"corpus: {info.vocab_size:,} of {info.full_vocab_size:,} tokens were taken into the "
+            f"vocabulary; they cut held-out text into {info.val_tokens / info.full_val_tokens:.3f} "
+            "times as many tokens"
+        )
     if info.near_copies_dropped:
         yield f"corpus: {info.near_copies:,} near-copies of training text left out of validation"
     elif info.near_copies:

@@ -6,36 +6,30 @@ The encoder that a fine-tuning without `model=` starts from is named here too. B
 
 import logging
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch.nn import functional as F
 
 from bort.config.data import DataConfig
 from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.fingerprint import FREE_TRAINER_KEYS, fingerprint, flatten_settings
 from bort.config.optim import OptimConfig
 from bort.config.train import TrainConfig
-from bort.console import Progress
 from bort.errors import BortError
 from bort.files.cache import locate_cache
-from bort.files.locks import lock
 from bort.models import hub
 from bort.models.huggingface import load_tokenizer
 from bort.models.identity import find_local_model
-from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
-from bort.pretraining.flops import estimate_states_bytes, measure_amount
-from bort.pretraining.token_stream import count_sequences
+from bort.pretraining.corpus import Corpus, is_trimmed, open_full_validation
+from bort.pretraining.datamodule import ValBatches
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import open_teacher, read_shape
-from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
 from bort.teachers.teacher import Teacher, require
+from bort.text.trimming import check_trimmed_size, map_tokens
 from bort.training.module import VERSION
-from bort.training.precision import BF16_NAMES, autocast_training
 from bort.training.trainer import choose_device
 
 logger = logging.getLogger(__name__)
@@ -46,6 +40,7 @@ OWN_STEPS = 1200  # of the encoder that stands in for a missing model=
 def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
     """Open the named teacher of a run and its named tokenizer; either may be None.
 
+    The tokenizer is the full one where the corpus will trim it, and so is the teacher's vocabulary.
     Raises BortError for everything wrong with them that shows without a corpus.
     """
     teacher = tokenizer = None
@@ -55,12 +50,16 @@ def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = open_teacher(run.teacher.name)
-            check_gifts(run.distill, teacher)
+            if run.distill.w_kd or run.job == "compare":
+                require(teacher, "logits")
             _check_length(run, teacher.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = load_tokenizer(run.data.tokenizer)
+    if tokenizer is not None and run.data.vocab_size is not None:
+        check_trimmed_size(tokenizer, run.data.vocab_size)
     if teacher is not None and tokenizer is not None:
-        check_vocabulary(run, tokenizer, teacher)
+        matched = match_vocabulary(run, tokenizer, teacher)
+        teacher = teacher if is_trimmed(run.data, tokenizer) else matched
     return teacher, tokenizer
 
 
@@ -69,51 +68,43 @@ def _load_teacher_tokenizer(run: TrainConfig):
     tokenizer = load_tokenizer(run.teacher.name)
     if run.data.tokenizer == "auto":
         return tokenizer
-    if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.vocab_size:
+    if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.bpe_size:
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {len(tokenizer):,}, the "
-            f"student's is {run.data.vocab_size:,}; data.tokenizer=auto takes the teacher's"
+            f"student's is {run.data.bpe_size:,}; data.tokenizer=auto takes the teacher's"
         )
     return None
 
 
 def _check_length(run: TrainConfig, limit: int) -> None:
     """Raise BortError if the sequences are longer than those the teacher was trained on."""
-    if run.data.length > limit and (run.distill.asks_teacher or run.job == "compare"):
+    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
         raise BortError(
             f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
             f"{run.teacher.name}; use data.length={limit} or less"
         )
 
 
-def check_gifts(distill: DistillConfig, teacher: Teacher | None) -> None:
-    """Raise BortError for a loss without a teacher, or with one that cannot give what it needs."""
-    gifts = {"logits": "w_kd", "hidden": "w_hidden", "relations": "w_relation"}
-    for gift, key in gifts.items():
-        if not getattr(distill, key):
-            continue
-        if teacher is None:
-            raise BortError(f"distill.{key} is above 0 but there is no teacher; set teacher.name")
-        require(teacher, gift)
-    depth = teacher.arch.depth if distill.w_relation else 0
-    if distill.w_relation and not -depth <= distill.relation_layer < depth:
-        raise BortError(
-            f"distill.relation_layer={distill.relation_layer}: the teacher's layers are 0 to "
-            f"{depth - 1}, or -{depth} to -1 from its end"
-        )
+def match_vocabulary(run: TrainConfig, tokenizer: Any, teacher: Teacher) -> Teacher:
+    """Return the named teacher with a tokenizer's words under the tokenizer's ids.
 
-
-def check_vocabulary(run: TrainConfig, tokenizer: Any, teacher: Teacher) -> None:
-    """Raise BortError unless each id stands for the same word; otherwise KD would teach noise."""
-    student_ids = tokenizer.get_vocab()
-    teacher_ids = load_tokenizer(run.teacher.name).get_vocab()
+    That is the teacher itself where both have the same words, and one of fewer words where the
+    tokenizer was trimmed from the teacher's. Raises BortError for a tokenizer whose ids stand for
+    other words: a distillation would teach noise.
+    """
+    full = load_tokenizer(run.teacher.name)
+    student_ids, teacher_ids = tokenizer.get_vocab(), full.get_vocab()
     different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
+    ids = map_tokens(tokenizer, full) if len(student_ids) < len(teacher_ids) else None
+    if ids is not None and ids.max() < teacher.vocab_size:
+        return teacher.select_words(torch.from_numpy(ids))
     if different or teacher.vocab_size < len(student_ids):
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {teacher.vocab_size:,}, "
             f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
             "data.tokenizer=auto takes the teacher's"
         )
+    return teacher
 
 
 def build_teacher_run(run: TrainConfig) -> TrainConfig:
@@ -177,8 +168,7 @@ IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
     "detect_anomaly",
 }
 WEIGHT_KEYS = re.compile(
-    r"(arch|optim|trainer|callbacks)\.|distill\.(w_kd|w_mlm|temperature)$"
-    r"|data\.(length|batch_size|mask_rate)$"
+    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
     r"|(init|dropout|compile|seed)$"
 )
 
@@ -221,51 +211,6 @@ def build_encoder_run(run: TrainConfig) -> TrainConfig:
     )
 
 
-def keep_text_states(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> UnmaskedText:
-    """Keep the teacher's final states of the unmasked text in the cache, where that saves passes.
-
-    Those of training text are computed in the precision of the training, those of validation text
-    in float32.
-    """
-    count = count_sequences(corpus.train, run.data.length)
-    sizes = estimate_states_bytes(run, teacher.arch.hidden, measure_amount(run, corpus), count)
-    kept = {}
-    for split in sizes:
-        rows = np.arange(count) if split == "train" else ValBatches(corpus, run.data).chosen
-        texts = OrderedTexts(PackedSequences(corpus, split, run.data.length), rows)
-        kept[split] = _build_text_states(run, corpus, teacher, split, texts)
-    return UnmaskedText(**kept)
-
-
-def _build_text_states(
-    run: TrainConfig, corpus: Corpus, teacher: Teacher, split: str, texts: OrderedTexts
-) -> TeacherStates:
-    """Build the states of a split, or complete those that are in the cache."""
-    device = torch.device(choose_device(run))
-    is_bf16 = split == "train" and run.trainer_config.precision in BF16_NAMES
-    settings = {
-        "teacher": hash_teacher(run, corpus),
-        "corpus": corpus.info.digest,
-        "length": run.data.length,
-        "rows": [split, len(texts.rows), int(texts.rows[-1])],
-        "bf16": is_bf16,
-        "device": device.type,
-    }
-    path = locate_cache() / "states" / fingerprint(settings)
-    tick = Progress(logger, f"teacher: its states of {split} text, batch").update
-
-    def tell_waiting() -> None:
-        logger.info("teacher: waiting for the process that keeps its states of the same text…")
-
-    with lock(path.with_suffix(".lock"), "", tell_waiting):
-        states = TeacherStates(path, teacher.arch.hidden, compute_text_states)
-        teacher.to(device)
-        reader = teacher.copy_in_bf16() if is_bf16 and len(states) < len(texts) else teacher
-        with autocast_training(run, device) if is_bf16 else nullcontext():
-            states.build(reader, texts, len(texts), tick)
-    return states
-
-
 def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> dict:
     """Describe the teacher for the summary: its name or folder, digest, size and architecture."""
     source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
@@ -275,3 +220,54 @@ def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> dict
         "teacher_parameters": teacher.parameter_count,
         **teacher.arch.to_table("teacher_"),
     }
+
+
+def describe_trimming(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> dict:
+    """Describe a trimmed vocabulary for the summary; empty where the vocabulary is a whole one.
+
+    A named teacher is scored on the held-out text as the trimmed tokenizer cuts it and, with its
+    whole vocabulary, as its own does: in nats per masked token, of which the first has more.
+    """
+    info = corpus.info
+    if not info.full_val_tokens:
+        return {}
+    facts = {
+        "full_vocab_size": info.full_vocab_size,
+        "tokens_per_full_token": info.val_tokens / info.full_val_tokens,
+    }
+    if teacher is None or not run.teacher.name or "logits" not in teacher.gives:
+        return facts
+    is_named = run.data.tokenizer != "auto"
+    tokenizer = load_tokenizer(run.data.tokenizer if is_named else run.teacher.name)
+    full = match_vocabulary(run, tokenizer, open_teacher(run.teacher.name).to(teacher.device))
+    losses = {
+        "teacher_trimmed_loss": measure_loss(teacher, corpus, run.data),
+        "teacher_full_loss": measure_loss(full, open_full_validation(corpus, tokenizer), run.data),
+    }
+    trimmed, whole = losses.values()
+    if trimmed is not None and whole is not None:
+        logger.info(
+            f"teacher: {trimmed:.2f} nats per masked token of held-out text with "
+            f"{teacher.vocab_size:,} words, {whole:.2f} with all of its {info.full_vocab_size:,}"
+        )
+    return facts | losses
+
+
+SCORED = 128  # sequences of held-out text on which the teacher is scored
+BATCH = ("input_ids", "positions", "labels")
+
+
+@torch.no_grad()
+def measure_loss(teacher: Teacher, corpus: Corpus, data: DataConfig) -> float | None:
+    """Measure a teacher's cross-entropy in nats per masked token of held-out text.
+
+    Returns None where there is too little text for a sequence.
+    """
+    scored = min(SCORED, data.val_sequences)
+    total, count = 0.0, 0
+    for batch in ValBatches(corpus, replace(data, val_sequences=scored)):
+        ids, positions, labels = (batch[key].to(teacher.device) for key in BATCH)
+        logits = teacher.compute_logits(ids, positions).float()  # (M, V)
+        total += F.cross_entropy(logits, labels, reduction="sum").item()
+        count += len(labels)
+    return total / count if count else None

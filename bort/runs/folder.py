@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bort.config.data import BPE_SIZE
 from bort.config.fingerprint import flatten_settings
 from bort.config.train import TrainConfig
 from bort.config.trainer import AUTO, FLOAT32
@@ -40,17 +41,7 @@ WRITTEN_INTO = (
     run_files.TEACHER,
 )
 GONE_SETTINGS = (("agora", "training"),)  # older records hold these settings, which no longer exist
-PRECISION = "trainer.precision"
-# Settings that older records lack, with the value that those runs have.
-ADDED_SETTINGS: dict[str, Any] = {
-    PRECISION: FLOAT32,
-    "distill.w_hidden": 0.0,
-    "distill.w_relation": 0.0,
-    "distill.relation_layer": -1,
-    "distill.relation_heads": None,
-    "distill.states_gb": 4.0,
-    "init_layers": None,
-}
+PRECISION, VOCAB_SIZE = "trainer.precision", "data.vocab_size"
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 
 
@@ -286,10 +277,12 @@ class RunFolder(os.PathLike):
             self._check_sources(run)
             return
         # through JSON, so that what is compared went the same way as what was stored
-        now = json.loads(json.dumps(flatten_settings(run.settle_as(then)), default=str))
-        then = ADDED_SETTINGS | then
+        now = json.loads(json.dumps(flatten_settings(run), default=str))
+        then.setdefault(PRECISION, FLOAT32)
         if now.setdefault(PRECISION, FLOAT32) == AUTO:  # which is whatever the run has
             now[PRECISION] = then[PRECISION]
+        if now[VOCAB_SIZE] is None and then.get(VOCAB_SIZE) == BPE_SIZE:
+            now[VOCAB_SIZE] = BPE_SIZE  # older versions wrote it down where nobody had given it
         differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
         if differing:
             changes = ", ".join(

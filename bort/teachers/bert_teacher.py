@@ -3,6 +3,7 @@
 Letters as in `bort.teachers.teacher`.
 """
 
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -12,7 +13,7 @@ from bort.models.arch import Arch
 from bort.models.bert import Classifier, MaskedLM
 from bort.models.in_bf16 import copy_in_bf16
 from bort.models.initialization import EmbeddingTables
-from bort.teachers.teacher import Relations, require
+from bort.teachers.teacher import Relations, find_padding, require
 
 
 class BertTeacher:
@@ -96,6 +97,13 @@ class BertTeacher:
         """
         return BertTeacher(copy_in_bf16(self.masked_lm), self.name, "logits" in self.gives)
 
+    def select_words(self, ids: Tensor) -> "BertTeacher":
+        """Make a teacher of some of the words, which are now 0 … W − 1; see `Teacher`.
+
+        It answers no task.
+        """
+        return BertTeacher(select_words(self.masked_lm, ids), self.name, "logits" in self.gives)
+
     @torch.no_grad()
     def compute_logits(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
@@ -143,3 +151,30 @@ class BertTeacher:
         """Compute the answers (B, outputs) of the fine-tuned task: logits, or a number."""
         require(self, "task")
         return self.classifier(input_ids, attention_mask, token_types)
+
+
+def select_words(model: MaskedLM, ids: Tensor) -> MaskedLM:
+    """Return a model with some of the words, ids (W,) in ascending order, under the ids 0 … W − 1.
+
+    Its other weights are those of the model. Raises BortError if padding is not among the words.
+    """
+    config = model.config
+    pad_id = find_padding(config.pad_id, ids)
+    shift = config.pad_id - pad_id if config.position_offset else 0  # of the first token's position
+    smaller = replace(
+        config,
+        vocab_size=len(ids),
+        pad_id=pad_id,
+        position_offset=config.position_offset - shift,
+    )
+    with torch.device("meta"):
+        copy = MaskedLM(smaller)
+    tables = {"encoder.embeddings.words.weight": ids, "head.bias": ids}
+    weights = {
+        key: weight[tables[key].to(weight.device)] if key in tables else weight
+        for key, weight in model.state_dict().items()
+    }
+    positions = "encoder.embeddings.positions.weight"
+    weights[positions] = weights[positions][shift:]
+    copy.load_state_dict(weights, assign=True)
+    return copy

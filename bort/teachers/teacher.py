@@ -71,6 +71,13 @@ class Teacher(Protocol):
     def copy_in_bf16(self) -> Self:
         """Copy the teacher with the matrices of its products in bf16, to be run under autocast."""
 
+    def select_words(self, ids: Tensor) -> Self:
+        """Make a teacher of some of the words; ids (W,), ascending, have the new ids 0 … W − 1.
+
+        It reads them as this teacher does, and its logits are this one's for them. The padding
+        token has to be among them. The weights are shared with this teacher, but for the tables.
+        """
+
     def compute_logits(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
@@ -122,3 +129,17 @@ def require(teacher: Teacher, gift: str) -> None:
     """Raise BortError, which says what the teacher gives instead, unless it gives this."""
     if gift not in teacher.gives:
         raise BortError(str(Gap(teacher, gift)))
+
+
+def find_padding(pad_id: int, ids: Tensor) -> int:
+    """Return the new id of padding where only the words `ids` (W,) stay.
+
+    Raises BortError if it is none of them.
+    """
+    places = (ids == pad_id).nonzero()
+    if not len(places):
+        raise BortError(
+            f"padding is the word {pad_id} of the teacher, but no special token of its tokenizer: "
+            "its vocabulary cannot be trimmed; leave data.vocab_size out"
+        )
+    return int(places[0])

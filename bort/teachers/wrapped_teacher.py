@@ -17,7 +17,7 @@ from bort.errors import BortError
 from bort.models.in_bf16 import cast_linear_layers
 from bort.models.initialization import EmbeddingTables
 from bort.teachers.families import FAMILIES, Family, Shape
-from bort.teachers.teacher import Relations, require
+from bort.teachers.teacher import Relations, find_padding, require
 
 
 class WrappedTeacher:
@@ -25,15 +25,23 @@ class WrappedTeacher:
 
     model: one of transformers' masked LMs, classifiers of sequences, or bare encoders. has_head:
     whether it has a head, with the weights of the file; a teacher without one gives no logits, nor
-    answers of a task. in_float32: whether it runs in float32 even under autocast.
+    answers of a task. in_float32: whether it runs in float32 even under autocast. words: the
+    model's ids (W,) of the words 0 … W − 1, if it is only asked for these; then the decoder has
+    rows for no others.
     """
 
     masked_lm = None
 
     def __init__(
-        self, model: Any, shape: Shape, name: str, has_head: bool, in_float32: bool = False
+        self,
+        model: Any,
+        shape: Shape,
+        name: str,
+        has_head: bool,
+        in_float32: bool = False,
+        words: Tensor | None = None,
     ):
-        self.in_float32 = in_float32
+        self.in_float32, self.words = in_float32, words
         self.model = model.eval().requires_grad_(False)
         self.encoder = model.base_model
         self.name, self.shape = name, shape
@@ -41,7 +49,7 @@ class WrappedTeacher:
         self.has_head = has_head
         is_tuned = type(model).__name__.endswith("ForSequenceClassification")
         self.decoder = model.get_output_embeddings() if has_head and not is_tuned else None
-        if getattr(self.decoder, "out_features", None) != shape.vocab_size:
+        if getattr(self.decoder, "out_features", None) != self.vocab_size:
             self.decoder = None
         self.projections = find_projections(self.encoder, self.family, shape)
         given = {
@@ -62,7 +70,7 @@ class WrappedTeacher:
     @property
     def vocab_size(self) -> int:
         """Rows of the word matrix, and columns of the logits."""
-        return self.shape.vocab_size
+        return self.shape.vocab_size if self.words is None else len(self.words)
 
     @property
     def limit(self) -> int:
@@ -72,7 +80,8 @@ class WrappedTeacher:
     @property
     def pad_id(self) -> int:
         """The id of padding."""
-        return self.shape.pad_id
+        pad_id = self.shape.pad_id
+        return pad_id if self.words is None else find_padding(pad_id, self.words)
 
     @property
     def head_width(self) -> int:
@@ -85,11 +94,12 @@ class WrappedTeacher:
         module = getattr(self.encoder, "embeddings", None)
         positions = _get_table(module, "position_embeddings")
         if positions is not None:
-            positions = positions[self.family.find_offset(self.pad_id) :]
+            positions = positions[self.family.find_offset(self.shape.pad_id) :]
         norms = (getattr(module, name, None) for name in ("LayerNorm", "norm"))
         bias = None if self.decoder is None else self.decoder.bias
+        words = self.encoder.get_input_embeddings().weight.detach()
         return EmbeddingTables(
-            self.encoder.get_input_embeddings().weight.detach(),
+            words if self.words is None else words[self.words.to(words.device)],
             positions,
             _get_table(module, "token_type_embeddings"),
             next((norm for norm in norms if isinstance(norm, nn.LayerNorm)), None),
@@ -103,9 +113,14 @@ class WrappedTeacher:
 
     @property
     def parameter_count(self) -> int:
-        """The number of weights of the file, tied ones counted once."""
+        """The number of weights, tied ones counted once, without words that are not asked for."""
         model = self.model if self.gives & {"logits", "task"} else self.encoder
-        return sum(weight.numel() for weight in model.parameters())
+        count = sum(weight.numel() for weight in model.parameters())
+        if self.words is None:
+            return count
+        rows, width = self.encoder.get_input_embeddings().weight.shape
+        is_tied = self.decoder is not None and self.model.config.tie_word_embeddings
+        return count - (rows if is_tied else rows - len(self.words)) * width
 
     # ---- passes
 
@@ -119,12 +134,31 @@ class WrappedTeacher:
 
         A family that cannot run so (DeBERTa) stays in float32.
         """
-        model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
+        model = self._copy_model()
         cast_linear_layers(model)
-        copy = WrappedTeacher(model, self.shape, self.name, self.has_head)
+        copy = WrappedTeacher(model, self.shape, self.name, self.has_head, words=self.words)
         if is_like_in_bf16(copy, self):
             return copy
-        return WrappedTeacher(self.model, self.shape, self.name, self.has_head, in_float32=True)
+        return WrappedTeacher(
+            self.model, self.shape, self.name, self.has_head, in_float32=True, words=self.words
+        )
+
+    def select_words(self, ids: Tensor) -> "WrappedTeacher":
+        """Make a teacher of some of the words, which are now 0 … W − 1; see `Teacher`."""
+        model = self._copy_model()
+        words = ids if self.words is None else self.words[ids]
+        find_padding(self.shape.pad_id, words)
+        if self.decoder is not None:
+            _select_columns(model, model.get_output_embeddings(), ids.to(self.device))
+        return WrappedTeacher(model, self.shape, self.name, self.has_head, self.in_float32, words)
+
+    def _copy_model(self) -> Any:
+        """Copy the modules of the model; the copies hold the same weights."""
+        return deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
+
+    def _to_model_ids(self, input_ids: Tensor) -> Tensor:
+        """Turn ids of the words that are asked for into the model's own."""
+        return input_ids if self.words is None else self.words.to(input_ids.device)[input_ids]
 
     def compute_logits(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
@@ -162,7 +196,8 @@ class WrappedTeacher:
             self.encoder.register_forward_hook(select),
             self.decoder.register_forward_pre_hook(record),
         ):
-            logits = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+            ids = self._to_model_ids(input_ids)
+            logits = self.model(input_ids=ids, attention_mask=attention_mask)[0]
         return states[0], logits[0]
 
     @torch.no_grad()
@@ -176,8 +211,9 @@ class WrappedTeacher:
     def compute_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Compute the final states (B, S, H)."""
         self._check_length(input_ids)
+        ids = self._to_model_ids(input_ids)
         with self._choose_precision():
-            return self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+            return self.encoder(input_ids=ids, attention_mask=attention_mask)[0]
 
     @torch.no_grad()
     def compute_relations(
@@ -205,7 +241,7 @@ class WrappedTeacher:
         """Compute the answers (B, outputs) of the fine-tuned task: logits, or a number."""
         require(self, "task")
         self._check_length(input_ids)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs = {"input_ids": self._to_model_ids(input_ids), "attention_mask": attention_mask}
         if token_types is not None and "token_type_ids" in signature(self.model.forward).parameters:
             inputs["token_type_ids"] = token_types
         with self._choose_precision():
@@ -221,6 +257,19 @@ class WrappedTeacher:
                 f"an input of {input_ids.shape[1]} tokens is longer than the limit of {self.limit} "
                 f"of the teacher {self.name}; cut it, or lower data.length"
             )
+
+
+def _select_columns(model: Any, decoder: nn.Linear, ids: Tensor) -> None:
+    """Leave a model's decoder only the rows `ids` (W,), one for each of its logits."""
+    decoder.out_features = len(ids)
+    decoder.weight = nn.Parameter(decoder.weight[ids], requires_grad=False)
+    if (bias := decoder.bias) is None:
+        return
+    smaller = nn.Parameter(bias[ids], requires_grad=False)
+    for module in model.modules():  # the head often holds the decoder's bias, too
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight is bias:
+                setattr(module, name, smaller)
 
 
 def _get_table(module: Any, name: str) -> Tensor | None:

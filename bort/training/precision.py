@@ -173,7 +173,9 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
         return
     folder = _find_folder(run.teacher.name, fetches)
     teacher = read_shape(folder) if folder else None
-    vocab = teacher.vocab_size if teacher else run.data.vocab_size
+    vocab = teacher.vocab_size if teacher else run.data.bpe_size
+    if run.data.vocab_size is not None:  # which takes some of an existing tokenizer's words
+        vocab = min(vocab, run.data.vocab_size)
     archs, steps = [run.arch], 1
     if isinstance(run, SearchRunConfig):
         archs, steps = run.grid.points()[0], run.search.n

@@ -117,10 +117,9 @@ class ProgressLine(pl.Callback):
         parts = [f"step {step:,}" + (f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else "")]
         if "train/loss" in row:
             parts.append(f"{name_loss(row)} {row['train/loss']:.3f}")
-        judged = "val/loss" if "val/loss" in module.scores else module.metric
-        if judged in row:
-            score = row.get(module.metric) if judged != module.metric else None
-            parts.append(f"val {row[judged]:.3f}" + (f" ({score:.1%})" if score else ""))
+        if "val/loss" in row:
+            score = row.get(module.metric)
+            parts.append(f"val {row['val/loss']:.3f}" + (f" ({score:.1%})" if score else ""))
         parts.append(f"{self.throughput.tokens_per_s:,.0f} tokens/s")
         first, done = module.progress(self._first), module.progress(step)
         if done > first:
@@ -144,5 +143,6 @@ class ProgressLine(pl.Callback):
 
 def name_loss(row: dict[str, float]) -> str:
     """Return the name of the loss in train/loss; val/loss is always that of the true words."""
-    kinds = [name for name in ("kd", "mlm", "hidden", "relation") if f"train/{name}_loss" in row]
-    return "loss" if kinds in ([], ["mlm"]) else f"{'+'.join(kinds)} loss"
+    if "train/kd_loss" not in row:
+        return "loss"
+    return "kd+mlm loss" if "train/mlm_loss" in row else "kd loss"

@@ -66,6 +66,16 @@ def test_a_card_shows_a_command_that_runs_and_what_a_score_is_worth(model, tmp_p
     assert "| val/accuracy after export | 0.5000 |" in text
 
 
+def test_a_trimmed_vocabulary_is_told(model, tmp_path):
+    for size, told in (
+        (30_522, "320 of 30,522 tokens, those that the text uses most"),
+        (None, "320"),
+    ):
+        run = {"job": "pretrain", "full_vocab_size": size}
+        text = card.format_card(model, "m", run, tmp_path, found())
+        assert f"| vocabulary | {told} |" in text
+
+
 def test_what_int8_kept_in_words():
     classes = found(agreement=0.975, compared=1000)
     assert classes.describe_agreement() == "97.5% of 1,000 top answers equal"

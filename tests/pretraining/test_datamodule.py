@@ -22,7 +22,9 @@ def build_text(folder: Path, lines, tokenizer=None, **settings) -> tuple[Corpus,
     path = folder / "text.txt"
     if not path.exists():
         path.write_text("\n".join(lines))
-    defaults = {"length": 16, "batch_size": 4, "vocab_size": 300, "val_fraction": 0.3}
+    defaults = {"length": 16, "batch_size": 4, "val_fraction": 0.3}
+    if tokenizer is None:  # an existing one would be trimmed to it
+        defaults["vocab_size"] = 300
     data = DataConfig(source="text", path=str(path), **(defaults | settings))
     return build_corpus(data, folder / "cache", tokenizer), data
 

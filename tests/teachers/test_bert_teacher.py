@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+from bort.errors import BortError
 from bort.models.bert import ModelConfig
 from bort.models.initialization import build_model
 from bort.teachers.bert_teacher import BertTeacher
@@ -100,3 +101,47 @@ def test_a_copy_in_bf16_is_nearly_the_same():
     cosine = torch.cosine_similarity(states, teacher.compute_states(ids), dim=-1)
     assert cosine.min() > 0.999
     assert copy.gives == teacher.gives
+
+
+@pytest.mark.parametrize(("kind", "dropped"), [("bert", 10), ("roberta", 10), ("camembert", 0)])
+def test_some_of_the_words_are_read_and_guessed_as_before(kind, dropped, tmp_path):
+    """Also where padding gets another id, and with it the positions another row."""
+    config, model_class = OWN[kind]
+    model = randomise(model_class(config(**SIZES)))
+    model.save_pretrained(tmp_path)
+    full = open_teacher(tmp_path)
+    words = torch.tensor([n for n in range(50) if n != dropped and n % 7 != 3])
+    teacher = full.select_words(words)
+    assert teacher.vocab_size == len(words) < full.vocab_size
+    assert teacher.pad_id == (1 if dropped else 0) and teacher.limit == full.limit
+    assert teacher.gives == full.gives and teacher.name == full.name and teacher.arch == full.arch
+    ids = torch.tensor([[0, 4, 5, 6, 7, 1], [9, 11, 2, 1, 1, 1]])
+    ids[ids == 0] = 2
+    pad = teacher.pad_id
+    ids = torch.where(ids == 1, pad, ids)
+    mask, positions = (ids != pad).long(), torch.tensor([1, 3, 8])
+    before = full.compute_logits(words[ids], positions, mask)
+    after = teacher.compute_logits(ids, positions, mask)
+    torch.testing.assert_close(after, before[:, words])
+    torch.testing.assert_close(
+        teacher.compute_states(ids, mask), full.compute_states(words[ids], mask)
+    )
+    states = teacher.compute_head_states(ids, positions, mask)
+    torch.testing.assert_close(teacher.decode(states), after)
+    for mine, whole in zip(
+        teacher.compute_relations(ids, mask), full.compute_relations(words[ids], mask), strict=True
+    ):
+        torch.testing.assert_close(mine, whole)
+    tables, before = teacher.embeddings, full.embeddings
+    torch.testing.assert_close(tables.words, before.words[words])
+    torch.testing.assert_close(tables.decoder_bias, before.decoder_bias[words])
+    torch.testing.assert_close(tables.positions, before.positions)
+    unused = 50 - len(words)
+    shift = 0 if dropped else 1
+    assert full.parameter_count - teacher.parameter_count == unused * 17 + shift * 16
+
+
+def test_padding_has_to_be_among_the_words():
+    config = ModelConfig(1, 1, 4, 8, vocab_size=9, positions=8, pad_id=3)
+    with pytest.raises(BortError, match="padding is the word 3 of the teacher, but no special"):
+        BertTeacher(build_model(config)).select_words(torch.tensor([0, 1, 4]))

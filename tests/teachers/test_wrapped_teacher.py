@@ -59,7 +59,7 @@ def test_each_family_gives_what_the_table_says(kind, folders):
     torch.testing.assert_close(teacher.decode(kept), logits)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WRAPPED)
 def test_padding_and_batches_change_nothing(kind, folders):
     teacher = open_teacher(folders(kind)[0])
     ids, mask = make_batch(teacher)
@@ -83,16 +83,16 @@ def test_relations_are_the_projections_of_one_layer(kind, folders):
         teacher.compute_relations(ids, mask, layer=2)
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WRAPPED)
 def test_an_input_that_is_too_long_is_one_line(kind, folders):
     teacher = open_teacher(folders(kind)[0])
     ids = torch.full((1, teacher.limit), 6)
     assert torch.isfinite(teacher.compute_states(ids)).all()
-    with pytest.raises(BortError, match=f"longer than the .*limit of {teacher.limit}"):
+    with pytest.raises(BortError, match=f"longer than the limit of {teacher.limit} of the teacher"):
         teacher.compute_states(torch.full((1, teacher.limit + 1), 6))
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", WRAPPED)
 def test_a_student_learns_from_each_family(kind, folders):
     teacher = open_teacher(folders(kind)[0])
     sizes = dict(vocab_size=teacher.vocab_size, positions=16)
@@ -147,3 +147,36 @@ def test_copies_in_bf16_are_nearly_the_same(kind, folders):
     assert torch.cosine_similarity(logits, exact, dim=-1).min() > 0.99
     assert next(teacher.model.parameters()).dtype == torch.float32 and copy.gives == teacher.gives
     assert copy.in_float32 == (kind == "deberta")  # whose masks have numbers too large for bf16
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_some_of_the_words_are_read_and_guessed_as_before(kind, folders):
+    full = open_teacher(folders(kind)[0])
+    words = torch.tensor([n for n in range(full.vocab_size) if n == full.pad_id or n % 3 == 1])
+    teacher = full.select_words(words)
+    assert teacher.vocab_size == len(words) and words[teacher.pad_id] == full.pad_id
+    assert teacher.gives == full.gives and teacher.head_width == full.head_width
+    ids, mask = make_batch(teacher)
+    positions = torch.tensor([1, 4, 10, 12])
+    before = full.compute_logits(words[ids], positions, mask)
+    after = teacher.compute_logits(ids, positions, mask)
+    torch.testing.assert_close(after, before[:, words])
+    states = teacher.compute_head_states(ids, positions, mask)
+    torch.testing.assert_close(teacher.decode(states), after)
+    torch.testing.assert_close(
+        teacher.compute_states(ids, mask), full.compute_states(words[ids], mask)
+    )
+    tables = teacher.embeddings
+    torch.testing.assert_close(tables.words, full.embeddings.words[words])
+    if tables.positions is not None:
+        torch.testing.assert_close(tables.positions, full.embeddings.positions)
+    lost = full.parameter_count - teacher.parameter_count
+    biases = 0 if full.decoder.bias is None else 1
+    tied = full.decoder.weight is full.model.get_input_embeddings().weight
+    width = tables.words.shape[1] + biases + (0 if tied else full.head_width)
+    assert lost == (full.vocab_size - len(words)) * width
+    again = teacher.select_words(torch.arange(0, len(words)))
+    torch.testing.assert_close(again.compute_logits(ids, positions, mask), after)
+    copied = teacher.copy_in_bf16()
+    assert copied.vocab_size == len(words) and copied.pad_id == teacher.pad_id
+    torch.testing.assert_close(full.compute_logits(words[ids], positions, mask), before)
