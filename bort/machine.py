@@ -52,25 +52,6 @@ def _quotas(root: Path, line: str) -> Iterator[float]:
             continue
 
 
-def is_alone(path: Path = Path("/proc/loadavg"), looks: int = 5) -> bool:
-    """Return whether no other process of this machine computes at the moment.
-
-    In its fourth field, Linux counts the threads that run or wait for a core, this one among them.
-    A neighbour that only wakes up now and then is not met by every one of the looks. False where
-    the system does not tell, as in a container whose neighbours it counts.
-    """
-    least = 2
-    try:
-        for look in range(looks):
-            if look:
-                time.sleep(0.002)
-            running = path.read_text(encoding="utf-8").split()[3].partition("/")[0]
-            least = min(least, int(running))
-    except (OSError, ValueError, IndexError):
-        return False
-    return least <= 1
-
-
 def find_user_cache() -> Path | None:
     """$BORT_CACHE, or bort in the user's cache; None for a user whom this machine does not know."""
     try:

@@ -24,7 +24,7 @@ from bort.config.command_line import (
 from bort.config.hydra_errors import explain
 from bort.console import is_one_command, show_log
 from bort.errors import BortError, shorten
-from bort.machine import count_usable_cores, is_alone, read_cpu_quota
+from bort.machine import count_usable_cores, read_cpu_quota
 
 Settings = TypeVar("Settings")
 HYDRA_FLAGS = (
@@ -33,9 +33,6 @@ HYDRA_FLAGS = (
     "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
 # Not among them: --experimental-rerun, which unpickles the file that it is given.
-# Turns of a waiting thread before it sleeps, a fraction of a millisecond. On two quiet cores a step
-# of ⟨2,2,64,256⟩ took a quarter to a third less time than with 0, and hardly less with 30,000.
-SPINS = 10_000
 LONGEST_LINE = 200  # characters of a line about a mistake
 
 STOPPED = "stopped; the same command with the same name= starts or resumes"
@@ -130,20 +127,14 @@ def prepare_process() -> None:
     """Set what a program needs before torch is loaded: threads, memory, and a screen that prints.
 
     OpenMP's threads spin while they wait for each other by default, and on cores that others use
-    too a step then takes many times as long. Here they sleep at once, or spin for a moment where
-    nothing else runs: a thread that sleeps takes longer to wake than a small product does. In a
-    container with a quota of processor time they always sleep, and there are no more of them than
-    it pays for. Large tensors are allocated in pages of 2 MiB, which the
+    too a step then takes many times as long; in a container with a quota of processor time there
+    are no more of them than it pays for. Large tensors are allocated in pages of 2 MiB, which the
     system clears in a fraction of the time of small pages. What the user has chosen stays. Signs
     that the screen's encoding does not have are printed as question marks.
     """
-    quota = read_cpu_quota()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        if quota is None and is_alone():
-            os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if quota is not None:
+    if read_cpu_quota() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(count_usable_cores()))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
