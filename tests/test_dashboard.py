@@ -52,7 +52,8 @@ def logs(settings_of, search_of, tmp_path_factory):
             patch.setenv(name, str(root / "home"))
         patch.setattr("sys.stdin", None)
         own = ["logger=wandb", "trainer.max_steps=2"]
-        run = settings_of(*own, "trainer.val_check_interval=1", experiment="kd_pretrain")
+        losses = "distill={w_kd: 1, w_hidden: 1, w_relation: 1}"
+        run = settings_of(*own, losses, "trainer.val_check_interval=1", experiment="kd_pretrain")
         pretrain(run, root / "kd")
         for name, label in (("classes", lambda k: "ab"[k % 2]), ("numbers", lambda k: k + 0.5)):
             path = root / f"{name}.csv"
