@@ -33,6 +33,8 @@ from steps import (
     make_our_step,
     make_their_step,
     make_tokenizer,
+    synchronize,
+    take_turns,
     time_interleaved,
 )
 from transformers import DataCollatorForLanguageModeling
@@ -306,23 +308,6 @@ def data(bench: Bench) -> list[str]:
 
 GPU_KD = Arch(24, 16, 1024, 4096), Arch(4, 8, 1024, 768), 50_265  # as published: teacher, Bort
 GPU_BATCH, GPU_LENGTH, GPU_ROUNDS, PREPARED = 64, 512, 15, 8
-
-
-def take_turns(prepared: list) -> Callable:
-    """Return a function that yields these batches in turns, without an end."""
-    turn = itertools.cycle(prepared)
-    return lambda: next(turn)
-
-
-def synchronize(step: Callable[[], None], device: str) -> Callable[[], None]:
-    """Make a step that ends when the device has done its work."""
-
-    def call() -> None:
-        step()
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    return call
 
 
 def gpu(bench: Bench) -> list[str]:

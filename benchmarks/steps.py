@@ -4,6 +4,7 @@ The Hugging Face side is what its Trainer runs: `BertForMaskedLM`, its collator
 `DataCollatorForLanguageModeling`, AdamW, gradient norm 1.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -86,6 +87,23 @@ class Texts:
     def masked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         arrays = mask_tokens(self(), RATE, self.special, 4, self.vocab, self.keys())
         return tuple(torch.from_numpy(a) for a in arrays)
+
+
+def take_turns(prepared: list) -> Callable:
+    """Return a function that yields these batches in turns, without an end."""
+    turn = itertools.cycle(prepared)
+    return lambda: next(turn)
+
+
+def synchronize(step: Callable[[], None], device: str) -> Callable[[], None]:
+    """Make a step that ends when the device has done its work."""
+
+    def call() -> None:
+        step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return call
 
 
 def use_bf16(device: str, wanted: bool) -> torch.autocast:

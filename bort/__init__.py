@@ -27,6 +27,7 @@ _MODULES = {
     "build_model": "models.initialization",
     "load_masked_lm": "models.huggingface",
     "save_model": "models.huggingface",
+    "open_teacher": "teachers.opening",
     # training by Lightning
     "kd_loss": "pretraining.losses",
     "DistillationModule": "pretraining.module",

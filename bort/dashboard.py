@@ -16,6 +16,8 @@ PANELS: dict[str, dict[str, list[str]]] = {
         "Loss": ["train/loss", "val/loss"],
         "Masked words predicted": ["val/mlm_accuracy"],
         "Distillation": ["train/kd_loss", "val/kd_loss", "val/teacher_entropy"],
+        "Distance from the teacher's states": ["train/hidden_loss", "val/hidden_loss"],
+        "KL to the teacher's relations": ["train/relation_loss", "val/relation_loss"],
         "Learning rate": ["train/lr"],
         "Gradient norm": ["train/grad_norm"],
         "Tokens per second": ["perf/tokens_per_s"],

@@ -1,12 +1,15 @@
 """Self-contained HTML pages: each is one file that loads nothing and fits a narrow window."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from bort.files.ownership import PAGE_MARK
 from bort.files.writing import replace_file
+
+logger = logging.getLogger(__name__)
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
@@ -42,18 +45,18 @@ pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: 
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
 
 
-def write_page(path: Path, title: str, parts: Iterable[Any]) -> None:
-    """Write a page of pieces of HTML and plotly figures, the first of which brings plotly along."""
-    body, plotly = [], True
-    for part in parts:
-        if not isinstance(part, str):
-            part = part.to_html(
-                full_html=False,
-                include_plotlyjs=plotly,
-                config={"responsive": True, "displayModeBar": False},
-            )
-            plotly = False
-        body.append(part)
+def write_page(path: Path, title: str, parts: Iterable[Any]) -> bool:
+    """Write a page of pieces of HTML and plotly figures, the first of which brings plotly along.
+
+    Returns whether it was written: without the package plotly, a line says that it is not.
+    """
+    try:
+        body = list(_to_html(parts))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "plotly":
+            raise
+        logger.warning(f"report: {path} is not written, since plotly is not installed")
+        return False
     text = (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
@@ -65,6 +68,22 @@ def write_page(path: Path, title: str, parts: Iterable[Any]) -> None:
     )
     with replace_file(path) as file:
         file.write(text.encode())
+    return True
+
+
+def _to_html(parts: Iterable[Any]) -> Iterator[str]:
+    """Yield pieces of HTML, and figures as HTML."""
+    is_first = True
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+            continue
+        yield part.to_html(
+            full_html=False,
+            include_plotlyjs=is_first,
+            config={"responsive": True, "displayModeBar": False},
+        )
+        is_first = False
 
 
 def format_numbers(figures: Iterable[tuple[str, str]]) -> str:

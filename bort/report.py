@@ -14,6 +14,7 @@ import numpy as np
 from bort import console, html, shell
 from bort.agora.report import build_parts as build_agora_parts
 from bort.config.command_line import FREE
+from bort.config.distill import DistillConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
@@ -23,18 +24,21 @@ from bort.models.arch import Arch
 from bort.pretraining.comparison import ARMS, HEAD, Comparison
 from bort.runs import commands
 from bort.runs.defaults import read_defaults
-from bort.runs.loaded import LOSSES, Curve, LoadedRun, load_run, load_runs
+from bort.runs.loaded import LOSSES, TRAINING_PARTS, Curve, LoadedRun, load_run, load_runs
 from bort.runs.names import locate_rate_folder
 
 logger = logging.getLogger("bort.report")
 
+# Settings whose default is settled when a run starts.
+SETTLED = ("init", "distill.w_kd", "distill.w_hidden")
 MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
-PARTS = ("train/kd_loss", "train/mlm_loss")
 KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
 PANELS = {  # the losses of a pre-training by their kind, since two kinds share no scale
     MLM: ("train/mlm_loss", "val/loss"),
     KD: ("train/kd_loss", "val/kd_loss"),
-    "Weighted sum of both losses (nats per masked word)": ("train/loss",),
+    "Distance from the teacher's final states (0 to 4)": ("train/hidden_loss", "val/hidden_loss"),
+    "KL to the teacher's relations (nats per token)": ("train/relation_loss", "val/relation_loss"),
+    "Weighted sum of the losses": ("train/loss",),
 }
 PROGRESS = {
     "Learning rate": "train/lr",
@@ -94,13 +98,19 @@ def describe(run: LoadedRun) -> str:
     teacher = (
         s["teacher.name"] or run.summary.get("teacher") or "a teacher trained on the same text"
     )
-    how = f"distilled from {teacher}" if s["distill.w_kd"] else "by plain MLM"
+    how = f"distilled from {teacher}" if is_distilled(s) else "by plain MLM"
     compared = s["job"] == "compare"
     if compared:
         how += " and, beside it, trained by plain MLM"
     text = s["data.path"] if s["data.source"] == "text" else "the embedded docstrings"
     more = "; the first numbers are those of the distillation" if compared else ""
     return f"{arch} {how}, on {text}{more}"
+
+
+def is_distilled(settings: dict[str, Any]) -> bool:
+    """Return whether a loss of these flat settings compares a student with its teacher."""
+    weights = ("distill.w_kd", "distill.w_hidden", "distill.w_relation")
+    return any(settings.get(key) for key in weights)
 
 
 def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
@@ -150,7 +160,8 @@ def group_losses(run: LoadedRun) -> dict[str, list[str]]:
         return {"Loss": [key for key in LOSSES if key in run.curves]}
     shown = [key for key in LOSSES if key in run.curves]
     total = run.curves.get("train/loss")
-    if total and any(_is_same_curve(run.curves[part], total) for part in PARTS if part in shown):
+    parts = [key for key in TRAINING_PARTS if key in shown]
+    if total and any(_is_same_curve(run.curves[part], total) for part in parts):
         shown.remove("train/loss")  # The name of its only part says more.
     return {title: _pick(keys, shown) for title, keys in PANELS.items()}
 
@@ -234,8 +245,11 @@ def count_operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
     from bort.pretraining.flops import (  # loads torch
         Text,
         count_logits_flops,
+        count_student_readings,
+        count_teacher_readings,
         count_training_flops,
         expect_text,
+        repeat_readings,
     )
 
     s, summary = run.settings, run.summary
@@ -249,9 +263,13 @@ def count_operations(run: LoadedRun) -> Iterator[tuple[str, float]]:
         yield "training, at most", count_training_flops(arch, vocab, text, *work)
         return
     text = expect_text(summary["tokens"] / length, length, s["data.mask_rate"])
-    yield "training", count_training_flops(arch, vocab, text, *work)
-    if s["distill.w_kd"] and (teacher := summary.teacher_arch) is not None:
-        yield "the teacher's passes", count_logits_flops(teacher, vocab, text)
+    names = ("w_kd", "w_mlm", "w_hidden", "w_relation")
+    distill = DistillConfig(**{name: s.get(f"distill.{name}", 0.0) for name in names})
+    read = repeat_readings(text, *count_student_readings(distill))
+    yield "training", count_training_flops(arch, vocab, read, *work)
+    if is_distilled(s) and (teacher := summary.teacher_arch) is not None:
+        read = repeat_readings(text, *count_teacher_readings(distill))
+        yield "the teacher's passes", count_logits_flops(teacher, vocab, read)
 
 
 def build_settings(run: LoadedRun) -> str:
@@ -261,7 +279,9 @@ def build_settings(run: LoadedRun) -> str:
     rows = [
         (key, _show_setting(value), _show_setting(usual.get(key, "–")))
         for key, value in settings.items()
-        if value is not None and (key not in usual or usual[key] != value)
+        if value is not None
+        and (key not in usual or usual[key] != value)
+        and not (key in SETTLED and usual.get(key) is None)
     ]
     everything = html.format_table(
         ((key, _show_setting(value)) for key, value in settings.items()), kind="settings"
@@ -401,10 +421,11 @@ def main(settings: ReportConfig) -> None:
     folders = map(Path, settings.folders)
     runs = list({run.folder.path.resolve(): run for f in folders for run in load_runs(f)}.values())
     if len(runs) == 1:
-        html.write_page(settings.page, f"bort {runs[0].name}", build_parts(runs[0]))
+        title, parts = f"bort {runs[0].name}", build_parts(runs[0])
     else:
-        html.write_page(settings.page, f"bort: {len(runs)} runs", compare_runs(runs))
-    logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
+        title, parts = f"bort: {len(runs)} runs", compare_runs(runs)
+    if html.write_page(settings.page, title, parts):
+        logger.info(f"report: {counted(len(runs), 'run')} → {settings.page}")
 
 
 if __name__ == "__main__":

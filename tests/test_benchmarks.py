@@ -1,7 +1,12 @@
 """The scripts of benchmarks/ still run: each does in process what its command does with `smoke`."""
 
+import importlib
+import os
 import runpy
+import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import onnxruntime
 import pytest
 
 from bort.benchmark.rows import BenchmarkRow
+from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
@@ -22,6 +28,11 @@ SHARED = {
     "glue.py",
     "huggingface.py",
     "watched.py",
+    "deadlines.py",
+    "packing.py",
+    "gpu_training.py",
+    "gpu_speed.py",
+    "gpu_report.py",
 }  # what the scripts have in common
 
 
@@ -60,6 +71,7 @@ def count_rows(out: str, header: str) -> int:
 
 def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
+    tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
@@ -138,6 +150,106 @@ def test_precision(script, model, shared, monkeypatch):
     scores = "| score | precision | by seed | mean ± standard deviation |"
     assert out.count(scores) == 2 and count_rows(out, scores) == 2
     assert "| masked words, share | bf16 |" in out and "| glue/sst2, accuracy | float32 |" in out
+
+
+def test_gpu(script, shared):
+    pytest.importorskip("bort.tasks.blimp")
+    out = script("gpu", "smoke", f"data={shared / 'data'}")
+    assert count_rows(out, "| pre-training |") == 8
+    assert count_rows(out, "| task | metric | pre-trained, by seed") == 7
+    (row,) = (line for line in out.splitlines() if line.startswith("| glue/sst2 | accuracy"))
+    assert row.count("–") == 1, row  # that of the range which is expected
+    assert count_rows(out, "| BLiMP, points") == 2 and count_rows(out, "| model | tokens") == 1
+    assert "failed" not in out and "no GPU: a rehearsal" in out
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        ("run", "in= is missing; it names a folder"),
+        ("run in=tests out=x", "in=.*tests is no pack; make one by `gpu.py pack`"),
+        ("run in=tests out=x budget=fast", "budget=fast must be a duration, as in 15m, "),
+        ("run sst2", "sst2 is none of pack, run, smoke, a stage"),
+        ("pack data=tests out=x", "tests/text/imdb.jsonl.xz is not there; data= must name a "),
+        ("", "give pack, run or smoke first"),
+    ],
+)
+def test_wrong_words_of_gpu(script, words, line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"^benchmarks/gpu.py: .*{line}"):
+        script("gpu", *words.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def deadlines(monkeypatch, tmp_path):
+    """benchmarks/deadlines.py, and a function that makes its stages of Python's statements."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("deadlines")
+    monkeypatch.setattr(module, "LEAST", 0.05)
+    monkeypatch.setattr(module, "GRACE", 0.5)
+    reports = []
+
+    def make(codes: dict[str, str], **options: dict) -> object:
+        names = [name for name in codes if name != "beside"]
+        stages = [module.Stage(name, 1.0, **options.get(name, {})) for name in names]
+        return module.Stages(
+            *(stages, tmp_path, lambda name, left: [sys.executable, "-c", codes[name]]),
+            *({}, lambda: reports.append(1)),
+        )
+
+    module.make, module.reports = make, reports
+    return module
+
+
+HANG = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+
+
+def test_stages_end_in_time(deadlines, tmp_path):
+    """One that fails or hangs leaves its message, and the next one starts."""
+    codes = {
+        "first": "print('good')",
+        "second": "import sys; sys.exit(0 if 'eager' in sys.argv else 'no such card')",
+        "third": "print('working', flush=True);" + HANG,
+        "beside": HANG,
+        "fourth": "pass",
+    }
+    options = {"second": {"fallback": "eager"}, "third": {"beside": "beside"}}
+    start = time.monotonic()
+    deadlines.make(codes, **options).run(5.0)
+    assert time.monotonic() - start < 7
+    names = ["first", "second", "third", "beside", "fourth"]
+    records = {name: deadlines.Record.read(tmp_path, name) for name in names}
+    assert [records[name].state for name in names[:4]] == ["done", "done", "late", "late"]
+    assert records["second"].message == "(second try, eager, after: exit code 1: no such card)"
+    assert records["third"].message == "stopped at its deadline: working"
+    assert records["fourth"].state == "done"
+    assert len(deadlines.reports) >= 4
+    assert deadlines.read_last_line(tmp_path, "first") == "good"
+    codes["first"], codes["third"] = "raise SystemExit(1)", "pass"  # what is done stays done
+    deadlines.make(codes).run(4.0)
+    assert deadlines.Record.read(tmp_path, "first").state == "done"
+    assert deadlines.Record.read(tmp_path, "third").state == "done"
+
+
+def test_stages_that_are_stopped(deadlines, tmp_path):
+    """SIGTERM ends the stage in progress; what there is gets reported."""
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    start, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        deadlines.make({"first": HANG, "second": "pass"}).run(30.0)
+    assert stopped.value.code == 143 and time.monotonic() - start < 5
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert deadlines.Record.read(tmp_path, "first").state == "stopped"
+    assert deadlines.Record.read(tmp_path, "second") is None and deadlines.reports
+
+
+def test_durations(deadlines):
+    cases = {"15m": 900, "9m30s": 570, "90s": 90, "1h": 3600}
+    assert {text: deadlines.read_duration(text) for text in cases} == cases
+    for text in ("", "15", "m", "1.5m", "0m", "x"):
+        with pytest.raises(BortError, match="must be a duration"):
+            deadlines.read_duration(text)
 
 
 def test_vocabulary(script, model, shared, monkeypatch):

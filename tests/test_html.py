@@ -1,6 +1,7 @@
 """Pages stand alone, foreign words are escaped, and lines are told apart."""
 
 import re
+import sys
 from html.parser import HTMLParser
 
 from bort import html
@@ -50,3 +51,13 @@ def test_a_page_brings_plotly_along_once(tmp_path):
     once = (tmp_path / "one.html").stat().st_size
     assert once > 1_000_000 and len(text.encode()) < once + 50_000
     assert not re.search(r'<(script|link)[^>]*(src|href)="?http', text)
+
+
+def test_without_plotly_a_page_is_one_line(tmp_path, monkeypatch, caplog):
+    """A run that has finished does not fail for want of its page."""
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    path = tmp_path / "page.html"
+    with caplog.at_level("WARNING"):
+        assert not html.write_page(path, "x", (html.create_figure("a", "b") for _ in range(2)))
+    assert caplog.messages == [f"report: {path} is not written, since plotly is not installed"]
+    assert not path.exists() and html.write_page(path, "x", ["<p>words</p>"]) and path.exists()

@@ -173,7 +173,10 @@ def train_one_of_agora(cfg: DictConfig) -> None:
 def read_objective(summary: RunSummary) -> float | None:
     """Return what external sweepers minimise: val/loss, or the score of a task.
 
-    None where nothing was validated; NaN, a failed trial, for a score that is not defined.
+    Of a model without a masked-LM head it is the distance from its teacher. None where nothing was
+    validated; NaN, a failed trial, for a score that is not defined.
     """
-    value = summary.get(summary.metric or "val/loss")
+    losses = ("val/loss", "val/hidden_loss", "val/relation_loss")
+    judged = next((key for key in losses if key in summary), losses[0])
+    value = summary.get(summary.metric or judged)
     return float("nan") if value is None and "metric" in summary else value

@@ -1,6 +1,7 @@
-"""The settings of the loss of a distillation, and of its teacher."""
+"""The settings of the losses of a distillation, and of its teacher."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from bort.config.arch import ArchConfig
 from bort.errors import BortError, check_at_least
@@ -8,19 +9,64 @@ from bort.errors import BortError, check_at_least
 
 @dataclass
 class DistillConfig:
-    """Loss weights: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy; w_kd = 0 is MLM."""
+    """The weights of the losses, whose weighted sum is trained; each learns in its own way.
 
-    w_kd: float = 1.0  # weight of learning the teacher's probabilities; 0 is plain MLM
+    On masked text: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy. On unmasked text:
+    w_hidden · (1 - cosine of final states) + w_relation · KL of attention's relations.
+    """
+
+    # weight of learning the teacher's probabilities of masked words; null: 1, but 0 where w_hidden
+    # or w_relation is given, or the teacher has no masked-LM head
+    w_kd: float | None = None
     w_mlm: float = 0.0  # weight of learning the words of the text
+    # weight of learning the teacher's final states; null: 0, but 1 in place of w_kd where the
+    # teacher has no masked-LM head
+    w_hidden: float | None = None
+    w_relation: float = 0.0  # weight of learning how the tokens of the teacher's layer relate
+    relation_layer: int = -1  # that layer of the teacher: 0 is its first, -1 its last
+    relation_heads: int | None = None  # must divide both widths; null: by the narrower width
     temperature: float = 1.0  # τ, which softens both distributions
+    # most disk in GB for the teacher's final states, kept where they are read again; 0 keeps none
+    states_gb: float = 4.0
 
     def __post_init__(self) -> None:
-        check_at_least("distill.w_kd", self.w_kd, 0)
-        check_at_least("distill.w_mlm", self.w_mlm, 0)
-        if self.w_kd == self.w_mlm == 0:
+        for key in ("w_kd", "w_mlm", "w_hidden", "w_relation"):
+            if getattr(self, key) is not None:
+                check_at_least(f"distill.{key}", getattr(self, key), 0)
+        if self.w_kd == self.w_mlm == 0 and not (self.w_hidden or self.w_relation):
             raise BortError("distill.w_kd and distill.w_mlm are both 0; nothing would be learnt")
+        check_at_least("distill.states_gb", self.states_gb, 0)
         if not self.temperature > 0:
             raise BortError(f"distill.temperature={self.temperature:g} must be above 0")
+        if self.relation_heads is not None:
+            check_at_least("distill.relation_heads", self.relation_heads, 1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is learnt from the teacher depends on what it can give."""
+        return self.w_kd is None and not (self.w_hidden or self.w_relation)
+
+    def settle(self, has_head: bool = True) -> Self:
+        """Return the weights without null; has_head: whether the teacher has a masked-LM head."""
+        w_kd, w_hidden = self.w_kd, self.w_hidden
+        if self.is_open:
+            w_kd, w_hidden = (1.0, 0.0) if has_head else (0.0, 1.0)
+        return replace(self, w_kd=w_kd or 0.0, w_hidden=w_hidden or 0.0)
+
+    @property
+    def reads_masked(self) -> bool:
+        """Whether a loss predicts masked words, and so trains the student's head."""
+        return self.is_open or bool(self.w_kd or self.w_mlm)
+
+    @property
+    def reads_unmasked(self) -> bool:
+        """Whether a loss compares what becomes of unmasked text."""
+        return bool(self.w_hidden or self.w_relation)
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a loss compares the student with its teacher."""
+        return self.is_open or self.reads_unmasked or bool(self.w_kd)
 
 
 @dataclass

@@ -153,6 +153,11 @@ class SearchRunConfig(PretrainRunConfig):
         super().__post_init__()
         if self.distill.w_kd == 0:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        if self.distill.reads_unmasked:
+            raise BortError(
+                "search.py trains candidates on masked words; distill.w_hidden and w_relation are "
+                "for experiment=kd_pretrain"
+            )
         table = self.latency.path
         if self.latency.source == "table" and not Path(table).is_file():
             raise BortError(

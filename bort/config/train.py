@@ -46,8 +46,8 @@ class LoggerConfig:
     def __post_init__(self) -> None:
         check_choice("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
         check_choice("logger.mode", self.mode, ("auto", "online", "offline"))
-        if self.name == "tensorboard" and find_spec("tensorboard") is None:
-            raise BortError("logger=tensorboard needs the package tensorboard; pip install it")
+        if self.name in ("tensorboard", "wandb") and find_spec(self.name) is None:
+            raise BortError(f"logger={self.name} needs the package {self.name}; pip install it")
 
 
 @dataclass
@@ -75,7 +75,12 @@ class TrainConfig:
     model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
     patience: int | None = None  # validations without a better score before fine-tuning stops
-    init: str = "default"  # start values: default (for small models), paper or teacher
+    # start values: default (for small models), paper or teacher; null: teacher in a pre-training
+    # where teacher.name is given, else default
+    init: str | None = None
+    # of init=teacher: its layers that become those of the student, as [0,2,4]; [] is none, and null
+    # spreads them evenly where the widths are equal
+    init_layers: list[int] | None = None
     dropout: float = 0.0  # share of numbers that are set to 0 in training
     checkpoint_every: int = 500  # steps between checkpoints
     compile: bool = False  # whether torch compiles the model
@@ -95,8 +100,10 @@ class TrainConfig:
             self.teacher = replace(self.teacher, arch=self.teacher.arch.to_arch())
         self.trainer = self.trainer or {}
         check_choice("job", self.job, self.JOBS)
-        check_choice("init", self.init, INITS)
+        if self.init is not None:
+            check_choice("init", self.init, INITS)
         check_choice("head", self.head, ("linear", "bort"))
+        self._settle_start_and_losses()
         self._fill_and_check()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
             raise BortError("data=text needs data.path=FILE, FOLDER or the name of a hub data set")
@@ -116,8 +123,37 @@ class TrainConfig:
         stops = bool(self.patience or self.callbacks) or self.ends_by_steps
         check_trainer_numbers(self.trainer, stops)
 
+    def _settle_start_and_losses(self) -> None:
+        """Fill in `init` and the weights of the losses, but where a named teacher decides them."""
+        is_taught = self.job in ("pretrain", "compare") and bool(self.teacher.name)
+        if self.init is None and not is_taught:
+            self.init = "default"
+        if self.distill.is_open and not (is_taught and self.job == "pretrain"):
+            self.distill = self.distill.settle()
+        elif not self.distill.is_open:
+            self.distill = self.distill.settle()
+        layers = self.init_layers
+        if layers and len(layers) != self.arch.depth:
+            raise BortError(
+                f"init_layers={layers} names {len(layers)} layers, the student has "
+                f"{self.arch.depth}"
+            )
+
     def _fill_and_check(self) -> None:
         """Fill in what follows from other settings; raises BortError for what the job lacks."""
+
+    def settle(self, has_head: bool = True) -> Self:
+        """Return these settings with nothing left open that a named teacher decides.
+
+        has_head: whether it has a masked-LM head.
+        """
+        init = self.init or ("teacher" if self.teacher.name else "default")
+        return replace(self, init=init, distill=self.distill.settle(has_head))
+
+    def settle_as(self, record: dict[str, Any]) -> Self:
+        """Return these settings with what they leave open as in the flat settings of a run."""
+        distill = self.distill.settle(has_head=bool(record.get("distill.w_kd", 1.0)))
+        return replace(self, init=self.init or record.get("init"), distill=distill)
 
     def to_pretraining(self, **changes: Any) -> "PretrainRunConfig":
         """Return the settings of one pre-training with these changes, also out of a search's."""
@@ -164,7 +200,7 @@ class PretrainRunConfig(TrainConfig):
     @property
     def needs_teacher(self) -> bool:
         """Whether the student learns from a teacher, or starts as one."""
-        return self.distill.w_kd > 0 or self.init == "teacher"
+        return self.distill.asks_teacher or self.init in ("teacher", None)
 
     def list_models(self) -> dict[str, str]:
         """Return the name of the teacher that is read, by its setting."""
@@ -184,7 +220,9 @@ class PretrainRunConfig(TrainConfig):
 
     def _describe_learning(self) -> str:
         """How the model learns, as a part of a sentence."""
-        return f"learns from teacher {self._source}" if self.distill.w_kd else "learns by plain MLM"
+        if self.distill.asks_teacher:
+            return f"learns from teacher {self._source}"
+        return "learns by plain MLM"
 
     @property
     def _source(self) -> str:

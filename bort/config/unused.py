@@ -125,6 +125,27 @@ RULES = (
         "is for distillation, distill.w_kd above 0",
     ),
     Rule(
+        "distill.w_hidden distill.w_relation distill.relation_layer distill.relation_heads "
+        "distill.states_gb",
+        lambda run: run.job in ("compare", "search"),
+        "is for experiment=kd_pretrain",
+    ),
+    Rule(
+        "distill.relation_layer distill.relation_heads",
+        lambda run: not run.distill.w_relation,
+        "is for distill.w_relation above 0",
+    ),
+    Rule(
+        "distill.states_gb",
+        lambda run: not (run.distill.w_hidden or run.distill.is_open),
+        "is for distill.w_hidden above 0",
+    ),
+    Rule(
+        "init_layers",
+        lambda run: run.init not in ("teacher", None),
+        "is for init=teacher",
+    ),
+    Rule(
         "optim.muon_ratio",
         lambda run: run.optim.name != "muon",
         "is for optim=muon",

@@ -15,7 +15,7 @@ from bort.files.run_files import read_run_settings
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_folder, write_json
 from bort.models import hf_config
-from bort.models.bert import Classifier, MaskedLM, ModelConfig
+from bort.models.bert import Classifier, Encoder, MaskedLM, ModelConfig
 from bort.models.hub import fetch_folder, fetch_model, find_any, find_model, read_weights
 from bort.models.initialization import draw_weights, init_std
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
@@ -324,7 +324,7 @@ def _fit(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def save_model(
-    model: MaskedLM | Classifier,
+    model: MaskedLM | Classifier | Encoder,
     tokenizer: PreTrainedTokenizerFast,
     folder: str | os.PathLike,
     extra: dict | None = None,
@@ -332,9 +332,10 @@ def save_model(
 ) -> None:
     """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
 
-    extra: further keys of config.json. state: the weights of a masked LM that holds pieces of them
-    only. An existing folder is replaced only when the new one is complete; files that bort does not
-    write stay in it. Raises BortError if it cannot be written, or holds anything but a model.
+    An encoder is written as one without any head. extra: further keys of config.json. state: the
+    weights of a masked LM that holds pieces of them only; an encoder leaves those of the head out.
+    An existing folder is replaced only when the new one is complete; files that bort does not write
+    stay in it. Raises BortError if it cannot be written, or holds anything but a model.
     """
     folder, config = Path(folder), model.config
     in_run = read_run_settings(folder.parent) is not None  # where bort chose the name
@@ -353,9 +354,12 @@ def save_model(
 
 
 def _hf_weights(
-    model: MaskedLM | Classifier, state: dict[str, Tensor] | None = None
+    model: MaskedLM | Classifier | Encoder, state: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    state, config = state or model.state_dict(), model.config
+    config = model.config
+    if state is None:
+        prefix = "encoder." if isinstance(model, Encoder) else ""
+        state = {prefix + name: weight for name, weight in model.state_dict().items()}
     weights = {
         theirs: state[ours].detach().float().cpu().contiguous()
         for ours, theirs in map_weight_names(model).items()
@@ -396,11 +400,11 @@ def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
     return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
 
 
-def _settings(model: MaskedLM | Classifier, tokenizer: PreTrainedTokenizerFast) -> dict:
+def _settings(model: MaskedLM | Classifier | Encoder, tokenizer: PreTrainedTokenizerFast) -> dict:
     """config.json of this model."""
     config = model.config
     family = name_family(config)
-    kind = name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    kind = "ForMaskedLM" if isinstance(model, MaskedLM) else name_class(model)
     settings = {
         "architectures": [f"{family.capitalize()}{kind}"],
         "model_type": family,

@@ -1,5 +1,6 @@
 """Fresh weights: the starts of a masked LM, also from its teacher, and of a classifier's head."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from bort.errors import BortError, check_choice
 from bort.models.arch import INITS
-from bort.models.bert import Classifier, Embeddings, MaskedLM, ModelConfig, build_empty
+from bort.models.bert import Classifier, MaskedLM, ModelConfig, build_empty
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,26 @@ class EmbeddingTables:
 
 
 def build_model(
-    config: ModelConfig, init: str = "default", seed: int = 0, teacher: MaskedLM | None = None
+    config: ModelConfig,
+    init: str = "default",
+    seed: int = 0,
+    teacher: MaskedLM | None = None,
+    tables: EmbeddingTables | None = None,
+    layers: Sequence[int] | None = None,
 ) -> MaskedLM:
     """A freshly initialised model; the same seed gives the same weights.
 
     init: `default` (made for small models), `paper` (N(0, 0.02) everywhere) or `teacher` (default,
-    then what fits is taken from `teacher`). Raises BortError if init is unknown, or if the teacher
-    is missing, narrower, or has another vocabulary.
+    then what fits is taken from the teacher). teacher: the model whose layers are copied where
+    their shapes are the student's; None for a teacher of another family. tables: its embeddings,
+    which the student starts from; None takes those of `teacher`. layers: the numbers of the layers
+    that are copied, one for each of the student's; [] copies none, None spreads them evenly. Raises
+    BortError if init is unknown, if there is no teacher, or if it does not fit.
     """
     check_choice("init", init, INITS)
-    if init == "teacher" and teacher is None:
+    if tables is None and teacher is not None:
+        tables = EmbeddingTables.from_model(teacher)
+    if init == "teacher" and tables is None:
         raise BortError("init=teacher needs a teacher; set teacher.name, or use init=default")
     model = build_empty(config)
     with torch.no_grad():
@@ -60,7 +71,8 @@ def build_model(
         if init != "paper":
             _shape_start(model)
         if init == "teacher":
-            _take_from_teacher(model, teacher)
+            _take_embeddings(model, tables)
+            _take_layers(model, teacher, layers, tables.decoder_bias is not None)
     return model
 
 
@@ -119,47 +131,51 @@ def compute_sinusoids(rows: int, hidden: int, base: float = 1000.0) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :hidden]
 
 
-def _take_from_teacher(model: MaskedLM, teacher: MaskedLM) -> None:
-    ours, theirs = model.config, teacher.config
-    if ours.vocab_size != theirs.vocab_size:
+def _take_embeddings(model: MaskedLM, tables: EmbeddingTables) -> None:
+    """Take word, position and type rows, and the decoder's bias, in our width.
+
+    Rows of another width are projected; a wider student has zeros in the numbers beyond.
+    """
+    ours, embeddings = model.config, model.encoder.embeddings
+    # on the CPU, wherever the teacher is: every student of it starts from the same bits
+    words = tables.words.detach().float().cpu()  # (V, E)
+    if ours.vocab_size != len(words):
         raise BortError(
-            f"the teacher's vocabulary has {theirs.vocab_size} tokens, the student's "
+            f"the teacher's vocabulary has {len(words)} tokens, the student's "
             f"{ours.vocab_size}; they must be the same (data.tokenizer=auto takes the teacher's)"
         )
-    if ours.hidden > theirs.hidden:
-        raise BortError(
-            f"init=teacher needs arch.hidden={ours.hidden} to be at most the teacher's "
-            f"{theirs.hidden}; use init=default"
-        )
-    _take_embeddings(model.encoder.embeddings, teacher.encoder.embeddings)
-    model.head.bias.copy_(teacher.head.bias)
-    if (ours.hidden, ours.heads, ours.intermediate) == (
-        theirs.hidden,
-        theirs.heads,
-        theirs.intermediate,
-    ):
-        _take_layers(model, teacher)
-
-
-def _take_embeddings(mine: Embeddings, source: Embeddings) -> None:
-    """Word, position and type rows, projected to our width where it is smaller."""
-    ours, theirs = mine.config, source.config
-    # on the CPU, wherever the teacher is: every student of it starts from the same bits
-    words, types = source.words.weight.cpu(), source.types.weight.cpu() if source.types else None
-    start, rows = theirs.position_offset, min(ours.positions, theirs.positions)
-    positions = source.positions.weight[start : start + rows].cpu()
-    if types is not None and mine.types is None:
-        positions = positions + types[0]  # what the teacher adds to every token of a first text
-    if ours.hidden == theirs.hidden:
-        mine.norm.load_state_dict(source.norm.state_dict())
-        project = torch.eye(ours.hidden)
+    width = words.shape[1]
+    if ours.hidden >= width:
+        project = torch.eye(width, ours.hidden)
     else:
         project = _projection(words, ours.hidden)
-    mine.words.weight.copy_(words @ project)
+    if ours.hidden == width and tables.norm is not None:
+        _take_norm(embeddings.norm, tables.norm)
+    embeddings.words.weight.copy_(words @ project)
+    types = None if tables.types is None else tables.types.detach().float().cpu()
+    shift = torch.zeros(width)  # what the teacher adds to every token of a first text
+    if types is not None and ours.type_vocab == len(types):
+        embeddings.types.weight.copy_(types @ project)
+    elif types is not None:
+        shift = types[0]
+        if embeddings.types is not None:
+            embeddings.types.weight.zero_()
     first = ours.position_offset  # rows that the teacher lacks keep their own start
-    mine.positions.weight[first : first + rows].copy_(positions @ project)
-    if types is not None and ours.type_vocab == theirs.type_vocab:
-        mine.types.weight.copy_(types @ project)
+    if tables.positions is not None:
+        rows = tables.positions.detach().float().cpu()[: ours.positions] + shift
+        embeddings.positions.weight[first : first + len(rows)].copy_(rows @ project)
+    elif shift.any():
+        embeddings.positions.weight[first:].add_(shift @ project)
+    if tables.decoder_bias is not None:
+        model.head.bias.copy_(tables.decoder_bias)
+
+
+def _take_norm(ours: nn.LayerNorm, theirs: nn.Module) -> None:
+    """Copy the scale and the shift of a LayerNorm; what it lacks stays 1 and 0."""
+    if getattr(theirs, "weight", None) is not None:
+        ours.weight.copy_(theirs.weight)
+    if getattr(theirs, "bias", None) is not None:
+        ours.bias.copy_(theirs.bias)
 
 
 def _projection(words: Tensor, hidden: int) -> Tensor:
@@ -173,10 +189,34 @@ def _projection(words: Tensor, hidden: int) -> Tensor:
     return (vectors * largest.sign()).to(words.dtype)
 
 
-def _take_layers(model: MaskedLM, teacher: MaskedLM) -> None:
-    """Evenly spaced teacher layers, the first and the last included, and the head's transform."""
+def _take_layers(
+    model: MaskedLM, teacher: MaskedLM | None, chosen: Sequence[int] | None, has_head: bool
+) -> None:
+    """Copy layers of the teacher where their shapes are ours, and the transform of its head.
+
+    chosen: their numbers; None spreads them evenly, the first and the last included. Raises
+    BortError for chosen layers that cannot be copied.
+    """
+    if chosen is not None and not len(chosen):
+        return
+    shapes = [
+        (arch.hidden, arch.heads, arch.intermediate)
+        for arch in (model.config.arch, *([teacher.config.arch] if teacher else []))
+    ]
+    if teacher is None or shapes[0] != shapes[1]:
+        if chosen:
+            has = f"has {teacher.config.arch}" if teacher else "is of another family"
+            raise BortError(
+                f"init_layers={list(chosen)}: layers are copied only where H, A and I are equal; "
+                f"the student is {model.config.arch}, the teacher {has}"
+            )
+        return
     last, steps = teacher.config.depth - 1, max(model.config.depth - 1, 1)
-    for i, layer in enumerate(model.encoder.layers):
-        source = teacher.encoder.layers[round(i * last / steps)]
-        layer.load_state_dict(source.state_dict())
-    model.head.load_state_dict(teacher.head.state_dict())
+    if chosen is None:
+        chosen = [round(number * last / steps) for number in range(model.config.depth)]
+    if min(chosen) < 0 or max(chosen) > last:
+        raise BortError(f"init_layers={list(chosen)}: the teacher's layers are 0 to {last}")
+    for layer, number in zip(model.encoder.layers, chosen, strict=True):
+        layer.load_state_dict(teacher.encoder.layers[number].state_dict())
+    if has_head:
+        model.head.load_state_dict(teacher.head.state_dict())

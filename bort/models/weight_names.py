@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bort.models.bert import Classifier, MaskedLM, ModelConfig
+from bort.models.bert import Classifier, Encoder, MaskedLM, ModelConfig
 
 EMBEDDING_NAMES = {
     "words": "word_embeddings",
@@ -64,10 +64,14 @@ def complete_names(weights: dict[str, Tensor], family: str) -> dict[str, Tensor]
     return full
 
 
-def map_weight_names(model: MaskedLM | Classifier) -> dict[str, str]:
-    """Map our names of weights to Hugging Face's; of a classifier, only those of its encoder."""
+def map_weight_names(model: MaskedLM | Classifier | Encoder) -> dict[str, str]:
+    """Map our names of weights to Hugging Face's; of a classifier, only those of its encoder.
+
+    The weights of an encoder have the names that they have in a masked LM.
+    """
     family, names = name_family(model.config), {}
-    for ours in model.state_dict():
+    prefix = "encoder." if isinstance(model, Encoder) else ""
+    for ours in (prefix + name for name in model.state_dict()):
         module, leaf = ours.rsplit(".", 1)
         if module.startswith("encoder.layers."):
             index, part = module.removeprefix("encoder.layers.").split(".", 1)
@@ -83,8 +87,8 @@ def map_weight_names(model: MaskedLM | Classifier) -> dict[str, str]:
     return names
 
 
-def name_class(model: Classifier) -> str:
-    """Return the suffix of the name of Hugging Face's class for a classifier."""
-    if model.spans:
+def name_class(model: Classifier | Encoder) -> str:
+    """Return the suffix of the name of Hugging Face's class for a classifier or an encoder."""
+    if isinstance(model, Encoder) or model.spans:
         return "Model"
     return "ForMultipleChoice" if model.choices else "ForSequenceClassification"

@@ -17,8 +17,8 @@ from bort.files.cache import locate_cache
 from bort.models.huggingface import load_tokenizer
 from bort.pretraining.corpus import Corpus, build_corpus, find_corpus
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
-from bort.pretraining.teacher_states import KeptStates, WithTeacher
 from bort.pretraining.token_stream import count_sequences, pack_sequences
+from bort.teachers.states import KeptStates, UnmaskedText, WithTeacher
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
@@ -29,15 +29,20 @@ LOOK_EVERY = 4
 class PackedSequences:
     """The sequences of one split of a corpus, which are cheap to send to a loader process.
 
-    count: the number of whole sequences of `length` tokens.
+    count: the number of whole sequences of `length` tokens. unmasked: given where a batch has them
+    as they are, too.
     """
 
-    def __init__(self, corpus: Corpus, split: str, length: int):
+    def __init__(
+        self, corpus: Corpus, split: str, length: int, unmasked: UnmaskedText | None = None
+    ):
         tokenizer = corpus.tokenizer
         self.file, self.dtype = corpus.folder / f"{split}.bin", corpus.info.dtype
         self.bos, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.mask, self.special = tokenizer.mask_token_id, mark_special_ids(tokenizer)
-        self.length = length
+        self.length, self.unmasked = length, unmasked is not None
+        self.states = getattr(unmasked, split, None)
+        self.kept_rows: np.ndarray | None = None  # the sequences with states; None: all of them
         self.count = count_sequences(getattr(corpus, split), length)
         self._tokens: np.ndarray | None = None
 
@@ -48,25 +53,54 @@ class PackedSequences:
             self._tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
         return self._tokens
 
+    def pack(self, rows: np.ndarray) -> np.ndarray:
+        """Return the sequences `rows` without masks: (B, S) int64."""
+        return pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
+
     def mask_rows(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
-        """Make a masked batch of the sequences `rows`; a sequence's mask depends on its number."""
-        ids = pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
+        """Make a batch of the sequences `rows`; the mask of a sequence depends on its number."""
+        ids = self.pack(rows)
         keys, vocab_size = compute_row_keys(key, rows), len(self.special)
         arrays = mask_tokens(ids, rate, self.special, self.mask, vocab_size, keys)
         names = ("input_ids", "positions", "labels")
-        return {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
+        batch = {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
+        if self.unmasked:
+            batch["texts"] = torch.from_numpy(ids)
+        if self.states is not None:
+            places = rows if self.kept_rows is None else np.searchsorted(self.kept_rows, rows)
+            batch["text_states"] = torch.from_numpy(self.states.take(places, self.length))
+        return batch
+
+
+class OrderedTexts(Dataset):
+    """The unmasked sequences `rows` of a split, SIZE in a batch, as a teacher's states are kept."""
+
+    SIZE = 64
+
+    def __init__(self, sequences: PackedSequences, rows: np.ndarray):
+        self.sequences, self.rows = sequences, rows
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.SIZE)
+
+    def __getitem__(self, batch: int) -> dict[str, torch.Tensor]:
+        rows = self.rows[batch * self.SIZE : (batch + 1) * self.SIZE]
+        return {"texts": torch.from_numpy(self.sequences.pack(rows))}
 
 
 class TrainBatches(Dataset):
     """The training batches; item `epoch · len + batch` is one whole batch.
 
-    A batch has input_ids (B, S), positions (M,) and labels (M,). Each epoch is a new permutation
+    A batch has input_ids (B, S), positions (M,) and labels (M,), and where unmasked text is asked
+    for also texts (B, S). Each epoch is a new permutation
     with new masks, and its last batch holds the remaining sequences. What is masked in a sequence
     depends only on (seed, epoch, sequence), not on batches or processes.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
-        self.sequences = PackedSequences(corpus, "train", data.length)
+    def __init__(
+        self, corpus: Corpus, data: DataConfig, seed: int, unmasked: UnmaskedText | None = None
+    ):
+        self.sequences = PackedSequences(corpus, "train", data.length, unmasked)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
         self.rank, self.processes = 0, 1
         self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order, and key of its masks
@@ -93,7 +127,10 @@ class TrainBatches(Dataset):
         # There are fewer sequences left than processes, but all processes must take this step.
         nothing = torch.empty(0, dtype=torch.int64)
         filler = self.sequences.mask_rows(rows[:1], self.rate, key)
-        return filler | dict.fromkeys(("positions", "labels"), nothing)
+        filler |= dict.fromkeys(("positions", "labels"), nothing)
+        if "texts" in filler:
+            filler["text_mask"] = torch.zeros_like(filler["texts"])
+        return filler
 
 
 class ValBatches(Dataset):
@@ -104,10 +141,11 @@ class ValBatches(Dataset):
 
     KEY = 0x626F7274  # Not the seed of the run: all runs are scored on the same positions.
 
-    def __init__(self, corpus: Corpus, data: DataConfig):
-        self.sequences = PackedSequences(corpus, "val", data.length)
+    def __init__(self, corpus: Corpus, data: DataConfig, unmasked: UnmaskedText | None = None):
+        self.sequences = PackedSequences(corpus, "val", data.length, unmasked)
         count = min(data.val_sequences, self.sequences.count)
         self.chosen = np.arange(count) * self.sequences.count // max(1, count)
+        self.sequences.kept_rows = self.chosen
         self.batch_size = 4 * data.batch_size  # No gradients need memory here.
 
     def __len__(self) -> int:
@@ -137,11 +175,11 @@ class ValBatches(Dataset):
 class PackedDataModule(pl.LightningDataModule):
     """Training and validation batches of masked sequences, packed from text.
 
-    A batch has input_ids (B, S), positions (M,) and labels (M,), all int64, and no padding. The
-    sequences of a step depend only on (seed, epoch, step), and the masks of a sequence only on
-    (seed, epoch, sequence); neither depends on workers, processes, or where training was resumed.
-    With several devices, give the trainer `use_distributed_sampler=False`, because this module
-    divides the batches itself.
+    A batch has input_ids (B, S), positions (M,) and labels (M,), all int64, and no padding; with
+    `unmasked` it also has texts (B, S), the same sequences without masks. The sequences of a step
+    depend only on (seed, epoch, step), and the masks of a sequence only on (seed, epoch, sequence);
+    neither depends on workers, processes, or where training was resumed. With several devices, give
+    the trainer `use_distributed_sampler=False`, because this module divides the batches itself.
 
     data: the text, the length of a sequence, and the number of sequences in a batch. tokenizer: a
     fast transformers tokenizer (such as a teacher's), its folder, or its hub name; None uses the
@@ -149,9 +187,9 @@ class PackedDataModule(pl.LightningDataModule):
     and the masks. cache: the folder for tokenized text; None uses bort's own. corpus: text that has
     already been tokenized. states: a teacher's kept states for the batches, which are added to
     them. look_every: a validation within a training reads every so many of the validation batches,
-    spread over the text; one outside of a training reads them all. After `setup` (which a trainer
-    calls), `corpus`, `tokenizer` and `vocab_size` describe the batches, and `train` and `val` hold
-    them.
+    spread over the text; one outside of a training reads them all. unmasked: given for losses on
+    unmasked text. After `setup` (which a trainer calls), `corpus`, `tokenizer` and `vocab_size`
+    describe the batches, and `train` and `val` hold them.
     """
 
     def __init__(
@@ -164,6 +202,7 @@ class PackedDataModule(pl.LightningDataModule):
         corpus: Corpus | None = None,
         states: KeptStates | None = None,
         look_every: int = 1,
+        unmasked: UnmaskedText | None = None,
     ):
         super().__init__()
         if tokenizer is None and data.tokenizer not in ("auto", "bpe"):
@@ -173,7 +212,7 @@ class PackedDataModule(pl.LightningDataModule):
         self.data, self.tokenizer, self.seed, self.states = data, tokenizer, seed, states
         self.look_every = look_every
         self.cache = None if cache is None else Path(cache)
-        self.corpus = corpus
+        self.corpus, self.unmasked = corpus, unmasked
         self.train: TrainBatches | WithTeacher | None = None
         self.val: ValBatches | WithTeacher | None = None
 
@@ -200,8 +239,8 @@ class PackedDataModule(pl.LightningDataModule):
             if self.corpus is None:
                 self.corpus = build_corpus(self.data, folder, self.tokenizer)
         self.tokenizer = self.corpus.tokenizer
-        self.train = TrainBatches(self.corpus, self.data, self.seed)
-        self.val = ValBatches(self.corpus, self.data)
+        self.train = TrainBatches(self.corpus, self.data, self.seed, self.unmasked)
+        self.val = ValBatches(self.corpus, self.data, self.unmasked)
         if self.states is not None:
             self.train = WithTeacher(self.train, self.states.train)
             self.val = WithTeacher(self.val, self.states.val, self.states.look_every)

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,15 +20,22 @@ from bort.objectives.parameters import count_parameters
 from bort.pretraining.comparison import ARMS
 from bort.pretraining.corpus import Corpus, find_corpus
 from bort.pretraining.flops import (
+    Amount,
     count_looks,
     count_optimizer_share,
     count_student_flops,
+    count_student_readings,
     count_teacher_flops,
+    count_teacher_readings,
+    estimate_states_bytes,
+    expect_text,
     measure_amount,
+    repeat_amount,
 )
 from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
 from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
+from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.text.tokenizer import mark_special_ids
 from bort.training.precision import (
@@ -57,14 +64,15 @@ class Outlook:
     """What is known about the inputs of a pre-training before any work is done.
 
     teacher: its architecture; None if no teacher is needed or it is not known. vocab: the size of
-    the student's vocabulary. corpus: the one in the cache; None if it is not built yet. missing:
-    the inputs that are not there yet.
+    the student's vocabulary. has_head: whether the teacher has a masked-LM head. corpus: the one in
+    the cache; None if it is not built yet. missing: the inputs that are not there yet.
     """
 
     teacher: Arch | None
     vocab: int
     corpus: Corpus | None
     missing: list[str]
+    has_head: bool = True
 
 
 def look_ahead(run: TrainConfig) -> Outlook:
@@ -74,6 +82,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
     to be fetched, or text that has yet to be named, is not an error.
     """
     missing: list[str] = []
+    has_head = True
     if away := run.teacher.name and not _is_here(run.teacher.name):
         missing.append(f"teacher.name={run.teacher.name}, which is fetched from the hub")
         sizes = HUB_TEACHERS.get(run.teacher.name.split("/")[-1], (None, None))
@@ -81,6 +90,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
         tokenizer = None
     else:
         opened, tokenizer = open_sources(run)
+        has_head = opened is None or "logits" in opened.gives
         teacher = opened.arch if opened else run.teacher.arch if run.needs_teacher else None
         vocab = opened.vocab_size if opened else tokenizer and len(mark_special_ids(tokenizer))
     corpus = None
@@ -92,7 +102,7 @@ def look_ahead(run: TrainConfig) -> Outlook:
         vocab = corpus.info.vocab_size if corpus else run.data.bpe_size
     if run.data.vocab_size is not None:  # which takes some of an existing tokenizer's words
         vocab = min(vocab, run.data.vocab_size)
-    return Outlook(teacher, vocab, corpus, missing)
+    return Outlook(teacher, vocab, corpus, missing, has_head)
 
 
 def _is_here(name: str) -> bool:
@@ -107,7 +117,7 @@ def _is_here(name: str) -> bool:
 
 def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
     """List the name and the FLOPs of each part of a pre-training or a comparison."""
-    vocab, teacher = outlook.vocab, outlook.teacher
+    vocab, teacher, run = outlook.vocab, outlook.teacher, run.settle(outlook.has_head)
     amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
         amount = count_looks(amount)
@@ -120,9 +130,21 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
             yield f"{ARMS[arm]}, lr {rate:.3g}", work + passes
     else:
         yield "student", count_student_flops(run, vocab, amount)
-        if run.distill.w_kd and teacher is not None:
-            yield "teacher's passes", count_teacher_flops(teacher, vocab, amount)
+        if run.distill.asks_teacher and teacher is not None:
+            yield "teacher's passes", count_run_passes(run, outlook, amount)
     yield from list_teacher_parts(run, outlook)
+
+
+def count_run_passes(run: TrainConfig, outlook: Outlook, amount: Amount) -> float:
+    """Count the FLOPs of the teacher's passes in a run; states that are kept are computed once."""
+    count = count_sequences(outlook.corpus.train, run.data.length) if outlook.corpus else 0
+    kept = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
+    if "train" in kept:
+        amount = replace(amount, train=expect_text(count, run.data.length, run.data.mask_rate))
+    if "val" in kept:
+        amount = replace(amount, validations=1)
+    read = repeat_amount(amount, *count_teacher_readings(run.distill))
+    return count_teacher_flops(outlook.teacher, outlook.vocab, read)
 
 
 def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str, float]]:
@@ -178,6 +200,21 @@ def show_optimizer_share(share: float) -> None:
         logger.info(f"  Muon        {share:.0%} of the FLOPs of a step{hint}")
 
 
+def show_readings(run: TrainConfig, outlook: Outlook, amount: Amount) -> None:
+    """Print what losses on unmasked text cost: a second reading, and the teacher's states."""
+    distill = run.distill
+    if distill.reads_masked and distill.reads_unmasked:
+        logger.info("  text        is read twice, with and without masks: a step takes about twice")
+    if outlook.teacher is None or not distill.w_hidden:
+        return
+    count = count_sequences(outlook.corpus.train, run.data.length) if outlook.corpus else 0
+    sizes = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
+    logger.info(
+        f"              {sum(sizes.values()) / 1e9:.2f} GB there for states of the teacher that "
+        f"are read again, at most distill.states_gb={distill.states_gb:g}"
+    )
+
+
 def show(run: TrainConfig, folder: Path) -> None:
     """Print the plan of a run: parameters, tokens, FLOPs, memory, disk, hours.
 
@@ -188,16 +225,20 @@ def show(run: TrainConfig, folder: Path) -> None:
     run = foresee_precision(run, RunFolder(folder).precision)
     if run.job == "compare":
         check_arms(run)
-    else:
-        check_monitors(run, list_scores(run.distill.w_kd > 0))
     outlook, data = look_ahead(run), run.data
+    run = run.settle(outlook.has_head)
+    if run.job == "pretrain":
+        check_monitors(run, list_scores(run.distill))
     V = outlook.vocab
     amount = measure_amount(run, outlook.corpus)
     parts = list(list_pretraining_parts(run, outlook))
     size = count_parameters(run.arch, V, max(data.length, 512))
+    if not run.distill.reads_masked:  # the head is neither trained nor saved
+        size -= run.arch.hidden**2 + 3 * run.arch.hidden + V
     activations = data.batch_size * data.length * run.arch.depth * 4
     activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
-    logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V
+    activations *= sum(count_student_readings(run.distill))
+    logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V * run.distill.reads_masked
     logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
     logger.info(f"  precision   {describe_precision(run)}")
     rates = ", ".join(map("{:.3g}".format, run.rates))
@@ -212,6 +253,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     corpus = "built" if outlook.corpus else "to be built"
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     logger.info(f"              corpus ({corpus}) in {locate_cache()}")
+    show_readings(run, outlook, amount)
     free = shutil.disk_usage(Path.cwd()).free
     logger.info(f"              {free / 1e9:.0f} GB are free here")
     duration = describe_hours(sum(work for _, work in parts), run)

@@ -7,6 +7,7 @@ products.
 
 from dataclasses import dataclass, replace
 
+from bort.config.distill import DistillConfig
 from bort.config.train import TrainConfig
 from bort.models.arch import Arch
 from bort.objectives.parameters import count_forward_flops
@@ -82,6 +83,7 @@ def count_training_flops(
 def count_optimizer_share(run: TrainConfig, vocab_size: int, amount: "Amount") -> float:
     """Return the share of the optimizer in the FLOPs of the student's steps; 0 without steps."""
     work = amount.steps * count_optimizer_flops(run.arch, run.optim.name)
+    amount = repeat_amount(amount, *count_student_readings(run.distill))
     passes = 3 * count_logits_flops(run.arch, vocab_size, amount.train)
     return work / (work + passes) if work else 0.0
 
@@ -100,8 +102,51 @@ class Amount:
     val: Text
 
 
+def repeat_readings(text: Text, masked: int, unmasked: int) -> Text:
+    """Return the text of passes that read it so many times with and without masks."""
+    tokens = text.tokens * (masked + unmasked)
+    return Text(tokens, text.length, text.positions * masked)
+
+
+def repeat_amount(amount: Amount, masked: int, unmasked: int) -> Amount:
+    """Return the amount of passes that read the text so many times with and without masks."""
+    train, val = (repeat_readings(text, masked, unmasked) for text in (amount.train, amount.val))
+    return replace(amount, train=train, val=val)
+
+
+def count_student_readings(distill: DistillConfig) -> tuple[int, int]:
+    """Count how many times a student reads a text with masks, and how many times without."""
+    return int(distill.reads_masked), int(distill.reads_unmasked)
+
+
+def count_teacher_readings(distill: DistillConfig) -> tuple[int, int]:
+    """Count how many times its teacher reads a text with masks, and how many times without."""
+    return int(bool(distill.w_kd)), int(bool(distill.w_hidden)) + int(bool(distill.w_relation))
+
+
+def estimate_states_bytes(run: TrainConfig, hidden: int, amount: Amount, held: int) -> dict:
+    """Estimate the disk that a teacher's final states would take, of the splits worth keeping.
+
+    They are worth it where a text is read more often than its sequences are many: over two epochs,
+    or in two validations. hidden: the teacher's width. held: the number of training sequences.
+    Returns bytes by split.
+    """
+    if not run.distill.w_hidden or run.distill.w_relation:  # relations need the pass in any case
+        return {}
+    row, counts = 2 * hidden * run.data.length, {}
+    if amount.train.tokens >= 2 * held * run.data.length > 0:
+        counts["train"] = held * row
+    if amount.validations >= 2:
+        counts["val"] = round(amount.val.tokens / run.data.length) * row
+    budget = run.distill.states_gb * 1e9
+    while counts and sum(counts.values()) > budget:
+        counts.pop(next(iter(counts)))
+    return counts
+
+
 def count_student_flops(run: TrainConfig, vocab_size: int, amount: Amount) -> float:
     """Count the work of the trained model in a run: its steps and validations."""
+    amount = repeat_amount(amount, *count_student_readings(run.distill))
     training = count_training_flops(
         run.arch, vocab_size, amount.train, amount.steps, run.optim.name
     )

@@ -45,6 +45,7 @@ from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
 
+MLM = DistillConfig(w_kd=0.0, w_mlm=1.0).settle()  # the losses of the arms without a teacher
 TIMED_STEPS = 30  # of each arm at most; the median of so many varies by a few percent
 
 
@@ -57,6 +58,8 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
     check_arms(run)
+    if run.resume and (earlier := run_folder.read_settings()) is not None:
+        run = run.settle_as(earlier)
     run = settle_precision(run, run_folder.precision)
     corpus, teacher = prepare(run, folder)
     if (
@@ -139,7 +142,12 @@ def check_arms(run: TrainConfig) -> None:
         raise BortError(
             "experiment=kd_vs_mlm needs distill.w_kd above 0: it is the arm with a teacher"
         )
-    check_monitors(run, list_scores(taught=False))  # the scores that all arms have
+    if run.distill.reads_unmasked:
+        raise BortError(
+            "experiment=kd_vs_mlm compares losses on masked words; distill.w_hidden and w_relation "
+            "are for experiment=kd_pretrain"
+        )
+    check_monitors(run, list_scores(MLM))  # the scores that all arms have
     trainer = run.trainer_config
     if trainer.max_steps < 1 or trainer.limit_train_batches == 0:
         raise BortError(
@@ -152,20 +160,27 @@ def build_arm_run(
 ) -> TrainConfig:
     """Build the settings of one arm; arms differ only in loss weights, learning rate and budget.
 
-    results: those of the earlier arms; `mlm_equal_time` needs those of both others.
+    Where `init` is left open, they start from their teacher if it has a name, and `mlm_equal_time`
+    starts afresh: who has no teacher has none to start from. results: those of the earlier arms;
+    `mlm_equal_time` needs those of both others.
     """
     trainer = dict(run.trainer)
-    distill = run.distill
+    distill, init, layers = run.distill, run.settle().init, run.init_layers
     if arm != "kd":
-        distill = DistillConfig(w_kd=0.0, w_mlm=1.0)
+        distill = MLM
     if arm == "mlm_equal_time":
+        if run.init is None:
+            init, layers = "default", None
         kd, mlm = results["kd"], results["mlm"]
         # This, too, is a budget of steps, so that the schedule ends with the training.
         ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
         trainer["max_steps"] = max(1, round(kd.steps * ratio))
         if isinstance(interval := trainer["val_check_interval"], int):  # else a share of an epoch
             trainer["val_check_interval"] = max(1, round(interval * ratio))
-    return run.to_pretraining(distill=distill, trainer=trainer, optim=replace(run.optim, lr=lr))
+    optim = replace(run.optim, lr=lr)
+    return run.to_pretraining(
+        distill=distill, trainer=trainer, optim=optim, init=init, init_layers=layers
+    )
 
 
 # ---------------------------------------------------------------------------------- time of a step
@@ -217,7 +232,7 @@ def measure_step_seconds(
         seconds = read_json(path, "remove it, and the steps are timed again")
         if all(isinstance(seconds.get(arm), float) and seconds[arm] > 0 for arm in ("kd", "mlm")):
             return seconds
-    turns = Turns({"kd": run.distill, "mlm": DistillConfig(w_kd=0.0, w_mlm=1.0)})
+    turns = Turns({"kd": run.distill, "mlm": MLM})
     count = min(TIMED_STEPS, max(3, run.trainer["max_steps"] // 10)) + 1  # of each arm
     budget = {"max_steps": count * len(turns.losses), "max_epochs": -1, "max_time": None}
     pl.seed_everything(run.seed, verbose=False)

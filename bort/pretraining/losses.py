@@ -22,7 +22,7 @@ def distillation_loss(
     weights: DistillConfig,
     reduction: str = "mean",
 ) -> dict[str, Tensor]:
-    """Weigh the two losses of a distillation: `loss` = w_kd · `kd_loss` + w_mlm · `mlm_loss`.
+    """Weigh the two losses at masked positions: `loss` = w_kd · `kd_loss` + w_mlm · `mlm_loss`.
 
     student, teacher: logits (M, V); labels: the true words (M,). Losses are in nats per token, as
     the mean (or sum) over M. A loss of weight 0 is neither computed nor returned; with w_kd = 0 no
@@ -33,9 +33,18 @@ def distillation_loss(
         losses["kd_loss"] = kd_loss(student, teacher, weights.temperature, reduction)
     if weights.w_mlm:
         losses["mlm_loss"] = mlm_loss(student, labels, reduction)
-    shares = {"kd_loss": weights.w_kd, "mlm_loss": weights.w_mlm}
-    total = sum(shares[name] * loss for name, loss in losses.items())
-    return {"loss": total, **losses}
+    return weigh_losses(losses, weights)
+
+
+def weigh_losses(losses: dict[str, Tensor], weights: DistillConfig) -> dict[str, Tensor]:
+    """Put the weighted sum of some losses, called `loss`, before them."""
+    shares = {
+        "kd_loss": weights.w_kd,
+        "mlm_loss": weights.w_mlm,
+        "hidden_loss": weights.w_hidden,
+        "relation_loss": weights.w_relation,
+    }
+    return {"loss": sum(shares[name] * loss for name, loss in losses.items()), **losses}
 
 
 def kd_loss(

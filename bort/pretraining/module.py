@@ -1,6 +1,7 @@
 """The LightningModule of pre-training: distillation (arXiv 2010.10499, §4.2), or MLM if w_kd = 0.
 
-Letters: B sequences of a batch, S tokens of a sequence, M masked positions, V vocabulary.
+Letters: B sequences of a batch, S tokens of a sequence, M masked positions, V vocabulary, H hidden
+size.
 """
 
 import math
@@ -8,37 +9,64 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig, width_lr
-from bort.errors import BortError
-from bort.models.bert import MaskedLM
+from bort.models.bert import MaskedLM, make_attention_mask
 from bort.models.in_bf16 import is_bf16_autocast
-from bort.pretraining.losses import compute_entropy, distillation_loss, kd_loss, mlm_loss
+from bort.models.initialization import draw_weights
+from bort.pretraining.losses import (
+    compute_entropy,
+    distillation_loss,
+    kd_loss,
+    mlm_loss,
+    weigh_losses,
+)
+from bort.pretraining.state_losses import (
+    choose_relation_heads,
+    count_texts,
+    hidden_loss,
+    relation_loss,
+)
+from bort.pretraining.teacher import check_gifts
 from bort.teachers.opening import as_teacher
 from bort.teachers.teacher import Teacher
 from bort.training.module import StepModule
 
 
-def list_scores(taught: bool) -> list[str]:
-    """List the scores that a validation logs; taught: whether the run has a teacher."""
-    names = ["val/loss", "val/mlm_accuracy"]
-    return [*names, "val/kd_loss", "val/teacher_entropy"] if taught else names
+def list_scores(distill: DistillConfig) -> list[str]:
+    """List the scores that a validation logs, the one that it is judged by first."""
+    names = []
+    if distill.reads_masked:
+        names += ["val/loss", "val/mlm_accuracy"]
+    if distill.w_kd or distill.is_open:
+        names += ["val/kd_loss", "val/teacher_entropy"]
+    if distill.w_hidden:
+        names.append("val/hidden_loss")
+    if distill.w_relation:
+        names.append("val/relation_loss")
+    return names
 
 
 class DistillationModule(StepModule):
-    """A student that learns masked words from a teacher, from the text, or from both.
+    """A student that learns from a teacher, from the text, or from both.
 
-    Train it by any `lightning.Trainer` on a `PackedDataModule`, or on batches of your own with
-    input_ids (B, S), flat positions (M,) and labels (M,).
+    It learns to predict masked words, or to understand unmasked text as its teacher does, or both.
+    Train it by any `lightning.Trainer` on a `PackedDataModule`, or on batches of your own. For
+    masked words these have input_ids (B, S), flat positions (M,) and labels (M,); for unmasked text
+    they have texts (B, S), and text_mask (B, S) where some of it is padding.
 
     model: the student. teacher: a `MaskedLM` or another `Teacher` with the same vocabulary, which
     is frozen and is never part of `state_dict`; None for plain MLM. optim: if it has no rate, one
-    that suits the student's width is used. distill: the weights of the two losses, and the
-    temperature. compile: whether to use torch.compile. Raises BortError if the losses need a
-    teacher and there is none.
+    that suits the student's width is used. distill: the weights of the losses. compile: whether to
+    use torch.compile. Raises BortError if there is no teacher for a loss, or one that cannot give
+    what the loss needs.
+
+    projection: brings the student's states to the width of the teacher's; it is trained with the
+    student and is no part of it. There is none where the widths are equal: then the student's own
+    states become the teacher's.
     """
 
     def __init__(
@@ -49,23 +77,39 @@ class DistillationModule(StepModule):
         distill: DistillConfig,
         compile: bool = False,
     ):
-        if distill.w_kd > 0 and teacher is None:
-            raise BortError("distill.w_kd is above 0 but there is no teacher; set teacher.name")
+        teacher = None if teacher is None else as_teacher(teacher)
+        distill = distill.settle(teacher is None or "logits" in teacher.gives)
+        check_gifts(distill, teacher)
         if optim.lr is None:
             optim = replace(optim, lr=width_lr(model.config.hidden))
         super().__init__(model, optim)
         self.distill = distill
-        self.scores = list_scores(taught=teacher is not None)
         # What computes the means of a validation batch; None: `compare_with_teacher`.
         self.judge: Callable[[Tensor, dict], tuple[Tensor, ...]] | None = None
-        self.keep_outside("teacher", None if teacher is None else as_teacher(teacher))
+        self.keep_outside("teacher", teacher)
         self.keep_outside("_teacher_in_bf16", None)  # made when a step in bf16 asks it
         # The inner module is compiled: a compiled LightningModule that logs crashes.
         self.keep_outside("student", torch.compile(model) if compile else model)
+        encoder = model.encoder if distill.reads_unmasked else None
+        self.keep_outside("encoder", torch.compile(encoder) if compile and encoder else encoder)
+        self.projection: nn.Linear | None = None
+        if distill.w_hidden and teacher.arch.hidden != model.config.hidden:
+            self.projection = build_projection(model, teacher)
+        self.relation_heads = None
+        if distill.w_relation:
+            sizes = (model.config.hidden, teacher.arch.hidden)
+            self.relation_heads = choose_relation_heads(*sizes, distill.relation_heads)
+        if not distill.reads_masked:  # a process of DDP would wait for its gradients
+            model.head.requires_grad_(False)
+        is_compared = teacher is not None and "logits" in teacher.gives
+        if is_compared and not distill.reads_unmasked:  # with a teacher it need not learn from
+            distill = replace(distill, w_kd=1.0)
+        self.scores = list_scores(distill)
+        self.metric = "val/mlm_accuracy" if distill.reads_masked else self.scores[0]
         # By default, a NaN would be left out, and the mean of the other losses would be reported as
         # the mean of all; with "disable", its weight would be left out as well.
-        self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy = (
-            MeanMetric(nan_strategy=math.nan) for _ in range(4)
+        self.metrics = nn.ModuleDict(
+            {name.removeprefix("val/"): MeanMetric(nan_strategy=math.nan) for name in self.scores}
         )
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -78,15 +122,78 @@ class DistillationModule(StepModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch and add it to its optimizer step."""
-        logits = self(batch["input_ids"], batch["positions"])  # (M, V)
-        teacher = self.ask_teacher(batch) if self.distill.w_kd else None
-        losses = distillation_loss(logits, teacher, batch["labels"], self.distill, self.reduction)
+        losses: dict[str, Tensor] = {}
+        if self.distill.reads_masked:
+            logits = self(batch["input_ids"], batch["positions"])  # (M, V)
+            teacher = self.ask_teacher(batch) if self.distill.w_kd else None
+            labels = batch["labels"]
+            losses = distillation_loss(logits, teacher, labels, self.distill, self.reduction)
+        if self.distill.reads_unmasked:
+            losses |= self._compare_texts(batch, self.reduction)
+            losses.pop("loss", None)
+            losses = weigh_losses(losses, self.distill)
         self.count(batch, losses)
         return losses["loss"]
+
+    def _compare_texts(self, batch: dict[str, Tensor], reduction: str) -> dict[str, Tensor]:
+        """Compute the losses on the unmasked text of a batch.
+
+        Beside losses on masked words, those are weighed as one loss: the mean of the batch, times
+        its masked words where these are summed.
+        """
+        mean = reduction if not self.distill.reads_masked else "mean"
+        losses = self.compare_texts(batch, mean)
+        if reduction == "sum" and self.distill.reads_masked:
+            losses = {name: loss * len(batch["labels"]) for name, loss in losses.items()}
+        return losses
+
+    def compare_texts(self, batch: dict[str, Tensor], reduction: str = "mean") -> dict[str, Tensor]:
+        """Compare the student's states and relations of unmasked text with the teacher's."""
+        texts, mask = batch["texts"], batch.get("text_mask")
+        teacher, losses = self.choose_teacher(), {}
+        encoder = self.encoder if self.training else self.model.encoder
+        if self.distill.w_relation:
+            encoder = self.model.encoder  # which is not compiled in parts
+            last = len(encoder.layers) - 1
+            x = encoder(texts, mask, depth=last)  # (B, S, H)
+            ours = encoder.layers[last].attention.project(x)
+            theirs = teacher.compute_relations(texts, mask, self.distill.relation_layer)
+            losses["relation_loss"] = relation_loss(
+                ours, theirs, self.relation_heads, mask, reduction
+            )
+            states = encoder.layers[last](x, make_attention_mask(mask))
+        else:
+            states = encoder(texts, mask)
+        if self.distill.w_hidden:
+            target = batch.get("text_states")
+            if target is None:
+                target = teacher.compute_states(texts, mask)
+            projected = states if self.projection is None else self.projection(states)
+            losses["hidden_loss"] = hidden_loss(projected, target, mask, reduction)
+        return losses
+
+    def count_targets(self, batch: dict[str, Tensor]) -> int:
+        """Count the masked words of a batch, or its texts where no word is masked."""
+        if self.distill.reads_masked:
+            return len(batch["labels"])
+        return count_texts(batch["texts"], batch.get("text_mask"))
+
+    def count_tokens(self, batch: dict[str, Tensor]) -> int:
+        """Count the tokens of a batch; a text that is read masked and unmasked counts once."""
+        if self.distill.reads_masked:
+            return batch["input_ids"].numel()
+        mask = batch.get("text_mask")
+        return batch["texts"].numel() if mask is None else int(mask.sum())
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Add a batch to the mean scores over all masked tokens; return predicted words (M,)."""
         with self.in_float32():
+            if self.distill.reads_unmasked:
+                count = count_texts(batch["texts"], batch.get("text_mask"))
+                for name, loss in self.compare_texts(batch).items():
+                    self.metrics[name].update(loss, count)
+            if not self.distill.reads_masked:
+                return torch.empty(0, dtype=torch.int64)
             return self._validate(batch)
 
     def _validate(self, batch: dict[str, Tensor]) -> Tensor:
@@ -97,11 +204,11 @@ class DistillationModule(StepModule):
         predictions, count = logits.max(-1).indices, len(labels)
         if count == 0:
             return predictions
-        self.val_accuracy.update((predictions == labels).float().mean(), count)
-        metrics = (self.val_loss, self.val_kd, self.val_entropy)
+        self.metrics["mlm_accuracy"].update((predictions == labels).float().mean(), count)
         judge = self.judge or self.compare_with_teacher
-        for metric, loss in zip(metrics, judge(logits, batch), strict=False):
-            metric.update(loss, count)
+        names = ("loss", "kd_loss", "teacher_entropy")
+        for name, loss in zip(names, judge(logits, batch), strict=False):
+            self.metrics[name].update(loss, count)
         return predictions
 
     def compare_with_teacher(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -111,19 +218,23 @@ class DistillationModule(StepModule):
         and the teacher's entropy.
         """
         mlm = mlm_loss(logits, batch["labels"])
-        if self.teacher is None:
+        if "kd_loss" not in self.metrics:
             return (mlm,)
         teacher = self.ask_teacher(batch)
         return mlm, kd_loss(logits, teacher, 1.0), compute_entropy(teacher)
 
+    def choose_teacher(self) -> Teacher:
+        """Return the teacher, or within a step in bf16 its copy for that."""
+        if not is_bf16_autocast(self.device):
+            return self.teacher
+        if self._teacher_in_bf16 is None:
+            self.keep_outside("_teacher_in_bf16", self.teacher.copy_in_bf16())
+        return self._teacher_in_bf16
+
     @torch.no_grad()
     def ask_teacher(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the teacher's logits (M, V), from its cached states if the batch has them."""
-        teacher = self.teacher
-        if is_bf16_autocast(self.device):
-            if self._teacher_in_bf16 is None:
-                self.keep_outside("_teacher_in_bf16", teacher.copy_in_bf16())
-            teacher = self._teacher_in_bf16
+        teacher = self.choose_teacher()
         if (states := batch.get("teacher_states")) is not None:
             return teacher.decode(states.float())
         return teacher.compute_logits(batch["input_ids"], batch["positions"])
@@ -139,12 +250,18 @@ class DistillationModule(StepModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of a validation; raise Diverged if its loss is not a finite number."""
-        metrics = (self.val_loss, self.val_accuracy, self.val_kd, self.val_entropy)
-        by_name = dict(zip(self.scores, metrics, strict=False))
+        by_name = {name: self.metrics[name.removeprefix("val/")] for name in self.scores}
         # In training this is the row of step k; a later `trainer.validate` leaves the same row.
         self.log_dict({name: metric.compute() for name, metric in by_name.items()}, logger=False)
         values = {name: self.trainer.callback_metrics[name].item() for name in by_name}
-        self.check_finite(values["val/loss"], self.trainer.global_step)
+        self.check_finite(values[self.scores[0]], self.trainer.global_step)
         for metric in by_name.values():
             metric.reset()
         self.log_validation(values)
+
+
+def build_projection(model: MaskedLM, teacher: Teacher) -> nn.Linear:
+    """Build the matrix that brings the student's states to the teacher's width."""
+    layer = nn.utils.skip_init(nn.Linear, model.config.hidden, teacher.arch.hidden, bias=False)
+    draw_weights(layer, model.config.hidden**-0.5, torch.Generator().manual_seed(0))
+    return layer

@@ -10,7 +10,6 @@ import torch
 
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
-from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.models.bert import MaskedLM, ModelConfig
 from bort.models.huggingface import save_model
@@ -26,6 +25,7 @@ from bort.pretraining.teacher import (
     describe_trimming,
     hash_teacher,
     is_teacher_cached,
+    keep_text_states,
     locate_encoder,
     locate_teacher,
     match_vocabulary,
@@ -54,12 +54,24 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     if the run has finished. record: file name → text for the folder's `.hydra`.
     """
     check_trainer(run)
-    check_monitors(run, list_scores(run.distill.w_kd > 0))
+    if not run.distill.is_open:
+        check_monitors(run, list_scores(run.distill))
     if (summary := RunFolder(folder).find_result(run)) is not None:
         return summary
     run = settle_precision(run, RunFolder(folder).precision)
     corpus, teacher = prepare(run, folder)
     return train(run, folder, corpus, teacher, record=record)
+
+
+def settle_by_teacher(run: TrainConfig, folder: Path, teacher: Teacher | None) -> TrainConfig:
+    """Return the settings with the weights and the start that were left open.
+
+    They depend on what the teacher gives; a run that is resumed keeps those it was started with.
+    """
+    record = RunFolder(folder).read_settings() if run.resume else None
+    if record is not None:
+        return run.settle_as(record)
+    return run.settle(has_head=teacher is None or "logits" in teacher.gives)
 
 
 def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Teacher | None]:
@@ -153,7 +165,7 @@ def train(
     where they are not only those of the settings.
     """
     hide_lightning_notes()
-    run_folder = RunFolder(folder)
+    run_folder, run = RunFolder(folder), settle_by_teacher(run, folder, teacher)
     with run_folder.lock(wait):
         if run.resume and (summary := run_folder.find_summary()) is not None:
             run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
@@ -163,27 +175,26 @@ def train(
         # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
+        distill = run.distill
         if data is None:
-            data = PackedDataModule(run.data, seed=run.seed, corpus=corpus)
+            texts = keep_text_states(run, corpus, teacher) if distill.reads_unmasked else None
+            data = PackedDataModule(run.data, seed=run.seed, corpus=corpus, unmasked=texts)
         module = DistillationModule(
-            model,
-            teacher if run.distill.w_kd else None,
-            run.optim,
-            run.distill,
-            compile=run.compile,
+            model, teacher if distill.asks_teacher else None, run.optim, distill, run.compile
         )
         module.judge = None if data.states is None else data.states.judge
-        samples = SamplePredictions(corpus.tokenizer, folder)
-        parameters = sum(p.numel() for p in model.parameters())  # counted before FSDP shards them
+        samples = [SamplePredictions(corpus.tokenizer, folder)] if distill.reads_masked else []
+        kept = model if distill.reads_masked else model.encoder  # a head is kept if it was trained
+        parameters = sum(p.numel() for p in kept.parameters())  # counted before FSDP shards them
         looks = data.look_every > 1
-        trainer, throughput = fit(run, folder, module, data, label, [samples], looks)
+        trainer, throughput = fit(run, folder, module, data, label, samples, looks)
         values = _summarize(run, trainer, module, throughput, corpus, teacher)
         values["parameters"] = parameters
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             values["no_validation"] = reason
         summary = RunSummary(values)
         if trainer.is_global_zero:
-            save_model(model, corpus.tokenizer, run_folder.model, state=module.full_weights)
+            save_model(kept, corpus.tokenizer, run_folder.model, state=module.full_weights)
             run_folder.write_summary(summary)
         return summary
 
@@ -192,29 +203,31 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
     """Build the student of a run, with its initial weights.
 
     It has at least 512 position rows, so that fine-tuning may use longer sequences, but it states
-    that it was trained at data.length: the rows beyond that are not trained yet.
+    how many of them are trained: data.length, or the rows that a teacher has trained before.
     """
+    run = run.settle()
     # A teacher may have more rows than its tokenizer has words; the logits of both must match.
     V = teacher.vocab_size if teacher is not None else corpus.info.vocab_size
+    positions = max(run.data.length, 512)
     config = ModelConfig(
         **run.arch.to_table(),
         vocab_size=V,
-        positions=max(run.data.length, 512),
+        positions=positions,
         pad_id=corpus.tokenizer.pad_token_id,
         dropout=run.dropout,
         attention_dropout=run.dropout,
         length=run.data.length,
     )
-    source = teacher.masked_lm if teacher else None
-    if run.init == "teacher" and teacher is not None:
-        if source is None:
-            raise BortError(
-                f"init=teacher cannot copy the layers of {teacher.name}; use init=default"
-            )
-        # Its layers are copied, so they must compute the same.
+    if run.init != "teacher" or teacher is None:
+        return build_model(config, run.init, run.seed)
+    tables, source = teacher.embeddings, teacher.masked_lm
+    if tables.positions is not None:
+        trained = min(teacher.limit, len(tables.positions), positions)
+        config = replace(config, length=max(run.data.length, trained))
+    if source is not None:  # its layers are copied, so they must compute the same
         same = {key: getattr(source.config, key) for key in ("layer_norm_eps", "activation")}
         config = replace(config, **same)
-    return build_model(config, run.init, run.seed, source)
+    return build_model(config, "teacher", run.seed, source, tables, run.init_layers)
 
 
 def _summarize(

@@ -6,10 +6,12 @@ The encoder that a fine-tuning without `model=` starts from is named here too. B
 
 import logging
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -18,18 +20,24 @@ from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.fingerprint import FREE_TRAINER_KEYS, fingerprint, flatten_settings
 from bort.config.optim import OptimConfig
 from bort.config.train import TrainConfig
+from bort.console import Progress
 from bort.errors import BortError
 from bort.files.cache import locate_cache
+from bort.files.locks import lock
 from bort.models import hub
 from bort.models.huggingface import load_tokenizer
 from bort.models.identity import find_local_model
 from bort.pretraining.corpus import Corpus, is_trimmed, open_full_validation
-from bort.pretraining.datamodule import ValBatches
+from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
+from bort.pretraining.flops import estimate_states_bytes, measure_amount
+from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import open_teacher, read_shape
+from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
 from bort.teachers.teacher import Teacher, require
 from bort.text.trimming import check_trimmed_size, map_tokens
 from bort.training.module import VERSION
+from bort.training.precision import BF16_NAMES, autocast_training
 from bort.training.trainer import choose_device
 
 logger = logging.getLogger(__name__)
@@ -50,8 +58,7 @@ def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
         tokenizer = _load_teacher_tokenizer(run)
         if run.needs_teacher:
             teacher = open_teacher(run.teacher.name)
-            if run.distill.w_kd or run.job == "compare":
-                require(teacher, "logits")
+            check_gifts(run.distill, teacher)
             _check_length(run, teacher.limit)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = load_tokenizer(run.data.tokenizer)
@@ -78,10 +85,27 @@ def _load_teacher_tokenizer(run: TrainConfig):
 
 def _check_length(run: TrainConfig, limit: int) -> None:
     """Raise BortError if the sequences are longer than those the teacher was trained on."""
-    if run.data.length > limit and (run.distill.w_kd or run.job == "compare"):
+    if run.data.length > limit and (run.distill.asks_teacher or run.job == "compare"):
         raise BortError(
             f"data.length={run.data.length} is longer than the {limit} tokens of the teacher "
             f"{run.teacher.name}; use data.length={limit} or less"
+        )
+
+
+def check_gifts(distill: DistillConfig, teacher: Teacher | None) -> None:
+    """Raise BortError for a loss without a teacher, or with one that cannot give what it needs."""
+    gifts = {"logits": "w_kd", "hidden": "w_hidden", "relations": "w_relation"}
+    for gift, key in gifts.items():
+        if not getattr(distill, key):
+            continue
+        if teacher is None:
+            raise BortError(f"distill.{key} is above 0 but there is no teacher; set teacher.name")
+        require(teacher, gift)
+    depth = teacher.arch.depth if distill.w_relation else 0
+    if distill.w_relation and not -depth <= distill.relation_layer < depth:
+        raise BortError(
+            f"distill.relation_layer={distill.relation_layer}: the teacher's layers are 0 to "
+            f"{depth - 1}, or -{depth} to -1 from its end"
         )
 
 
@@ -168,7 +192,8 @@ IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
     "detect_anomaly",
 }
 WEIGHT_KEYS = re.compile(
-    r"(arch|optim|distill|trainer|callbacks)\.|data\.(length|batch_size|mask_rate)$"
+    r"(arch|optim|trainer|callbacks)\.|distill\.(w_kd|w_mlm|temperature)$"
+    r"|data\.(length|batch_size|mask_rate)$"
     r"|(init|dropout|compile|seed)$"
 )
 
@@ -209,6 +234,51 @@ def build_encoder_run(run: TrainConfig) -> TrainConfig:
         trainer={**run.trainer, **steps, **validation, "accumulate_grad_batches": 1},
         resume=True,
     )
+
+
+def keep_text_states(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> UnmaskedText:
+    """Keep the teacher's final states of the unmasked text in the cache, where that saves passes.
+
+    Those of training text are computed in the precision of the training, those of validation text
+    in float32.
+    """
+    count = count_sequences(corpus.train, run.data.length)
+    sizes = estimate_states_bytes(run, teacher.arch.hidden, measure_amount(run, corpus), count)
+    kept = {}
+    for split in sizes:
+        rows = np.arange(count) if split == "train" else ValBatches(corpus, run.data).chosen
+        texts = OrderedTexts(PackedSequences(corpus, split, run.data.length), rows)
+        kept[split] = _build_text_states(run, corpus, teacher, split, texts)
+    return UnmaskedText(**kept)
+
+
+def _build_text_states(
+    run: TrainConfig, corpus: Corpus, teacher: Teacher, split: str, texts: OrderedTexts
+) -> TeacherStates:
+    """Build the states of a split, or complete those that are in the cache."""
+    device = torch.device(choose_device(run))
+    is_bf16 = split == "train" and run.trainer_config.precision in BF16_NAMES
+    settings = {
+        "teacher": hash_teacher(run, corpus),
+        "corpus": corpus.info.digest,
+        "length": run.data.length,
+        "rows": [split, len(texts.rows), int(texts.rows[-1])],
+        "bf16": is_bf16,
+        "device": device.type,
+    }
+    path = locate_cache() / "states" / fingerprint(settings)
+    tick = Progress(logger, f"teacher: its states of {split} text, batch").update
+
+    def tell_waiting() -> None:
+        logger.info("teacher: waiting for the process that keeps its states of the same text…")
+
+    with lock(path.with_suffix(".lock"), "", tell_waiting):
+        states = TeacherStates(path, teacher.arch.hidden, compute_text_states)
+        teacher.to(device)
+        reader = teacher.copy_in_bf16() if is_bf16 and len(states) < len(texts) else teacher
+        with autocast_training(run, device) if is_bf16 else nullcontext():
+            states.build(reader, texts, len(texts), tick)
+    return states
 
 
 def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> dict:

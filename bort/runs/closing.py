@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from pathlib import Path
 
 from bort.config.train import TrainConfig
 from bort.console import clock, counted, decimal, typed
@@ -33,7 +34,9 @@ def print_result(
         logger.info(f"{choice}: {summary.describe_validation()} after {spent} of training")
         if summary.loss is not None and (warning := summary.find_doubt()):
             logger.warning(warning)
-        logger.info(f"  model     {folder.model}   (AutoModelForMaskedLM.from_pretrained opens it)")
+        kind = _read_kind(folder.model) if folder.model.is_dir() else "MaskedLM"
+        opener = f"AutoModelFor{kind}" if kind else "AutoModel"
+        logger.info(f"  model     {folder.model}   ({opener}.from_pretrained opens it)")
         logger.info(f"  metrics   {folder.metrics}, {folder.summary_file.name}")
         if folder.samples.exists():
             logger.info(f"  samples   {folder.samples}")
@@ -53,6 +56,12 @@ def print_result(
         logger.info(f"  next      {typed(following.format(**values))}")
 
 
+def _read_kind(model: Path) -> str:
+    """Return what follows `For` in the class of a model folder; nothing for an encoder alone."""
+    config = read_json(model / "config.json")
+    return str((config.get("architectures") or [""])[0]).partition("For")[2]
+
+
 def _print_scores(
     run: TrainConfig, folder: RunFolder, summary: RunSummary, choice: str
 ) -> str | None:
@@ -69,7 +78,7 @@ def _print_scores(
     following = None
     if folder.model.is_dir():  # a diagnostic set has none of its own
         config = read_json(folder.model / "config.json")
-        kind = str((config.get("architectures") or [""])[0]).partition("For")[2]
+        kind = _read_kind(folder.model)
         opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
         logger.info(f"  model     {folder.model}   ({opened})")
         if kind == "SequenceClassification":

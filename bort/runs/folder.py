@@ -42,6 +42,16 @@ WRITTEN_INTO = (
 )
 GONE_SETTINGS = (("agora", "training"),)  # older records hold these settings, which no longer exist
 PRECISION, VOCAB_SIZE = "trainer.precision", "data.vocab_size"
+# Settings that older records lack, with the value that those runs have.
+ADDED_SETTINGS: dict[str, Any] = {
+    PRECISION: FLOAT32,
+    "distill.w_hidden": 0.0,
+    "distill.w_relation": 0.0,
+    "distill.relation_layer": -1,
+    "distill.relation_heads": None,
+    "distill.states_gb": 4.0,
+    "init_layers": None,
+}
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 
 
@@ -277,8 +287,8 @@ class RunFolder(os.PathLike):
             self._check_sources(run)
             return
         # through JSON, so that what is compared went the same way as what was stored
-        now = json.loads(json.dumps(flatten_settings(run), default=str))
-        then.setdefault(PRECISION, FLOAT32)
+        now = json.loads(json.dumps(flatten_settings(run.settle_as(then)), default=str))
+        then = ADDED_SETTINGS | then
         if now.setdefault(PRECISION, FLOAT32) == AUTO:  # which is whatever the run has
             now[PRECISION] = then[PRECISION]
         if now[VOCAB_SIZE] is None and then.get(VOCAB_SIZE) == BPE_SIZE:

@@ -15,7 +15,10 @@ from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RESTORE, RunSummary
 
-LOSSES = ("train/loss", "train/kd_loss", "train/mlm_loss", "val/loss", "val_mm/loss", "val/kd_loss")
+# What the loss of a pre-training is the sum of.
+TRAINING_PARTS = ("train/kd_loss", "train/mlm_loss", "train/hidden_loss", "train/relation_loss")
+LOSSES = ("train/loss", *TRAINING_PARTS, "val/loss", "val_mm/loss", "val/kd_loss")
+LOSSES += ("val/hidden_loss", "val/relation_loss")
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 

@@ -104,7 +104,9 @@ def _describe_text(run: dict[str, Any]) -> str:
 
 def _describe_teacher(run: dict[str, Any]) -> str | None:
     """Name the teacher of a pre-training, if it had one."""
-    if not (run.get("distill.w_kd") or run.get("init") == "teacher"):
+    weights = ("distill.w_kd", "distill.w_hidden", "distill.w_relation")
+    start = run.get("init", "default") or ("teacher" if run.get("teacher.name") else "default")
+    if not (any(run.get(key) for key in weights) or start == "teacher"):
         return None
     if run.get("teacher.name"):
         return f"teacher {hide_folders(run['teacher.name'])}"

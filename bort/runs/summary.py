@@ -113,6 +113,16 @@ class RunSummary(Mapping):
         return self.get("val/mlm_accuracy")
 
     @property
+    def hidden_loss(self) -> float | None:
+        """How far the states of held-out text are from the teacher's: 0 is none, 4 opposite."""
+        return self.get("val/hidden_loss")
+
+    @property
+    def relation_loss(self) -> float | None:
+        """How far the relations of tokens of held-out text are from the teacher's, in nats."""
+        return self.get("val/relation_loss")
+
+    @property
     def unigram_loss(self) -> float | None:
         """The cross-entropy of word frequencies on the same text, in nats per masked word."""
         return self.get("unigram_ce")
@@ -146,7 +156,14 @@ class RunSummary(Mapping):
     # ------------------------------------------------------------------------------- in words
 
     def describe_validation(self) -> str:
-        """Say `val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`."""
+        """Say `val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`.
+
+        Of a model without a masked-LM head, say how far it is from its teacher.
+        """
+        if self.loss is None and self.hidden_loss is not None:
+            return f"val hidden loss {self.hidden_loss:.3f} (0 is the teacher's states)"
+        if self.loss is None and self.relation_loss is not None:
+            return f"val relation loss {self.relation_loss:.3f} nats (0 is the teacher's relations)"
         if self.loss is None:
             reason = self.get("no_validation")
             return "no validation" + (f" ({reason})" if reason else "")

@@ -49,7 +49,6 @@ from bort.pretraining.flops import (
     count_validations,
 )
 from bort.pretraining.teacher import hash_teacher
-from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Scale, Selection
 from bort.search.records import (
@@ -79,6 +78,7 @@ from bort.search.trial import (
     open_corpus_and_teacher,
 )
 from bort.teachers.opening import read_shape
+from bort.teachers.states import TeacherStates
 from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training, settle_precision
 from bort.training.trainer import check_trainer, choose_device

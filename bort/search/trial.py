@@ -30,7 +30,6 @@ from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare, train
 from bort.pretraining.teacher import hash_teacher
-from bort.pretraining.teacher_states import KeptStates, TeacherStates
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.search.records import (
@@ -44,6 +43,7 @@ from bort.search.records import (
     read_record,
     write_record,
 )
+from bort.teachers.states import KeptStates, TeacherStates
 from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
 

@@ -51,6 +51,7 @@ def _load(
     encoder.
     """
     kind = _choose_class(config, is_tuned)
+    _check_size(kind, config, weights, folder)
     try:
         with hide_transformers_notes():
             model, report = kind.from_pretrained(
@@ -66,6 +67,29 @@ def _load(
             f"{folder} cannot be opened as {config.model_type}: {shorten(error)}"
         ) from None
     return model, sorted(report["missing_keys"])
+
+
+SLACK = 10_000_000  # weights that a model may lack in its file, beside a head as large as the rest
+
+
+def _check_size(kind: Any, config: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Raise BortError if a config.json asks for far more weights than there are.
+
+    transformers would make random ones, however much memory they take.
+    """
+    try:
+        with hide_transformers_notes(), torch.device("meta"):
+            needed = sum(weight.numel() for weight in kind(config).parameters())
+    except Exception as error:  # sizes that do not fit together
+        raise BortError(
+            f"{folder} cannot be opened as {config.model_type}: {shorten(error)}"
+        ) from None
+    stored = sum(weight.numel() for weight in weights.values())
+    if needed > 2 * stored + SLACK:
+        raise BortError(
+            f"{folder} holds {stored:,} weights, but its config.json asks for {needed:,}; fetch it "
+            "again"
+        )
 
 
 def _choose_class(config: Any, is_tuned: bool) -> Any:

@@ -10,6 +10,7 @@ from bort.models.hub import fetch_model
 from bort.models.huggingface import find_classifier, load_masked_lm_or_encoder
 from bort.teachers.bert_teacher import BertTeacher
 from bort.teachers.families import Shape, build_config, measure_config
+from bort.teachers.loading import open_wrapped
 from bort.teachers.teacher import Teacher
 
 
@@ -27,8 +28,6 @@ def open_teacher(name: str | os.PathLike) -> Teacher:
         if classifier is not None:
             classifier.encoder = model.encoder  # one copy is enough
         return BertTeacher(model, str(name), has_head, classifier)
-    from bort.teachers.loading import open_wrapped  # what it imports takes seconds
-
     return open_wrapped(folder, settings, str(name))
 
 

@@ -20,9 +20,10 @@ class StepModule(pl.LightningModule):
     """Takes optimizer steps on the mean loss over all targets, logs them, and resumes exactly.
 
     A step may span several batches and devices with unequal numbers of targets (the `labels` of a
-    batch). A logged row belongs to one optimizer step, counted from 1. Any `lightning.Trainer`
-    with any loggers can train it. A subclass has a `training_step` that passes its losses to
-    `count`, and lists in `scores` what a validation logs.
+    batch). What is trained is all parameters of this module: those of `model`, and of what else a
+    subclass registers. A logged row belongs to one optimizer step, counted from 1. Any
+    `lightning.Trainer` with any loggers can train it. A subclass has a `training_step` that passes
+    its losses to `count`, and lists in `scores` what a validation logs.
     """
 
     def __init__(self, model: torch.nn.Module, optim: OptimConfig):
@@ -56,7 +57,7 @@ class StepModule(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """Build the optimizer and its schedule, which ends with the budget."""
         optimizer = build_optimizer(
-            self.model,
+            self,
             self.optim,
             fused=getattr(self.trainer.precision_plugin, "scaler", None) is None,
             precision=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
@@ -105,10 +106,18 @@ class StepModule(pl.LightningModule):
         """Whether each process holds only a part of the weights."""
         return isinstance(self.trainer.strategy, FSDPStrategy)
 
+    def count_targets(self, batch: dict[str, Tensor]) -> int:
+        """Count what the loss of a batch is a mean over: its labels."""
+        return len(batch["labels"])
+
+    def count_tokens(self, batch: dict[str, Tensor]) -> int:
+        """Count the tokens of a batch."""
+        return batch["input_ids"].numel()
+
     def count(self, batch: dict[str, Tensor], losses: dict[str, Tensor]) -> None:
         """Add a batch to the sums of its step; `losses` holds "loss", reduced by `reduction`."""
-        targets = len(batch["labels"])
-        self.tokens += batch["input_ids"].numel() * self.trainer.world_size
+        targets = self.count_targets(batch)
+        self.tokens += self.count_tokens(batch) * self.trainer.world_size
         self._targets += targets
         weight = targets if self.one_batch_per_step else 1  # means become sums
         for name, value in losses.items():
@@ -124,7 +133,7 @@ class StepModule(pl.LightningModule):
         # Lightning divides by the number of batches, and the strategy by the number of devices.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         factor = scale / targets.clamp(min=1.0)
-        for parameter in self.model.parameters():
+        for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
 
@@ -137,13 +146,13 @@ class StepModule(pl.LightningModule):
         scaled in bfloat16.
         """
         if gradient_clip_algorithm not in (None, "norm"):
-            torch.nn.utils.clip_grad_value_(self.model.parameters(), gradient_clip_val or math.inf)
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val or math.inf)
             return
         limit = gradient_clip_val or math.inf
         if self.is_sharded:  # The norm spans all shards, and Lightning cannot clip by it.
             self._grad_norm = self.trainer.strategy.model.clip_grad_norm_(limit)
         else:
-            self._grad_norm = clip_gradients(self.model, limit)
+            self._grad_norm = clip_gradients(self, limit)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         """Take an optimizer step, and log a row if one is due."""
@@ -175,7 +184,11 @@ class StepModule(pl.LightningModule):
         """Gather the weights that FSDP has sharded, while all processes are still connected."""
         if self.is_sharded:
             weights = self.trainer.strategy.lightning_module_state_dict()
-            self.full_weights = {key.removeprefix("model."): w for key, w in weights.items()}
+            self.full_weights = {
+                key.removeprefix("model."): weight
+                for key, weight in weights.items()
+                if key.startswith("model.")
+            }
 
     # ------------------------------------------------------------------------------- what is logged
 

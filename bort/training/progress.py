@@ -117,9 +117,10 @@ class ProgressLine(pl.Callback):
         parts = [f"step {step:,}" + (f"/{trainer.max_steps:,}" if trainer.max_steps > 0 else "")]
         if "train/loss" in row:
             parts.append(f"{name_loss(row)} {row['train/loss']:.3f}")
-        if "val/loss" in row:
-            score = row.get(module.metric)
-            parts.append(f"val {row['val/loss']:.3f}" + (f" ({score:.1%})" if score else ""))
+        judged = "val/loss" if "val/loss" in module.scores else module.metric
+        if judged in row:
+            score = row.get(module.metric) if judged != module.metric else None
+            parts.append(f"val {row[judged]:.3f}" + (f" ({score:.1%})" if score else ""))
         parts.append(f"{self.throughput.tokens_per_s:,.0f} tokens/s")
         first, done = module.progress(self._first), module.progress(step)
         if done > first:
@@ -143,6 +144,5 @@ class ProgressLine(pl.Callback):
 
 def name_loss(row: dict[str, float]) -> str:
     """Return the name of the loss in train/loss; val/loss is always that of the true words."""
-    if "train/kd_loss" not in row:
-        return "loss"
-    return "kd+mlm loss" if "train/mlm_loss" in row else "kd loss"
+    kinds = [name for name in ("kd", "mlm", "hidden", "relation") if f"train/{name}_loss" in row]
+    return "loss" if kinds in ([], ["mlm"]) else f"{'+'.join(kinds)} loss"

@@ -45,6 +45,12 @@ READERS = {
     "compile": PRETRAINING,
     "distill": PRETRAINING,
     "distill.temperature": PRETRAINING - {"mlm"},
+    "distill.w_hidden": PRETRAINING - {"compare", "search"},
+    "distill.w_relation": PRETRAINING - {"compare", "search"},
+    "distill.relation_layer": set(),  # none of these jobs has a weight for relations
+    "distill.relation_heads": set(),
+    "distill.states_gb": {"named teacher"},
+    "init_layers": {"named teacher"},
     "teacher.name": {*OWN_TEACHER, "named teacher", "paper"},
     "teacher.arch": OWN_TEACHER,
     "teacher.max_steps": OWN_TEACHER,

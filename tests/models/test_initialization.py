@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bort.errors import BortError
 from bort.models.bert import ModelConfig, build_empty
-from bort.models.initialization import build_model, init_std
+from bort.models.initialization import EmbeddingTables, build_model, init_std
 
 MIDDLE = ModelConfig(depth=2, heads=4, hidden=64, intermediate=256, vocab_size=500, positions=128)
 
@@ -174,11 +174,48 @@ def test_init_errors(student, init, message):
         build_model(student, init)
 
 
+def test_a_wider_student_has_the_rows_of_its_teacher_and_zeros():
+    model, teacher = taught(dataclasses.replace(TINY, hidden=16))
+    for name in ("words", "positions"):
+        rows, source = (getattr(m.encoder.embeddings, name).weight[:16] for m in (model, teacher))
+        assert torch.equal(rows[:, :8], source) and not rows[:, 8:].any()
+    fresh = build_model(dataclasses.replace(TINY, hidden=16), seed=0)
+    assert equal(model.encoder.layers, fresh.encoder.layers)
+
+
+def test_chosen_layers():
+    student = dataclasses.replace(TINY, depth=2)
+    _, source = taught(student)
+    model = build_model(student, "teacher", teacher=source, layers=[3, 1])
+    for layer, number in zip(model.encoder.layers, (3, 1), strict=True):
+        assert equal(layer, source.encoder.layers[number])
+    none = build_model(student, "teacher", teacher=source, layers=[])
+    assert equal(none.encoder.layers, build_model(student).encoder.layers)
+    with pytest.raises(BortError, match="init_layers=.* the teacher's layers are 0 to 4"):
+        build_model(student, "teacher", teacher=source, layers=[0, 5])
+    narrow = dataclasses.replace(student, hidden=4)
+    with pytest.raises(BortError, match="layers are copied only where H, A and I are equal"):
+        build_model(narrow, "teacher", teacher=source, layers=[0, 1])
+
+
+def test_tables_alone_start_a_student_of_another_family():
+    """Narrower tables than the student's width, no positions, and a norm without a bias."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randn(TINY.vocab_size, 6, generator=generator)
+    types = torch.randn(1, 6, generator=generator)
+    tables = EmbeddingTables(words, None, types, torch.nn.LayerNorm(6, bias=False))
+    fresh, model = build_model(TINY), build_model(TINY, "teacher", tables=tables)
+    ours, own = model.encoder.embeddings, fresh.encoder.embeddings
+    assert torch.equal(ours.words.weight[:, :6], words) and not ours.words.weight[:, 6:].any()
+    shift = torch.nn.functional.pad(types[0], (0, 2))
+    torch.testing.assert_close(ours.positions.weight, own.positions.weight + shift)
+    assert equal(model.head, fresh.head) and equal(model.encoder.layers, fresh.encoder.layers)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (dict(vocab_size=48), "vocabulary has 40 tokens, the student's 48"),
-        (dict(hidden=16), "arch.hidden=16 to be at most the teacher's 8"),
     ],
 )
 def test_teachers_that_do_not_fit(change, message):

@@ -336,6 +336,17 @@ def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
     assert not [line for line in lines if "→" in line or "drops out" in line]
 
 
+def test_who_has_no_teacher_has_none_to_start_from(settings_of, named_model):
+    """With a named teacher and nothing said of the start, one row is plain MLM from afresh."""
+    run = settings_of(f"teacher.name={named_model}", experiment="kd_vs_mlm")
+    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
+    starts = {arm: comparing.build_arm_run(run, arm, 1e-3, results).init for arm in ARMS}
+    assert starts == {"kd": "teacher", "mlm": "teacher", "mlm_equal_time": "default"}
+    assert run.settle_as(flatten_settings(run)).init is None
+    older = flatten_settings(run) | {"init": "default"}
+    assert run.settle_as(older).init == "default"
+
+
 def test_every_rate_diverges(run, tmp_path):
     with pytest.raises(BortError, match="KD: every rate of compare.lrs diverged; add lower ones"):
         compare(replace(run, compare=CompareConfig(lrs=[1e30])), tmp_path / "run")
@@ -349,6 +360,10 @@ def test_other_settings_are_refused(run, done):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["distill.w_hidden=1", "distill.w_kd=1"],
+            "w_hidden and w_relation are for experiment=kd_",
+        ),
         (["distill.w_kd=0"], "needs distill.w_kd above 0: it is the arm with a teacher"),
         (["trainer.max_steps=-1"], "needs trainer.max_steps: both arms get that many steps"),
         (["data.val_fraction=0"], "needs validation text; raise data.val_fraction"),

@@ -50,6 +50,8 @@ def test_kd_needs_a_teacher():
 class Fixed(torch.nn.Module):
     """Gives rows of a parameter as its logits, whatever the input is."""
 
+    gives = frozenset({"logits"})  # as a teacher
+
     def __init__(self, logits: torch.Tensor):
         super().__init__()
         self.logits = torch.nn.Parameter(logits.clone())

@@ -19,13 +19,13 @@ from bort.models.huggingface import load_masked_lm
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare
 from bort.pretraining.teacher import locate_teacher
-from bort.pretraining.teacher_states import TeacherStates
 from bort.runs.folder import RunFolder
 from bort.search import optimum, trial
 from bort.search import sweep as search
 from bort.search.records import (
     read_records,
 )
+from bort.teachers.states import TeacherStates
 
 
 def test_errors_are_those_of_hugging_face(done):

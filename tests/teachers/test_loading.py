@@ -1,5 +1,7 @@
 """Models of other families as they come: fine-tuned, headless, outside of the table, damaged."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,9 @@ IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 0, 0]])
 MASK = (IDS != 0).long()
 
 
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "albert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "xlm-roberta", "camembert", "distilbert", "albert", "deberta-v2", "modernbert"]
+)
 def test_a_fine_tuned_model_answers_its_task(kind, tmp_path):
     model = make_folder(tmp_path, kind, AutoModelForSequenceClassification, num_labels=3)
     teacher = open_teacher(tmp_path)
@@ -70,3 +74,24 @@ def test_nothing_of_transformers_is_on_the_screen(tmp_path, capfd):
     capfd.readouterr()
     assert "logits" not in open_teacher(tmp_path).gives
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 32, "hidden_dim": 48}, "cannot be opened as distilbert: "),
+        ({"vocab_size": 10**9}, "but its config.json asks for"),
+        ({"n_layers": 3}, r"lacks the weight distilbert.transformer.layer.2\S+; fetch"),
+        ({"n_layers": 900, "hidden_dim": 10**6}, "but its config.json asks for"),
+        ({"activation": "nothing"}, "cannot be opened as distilbert: "),
+        ({"n_heads": 3}, "arch.heads=3 does not divide"),
+    ],
+)
+def test_sizes_that_are_not_those_of_the_file_are_one_line(change, message, tmp_path):
+    """Before memory is taken for weights that are not there."""
+    make_folder(tmp_path, "distilbert")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BortError, match=message) as error:
+        open_teacher(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < len(str(tmp_path)) + 150

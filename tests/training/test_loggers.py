@@ -125,10 +125,12 @@ def test_metrics_and_wall_clock_are_apart(tmp_path):
     assert len(lines(tmp_path / "metrics.csv")) == len(lines(tmp_path / "perf.csv")) == 2
 
 
-def test_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_logger_is_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BortError, match="needs the package tensorboard; pip install it"):
-        build_loggers(LoggerConfig(name="tensorboard"), tmp_path, {})
+    monkeypatch.setattr("bort.config.train.find_spec", lambda name: None)
+    with pytest.raises(BortError, match=f"needs the package {name}; pip install it"):
+        build_loggers(LoggerConfig(name=name), tmp_path, {})
 
 
 @pytest.mark.parametrize("name", ["csv", "none"])

@@ -1,6 +1,7 @@
 """The teacher's states for all batches, computed once and kept on disk for all its students.
 
-Letters: M masked positions of a batch, H_T hidden size of the teacher, V vocabulary.
+Letters: B sequences of a batch, S tokens of a sequence, M masked positions of a batch, H_T hidden
+size of the teacher, V vocabulary.
 """
 
 import logging
@@ -21,19 +22,38 @@ from bort.teachers.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 
-class TeacherStates:
-    """A teacher's head states at the masked positions of batches 0, 1, …, on disk.
+def compute_head_states(teacher: Teacher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the head states (M, H_T) at the masked positions of a batch."""
+    ids, positions = (batch[key].to(teacher.device) for key in ("input_ids", "positions"))
+    return teacher.compute_head_states(ids, positions)
 
-    They are in half precision and take 2 H_T bytes per position, while logits would take 4 V. The
-    teacher's decoder turns them into logits. They are written in order, and writing resumes after a
-    kill. If the states of a batch are damaged, they and all later ones are computed again.
+
+def compute_text_states(teacher: Teacher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the final states (B · S, H_T) of the unmasked texts of a batch."""
+    return teacher.compute_states(batch["texts"].to(teacher.device)).flatten(0, 1)
+
+
+class TeacherStates:
+    """A teacher's states of batches 0, 1, …, on disk.
+
+    They are in half precision. Head states at masked positions take 2 H_T bytes per position, while
+    logits would take 4 V; the teacher's decoder turns them into logits. Final states take 2 H_T
+    bytes per token. They are written in order, and writing resumes after a kill. If the states of a
+    batch are damaged, they and all later ones are computed again.
+
+    hidden: H_T. compute: what computes the states of a batch.
     """
 
     EVERY = 64  # batches between two updates of the index
 
-    def __init__(self, path: Path, hidden: int):
+    def __init__(
+        self,
+        path: Path,
+        hidden: int,
+        compute: Callable[[Teacher, dict], torch.Tensor] = compute_head_states,
+    ):
         self.states, self.index = path.with_suffix(".f16"), path.with_suffix(".npy")
-        self.hidden = hidden
+        self.hidden, self.compute = hidden, compute
         self.ends, self.digests = self._whole()  # (batches + 1,), (batches,)
         self.rows: np.ndarray | None = None
 
@@ -55,9 +75,20 @@ class TeacherStates:
 
     def __getitem__(self, batch: int) -> np.ndarray:
         """Return the states of a batch: (M, H_T) float16."""
+        return np.array(self._open_rows()[self.ends[batch] : self.ends[batch + 1]])
+
+    def take(self, sequences: np.ndarray, length: int) -> np.ndarray:
+        """Return the states of some sequences (B,) of `length` tokens: (B, S, H_T) float16.
+
+        They are counted from the first one of batch 0.
+        """
+        return self._open_rows().reshape(-1, length, self.hidden)[sequences]
+
+    def _open_rows(self) -> np.ndarray:
+        """Return all states (…, H_T), memory-mapped."""
         if self.rows is None:  # opened by the worker: pickling would copy it
             self.rows = np.memmap(self.states, dtype=np.float16, mode="r").reshape(-1, self.hidden)
-        return np.array(self.rows[self.ends[batch] : self.ends[batch + 1]])
+        return self.rows
 
     @torch.no_grad()
     def build(
@@ -67,15 +98,12 @@ class TeacherStates:
         done = len(self)
         if done >= count:
             return 0
-        device = teacher.device
         self.states.parent.mkdir(parents=True, exist_ok=True)
         ends, digests = self.ends.tolist(), self.digests.tolist()
         with self.states.open("ab") as file:
             file.truncate(ends[-1] * self.hidden * 2)
             for number in range(done, count):
-                batch = batches[number]
-                ids, positions = (batch[k].to(device) for k in ("input_ids", "positions"))
-                rows = teacher.compute_head_states(ids, positions)
+                rows = self.compute(teacher, batches[number])
                 content = rows.half().cpu().numpy().tobytes()
                 file.write(content)
                 ends.append(ends[-1] + len(rows))
@@ -123,6 +151,17 @@ class KeptStates:
     val: TeacherStates
     look_every: int = 1
     judge: Callable[[torch.Tensor, dict], tuple[torch.Tensor, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class UnmaskedText:
+    """Says that batches have unmasked texts, too, with a teacher's final states if these are kept.
+
+    train, val: the states of all sequences of a split, in order; None where they are not kept.
+    """
+
+    train: TeacherStates | None = None
+    val: TeacherStates | None = None
 
 
 class WithTeacher(Dataset):

@@ -7,7 +7,7 @@ import pytest
 
 from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare
-from bort.pretraining.teacher_states import TeacherStates, WithTeacher
+from bort.teachers.states import TeacherStates, WithTeacher
 
 
 def test_teacher_states_go_on_after_a_stop(search_of, tmp_path, monkeypatch):
