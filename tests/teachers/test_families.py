@@ -1,9 +1,13 @@
 """The table of families, and what is refused before any weight is read."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bort.errors import BortError
-from bort.teachers.families import build_config, measure_config
+from bort.models.hf_config import OWN_FAMILIES
+from bort.teachers.families import FAMILIES, build_config, measure_config
 
 TINY = {"vocab_size": 30, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8}
 
@@ -39,3 +43,15 @@ def test_a_shape_is_read_without_weights(tmp_path):
     shape = measure_config(build_config(settings, tmp_path), tmp_path)
     assert str(shape.arch) == "⟨1,2,8,1024⟩"
     assert (shape.vocab_size, shape.limit, shape.pad_id) == (30, 20, 3)
+
+
+def test_the_page_shows_the_table():
+    """Each row of docs/teachers.md, in the order of the code: name, who opens it, relations."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "teachers.md").read_text("utf-8")
+    rows = re.findall(r"^\| (.+?) \| `([\w-]+)` \| (\w+) \| (yes|no) \|", page, re.MULTILINE)
+    expected = []
+    for kind, family in FAMILIES.items():
+        is_ours = kind in OWN_FAMILIES
+        gives = "yes" if is_ours or family.projections else "no"
+        expected.append((family.title, kind, "bort" if is_ours else "transformers", gives))
+    assert rows == expected

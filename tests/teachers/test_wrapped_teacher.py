@@ -3,6 +3,7 @@
 import pytest
 import torch
 from teacher_folders import LENGTH, make_folder
+from transformers import AutoModel
 
 from bort.errors import BortError
 from bort.models.bert import ModelConfig
@@ -81,6 +82,25 @@ def test_relations_are_the_projections_of_one_layer(kind, folders):
     assert not torch.equal(last.query, first.query) and not torch.equal(last.query, last.key)
     with pytest.raises(IndexError):
         teacher.compute_relations(ids, mask, layer=2)
+
+
+# Their attention is that of queries and keys alone: positions are added to the words.
+PLAIN = "distilbert electra albert ernie data2vec-text rembert megatron-bert roberta-prelayernorm"
+
+
+@pytest.mark.parametrize("kind", [*PLAIN.split(), "xlm-roberta-xl"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_queries_and_keys_give_the_attention_of_their_layer(kind, layer, folders):
+    folder, _ = folders(kind)
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    teacher = open_teacher(folder)
+    ids, mask = make_batch(teacher)
+    with torch.no_grad():
+        attention = model(ids, attention_mask=mask, output_attentions=True).attentions[layer]
+    query, key, _ = teacher.compute_relations(ids, mask, layer)
+    scores = torch.einsum("bsak,btak->bast", query, key) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(mask[:, None, None] == 0, -torch.inf)
+    torch.testing.assert_close(scores.softmax(-1), attention, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
