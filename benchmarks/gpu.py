@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py pack data=FOLDER out=PACK     # where the data are; some minutes
     python benchmarks/gpu.py run in=PACK out=FOLDER budget=15m        # on the GPU
-    python benchmarks/gpu.py run unpack mlm finetune in=PACK out=FOLDER budget=9m   # some stages
+    python benchmarks/gpu.py run unpack mlm finetune in=PACK out=FOLDER budget=9m   # in two calls
+    python benchmarks/gpu.py run blimp speed out=FOLDER budget=4m                   # the second
     python benchmarks/gpu.py smoke data=FOLDER             # all of it, tiny, on the CPU; prints
 
 `pack` makes a folder of at most 60 MiB: 55 M token ids of text, rows of five GLUE tasks, pairs of
@@ -108,10 +109,12 @@ def pack(options: dict[str, str]) -> None:
 
 def run(names: list[str], options: dict[str, str]) -> None:
     """Run the stages that are named, or all, within the budget."""
-    pack_folder, out = read_path(options, "in"), read_path(options, "out")
     work = Path(options.get("work", WORK)).expanduser().absolute()
+    is_open = "in" not in options and (work / "data").is_dir()  # by an earlier call
+    pack_folder = work if is_open else read_path(options, "in")
+    out = read_path(options, "out")
     seconds = read_duration(options.get("budget", "15m"))
-    if not (pack_folder / "pack.json").is_file():
+    if not is_open and not (pack_folder / "pack.json").is_file():
         raise BortError(f"in={pack_folder} is no pack; make one by `gpu.py pack`")
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)

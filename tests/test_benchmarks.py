@@ -1,15 +1,18 @@
 """The scripts of benchmarks/ still run: each does in process what its command does with `smoke`."""
 
 import importlib
+import json
 import os
 import runpy
 import signal
 import sys
+import tarfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -166,7 +169,8 @@ def test_gpu(script, shared):
 @pytest.mark.parametrize(
     "words, line",
     [
-        ("run", "in= is missing; it names a folder"),
+        ("run work=x out=x", "in= is missing; it names a folder"),
+        ("run work=x in=tests", "out= is missing; it names a folder"),
         ("run in=tests out=x", "in=.*tests is no pack; make one by `gpu.py pack`"),
         ("run in=tests out=x budget=fast", "budget=fast must be a duration, as in 15m, "),
         ("run sst2", "sst2 is none of pack, run, smoke, a stage"),
@@ -179,6 +183,30 @@ def test_wrong_words_of_gpu(script, words, line, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match=f"^benchmarks/gpu.py: .*{line}"):
         script("gpu", *words.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pack_is_opened_as_it_was_or_refused(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    packing = importlib.import_module("packing")
+    monkeypatch.setattr(packing, "PIECE", 1000)
+    ids = np.random.default_rng(0).integers(2**16, size=2500, dtype=np.uint16)
+    pack, opened = tmp_path / "pack", tmp_path / "opened"
+    pack.mkdir()
+    pieces = list(packing.write_pieces(ids, "train", pack))
+    (tmp_path / "rest" / "corpus").mkdir(parents=True)
+    with tarfile.open(pack / "rest.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "rest", ".")
+    with pytest.raises(BortError, match="is no whole pack .*; make it again by pack"):
+        packing.open_pack(pack, opened)
+    (pack / "pack.json").write_text(json.dumps({"pieces": pieces}))
+    for _ in range(2):  # a second time, too
+        packing.open_pack(pack, opened)
+        assert np.array_equal(np.fromfile(opened / "corpus" / "train.bin", "<u2"), ids)
+    last = pack / pieces[-1]["file"]
+    last.write_bytes(last.read_bytes()[:-5])
+    with pytest.raises(BortError, match="train_02.lzma is not whole"):
+        packing.open_pack(pack, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.fixture
