@@ -9,7 +9,7 @@ import pytest
 import torch
 from teacher_folders import make_folder
 from tiny_runs import log_lines
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
@@ -70,6 +70,21 @@ def test_teachers_of_other_families_teach_a_run(settings_of, tmp_path, kind):
     text = "Line 7: the <mask> cube [MASK] of 300"
     assert written(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert AutoModelForMaskedLM.from_pretrained(folder).config.model_type == "bert"
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "electra", "xlm-roberta"])
+def test_an_encoder_without_a_head_teaches_its_states(settings_of, tmp_path, kind):
+    make_folder(tmp_path / "teacher", kind, AutoModel)
+    run = settings_of(
+        *(f"teacher.name={tmp_path / 'teacher'}", "trainer.max_steps=40", "data.batch_size=4"),
+        *("trainer.val_check_interval=10", "optim.lr=1e-2"),
+        experiment="kd_pretrain",
+    )
+    pretrain(run, tmp_path / "run")
+    curve = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    key = "val/hidden_loss"
+    losses = [float(row[key]) for row in csv.DictReader(curve) if row[key]]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize(
