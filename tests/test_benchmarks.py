@@ -75,7 +75,7 @@ def count_rows(out: str, header: str) -> int:
 def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
-    of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py"}
+    of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -287,6 +287,17 @@ def test_vocabulary(script, model, shared, monkeypatch):
     assert count_rows(out, "| encoder | V = 300, ms | V = 280, ms |") == 1
 
 
+def test_blimp(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("blimp", "smoke")
+    assert count_rows(out, "| model | pairs | equal scores | all | morphology |") == 1
+    assert count_rows(out, "| set | field |") == 67 and "| 134 | " in out
+    out = script("blimp", "smoke", "fields", f"model={model},{model}", "share=0.004")
+    assert count_rows(out, "| model | pairs |") == 1 and "| 268 | " in out
+    with pytest.raises(SystemExit, match="^benchmarks/blimp.py: absent is not there; give data="):
+        script("blimp", "data=absent")
+
+
 def test_agora(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("agora", "smoke", f"encoder={model}", f"model={model}", "tasks")
@@ -295,6 +306,9 @@ def test_agora(script, model, shared, monkeypatch):
 
 @pytest.mark.parametrize(
     "name", ["recipe", "pretrain", "search", "latency", "finetune", "precision", "vocabulary"]
+
+
+    "name", ["recipe", "pretrain", "search", "latency", "finetune", "precision", "blimp"]
 )
 def test_a_wrong_word(script, name):
     with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: nonsense is none of "):
