@@ -104,7 +104,8 @@ def describe(run: LoadedRun) -> str:
         how += " and, beside it, trained by plain MLM"
     text = s["data.path"] if s["data.source"] == "text" else "the embedded docstrings"
     more = "; the first numbers are those of the distillation" if compared else ""
-    return f"{arch} {how}, on {text}{more}"
+    student = f"{s['model']}, {arch}," if s["model"] else arch
+    return f"{student} {how}, on {text}{more}"
 
 
 def is_distilled(settings: dict[str, Any]) -> bool:

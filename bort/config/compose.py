@@ -7,9 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bort.config.train import RUN_CONFIGS, TrainConfig
-from bort.errors import BortError, suggest_path
-from bort.files.untrusted import read_yaml
+from bort.errors import BortError, shorten, suggest_path
+from bort.files.untrusted import read_json, read_yaml
 from bort.models.arch import Arch
+from bort.models.identity import find_local_model
 
 CONF = Path(__file__).parents[1] / "conf"  # in a wheel
 if not CONF.is_dir():
@@ -32,6 +33,8 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     cfg = cfg.copy()
     if cfg.get("arch_file"):
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
+    if cfg.get("job") == "pretrain" and cfg.get("model"):
+        OmegaConf.update(cfg, "arch", _arch_of_model(cfg.model))
     if cfg.get("job") in ("finetune", "agora") and cfg.task == "docstrings" and cfg.data.train:
         cfg.task = "custom"  # who names files means them, not the task that needs none
     OmegaConf.resolve(cfg)
@@ -82,3 +85,34 @@ def _arch_from_file(path: Path) -> dict:
             "and intermediate, each with a number"
         )
     return {key: table[key] for key in Arch.KEYS}
+
+
+# The four numbers of an architecture, as a config.json of Hugging Face names them.
+HUGGING_FACE_KEYS = {
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+}
+
+
+def _arch_of_model(name: str) -> dict:
+    """Read the architecture of the model that a pre-training continues.
+
+    Everything else about the model is checked when it is opened.
+    """
+    folder = find_local_model(name)
+    if folder is None:
+        from bort.models.huggingface import read_config  # loads torch, which only this needs
+
+        stated = read_config(name)
+    else:
+        stated = read_json(folder / "config.json")
+    numbers = {key: stated.get(theirs) for key, theirs in HUGGING_FACE_KEYS.items()}
+    if lacking := [HUGGING_FACE_KEYS[key] for key, n in numbers.items() if type(n) is not int]:
+        kind = shorten(repr(stated.get("model_type")), 30)
+        raise BortError(
+            f"model={name} is of model_type {kind} without {lacking[0]}; pre-training continues "
+            "BERT and RoBERTa"
+        )
+    return numbers

@@ -72,7 +72,8 @@ class TrainConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     agora: AgoraConfig = field(default_factory=AgoraConfig)
     task: str | None = None  # of fine-tuning: glue/rte …, docstrings, or custom (data.train)
-    model: str | None = None  # what is fine-tuned: a run folder, a Hugging Face folder, a hub name
+    # what is fine-tuned, or pre-trained further: a run folder, a Hugging Face folder, a hub name
+    model: str | None = None
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
     patience: int | None = None  # validations without a better score before fine-tuning stops
     # start values: default (for small models), paper or teacher; null: teacher in a pre-training
@@ -158,7 +159,12 @@ class TrainConfig:
     def to_pretraining(self, **changes: Any) -> "PretrainRunConfig":
         """Return the settings of one pre-training with these changes, also out of a search's."""
         values = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
-        values |= {"job": "pretrain", "compare": CompareConfig(), "agora": AgoraConfig()}
+        values |= {
+            "job": "pretrain",
+            "model": None,
+            "compare": CompareConfig(),
+            "agora": AgoraConfig(),
+        }
         return PretrainRunConfig(**values | changes)
 
     @property
@@ -189,13 +195,25 @@ class PretrainRunConfig(TrainConfig):
     """A masked LM that is trained on text, by a teacher, by the text or by both."""
 
     def _fill_and_check(self) -> None:
-        """Give the rates that were left open those that suit the widths."""
+        """Give the rates that were left open those that suit the widths; see to `model`."""
         if self.optim.lr is None:
             self.optim = replace(self.optim, lr=width_lr(self.arch.hidden))
         if self.teacher.lr is None:
             self.teacher = replace(self.teacher, lr=width_lr(self.teacher.arch.hidden))
         if len(self.data.texts) > 1:
             raise BortError("data.text names two columns, which task=custom takes; name one here")
+        if self.model:
+            self._take_words_of_model()
+
+    def _take_words_of_model(self) -> None:
+        """Take the tokenizer of the model that is continued, which numbers its words."""
+        if self.data.tokenizer not in ("auto", self.model):
+            raise BortError(
+                f"data.tokenizer={self.data.tokenizer} cannot be used: model={self.model} has a "
+                "tokenizer of its own"
+            )
+        self.data = replace(self.data, tokenizer=self.model)
+        self.init = "default"  # it is not read: all weights are the model's
 
     @property
     def needs_teacher(self) -> bool:
@@ -203,9 +221,10 @@ class PretrainRunConfig(TrainConfig):
         return self.distill.asks_teacher or self.init in ("teacher", None)
 
     def list_models(self) -> dict[str, str]:
-        """Return the name of the teacher that is read, by its setting."""
-        is_read = self.needs_teacher and self.teacher.name
-        return {"teacher.name": self.teacher.name} if is_read else {}
+        """Return the names of the model that is continued and of the teacher, by their settings."""
+        teacher = self.teacher.name if self.needs_teacher else None
+        names = {"model": self.model, "teacher.name": teacher}
+        return {key: name for key, name in names.items() if name}
 
     def describe(self) -> str:
         """Return one line: what is trained, how, on what, for how long and at which rates."""
@@ -216,7 +235,8 @@ class PretrainRunConfig(TrainConfig):
         if trainer.max_time:
             budget = f"{trainer.max_time} (DD:HH:MM:SS) of {batch} × {data.length} tokens a step"
         rates = ", ".join(f"{rate:.3g}" for rate in self.rates)
-        return f"{self.arch} {self._describe_learning()} on {text}, {budget}, lr {rates}"
+        student = f"{self.model}, {self.arch}," if self.model else self.arch
+        return f"{student} {self._describe_learning()} on {text}, {budget}, lr {rates}"
 
     def _describe_learning(self) -> str:
         """How the model learns, as a part of a sentence."""

@@ -66,9 +66,9 @@ RULES = (
     Rule("compare", lambda run: run.job != "compare", "is for experiment=kd_vs_mlm"),
     Rule(
         "model",
-        is_pretraining,
-        "is for experiment=finetune; a pre-training starts from a model by init=teacher and "
-        "teacher.name=MODEL",
+        lambda run: run.job in ("compare", "search"),
+        "cannot be used: this job trains from fresh weights; experiment=mlm_pretrain and "
+        "kd_pretrain continue a model",
     ),
     Rule("task head patience", is_pretraining, "is for experiment=finetune and agora"),
     Rule(
@@ -82,10 +82,10 @@ RULES = (
         "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
     ),
     Rule("distill compile", lambda run: run.fits_task, "is for pre-training"),
-    Rule("init", lambda run: bool(run.fits_task and run.model), "is for pre-training"),
+    Rule("init", lambda run: bool(run.model), "is not read: all weights are those of model="),
     Rule(
         "arch arch_file",
-        lambda run: bool(run.fits_task and run.model),
+        lambda run: bool(run.model),
         "is not needed: model= has an architecture of its own",
     ),
     Rule(

@@ -10,9 +10,16 @@ import torch
 
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
+from bort.errors import BortError
 from bort.files.cache import locate_cache
+from bort.models import hub
 from bort.models.bert import MaskedLM, ModelConfig
-from bort.models.huggingface import save_model
+from bort.models.huggingface import (
+    load_masked_lm_or_encoder,
+    load_tokenizer,
+    save_model,
+)
+from bort.models.identity import find_local_model
 from bort.models.initialization import build_model
 from bort.pretraining.callbacks import SamplePredictions
 from bort.pretraining.corpus import Corpus, build_corpus, is_trimmed
@@ -35,6 +42,7 @@ from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.teachers.opening import open_teacher
 from bort.teachers.teacher import Teacher
+from bort.text.tokenizer import hash_tokenizer
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
 from bort.training.trainer import (
@@ -56,6 +64,8 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     check_trainer(run)
     if not run.distill.is_open:
         check_monitors(run, list_scores(run.distill))
+    if (start := find_local_model(run.model)) and Path(folder).resolve() in start.resolve().parents:
+        raise BortError(f"model={run.model} lies in the folder of this run; use another name=")
     if (summary := RunFolder(folder).find_result(run)) is not None:
         return summary
     run = settle_precision(run, RunFolder(folder).precision)
@@ -167,11 +177,12 @@ def train(
     hide_lightning_notes()
     run_folder, run = RunFolder(folder), settle_by_teacher(run, folder, teacher)
     with run_folder.lock(wait):
+        models = hash_models(run, corpus)
         if run.resume and (summary := run_folder.find_summary()) is not None:
-            run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
+            run_folder.check_inputs(corpus.info.to_json(), models, run)
             return summary
         run_folder.begin(run, record)
-        run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
+        run_folder.check_inputs(corpus.info.to_json(), models, run)
         # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
         pl.seed_everything(run.seed, verbose=False)
         model = build_student(run, corpus, teacher)
@@ -204,8 +215,11 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
 
     It has at least 512 position rows, so that fine-tuning may use longer sequences, but it states
     how many of them are trained: data.length, or the rows that a teacher has trained before.
+    With `model=` it is that model, see `continue_model`.
     """
     run = run.settle()
+    if run.model:
+        return continue_model(run, corpus, teacher)
     # A teacher may have more rows than its tokenizer has words; the logits of both must match.
     V = teacher.vocab_size if teacher is not None else corpus.info.vocab_size
     positions = max(run.data.length, 512)
@@ -228,6 +242,40 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
         same = {key: getattr(source.config, key) for key in ("layer_norm_eps", "activation")}
         config = replace(config, **same)
     return build_model(config, "teacher", run.seed, source, tables, run.init_layers)
+
+
+def continue_model(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> MaskedLM:
+    """Open the model that a run continues; it gets a fresh head where it has none.
+
+    It states the longer of the lengths that it was trained at before and is trained at here.
+    Raises BortError if its vocabulary is not that of the text or of the teacher, or if it has fewer
+    positions than the sequences.
+    """
+    model, has_head = load_masked_lm_or_encoder(run.model)
+    config = model.config
+    words, start = config.vocab_size, f"model={run.model} has"
+    if hash_tokenizer(load_tokenizer(run.model)) != hash_tokenizer(corpus.tokenizer):
+        raise BortError(
+            f"{start} another vocabulary than this text, which was tokenized with "
+            f"{corpus.info.vocab_size:,} tokens; give text without a tokenizer of its own"
+        )
+    if run.distill.w_kd and teacher is not None and teacher.vocab_size != words:
+        raise BortError(
+            f"{start} {words:,} rows for words, its teacher {teacher.vocab_size:,}; "
+            "distillation needs the same vocabulary"
+        )
+    if not has_head:
+        logger.info(f"{start} no masked-LM head; a fresh one is trained with it")
+    config.dropout = config.attention_dropout = run.dropout
+    if config.length is not None:
+        config.length = max(config.length, run.data.length)
+    return model
+
+
+def hash_models(run: TrainConfig, corpus: Corpus) -> dict[str, str]:
+    """Return the digests of the models that a run reads, by the setting that names each."""
+    start = {"model": hub.digest_model(run.model)} if run.model else {}
+    return start | hash_teacher(run, corpus)
 
 
 def _summarize(
@@ -253,6 +301,7 @@ def _summarize(
         "precision": str(run.trainer_config.precision),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **({"model": run.model} if run.model else {}),
         **({} if teacher is None else describe_teacher(run, corpus, teacher)),
         **describe_trimming(run, corpus, teacher),
     }

@@ -25,7 +25,7 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.files.locks import lock
 from bort.models import hub
-from bort.models.huggingface import load_tokenizer
+from bort.models.huggingface import load_tokenizer, read_model_config
 from bort.models.identity import find_local_model
 from bort.pretraining.corpus import Corpus, is_trimmed, open_full_validation
 from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
@@ -52,6 +52,8 @@ def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
     Raises BortError for everything wrong with them that shows without a corpus.
     """
     teacher = tokenizer = None
+    if run.model:
+        check_start(run)
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
         if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
             _check_length(run, read_shape(folder).limit)  # before the weights are read
@@ -68,6 +70,16 @@ def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
         matched = match_vocabulary(run, tokenizer, teacher)
         teacher = teacher if is_trimmed(run.data, tokenizer) else matched
     return teacher, tokenizer
+
+
+def check_start(run: TrainConfig) -> None:
+    """Raise BortError if the sequences are longer than the model that is continued can read."""
+    folder = hub.fetch_folder(hub.find_model(run.model), ["*.json"], ("config.json",))
+    if run.data.length > (most := read_model_config(folder).positions):
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {most} positions of "
+            f"model={run.model}; use data.length={most} or less"
+        )
 
 
 def _load_teacher_tokenizer(run: TrainConfig):

@@ -69,7 +69,9 @@ def list_origins(run: dict[str, Any]) -> dict[str, str]:
             named = run.get("agora.teacher")
             facts["teacher"] = hide_folders(named) if named else "fine-tuned in the same run"
     else:
-        facts = {"data": _describe_text(run), "teacher": _describe_teacher(run)}
+        base = _describe_base(run) if run.get("model") else None
+        facts = {"data": _describe_text(run), "base model": base}
+        facts["teacher"] = _describe_teacher(run)
     facts["seed"] = run.get("seed")
     return {key: str(value) for key, value in facts.items() if value is not None}
 
@@ -84,7 +86,7 @@ def _describe_rows(run: dict[str, Any]) -> str:
 
 
 def _describe_base(run: dict[str, Any]) -> str:
-    """Say what a fine-tuning started from, and what that model learnt from if it is still there."""
+    """Say what a training started from, and what that model learnt from if it is still there."""
     if not run.get("model"):
         return f"an encoder {_format_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
     name = hide_folders(run["model"])

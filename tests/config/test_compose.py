@@ -11,7 +11,9 @@ from omegaconf.errors import ConfigKeyError, ValidationError
 
 from bort.config.arch import ArchConfig
 from bort.config.compose import parse_settings
+from bort.config.optim import width_lr
 from bort.config.train import TrainConfig
+from bort.config.unused import refuse_unused
 from bort.errors import BortError
 from bort.models.arch import Arch
 
@@ -109,3 +111,26 @@ def test_a_configuration_of_version_0_1_can_still_be_read():
     stored["agora"]["training"] = "round_1"
     with pytest.raises(ConfigKeyError, match="training"):
         parse_settings(OmegaConf.create(stored))
+
+
+def test_a_model_that_is_continued_brings_architecture_and_words(named_model):
+    """So its width decides the rate, and its tokenizer is read."""
+    run = composed(f"model={named_model}", "data=text", "data.path=x")
+    assert run.arch == Arch(2, 2, 32, 64) and run.data.tokenizer == str(named_model)
+    assert run.optim.lr == pytest.approx(width_lr(32))
+    assert run.list_models() == {"model": str(named_model)}
+    assert run.describe().startswith(f"{named_model}, ⟨2,2,32,64⟩, learns")
+    with pytest.raises(BortError, match="data.tokenizer=bpe cannot be used: model=.* has a token"):
+        composed(f"model={named_model}", "data.tokenizer=bpe")
+    for word in ("arch=bort", "arch.depth=2", "init=paper"):
+        with pytest.raises(BortError, match="model=") as error:
+            refuse_unused(run, [word])
+        assert len(str(error.value)) <= 200
+
+
+def test_a_model_of_another_family_is_not_continued(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "distilbert", "n_layers": 6}')
+    with pytest.raises(BortError, match="model_type 'distilbert' without num_hidden_layers"):
+        composed(f"model={tmp_path}")
+    with pytest.raises(BortError, match="does not exist"):
+        composed("model=./nowhere/else")

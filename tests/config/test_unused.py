@@ -36,7 +36,7 @@ READERS = {
     "agora": {"agora"},
     "compare": {"compare"},
     "task": TASKS,
-    "model": TASKS,
+    "model": PRETRAINING - {"compare", "search"} | TASKS,
     "head": TASKS,
     "patience": TASKS,
     "arch": PRETRAINING | {"docstrings", "agora"},
@@ -122,7 +122,9 @@ def test_every_key_is_read_or_refused(job):
 @pytest.mark.parametrize(
     ("job", "override", "line"),
     [
-        ("mlm", "model=runs/x", "model=runs/x is for experiment=finetune; a pre-training starts"),
+        ("compare", "model=runs/x", "model=runs/x cannot be used: this job trains from fresh"),
+        ("search", "model=runs/x", "model=runs/x cannot be used: this job trains from fresh"),
+        ("suite", "init=paper", "init=paper is not read: all weights are those of model="),
         ("kd", "data={train: x, length: 8}", "data={train: x, length: 8}: data.train is for exper"),
         ("suite", "arch=bort", "arch=bort is not needed: model= has an architecture of its own"),
         ("suite", "data=text", "data=text: data.source is for pre-training"),

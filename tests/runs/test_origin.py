@@ -55,6 +55,11 @@ def test_a_card_says_what_a_model_was_trained_on_and_by_whom(settings_of, text, 
         assert tuned["base model"] == line
 
 
+def test_a_card_says_which_model_was_trained_further(settings_of, text, named_model):
+    further = facts(settings_of, f"model={named_model}")
+    assert further == {"data": text.name, "base model": "named", "seed": "0"}
+
+
 def test_damaged_settings_are_one_line(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(BortError, match="settings.json is not valid JSON"):
