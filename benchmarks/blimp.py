@@ -23,9 +23,11 @@ from parts import ROOT, Bench, run_parts
 from bort.console import Progress
 from bort.errors import BortError
 from bort.models.bert import ModelConfig
-from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
+from bort.models.huggingface import load_tokenizer, save_model
 from bort.models.initialization import build_model
 from bort.tasks.blimp import Accuracy, BlimpResult, read_pairs, score_pairs
+from bort.teachers.opening import open_teacher
+from bort.teachers.teacher import require
 from bort.text.tokenizer import train_tokenizer
 
 logger = logging.getLogger("bort.blimp")
@@ -53,15 +55,11 @@ def find_models(bench: Bench) -> list[str]:
 @cache
 def score_model(name: str, path: Path, share: float) -> BlimpResult:
     """Score all pairs, or a share of each set, by a model."""
-    model, tokenizer = load_masked_lm(name).eval(), load_tokenizer(name)
+    teacher, tokenizer = open_teacher(name), load_tokenizer(name)
+    require(teacher, "logits")
     progress = Progress(logger, f"blimp: {name}: masked tokens,")
-    return score_pairs(
-        lambda ids, positions: model(ids, positions=positions),
-        tokenizer,
-        read_pairs(path, share),
-        model.config.limit,
-        progress.update,
-    )
+    pairs = read_pairs(path, share)
+    return score_pairs(teacher.compute_logits, tokenizer, pairs, teacher.limit, progress.update)
 
 
 def score_models(bench: Bench) -> dict[str, BlimpResult]:

@@ -73,9 +73,10 @@ class BlimpResult:
     @property
     def by_field(self) -> dict[str, Accuracy]:
         """The mean over the sets of each field, by its name."""
-        names = sorted(set(self.fields.values()))
-        sets = {name: [s for s, field in self.fields.items() if field == name] for name in names}
-        return {name: self.average(of_field) for name, of_field in sets.items()}
+        sets: dict[str, list[str]] = {}
+        for name, field in self.fields.items():
+            sets.setdefault(field, []).append(name)
+        return {field: self.average(sets[field]) for field in sorted(sets)}
 
     @property
     def by_set(self) -> dict[str, Accuracy]:
