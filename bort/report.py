@@ -33,6 +33,12 @@ logger = logging.getLogger("bort.report")
 SETTLED = ("init", "distill.w_kd", "distill.w_hidden")
 MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
+BESIDE = {  # what stands beside the results of a pre-training, at the same masked words
+    "unigram_ce": "loss of word frequencies alone",
+    "unigram_accuracy": "accuracy of the most frequent word",
+    "teacher_loss": "loss of the teacher",
+    "teacher_accuracy": "accuracy of the teacher",
+}
 PANELS = {  # the losses of a pre-training by their kind, since two kinds share no scale
     MLM: ("train/mlm_loss", "val/loss"),
     KD: ("train/kd_loss", "val/kd_loss"),
@@ -120,6 +126,11 @@ def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
+    for key, name in BESIDE.items():
+        if isinstance(summary.get(key), float):
+            yield f"{summary[key]:.4g}", name
+    if summary.length:
+        yield f"{summary.length:,}", "tokens of the longest input it was trained at"
     for key in ("rows/val", "parameters", "steps", "tokens"):
         if key in summary:
             yield f"{summary[key]:,}", "rows of val" if key == "rows/val" else key
@@ -148,6 +159,9 @@ def plot_curves(run: LoadedRun) -> Iterator[Any]:
         if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
+        if title == MLM and run.summary.get("teacher_loss"):
+            level = run.summary["teacher_loss"]
+            plot.add_hline(y=level, line_dash="dot", annotation_text="teacher")
         plot.update_layout(showlegend=len(keys) > 1)
         yield from html.build_panel(title if len(keys) > 1 else f"{title} ({keys[0]})", plot)
 

@@ -305,10 +305,8 @@ def test_agora(script, model, shared, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["recipe", "pretrain", "search", "latency", "finetune", "precision", "vocabulary"]
-
-
-    "name", ["recipe", "pretrain", "search", "latency", "finetune", "precision", "blimp"]
+    "name",
+    ["recipe", "pretrain", "search", "latency", "finetune", "precision", "vocabulary", "blimp"],
 )
 def test_a_wrong_word(script, name):
     with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: nonsense is none of "):

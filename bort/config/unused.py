@@ -82,7 +82,11 @@ RULES = (
         "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
     ),
     Rule("distill compile", lambda run: run.fits_task, "is for pre-training"),
-    Rule("init", lambda run: bool(run.model), "is not read: all weights are those of model="),
+    Rule(
+        "init init_layers",
+        lambda run: bool(run.model),
+        "is not read: all weights are those of model=",
+    ),
     Rule(
         "arch arch_file",
         lambda run: bool(run.model),

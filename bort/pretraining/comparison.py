@@ -81,15 +81,18 @@ class Comparison:
         return cls(arms, RunSummary(shared), content.get("teacher_seconds"))
 
     def list_rows(self, baseline: str) -> Iterator[tuple[str, ...]]:
-        """List the cells below HEAD: those of the arms, and of word frequencies alone.
+        """List the cells below HEAD: of the arms, of word frequencies alone, and of the teacher.
 
-        baseline: what the last row is called.
+        baseline: what the row of word frequencies is called.
         """
         for arm, result in self.arms.items():
             scores = (f"{result.loss:.3f}", f"{result.accuracy:.1%}", f"{result.lr:g}")
             yield (ARMS[arm], f"{result.steps:,}", clock(result.seconds), *scores)
         loss, accuracy = self.distilled.unigram_loss, self.distilled.unigram_accuracy
         yield (baseline, "", "", f"{loss:.3f}", f"{accuracy:.1%}", "")
+        loss, accuracy = self.distilled.teacher_loss, self.distilled.teacher_accuracy
+        if loss is not None and accuracy is not None:
+            yield ("teacher", "", "", f"{loss:.3f}", f"{accuracy:.1%}", "")
 
     def compare_accuracies(self) -> Iterator[str]:
         """Yield sentences that compare the accuracies of the arms."""

@@ -417,6 +417,23 @@ def compute_unigram_baseline(
     return float(-(share * logp).sum()), float(share[train.argmax()])
 
 
+def measure_unigram(corpus: Corpus, labels: np.ndarray) -> tuple[float | None, float | None]:
+    """Compute the same baseline on the true words (N,) of some masked positions."""
+    special = mark_special_ids(corpus.tokenizer)
+    counts = np.bincount(labels, minlength=len(special))
+    train = _count_tokens(corpus.folder / "train.bin", corpus.info.dtype, len(special))
+    return compute_unigram_baseline(train, counts, special)
+
+
+@lru_cache(maxsize=4)
+def _count_tokens(path: Path, dtype: str, vocab_size: int) -> np.ndarray:
+    """Count each id of a stream: (V,). It takes 0.3 s for 100 M tokens."""
+    stream, counts = np.memmap(path, dtype=dtype, mode="r"), np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(stream), CHUNK):
+        counts += np.bincount(stream[start : start + CHUNK], minlength=vocab_size)
+    return counts
+
+
 def open_corpus(folder: Path, tokenizer) -> Corpus | None:
     """Open a corpus folder; return None if it is absent or its files are not as they were built."""
     from transformers import PreTrainedTokenizerFast

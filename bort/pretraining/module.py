@@ -111,6 +111,12 @@ class DistillationModule(StepModule):
         self.metrics = nn.ModuleDict(
             {name.removeprefix("val/"): MeanMetric(nan_strategy=math.nan) for name in self.scores}
         )
+        # The teacher's own scores at the same positions: no step changes them, so that the first
+        # validation finds them, and none logs them.
+        self.teacher_loss, self.teacher_accuracy = (
+            MeanMetric(nan_strategy=math.nan) for _ in range(2)
+        )
+        self.teacher_scores: dict[str, float] = {}
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """Compute the student's logits (M, V) at the flat positions (M,)."""
@@ -221,6 +227,10 @@ class DistillationModule(StepModule):
         if "kd_loss" not in self.metrics:
             return (mlm,)
         teacher = self.ask_teacher(batch)
+        if not self.teacher_scores:
+            is_right = teacher.max(-1).indices == batch["labels"]
+            self.teacher_loss.update(mlm_loss(teacher, batch["labels"]), len(logits))
+            self.teacher_accuracy.update(is_right.float().mean(), len(logits))
         return mlm, kd_loss(logits, teacher, 1.0), compute_entropy(teacher)
 
     def choose_teacher(self) -> Teacher:
@@ -257,7 +267,16 @@ class DistillationModule(StepModule):
         self.check_finite(values[self.scores[0]], self.trainer.global_step)
         for metric in by_name.values():
             metric.reset()
+        self._note_teacher_scores()
         self.log_validation(values)
+
+    def _note_teacher_scores(self) -> None:
+        """Keep the means of the teacher's scores if this whole validation has asked it."""
+        metrics = {"teacher_loss": self.teacher_loss, "teacher_accuracy": self.teacher_accuracy}
+        if self.teacher_loss.update_called and not self.trainer.sanity_checking:
+            self.teacher_scores = {name: m.compute().item() for name, m in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
 
 
 def build_projection(model: MaskedLM, teacher: Teacher) -> nn.Linear:

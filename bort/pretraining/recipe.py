@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from bort.config.train import TrainConfig
 from bort.console import clock, counted
@@ -22,7 +24,7 @@ from bort.models.huggingface import (
 from bort.models.identity import find_local_model
 from bort.models.initialization import build_model
 from bort.pretraining.callbacks import SamplePredictions
-from bort.pretraining.corpus import Corpus, build_corpus, is_trimmed
+from bort.pretraining.corpus import Corpus, build_corpus, is_trimmed, measure_unigram
 from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher import (
@@ -201,6 +203,7 @@ def train(
         trainer, throughput = fit(run, folder, module, data, label, samples, looks)
         values = _summarize(run, trainer, module, throughput, corpus, teacher)
         values["parameters"] = parameters
+        values |= _score_unigram(corpus, data.val, sum(trainer.num_val_batches))
         if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
             values["no_validation"] = reason
         summary = RunSummary(values)
@@ -295,8 +298,10 @@ def _summarize(
         "tokens_per_s": module.tokens / max(throughput.seconds, 1e-9),
         "seconds": throughput.seconds,
         "seed": run.seed,
+        "length": module.model.config.limit,
         "unigram_ce": corpus.info.unigram_ce,
         "unigram_accuracy": corpus.info.unigram_accuracy,
+        **module.teacher_scores,
         "corpus": corpus.info.fingerprint,
         "precision": str(run.trainer_config.precision),
         "torch": torch.__version__,
@@ -305,6 +310,19 @@ def _summarize(
         **({} if teacher is None else describe_teacher(run, corpus, teacher)),
         **describe_trimming(run, corpus, teacher),
     }
+
+
+def _score_unigram(corpus: Corpus, batches: Dataset, count: int) -> dict[str, float | None]:
+    """Score word frequencies alone at the masked positions of the validated batches.
+
+    Without any, the summary keeps what they score on the whole text.
+    """
+    validated = (batches[number] for number in range(min(count, len(batches))))
+    labels = [batch["labels"].numpy() for batch in validated if "labels" in batch]
+    if not sum(map(len, labels)):
+        return {}
+    loss, accuracy = measure_unigram(corpus, np.concatenate(labels))
+    return {"unigram_ce": loss, "unigram_accuracy": accuracy}
 
 
 def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:

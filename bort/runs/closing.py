@@ -31,7 +31,9 @@ def print_result(
     folder = RunFolder(folder)
     if run.job == "pretrain":
         spent = clock(summary.seconds)
-        logger.info(f"{choice}: {summary.describe_validation()} after {spent} of training")
+        length = f" at up to {summary.length:,} tokens" if summary.length else ""
+        line = f"{choice}: {summary.describe_validation()} after {spent} of training{length}"
+        logger.info(line)
         if summary.loss is not None and (warning := summary.find_doubt()):
             logger.warning(warning)
         kind = _read_kind(folder.model) if folder.model.is_dir() else "MaskedLM"

@@ -13,7 +13,8 @@ from bort.files.untrusted import read_json
 from bort.models.arch import Arch
 
 RESTORE = "restore it or remove the run"
-NUMBERS = ("parameters", "steps", "tokens", "seconds", "tokens_per_s", "unigram_ce", "lr", "w")
+NUMBERS = ("parameters", "steps", "tokens", "seconds", "tokens_per_s", "length", "lr", "w")
+NUMBERS += ("unigram_ce", "unigram_accuracy", "teacher_loss", "teacher_accuracy")
 NEAR = 0.3  # nats below the unigram model from which on a model has learnt of the context
 
 
@@ -133,6 +134,21 @@ class RunSummary(Mapping):
         return self.get("unigram_accuracy")
 
     @property
+    def teacher_loss(self) -> float | None:
+        """The teacher's cross-entropy at the same positions, where it was asked there."""
+        return self.get("teacher_loss")
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """The share of the same masked words that the teacher guesses."""
+        return self.get("teacher_accuracy")
+
+    @property
+    def length(self) -> int | None:
+        """The longest input in tokens that a pre-trained model was trained at."""
+        return self.get("length")
+
+    @property
     def task(self) -> str | None:
         """The task of a fine-tuning."""
         return self.get("task")
@@ -156,7 +172,7 @@ class RunSummary(Mapping):
     # ------------------------------------------------------------------------------- in words
 
     def describe_validation(self) -> str:
-        """Say `val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)`.
+        """Say `val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%; teacher 3.12, 46.0%)`.
 
         Of a model without a masked-LM head, say how far it is from its teacher.
         """
@@ -167,9 +183,12 @@ class RunSummary(Mapping):
         if self.loss is None:
             reason = self.get("no_validation")
             return "no validation" + (f" ({reason})" if reason else "")
+        teacher = ""
+        if self.teacher_loss is not None and self.teacher_accuracy is not None:
+            teacher = f"; teacher {self.teacher_loss:.2f}, {self.teacher_accuracy:.1%}"
         return (
             f"val {self.loss:.2f} nats ({self.accuracy:.1%} of masked words; "
-            f"unigram {self.unigram_loss:.2f}, {self.unigram_accuracy:.1%})"
+            f"unigram {self.unigram_loss:.2f}, {self.unigram_accuracy:.1%}{teacher})"
         )
 
     def find_doubt(self) -> str | None:

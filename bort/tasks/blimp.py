@@ -144,10 +144,11 @@ def score_pairs(
     pairs: Sequence[MinimalPair],
     limit: int,
     tick: Callable[[int, int], None] = lambda done, total: None,
+    device: str | torch.device = "cpu",
 ) -> BlimpResult:
     """Compare the scores of both sentences of each pair; see `score_sentences`."""
     sentences = list(dict.fromkeys(text for pair in pairs for text in (pair.good, pair.bad)))
-    scores = score_sentences(compute_logits, tokenizer, sentences, limit, tick)
+    scores = score_sentences(compute_logits, tokenizer, sentences, limit, tick, device)
     by_text = dict(zip(sentences, scores.tolist(), strict=True))
     right: dict[str, list[bool]] = {}
     for pair in pairs:

@@ -45,7 +45,10 @@ def test_a_damaged_summary_is_one_line(key, value):
 def test_the_table_and_the_sentences():
     rows = list(COMPARISON.list_rows("frequencies"))
     assert rows[1] == ("MLM, equal steps", "8", "0:04", "4.500", "20.0%", "0.004")
-    assert rows[3] == ("frequencies", "", "", "6.000", "7.0%", "")
+    assert rows[3:] == [("frequencies", "", "", "6.000", "7.0%", "")]
+    scores = {"teacher_loss": 3.5, "teacher_accuracy": 0.4}
+    taught = replace(COMPARISON, distilled=RunSummary({**DISTILLED, **scores}))
+    assert list(taught.list_rows("frequencies"))[4:] == [("teacher", "", "", "3.500", "40.0%", "")]
     assert list(COMPARISON.compare_accuracies()) == [
         "KD is better than plain MLM for the same steps: 1.50 × its accuracy",
         "KD is not better than plain MLM for the same wall clock: 0.97 × its accuracy",

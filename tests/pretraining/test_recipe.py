@@ -3,9 +3,11 @@
 import fcntl
 import json
 import math
+import re
 import shutil
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +18,16 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import log_lines, offline_log, open_batches
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from bort import report
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.files.run_files import make_run_record
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_masked_lm, save_model
 from bort.models.initialization import build_model
-from bort.pretraining.datamodule import TrainBatches
+from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.kd_vs_mlm import compare
+from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import build_student, prepare, pretrain
 from bort.runs.closing import print_result
 from bort.runs.folder import RunFolder
@@ -289,6 +293,59 @@ def test_student_may_start_from_the_teacher(settings_of, tmp_path):
     words = [model.encoder.embeddings.words.weight for model in (student, teacher.masked_lm)]
     assert torch.equal(*words)
     assert pretrain(run, tmp_path / "run")["steps"] == 5
+
+
+# ------------------------------------------------------------------------------------ baselines
+
+
+def test_word_frequencies_and_teacher_stand_beside_the_result(settings_of, tmp_path):
+    """All three are scored at the same masked positions."""
+    run = settings_of("trainer.val_check_interval=2", experiment="kd_pretrain")
+    corpus, teacher = prepare(run)
+    summary = pretrain(run, tmp_path / "run")
+    logits, labels = [], []
+    for batch in ValBatches(corpus, run.data):
+        logits.append(teacher.compute_logits(batch["input_ids"], batch["positions"]))
+        labels.append(batch["labels"])
+    logits, labels = torch.cat(logits).double(), torch.cat(labels)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    assert summary["teacher_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    accuracy = (logits.argmax(-1) == labels).double().mean()
+    assert summary["teacher_accuracy"] == pytest.approx(accuracy.item(), rel=1e-5)
+    words = Counter(corpus.train.tolist())
+    specials = corpus.tokenizer.all_special_ids
+    size = len(corpus.tokenizer) - len(specials)
+    total = sum(n for word, n in words.items() if word not in specials) + size
+    terms = [-math.log((words[label] + 1) / total) for label in labels.tolist()]
+    assert summary["unigram_ce"] == pytest.approx(sum(terms) / len(terms), rel=1e-9)
+    counts = {word: n for word, n in words.items() if word not in specials}
+    most = min(word for word, n in counts.items() if n == max(counts.values()))
+    share = sum(label == most for label in labels.tolist()) / len(labels)
+    assert summary["unigram_accuracy"] == pytest.approx(share, rel=1e-9)
+    assert summary["length"] == 16
+
+
+def test_the_teacher_is_scored_once(settings_of, tmp_path, monkeypatch):
+    """Its passes are those that the validations need for the distillation anyway."""
+    asked = []
+    ask = DistillationModule.ask_teacher
+    monkeypatch.setattr(
+        DistillationModule, "ask_teacher", lambda self, b: asked.append(1) or ask(self, b)
+    )
+    run = settings_of("trainer.val_check_interval=5", experiment="kd_pretrain")
+    corpus, _ = prepare(run)
+    assert "teacher_loss" in pretrain(run, tmp_path / "run")
+    assert len(asked) == 5 + len(ValBatches(corpus, run.data))
+
+
+def test_closing_lines_name_them(settings_of, tmp_path):
+    run = settings_of(experiment="kd_pretrain")
+    summary, said = pretrain(run, tmp_path / "run"), log_lines()
+    print_result(run, tmp_path / "run", summary, "kd_pretrain")
+    assert re.search(r"; unigram [\d.]+, [\d.]+%; teacher [\d.]+, [\d.]+%\) after", said[0])
+    assert said[0].endswith(" of training at up to 16 tokens")
+    report.write_page(tmp_path / "run")
+    assert "accuracy of the teacher" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
 # ------------------------------------------------------------------------------------ continuing

@@ -38,6 +38,8 @@ def test_scores_rows_and_teacher():
 def test_words():
     line = "val 3.80 nats (38.4% of masked words; unigram 6.79, 5.9%)"
     assert RunSummary(TEXT).describe_validation() == line
+    taught = RunSummary(TEXT | {"teacher_loss": 3.12, "teacher_accuracy": 0.46})
+    assert taught.describe_validation() == f"{line[:-1]}; teacher 3.12, 46.0%)"
     assert RunSummary({}).describe_validation() == "no validation"
     reason = {"val/loss": None, "no_validation": "it is too short"}
     assert RunSummary(reason).describe_validation() == "no validation (it is too short)"
