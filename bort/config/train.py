@@ -212,7 +212,7 @@ class PretrainRunConfig(TrainConfig):
                 f"data.tokenizer={self.data.tokenizer} cannot be used: model={self.model} has a "
                 "tokenizer of its own"
             )
-        self.data = replace(self.data, tokenizer=self.model)
+        self.data = replace(self.data, tokenizer=self.model, vocab_size=None)
         self.init = "default"  # it is not read: all weights are the model's
 
     @property

@@ -88,6 +88,11 @@ RULES = (
         "is not read: all weights are those of model=",
     ),
     Rule(
+        "data.vocab_size",
+        lambda run: is_pretraining(run) and bool(run.model),
+        "is not read: model= has a vocabulary of its own",
+    ),
+    Rule(
         "arch arch_file",
         lambda run: bool(run.model),
         "is not needed: model= has an architecture of its own",

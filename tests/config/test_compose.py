@@ -122,7 +122,7 @@ def test_a_model_that_is_continued_brings_architecture_and_words(named_model):
     assert run.describe().startswith(f"{named_model}, ⟨2,2,32,64⟩, learns")
     with pytest.raises(BortError, match="data.tokenizer=bpe cannot be used: model=.* has a token"):
         composed(f"model={named_model}", "data.tokenizer=bpe")
-    for word in ("arch=bort", "arch.depth=2", "init=paper"):
+    for word in ("arch=bort", "arch.depth=2", "init=paper", "data.vocab_size=300"):
         with pytest.raises(BortError, match="model=") as error:
             refuse_unused(run, [word])
         assert len(str(error.value)) <= 200
