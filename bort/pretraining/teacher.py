@@ -308,7 +308,8 @@ def describe_trimming(run: TrainConfig, corpus: Corpus, teacher: Teacher | None)
     """Describe a trimmed vocabulary for the summary; empty where the vocabulary is a whole one.
 
     A named teacher is scored on the held-out text as the trimmed tokenizer cuts it and, with its
-    whole vocabulary, as its own does: in nats per masked token, of which the first has more.
+    whole vocabulary, as its own does. Both losses are in nats per masked token; the trimmed text
+    has more tokens, each of which holds less.
     """
     info = corpus.info
     if not info.full_val_tokens:
@@ -326,11 +327,11 @@ def describe_trimming(run: TrainConfig, corpus: Corpus, teacher: Teacher | None)
         "teacher_trimmed_loss": measure_loss(teacher, corpus, run.data),
         "teacher_full_loss": measure_loss(full, open_full_validation(corpus, tokenizer), run.data),
     }
-    trimmed, whole = losses.values()
-    if trimmed is not None and whole is not None:
+    after, before = losses.values()
+    if after is not None and before is not None:
         logger.info(
-            f"teacher: {trimmed:.2f} nats per masked token of held-out text with "
-            f"{teacher.vocab_size:,} words, {whole:.2f} with all of its {info.full_vocab_size:,}"
+            f"teacher: {after:.2f} nats per masked token of held-out text with "
+            f"{teacher.vocab_size:,} words, {before:.2f} with all of its {info.full_vocab_size:,}"
         )
     return facts | losses
 

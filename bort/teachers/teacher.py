@@ -136,10 +136,10 @@ def find_padding(pad_id: int, ids: Tensor) -> int:
 
     Raises BortError if it is none of them.
     """
-    places = (ids == pad_id).nonzero()
-    if not len(places):
+    rows = (ids == pad_id).nonzero()
+    if not len(rows):
         raise BortError(
             f"padding is the word {pad_id} of the teacher, but no special token of its tokenizer: "
             "its vocabulary cannot be trimmed; leave data.vocab_size out"
         )
-    return int(places[0])
+    return int(rows[0])
