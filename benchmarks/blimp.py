@@ -1,6 +1,6 @@
 """Score masked LMs on BLiMP by pseudo-log-likelihood: 67 sets of 1,000 minimal pairs each.
 
-    python benchmarks/blimp.py model=FOLDER              # all pairs: two minutes for ⟨2,2,128,512⟩
+    python benchmarks/blimp.py model=FOLDER              # all pairs: four minutes for ⟨2,2,128,512⟩
     python benchmarks/blimp.py model=FOLDER share=0.05   # a quick look, at 50 pairs a set
     python benchmarks/blimp.py model=FIRST,SECOND data=FILE fields   # without the table of sets
     python benchmarks/blimp.py smoke                     # a tiny model; only prints
