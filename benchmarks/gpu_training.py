@@ -31,6 +31,7 @@ from bort.models.arch import Arch
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.pretraining.corpus import Corpus, open_corpus
 from bort.pretraining.recipe import build_student, train
+from bort.tasks.blimp import read_pairs, score_pairs
 from bort.training.loader import check_shared_memory
 from bort.training.trainer import check_trainer, hide_lightning_notes
 
@@ -365,8 +366,6 @@ def gather_scores(desk: Desk) -> dict[str, Any]:
 
 def blimp(desk: Desk) -> None:
     """Score the pre-trained model and random weights: some pairs of each set, then all of them."""
-    from bort.tasks.blimp import read_pairs, score_pairs
-
     starts = [PRETRAINED, RANDOM] if desk.has_model else [RANDOM]
     results: dict[str, dict[str, Any]] = {}
     for share, start in product(desk.sizes.shares, starts):

@@ -156,7 +156,6 @@ def test_precision(script, model, shared, monkeypatch):
 
 
 def test_gpu(script, shared):
-    pytest.importorskip("bort.tasks.blimp")
     out = script("gpu", "smoke", f"data={shared / 'data'}")
     assert count_rows(out, "| pre-training |") == 8
     assert count_rows(out, "| task | metric | pre-trained, by seed") == 7
