@@ -75,7 +75,7 @@ def count_rows(out: str, header: str) -> int:
 def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
-    of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py"}
+    of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -277,6 +277,12 @@ def test_durations(deadlines):
     for text in ("", "15", "m", "1.5m", "0m", "x"):
         with pytest.raises(BortError, match="must be a duration"):
             deadlines.read_duration(text)
+
+
+def test_levers(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("levers", "smoke", f"encoder={model}")
+    assert count_rows(out, "| arm | steps |") == 4
 
 
 def test_vocabulary(script, model, shared, monkeypatch):
