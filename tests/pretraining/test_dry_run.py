@@ -136,7 +136,8 @@ def test_a_folder_with_another_run_is_refused(settings_of, tmp_path):
 
 def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
     """bf16 counts by what this machine has timed, and as float32 before that."""
-    run = settings_of("trainer.precision=bf16-mixed", experiment="kd_pretrain")
+    untrained = "teacher.lr=0.0123"  # so that the cache holds this teacher in no precision
+    run = settings_of("trainer.precision=bf16-mixed", untrained, experiment="kd_pretrain")
     monkeypatch.setattr(plan, "measure_gflops", lambda _: 1e-6)
     monkeypatch.setattr(precision, "read_speeds", dict)
 
@@ -151,5 +152,5 @@ def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
     timed, words = read_hours(run)
     assert words == "in bf16, 2.5 × as fast as float32"
     assert timed == pytest.approx(untimed / 2.5, abs=0.01)
-    hours, words = read_hours(settings_of(experiment="kd_pretrain"))
+    hours, words = read_hours(settings_of(untrained, experiment="kd_pretrain"))
     assert (hours, words) == (untimed, "in float32")
