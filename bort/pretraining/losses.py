@@ -28,7 +28,7 @@ def distillation_loss(
     the mean (or sum) over M. A loss of weight 0 is neither computed nor returned; with w_kd = 0 no
     teacher is needed.
     """
-    losses = {}
+    weights, losses = weights.settle(), {}  # the teacher has a head: these are its logits
     if weights.w_kd:
         losses["kd_loss"] = kd_loss(student, teacher, weights.temperature, reduction)
     if weights.w_mlm:

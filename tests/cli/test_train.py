@@ -238,7 +238,8 @@ def test_wrong_folder(run, tmp_path):
 def test_the_plan_with_a_model_of_another_kind(tmp_path):
     """Its config.json has other keys; the plan reads nothing more of it."""
     (tmp_path / "distil").mkdir()
-    settings = {"model_type": "distilbert", "n_layers": 2, "dim": 64, "vocab_size": 100}
+    settings = {"model_type": "distilbert", "n_layers": 2, "n_heads": 2, "dim": 64}
+    settings["vocab_size"] = 100
     (tmp_path / "distil" / "config.json").write_text(json.dumps(settings))
     tuned = ("experiment=finetune", "task=docstrings", "model=distil")
     taught = ("experiment=kd_pretrain", "teacher.name=distil")

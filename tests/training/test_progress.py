@@ -25,7 +25,7 @@ class Module:
 
     def __init__(self, total: int = 100):
         self.tokens, self.total, self.logged, self.last_row = 0, total, [], {}
-        self.metric = "val/mlm_accuracy"
+        self.metric, self.scores = "val/mlm_accuracy", ["val/loss", "val/mlm_accuracy"]
 
     def log_row(self, row, step):
         self.logged.append((step, row))
