@@ -49,8 +49,8 @@ class DistillConfig:
     def settle(self, has_head: bool = True) -> Self:
         """Return the weights without null; has_head: whether the teacher has a masked-LM head."""
         w_kd, w_hidden = self.w_kd, self.w_hidden
-        if self.is_open:
-            w_kd, w_hidden = (1.0, 0.0) if has_head else (0.0, 1.0)
+        if self.is_open:  # w_hidden=0 is an answer, too: then a teacher without a head is refused
+            w_kd, w_hidden = (0.0, 1.0) if not has_head and w_hidden is None else (1.0, 0.0)
         return replace(self, w_kd=w_kd or 0.0, w_hidden=w_hidden or 0.0)
 
     @property
@@ -71,7 +71,7 @@ class DistillConfig:
 
 @dataclass
 class TeacherConfig:
-    """A masked LM by name or folder; without a name one is trained on the same text first."""
+    """An encoder by name or folder; without a name one is trained on the same text first."""
 
     name: str | None = None  # a run folder, a Hugging Face folder or a hub name
     arch: ArchConfig = field(default_factory=lambda: ArchConfig(2, 4, 128, 512))

@@ -52,3 +52,9 @@ def test_what_is_left_open_follows_from_the_teacher(given, has_head, weights):
     assert settled.settle(not has_head) == settled and not settled.is_open
     assert settled.reads_masked == bool(weights[0] or weights[1])
     assert settled.reads_unmasked == bool(weights[2] or weights[3])
+
+
+def test_no_final_states_where_the_user_set_them_to_0():
+    """A teacher without a head can then only be asked for what it cannot give."""
+    settled = DistillConfig(w_hidden=0.0, w_mlm=1.0).settle(has_head=False)
+    assert (settled.w_kd, settled.w_hidden) == (1.0, 0.0)
