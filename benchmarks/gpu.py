@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))  # bort may not be installed where the GPU is
 
 from deadlines import Stage, Stages, read_duration  # noqa: E402
 from gpu_report import write_report  # noqa: E402
+from parts import read_arguments  # noqa: E402
 
 from bort.console import show_log  # noqa: E402
 from bort.errors import BortError  # noqa: E402
@@ -55,36 +56,19 @@ WORK = Path(tempfile.gettempdir()) / "bort_gpu"
 
 def main(words: list[str]) -> None:
     """Do what the words say; see the top of this file. Raises BortError for wrong ones."""
-    names, options = read_words(words)
+    stages = [*(stage.name for stage in STAGES), *HELPERS]
+    names, options, is_smoke = read_arguments(words, ["pack", "run", "eager", *stages], OPTIONS)
     verb = names[0] if names else ""
     if verb == "pack":
         pack(options)
     elif verb == "run":
         run(names[1:], options)
-    elif verb == "smoke":
+    elif is_smoke:
         smoke(options)
-    elif verb in [stage.name for stage in STAGES] or verb in HELPERS:
+    elif verb in stages:
         run_stage(verb, names[1:], options)
     else:
         raise BortError("give pack, run or smoke first; `run` takes names of stages, too")
-
-
-def read_words(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the names and the options among the words. Raises BortError for an unknown one."""
-    known = ["pack", "run", "smoke", "eager", *(stage.name for stage in STAGES), *HELPERS]
-    names, options = [], {}
-    for word in words:
-        option, _, value = word.partition("=")
-        if value and option in OPTIONS:
-            options[option] = value
-        elif word in known:
-            names.append(word)
-        else:
-            raise BortError(
-                f"{word} is none of pack, run, smoke, a stage ({', '.join(s.name for s in STAGES)})"
-                f", {', '.join(f'{option}=…' for option in OPTIONS)}"
-            )
-    return names, options
 
 
 def read_path(options: dict[str, str], name: str) -> Path:

@@ -57,7 +57,8 @@ def write_pack(data: Path, out: Path, work: Path, sizes: PackSizes, texts: str =
     """
     # Only here: opening a pack needs none of it, and should not wait for torch.
     from bort.config.data import DataConfig
-    from bort.pretraining.corpus import build_corpus, sample_text
+    from bort.pretraining.corpus import build_corpus
+    from bort.pretraining.encoding import sample_text
     from bort.text.sources import open_text
 
     text = work / "text"

@@ -75,6 +75,23 @@ def has_tokenizer(overrides: tuple[str, ...]) -> bool:
     return bool(named) and "data.tokenizer=bpe" not in named
 
 
+@pytest.fixture
+def output_types(monkeypatch) -> dict[str, set]:
+    """The types of a classifier's outputs in the steps and in the validations of a test."""
+    from bort.finetuning.module import FineTuningModule
+
+    types: dict[str, set] = {"training": set(), "validation": set()}
+    forward = FineTuningModule.forward
+
+    def note(module, batch):
+        outputs = forward(module, batch)
+        types["training" if module.training else "validation"].add(outputs.dtype)
+        return outputs
+
+    monkeypatch.setattr(FineTuningModule, "forward", note)
+    return types
+
+
 @pytest.fixture(scope="session")
 def settings_of(text) -> Callable[..., TrainConfig]:
     """Settings from `conf/` as the command line gives them, made tiny, with these overrides."""

@@ -172,7 +172,7 @@ def test_gpu(script, shared):
         ("run work=x in=tests", "out= is missing; it names a folder"),
         ("run in=tests out=x", "in=.*tests is no pack; make one by `gpu.py pack`"),
         ("run in=tests out=x budget=fast", "budget=fast must be a duration, as in 15m, "),
-        ("run sst2", "sst2 is none of pack, run, smoke, a stage"),
+        ("run sst2", "sst2 is none of pack, run, eager, "),
         ("pack data=tests out=x", "tests/text/imdb.jsonl.xz is not there; data= must name a "),
         ("", "give pack, run or smoke first"),
     ],

@@ -5,6 +5,7 @@ I intermediate, K = H / A, P usable positions.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +206,7 @@ class Encoder(nn.Module):
         """
         mask = make_attention_mask(attention_mask)
         x = self.embeddings(input_ids, token_types, shared)
-        for layer in self.layers[:depth]:
+        for layer in islice(self.layers, depth):
             x = layer(x, mask)
         return x
 

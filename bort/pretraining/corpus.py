@@ -9,34 +9,37 @@ import hashlib
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bort.config.data import DataConfig
-from bort.console import Progress, counted, data_size
+from bort.console import Progress, counted
 from bort.errors import BortError
 from bort.files import ownership
 from bort.files.digests import hash_file, read_sealed, write_sealed
 from bort.files.writing import swap_folder, sync_folder
 from bort.models.tokenizer_folder import save_tokenizer
-from bort.pretraining.token_stream import TokenStream, count_sequences
+from bort.pretraining.encoding import (
+    FULL,
+    DocumentCounts,
+    choose_dtype,
+    drop_copies,
+    encode_documents,
+    open_stream,
+    sample_text,
+)
 from bort.text.copies import SHARE, Overlap
 from bort.text.docstrings import make_docstring_source
-from bort.text.sources import Document, Source, open_text
-from bort.text.splits import mark_duplicates, split_document
+from bort.text.sources import Source, open_text
+from bort.text.token_stream import count_sequences
 from bort.text.tokenizer import (
     CHUNK,
-    build_encoder,
-    cut_pieces,
-    encode_texts,
     hash_tokenizer,
     mark_special_ids,
     train_tokenizer,
@@ -48,9 +51,6 @@ logger = logging.getLogger(__name__)
 VERSION = 3  # part of every fingerprint: raise it when the same text would give other streams
 
 SPLITS = ("train", "val")
-FULL = "full"  # the folder of held-out text as a tokenizer cuts it whose vocabulary was trimmed
-SAMPLE = 40_000_000  # characters that a tokenizer is trained on
-LEAST = 0.1  # share of the held-out tokens; if less would be left, near-copies are not dropped
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,6 @@ class CorpusInfo:
     def from_json(cls, content: dict[str, Any]) -> "CorpusInfo":
         """Read the content of `info.json`."""
         return cls(**content)
-
-
-@dataclass
-class _Counts:
-    """The numbers of documents that were encoded and of duplicates that were dropped."""
-
-    documents: int = 0
-    duplicates: int = 0
 
 
 @dataclass
@@ -187,56 +179,6 @@ def _locate(data: DataConfig, cache: Path, tokenizer, tick: Callable) -> tuple[S
     return source, Path(cache) / "corpora" / fingerprint
 
 
-# ------------------------------------------------------------------------------------ documents
-
-
-def sample_text(
-    source: Source, data: DataConfig, tick: Callable, action: str = "training"
-) -> Iterator[str]:
-    """Yield about SAMPLE characters of distinct training text, spread evenly over the source.
-
-    action: what is done to a tokenizer with it.
-    """
-    documents = source.read()  # which may be what finds the size
-    share = min(1.0, SAMPLE / source.size) if source.size else 1.0
-    taken, passed = 0, 0
-    for piece in _read_training_pieces(documents, data):
-        if taken <= share * passed:
-            taken += len(piece)
-            yield piece
-        passed += len(piece)
-        if taken >= SAMPLE:
-            break
-        tick(f"corpus: {data_size(taken)} of text read for the tokenizer…")
-    tick(f"corpus: {action} a tokenizer on {data_size(taken)} of text…", now=True)
-
-
-def _read_training_pieces(documents: Iterable[Document], data: DataConfig) -> Iterator[str]:
-    """Yield the distinct training text in pieces, since a document may be as long as a book."""
-    for document, new in mark_duplicates(documents):
-        if new:
-            for part in split_document(document, data.val_fraction):
-                if part.split == "train":
-                    yield from cut_pieces(part.text)
-
-
-def _read_chunks(source: Iterable[Document], data: DataConfig, counts: _Counts) -> Iterator[tuple]:
-    """Yield lists of the parts of distinct documents, each with the bytes of source it took."""
-    chunk, held, size = [], 0, 0
-    for document, new in mark_duplicates(source):
-        size += document.size
-        if not new:
-            counts.duplicates += 1
-            continue
-        chunk.append(split_document(document, data.val_fraction))
-        held += len(document.text)
-        if held >= CHUNK:
-            yield chunk, size
-            chunk, held, size = [], 0, 0
-    if chunk:
-        yield chunk, size
-
-
 # ------------------------------------------------------------------------------------ the folder
 
 
@@ -288,13 +230,13 @@ def write_streams(
     if full is not None:
         (folder / FULL).mkdir()
         streams[FULL] = open_stream(folder / FULL / "val.bin", full)
-    counts, overlap = _Counts(), Overlap()
-    _encode_documents(source, data, (tokenizer, full), streams, counts, overlap, tick)
+    counts, overlap = DocumentCounts(), Overlap()
+    encode_documents(source, data, (tokenizer, full), streams, counts, overlap, tick)
     train, val = (streams[split] for split in SPLITS)
     if not counts.documents:
         raise BortError(f"{source.name}: no text in it; nothing but blank documents")
     copies = overlap.shares() > SHARE
-    near_copies, are_dropped = _drop_copies(val, copies)
+    near_copies, are_dropped = drop_copies(val, copies)
     if are_dropped and full is not None:
         streams[FULL].keep(~copies)
     # The digest is of the content; the fingerprint is of the source, and differs for a copied file.
@@ -318,84 +260,6 @@ def write_streams(
         full_vocab_size=0 if full is None else len(mark_special_ids(full)),
         full_val_tokens=0 if full is None else int(streams[FULL].counts.sum()),
     )
-
-
-def open_stream(path: Path, tokenizer: Any) -> TokenStream:
-    """Open a file to write the tokens of a tokenizer into."""
-    vocab_size = len(mark_special_ids(tokenizer))
-    return TokenStream(path, choose_dtype(vocab_size), vocab_size, tokenizer.sep_token_id)
-
-
-def choose_dtype(vocab_size: int) -> np.dtype:
-    """Choose the smallest type of a token file that holds all ids of a vocabulary."""
-    return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
-
-
-def _encode_documents(
-    source: Source,
-    data: DataConfig,
-    tokenizers: tuple[Any, Any],
-    streams: dict[str, TokenStream],
-    counts: _Counts,
-    overlap: Overlap,
-    tick: Callable,
-) -> None:
-    """Encode all documents of a source into the streams of their splits.
-
-    tokenizers: that of the corpus, and the one it was trimmed from, or None.
-    """
-    encode, encode_fully = map(make_encode, tokenizers)
-    texts = source.read()
-    progress = make_encoding_progress(source.size, tick)  # started once docstrings have been read
-    for chunk, size in _read_chunks(texts, data, counts):
-        parts = list(chain.from_iterable(chunk))
-        encoded = iter(encode([part.text for part in parts]))
-        fully = iter(encode_fully([part.text for part in parts if part.split == "val"]))
-        for document in chunk:
-            is_used = False
-            for part in document:
-                ids = next(encoded)
-                full_ids = next(fully, ()) if part.split == "val" else ()
-                if not len(ids):
-                    continue  # It has only characters that the tokenizer drops.
-                if len(part.runs):
-                    overlap.add(part.runs, part.split == "val")
-                streams[part.split].add(ids)
-                if len(full_ids):
-                    streams[FULL].add(full_ids)
-                is_used = True
-            counts.documents += is_used
-        progress(sum(stream.write() for stream in streams.values()), size)
-
-
-def make_encode(tokenizer: Any) -> Callable[[list[str]], list[np.ndarray]]:
-    """Return what encodes texts into ids (int32) of words only; of None, what encodes nothing."""
-    if tokenizer is None:
-        return lambda texts: []
-    encoder, special = build_encoder(tokenizer), mark_special_ids(tokenizer)
-    unk = tokenizer.unk_token_id
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        encoded = encode_texts(encoder, texts)
-        for ids in encoded:
-            if unk is not None:  # In some vocabularies (SentencePiece) "<s>" is also a word.
-                ids[special[ids]] = unk
-        return encoded
-
-    return encode
-
-
-def _drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
-    """Drop the held-out documents that are near-copies of training text; copies: (K,) bool.
-
-    If hardly any others would be left, the text repeats itself by nature, and all of them stay.
-    Returns how many near-copies there are, and whether they were dropped.
-    """
-    sizes = np.diff([0, *val.ends])
-    are_dropped = bool(copies.any() and sizes[~copies].sum() >= LEAST * sizes.sum())
-    if are_dropped:
-        val.keep(~copies)
-    return int(copies.sum()), are_dropped
 
 
 def compute_unigram_baseline(
@@ -501,7 +365,7 @@ def _check_length(info: CorpusInfo, name: str, data: DataConfig) -> None:
         raise BortError(f"{name}: every token is unknown to the tokenizer; use another one")
 
 
-# ------------------------------------------------------------------------------------ progress
+# ------------------------------------------------------------------------------------ lines
 
 
 def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
@@ -532,20 +396,3 @@ def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
             f"corpus: no validation: {info.val_tokens:,} tokens are held out, one sequence "
             f"needs {data.length - 2}; a larger data.val_fraction holds out more"
         )
-
-
-def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
-    """Return `progress(tokens so far, further bytes)`; total: bytes of the source, 0 if unknown."""
-    start, done = time.monotonic(), 0
-    tick("corpus: encoding…", now=True)
-
-    def progress(tokens: int, size: int) -> None:
-        nonlocal done
-        done += size
-        seconds = max(1e-9, time.monotonic() - start)
-        estimate = f" of {tokens * total / done / 1e6:.1f}" if total else ""
-        left = f", {seconds * (total - done) / done:.0f} s left" if total else ""
-        speed = f"{tokens / seconds / 1e6:.1f} M tokens/s"
-        tick(f"corpus: encoded {tokens / 1e6:.1f}{estimate} M tokens, {speed}{left}")
-
-    return progress

@@ -17,8 +17,8 @@ from bort.files.cache import locate_cache
 from bort.models.huggingface import load_tokenizer
 from bort.pretraining.corpus import Corpus, build_corpus, find_corpus
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
-from bort.pretraining.token_stream import count_sequences, pack_sequences
 from bort.teachers.states import KeptStates, UnmaskedText, WithTeacher
+from bort.text.token_stream import count_sequences, pack_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
@@ -67,8 +67,8 @@ class PackedSequences:
         if self.unmasked:
             batch["texts"] = torch.from_numpy(ids)
         if self.states is not None:
-            places = rows if self.kept_rows is None else np.searchsorted(self.kept_rows, rows)
-            batch["text_states"] = torch.from_numpy(self.states.take(places, self.length))
+            indices = rows if self.kept_rows is None else np.searchsorted(self.kept_rows, rows)
+            batch["text_states"] = torch.from_numpy(self.states.take(indices, self.length))
         return batch
 
 

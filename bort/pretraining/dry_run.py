@@ -35,8 +35,8 @@ from bort.pretraining.flops import (
 from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
 from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
-from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
+from bort.text.token_stream import count_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.precision import (
     BF16_NAMES,
@@ -138,10 +138,10 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
 def count_run_passes(run: TrainConfig, outlook: Outlook, amount: Amount) -> float:
     """Count the FLOPs of the teacher's passes in a run; states that are kept are computed once."""
     count = count_sequences(outlook.corpus.train, run.data.length) if outlook.corpus else 0
-    kept = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
-    if "train" in kept:
+    sizes = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
+    if "train" in sizes:
         amount = replace(amount, train=expect_text(count, run.data.length, run.data.mask_rate))
-    if "val" in kept:
+    if "val" in sizes:
         amount = replace(amount, validations=1)
     read = repeat_amount(amount, *count_teacher_readings(run.distill))
     return count_teacher_flops(outlook.teacher, outlook.vocab, read)

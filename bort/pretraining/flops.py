@@ -14,7 +14,7 @@ from bort.objectives.parameters import count_forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import LOOK_EVERY
 from bort.pretraining.masking import VAL_RATE
-from bort.pretraining.token_stream import count_sequences
+from bort.text.token_stream import count_sequences
 from bort.training.optim import NEWTON_SCHULZ_STEPS
 
 

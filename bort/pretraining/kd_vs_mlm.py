@@ -33,11 +33,11 @@ from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, make_batches_with_looks, prepare, train
 from bort.pretraining.teacher import hash_teacher, locate_teacher
-from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
 from bort.teachers.teacher import Teacher
+from bort.text.token_stream import count_sequences
 from bort.training.loggers import MetricsCsv
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput

@@ -197,8 +197,9 @@ def train(
         )
         module.judge = None if data.states is None else data.states.judge
         samples = [SamplePredictions(corpus.tokenizer, folder)] if distill.reads_masked else []
-        kept = model if distill.reads_masked else model.encoder  # a head is kept if it was trained
-        parameters = sum(p.numel() for p in kept.parameters())  # counted before FSDP shards them
+        # A head is saved only if it was trained.
+        result = model if distill.reads_masked else model.encoder
+        parameters = sum(p.numel() for p in result.parameters())  # counted before FSDP shards them
         looks = data.look_every > 1
         trainer, throughput = fit(run, folder, module, data, label, samples, looks)
         values = _summarize(run, trainer, module, throughput, corpus, teacher)
@@ -208,7 +209,7 @@ def train(
             values["no_validation"] = reason
         summary = RunSummary(values)
         if trainer.is_global_zero:
-            save_model(kept, corpus.tokenizer, run_folder.model, state=module.full_weights)
+            save_model(result, corpus.tokenizer, run_folder.model, state=module.full_weights)
             run_folder.write_summary(summary)
         return summary
 

@@ -30,11 +30,11 @@ from bort.models.identity import find_local_model
 from bort.pretraining.corpus import Corpus, is_trimmed, open_full_validation
 from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
 from bort.pretraining.flops import estimate_states_bytes, measure_amount
-from bort.pretraining.token_stream import count_sequences
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import open_teacher, read_shape
 from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
 from bort.teachers.teacher import Teacher, require
+from bort.text.token_stream import count_sequences
 from bort.text.trimming import check_trimmed_size, map_tokens
 from bort.training.module import VERSION
 from bort.training.precision import BF16_NAMES, autocast_training
@@ -256,12 +256,12 @@ def keep_text_states(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> Unma
     """
     count = count_sequences(corpus.train, run.data.length)
     sizes = estimate_states_bytes(run, teacher.arch.hidden, measure_amount(run, corpus), count)
-    kept = {}
+    states = {}
     for split in sizes:
         rows = np.arange(count) if split == "train" else ValBatches(corpus, run.data).chosen
         texts = OrderedTexts(PackedSequences(corpus, split, run.data.length), rows)
-        kept[split] = _build_text_states(run, corpus, teacher, split, texts)
-    return UnmaskedText(**kept)
+        states[split] = _build_text_states(run, corpus, teacher, split, texts)
+    return UnmaskedText(**states)
 
 
 def _build_text_states(

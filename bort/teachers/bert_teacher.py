@@ -35,8 +35,8 @@ class BertTeacher:
         if classifier is not None:
             classifier.eval().requires_grad_(False)
         self.name = name or f"of {model.config.arch}"
-        given = {"hidden": True, "relations": True, "logits": has_head, "task": bool(classifier)}
-        self.gives = frozenset(gift for gift, is_given in given.items() if is_given)
+        gifts = {"hidden": True, "relations": True, "logits": has_head, "task": bool(classifier)}
+        self.gives = frozenset(gift for gift, is_there in gifts.items() if is_there)
 
     # ---- what is known without a pass
 

@@ -116,11 +116,11 @@ class Gap:
     gift: str  # out of GIFTS
 
     def __str__(self) -> str:
-        given = [name for name in GIFTS if name in self.teacher.gives]
-        losses = [LOSSES[name] for name in given if name in LOSSES]
+        gifts = [name for name in GIFTS if name in self.teacher.gives]
+        losses = [LOSSES[name] for name in gifts if name in LOSSES]
         advice = f"; use {' or '.join(losses)}" if losses else ""
         return (
-            f"the teacher {self.teacher.name} gives {' and '.join(given)}, but no {self.gift}: "
+            f"the teacher {self.teacher.name} gives {' and '.join(gifts)}, but no {self.gift}: "
             f"it lacks {GIFTS[self.gift]}{advice}"
         )
 

@@ -52,13 +52,13 @@ class WrappedTeacher:
         if getattr(self.decoder, "out_features", None) != self.vocab_size:
             self.decoder = None
         self.projections = find_projections(self.encoder, self.family, shape)
-        given = {
+        gifts = {
             "hidden": True,
             "logits": self.decoder is not None,
             "relations": bool(self.projections),
             "task": is_tuned and has_head,
         }
-        self.gives = frozenset(gift for gift, is_given in given.items() if is_given)
+        self.gives = frozenset(gift for gift, is_there in gifts.items() if is_there)
 
     # ---- what is known without a pass
 

@@ -18,7 +18,6 @@ from bort.agora.result import AgoraResult
 from bort.errors import BortError
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import encode_examples
-from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.runs.folder import RunFolder
 from bort.tasks import reading
@@ -60,21 +59,12 @@ def test_what_a_run_leaves(whole, run_of, csv):
     assert any(line.startswith("  round 2, θ 1 of 1") for line in lines)
 
 
-def test_a_run_in_bf16_has_one_precision(run_of, tmp_path, monkeypatch):
+def test_a_run_in_bf16_has_one_precision(run_of, tmp_path, output_types):
     """The steps of all its trainings are bf16, their validations float32, and so is every score."""
-    kinds = {True: set(), False: set()}
-    forward = FineTuningModule.forward
-
-    def note(module, batch):
-        outputs = forward(module, batch)
-        kinds[module.training].add(outputs.dtype)
-        return outputs
-
-    monkeypatch.setattr(FineTuningModule, "forward", note)
     folder = tmp_path / "run"
     run = run_of("trainer.precision=bf16-mixed", "trainer.max_epochs=2")
     summary = agora_run.agora(run, folder)
-    assert kinds == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert output_types == {"training": {torch.bfloat16}, "validation": {torch.float32}}
     assert summary["precision"] == "bf16-mixed"
     trainings = [path.parent for path in folder.rglob("settings.json")]
     assert len(trainings) > 1

@@ -20,7 +20,6 @@ from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning.heads import describe_outputs
-from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer, save_model
 from bort.models.initialization import build_classifier
 from bort.runs.closing import print_result
@@ -122,17 +121,8 @@ def test_stopped_and_continued(shared, run_of, tmp_path, monkeypatch, step):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_bf16_is_stopped_and_continued(run_of, tmp_path, monkeypatch):
+def test_bf16_is_stopped_and_continued(run_of, tmp_path, output_types):
     """Steps are bf16, validations and weights float32; a resumed run has the same bits."""
-    kinds = {True: set(), False: set()}
-    forward = FineTuningModule.forward
-
-    def note(module, batch):
-        outputs = forward(module, batch)
-        kinds[module.training].add(outputs.dtype)
-        return outputs
-
-    monkeypatch.setattr(FineTuningModule, "forward", note)
     rows = [{"text": f"the {('cat', 'dog')[k % 2]} of line {k}", "label": k % 2} for k in range(40)]
     for name, part in (("train", rows[:30]), ("val", rows[30:])):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
@@ -141,7 +131,7 @@ def test_bf16_is_stopped_and_continued(run_of, tmp_path, monkeypatch):
     run = run_of("custom", None, *files, *epochs, "trainer.precision=bf16-mixed")
     summary = finetune.finetune(run, tmp_path / "whole")
     assert summary["precision"] == "bf16-mixed"
-    assert kinds == {True: {torch.bfloat16}, False: {torch.float32}}
+    assert output_types == {"training": {torch.bfloat16}, "validation": {torch.float32}}
     with pytest.raises(SystemExit):
         finetune.finetune(stopping(run, 5), tmp_path / "run")
     finetune.finetune(run, tmp_path / "run")

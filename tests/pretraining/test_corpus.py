@@ -6,18 +6,14 @@ import math
 import numpy as np
 import pytest
 from pretraining_helpers import documents, near_copies, teacher, words
-from tiny_runs import log_lines
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from bort.config.data import DataConfig
-from bort.console import Progress
 from bort.errors import BortError
 from bort.pretraining import corpus as module
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.token_stream import count_sequences, pack_sequences
-from bort.text import sources, splits
-from bort.text.sources import Document
+from bort.text import splits
+from bort.text.token_stream import count_sequences, pack_sequences
 from bort.text.tokenizer import build_encoder, encode_texts
 
 # ------------------------------------------------------------------------------------ splits
@@ -229,29 +225,6 @@ def test_trained_tokenizer_is_lossless_and_reloads(shared, make, tmp_path):
     assert set(tokenizer("a")) == {"input_ids", "attention_mask"}
 
 
-def test_tokenizer_sample_is_bounded_and_spread(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(module, "SAMPLE", 2000)
-    data = DataConfig(source="text", path=str(words(tmp_path)), val_fraction=0.2)
-    source = sources.open_text(data)
-    sample = list(module.sample_text(source, data, lambda *a, **k: None))
-    assert 1000 < sum(map(len, sample)) <= 2000 + max(map(len, sample))
-    assert {splits.split_document(Document(text, 0), 0.2)[0].split for text in sample} == {"train"}
-    numbers = [int(text.split()[1]) for text in sample]
-    assert numbers == sorted(numbers) and numbers[-1] > 100  # from all over the file
-
-
-def test_tokenizer_sample_of_one_long_document(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SAMPLE", 2000)
-    monkeypatch.setattr("bort.text.tokenizer.PIECE", 100)
-    data = DataConfig(source="text", path=str(words(tmp_path)), sample_by="file", val_fraction=0.0)
-    sample = list(module.sample_text(sources.open_text(data), data, lambda *a, **k: None))
-    text = words(tmp_path).read_text()
-    places = [text.index(piece) for piece in sample]
-    assert 1900 < sum(map(len, sample)) < 2300
-    assert places[0] == 0 and places[-1] > 0.8 * len(text)
-    assert max(np.diff(places)) < 0.3 * len(text)
-
-
 def test_unigram_baseline_by_hand():
     """Words 2 and 3; training counts 5 and 1 (+1 each: 6/8 and 2/8), validation 1 and 3."""
     special = np.array([True, True, False, False])
@@ -264,21 +237,6 @@ def test_unigram_baseline_by_hand():
 
 
 # ------------------------------------------------------------------------------------ progress
-
-
-def test_progress_lines(tmp_path, monkeypatch):
-    now, said = [0.0], log_lines()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    ticker = Progress(module.logger, every_s=10)
-    progress = module.make_encoding_progress(1000, ticker.tell)
-    for second, tokens in ((4, 100_000), (9, 200_000), (10, 250_000), (12, 300_000)):
-        now[0] = second
-        progress(tokens, 100)
-    # 300 of 1,000 bytes gave 250,000 tokens in 10 s
-    assert said == [
-        "corpus: encoding…",
-        "corpus: encoded 0.2 of 0.8 M tokens, 0.0 M tokens/s, 23 s left",
-    ]
 
 
 def test_every_stage_is_announced(tmp_path, make):

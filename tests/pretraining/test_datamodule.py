@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from bort.config.data import DataConfig
 from bort.pretraining.corpus import Corpus, build_corpus
 from bort.pretraining.datamodule import TrainBatches, ValBatches
-from bort.pretraining.token_stream import count_sequences, pack_sequences
+from bort.text.token_stream import count_sequences, pack_sequences
 from bort.training.loader import ResumeSampler
 
 

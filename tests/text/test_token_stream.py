@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bort.pretraining.token_stream import TokenStream
+from bort.text.token_stream import TokenStream
 
 SEP = 3
 
