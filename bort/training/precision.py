@@ -177,12 +177,14 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
     if run.data.vocab_size is not None:  # which takes some of an existing tokenizer's words
         vocab = min(vocab, run.data.vocab_size)
     archs, steps = [run.arch], 1
-    if isinstance(run, SearchRunConfig):
+    is_search = isinstance(run, SearchRunConfig)
+    if is_search:
         archs, steps = run.grid.points()[0], run.search.n
         if run.teacher.name is None:
             yield run.teacher.arch, vocab, 3 * run.teacher.max_steps
     yield from ((arch, vocab, 3 * steps) for arch in archs)
-    if run.needs_teacher:  # in a search, all candidates share one pass
+    if run.needs_teacher and (is_search or run.distill.asks_teacher):
+        # In a search, all candidates share one pass.
         yield (teacher.arch if teacher else run.teacher.arch), vocab, steps
 
 

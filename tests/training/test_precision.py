@@ -211,3 +211,17 @@ def test_a_teacher_is_kept_by_its_precision(settings_of, factor, tmp_path):
         locate_teacher(run.with_precision(name), corpus) for name in ("32-true", "bf16-mixed")
     }
     assert len(folders) == 2 and locate_teacher(run, corpus) in folders
+
+
+def test_a_teacher_that_is_not_asked_counts_for_nothing(settings_of, folders):
+    """It gives the embeddings that the student starts with, and passes no text."""
+    words = (AUTO, f"teacher.name={folders['masked']}", "init=teacher")
+    asked, unasked = (
+        count_work(
+            settings_of(*words, f"distill.w_kd={w}", "distill.w_mlm=1", experiment="kd_pretrain")
+        )
+        for w in (1, 0)
+    )
+    assert sum(asked.values()) > sum(unasked.values())
+    plain = count_work(settings_of(AUTO, *words[1:2], experiment="mlm_pretrain"))
+    assert unasked == plain
