@@ -90,6 +90,24 @@ def quote(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+    bytes: "bytes",
+}
+
+
+def name_kind(kind: type) -> str:
+    """Return what a type of values is called in a message, with its article: `a whole number`."""
+    return KINDS.get(kind, f"a value of type {kind.__name__}")
+
+
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise BortError when a setting is none of its choices."""
     if value not in choices:

@@ -31,6 +31,8 @@ logger = logging.getLogger("bort.report")
 
 # Settings whose default is settled when a run starts.
 SETTLED = ("init", "distill.w_kd", "distill.w_hidden")
+# Settings of a teacher that a run trains first; a named one, or none, does not read them.
+OWN_TEACHER = ("teacher.arch.", "teacher.max_steps", "teacher.batch_size", "teacher.lr")
 MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
 BESIDE = {  # what stands beside the results of a pre-training, at the same masked words
@@ -126,11 +128,14 @@ def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
-    for key, name in BESIDE.items():
+    for key, name in BESIDE.items() if summary.loss is not None else ():
         if isinstance(summary.get(key), float):
             yield f"{summary[key]:.4g}", name
     if summary.length:
-        yield f"{summary.length:,}", "tokens of the longest input it was trained at"
+        is_longer = summary.length > run.settings["data.length"]
+        source = "the model it continues" if run.settings["model"] else "its teacher"
+        reason = f"it takes, as {source} does" if is_longer else "it was trained at"
+        yield f"{summary.length:,}", f"tokens of the longest input {reason}"
     for key in ("rows/val", "parameters", "steps", "tokens"):
         if key in summary:
             yield f"{summary[key]:,}", "rows of val" if key == "rows/val" else key
@@ -291,12 +296,15 @@ def build_settings(run: LoadedRun) -> str:
     """Build the table of settings that are not their experiment's defaults; all of them follow."""
     usual = read_defaults(run.folder)
     settings = {key: value for key, value in run.settings.items() if key != "bort"}  # a version
+    is_taught = is_distilled(settings) or settings.get("init") == "teacher"
+    trains_teacher = settings["job"] == "agora" or (is_taught and not settings["teacher.name"])
     rows = [
         (key, _show_setting(value), _show_setting(usual.get(key, "–")))
         for key, value in settings.items()
         if value is not None
         and (key not in usual or usual[key] != value)
         and not (key in SETTLED and usual.get(key) is None)
+        and not (key.startswith(OWN_TEACHER) and not trains_teacher)
     ]
     everything = html.format_table(
         ((key, _show_setting(value)) for key, value in settings.items()), kind="settings"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bort.errors import suggest_name
+from bort.errors import name_kind, suggest_name
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,20 @@ from bort.errors import suggest_name
 )
 def test_nearest(name, known, hint):
     assert suggest_name(name, known) == hint
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (None, "null"),
+        (True, "true or false"),
+        (3, "a whole number"),
+        (0.5, "a number"),
+        ("", "text"),
+        ([], "a list"),
+        ({}, "an object"),
+        (1j, "a value of type complex"),
+    ],
+)
+def test_a_kind_of_value_is_named_in_plain_words(value, name):
+    assert name_kind(type(value)) == name

@@ -170,6 +170,7 @@ def test_settings_that_are_not_the_default(kd):
     seen = words(report.build_settings(load_run(kd)).split("<details>")[0])
     assert re.search(r"distill\.w_mlm\s+0\.5\s+0\.0", seen)
     assert re.search(r"trainer\.max_steps\s+6\s+1200", seen)
+    assert re.search(r"teacher\.lr\s+\S+\s+null", seen)  # of the one that is trained first
     assert "seed" in seen and "distill.w_kd" not in seen and "optim.beta1" not in seen
     assert re.search(r"arch\.hidden\s+16\s+64", seen)  # the group's, as --help shows it
     assert re.search(r"data\.tokenizer\s+\S+\s+bpe", seen) and "bort" not in seen

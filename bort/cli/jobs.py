@@ -90,6 +90,7 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
             custom.check_files(cfg.data)
     run = parse_settings(cfg)
     unused.refuse_unused(run, hydra.overrides.task)
+    unused.refuse_distillation(run, str(hydra.runtime.choices.experiment))
     return run
 
 

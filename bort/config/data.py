@@ -7,6 +7,7 @@ from typing import Any
 from bort.errors import BortError, check_at_least, check_at_most, check_choice
 
 BPE_SIZE = 8192  # of a trained vocabulary, unless data.vocab_size= says another
+BPE_LEAST = 261  # 256 bytes and 5 special tokens
 
 
 @dataclass
@@ -46,8 +47,10 @@ class DataConfig:
         check_at_least("data.length", self.length, 4)
         check_at_least("data.batch_size", self.batch_size, 1)
         if self.vocab_size is not None:
-            check_at_least("data.vocab_size", self.vocab_size, 261)  # 256 bytes, 5 special tokens
+            check_at_least("data.vocab_size", self.vocab_size, 1)
             check_at_most("data.vocab_size", self.vocab_size, 10_000_000)
+        if self.tokenizer == "bpe":
+            self.check_bpe_size()
         check_at_least("data.val_sequences", self.val_sequences, 1)
         check_at_least("data.workers", self.workers, 0)
         check_at_least("data.val_fraction", self.val_fraction, 0, below=1)
@@ -55,6 +58,11 @@ class DataConfig:
         check_at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
+
+    def check_bpe_size(self) -> None:
+        """Raise BortError for a vocabulary that is too small for a byte-level BPE."""
+        if self.vocab_size is not None:
+            check_at_least("data.vocab_size", self.vocab_size, BPE_LEAST)
 
     @property
     def bpe_size(self) -> int:

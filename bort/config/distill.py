@@ -34,7 +34,9 @@ class DistillConfig:
             if getattr(self, key) is not None:
                 check_at_least(f"distill.{key}", getattr(self, key), 0)
         if self.w_kd == self.w_mlm == 0 and not (self.w_hidden or self.w_relation):
-            raise BortError("distill.w_kd and distill.w_mlm are both 0; nothing would be learnt")
+            raise BortError(
+                "distill.w_kd, w_mlm, w_hidden and w_relation are all 0; nothing would be learnt"
+            )
         check_at_least("distill.states_gb", self.states_gb, 0)
         if not self.temperature > 0:
             raise BortError(f"distill.temperature={self.temperature:g} must be above 0")

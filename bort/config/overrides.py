@@ -49,7 +49,9 @@ def to_word(value: Any) -> str:
         return "{" + ",".join(f"{key}:{to_word(inner)}" for key, inner in value.items()) + "}"
     if hasattr(value, "item"):  # a number of numpy
         return to_word(value.item())
-    raise BortError(f"a setting cannot be a {type(value).__name__}; give text, numbers or lists")
+    raise BortError(
+        f"a setting cannot be of type {type(value).__name__}; give text, numbers or lists"
+    )
 
 
 def _escape_quote(match: re.Match) -> str:

@@ -150,6 +150,11 @@ class SearchRunConfig(PretrainRunConfig):
         super()._fill_and_check()
 
     def __post_init__(self) -> None:
+        if self.init_layers:
+            raise BortError(
+                f"init_layers={self.init_layers} cannot be used in a search, whose candidates have "
+                "different depths; null spreads the teacher's layers evenly, and [] copies none"
+            )
         super().__post_init__()
         if self.distill.w_kd == 0:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")

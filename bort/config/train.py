@@ -133,10 +133,10 @@ class TrainConfig:
             self.distill = self.distill.settle()
         elif not self.distill.is_open:
             self.distill = self.distill.settle()
-        layers = self.init_layers
+        layers = None if self.model else self.init_layers  # which is refused beside a model
         if layers and len(layers) != self.arch.depth:
             raise BortError(
-                f"init_layers={layers} names {len(layers)} layers, the student has "
+                f"init_layers={layers} names {counted(len(layers), 'layer')}, the student has "
                 f"{self.arch.depth}"
             )
 
@@ -204,13 +204,15 @@ class PretrainRunConfig(TrainConfig):
             raise BortError("data.text names two columns, which task=custom takes; name one here")
         if self.model:
             self._take_words_of_model()
+        if self.data.tokenizer == "auto" and not self.teacher.name:  # then one is trained
+            self.data.check_bpe_size()
 
     def _take_words_of_model(self) -> None:
         """Take the tokenizer of the model that is continued, which numbers its words."""
         if self.data.tokenizer not in ("auto", self.model):
             raise BortError(
                 f"data.tokenizer={self.data.tokenizer} cannot be used: model={self.model} has a "
-                "tokenizer of its own"
+                "tokenizer of its own; use data.tokenizer=auto"
             )
         self.data = replace(self.data, tokenizer=self.model, vocab_size=None)
         self.init = "default"  # it is not read: all weights are the model's

@@ -95,7 +95,7 @@ RULES = (
     Rule(
         "arch arch_file",
         lambda run: bool(run.model),
-        "is not needed: model= has an architecture of its own",
+        "cannot be used: model= has an architecture of its own",
     ),
     Rule(
         "arch",
@@ -121,7 +121,7 @@ RULES = (
     Rule(
         "teacher.name",
         is_teacher_ignored,
-        "is not needed: nothing is distilled here, and nothing taken from a teacher",
+        "cannot be used: nothing is distilled here, and nothing taken from a teacher",
     ),
     Rule(
         "teacher.arch teacher.max_steps teacher.batch_size teacher.lr",
@@ -224,6 +224,21 @@ BENCHMARK_RULES = (
         "is that of archs= and grid=; models= have their own",
     ),
 )
+
+
+WITHOUT_TEACHER = ("mlm_pretrain", "teacher_pretrain")  # experiments that distil nothing
+
+
+def refuse_distillation(run: Settings, experiment: str) -> None:
+    """Raise BortError for a loss that needs a teacher in an experiment that has none."""
+    if experiment not in WITHOUT_TEACHER or not run.distill.asks_teacher:
+        return
+    weights = {key: getattr(run.distill, key) for key in ("w_kd", "w_hidden", "w_relation")}
+    key, weight = next(((key, f"{w:g}") for key, w in weights.items() if w), ("w_kd", "null"))
+    raise BortError(
+        f"distill.{key}={weight} is for experiment=kd_pretrain: experiment={experiment} trains "
+        "without a teacher"
+    )
 
 
 def refuse_unused(

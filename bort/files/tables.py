@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bort.console import counted
 from bort.errors import BortError, quote, suggest_name
 from bort.files.compressed import split_suffixes
 from bort.files.json_lines import read_json_lines
@@ -144,7 +145,9 @@ def _read_tsv(path: Path, needed: list[str], columns: list[str]) -> Iterator[tup
 
 def _match_cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
     if len(cells) != len(header):
-        raise BortError(f"{where}: {len(cells)} cells, not {len(header)}; fix or drop the line")
+        raise BortError(
+            f"{where}: {counted(len(cells), 'cell')}, not {len(header)}; fix or drop the line"
+        )
     return dict(zip(header, cells, strict=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bort.errors import BortError, shorten
+from bort.errors import BortError, name_kind, shorten
 
 LARGEST_JSON = 200_000_000  # bytes; a tokenizer of 250,000 words takes 17 MB
 LARGEST_YAML = 500_000  # bytes; the settings of a run take 5 kB
@@ -121,6 +121,6 @@ def parse_object(text: str, where: str, remedy: str = "fix it or get the file ag
         reason = " ".join(str(error).split())
         raise BortError(f"{where}: not JSON ({reason}); {remedy}") from error
     if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise BortError(f"{where}: a {kind}, not an object {{…}}; {remedy}")
+        kind = name_kind(type(record))
+        raise BortError(f"{where}: {kind}, not an object {{…}}; {remedy}")
     return record

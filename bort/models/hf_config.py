@@ -39,6 +39,7 @@ def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
         raise BortError(
             f"{path} says model_type={stated}; supported are {', '.join(names)} and {last}"
         )
+    check_precision(settings, path)
     if settings.get("position_embedding_type", "absolute") not in ("absolute", None):
         raise BortError(f"{path} asks for relative positions; only absolute ones are supported")
     if settings.get("is_decoder"):
@@ -82,6 +83,12 @@ def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
         )
     except BortError as error:
         raise error if str(error).startswith(str(path)) else BortError(f"{path}: {error}") from None
+
+
+def check_precision(settings: dict[str, Any], path: Path) -> None:
+    """Raise BortError for a model whose weights are stored as quantized numbers."""
+    if settings.get("quantization_config"):
+        raise BortError(f"{path} says that the model is quantized; give it in full precision")
 
 
 def read_limits(settings: dict[str, Any], path: Path) -> tuple[int | None, int | None]:

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
+from bort.console import counted
 from bort.errors import BortError, quote, shorten, suggest_name
 from bort.files.run_files import CHECKPOINTS, HYDRA, MODEL
 from bort.files.untrusted import read_json
@@ -43,8 +44,9 @@ def find_any(name: str, marks: tuple[str, ...]) -> Path | str:
             if any(os.path.isfile(folder / mark) for mark in marks):
                 return folder
         if several := _runs_below(path):  # a comparison, a sweep, a search
+            advice = "give one of them" if len(several) > 1 else "give its folder"
             raise BortError(
-                f"{name} holds {len(several)} models; give one of them, as in {several[0]}"
+                f"{name} holds {counted(len(several), 'model')}; {advice}, as in {several[0]}"
             )
         if (path / CHECKPOINTS).is_dir() or (path / HYDRA).is_dir():
             raise BortError(

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from bort.console import counted
 from bort.errors import BortError, quote, shorten
 from bort.files.run_files import read_run_settings
 from bort.files.untrusted import read_json
@@ -185,7 +186,7 @@ def load_model(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int
     if not _has_head(config, weights) or _random_head(name):
         raise BortError(
             f"{folder} is an encoder without a trained head; train.py experiment=finetune "
-            f"model={name} gives it one"
+            f"model={name} gives it one, and AutoModel opens it as it is"
         )
     return _masked_lm(*opened, trained=True), {}
 
@@ -255,7 +256,7 @@ def _check_depth(config: ModelConfig, weights: dict[str, Tensor], folder: Path) 
     layers = {name.split(".")[3] for name in weights if name.startswith(prefix)}
     if len(layers) < config.depth:
         raise BortError(
-            f"{folder} has {len(layers)} layers, but config.json asks for {config.depth}"
+            f"{folder} has {counted(len(layers), 'layer')}, but config.json asks for {config.depth}"
         )
 
 

@@ -56,7 +56,13 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def _unreadable(folder: Path, error: Exception) -> BortError:
-    return BortError(f"cannot read the tokenizer in {folder}: {shorten(error)}")
+    """Explain why the tokenizer in a folder cannot be read; a file that was cut is named."""
+    if (path := folder / "tokenizer.json").is_file():
+        try:
+            parse_json(path.read_text(encoding="utf-8"))
+        except ValueError:  # what the parser says of the place would help nobody
+            return BortError(f"{path} is damaged or cut off; fetch it again")
+    return BortError(f"cannot read the tokenizer in {folder} ({shorten(error)}); fetch it again")
 
 
 def _opened(folder: Path) -> Any:

@@ -116,6 +116,8 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
     per stage, and within a stage one every `interval` seconds.
     Raises BortError for text that is missing, unreadable or too short for one training sequence.
     """
+    if tokenizer is None:
+        data.check_bpe_size()
     tick = Progress(logger, every_s=interval).tell
     with _explain_refusals(cache):
         source, folder = _locate(data, cache, tokenizer, tick)

@@ -30,10 +30,9 @@ def print_result(
     """
     folder = RunFolder(folder)
     if run.job == "pretrain":
-        spent = clock(summary.seconds)
-        length = f" at up to {summary.length:,} tokens" if summary.length else ""
-        line = f"{choice}: {summary.describe_validation()} after {spent} of training{length}"
-        logger.info(line)
+        length = _describe_length(run, summary.length)
+        line = f"{summary.describe_validation()} after {clock(summary.seconds)} of training"
+        logger.info(f"{choice}: {line}{length}")
         if summary.loss is not None and (warning := summary.find_doubt()):
             logger.warning(warning)
         kind = _read_kind(folder.model) if folder.model.is_dir() else "MaskedLM"
@@ -43,6 +42,8 @@ def print_result(
         if folder.samples.exists():
             logger.info(f"  samples   {folder.samples}")
     following = NEXT.get(choice, NEXT["kd_pretrain"])
+    if run.model and choice == "mlm_pretrain":  # the text of a domain, before its task
+        following = NEXT["kd_pretrain"]
     if run.fits_task:
         following = _print_scores(run, folder, summary, choice)
     if folder.report.exists():
@@ -56,6 +57,14 @@ def print_result(
     values = {"folder": folder, "text": text, "kd": summary.get("kd/folder")}
     if following:
         logger.info(f"  next      {typed(following.format(**values))}")
+
+
+def _describe_length(run: TrainConfig, longest: int | None) -> str:
+    """Say how long the sequences of a pre-training were, and what longer inputs it is fit for."""
+    if longest is None or longest == run.data.length:
+        return f" at up to {longest:,} tokens" if longest else ""
+    source = "the model that it continues" if run.model else "its teacher"
+    return f" at {run.data.length:,} tokens; it takes up to {longest:,}, as {source} does"
 
 
 def _read_kind(model: Path) -> str:

@@ -145,7 +145,11 @@ class RunSummary(Mapping):
 
     @property
     def length(self) -> int | None:
-        """The longest input in tokens that a pre-trained model was trained at."""
+        """The longest input in tokens that a pre-trained model takes.
+
+        It was trained at that length, or has the trained positions of a teacher or of the model
+        that it continues.
+        """
         return self.get("length")
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 from bort.config.data import DataConfig
 from bort.console import to_printable
-from bort.errors import BortError, quote, suggest_name
+from bort.errors import BortError, name_kind, quote, suggest_name
 from bort.files.compressed import split_suffixes
 from bort.files.tables import Table, read_table
 from bort.tasks.task import Row, Split, Task
@@ -252,7 +252,7 @@ def _get_text(record: dict, column: str, where: str) -> str:
     value = record.get(column)
     if not isinstance(value, str):
         is_nested = isinstance(value, (dict, list))
-        problem = f"a {type(value).__name__}" if is_nested else quote(value)
+        problem = name_kind(type(value)) if is_nested else quote(value)
         problem = "absent" if value is None else f"{problem}, not text"
         raise BortError(f"{where}: '{column}' is {problem}; fix or drop the row")
     try:

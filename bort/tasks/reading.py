@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.data import DataConfig
+from bort.console import counted
 from bort.errors import BortError, quote, suggest_name
 from bort.files.cache import locate_cache
 from bort.files.json_lines import read_json_lines
@@ -59,7 +60,9 @@ def _check_split(task: Task, split: str, rows: list[Row], source: str) -> list[R
     if "parity" not in task.metrics:
         return rows
     if len(rows) % 2:  # a pair is two neighbours: nothing in the rows says so
-        raise BortError(f"{source}: {len(rows)} rows, not pairs of rows; get the file again")
+        raise BortError(
+            f"{source}: {counted(len(rows), 'row')}, not pairs of rows; get the file again"
+        )
     return [replace(row, group=number // 2) for number, row in enumerate(rows)]
 
 
@@ -159,8 +162,8 @@ def _read_tsv(path: Path, task: Task, split: str) -> Iterator[tuple[dict, str]]:
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise BortError(
-                f"{where}: {len(cells)} columns, not {len(columns)}; fix the line or get the file "
-                "again (cells are separated by tabs)"
+                f"{where}: {counted(len(cells), 'column')}, not {len(columns)}; fix the line or "
+                "get the file again (cells are separated by tabs)"
             )
         record = dict(zip(columns, cells, strict=True))
         if not test:  # of training and validation files nobody asks for it, and some have none

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bort.errors import BortError, quote
+from bort.console import counted
+from bort.errors import BortError, name_kind, quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ def _get(record: Any, key: str, kinds: tuple[type, ...], where: str) -> Any:
         raise BortError(f"{where}: no '{key}' (it has {has}); fix it or get the file again")
     value = record[key]
     if type(value) not in kinds:
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise BortError(f"{where}: '{key}' is {quote(value)}, not a {expected}; fix it")
+        expected = " or ".join(map(name_kind, kinds))
+        raise BortError(f"{where}: '{key}' is {quote(value)}, not {expected}; fix it")
     return value
 
 
@@ -309,7 +310,7 @@ def shape_race(task: Task, record: dict, where: str) -> Iterator[Row]:
     options = _get(record, "options", (list,), where)
     columns = task.columns[2:]
     if len(options) != len(columns):
-        raise BortError(f"{where}: {len(options)} options, not {len(columns)}; fix it")
+        raise BortError(f"{where}: {counted(len(options), 'option')}, not {len(columns)}; fix it")
     record = record | dict(zip(columns, options, strict=True))
     texts = tuple(_get_text(record, column, where) for column in task.columns)
     yield Row(record["idx"], texts, _get_label(task, record, where))

@@ -13,6 +13,7 @@ from typing import Any
 
 from bort.errors import BortError, quote, shorten, suggest_name
 from bort.models.arch import Arch
+from bort.models.hf_config import check_precision
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ def build_config(settings: dict[str, Any], path: Path) -> Any:
             )
         hint = suggest_name(kind[:40], FAMILIES)
         raise BortError(f"{path} says model_type={shorten(kind, 40)}, which is unknown{hint}")
-    if settings.get("quantization_config"):
-        raise BortError(f"{path.parent} is quantized; a teacher has to be stored in full precision")
+    check_precision(settings, path)
     try:
         with hide_transformers_notes():
             config = CONFIG_MAPPING[kind].from_dict(_keep_plain(settings))

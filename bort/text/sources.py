@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from bort.config.data import DataConfig
-from bort.errors import BortError, suggest_name
+from bort.errors import BortError, name_kind, shorten, suggest_name
 from bort.files.cache import locate_cache
 from bort.files.compressed import COMPRESSIONS, estimate_text_size, split_suffixes
 from bort.files.digests import read_sealed, write_sealed
@@ -214,7 +214,8 @@ def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
     """Describe in one line the files of a folder that are not read."""
     if not left_out:
         return ""
-    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in left_out[:most]]
+    parts = [name.partition(" (") for name in left_out[:most]]  # a path, and perhaps a reason
+    names = [f"{shorten(name, 20, keep_end=True)}{mark}{reason}" for name, mark, reason in parts]
     more = f" and {len(left_out) - most:,} more" if len(left_out) > most else ""
     return f"not read in {path.name}: {', '.join(names)}{more}; read are {KINDS}"
 
@@ -222,26 +223,26 @@ def _describe_left_out(path: Path, left_out: list[str], most: int = 4) -> str:
 def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
     """List the files to read, in order, and what is left out: other files, and links to folders.
 
-    A link to a folder is followed unless that folder is read anyway, or holds the link itself.
+    A link to a folder is followed unless that folder is read anyway, or holds the link itself. What
+    is left out is named by its path below `path`.
     """
     if path.is_file():
         if not _is_text_file(path.name):
             raise BortError(f"data.path={path}: not a kind of file that is read here; use {KINDS}")
         return [path], []
-    files, left_out, links = _walk(path, seen := set())
+    files, others, links = _walk(path, seen := set())
+    left_out = []
     while links:
         link = links.pop(0)
+        name = link.relative_to(path).as_posix()
         if link.resolve() in (parents := link.parent.resolve(), *parents.parents):
-            left_out.append(f"{link.name} (a loop)")
+            left_out.append(f"{name} (a loop)")
         elif _identify_folder(link) in seen:
-            left_out.append(f"{link.name} (read already)")
+            left_out.append(f"{name} (read already)")
         else:
-            more_files, more_left_out, more_links = _walk(link, seen)
-            files, left_out, links = (
-                files + more_files,
-                left_out + more_left_out,
-                links + more_links,
-            )
+            more_files, more_others, more_links = _walk(link, seen)
+            files, others, links = files + more_files, others + more_others, links + more_links
+    left_out += [other.relative_to(path).as_posix() for other in others]
     if not files:
         has = f", only {sorted(left_out)[0][:40]}" if left_out else ""
         raise BortError(f"data.path={path}: no text in it{has}; put {KINDS} files there")
@@ -249,8 +250,8 @@ def list_text_files(path: Path) -> tuple[list[Path], list[str]]:
     return files, sorted(left_out)
 
 
-def _walk(path: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[str], list[Path]]:
-    """List the files below a folder that are read, other names, and links to folders, in order.
+def _walk(path: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[Path], list[Path]]:
+    """List the files below a folder that are read, other files, and links to folders, in order.
 
     seen: the folders that have been walked, which are passed over; those walked here are added.
     """
@@ -258,7 +259,7 @@ def _walk(path: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[str]
     def stop(error: OSError):  # of an unreadable folder, whose text would be missing silently
         raise error
 
-    files, left_out, links = [], [], []
+    files, others, links = [], [], []
     for folder, folders, names in os.walk(path, onerror=stop):
         if _identify_folder(folder) in seen:
             folders.clear()
@@ -267,9 +268,9 @@ def _walk(path: Path, seen: set[tuple[int, int]]) -> tuple[list[Path], list[str]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = sorted(name for name in names if not name.startswith("."))
         files += [Path(folder, name) for name in names if _is_text_file(name)]
-        left_out += [name for name in names if not _is_text_file(name)]
+        others += [Path(folder, name) for name in names if not _is_text_file(name)]
         links += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
-    return files, left_out, links
+    return files, others, links
 
 
 def _is_text_file(name: str) -> bool:
@@ -323,7 +324,7 @@ def _read_text(row: dict, where: str, data: DataConfig) -> str:
     _check_key(row, where, data)
     text = row[data.text]
     if not isinstance(text, str):
-        kind = "null" if text is None else f"a {type(text).__name__}"
+        kind = name_kind(type(text))
         raise BortError(f"{where}: '{data.text}' is {kind}, not text; fix or drop the row")
     try:
         text.encode()

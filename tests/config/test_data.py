@@ -28,7 +28,15 @@ MESSAGES = [
     ),
     (lambda: DataConfig(length=3), "data.length=3 must be at least 4"),
     (lambda: DataConfig(batch_size=0), "data.batch_size=0 must be at least 1"),
-    (lambda: DataConfig(vocab_size=260), "data.vocab_size=260 must be at least 261"),
+    (lambda: DataConfig(vocab_size=0), "data.vocab_size=0 must be at least 1"),
+    (
+        lambda: DataConfig(tokenizer="bpe", vocab_size=260),
+        "data.vocab_size=260 must be at least 261",
+    ),
+    (
+        lambda: DataConfig(vocab_size=260).check_bpe_size(),
+        "data.vocab_size=260 must be at least 261",
+    ),
     (lambda: DataConfig(val_sequences=0), "data.val_sequences=0 must be at least 1"),
     (lambda: DataConfig(workers=-1), "data.workers=-1 must be at least 0"),
     (lambda: DataConfig(val_fraction=1.0), "data.val_fraction=1 must be at least 0 and below 1"),

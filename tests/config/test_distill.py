@@ -10,7 +10,7 @@ MESSAGES = [
     (lambda: DistillConfig(w_mlm=-1), "distill.w_mlm=-1 must be at least 0"),
     (
         lambda: DistillConfig(w_kd=0, w_mlm=0),
-        "distill.w_kd and distill.w_mlm are both 0; nothing would be learnt",
+        "distill.w_kd, w_mlm, w_hidden and w_relation are all 0; nothing would be learnt",
     ),
     (lambda: DistillConfig(w_hidden=-1), "distill.w_hidden=-1 must be at least 0"),
     (lambda: DistillConfig(w_relation=-1), "distill.w_relation=-1 must be at least 0"),

@@ -66,5 +66,7 @@ def test_tables_set_each_of_their_keys():
 
 
 def test_a_value_that_no_setting_has_is_refused():
-    with pytest.raises(BortError, match="a setting cannot be a set; give text, numbers or lists"):
+    with pytest.raises(
+        BortError, match="a setting cannot be of type set; give text, numbers or lists"
+    ):
         to_overrides({"seed": {1, 2}})

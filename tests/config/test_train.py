@@ -7,6 +7,7 @@ from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
 from bort.config.train import RUN_CONFIGS, CompareConfig, LoggerConfig, TrainConfig
+from bort.config.unused import refuse_unused
 from bort.errors import BortError
 from bort.models.arch import Arch
 
@@ -51,6 +52,14 @@ MESSAGES = [
     (
         lambda: complete(data=DataConfig(text=["a", "b"])),
         "data.text names two columns, which task=custom takes; name one here",
+    ),
+    (
+        lambda: complete(data=DataConfig(vocab_size=260)),
+        "data.vocab_size=260 must be at least 261",
+    ),
+    (
+        lambda: complete(arch=Arch(2, 1, 4, 4), init_layers=[0]),
+        "init_layers=[0] names 1 layer, the student has 2",
     ),
     (
         lambda: complete(data=DataConfig(source="text")),
@@ -149,3 +158,21 @@ def test_limits_are_allowed():
 )
 def test_describe(overrides, line):
     assert composed(*overrides).describe() == line
+
+
+def test_a_vocabulary_that_is_trimmed_may_be_smaller_than_one_of_bytes():
+    """A tokenizer of another kind needs no 256 bytes; its own check knows what it needs."""
+    assert (
+        composed("teacher.name=x", "data.tokenizer=auto", "data.vocab_size=50").data.vocab_size
+        == 50
+    )
+    assert composed("data.tokenizer=x", "data.vocab_size=50").data.vocab_size == 50
+    with pytest.raises(BortError, match="data.vocab_size=50 must be at least 261"):
+        composed("teacher.name=x", "data.tokenizer=bpe", "data.vocab_size=50")
+
+
+def test_layers_beside_a_model_are_left_to_the_line_that_refuses_them(named_model):
+    words = [f"model={named_model}", "data.tokenizer=auto", "init_layers=[0,1,2,3,4]"]
+    run = composed("experiment=mlm_pretrain", *words)
+    with pytest.raises(BortError, match=r"init_layers=\[0,1,2,3,4\] is not read: all weights are"):
+        refuse_unused(run, ["init_layers=[0,1,2,3,4]"])

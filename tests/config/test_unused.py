@@ -9,7 +9,13 @@ from hydra import compose, initialize_config_dir
 from bort.config import search as search_config
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
-from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, RULES, refuse_unused
+from bort.config.unused import (
+    BENCHMARK_RULES,
+    LATENCY_RULES,
+    RULES,
+    refuse_distillation,
+    refuse_unused,
+)
 from bort.errors import BortError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +132,8 @@ def test_every_key_is_read_or_refused(job):
         ("search", "model=runs/x", "model=runs/x cannot be used: this job trains from fresh"),
         ("suite", "init=paper", "init=paper is not read: all weights are those of model="),
         ("kd", "data={train: x, length: 8}", "data={train: x, length: 8}: data.train is for exper"),
-        ("suite", "arch=bort", "arch=bort is not needed: model= has an architecture of its own"),
+        ("suite", "arch=bort", "arch=bort cannot be used: model= has an architecture of its own"),
+        ("mlm", "teacher.name=", "teacher.name= cannot be used: nothing is distilled here"),
         ("suite", "data=text", "data=text: data.source is for pre-training"),
         ("kd", "task=glue/rte,glue/cola", "task=glue/rte,glue/cola is for experiment=finetune"),
         ("search", "trainer.max_steps=9", "trainer.max_steps=9 is not read by a search: search.n="),
@@ -171,3 +178,19 @@ def test_files_of_ones_own_are_a_task_of_ones_own(experiment):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         run = parse_settings(compose("train", [*overrides, "output_dir=x"]))
     assert run.task == "custom"
+
+
+@pytest.mark.parametrize("experiment", ["mlm_pretrain", "teacher_pretrain"])
+@pytest.mark.parametrize("weight", ["w_kd=0.5", "w_kd=null", "w_hidden=1", "w_relation=2"])
+def test_an_experiment_without_a_teacher_distils_nothing(experiment, weight):
+    words = [f"experiment={experiment}", f"distill.{weight}", "teacher.name=x"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        run = parse_settings(compose("train", ["name=x", "output_dir=x", *words]))
+    with pytest.raises(BortError) as error:
+        refuse_distillation(run, experiment)
+    assert str(error.value) == (
+        f"distill.{weight} is for experiment=kd_pretrain: experiment={experiment} trains without a "
+        "teacher"
+    )
+    refuse_distillation(run, "kd_pretrain")
+    refuse_distillation(settings("mlm"), experiment)

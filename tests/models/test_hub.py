@@ -103,7 +103,7 @@ def test_a_folder_full_of_folders_is_not_walked(tmp_path, monkeypatch):
         (tmp_path / f"x{k}").mkdir()
     with pytest.raises(BortError, match="is not a model folder"):
         hub.find_model(tmp_path)
-    with pytest.raises(BortError, match="a holds 1 models; give one of them, as in .*/a/b/c/d"):
+    with pytest.raises(BortError, match="a holds 1 model; give its folder, as in .*/a/b/c/d"):
         hub.find_model(tmp_path / "a")
     looked = []
     monkeypatch.setattr(hub, "MOST_FOLDERS", 10)

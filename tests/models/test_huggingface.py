@@ -397,10 +397,16 @@ def test_a_tokenizer_without_a_needed_token(hub_folder, kind):
 
 
 def test_tokenizers_that_are_not_there(hub_folder):
+    whole = (hub_folder / "tokenizer.json").read_text()
     (hub_folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(BortError, match="cannot read the tokenizer in") as error:
+    with pytest.raises(
+        BortError, match=r"cannot read the tokenizer in .*; fetch it again"
+    ) as error:
         huggingface.load_tokenizer(hub_folder)
     one_line(error)
+    (hub_folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(BortError, match=r"/tokenizer.json is damaged or cut off; fetch it again$"):
+        huggingface.load_tokenizer(hub_folder)
     (hub_folder / "tokenizer.json").unlink()
     with pytest.raises(BortError, match="holds no tokenizer; looked for tokenizer.json"):
         huggingface.load_tokenizer(hub_folder)

@@ -84,7 +84,7 @@ def test_parquet_mistakes_are_one_line(tmp_path, make):
     [
         ("badutf", r"badutf\.parquet, row 8: b'caf\\xe9 au lait' is not UTF-8"),
         ("page", r"page\.parquet: damaged after row 0"),
-        ("struct", r"struct\.parquet, row 1: 'text' is a dict, not text"),
+        ("struct", r"struct\.parquet, row 1: 'text' is an object, not text"),
     ],
 )
 def test_damaged_parquet_is_one_line(shared, make, name, message):
@@ -183,7 +183,10 @@ def test_each_bad_row_is_named(shared, make, tmp_path):
     ("row", "message"),
     [
         (b'["text"]', "line 1: a list, not an object"),
-        (b'{"text": 3}', "line 1: 'text' is a int"),
+        (b'{"text": 3}', "line 1: 'text' is a whole number, not text"),
+        (b'{"text": {"a": 3}}', "line 1: 'text' is an object, not text"),
+        (b'{"text": null}', "line 1: 'text' is null, not text"),
+        (b"3", "line 1: a whole number, not an object"),
         (b'{"text": "\\ud83d"}', "line 1: 'text' has half a character"),
         (b"[" * 100_000, "line 1: not JSON"),
         (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13"),

@@ -22,8 +22,10 @@ from bort.pretraining.dry_run import show
 from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import build_student, prepare, pretrain, settle_by_teacher, train
 from bort.pretraining.state_losses import hidden_loss
+from bort.report import build_settings, list_results
 from bort.runs.closing import print_result
 from bort.runs.folder import RunFolder
+from bort.runs.loaded import load_run
 from bort.teachers.bert_teacher import BertTeacher
 from bort.text.tokenizer import train_tokenizer
 
@@ -72,6 +74,18 @@ def test_without_a_head_final_states_are_learnt(done, headless):
     assert RunFolder(folder).find_result(run) is not None  # what is left open is as it was
 
 
+def test_the_page_shows_only_what_the_run_has(done):
+    """Word frequencies stand beside no loss on masked words, and no teacher was trained first."""
+    run, folder, _ = done
+    loaded = load_run(folder)
+    assert loaded.summary.unigram_loss is not None
+    names = [name for _, name in list_results(loaded)]
+    assert "val/hidden_loss" in names and not [n for n in names if "word" in n]
+    assert "tokens of the longest input it takes, as its teacher does" in names
+    rows = build_settings(loaded).split("<details>")[0]
+    assert "teacher.name" in rows and "teacher.lr" not in rows and "teacher.arch" not in rows
+
+
 def test_what_is_saved_has_no_head(done):
     _, folder, _ = done
     model, summary = folder / "model", RunFolder(folder).find_summary()
@@ -81,7 +95,9 @@ def test_what_is_saved_has_no_head(done):
     assert sum(w.numel() for w in weights.values()) == summary["parameters"] + 16  # a token type
     with pytest.raises(BortError, match="usable as an encoder, not as a teacher"):
         load_masked_lm(folder)
-    with pytest.raises(BortError, match="is an encoder without a trained head; train.py exper"):
+    with pytest.raises(
+        BortError, match="without a trained head; train.py exper.*AutoModel opens it"
+    ):
         load_model(folder)
     ours, theirs = load_masked_lm(folder, head_required=False), AutoModel.from_pretrained(model)
     assert isinstance(theirs, BertModel)

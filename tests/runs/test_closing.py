@@ -43,3 +43,30 @@ def test_a_fine_tuning_tells_its_scores(settings_of, tmp_path):
     print_result(settings_of(*words, experiment="finetune"), tmp_path, summary, "finetune")
     assert "finetune: docstrings: val/accuracy 0.75" in lines[0] and "8 rows of val" in lines[0]
     assert lines[-1].endswith(f"answers   {tmp_path}/predictions/")
+
+
+def test_a_continued_model_is_fine_tuned_next(settings_of, named_model, tmp_path):
+    lines = log_lines()
+    summary = RunSummary({"seconds": 1.0, "no_validation": "x"})
+    print_result(settings_of(f"model={named_model}"), tmp_path, summary, "mlm_pretrain")
+    assert lines[-1].endswith(f"train.py experiment=finetune model={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("words", "longest", "ending"),
+    [
+        ([], 16, "of training at up to 16 tokens"),
+        ([], 512, "of training at 16 tokens; it takes up to 512, as its teacher does"),
+        (["model={model}"], 32, "at 16 tokens; it takes up to 32, as the model that it continues"),
+        ([], None, "of training"),
+    ],
+)
+def test_the_length_of_the_training_is_told(
+    settings_of, named_model, tmp_path, words, longest, ending
+):
+    """A length that was taken over is not one that it was trained at."""
+    lines = log_lines()
+    run = settings_of(*(word.format(model=named_model) for word in words))
+    summary = RunSummary({"seconds": 1.0, "no_validation": "x", "length": longest})
+    print_result(run, tmp_path, summary, "mlm_pretrain")
+    assert ending in lines[0] and (longest or lines[0].endswith(ending))

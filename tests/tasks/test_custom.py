@@ -130,7 +130,7 @@ def test_without_a_validation_file_a_tenth_of_the_texts_is_held_out(tmp_path):
         ("review,label\na,x\n", {"label": "labels"}, "line 1: no column 'labels' (it has"),
         ("review,label\na,x\n", {"text": "reviews"}, "did you mean 'review'?"),
         ("review,review,label\na,b,x\n", {}, "line 1: two columns are named 'review'"),
-        ("review,label\na,x\nb\n", {}, "line 3: 1 cells, not 2; fix or drop the line"),
+        ("review,label\na,x\nb\n", {}, "line 3: 1 cell, not 2; fix or drop the line"),
         ("review,label\na,x\nb,\n", {}, "line 3: no 'label'; fix or drop the row"),
         ("review,label\na,x\nb,x\n", {}, "'label' is 'x' in every row"),
         ('review,label\na,x\n"b,y\nc,x\n', {}, "line 3: the row that starts here is not whole"),
@@ -419,7 +419,7 @@ def test_cells_between_semicolons_or_tabs(tmp_path, sign):
     [
         ("badutf", r"badutf\.parquet, row 8: b'caf\\xe9 au lait' is not UTF-8"),
         ("page", r"page\.parquet: damaged after row 0"),
-        ("struct", r"struct\.parquet, row 1: 'text' is a dict, not text"),
+        ("struct", r"struct\.parquet, row 1: 'text' is an object, not text"),
     ],
 )
 def test_damaged_parquet_is_one_line(shared, name, message):
