@@ -1,6 +1,9 @@
 """Processors and the quota of a container, read from files as Linux writes them."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,38 @@ def test_large_pages_unless_the_user_chose(monkeypatch, chosen):
         monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     shell.prepare_process()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == (chosen or "1")
+
+
+KEPT = """
+import resource
+from bort.machine import keep_freed_memory
+
+def count_faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        bytearray(2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+count_faults()
+before = count_faults()
+keep_freed_memory()
+count_faults()
+print(before, count_faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("variables", [{}, {"MALLOC_MMAP_MAX_": "65536"}])
+def test_freed_memory_is_kept_unless_the_user_has_chosen(variables):
+    """Twenty blocks of 64 MB have 16,384 pages each, which come once or every time."""
+    clean = {k: v for k, v in os.environ.items() if k not in machine.ALLOCATOR_VARIABLES}
+    shown = subprocess.run(
+        [sys.executable, "-c", KEPT],
+        env={**clean, **variables, "PYTHONPATH": str(Path(machine.__file__).parent.parent)},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.split()
+    before, after = map(int, shown)
+    assert before > 100
+    assert (after < 20) == (not variables), (before, after)

@@ -23,7 +23,7 @@ from bort.config.train import TrainConfig
 from bort.config.trainer import AUTO, FLOAT32
 from bort.errors import BortError, shorten, suggest_name
 from bort.files.run_files import CHECKPOINTS
-from bort.machine import count_usable_cores
+from bort.machine import count_usable_cores, keep_freed_memory
 from bort.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -147,10 +147,10 @@ def fit(
     module: lists in `scores` what a validation logs. data: has a sized `val` after its `setup`.
     label: of the progress line. callbacks: those of the job, besides the user's. looks: whether
     validations within the training read a part of `data.val`, so that one of all of it follows.
-    Returns the trainer and the callback that measured the time. If it is stopped, it saves a
-    checkpoint and raises SystemExit (143) or KeyboardInterrupt. Raises BortError for mistakes in
-    settings that only the data or a first validation reveal.
+    Returns the trainer and the callback that measured the time. When stopped, it saves a checkpoint
+    and raises SystemExit (143) or KeyboardInterrupt. Raises BortError for what only data reveal.
     """
+    keep_freed_memory()
     data.setup("fit")
     validates = len(data.val) > 0 and run.trainer_config.limit_val_batches != 0
     check_monitors(run, module.scores if validates else [])
