@@ -7,15 +7,19 @@ python predict.py 'a passage' 'question option 1' 'question option 2'   # of a m
 python predict.py 'A [[cup]] fell. [[It]] broke.'    # of a model for two marked words
 python predict.py input=texts.txt out=answers.jsonl  # a text on each line
 python predict.py input=texts.jsonl           # {"text": …, "pair": …} on each line
+python predict.py input=texts.txt.gz          # either may be compressed by gzip or xz
 python predict.py - < texts.txt               # a text on each line of the standard input
 
 An answer is a line of JSON. In Python: `from predict import Model; Model().predict([text, …])`.
 """
 
+import gzip
 import json
+import lzma
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +42,8 @@ BATCH = 32  # texts that the model reads at once
 BLOCK = 32 * BATCH  # texts that are read ahead, to put those of similar length together
 TOKENS = 4096  # of a batch, padding included
 LOGITS = 1 << 22  # of a batch of a masked language model: 16 MB
-TABLES = (".csv", ".tsv", ".parquet", ".json", ".xlsx", ".gz", ".bz2", ".xz", ".zst", ".zip")
+TABLES = (".csv", ".tsv", ".parquet", ".json", ".xlsx", ".bz2", ".zip")
+OPENERS = {".gz": gzip.open, ".xz": lzma.open}  # of compressed files, by the end of their names
 Text = str | tuple[str, ...]  # a text or a pair of texts
 
 
@@ -147,19 +152,29 @@ def form_batches(
 def read_texts(path: Path) -> Iterator[Text]:
     """Yield a text for each line of a .txt file, or `text` (and `pair`) of each one of a .jsonl.
 
-    One line is in memory at a time. Raises Mistake, with the line, for what cannot be read so.
+    Either may be compressed by gzip or xz, as in `texts.jsonl.gz`. One line is in memory at a time.
+    Raises Mistake, with the line, for what cannot be read so.
     """
     suffix = path.suffix.lower()
-    if suffix in TABLES:
+    is_packed = suffix in OPENERS or suffix == ".zst"
+    kind = Path(path.stem).suffix.lower() if is_packed else suffix
+    if kind in TABLES:
         raise Mistake(
             f"input={path}: give a .txt file with a text per line, or a .jsonl file of "
             '{"text": …} lines'
         )
+    if suffix == ".zst":
+        raise Mistake(f"input={path}: predict.py cannot unpack it; unpack it by `zstd -d`")
     try:
-        with path.open("rb") as file:
-            yield from parse_texts(file, f"input={path}", suffix == ".jsonl")
-    except OSError as error:
-        raise Mistake(f"input={path}: {error.strerror}") from None
+        with OPENERS.get(suffix, open)(path, "rb") as file:
+            yield from parse_texts(file, f"input={path}", kind == ".jsonl")
+    except EOFError:
+        reason = f"is cut: its {suffix} data ends too early; get it again"
+        raise Mistake(f"input={path} {reason}") from None
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        if reason := getattr(error, "strerror", None):  # of the disk, not of the content
+            raise Mistake(f"input={path}: {reason}") from None
+        raise Mistake(f"input={path} is damaged, or no {suffix} file; get it again") from None
 
 
 def parse_texts(file: IO[bytes], name: str, is_jsonl: bool) -> Iterator[Text]:

@@ -1,8 +1,10 @@
 """The predict.py of an ONNX folder: answers and refusals of `bort.load`, memory, command line."""
 
+import gzip
 import io
 import itertools
 import json
+import lzma
 import subprocess
 import sys
 import types
@@ -193,6 +195,11 @@ def test_files_and_the_standard_input(call, tmp_path):
     assert (code, said, errors) == (0, "4 answers: out.jsonl\n", "")
     assert (tmp_path / "out.jsonl").read_text() == text
     assert call("pairs.onnx", "input=in.jsonl")[0] == 0
+    (tmp_path / "in.TXT.gz").write_bytes(gzip.compress((tmp_path / "in.txt").read_bytes()))
+    assert call("one.onnx", "input=in.TXT.gz") == (0, text, "")
+    pair = call("pairs.onnx", "input=in.jsonl")
+    (tmp_path / "in.jsonl.xz").write_bytes(lzma.compress((tmp_path / "in.jsonl").read_bytes()))
+    assert call("pairs.onnx", "input=in.jsonl.xz") == pair
     (tmp_path / "out.jsonl").chmod(0o600)
     call("one.onnx", "a text", "out=out.jsonl")
     assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
@@ -221,6 +228,14 @@ def test_files_and_the_standard_input(call, tmp_path):
         (["input=mark.txt"], "input=mark.txt is empty"),
         (["input=in.txt", "out=/dev/full"], "out=/dev/full cannot be written: No space left"),
         (["input=t.CSV"], "give a .txt file with a text per line"),
+        (["input=t.csv.gz"], "give a .txt file with a text per line"),
+        (["input=t.jsonl.zst"], "input=t.jsonl.zst: predict.py cannot unpack it; unpack it by"),
+        (["input=cut.txt.gz"], "input=cut.txt.gz is cut: its .gz data ends too early"),
+        (["input=cut.txt.xz"], "input=cut.txt.xz is cut: its .xz data ends too early"),
+        (["input=bad.txt.gz"], "input=bad.txt.gz is damaged, or no .gz file"),
+        (["input=bad.txt.xz"], "input=bad.txt.xz is damaged, or no .xz file"),
+        (["input=none.txt.gz"], "input=none.txt.gz is empty"),
+        (["input=missing.txt.xz"], "input=missing.txt.xz: No such file"),
         (["input=latin.txt"], "input=latin.txt is not UTF-8 at byte 6 (line 2)"),
         (["input=bad.jsonl"], "input=bad.jsonl line 2 is no object with the key text"),
         (["input=half.jsonl"], "row 2: '\\ud83d' has half a character"),
@@ -235,6 +250,11 @@ def test_a_mistake_is_one_line(call, tmp_path, arguments, message):
     (tmp_path / "latin.txt").write_bytes(b"one\nca\xff\n")
     (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n[1]\n')
     (tmp_path / "half.jsonl").write_text('{"text": "x"}\n{"text": "\\ud83d"}\n')
+    for pack, name in ((gzip.compress, "gz"), (lzma.compress, "xz")):
+        packed = pack(b"one\n" * 9000)
+        (tmp_path / f"cut.txt.{name}").write_bytes(packed[: len(packed) // 2])
+        (tmp_path / f"bad.txt.{name}").write_bytes(b"no archive")
+    (tmp_path / "none.txt.gz").write_bytes(b"")
     before = {path.name for path in tmp_path.iterdir()}
     code, _, errors = call("one.onnx", *arguments)
     assert code == 1 and errors.startswith(f"predict.py: {message}") or message in errors
