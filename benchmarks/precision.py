@@ -1,13 +1,14 @@
 """Compare models trained in float32 with models trained under bf16 autocast, over three seeds.
 
-    python benchmarks/precision.py            # all parts; an hour on one core
+    python benchmarks/precision.py            # all parts; 1.5 hours on one core
     python benchmarks/precision.py kd         # distillation as in `make demo`
-    python benchmarks/precision.py finetuning # SST-2 (2,000 rows) and MRPC, encoder of glue.py
+    python benchmarks/precision.py finetuning # SST-2 (2,000 rows) and MRPC; also random weights
     python benchmarks/precision.py smoke      # both with tiny models; only prints
 
 Both precisions have the same seeds, batches, masks and rates. Validations are in float32 on both
-sides. Every training is a record under runs/benchmarks/precision, so that a second call resumes
-where the first was stopped. Tables go to benchmarks/results/precision_<part>.md.
+sides. The encoder is that of glue.py. Every training is a record under runs/benchmarks/precision,
+so that a second call resumes where the first was stopped. Tables go to
+benchmarks/results/precision_<part>.md.
 """
 
 import shutil
@@ -15,7 +16,7 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from glue import find_encoder, sample_task
+from glue import find_encoder, make_random, sample_task
 from parts import RUNS, Bench, run_parts
 
 from bort.finetuning.recipe import finetune
@@ -24,7 +25,8 @@ from bort.pretraining.teacher import locate_teacher
 from bort.runs.summary import RunSummary
 from bort.training.trainer import hide_lightning_notes
 
-PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
+FLOAT32 = "float32"
+PRECISIONS = {FLOAT32: "32-true", "bf16": "bf16-mixed"}
 SEEDS = [0, 1, 2]
 TASKS = {"glue/sst2": (2000, ["accuracy"]), "glue/mrpc": (None, ["accuracy", "f1"])}
 LR, EPOCHS = 1e-4, 2
@@ -61,27 +63,36 @@ def kd(bench: Bench) -> list[str]:
 
 
 def finetuning(bench: Bench) -> list[str]:
-    lines = [f"Learning rate {LR:g}, {EPOCHS} epochs; the last epoch counts.", "", *HEADER]
+    lines = [
+        f"Learning rate {LR:g}, {EPOCHS} epochs; the last epoch counts. Random weights are in the "
+        "encoder's shape.",
+        "",
+        *HEADER,
+    ]
+    sides = {name: (value, False) for name, value in PRECISIONS.items()}
+    encoder, random = find_encoder(bench), bench.runs / "random"
+    sides[f"{FLOAT32}, random weights"] = PRECISIONS[FLOAT32], True
     for task, (rows, metrics) in bench.shorten(TASKS.items(), 1):
         root = sample_task(bench, task, rows)
         scores: dict[str, dict[str, list[float]]] = {
-            metric: {precision: [] for precision in PRECISIONS} for metric in metrics
+            metric: {side: [] for side in sides} for metric in metrics
         }
         for seed in bench.shorten(SEEDS):
-            for precision, value in PRECISIONS.items():
+            for side, (precision, is_random) in sides.items():
+                model = make_random(encoder, seed, random) if is_random else encoder
                 run = bench.compose_task(
-                    *("experiment=finetune", f"task={task}", f"model={find_encoder(bench)}"),
+                    *("experiment=finetune", f"task={task}", f"model={model}"),
                     *(f"data.root={root}", f"optim.lr={LR}", f"trainer.max_epochs={EPOCHS}"),
-                    *(f"seed={seed}", f"trainer.precision={value}"),
+                    *(f"seed={seed}", f"trainer.precision={precision}"),
                 )
-                folder = bench.runs / task.split("/")[1] / f"{precision}_{seed}"
+                folder = bench.runs / task.split("/")[1] / f"{side.replace(', ', '_')}_{seed}"
                 summary = finetune(run, folder)
                 remove_checkpoints(folder)
                 for metric in metrics:
-                    scores[metric][precision].append(summary[f"val/{metric}"])
+                    scores[metric][side].append(summary[f"val/{metric}"])
         for metric in metrics:
             lines += format_rows(f"{task}, {metric}", scores[metric], 3)
-            print(*lines[-2:], sep="\n", flush=True)
+            print(*lines[-3:], sep="\n", flush=True)
     return lines
 
 

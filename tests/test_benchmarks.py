@@ -27,6 +27,7 @@ from bort.text.tokenizer import train_tokenizer
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SHARED = {
     "parts.py",
+    "arms.py",
     "steps.py",
     "glue.py",
     "huggingface.py",
@@ -76,6 +77,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
+    of_tasks |= {"claim.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -145,14 +147,16 @@ def test_scores_of_finetune(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("finetune", "smoke", f"encoder={model}", "scores")
     assert count_rows(out, "| task | rows × epochs") == 2
+    assert "| random weights by seed |" in out
 
 
 def test_precision(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("precision", "smoke", f"encoder={model}")
     scores = "| score | precision | by seed | mean ± standard deviation |"
-    assert out.count(scores) == 2 and count_rows(out, scores) == 2
+    assert out.count(scores) == 2 and count_rows(out, scores) == 3
     assert "| masked words, share | bf16 |" in out and "| glue/sst2, accuracy | float32 |" in out
+    assert "| glue/sst2, accuracy | float32, random weights |" in out
 
 
 def test_gpu(script, shared):
@@ -285,6 +289,14 @@ def test_levers(script, model, shared, monkeypatch):
     assert count_rows(out, "| arm | steps |") == 4
 
 
+def test_claim(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("claim", "smoke", f"encoder={model}")
+    assert count_rows(out, "| vocabulary | learns |") == 6
+    assert "The teacher of the probabilities, ⟨1,2,16,32⟩, took " in out
+    assert out.count("| the teacher's probabilities | 2 | 32-true | 0.") == 2  # while it runs, too
+
+
 def test_vocabulary(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("vocabulary", "smoke", f"encoder={model}")
@@ -311,7 +323,17 @@ def test_agora(script, model, shared, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["recipe", "pretrain", "search", "latency", "finetune", "precision", "vocabulary", "blimp"],
+    [
+        "recipe",
+        "pretrain",
+        "search",
+        "latency",
+        "finetune",
+        "precision",
+        "vocabulary",
+        "blimp",
+        "claim",
+    ],
 )
 def test_a_wrong_word(script, name):
     with pytest.raises(SystemExit, match=f"^benchmarks/{name}.py: nonsense is none of "):
