@@ -38,7 +38,7 @@ TASKS = {  # rows that are trained on (None: all), and the score
     "glue/cola": (None, "matthews"),
 }
 SEEDS, RATES, EPOCHS = [0, 1, 2], [5e-4, 1e-3, 2e-3], 3
-TRIAL_STEPS, ROUNDS = 30, 2
+TRIAL_STEPS, ROUNDS = 12, 2
 Compose = Callable[[str, int, int], TrainConfig]  # of an arm, a seed and a number of steps
 
 
@@ -76,6 +76,7 @@ def compose_training(bench: Bench, *words: str, seed: int, steps: int) -> TrainC
     run = bench.compose_pretraining(
         *("data=text", f"data.path={write_text(bench)}", "data.length=64", "data.batch_size=64"),
         *(f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"),
+        "trainer.precision=auto",  # which is bf16 where a wide teacher is asked
         *(f"seed={seed}", "resume=false", *words),
     )
     if not bench.smoke:

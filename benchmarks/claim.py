@@ -57,7 +57,6 @@ from bort.models.huggingface import read_model_config
 from bort.pretraining.recipe import pretrain
 from bort.runs.summary import RunSummary
 
-AUTO = "trainer.precision=auto"
 KD = ["distill.w_kd=1", "distill.w_mlm=0"]
 PARTS = STATES, PROBABILITIES = "states", "probabilities"
 
@@ -109,7 +108,7 @@ def train_teacher(bench: Bench, seconds: float) -> tuple[Path, Cost]:
     """
 
     def compose(_: str, seed: int, steps: int) -> TrainConfig:
-        words = ("experiment=teacher_pretrain", TEACHER_ARCH, AUTO)
+        words = ("experiment=teacher_pretrain", TEACHER_ARCH)
         return compose_training(bench, *words, seed=seed, steps=steps)
 
     folder, path = bench.runs / "teacher", bench.runs / "teacher.json"
@@ -188,7 +187,7 @@ def measure_claim(bench: Bench, parts: Sequence[str], seconds: float) -> list[st
 
     def compose(name: str, seed: int, steps: int) -> TrainConfig:
         arm = arms[name]
-        words = (arm.start, *(arm.losses or HIDDEN), AUTO)
+        words = (arm.start, *(arm.losses or HIDDEN))
         return compose_student(bench, folders[arm.part], *words, seed=seed, steps=steps)
 
     trained = [name for name, arm in arms.items() if arm.losses and not arm.is_longer]
