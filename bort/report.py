@@ -246,7 +246,7 @@ def list_costs(run: LoadedRun) -> Iterator[tuple[str, str]]:
         for training in runs:
             arm = f" ({training.folder.path.parent.name})" if len(runs) > 1 else ""
             for purpose, flops in count_operations(training):
-                yield f"FLOPs of {purpose}{arm}", f"{flops:.2e}"
+                yield f"FLOPs of {purpose}{arm}, without validations", f"{flops:.2e}"
     for key in ("threads", "torch", "precision"):
         if key in summary:
             yield key, str(summary[key])

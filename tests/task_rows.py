@@ -1,5 +1,7 @@
 """Facts and rows of tasks that several test files look at."""
 
+import json
+
 from bort.tasks import reading
 from bort.tasks.task import Row
 
@@ -19,7 +21,7 @@ COUNTS = {
     "superglue/cb": (250, 56, 250),
     "superglue/copa": (400, 100, 500),
     "superglue/multirc": (27243, 4848, 9693),
-    "superglue/record": (397, 369),  # distinct entities of 32 queries each: `counted` below
+    "superglue/record": (397, 369),  # distinct entities of 32 queries each: `count_rows` below
     "superglue/rte": (2490, 277, 3000),
     "superglue/wic": (5428, 638, 1400),
     "superglue/wsc": (554, 104, 146),
@@ -49,3 +51,19 @@ def few(monkeypatch, count: int, tests: int | None = None) -> None:
         return {k: v[:tests] if k.startswith("test") else v[:count] for k, v in found.items()}
 
     monkeypatch.setattr(reading, "read_rows", some)
+
+
+def count_rows(content: bytes, name: str, header: int) -> int:
+    """Rows of a whole file with so many lines of header, by another way than the reader's."""
+    if name == "race/middle":
+        return len(json.loads(content)["questions"])
+    lines = [line for line in content.split(b"\n") if line.strip(b"\r")]
+    if name.startswith("glue"):
+        return len(lines) - header
+    records = [json.loads(line) for line in lines]
+    if name == "superglue/multirc":
+        return sum(len(q["answers"]) for r in records for q in r["passage"]["questions"])
+    if name == "superglue/record":
+        texts = [(r["passage"]["text"], r["passage"]["entities"], len(r["qas"])) for r in records]
+        return sum(n * len({t[e["start"] : e["end"] + 1] for e in es}) for t, es, n in texts)
+    return len(records)

@@ -208,7 +208,7 @@ def test_comparison(compared):
     for arm, title in ARMS.items():
         assert f"{title} {summary[f'{arm}/steps']:,}" in seen
         assert f"{summary[f'{arm}/val/loss']:.3f} {summary[f'{arm}/val/mlm_accuracy']:.1%}" in seen
-        assert f"FLOPs of training ({arm})" in seen
+        assert f"FLOPs of training ({arm}), without validations" in seen
     ratio = summary["kd/val/mlm_accuracy"] / max(summary["mlm/val/mlm_accuracy"], 1e-9)
     assert f"plain MLM for the same steps: {ratio:.2f} × its accuracy" in seen
 

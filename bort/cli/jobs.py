@@ -17,8 +17,10 @@ from bort.config import unused
 from bort.config.compose import parse_settings
 from bort.config.train import TrainConfig
 from bort.console import show_log
+from bort.errors import shorten
 from bort.files.run_files import HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS, REPORT
 from bort.runs.summary import RunSummary
+from bort.shell import LONGEST_LINE
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,8 @@ def run_job(
     """
     run = _read_settings(cfg, hydra)
     experiment = hydra.runtime.choices.experiment
-    logger.info(f"{experiment}: {run.describe()} → {folder}")
+    line = f"{experiment}: {run.describe()} → {folder}"
+    logger.info(shorten(line, LONGEST_LINE, keep_end=True))
     if (summary := _find_finished(run, folder, experiment)) is not None:
         return summary
     with loading():  # torch, only now

@@ -14,6 +14,7 @@ from bort.config.command_line import asks_for_help
 from bort.config.compose import CONF
 from bort.config.train import TrainConfig
 from bort.console import show_log
+from bort.errors import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def run_composed(cfg: DictConfig) -> float | None:
             raise
         if not is_sweep:
             shell.stop(1, f"{shell.program()}: {line}")  # now: Hydra would add a line of its own
-        logger.info(f"{shell.program()}: {folder}: {line}")
+        line = f"{shell.program()}: {folder}: {line}"
+        logger.info(shorten(line, shell.LONGEST_LINE, keep_end=True))
         if folder is not None:
             note_failure(folder)
         return float("nan")

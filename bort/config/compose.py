@@ -113,6 +113,6 @@ def _arch_of_model(name: str) -> dict:
         kind = shorten(repr(stated.get("model_type")), 30)
         raise BortError(
             f"model={name} is of model_type {kind} without {lacking[0]}; pre-training continues "
-            "BERT and RoBERTa"
+            "BERT, RoBERTa, XLM-RoBERTa and CamemBERT"
         )
     return numbers

@@ -75,7 +75,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
     size_of_step = counted(run.data.batch_size * run.trainer_config.accumulate_grad_batches, "row")
     logger.info(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
     logger.info(f"  tokens      about {read:,.0f}")
-    logger.info(f"  FLOPs       {work:.2e}, {arch} with {size:,} parameters")
+    logger.info(f"  FLOPs       {work:.2e} without validations, {arch} with {size:,} parameters")
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bort.errors import BortError, check_choice
-from bort.models.arch import INITS
+from bort.models.arch import INITS, Arch
 from bort.models.bert import Classifier, MaskedLM, ModelConfig, build_empty
 
 
@@ -189,34 +189,46 @@ def _projection(words: Tensor, hidden: int) -> Tensor:
     return (vectors * largest.sign()).to(words.dtype)
 
 
+def choose_layers(
+    student: Arch, teacher: Arch | None, chosen: Sequence[int] | None = None
+) -> Sequence[int]:
+    """Choose the numbers of the teacher's layers that become the student's; [] where none can.
+
+    teacher: None for one of another family, whose layers compute something else. chosen: what the
+    user wants; None spreads them evenly, the first and the last included. Raises BortError for
+    chosen layers that cannot be copied.
+    """
+    if chosen is not None and not len(chosen):
+        return []
+    is_alike = teacher is not None and (student.hidden, student.heads, student.intermediate) == (
+        teacher.hidden,
+        teacher.heads,
+        teacher.intermediate,
+    )
+    if not is_alike and chosen:
+        kind = f"has {teacher}" if teacher else "is of another family"
+        raise BortError(
+            f"init_layers={list(chosen)}: layers are copied only where H, A and I are equal; "
+            f"the student is {student}, the teacher {kind}"
+        )
+    if not is_alike:
+        return []
+    last, steps = teacher.depth - 1, max(student.depth - 1, 1)
+    if chosen is None:
+        return [round(number * last / steps) for number in range(student.depth)]
+    if min(chosen) < 0 or max(chosen) > last:
+        raise BortError(f"init_layers={list(chosen)}: the teacher's layers are 0 to {last}")
+    return chosen
+
+
 def _take_layers(
     model: MaskedLM, teacher: MaskedLM | None, chosen: Sequence[int] | None, has_head: bool
 ) -> None:
-    """Copy layers of the teacher where their shapes are ours, and the transform of its head.
-
-    chosen: their numbers; None spreads them evenly, the first and the last included. Raises
-    BortError for chosen layers that cannot be copied.
-    """
-    if chosen is not None and not len(chosen):
+    """Copy layers of the teacher, see `choose_layers`, and the transform of its head."""
+    numbers = choose_layers(model.config.arch, teacher.config.arch if teacher else None, chosen)
+    if not numbers:
         return
-    shapes = [
-        (arch.hidden, arch.heads, arch.intermediate)
-        for arch in (model.config.arch, *([teacher.config.arch] if teacher else []))
-    ]
-    if teacher is None or shapes[0] != shapes[1]:
-        if chosen:
-            has = f"has {teacher.config.arch}" if teacher else "is of another family"
-            raise BortError(
-                f"init_layers={list(chosen)}: layers are copied only where H, A and I are equal; "
-                f"the student is {model.config.arch}, the teacher {has}"
-            )
-        return
-    last, steps = teacher.config.depth - 1, max(model.config.depth - 1, 1)
-    if chosen is None:
-        chosen = [round(number * last / steps) for number in range(model.config.depth)]
-    if min(chosen) < 0 or max(chosen) > last:
-        raise BortError(f"init_layers={list(chosen)}: the teacher's layers are 0 to {last}")
-    for layer, number in zip(model.encoder.layers, chosen, strict=True):
+    for layer, number in zip(model.encoder.layers, numbers, strict=True):
         layer.load_state_dict(teacher.encoder.layers[number].state_dict())
     if has_head:
         model.head.load_state_dict(teacher.head.state_dict())

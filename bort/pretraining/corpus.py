@@ -99,6 +99,7 @@ class Corpus:
     """A tokenized corpus: `train` and `val` are one-dimensional streams of ids, memory-mapped.
 
     A stream holds the documents of its split, with one separator (`</s>`, `[SEP]`) between two.
+    full_tokenizer: the one that `tokenizer` was trimmed from, where it was and where it is known.
     """
 
     folder: Path
@@ -106,6 +107,7 @@ class Corpus:
     train: np.ndarray
     val: np.ndarray
     info: CorpusInfo
+    full_tokenizer: Any = None
 
 
 def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
@@ -133,7 +135,7 @@ def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float 
     _check_length(corpus.info, source.name, data)
     for line in _describe(corpus, data):
         tick(line, now=True)
-    return corpus
+    return corpus if fixed is not None else replace(corpus, full_tokenizer=tokenizer)
 
 
 def find_corpus(data: DataConfig, cache: Path, tokenizer=None) -> Corpus | None:

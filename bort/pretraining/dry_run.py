@@ -34,7 +34,12 @@ from bort.pretraining.flops import (
 )
 from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
 from bort.pretraining.module import list_scores
-from bort.pretraining.teacher import build_teacher_run, is_teacher_cached, open_sources
+from bort.pretraining.teacher import (
+    build_teacher_run,
+    check_shapes,
+    is_teacher_cached,
+    open_sources,
+)
 from bort.runs.folder import RunFolder
 from bort.text.token_stream import count_sequences
 from bort.text.tokenizer import mark_special_ids
@@ -66,6 +71,7 @@ class Outlook:
     teacher: its architecture; None if no teacher is needed or it is not known. vocab: the size of
     the student's vocabulary. has_head: whether the teacher has a masked-LM head. corpus: the one in
     the cache; None if it is not built yet. missing: the inputs that are not there yet.
+    teacher_parameters: of the teacher; 0 where there is none, or it is not known.
     """
 
     teacher: Arch | None
@@ -73,6 +79,7 @@ class Outlook:
     corpus: Corpus | None
     missing: list[str]
     has_head: bool = True
+    teacher_parameters: int = 0
 
 
 def look_ahead(run: TrainConfig) -> Outlook:
@@ -82,14 +89,17 @@ def look_ahead(run: TrainConfig) -> Outlook:
     to be fetched, or text that has yet to be named, is not an error.
     """
     missing: list[str] = []
-    has_head = True
+    has_head, opened = True, None
     if away := run.teacher.name and not _is_here(run.teacher.name):
         missing.append(f"teacher.name={run.teacher.name}, which is fetched from the hub")
         sizes = HUB_TEACHERS.get(run.teacher.name.split("/")[-1], (None, None))
         teacher, vocab = (sizes[0] if run.needs_teacher else None), sizes[1]
         tokenizer = None
+        if teacher is not None:
+            check_shapes(run, teacher)
     else:
-        opened, tokenizer = open_sources(run)
+        sources = open_sources(run)
+        opened, tokenizer = sources.teacher, sources.tokenizer
         has_head = opened is None or "logits" in opened.gives
         teacher = opened.arch if opened else run.teacher.arch if run.needs_teacher else None
         vocab = opened.vocab_size if opened else tokenizer and len(mark_special_ids(tokenizer))
@@ -100,9 +110,13 @@ def look_ahead(run: TrainConfig) -> Outlook:
         corpus = find_corpus(run.data, locate_cache(), tokenizer)
     if vocab is None or (away and run.data.tokenizer != "auto"):
         vocab = corpus.info.vocab_size if corpus else run.data.bpe_size
+    size = 0
+    if teacher is not None:
+        positions = max(run.data.length, 512)
+        size = opened.parameter_count if opened else count_parameters(teacher, vocab, positions)
     if run.data.vocab_size is not None:  # which takes some of an existing tokenizer's words
         vocab = min(vocab, run.data.vocab_size)
-    return Outlook(teacher, vocab, corpus, missing, has_head)
+    return Outlook(teacher, vocab, corpus, missing, has_head, size)
 
 
 def _is_here(name: str) -> bool:
@@ -179,8 +193,9 @@ def describe_hours(work: float, run: TrainConfig) -> str:
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
-    """Describe the sum of all parts, followed by each part."""
-    return f"{sum(f for _, f in parts):.2e} (" + ", ".join(f"{n} {f:.1e}" for n, f in parts) + ")"
+    """Describe the sum of all parts, validations included, followed by each part."""
+    listed = ", ".join(f"{name} {flops:.1e}" for name, flops in parts)
+    return f"{sum(flops for _, flops in parts):.2e} with validations ({listed})"
 
 
 def show_missing(outlook: Outlook, run: TrainConfig) -> None:
@@ -191,6 +206,38 @@ def show_missing(outlook: Outlook, run: TrainConfig) -> None:
         logger.info(
             f"  the passes of {run.teacher.name} are not counted: its size is not known yet"
         )
+
+
+def count_student_parameters(run: TrainConfig, vocab: int) -> int:
+    """Count the parameters that a pre-training trains and saves."""
+    size = count_parameters(run.arch, vocab, max(run.data.length, 512))
+    if not run.distill.reads_masked:  # the head is neither trained nor saved
+        size -= run.arch.hidden**2 + 3 * run.arch.hidden + vocab
+    return size
+
+
+def estimate_training_bytes(run: TrainConfig, vocab: int) -> float:
+    """Estimate the memory of a training without its teacher: weights, activations and logits."""
+    data, arch = run.data, run.arch
+    tokens = data.batch_size * data.length
+    activations = 4 * tokens * arch.depth * (14 * arch.hidden + 3 * arch.intermediate)
+    activations *= sum(count_student_readings(run.distill))
+    logits = 3 * 4 * tokens * data.mask_rate * vocab * run.distill.reads_masked
+    return 16 * count_student_parameters(run, vocab) + activations + logits
+
+
+def estimate_teacher_bytes(run: TrainConfig, outlook: Outlook) -> float:
+    """Estimate the memory of the teacher: its weights, and a copy of them for steps in bf16."""
+    is_bf16 = run.trainer_config.precision in BF16_NAMES
+    return (6 if is_bf16 else 4) * outlook.teacher_parameters
+
+
+def estimate_bytes(run: TrainConfig, outlook: Outlook) -> float:
+    """Estimate the memory of a run, or that of its teacher's own training where it is more."""
+    most = estimate_training_bytes(run, outlook.vocab) + estimate_teacher_bytes(run, outlook)
+    if run.needs_teacher and run.teacher.name is None:
+        most = max(most, estimate_training_bytes(build_teacher_run(run), outlook.vocab))
+    return most
 
 
 def show_optimizer_share(share: float) -> None:
@@ -225,20 +272,14 @@ def show(run: TrainConfig, folder: Path) -> None:
     run = foresee_precision(run, RunFolder(folder).precision)
     if run.job == "compare":
         check_arms(run)
-    outlook, data = look_ahead(run), run.data
+    outlook = look_ahead(run)
     run = run.settle(outlook.has_head)
     if run.job == "pretrain":
         check_monitors(run, list_scores(run.distill))
     V = outlook.vocab
     amount = measure_amount(run, outlook.corpus)
     parts = list(list_pretraining_parts(run, outlook))
-    size = count_parameters(run.arch, V, max(data.length, 512))
-    if not run.distill.reads_masked:  # the head is neither trained nor saved
-        size -= run.arch.hidden**2 + 3 * run.arch.hidden + V
-    activations = data.batch_size * data.length * run.arch.depth * 4
-    activations *= 14 * run.arch.hidden + 3 * run.arch.intermediate
-    activations *= sum(count_student_readings(run.distill))
-    logits = 3 * 4 * data.batch_size * data.length * data.mask_rate * V * run.distill.reads_masked
+    size = count_student_parameters(run, V)
     logger.info(f"  parameters  {size:,} (vocabulary {V:,})")
     logger.info(f"  precision   {describe_precision(run)}")
     rates = ", ".join(map("{:.3g}".format, run.rates))
@@ -249,7 +290,8 @@ def show(run: TrainConfig, folder: Path) -> None:
         logger.info("  tokens      not known: no number of steps ends this run")
     logger.info(f"  FLOPs       {format_flops(parts)}")
     show_optimizer_share(count_optimizer_share(run, V, amount))
-    logger.info(f"  memory      about {(16 * size + activations + logits) / 1e9:.1f} GB")
+    its_teacher = ", its teacher included" if outlook.teacher_parameters else ""
+    logger.info(f"  memory      about {estimate_bytes(run, outlook) / 1e9:.2f} GB{its_teacher}")
     corpus = "built" if outlook.corpus else "to be built"
     logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
     logger.info(f"              corpus ({corpus}) in {locate_cache()}")

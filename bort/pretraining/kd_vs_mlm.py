@@ -32,7 +32,7 @@ from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.recipe import build_student, make_batches_with_looks, prepare, train
-from bort.pretraining.teacher import hash_teacher, locate_teacher
+from bort.pretraining.teacher import hash_teacher, locate_teacher, open_sources
 from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
@@ -60,8 +60,9 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     check_arms(run)
     if run.resume and (earlier := run_folder.read_settings()) is not None:
         run = run.settle_as(earlier)
+    sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, run_folder.precision)
-    corpus, teacher = prepare(run, folder)
+    corpus, teacher = prepare(run, folder, sources)
     if (
         not count_sequences(corpus.val, run.data.length)
         or run.trainer_config.limit_val_batches == 0

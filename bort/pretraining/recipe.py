@@ -28,6 +28,7 @@ from bort.pretraining.corpus import Corpus, build_corpus, is_trimmed, measure_un
 from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
 from bort.pretraining.teacher import (
+    Sources,
     build_encoder_run,
     build_teacher_run,
     describe_teacher,
@@ -70,8 +71,9 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
         raise BortError(f"model={run.model} lies in the folder of this run; use another name=")
     if (summary := RunFolder(folder).find_result(run)) is not None:
         return summary
+    sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, RunFolder(folder).precision)
-    corpus, teacher = prepare(run, folder)
+    corpus, teacher = prepare(run, folder, sources)
     return train(run, folder, corpus, teacher, record=record)
 
 
@@ -86,13 +88,17 @@ def settle_by_teacher(run: TrainConfig, folder: Path, teacher: Teacher | None) -
     return run.settle(has_head=teacher is None or "logits" in teacher.gives)
 
 
-def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Teacher | None]:
+def prepare(
+    run: TrainConfig, folder: Path | None = None, sources: Sources | None = None
+) -> tuple[Corpus, Teacher | None]:
     """Open the corpus of a run and the teacher it needs; an unnamed teacher is trained first.
 
     folder: the run folder. If it was started on other text, it is refused before the teacher is
     trained; if its teacher has left the cache, a line says that the teacher is trained again.
+    sources: what `open_sources` has opened; it is opened here where it is not given.
     """
-    teacher, tokenizer = open_sources(run)
+    sources = sources or open_sources(run)
+    teacher, tokenizer = sources.teacher, sources.tokenizer
     corpus = build_corpus(run.data, locate_cache(), tokenizer)
     goes_on = folder is not None and run.resume
     if goes_on:
@@ -106,7 +112,8 @@ def prepare(run: TrainConfig, folder: Path | None = None) -> tuple[Corpus, Teach
             )
         teacher = train_teacher(run, corpus)
     elif teacher is not None and (tokenizer is None or is_trimmed(run.data, tokenizer)):
-        teacher = match_vocabulary(run, corpus.tokenizer, teacher)
+        words = sources.teacher_tokenizer
+        teacher = match_vocabulary(run, corpus.tokenizer, words, teacher)
     return corpus, teacher
 
 
@@ -223,7 +230,7 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
     """
     run = run.settle()
     if run.model:
-        return continue_model(run, corpus, teacher)
+        return continue_model(run, corpus)
     # A teacher may have more rows than its tokenizer has words; the logits of both must match.
     V = teacher.vocab_size if teacher is not None else corpus.info.vocab_size
     positions = max(run.data.length, 512)
@@ -248,27 +255,20 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
     return build_model(config, "teacher", run.seed, source, tables, run.init_layers)
 
 
-def continue_model(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> MaskedLM:
+def continue_model(run: TrainConfig, corpus: Corpus) -> MaskedLM:
     """Open the model that a run continues; it gets a fresh head where it has none.
 
     It states the longer of the lengths that it was trained at before and is trained at here.
-    Raises BortError if its vocabulary is not that of the text or of the teacher, or if it has fewer
-    positions than the sequences.
+    Raises BortError if its vocabulary is not that of the text.
     """
     model, has_head = load_masked_lm_or_encoder(run.model)
-    config = model.config
-    words, start = config.vocab_size, f"model={run.model} has"
+    config, start = model.config, f"model={run.model} has"
     if hash_tokenizer(load_tokenizer(run.model)) != hash_tokenizer(corpus.tokenizer):
         raise BortError(
             f"{start} another vocabulary than this text, which was tokenized with "
             f"{corpus.info.vocab_size:,} tokens; give text without a tokenizer of its own"
         )
-    if run.distill.w_kd and teacher is not None and teacher.vocab_size != words:
-        raise BortError(
-            f"{start} {words:,} rows for words, its teacher {teacher.vocab_size:,}; "
-            "distillation needs the same vocabulary"
-        )
-    if not has_head:
+    if not has_head and run.distill.reads_masked:
         logger.info(f"{start} no masked-LM head; a fresh one is trained with it")
     config.dropout = config.attention_dropout = run.dropout
     if config.length is not None:

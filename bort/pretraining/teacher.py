@@ -7,7 +7,7 @@ The encoder that a fine-tuning without `model=` starts from is named here too. B
 import logging
 import re
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,21 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.files.locks import lock
 from bort.models import hub
+from bort.models.arch import Arch
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_tokenizer, read_model_config
 from bort.models.identity import find_local_model
-from bort.pretraining.corpus import Corpus, is_trimmed, open_full_validation
+from bort.models.initialization import choose_layers
+from bort.pretraining.corpus import Corpus, open_full_validation
 from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
 from bort.pretraining.flops import estimate_states_bytes, measure_amount
+from bort.pretraining.state_losses import choose_relation_heads
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import open_teacher, read_shape
 from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
 from bort.teachers.teacher import Teacher, require
 from bort.text.token_stream import count_sequences
+from bort.text.tokenizer import mark_special_ids
 from bort.text.trimming import check_trimmed_size, map_tokens
 from bort.training.module import VERSION
 from bort.training.precision import BF16_NAMES, autocast_training
@@ -45,54 +50,122 @@ logger = logging.getLogger(__name__)
 OWN_STEPS = 1200  # of the encoder that stands in for a missing model=
 
 
-def open_sources(run: TrainConfig) -> tuple[Teacher | None, Any]:
-    """Open the named teacher of a run and its named tokenizer; either may be None.
+@dataclass(frozen=True)
+class Sources:
+    """The teacher and the tokenizer of a run that have a name, opened before its text is read.
 
-    The tokenizer is the full one where the corpus will trim it, and so is the teacher's vocabulary.
-    Raises BortError for everything wrong with them that shows without a corpus.
+    tokenizer: the full one where the corpus will trim it; None where one is trained on the text.
+    teacher: its words have the ids of `teacher_tokenizer`, which is `tokenizer` if there is one.
     """
-    teacher = tokenizer = None
-    if run.model:
-        check_start(run)
+
+    teacher: Teacher | None = None
+    tokenizer: Any = None
+    teacher_tokenizer: Any = None
+
+
+def open_sources(run: TrainConfig) -> Sources:
+    """Open the named teacher of a run and its named tokenizer.
+
+    Raises BortError for everything wrong with them, and with what is learnt from the teacher, that
+    shows without a corpus.
+    """
+    teacher = words = tokenizer = None
+    start = read_start(run) if run.model else None
     if run.teacher.name and (run.needs_teacher or run.data.tokenizer == "auto"):
         if run.needs_teacher and (folder := find_local_model(run.teacher.name)):
             _check_length(run, read_shape(folder).limit)  # before the weights are read
-        tokenizer = _load_teacher_tokenizer(run)
-        if run.needs_teacher:
-            teacher = open_teacher(run.teacher.name)
-            check_gifts(run.distill, teacher)
-            _check_length(run, teacher.limit)
+        words = load_tokenizer(run.teacher.name)
+        _check_bpe_size(run, words)
+        teacher = _open_named_teacher(run) if run.needs_teacher else None
+    elif run.needs_teacher:
+        check_shapes(run, run.teacher.arch)
     if run.data.tokenizer not in ("auto", "bpe"):
         tokenizer = load_tokenizer(run.data.tokenizer)
+    elif run.data.tokenizer == "auto":
+        tokenizer = words
     if tokenizer is not None and run.data.vocab_size is not None:
         check_trimmed_size(tokenizer, run.data.vocab_size)
     if teacher is not None and tokenizer is not None:
-        matched = match_vocabulary(run, tokenizer, teacher)
-        teacher = teacher if is_trimmed(run.data, tokenizer) else matched
-    return teacher, tokenizer
+        teacher, words = match_vocabulary(run, tokenizer, words, teacher), tokenizer
+    if start is not None and run.needs_teacher:
+        _check_rows(run, start, teacher, tokenizer)
+    return Sources(teacher, tokenizer, words)
 
 
-def check_start(run: TrainConfig) -> None:
-    """Raise BortError if the sequences are longer than the model that is continued can read."""
-    folder = hub.fetch_folder(hub.find_model(run.model), ["*.json"], ("config.json",))
-    if run.data.length > (most := read_model_config(folder).positions):
+def _open_named_teacher(run: TrainConfig) -> Teacher:
+    """Open a teacher; raise BortError if it cannot give what the student is to learn or take."""
+    teacher = open_teacher(run.teacher.name)
+    has_head = "logits" in teacher.gives
+    if not has_head and run.job in ("compare", "search"):
+        job = "experiment=kd_vs_mlm" if run.job == "compare" else "search.py"
         raise BortError(
-            f"data.length={run.data.length} is longer than the {most} positions of "
-            f"model={run.model}; use data.length={most} or less"
+            f"{job} asks its teacher for masked words, and {teacher.name} gives no logits: it "
+            "lacks a masked-LM head; experiment=kd_pretrain learns from its final states"
+        )
+    distill = run.distill.settle(has_head)
+    check_gifts(distill, teacher)
+    check_shapes(run, teacher.arch, has_layers=teacher.masked_lm is not None)
+    _check_length(run, teacher.limit)
+    if run.distill.is_open and not has_head:
+        logger.info(
+            f"teacher: {teacher.name} has no masked-LM head, so its final states are learnt: "
+            f"distill.w_hidden={distill.w_hidden:g} in place of w_kd"
+        )
+    return teacher
+
+
+def check_shapes(run: TrainConfig, teacher: Arch, has_layers: bool = True) -> None:
+    """Raise BortError for relations or layers that the shapes of both models do not allow.
+
+    has_layers: whether the teacher's layers compute what the student's do.
+    """
+    if run.distill.w_relation:
+        _check_relation_layer(run.distill, teacher.depth)
+        choose_relation_heads(run.arch.hidden, teacher.hidden, run.distill.relation_heads)
+    if not run.model and run.settle().init == "teacher":
+        choose_layers(run.arch, teacher if has_layers else None, run.init_layers)
+
+
+def read_start(run: TrainConfig) -> ModelConfig:
+    """Read the shape of the model that is continued.
+
+    Raises BortError if the sequences are longer than it can read.
+    """
+    folder = hub.fetch_folder(hub.find_model(run.model), ["*.json"], ("config.json",))
+    config = read_model_config(folder)
+    if run.data.length > config.positions:
+        raise BortError(
+            f"data.length={run.data.length} is longer than the {config.positions} positions of "
+            f"model={run.model}; use data.length={config.positions} or less"
+        )
+    return config
+
+
+def _check_rows(
+    run: TrainConfig, start: ModelConfig, teacher: Teacher | None, tokenizer: Any
+) -> None:
+    """Raise BortError unless a model and its teacher have logits for the same number of words.
+
+    A model may have more rows than its tokenizer has words. teacher: None for one that is trained
+    first, which has a row for each word.
+    """
+    has_head = teacher is None or "logits" in teacher.gives
+    rows = len(mark_special_ids(tokenizer)) if teacher is None else teacher.vocab_size
+    if run.distill.settle(has_head).w_kd and rows != start.vocab_size:
+        name = f"teacher.name={run.teacher.name}" if teacher else "the teacher trained for it"
+        raise BortError(
+            f"model={run.model} has {start.vocab_size:,} rows for words, {name} {rows:,}; w_kd "
+            "needs as many: use distill.w_hidden=1 or another teacher"
         )
 
 
-def _load_teacher_tokenizer(run: TrainConfig):
-    """Load the teacher's tokenizer if data.tokenizer=auto; else check its size and return None."""
-    tokenizer = load_tokenizer(run.teacher.name)
-    if run.data.tokenizer == "auto":
-        return tokenizer
+def _check_bpe_size(run: TrainConfig, tokenizer: Any) -> None:
+    """Raise BortError if a tokenizer that is yet to be trained cannot become the teacher's."""
     if run.data.tokenizer == "bpe" and len(tokenizer) != run.data.bpe_size:
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {len(tokenizer):,}, the "
             f"student's is {run.data.bpe_size:,}; data.tokenizer=auto takes the teacher's"
         )
-    return None
 
 
 def _check_length(run: TrainConfig, limit: int) -> None:
@@ -113,28 +186,38 @@ def check_gifts(distill: DistillConfig, teacher: Teacher | None) -> None:
         if teacher is None:
             raise BortError(f"distill.{key} is above 0 but there is no teacher; set teacher.name")
         require(teacher, gift)
-    depth = teacher.arch.depth if distill.w_relation else 0
-    if distill.w_relation and not -depth <= distill.relation_layer < depth:
+    if distill.w_relation:
+        _check_relation_layer(distill, teacher.arch.depth)
+
+
+def _check_relation_layer(distill: DistillConfig, depth: int) -> None:
+    """Raise BortError for a layer that a teacher of this depth does not have."""
+    if not -depth <= distill.relation_layer < depth:
         raise BortError(
             f"distill.relation_layer={distill.relation_layer}: the teacher's layers are 0 to "
             f"{depth - 1}, or -{depth} to -1 from its end"
         )
 
 
-def match_vocabulary(run: TrainConfig, tokenizer: Any, teacher: Teacher) -> Teacher:
+def match_vocabulary(run: TrainConfig, tokenizer: Any, full: Any, teacher: Teacher) -> Teacher:
     """Return the named teacher with a tokenizer's words under the tokenizer's ids.
 
-    That is the teacher itself where both have the same words, and one of fewer words where the
-    tokenizer was trimmed from the teacher's. Raises BortError for a tokenizer whose ids stand for
-    other words: a distillation would teach noise.
+    full: the teacher's tokenizer. That is the teacher itself where both have the same words, and
+    one of fewer words where the tokenizer was trimmed from the teacher's. Raises BortError for a
+    tokenizer whose ids stand for other words: a distillation would teach noise.
     """
-    full = load_tokenizer(run.teacher.name)
     student_ids, teacher_ids = tokenizer.get_vocab(), full.get_vocab()
     different = [word for word, number in student_ids.items() if teacher_ids.get(word) != number]
     ids = map_tokens(tokenizer, full) if len(student_ids) < len(teacher_ids) else None
     if ids is not None and ids.max() < teacher.vocab_size:
         return teacher.select_words(torch.from_numpy(ids))
     if different or teacher.vocab_size < len(student_ids):
+        if run.model:
+            raise BortError(
+                f"model={run.model} and teacher.name={run.teacher.name} have different "
+                f"vocabularies ({len(student_ids):,} and {len(teacher_ids):,} words, and "
+                f"{len(different):,} words differ); use a teacher with the words of the model"
+            )
         raise BortError(
             f"teacher.name={run.teacher.name} has a vocabulary of {teacher.vocab_size:,}, "
             f"the student's is {len(student_ids):,}, and {len(different):,} words differ; "
@@ -298,8 +381,11 @@ def describe_teacher(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> dict
     source = {"teacher": run.teacher.name or str(locate_teacher(run, corpus))}
     if digests := hash_teacher(run, corpus):  # empty if only the teacher's vocabulary was used
         (source["teacher_digest"],) = digests.values()
+    full = teacher
+    while full.origin is not None:
+        full = full.origin
     return source | {
-        "teacher_parameters": teacher.parameter_count,
+        "teacher_parameters": full.parameter_count,
         **teacher.arch.to_table("teacher_"),
     }
 
@@ -320,12 +406,10 @@ def describe_trimming(run: TrainConfig, corpus: Corpus, teacher: Teacher | None)
     }
     if teacher is None or not run.teacher.name or "logits" not in teacher.gives:
         return facts
-    is_named = run.data.tokenizer != "auto"
-    tokenizer = load_tokenizer(run.data.tokenizer if is_named else run.teacher.name)
-    full = match_vocabulary(run, tokenizer, open_teacher(run.teacher.name).to(teacher.device))
+    full, text = teacher.origin, open_full_validation(corpus, corpus.full_tokenizer)
     losses = {
         "teacher_trimmed_loss": measure_loss(teacher, corpus, run.data),
-        "teacher_full_loss": measure_loss(full, open_full_validation(corpus, tokenizer), run.data),
+        "teacher_full_loss": measure_loss(full.to(teacher.device), text, run.data),
     }
     after, before = losses.values()
     if after is not None and before is not None:

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
@@ -48,7 +47,7 @@ from bort.pretraining.flops import (
     count_states_flops,
     count_validations,
 )
-from bort.pretraining.teacher import hash_teacher
+from bort.pretraining.teacher import Sources, hash_teacher, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.fptas import Scale, Selection
 from bort.search.records import (
@@ -69,12 +68,12 @@ from bort.search.records import (
 )
 from bort.search.statistics import Paired
 from bort.search.trial import (
-    compute_log_probabilities,
     evaluate,
     forget_corpus_and_teacher,
     make_candidate_settings,
     make_val_batches,
     measure_look,
+    measure_teacher,
     open_corpus_and_teacher,
 )
 from bort.teachers.opening import read_shape
@@ -100,6 +99,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
     check_latency(run, folder)
+    sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, run_folder.precision)
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
@@ -107,7 +107,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     with run_folder.lock(wait=False):
         run_folder.begin(run, record)
         try:
-            yield Sweep(run, folder)
+            yield Sweep(run, folder, sources)
         finally:
             forget_corpus_and_teacher()
 
@@ -156,10 +156,10 @@ def measure_latency(
 class Sweep:
     """What the sweeper asks and tells; everything that it knows is in the run folder."""
 
-    def __init__(self, run: SearchRunConfig, folder: Path):
+    def __init__(self, run: SearchRunConfig, folder: Path, sources: Sources | None = None):
         self.run, self.folder = run, folder
         forget_corpus_and_teacher()
-        corpus, teacher = open_corpus_and_teacher(run, folder)
+        corpus, teacher = open_corpus_and_teacher(run, folder, sources)
         if (folder / PLAN).exists():  # written last: all else is there, too
             self.plan = read_plan(folder)
             self._restore(corpus, teacher)
@@ -377,23 +377,6 @@ def _pass_over_training(
     epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
     sequences = epochs * data.sequences.count + further * data.batch_size
     return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
-
-
-@torch.no_grad()
-def measure_teacher(
-    teacher: Teacher, val: Dataset, states: TeacherStates, corpus: Corpus
-) -> tuple[np.ndarray, float]:
-    """Measure T's entropy at each position, and the cross-entropy of word frequencies against T."""
-    counts = np.bincount(corpus.train, minlength=teacher.vocab_size) + 1.0
-    unigram = torch.from_numpy(np.log(counts / counts.sum())).float().to(teacher.device)
-    entropies, total = [], 0.0
-    for batch in range(len(val)):
-        logp = compute_log_probabilities(teacher, states, batch)
-        p = logp.exp()
-        entropies.append(-(p * logp).sum(-1).cpu())
-        total += float(-(p @ unigram).sum())
-    entropy = torch.cat(entropies).numpy()
-    return entropy, total / len(entropy)
 
 
 # ------------------------------------------------------------------------------------ the records

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from bort.config.data import DataConfig
 from bort.config.optim import width_lr
@@ -29,7 +30,7 @@ from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule, ValBatches
 from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare, train
-from bort.pretraining.teacher import hash_teacher
+from bort.pretraining.teacher import Sources, hash_teacher
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.search.records import (
@@ -56,12 +57,17 @@ _open: dict[Path, tuple[Corpus, Teacher]] = {}
 _answers: dict[Path, "TeacherAnswers"] = {}
 
 
-def open_corpus_and_teacher(run: SearchRunConfig, folder: Path) -> tuple[Corpus, Teacher]:
-    """Open the corpus and T of the search in `folder`; the second time costs nothing."""
+def open_corpus_and_teacher(
+    run: SearchRunConfig, folder: Path, sources: Sources | None = None
+) -> tuple[Corpus, Teacher]:
+    """Open the corpus and T of the search in `folder`; the second time costs nothing.
+
+    sources: what `open_sources` has opened, where it has.
+    """
     key = folder.resolve()
     if key not in _open:
         _open.clear()
-        corpus, teacher = prepare(run, folder)
+        corpus, teacher = prepare(run, folder, sources)
         RunFolder(folder).check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
         _open[key] = corpus, teacher
     return _open[key]
@@ -103,6 +109,23 @@ def compute_log_probabilities(teacher: Teacher, states: TeacherStates, batch: in
     """Compute T's log-probabilities (M, V) at the M masked positions of a batch."""
     rows = torch.from_numpy(states[batch]).to(teacher.device).float()
     return F.log_softmax(teacher.decode(rows).float(), -1)  # (M, V)
+
+
+@torch.no_grad()
+def measure_teacher(
+    teacher: Teacher, val: Dataset, states: TeacherStates, corpus: Corpus
+) -> tuple[np.ndarray, float]:
+    """Measure T's entropy at each position, and the cross-entropy of word frequencies against T."""
+    counts = np.bincount(corpus.train, minlength=teacher.vocab_size) + 1.0
+    unigram = torch.from_numpy(np.log(counts / counts.sum())).float().to(teacher.device)
+    entropies, total = [], 0.0
+    for batch in range(len(val)):
+        logp = compute_log_probabilities(teacher, states, batch)
+        p = logp.exp()
+        entropies.append(-(p * logp).sum(-1).cpu())
+        total += float(-(p @ unigram).sum())
+    entropy = torch.cat(entropies).numpy()
+    return entropy, total / len(entropy)
 
 
 class TeacherAnswers:

@@ -35,6 +35,7 @@ class BertTeacher:
         if classifier is not None:
             classifier.eval().requires_grad_(False)
         self.name = name or f"of {model.config.arch}"
+        self.origin: BertTeacher | None = None
         gifts = {"hidden": True, "relations": True, "logits": has_head, "task": bool(classifier)}
         self.gives = frozenset(gift for gift, is_there in gifts.items() if is_there)
 
@@ -102,7 +103,9 @@ class BertTeacher:
 
         It answers no task.
         """
-        return BertTeacher(select_words(self.masked_lm, ids), self.name, "logits" in self.gives)
+        part = BertTeacher(select_words(self.masked_lm, ids), self.name, "logits" in self.gives)
+        part.origin = self
+        return part
 
     @torch.no_grad()
     def compute_logits(

@@ -56,6 +56,7 @@ class Teacher(Protocol):
     gives: frozenset[str]  # out of GIFTS: logits, hidden, relations, task
     embeddings: EmbeddingTables  # what `init=teacher` starts a student from
     masked_lm: MaskedLM | None  # the model of our own family, whose layers a student may copy
+    origin: "Teacher | None"  # what `select_words` made this one of; None: it has all its words
 
     @property
     def device(self) -> torch.device:

@@ -45,6 +45,7 @@ class WrappedTeacher:
         self.model = model.eval().requires_grad_(False)
         self.encoder = model.base_model
         self.name, self.shape = name, shape
+        self.origin: WrappedTeacher | None = None
         self.family = FAMILIES.get(model.config.model_type, Family(model.config.model_type))
         self.has_head = has_head
         is_tuned = type(model).__name__.endswith("ForSequenceClassification")
@@ -150,7 +151,9 @@ class WrappedTeacher:
         find_padding(self.shape.pad_id, words)
         if self.decoder is not None:
             _select_columns(model, model.get_output_embeddings(), ids.to(self.device))
-        return WrappedTeacher(model, self.shape, self.name, self.has_head, self.in_float32, words)
+        part = WrappedTeacher(model, self.shape, self.name, self.has_head, self.in_float32, words)
+        part.origin = self
+        return part
 
     def _copy_model(self) -> Any:
         """Copy the modules of the model; the copies hold the same weights."""

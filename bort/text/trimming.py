@@ -18,6 +18,7 @@ from bort.text.pieces import Pieces, read_pieces
 from bort.text.tokenizer import BATCH, build_encoder, encode_texts
 
 NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+SEQUENCE = ("cls_token", "sep_token", "pad_token", "mask_token")  # what a sequence is made with
 
 
 def trim_tokenizer(tokenizer: Any, texts: Iterable[str], size: int) -> Any:
@@ -43,9 +44,9 @@ def check_trimmed_size(tokenizer: Any, size: int) -> None:
         )
     content = _read_content(tokenizer)
     pieces = read_pieces(content, _name(tokenizer))
-    least = len(_list_special(content, pieces) | pieces.list_letters(()))
-    if size < least:
-        raise _too_small(size, least, "bytes")
+    special, letters = _list_special(content, pieces), pieces.list_letters(())
+    if size < (least := len(special | letters)):
+        raise _too_small(size, least, "bytes" if letters else "")
 
 
 def count_tokens(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
@@ -117,8 +118,11 @@ def select_tokens(pieces: Pieces, special: set[str], counts: Counter[str], size:
 def map_tokens(tokenizer: Any, full: Any) -> np.ndarray | None:
     """Return the id in the full vocabulary of each token of a trimmed one, (W,) int64.
 
-    Return None if the one is not a part of the other: it has other tokens, or cuts text otherwise.
+    Return None if the one is not a part of the other: it has other tokens, begins, ends or masks a
+    text with other ones, or cuts text otherwise.
     """
+    if any(getattr(tokenizer, name) != getattr(full, name) for name in SEQUENCE):
+        return None
     contents = _read_content(tokenizer), _read_content(full)
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         if contents[0].get(key) != contents[1].get(key):
@@ -152,10 +156,12 @@ def _list_special(content: dict[str, Any], pieces: Pieces) -> set[str]:
     return special | ({unknown} & pieces.vocab.keys())
 
 
-def _too_small(size: int, least: int, text: str) -> BortError:
+def _too_small(size: int, least: int, letters: str) -> BortError:
+    """Build the error of a size; letters: what stays beside the special tokens, if anything."""
+    more = f" and the {letters}" if letters else ""
     return BortError(
-        f"data.vocab_size={size} is too small: the special tokens and the {text} alone are "
-        f"{least:,}; give at least that many"
+        f"data.vocab_size={size} is too small: the special tokens{more} alone are {least:,}; give "
+        "at least that many"
     )
 
 

@@ -1,14 +1,17 @@
 """The path that a command and bort.run share: the folder of a job, and what a sweeper minimises."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from tiny_runs import log_lines
 
 from bort.cli.composing import compose_command
-from bort.cli.jobs import locate_folder, make_launcher, read_objective
+from bort.cli.jobs import locate_folder, make_launcher, read_objective, run_job
+from bort.errors import BortError
 from bort.runs.summary import RunSummary
 
 
@@ -55,3 +58,20 @@ def test_what_a_sweeper_minimises(summary, value):
 def test_a_score_that_is_not_defined_is_a_failed_trial():
     undefined = RunSummary({"metric": "val/pearson", "val/pearson": None})
     assert math.isnan(read_objective(undefined))
+
+
+@pytest.mark.parametrize("words", [["data.path=/{long}"], ["data.path=/{long}", "model=/{long}"]])
+def test_the_first_line_is_not_too_long(words, tmp_path):
+    """Whatever the names: what it begins with and the folder at its end stay."""
+    home = tmp_path / ("h" * 60)
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 4}
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps(shape | {"intermediate_size": 4}))
+    names = [word.replace("/{long}", str(home)) for word in words]
+    names += [f"teacher.name=/{'t' * 90}", "data=text", "experiment=kd_pretrain", "name=x"]
+    lines = log_lines()
+    with compose_command("train", names) as (cfg, hydra):
+        with pytest.raises(BortError):
+            run_job(cfg, hydra, Path("runs/kd_pretrain/x"))
+    assert len(lines[0]) <= 200
+    assert lines[0].startswith("kd_pretrain: ") and lines[0].endswith(" → runs/kd_pretrain/x")

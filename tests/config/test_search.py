@@ -15,6 +15,11 @@ from bort.errors import BortError
 from bort.models.arch import Arch
 
 MESSAGES = [
+    (
+        lambda: composed("init=teacher", "init_layers=[0]", of=SearchRunConfig),
+        "init_layers=[0] cannot be used in a search, whose candidates have different depths; null "
+        "spreads the teacher's layers evenly, and [] copies none",
+    ),
     (lambda: LatencyConfig(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
     (
         lambda: LatencyConfig(engine="onyx"),

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForMaskedLM,
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertModel,
@@ -307,109 +306,6 @@ def test_an_onnx_export_is_named(hub_folder, tmp_path):
     with pytest.raises(BortError, match="shipped is an ONNX export, which .*predict.py runs") as e:
         huggingface.load_model(tmp_path / "shipped")
     one_line(e)
-
-
-# Tokenizers
-
-
-@pytest.mark.parametrize("source", ["bert-tiny", "roberta-tiny", "own"])
-def test_tokenizers_come_back_the_same(shared, tmp_path, tokenizer, source):  # case T2
-    strings = json.loads((shared / "cases/T2-tokenizer-reload/strings.json").read_text())
-    assert len(strings) == 24
-    if source != "own":
-        tokenizer = huggingface.load_tokenizer(shared / "cases/models" / source)
-    pad_id = tokenizer.pad_token_id
-    model = build_model(
-        dataclasses.replace(OWN, pad_id=pad_id, type_vocab=2 * (source == "bert-tiny"))
-    )
-    huggingface.save_model(model, tokenizer, tmp_path / "one")
-    huggingface.save_model(model, huggingface.load_tokenizer(tmp_path / "one"), tmp_path / "two")
-    for folder in ("one", "two"):
-        again = AutoTokenizer.from_pretrained(tmp_path / folder)
-        assert again.model_max_length == 18
-        assert len(again("plain words " * 30, truncation=True).input_ids) == 18
-        assert again.mask_token_id == tokenizer.mask_token_id
-        for text in strings:
-            ids = tokenizer(text).input_ids
-            assert again(text).input_ids == ids
-            assert huggingface.load_tokenizer(tmp_path / folder)(text).input_ids == ids
-            if source == "own":
-                body = again(text, add_special_tokens=False).input_ids
-                assert again.decode(body, clean_up_tokenization_spaces=False) == text
-        pair = again("the cat", "a dog")
-        assert pair.input_ids == tokenizer("the cat", "a dog").input_ids
-        separators = [i for i in pair.input_ids if i == again.sep_token_id]
-        assert len(separators) == (2 if source == "bert-tiny" else 3)
-        assert ("token_type_ids" in pair) is (source == "bert-tiny")
-        settings = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
-        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
-        assert not settings.keys() & {"backend", "is_local", "name_or_path"}  # of this machine
-
-
-@pytest.mark.parametrize(
-    "name, size, pieces",
-    [
-        ("bert-base-cased", 28996, ["Hello", "the", "World"]),
-        ("bert-base-uncased", 30522, ["hello", "the", "world"]),
-        ("roberta-base", 50265, ["Hello", "Ġthe", "ĠWorld"]),
-    ],
-)
-@pytest.mark.parametrize("with_config", [False, True])
-def test_bare_vocabularies(shared, tmp_path, tokenizer, name, size, pieces, with_config):
-    folder = tmp_path / name
-    shutil.copytree(shared / "data/vocab" / name, folder, copy_function=shutil.copyfile)
-    folder.chmod(0o755)
-    if with_config:
-        kind = name.split("-")[0]
-        settings = {"model_type": kind, "vocab_size": size, "max_position_embeddings": 100}
-        (folder / "config.json").write_text(json.dumps(settings))
-    found = huggingface.load_tokenizer(folder)
-    assert len(found) == size
-    assert found.tokenize("Hello the World") == pieces
-    if with_config:
-        assert found.model_max_length == (98 if name == "roberta-base" else 100)
-
-
-def test_a_stated_case_is_obeyed(shared, tmp_path):
-    shutil.copyfile(shared / "data/vocab/bert-base-cased/vocab.txt", tmp_path / "vocab.txt")
-    stated = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
-    assert huggingface.load_tokenizer(tmp_path).tokenize("Hello") == ["hello"]
-
-
-def test_a_tokenizer_larger_than_the_model(hub_folder):
-    edit_json(hub_folder / "config.json", vocab_size=100)
-    with pytest.raises(BortError, match=r"has \d+ tokens, its model only 100") as error:
-        huggingface.load_tokenizer(hub_folder)
-    one_line(error)
-
-
-@pytest.mark.parametrize("kind", ["mask", "pad", "sep", "cls"])
-def test_a_tokenizer_without_a_needed_token(hub_folder, kind):
-    path = hub_folder / "tokenizer_config.json"
-    other = {"sep": "eos", "cls": "bos"}.get(kind, kind)
-    dropped = (f"{kind}_token", f"{other}_token")
-    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in dropped}
-    path.write_text(json.dumps(settings))
-    with pytest.raises(BortError, match=f"has no {kind} token, which is needed") as error:
-        huggingface.load_tokenizer(hub_folder)
-    one_line(error)
-
-
-def test_tokenizers_that_are_not_there(hub_folder):
-    whole = (hub_folder / "tokenizer.json").read_text()
-    (hub_folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(
-        BortError, match=r"cannot read the tokenizer in .*; fetch it again"
-    ) as error:
-        huggingface.load_tokenizer(hub_folder)
-    one_line(error)
-    (hub_folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
-    with pytest.raises(BortError, match=r"/tokenizer.json is damaged or cut off; fetch it again$"):
-        huggingface.load_tokenizer(hub_folder)
-    (hub_folder / "tokenizer.json").unlink()
-    with pytest.raises(BortError, match="holds no tokenizer; looked for tokenizer.json"):
-        huggingface.load_tokenizer(hub_folder)
 
 
 # Writing

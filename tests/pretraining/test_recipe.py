@@ -4,7 +4,6 @@ import fcntl
 import json
 import math
 import re
-import shutil
 import threading
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from pretraining_helpers import rows
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny_runs import log_lines, offline_log, open_batches
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -22,16 +21,13 @@ from bort import report
 from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.files.run_files import make_run_record
-from bort.models.bert import ModelConfig
-from bort.models.huggingface import load_masked_lm, save_model
-from bort.models.initialization import build_model
-from bort.pretraining.datamodule import TrainBatches, ValBatches
+from bort.pretraining.datamodule import ValBatches
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import build_student, prepare, pretrain
 from bort.runs.closing import print_result
 from bort.runs.folder import RunFolder
-from bort.text.tokenizer import build_encoder, encode_texts, train_tokenizer
+from bort.text.tokenizer import build_encoder, encode_texts
 
 SUMMARY = ["parameters", "tokens", "steps", "tokens_per_s", "seconds", "seed"]  # spec: stable keys
 
@@ -348,145 +344,7 @@ def test_closing_lines_name_them(settings_of, tmp_path):
     assert "accuracy of the teacher" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-# ------------------------------------------------------------------------------------ continuing
-
-
-def test_a_model_is_continued_from_its_weights(settings_of, named_model, tmp_path):
-    """With a rate of about nothing, it is still the model that was given."""
-    run = settings_of(f"model={named_model}", "optim.lr=1e-12", "data.length=32")
-    summary = pretrain(run, tmp_path / "run")
-    start, end = (load_file(p / "model.safetensors") for p in (named_model, tmp_path / "run/model"))
-    assert start.keys() == end.keys()
-    assert all(torch.allclose(start[name], end[name], atol=1e-6) for name in start)
-    assert summary["model"] == str(named_model)
-    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
-    assert config["max_position_embeddings"] == 32  # not 512 as of a fresh model
-    files = [folder / "tokenizer.json" for folder in (named_model, tmp_path / "run" / "model")]
-    words = [json.loads(file.read_text())["model"]["vocab"] for file in files]
-    assert words[0] == words[1]
-    inputs = json.loads((tmp_path / "run" / "corpus.json").read_text())
-    assert inputs["models"].keys() == {"model"}
-    trained = pretrain(settings_of(f"model={named_model}", "optim.lr=1e-3"), tmp_path / "other")
-    assert trained["val/loss"] < summary["val/loss"]
-
-
-def test_another_model_under_the_same_name_is_not_resumed(settings_of, named_model, tmp_path):
-    start = tmp_path / "start"
-    shutil.copytree(named_model, start)
-    run = settings_of(f"model={start}")
-    pretrain(run, tmp_path / "run")
-    model = load_masked_lm(start)
-    model.head.bias.data += 1
-    save_model(model, AutoTokenizer.from_pretrained(start), start)
-    with pytest.raises(BortError, match="was started with another model under this name"):
-        pretrain(run, tmp_path / "run")
-    with pytest.raises(BortError, match="lies in the folder of this run; use another name="):
-        pretrain(settings_of(f"model={tmp_path / 'run'}", "resume=false"), tmp_path / "run")
-    assert (tmp_path / "run" / "model").is_dir()
-
-
-def test_an_encoder_without_a_head_gets_a_fresh_one(settings_of, named_model, tmp_path):
-    shutil.copytree(named_model, tmp_path / "encoder")
-    file = tmp_path / "encoder" / "model.safetensors"
-    kept = {name: w for name, w in load_file(file).items() if not name.startswith("cls.")}
-    assert len(kept) < len(load_file(file))
-    save_file(kept, file, metadata={"format": "pt"})
-    said = log_lines()
-    run = settings_of(f"model={tmp_path / 'encoder'}")
-    corpus, _ = prepare(run)
-    student = build_student(run, corpus, None)
-    assert said[-1].endswith("has no masked-LM head; a fresh one is trained with it")
-    words = load_masked_lm(named_model).encoder.embeddings.words.weight
-    assert torch.equal(student.encoder.embeddings.words.weight, words)
-    assert pretrain(run, tmp_path / "run")["steps"] == 5
-
-
-def test_a_continued_model_may_have_a_teacher_of_its_vocabulary(settings_of, named_model, tmp_path):
-    run = settings_of(
-        f"model={named_model}", f"teacher.name={named_model}", experiment="kd_pretrain"
-    )
-    summary = pretrain(run, tmp_path / "run")
-    assert summary["teacher"] == summary["model"] == str(named_model)
-    inputs = json.loads((tmp_path / "run" / "corpus.json").read_text())
-    assert inputs["models"]["model"] == inputs["models"]["teacher.name"]
-    other = tmp_path / "other"
-    sizes = ModelConfig(1, 2, 16, 32, vocab_size=290, positions=32)
-    save_model(build_model(sizes), train_tokenizer(["other words here"] * 9, 290), other)
-    run = settings_of(f"model={named_model}", f"teacher.name={other}", experiment="kd_pretrain")
-    with pytest.raises(BortError, match=r"teacher.name=.*, and \d+ words differ"):
-        pretrain(run, tmp_path / "different")
-    # the teacher that is trained first reads the words of the model
-    run = settings_of(f"model={named_model}", experiment="kd_pretrain")
-    _, teacher = prepare(run)
-    assert teacher.vocab_size == 300 and teacher.arch == run.teacher.arch
-
-
-def test_a_model_that_cannot_be_continued_is_one_line(settings_of, named_model, tmp_path):
-    with pytest.raises(BortError, match="data.length=64 is longer than the 32 positions of model="):
-        pretrain(settings_of(f"model={named_model}", "data.length=64"), tmp_path / "run")
-    corpus, _ = prepare(settings_of())  # of a tokenizer of its own
-    with pytest.raises(BortError, match="has another vocabulary than this text, which") as error:
-        build_student(settings_of(f"model={named_model}"), corpus, None)
-    assert len(str(error.value).replace(str(named_model), "")) <= 160
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_longer_length_is_stated(settings_of, named_model, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    pretrain(settings_of("data.length=24"), first)
-    pretrain(settings_of(f"model={first}", "data.length=16"), second)
-    config = json.loads((second / "model" / "config.json").read_text())
-    assert config["bort_length"] == 24
-    third = settings_of(f"model={second}", "data.length=32")
-    corpus, _ = prepare(third)
-    assert build_student(third, corpus, None).config.length == 32
-
-
-# ------------------------------------------------------------------------------------ cases
-
-
-def test_no_masked_place_is_no_nan(shared, settings_of, tmp_path):
-    """Case M1: 6 maskable places a batch, rate 0.15."""
-    run = settings_of(
-        f"data.path={shared}/cases/M1-nothing-masked/text.txt",
-        *("data.length=8", "data.batch_size=1", "data.mask_rate=0.15", "data.val_fraction=0"),
-        *("data.vocab_size=261", "trainer.max_steps=200"),
-    )
-    summary = pretrain(run, tmp_path / "run")
-    numbers = [float(value) for row in rows(tmp_path / "run") for value in row.values() if value]
-    assert len(rows(tmp_path / "run")) == 200
-    assert np.isfinite(numbers).all()
-    assert not [value for value in summary.values() if isinstance(value, float) and value != value]
-
-
-@pytest.mark.parametrize("teacher", [None, "roberta-tiny", "bert-tiny"])
-def test_special_words_in_the_text(shared, settings_of, tmp_path, teacher):
-    """Case T1: special ids stand first and last in a sequence and nowhere else (one document)."""
-    overrides = [
-        f"data.path={shared}/cases/T1-special-words/text.txt",
-        *("data.length=32", "data.val_fraction=0", "data.mask_rate=0.3"),
-    ]
-    if teacher:
-        overrides.append(f"teacher.name={shared}/cases/models/{teacher}")
-    run = settings_of(*overrides, experiment="kd_pretrain" if teacher else "mlm_pretrain")
-    assert pretrain(run, tmp_path / "run")["steps"] == 5
-    corpus, _ = prepare(run)
-    batches = TrainBatches(corpus, run.data, run.seed)
-    ids = torch.cat([unmasked(batches[k]) for k in range(len(batches))])
-    tokenizer = corpus.tokenizer
-    special = torch.isin(ids, torch.tensor(sorted({*tokenizer.all_special_ids})))
-    if teacher == "bert-tiny":  # its 48 words do not spell this text
-        special &= ids != tokenizer.unk_token_id
-    assert special[:, 0].all() and special[:, -1].all() and not special[:, 1:-1].any()
-    if teacher != "bert-tiny":
-        whole = (shared / "cases" / "T1-special-words" / "text.txt").read_text()
-        assert tokenizer.decode(corpus.train).strip() == whole.strip()
-
-
-def unmasked(batch: dict) -> torch.Tensor:
-    ids = batch["input_ids"].clone()
-    ids.view(-1)[batch["positions"]] = batch["labels"]
-    return ids
+# ------------------------------------------------------------------------------------ the tokenizer
 
 
 def test_tokenizer_of_the_model_folder(shared, done):
@@ -505,38 +363,6 @@ def test_tokenizer_of_the_model_folder(shared, done):
     a, b = (tokenizer(word, add_special_tokens=False).input_ids for word in ("one", "two"))
     assert tokenizer("one", "two").input_ids == [0, *a, 2, 2, *b, 2]
     assert tokenizer.model_max_length == run.data.length  # at which it was trained
-
-
-def test_packing_edges(shared, settings_of, tmp_path):
-    """Case M2: 98 bytes of one token each in sequences of 14."""
-    path = shared / "cases" / "M2-packing-edges" / "text.txt"
-    run = settings_of(
-        *(f"teacher.name={shared}/cases/models/roberta-tiny", f"data.path={path}"),
-        *("data.val_fraction=0", "data.batch_size=3", "trainer.max_steps=1"),
-        experiment="kd_pretrain",
-    )
-    lines = log_lines()
-    summary = pretrain(run, tmp_path / "run")
-    assert "val/loss" not in summary and summary["steps"] == 1
-    assert [line for line in lines if "no validation" in line]
-    batches = TrainBatches(prepare(run)[0], run.data, run.seed)
-    found = sorted(row.tolist() for k in range(len(batches)) for row in unmasked(batches[k]))
-    text = path.read_bytes()
-    expected = [[0, *(4 + byte for byte in text[14 * k : 14 * k + 14]), 2] for k in range(7)]
-    assert found == sorted(expected)
-
-
-def test_repeated_documents(shared, settings_of, tmp_path):
-    """Case D4 through a run: 40 of 100 records are dropped and the run says so."""
-    path = shared / "cases" / "D4-split-duplicates" / "docs.jsonl"
-    run = settings_of(f"data.path={path}", "trainer.max_steps=2")
-    lines = log_lines()
-    pretrain(run, tmp_path / "run")
-    assert [line for line in lines if "60 documents (40 duplicates dropped)" in line]
-    corpus, _ = prepare(run)
-    split = [set(corpus.tokenizer.decode(s).split("</s>")) for s in (corpus.train, corpus.val)]
-    assert not split[0] & split[1]
-    assert len({text.strip() for text in split[0] | split[1]}) == 60
 
 
 # ------------------------------------------------------------------------------------ wandb (G1)

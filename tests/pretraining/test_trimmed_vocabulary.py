@@ -166,7 +166,10 @@ def test_a_trimmed_tokenizer_finds_its_words_in_the_whole_teacher(
     ("words", "message"),
     [
         (["data.vocab_size=301"], "data.vocab_size=301 is above the 300 tokens of the tokenizer"),
-        (["data.vocab_size=260"], "data.vocab_size=260 must be at least 261"),
+        (
+            ["data.vocab_size=260"],
+            "=260 is too small: the special tokens and the bytes alone are 261",
+        ),
         (["data.tokenizer=bpe", SMALL], "has a vocabulary of 300, the student's is 280"),
     ],
 )

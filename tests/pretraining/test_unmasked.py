@@ -207,7 +207,7 @@ def test_what_a_headless_teacher_cannot_give(settings_of, headless):
     with pytest.raises(BortError, match="gives hidden and relations, but no logits.*w_hidden"):
         prepare(run)
     compared = settings_of(f"teacher.name={headless}", experiment="kd_vs_mlm")
-    with pytest.raises(BortError, match="no logits"):
+    with pytest.raises(BortError, match="no logits: it lacks a masked-LM head; experiment=kd_pre"):
         prepare(compared)
 
 
