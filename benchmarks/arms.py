@@ -30,14 +30,15 @@ FRESH, TAKEN = "init=default", "init=teacher"
 MLM = ["distill.w_kd=0", "distill.w_mlm=1"]
 HIDDEN = ["distill.w_kd=0", "distill.w_hidden=1"]
 TEXTS, DOCUMENTS = ("imdb", "wiki", "news"), 4000  # of each text
-TASKS = {  # rows that are trained on (None: all), and the score
-    "glue/sst2": (2000, "accuracy"),
-    "glue/mrpc": (None, "f1"),
-    "glue/stsb": (None, "spearman"),
-    "glue/rte": (None, "accuracy"),
-    "glue/cola": (None, "matthews"),
+# Task → rows that are trained on (None: all), rows of a batch, and the score.
+TASKS: dict[str, tuple[int | None, int, str]] = {
+    "glue/sst2": (2000, 32, "accuracy"),
+    "glue/mrpc": (None, 64, "f1"),
+    "glue/stsb": (None, 64, "spearman"),
+    "glue/rte": (None, 64, "accuracy"),
+    "glue/cola": (None, 64, "matthews"),
 }
-SEEDS, RATES, EPOCHS = [0, 1, 2], [5e-4, 1e-3, 2e-3], 3
+SEEDS, RATES, EPOCHS = [0, 1, 2], [1e-3, 2e-3], 3
 TRIAL_STEPS, ROUNDS = 12, 2
 Compose = Callable[[str, int, int], TrainConfig]  # of an arm, a seed and a number of steps
 
@@ -134,13 +135,14 @@ def score_task(bench: Bench, model: Path, task: str, root: Path, rate: float, se
     """Fine-tune a model on a task, and return its score on the validation rows at the end."""
     path = model.parent / f"{task.split('/')[1]}_{root.name}_{rate:g}_{seed}.json"
     if not path.exists():
-        epochs = bench.choose(EPOCHS, 1)
+        epochs, (_, batch, metric) = bench.choose(EPOCHS, 1), TASKS[task]
         run = bench.compose_task(
             *("experiment=finetune", f"task={task}", f"model={model}", f"data.root={root}"),
             *(f"optim.lr={rate}", f"seed={seed}", f"trainer.max_epochs={epochs}"),
-            *(f"trainer.check_val_every_n_epoch={epochs}", "resume=false"),
+            *(f"trainer.check_val_every_n_epoch={epochs}", f"data.batch_size={batch}"),
+            "resume=false",
         )
-        score = finetune(run, bench.runs / "finetuning")[f"val/{TASKS[task][1]}"]
+        score = finetune(run, bench.runs / "finetuning")[f"val/{metric}"]
         write_json(path, {"score": score})
     return json.loads(path.read_text())["score"]
 
@@ -172,4 +174,4 @@ def format_mean(values: Sequence[float]) -> str:
 
 def name_tasks(tasks: Sequence[str]) -> list[str]:
     """Return the headings of tasks with their scores."""
-    return [f"{task.split('/')[1]}, {TASKS[task][1]}" for task in tasks]
+    return [f"{task.split('/')[1]}, {TASKS[task][2]}" for task in tasks]

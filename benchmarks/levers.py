@@ -62,7 +62,7 @@ def measure_arms(bench: Bench, seconds: float) -> list[str]:
 
     def compose(arm: str, seed: int, steps: int) -> TrainConfig:
         start, losses = ARMS[arm]
-        words = (start, *(losses or HIDDEN))
+        words = (start, *(losses or HIDDEN), "trainer.limit_val_batches=8")  # tasks are what counts
         return compose_student(bench, find_encoder(bench), *words, seed=seed, steps=steps)
 
     lines = [

@@ -28,8 +28,9 @@ from bort.training.trainer import hide_lightning_notes
 FLOAT32 = "float32"
 PRECISIONS = {FLOAT32: "32-true", "bf16": "bf16-mixed"}
 SEEDS = [0, 1, 2]
-TASKS = {"glue/sst2": (2000, ["accuracy"]), "glue/mrpc": (None, ["accuracy", "f1"])}
-LR, EPOCHS = 1e-4, 2
+# Task → rows (None: all), epochs and scores.
+TASKS = {"glue/sst2": (2000, 2, ["accuracy"]), "glue/mrpc": (None, 1, ["accuracy", "f1"])}
+LR = 1e-4
 
 
 def format_rows(name: str, scores: dict[str, list[float]], digits: int) -> Iterable[str]:
@@ -63,8 +64,9 @@ def kd(bench: Bench) -> list[str]:
 
 
 def finetuning(bench: Bench) -> list[str]:
+    epochs = " and ".join(f"{count} of {task}" for task, (_, count, _) in TASKS.items())
     lines = [
-        f"Learning rate {LR:g}, {EPOCHS} epochs; the last epoch counts. Random weights are in the "
+        f"Learning rate {LR:g}; epochs: {epochs}; the last one counts. Random weights are in the "
         "encoder's shape.",
         "",
         *HEADER,
@@ -72,7 +74,7 @@ def finetuning(bench: Bench) -> list[str]:
     sides = {name: (value, False) for name, value in PRECISIONS.items()}
     encoder, random = find_encoder(bench), bench.runs / "random"
     sides[f"{FLOAT32}, random weights"] = PRECISIONS[FLOAT32], True
-    for task, (rows, metrics) in bench.shorten(TASKS.items(), 1):
+    for task, (rows, count, metrics) in bench.shorten(TASKS.items(), 1):
         root = sample_task(bench, task, rows)
         scores: dict[str, dict[str, list[float]]] = {
             metric: {side: [] for side in sides} for metric in metrics
@@ -82,7 +84,7 @@ def finetuning(bench: Bench) -> list[str]:
                 model = make_random(encoder, seed, random) if is_random else encoder
                 run = bench.compose_task(
                     *("experiment=finetune", f"task={task}", f"model={model}"),
-                    *(f"data.root={root}", f"optim.lr={LR}", f"trainer.max_epochs={EPOCHS}"),
+                    *(f"data.root={root}", f"optim.lr={LR}", f"trainer.max_epochs={count}"),
                     *(f"seed={seed}", f"trainer.precision={precision}"),
                 )
                 folder = bench.runs / task.split("/")[1] / f"{side.replace(', ', '_')}_{seed}"
