@@ -10,7 +10,10 @@ from bort.agora.student import check_task
 from bort.config.train import TrainConfig
 from bort.finetuning import dry_run as finetuning
 from bort.models import hub
+from bort.models.identity import find_local_model
+from bort.objectives.parameters import count_parameters
 from bort.tasks.task import Task
+from bort.teachers.opening import read_shape
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +28,15 @@ def count_steps(run: TrainConfig, task: Task, train: list) -> int:
     check_task(task)
     D, E = split_rows(task, train, run.agora.eval_fraction)
     logger.info(f"  E           {len(E):,} of the training rows; D has the others")
-    if run.agora.teacher:
-        hub.find_model(run.agora.teacher)
+    source = run.agora.teacher
+    if source:
+        hub.find_model(source)
     elif run.model:
-        find_teacher_source(run)  # raises when nobody is known to have taught the model
+        source = find_teacher_source(run)  # raises when nobody is known to have taught the model
+    if (folder := find_local_model(source)) is not None:
+        shape = read_shape(folder)
+        size = count_parameters(shape.arch, shape.vocab_size, shape.limit)
+        logger.info(
+            f"  S           {shape.arch}, {4e-9 * size:.2f} GB of memory beside the student"
+        )
     return 3 * count_planned_steps(run, len(D))

@@ -26,8 +26,8 @@ class ModelConfig:
 
     positions: rows for positions (without RoBERTa's offset): no input can be longer.
     position_offset: 0 (BERT and ours) or pad_id + 1 (RoBERTa, where padding sits at row pad_id).
-    type_vocab: number of token types, 0 for none. length: the longest input that it was trained at,
-    None where that is unknown. Raises BortError if the numbers cannot make a model.
+    type_vocab: number of token types, 0 for none. length: the longest input whose positions are
+    trained, None where that is unknown. Raises BortError if the numbers cannot make a model.
     """
 
     depth: int
