@@ -19,6 +19,9 @@ class DataConfig:
     text: Any = "text"  # the key or column with the text; task=custom takes two as [first,second]
     sample_by: str = "line"  # what a document of a .txt or .md file is: line, paragraph or file
     length: int = 128  # tokens in a sequence, the first and last special token included
+    # of a pre-training: true joins documents and cuts them into whole sequences; false makes each
+    # document a sequence of its own, which is cut to data.length or padded
+    packing: bool = True
     batch_size: int = 8  # sequences (of a task: rows) in a batch
     mask_rate: float = 0.3  # share of tokens that are masked in training; validation masks 0.15
     tokenizer: str = "auto"  # auto (the teacher's, else bpe), bpe, or a folder or hub name
@@ -68,6 +71,11 @@ class DataConfig:
     def bpe_size(self) -> int:
         """The size of the vocabulary, where a tokenizer is trained on the text."""
         return BPE_SIZE if self.vocab_size is None else self.vocab_size
+
+    @property
+    def least_tokens(self) -> int:
+        """The fewest tokens of text in a sequence of a pre-training."""
+        return self.length - 2 if self.packing else 1
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -158,6 +158,8 @@ class SearchRunConfig(PretrainRunConfig):
         super().__post_init__()
         if self.distill.w_kd == 0:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        if not self.data.packing:
+            raise BortError("search.py packs its text; data.packing=false is for pre-training")
         if self.distill.reads_unmasked:
             raise BortError(
                 "search.py trains candidates on masked words; distill.w_hidden and w_relation are "

@@ -60,7 +60,7 @@ def is_teacher_ignored(run: Settings) -> bool:
     return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
 
 
-TEXT = "data.path data.sample_by data.mask_rate data.tokenizer data.vocab_size data.val_fraction "
+TEXT = "data.path data.sample_by data.packing data.mask_rate data.tokenizer data.vocab_size "
 RULES = (
     Rule("agora", lambda run: run.job != "agora", "is for experiment=agora"),
     Rule("compare", lambda run: run.job != "compare", "is for experiment=kd_vs_mlm"),
@@ -77,7 +77,7 @@ RULES = (
         "is for experiment=finetune and agora; a pre-training reads data=text data.path=TEXT",
     ),
     Rule(
-        TEXT + "data.source data.val_sequences",
+        TEXT + "data.source data.val_fraction data.val_sequences",
         lambda run: run.fits_task,
         "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
     ),

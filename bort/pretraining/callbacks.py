@@ -41,11 +41,12 @@ class SamplePredictions(pl.Callback):
 
         predictions: the predicted words (M,) at the masked positions of the batch.
         """
-        inputs, rows = batch["input_ids"], []
+        inputs, mask, rows = batch["input_ids"], batch.get("attention_mask"), []
         step = max(1, len(predictions) // self.count)
         for number in range(0, len(predictions), step)[: self.count]:
             row, column = divmod(int(batch["positions"][number]), inputs.shape[1])
-            around = inputs[row, max(0, column - BEFORE) : column + AFTER].tolist()
+            size = inputs.shape[1] if mask is None else int(mask[row].sum())
+            around = inputs[row, max(0, column - BEFORE) : min(size, column + AFTER)].tolist()
             text = self.tokenizer.decode(around).replace("\n", " ")
             words = (batch["labels"][number], predictions[number])
             rows.append([text, *(self.tokenizer.decode([int(word)]) for word in words)])

@@ -37,7 +37,7 @@ from bort.pretraining.encoding import (
 from bort.text.copies import SHARE, Overlap
 from bort.text.docstrings import make_docstring_source
 from bort.text.sources import Source, open_text
-from bort.text.token_stream import count_sequences
+from bort.text.token_stream import count_sequences, locate_documents
 from bort.text.tokenizer import (
     CHUNK,
     hash_tokenizer,
@@ -108,6 +108,28 @@ class Corpus:
     val: np.ndarray
     info: CorpusInfo
     full_tokenizer: Any = None
+
+    def count_sequences(self, split: str, data: DataConfig) -> int:
+        """Count the sequences of a split: whole ones of packed text, otherwise its documents."""
+        if data.packing:
+            return count_sequences(getattr(self, split), data.length)
+        return len(self.locate_documents(split)) - 1
+
+    def locate_documents(self, split: str) -> np.ndarray:
+        """Find the bounds (K + 1,) of the documents of a split; see `token_stream`."""
+        return locate_documents(getattr(self, split), self.tokenizer.sep_token_id)
+
+    def measure_gaps(self, split: str, data: DataConfig) -> tuple[float, float]:
+        """Measure what of the room for words in the sequences of a split holds none.
+
+        Returns two shares of the data.length - 2 places of a sequence: of separators between
+        documents, and of padding. One of them is 0.
+        """
+        if data.packing:
+            return self.info.border_share(split), 0.0
+        sizes = np.diff(self.locate_documents(split)) - 1
+        room = data.length - 2
+        return 0.0, 1 - float(np.minimum(sizes, room).mean()) / room if len(sizes) else 0.0
 
 
 def build_corpus(data: DataConfig, cache: Path, tokenizer=None, interval: float = 10.0) -> Corpus:
@@ -358,7 +380,7 @@ def _compute_digest(path: Path, *version: int) -> str:
 
 
 def _check_length(info: CorpusInfo, name: str, data: DataConfig) -> None:
-    tokens, needed, held = info.train_tokens, data.length - 2, info.val_tokens
+    tokens, needed, held = info.train_tokens, data.least_tokens, info.val_tokens
     if tokens < needed:
         more = f" ({held} more are held out: data.val_fraction=0 trains on all)" if held else ""
         raise BortError(
@@ -395,8 +417,16 @@ def _describe(corpus: Corpus, data: DataConfig) -> Iterator[str]:
     unknown = info.unknown_tokens / info.train_tokens
     if unknown > 0.01:
         yield f"corpus: {unknown:.0%} of the tokens are unknown to the tokenizer"
-    if not count_sequences(corpus.val, data.length):
+    if not data.packing:
+        sizes = np.diff(corpus.locate_documents("train")) - 1
+        cut = sizes > data.length - 2
+        left_out = (sizes[cut] - data.length + 2).sum() / sizes.sum()
+        yield (
+            f"corpus: each document is a sequence; {cut.sum():,} of {len(sizes):,} are cut at "
+            f"data.length={data.length}, which leaves out {left_out:.1%} of the tokens"
+        )
+    if not corpus.count_sequences("val", data):
         yield (
             f"corpus: no validation: {info.val_tokens:,} tokens are held out, one sequence "
-            f"needs {data.length - 2}; a larger data.val_fraction holds out more"
+            f"needs {data.least_tokens}; a larger data.val_fraction holds out more"
         )

@@ -18,7 +18,7 @@ from bort.models.huggingface import load_tokenizer
 from bort.pretraining.corpus import Corpus, build_corpus, find_corpus
 from bort.pretraining.masking import VAL_RATE, compute_row_keys, mask_tokens
 from bort.teachers.states import KeptStates, UnmaskedText, WithTeacher
-from bort.text.token_stream import count_sequences, pack_sequences
+from bort.text.token_stream import pack_sequences, pad_documents
 from bort.text.tokenizer import mark_special_ids
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
@@ -26,24 +26,26 @@ from bort.training.loader import ResumeSampler, make_generator, make_loader
 LOOK_EVERY = 4
 
 
-class PackedSequences:
+class Sequences:
     """The sequences of one split of a corpus, which are cheap to send to a loader process.
 
-    count: the number of whole sequences of `length` tokens. unmasked: given where a batch has them
-    as they are, too.
+    count: the number of sequences, which are packed or are a document each. unmasked: given where a
+    batch has them as they are, too.
     """
 
     def __init__(
-        self, corpus: Corpus, split: str, length: int, unmasked: UnmaskedText | None = None
+        self, corpus: Corpus, split: str, data: DataConfig, unmasked: UnmaskedText | None = None
     ):
         tokenizer = corpus.tokenizer
         self.file, self.dtype = corpus.folder / f"{split}.bin", corpus.info.dtype
         self.bos, self.sep = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.mask, self.special = tokenizer.mask_token_id, mark_special_ids(tokenizer)
-        self.length, self.unmasked = length, unmasked is not None
+        self.pad = tokenizer.pad_token_id
+        self.length, self.unmasked = data.length, unmasked is not None
         self.states = getattr(unmasked, split, None)
         self.kept_rows: np.ndarray | None = None  # the sequences with states; None: all of them
-        self.count = count_sequences(getattr(corpus, split), length)
+        self.bounds = None if data.packing else corpus.locate_documents(split)
+        self.count = corpus.count_sequences(split, data) if data.packing else len(self.bounds) - 1
         self._tokens: np.ndarray | None = None
 
     @property
@@ -53,23 +55,45 @@ class PackedSequences:
             self._tokens = np.memmap(self.file, dtype=self.dtype, mode="r")
         return self._tokens
 
-    def pack(self, rows: np.ndarray) -> np.ndarray:
-        """Return the sequences `rows` without masks: (B, S) int64."""
-        return pack_sequences(self.tokens, rows, self.length, self.bos, self.sep)
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the sequences `rows` without masks, and where they have tokens: (B, S) int64.
+
+        The second is None for packed sequences, which have tokens everywhere.
+        """
+        if self.bounds is None:
+            return pack_sequences(self.tokens, rows, self.length, self.bos, self.sep), None
+        special = (self.bos, self.sep, self.pad)
+        return pad_documents(self.tokens, self.bounds, rows, self.length, special)
 
     def mask_rows(self, rows: np.ndarray, rate: float, key: int) -> dict[str, torch.Tensor]:
         """Make a batch of the sequences `rows`; the mask of a sequence depends on its number."""
-        ids = self.pack(rows)
+        ids, present = self.read(rows)
         keys, vocab_size = compute_row_keys(key, rows), len(self.special)
         arrays = mask_tokens(ids, rate, self.special, self.mask, vocab_size, keys)
         names = ("input_ids", "positions", "labels")
         batch = {n: torch.from_numpy(array) for n, array in zip(names, arrays, strict=True)}
+        if present is not None:
+            batch["attention_mask"] = torch.from_numpy(present)
         if self.unmasked:
-            batch["texts"] = torch.from_numpy(ids)
+            batch |= self._to_texts(ids, present)
         if self.states is not None:
             indices = rows if self.kept_rows is None else np.searchsorted(self.kept_rows, rows)
-            batch["text_states"] = torch.from_numpy(self.states.take(indices, self.length))
+            states = self.states.take(indices, self.length)[:, : ids.shape[1]]
+            batch["text_states"] = torch.from_numpy(states)
         return batch
+
+    def read_texts(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make a batch of the unmasked sequences `rows`, all of which are padded to `length`."""
+        ids, present = self.read(rows)
+        if present is not None:
+            room = ((0, 0), (0, self.length - ids.shape[1]))
+            ids = np.pad(ids, room, constant_values=self.pad)
+            present = np.pad(present, room)
+        return self._to_texts(ids, present)
+
+    def _to_texts(self, ids: np.ndarray, present: np.ndarray | None) -> dict[str, torch.Tensor]:
+        texts = {"texts": torch.from_numpy(ids)}
+        return texts if present is None else texts | {"text_mask": torch.from_numpy(present)}
 
 
 class OrderedTexts(Dataset):
@@ -77,7 +101,7 @@ class OrderedTexts(Dataset):
 
     SIZE = 64
 
-    def __init__(self, sequences: PackedSequences, rows: np.ndarray):
+    def __init__(self, sequences: Sequences, rows: np.ndarray):
         self.sequences, self.rows = sequences, rows
 
     def __len__(self) -> int:
@@ -85,22 +109,23 @@ class OrderedTexts(Dataset):
 
     def __getitem__(self, batch: int) -> dict[str, torch.Tensor]:
         rows = self.rows[batch * self.SIZE : (batch + 1) * self.SIZE]
-        return {"texts": torch.from_numpy(self.sequences.pack(rows))}
+        return self.sequences.read_texts(rows)
 
 
 class TrainBatches(Dataset):
     """The training batches; item `epoch · len + batch` is one whole batch.
 
     A batch has input_ids (B, S), positions (M,) and labels (M,), and where unmasked text is asked
-    for also texts (B, S). Each epoch is a new permutation
-    with new masks, and its last batch holds the remaining sequences. What is masked in a sequence
+    for also texts (B, S). Where sequences are padded, it has an attention_mask (B, S), and of texts
+    a text_mask (B, S). Each epoch is a new permutation with new masks, and its last batch holds the
+    remaining sequences. What is masked in a sequence
     depends only on (seed, epoch, sequence), not on batches or processes.
     """
 
     def __init__(
         self, corpus: Corpus, data: DataConfig, seed: int, unmasked: UnmaskedText | None = None
     ):
-        self.sequences = PackedSequences(corpus, "train", data.length, unmasked)
+        self.sequences = Sequences(corpus, "train", data, unmasked)
         self.rate, self.batch_size, self.seed = data.mask_rate, data.batch_size, seed
         self.rank, self.processes = 0, 1
         self.epoch: tuple[int, np.ndarray, int] | None = None  # number, order, and key of its masks
@@ -142,7 +167,7 @@ class ValBatches(Dataset):
     KEY = 0x626F7274  # Not the seed of the run: all runs are scored on the same positions.
 
     def __init__(self, corpus: Corpus, data: DataConfig, unmasked: UnmaskedText | None = None):
-        self.sequences = PackedSequences(corpus, "val", data.length, unmasked)
+        self.sequences = Sequences(corpus, "val", data, unmasked)
         count = min(data.val_sequences, self.sequences.count)
         self.chosen = np.arange(count) * self.sequences.count // max(1, count)
         self.sequences.kept_rows = self.chosen
@@ -162,24 +187,32 @@ class ValBatches(Dataset):
     def documents(self) -> np.ndarray:
         """Return the number of the document of each masked position (N,), in batch order.
 
-        A sequence may hold parts of several documents; a separator belongs to the one it ends.
+        A packed sequence may hold parts of several documents; a separator belongs to the one it
+        ends.
         """
-        length, offsets = self.sequences.length, []
-        ends = np.flatnonzero(np.asarray(self.sequences.tokens) == self.sequences.sep)
+        sequences, places = self.sequences, []
         for number in range(len(self)):
-            row, column = np.divmod(self[number]["positions"].numpy(), length)
-            offsets.append(self._rows(number)[row] * (length - 2) + column - 1)  # in the stream
-        return np.searchsorted(ends, np.concatenate(offsets))
+            batch = self[number]
+            row, column = np.divmod(batch["positions"].numpy(), batch["input_ids"].shape[1])
+            row = self._rows(number)[row]
+            in_stream = row * (sequences.length - 2) + column - 1
+            places.append(in_stream if sequences.bounds is None else row)
+        if sequences.bounds is not None:
+            return np.concatenate(places)
+        ends = np.flatnonzero(np.asarray(sequences.tokens) == sequences.sep)
+        return np.searchsorted(ends, np.concatenate(places))
 
 
 class PackedDataModule(pl.LightningDataModule):
     """Training and validation batches of masked sequences, packed from text.
 
     A batch has input_ids (B, S), positions (M,) and labels (M,), all int64, and no padding; with
-    `unmasked` it also has texts (B, S), the same sequences without masks. The sequences of a step
-    depend only on (seed, epoch, step), and the masks of a sequence only on (seed, epoch, sequence);
-    neither depends on workers, processes, or where training was resumed. With several devices, give
-    the trainer `use_distributed_sampler=False`, because this module divides the batches itself.
+    `unmasked` it also has texts (B, S), the same sequences without masks. With `data.packing=False`
+    a sequence is one document, and attention_mask and text_mask (B, S) are 0 at padding. The
+    sequences of a step depend only on (seed, epoch, step), and the masks of a sequence only on
+    (seed, epoch, sequence); neither depends on workers, processes, or where training was resumed.
+    With several devices, give the trainer `use_distributed_sampler=False`, because this module
+    divides the batches itself.
 
     data: the text, the length of a sequence, and the number of sequences in a batch. tokenizer: a
     fast transformers tokenizer (such as a teacher's), its folder, or its hub name; None uses the

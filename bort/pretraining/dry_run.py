@@ -41,7 +41,6 @@ from bort.pretraining.teacher import (
     open_sources,
 )
 from bort.runs.folder import RunFolder
-from bort.text.token_stream import count_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.training.precision import (
     BF16_NAMES,
@@ -151,7 +150,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
 
 def count_run_passes(run: TrainConfig, outlook: Outlook, amount: Amount) -> float:
     """Count the FLOPs of the teacher's passes in a run; states that are kept are computed once."""
-    count = count_sequences(outlook.corpus.train, run.data.length) if outlook.corpus else 0
+    count = outlook.corpus.count_sequences("train", run.data) if outlook.corpus else 0
     sizes = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
     if "train" in sizes:
         amount = replace(amount, train=expect_text(count, run.data.length, run.data.mask_rate))
@@ -254,7 +253,7 @@ def show_readings(run: TrainConfig, outlook: Outlook, amount: Amount) -> None:
         logger.info("  text        is read twice, with and without masks: a step takes about twice")
     if outlook.teacher is None or not distill.w_hidden:
         return
-    count = count_sequences(outlook.corpus.train, run.data.length) if outlook.corpus else 0
+    count = outlook.corpus.count_sequences("train", run.data) if outlook.corpus else 0
     sizes = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
     logger.info(
         f"              {sum(sizes.values()) / 1e9:.2f} GB there for states of the teacher that "
@@ -285,7 +284,9 @@ def show(run: TrainConfig, folder: Path) -> None:
     rates = ", ".join(map("{:.3g}".format, run.rates))
     logger.info(f"  rate        {rates} at its peak")
     if amount.steps:
-        logger.info(f"  tokens      {amount.train.tokens:,.0f} in {counted(amount.steps, 'step')}")
+        padded = amount.train.tokens - amount.tokens
+        more = f", and {padded:,.0f} of padding" if padded else ""
+        logger.info(f"  tokens      {amount.tokens:,.0f} in {counted(amount.steps, 'step')}{more}")
     else:
         logger.info("  tokens      not known: no number of steps ends this run")
     logger.info(f"  FLOPs       {format_flops(parts)}")

@@ -14,7 +14,6 @@ from bort.objectives.parameters import count_forward_flops
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import LOOK_EVERY
 from bort.pretraining.masking import VAL_RATE
-from bort.text.token_stream import count_sequences
 from bort.training.optim import NEWTON_SCHULZ_STEPS
 
 
@@ -100,6 +99,12 @@ class Amount:
     validations: float
     train: Text
     val: Text
+    padding: float = 0.0  # the share of the training text that is padding
+
+    @property
+    def tokens(self) -> float:
+        """The tokens of the training text without padding."""
+        return self.train.tokens * (1 - self.padding)
 
 
 def repeat_readings(text: Text, masked: int, unmasked: int) -> Text:
@@ -216,12 +221,13 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
     """
     trainer, data, size = run.trainer_config, run.data, run.data.batch_size * _count_processes(run)
     per_epoch, held = None, data.val_sequences
-    borders = {"train": 0.0, "val": 0.0}
+    borders, padding = {"train": 0.0, "val": 0.0}, 0.0
     if corpus is not None:
-        counts = {split: count_sequences(getattr(corpus, split), data.length) for split in borders}
+        counts = {split: corpus.count_sequences(split, data) for split in borders}
         per_epoch, held = -(-counts["train"] // size), min(held, counts["val"])
-        for split in borders:
-            borders[split] = corpus.info.border_share(split)
+        gaps = {split: corpus.measure_gaps(split, data) for split in borders}
+        borders = {split: sum(shares) for split, shares in gaps.items()}
+        padding = gaps["train"][1] * (data.length - 2) / data.length
     steps = max(trainer.max_steps, 0)
     if (trainer.max_epochs or -1) > 0 and per_epoch:
         by_epochs = trainer.max_epochs * -(-per_epoch // trainer.accumulate_grad_batches)
@@ -233,9 +239,8 @@ def measure_amount(run: TrainConfig, corpus: Corpus | None) -> Amount:
         read = epochs * counts["train"] + remainder * size
     train = expect_text(read, data.length, data.mask_rate, borders["train"])
     val = expect_text(held, data.length, VAL_RATE, borders["val"])
-    return Amount(
-        steps, batches, count_validations(run, batches, per_epoch) if held else 0, train, val
-    )
+    validations = count_validations(run, batches, per_epoch) if held else 0
+    return Amount(steps, batches, validations, train, val, padding)
 
 
 def _count_processes(run: TrainConfig) -> int:

@@ -37,7 +37,6 @@ from bort.runs.folder import RunFolder
 from bort.runs.names import locate_rate_folder
 from bort.runs.summary import RunSummary
 from bort.teachers.teacher import Teacher
-from bort.text.token_stream import count_sequences
 from bort.training.loggers import MetricsCsv
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
@@ -63,10 +62,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, run_folder.precision)
     corpus, teacher = prepare(run, folder, sources)
-    if (
-        not count_sequences(corpus.val, run.data.length)
-        or run.trainer_config.limit_val_batches == 0
-    ):
+    if not corpus.count_sequences("val", run.data) or run.trainer_config.limit_val_batches == 0:
         raise BortError(
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
             "data.length, and leave trainer.limit_val_batches above 0"

@@ -32,6 +32,7 @@ from bort.pretraining.state_losses import (
 )
 from bort.pretraining.teacher import check_gifts
 from bort.teachers.opening import as_teacher
+from bort.teachers.states import read_masked
 from bort.teachers.teacher import Teacher
 from bort.training.module import StepModule
 
@@ -56,7 +57,8 @@ class DistillationModule(StepModule):
     It learns to predict masked words, or to understand unmasked text as its teacher does, or both.
     Train it by any `lightning.Trainer` on a `PackedDataModule`, or on batches of your own. For
     masked words these have input_ids (B, S), flat positions (M,) and labels (M,); for unmasked text
-    they have texts (B, S), and text_mask (B, S) where some of it is padding.
+    they have texts (B, S). Both have a mask (B, S) where some of it is padding, attention_mask and
+    text_mask, which are 0 there.
 
     model: the student. teacher: a `MaskedLM` or another `Teacher` with the same vocabulary, which
     is frozen and is never part of `state_dict`; None for plain MLM. optim: if it has no rate, one
@@ -118,19 +120,21 @@ class DistillationModule(StepModule):
         )
         self.teacher_scores: dict[str, float] = {}
 
-    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """Compute the student's logits (M, V) at the flat positions (M,)."""
         if self.student is not self.model:
             # M differs from batch to batch. The compiler would find that out at the second batch,
             # and compile everything once more.
             torch._dynamo.maybe_mark_dynamic(positions, 0)
-        return self.student(input_ids, positions=positions)
+        return self.student(input_ids, attention_mask, positions=positions)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch and add it to its optimizer step."""
         losses: dict[str, Tensor] = {}
         if self.distill.reads_masked:
-            logits = self(batch["input_ids"], batch["positions"])  # (M, V)
+            logits = self(*read_masked(batch))  # (M, V)
             teacher = self.ask_teacher(batch) if self.distill.w_kd else None
             labels = batch["labels"]
             losses = distillation_loss(logits, teacher, labels, self.distill, self.reduction)
@@ -186,10 +190,9 @@ class DistillationModule(StepModule):
 
     def count_tokens(self, batch: dict[str, Tensor]) -> int:
         """Count the tokens of a batch; a text that is read masked and unmasked counts once."""
-        if self.distill.reads_masked:
-            return batch["input_ids"].numel()
-        mask = batch.get("text_mask")
-        return batch["texts"].numel() if mask is None else int(mask.sum())
+        masked = self.distill.reads_masked
+        ids, mask = ("input_ids", "attention_mask") if masked else ("texts", "text_mask")
+        return int(batch[mask].sum()) if mask in batch else batch[ids].numel()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Add a batch to the mean scores over all masked tokens; return predicted words (M,)."""
@@ -204,7 +207,8 @@ class DistillationModule(StepModule):
 
     def _validate(self, batch: dict[str, Tensor]) -> Tensor:
         # The compiler would take longer to make a graph for validations than most of them take.
-        logits = self.model(batch["input_ids"], positions=batch["positions"])  # (M, V)
+        ids, positions, mask = read_masked(batch)
+        logits = self.model(ids, mask, positions=positions)  # (M, V)
         labels = batch["labels"]
         # `argmax` finds the same words, and takes three times as long on a CPU.
         predictions, count = logits.max(-1).indices, len(labels)
@@ -247,7 +251,7 @@ class DistillationModule(StepModule):
         teacher = self.choose_teacher()
         if (states := batch.get("teacher_states")) is not None:
             return teacher.decode(states.float())
-        return teacher.compute_logits(batch["input_ids"], batch["positions"])
+        return teacher.compute_logits(*read_masked(batch))
 
     def on_fit_start(self) -> None:
         """Move the teacher to the student's device, which Lightning does not do."""

@@ -329,7 +329,7 @@ def _score_unigram(corpus: Corpus, batches: Dataset, count: int) -> dict[str, fl
 def _explain_no_validation(run: TrainConfig, corpus: Corpus, batches: int) -> str | None:
     """Explain why a run has no `val/loss`; return None if it has one."""
     if batches == 0:
-        held, needed = corpus.info.val_tokens, run.data.length - 2
+        held, needed = corpus.info.val_tokens, run.data.least_tokens
         return f"{held:,} tokens are held out, one sequence needs {needed:,}"
     if run.trainer_config.limit_val_batches == 0:
         return "trainer.limit_val_batches=0"

@@ -31,14 +31,18 @@ from bort.models.huggingface import load_tokenizer, read_model_config
 from bort.models.identity import find_local_model
 from bort.models.initialization import choose_layers
 from bort.pretraining.corpus import Corpus, open_full_validation
-from bort.pretraining.datamodule import OrderedTexts, PackedSequences, ValBatches
+from bort.pretraining.datamodule import OrderedTexts, Sequences, ValBatches
 from bort.pretraining.flops import estimate_states_bytes, measure_amount
 from bort.pretraining.state_losses import choose_relation_heads
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import open_teacher, read_shape
-from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
+from bort.teachers.states import (
+    TeacherStates,
+    UnmaskedText,
+    compute_text_states,
+    read_masked,
+)
 from bort.teachers.teacher import Teacher, require
-from bort.text.token_stream import count_sequences
 from bort.text.tokenizer import mark_special_ids
 from bort.text.trimming import check_trimmed_size, map_tokens
 from bort.training.module import VERSION
@@ -288,7 +292,7 @@ IDLE_TRAINER_KEYS = FREE_TRAINER_KEYS | {
 }
 WEIGHT_KEYS = re.compile(
     r"(arch|optim|trainer|callbacks)\.|distill\.(w_kd|w_mlm|temperature)$"
-    r"|data\.(length|batch_size|mask_rate)$"
+    r"|data\.(length|packing|batch_size|mask_rate)$"
     r"|(init|dropout|compile|seed)$"
 )
 
@@ -304,6 +308,8 @@ def _select_weight_settings(training: TrainConfig) -> dict:
         for k, v in flatten_settings(training).items()
         if WEIGHT_KEYS.match(k) and k not in idle
     }
+    if training.data.packing:  # as in the names of trainings before there was a choice
+        del flat["data.packing"]
     return flat | {"trainer.accelerator": choose_device(training), "version": VERSION}
 
 
@@ -337,12 +343,12 @@ def keep_text_states(run: TrainConfig, corpus: Corpus, teacher: Teacher) -> Unma
     Those of training text are computed in the precision of the training, those of validation text
     in float32.
     """
-    count = count_sequences(corpus.train, run.data.length)
+    count = corpus.count_sequences("train", run.data)
     sizes = estimate_states_bytes(run, teacher.arch.hidden, measure_amount(run, corpus), count)
     states = {}
     for split in sizes:
         rows = np.arange(count) if split == "train" else ValBatches(corpus, run.data).chosen
-        texts = OrderedTexts(PackedSequences(corpus, split, run.data.length), rows)
+        texts = OrderedTexts(Sequences(corpus, split, run.data), rows)
         states[split] = _build_text_states(run, corpus, teacher, split, texts)
     return UnmaskedText(**states)
 
@@ -361,6 +367,8 @@ def _build_text_states(
         "bf16": is_bf16,
         "device": device.type,
     }
+    if not run.data.packing:
+        settings["packing"] = False
     path = locate_cache() / "states" / fingerprint(settings)
     tick = Progress(logger, f"teacher: its states of {split} text, batch").update
 
@@ -421,7 +429,6 @@ def describe_trimming(run: TrainConfig, corpus: Corpus, teacher: Teacher | None)
 
 
 SCORED = 128  # sequences of held-out text on which the teacher is scored
-BATCH = ("input_ids", "positions", "labels")
 
 
 @torch.no_grad()
@@ -433,8 +440,8 @@ def measure_loss(teacher: Teacher, corpus: Corpus, data: DataConfig) -> float | 
     scored = min(SCORED, data.val_sequences)
     total, count = 0.0, 0
     for batch in ValBatches(corpus, replace(data, val_sequences=scored)):
-        ids, positions, labels = (batch[key].to(teacher.device) for key in BATCH)
-        logits = teacher.compute_logits(ids, positions).float()  # (M, V)
+        logits = teacher.compute_logits(*read_masked(batch, teacher.device)).float()  # (M, V)
+        labels = batch["labels"].to(teacher.device)
         total += F.cross_entropy(logits, labels, reduction="sum").item()
         count += len(labels)
     return total / count if count else None

@@ -51,6 +51,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "distill.relation_heads": None,
     "distill.states_gb": 4.0,
     "init_layers": None,
+    "data.packing": True,
 }
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 

@@ -22,15 +22,29 @@ from bort.teachers.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 
+def read_masked(
+    batch: dict[str, torch.Tensor], device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return input_ids (B, S), positions (M,) and attention_mask (B, S) of a batch, on a device.
+
+    The last is None where nothing is padded. Without a device, they stay where they are.
+    """
+    ids, positions, mask = map(batch.get, ("input_ids", "positions", "attention_mask"))
+    if device is None:
+        return ids, positions, mask
+    return ids.to(device), positions.to(device), None if mask is None else mask.to(device)
+
+
 def compute_head_states(teacher: Teacher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Compute the head states (M, H_T) at the masked positions of a batch."""
-    ids, positions = (batch[key].to(teacher.device) for key in ("input_ids", "positions"))
-    return teacher.compute_head_states(ids, positions)
+    return teacher.compute_head_states(*read_masked(batch, teacher.device))
 
 
 def compute_text_states(teacher: Teacher, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Compute the final states (B · S, H_T) of the unmasked texts of a batch."""
-    return teacher.compute_states(batch["texts"].to(teacher.device)).flatten(0, 1)
+    texts, mask = batch["texts"].to(teacher.device), batch.get("text_mask")
+    mask = None if mask is None else mask.to(teacher.device)
+    return teacher.compute_states(texts, mask).flatten(0, 1)
 
 
 class TeacherStates:

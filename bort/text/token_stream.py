@@ -1,12 +1,14 @@
 """The token stream of a split: it is written to a file, and cut into sequences.
 
-Letters: B sequences, L tokens of a sequence with its first and last special token.
+Letters: B sequences, L tokens of a sequence with its first and last special token, K documents.
 """
 
 from array import array
 from pathlib import Path
 
 import numpy as np
+
+CHUNK = 1 << 24  # tokens that are searched at once
 
 
 class TokenStream:
@@ -71,3 +73,35 @@ def pack_sequences(
     ids[:, 0], ids[:, -1] = bos, sep
     ids[:, 1:-1] = table[rows]
     return ids
+
+
+def locate_documents(stream: np.ndarray, sep: int) -> np.ndarray:
+    """Find the bounds of the documents of a stream: (K + 1,) int64.
+
+    Document k has the tokens from bounds[k] + 1 up to bounds[k + 1], which is its separator's
+    place; the first bound is -1.
+    """
+    starts = range(0, len(stream), CHUNK)
+    ends = [start + np.flatnonzero(stream[start : start + CHUNK] == sep) for start in starts]
+    last = [len(stream)] if len(stream) else []
+    return np.concatenate([[-1], *ends, last]).astype(np.int64)
+
+
+def pad_documents(
+    stream: np.ndarray, bounds: np.ndarray, rows: np.ndarray, length: int, special: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the documents `rows` of a stream, each as a sequence of its own.
+
+    bounds: of all documents, see `locate_documents`. length: the most tokens of a sequence; the
+    end of a longer document is left out. special: the ids of bos, sep and padding. Returns ids and
+    mask, both (B, L) int64, where L is the longest of these sequences; the mask is 1 where there is
+    a token and 0 where there is padding.
+    """
+    bos, sep, pad = special
+    starts = bounds[rows] + 1
+    sizes = np.minimum(bounds[rows + 1] - starts, length - 2)  # (B,)
+    columns = np.arange(sizes.max(initial=0) + 2)
+    ids = np.full((len(rows), len(columns)), pad, dtype=np.int64)
+    for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        ids[row, : size + 2] = bos, *stream[start : start + size], sep
+    return ids, (columns < sizes[:, None] + 2).astype(np.int64)

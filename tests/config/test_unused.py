@@ -67,6 +67,7 @@ READERS = {
     "data.path": PRETRAINING,
     "data.text": {"own text", "paper", "custom"},
     "data.sample_by": {"own text", "paper"},
+    "data.packing": PRETRAINING,  # of a search: false is refused
     "data.mask_rate": PRETRAINING,
     "data.tokenizer": PRETRAINING,
     "data.vocab_size": PRETRAINING,

@@ -52,11 +52,11 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.logits = torch.nn.Parameter(logits.clone())
 
-    def forward(self, input_ids, positions):
+    def forward(self, input_ids, attention_mask=None, *, positions):
         return self.logits[positions]
 
-    def compute_logits(self, input_ids, positions):
-        return self(input_ids, positions).detach()
+    def compute_logits(self, input_ids, positions, attention_mask=None):
+        return self(input_ids, attention_mask, positions=positions).detach()
 
 
 def stub(

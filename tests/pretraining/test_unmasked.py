@@ -248,7 +248,7 @@ def test_an_older_run_resumes_as_it_began(settings_of, named_model, tmp_path):
     folder.begin(replace(run, init="default", distill=DistillConfig(w_kd=1.0)), None)
     record = json.loads(folder.settings_file.read_text())
     gone = ("w_hidden", "w_relation", "relation_layer", "relation_heads", "states_gb")
-    for key in ("init_layers", *(f"distill.{name}" for name in gone)):
+    for key in ("init_layers", "data.packing", *(f"distill.{name}" for name in gone)):
         record.pop(key)
     folder.settings_file.write_text(json.dumps(record))
     folder.check_settings(run)

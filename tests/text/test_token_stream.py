@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bort.text.token_stream import TokenStream
+from bort.text.token_stream import TokenStream, locate_documents, pad_documents
 
 SEP = 3
 
@@ -48,3 +48,16 @@ def test_documents_that_are_kept_are_a_stream_of_their_own(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.bin", "val.bin"]
     stream.keep(np.zeros(2, dtype=bool))
     assert (tmp_path / "val.bin").read_bytes() == b"" and not stream.counts.any()
+
+
+def test_documents_are_padded_or_cut():
+    stream = np.array([5, 6, SEP, 7, SEP, 8, 8, 9, 8, 8], dtype=np.uint16)
+    bounds = locate_documents(stream, SEP)
+    assert bounds.tolist() == [-1, 2, 4, 10]
+    ids, mask = pad_documents(stream, bounds, np.array([1, 2, 0]), 6, (1, SEP, 0))
+    assert ids.tolist() == [[1, 7, SEP, 0, 0, 0], [1, 8, 8, 9, 8, SEP], [1, 5, 6, SEP, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6, [1, 1, 1, 1, 0, 0]]
+    ids, mask = pad_documents(stream, bounds, np.array([0, 1]), 6, (1, SEP, 0))
+    assert ids.tolist() == [[1, 5, 6, SEP], [1, 7, SEP, 0]] and mask.sum() == 7
+    assert locate_documents(stream[:0], SEP).tolist() == [-1]
+    assert pad_documents(stream, bounds, np.array([], int), 6, (1, SEP, 0))[0].shape == (0, 2)
