@@ -92,3 +92,8 @@ def test_points_of_a_grid():
     assert {a.hidden // a.heads for a in valid} == {32} and Arch(2, 4, 128, 512) in valid
     valid, _ = GridConfig([1, 1], [8], [2], None, None, [1, 1.5]).points()
     assert valid == [Arch(1, 2, 8, 8), Arch(1, 2, 8, 12)]
+
+
+def test_a_search_packs_its_text():
+    with pytest.raises(BortError, match="search.py packs its text; data.packing=false is for pre-"):
+        composed("data.packing=false", of=SearchRunConfig)
