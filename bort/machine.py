@@ -85,6 +85,30 @@ def count_usable_cores() -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+QUOTA_THREADS = "BORT_QUOTA_THREADS"  # the OMP_NUM_THREADS that bort itself has set, by a quota
+
+
+def is_thread_number_given() -> bool:
+    """Whether the user, or a launcher of several processes, has set how many threads there are."""
+    by_quota = os.environ.get(QUOTA_THREADS)
+    numbers = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    return any(number not in (None, by_quota) for number in numbers)
+
+
+def count_default_threads() -> set[int]:
+    """Return the numbers of threads that torch may take by itself: one for each core.
+
+    Of cores with two threads each, it takes one, or both.
+    """
+    cores, counts = count_usable_cores(), {"siblings": 1, "cpu cores": 1}
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            if key in counts and value.isdigit():
+                counts[key] = max(1, int(value))
+    return {cores, max(1, cores * counts["cpu cores"] // counts["siblings"])}
+
+
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 SIZE = 1024  # rows and columns of the matrices multiplied
 GIB = 2**30

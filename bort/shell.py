@@ -24,7 +24,7 @@ from bort.config.command_line import (
 from bort.config.hydra_errors import explain
 from bort.console import is_one_command, show_log
 from bort.errors import BortError, shorten
-from bort.machine import count_usable_cores, read_cpu_quota
+from bort.machine import QUOTA_THREADS, count_usable_cores, read_cpu_quota
 
 Settings = TypeVar("Settings")
 HYDRA_FLAGS = (
@@ -134,8 +134,8 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if read_cpu_quota() is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(count_usable_cores()))
+    if read_cpu_quota() is not None and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = os.environ[QUOTA_THREADS] = str(count_usable_cores())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

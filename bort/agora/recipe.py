@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bort.agora.dataset import describe_differences
 from bort.agora.judge import (
@@ -49,6 +50,7 @@ from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
 from bort.training.precision import settle_precision
+from bort.training.threads import choose_threads, use_threads
 from bort.training.trainer import check_trainer, choose_device, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
@@ -92,9 +94,10 @@ def agora(
         return summary
     hide_lightning_notes()
     run = settle_precision(run, run_folder.precision)
+    threads = choose_threads(run, run_folder.threads)
     student = Student(run, folder, launch)
     with run_folder.lock(False):
-        run_folder.begin(run, record)
+        run_folder.begin(run, record, threads or torch.get_num_threads())
         encoder = None if run.agora.teacher else find_teacher_source(run)
         facts = {"digest": hash_rows(student.rows), "source": student.task.name}
         run_folder.check_inputs(facts, digest_models(run, student.source, encoder), run)
@@ -102,7 +105,8 @@ def agora(
             return summary  # a data file was touched, and its content is the same as before
         loggers = build_loggers(run.logger, folder, flatten_settings(run))
         try:
-            return AgoraRun(student, loggers).play(encoder)
+            with use_threads(threads):
+                return AgoraRun(student, loggers).play(encoder)
         finally:
             finish_loggers(loggers)
 

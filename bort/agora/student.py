@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from bort.agora.dataset import split_rows
 from bort.agora.generated import Generated, read_generated, soften_rows, write_generated
@@ -39,6 +40,7 @@ from bort.tasks.encoding import EncodedRows, encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
+from bort.training.threads import use_threads
 from bort.training.trainer import check_monitors, hide_lightning_notes
 
 logger = logging.getLogger(__name__)
@@ -177,7 +179,7 @@ class Student:
         start = time.monotonic()
         run_folder = RunFolder(folder)
         with run_folder.lock(False):
-            run_folder.begin(run, None)
+            run_folder.begin(run, None, torch.get_num_threads())
             facts = {"digest": hash_rows(examples.rows), "source": self.task.name}
             run_folder.check_inputs(facts, {"model": hub.digest_model(encoder)})
             pl.seed_everything(run.seed, verbose=False)
@@ -228,7 +230,8 @@ def train_one(run: TrainConfig, folder: Path, name: str) -> None:
         path = folder / facts["rows"]
     except (KeyError, TypeError):
         raise BortError(f"{folder / LAUNCHED} does not describe {name}; remove it") from None
-    student.train(job, student.D + read_generated(path, student.task))
+    with use_threads(RunFolder(folder).threads):
+        student.train(job, student.D + read_generated(path, student.task))
 
 
 def check_task(task: Task) -> None:

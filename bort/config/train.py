@@ -76,8 +76,8 @@ class TrainConfig:
     model: str | None = None
     head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
     patience: int | None = None  # validations without a better score before fine-tuning stops
-    # start values: default (for small models), paper or teacher; null: teacher in a pre-training
-    # where teacher.name is given, else default
+    # start values: default (for small models), paper or teacher; null: teacher in a comparison, and
+    # in a pre-training where teacher.name is given, else default
     init: str | None = None
     # of init=teacher: its layers that become those of the student, as [0,2,4]; [] is none, and null
     # spreads them evenly where the widths are equal
@@ -127,7 +127,7 @@ class TrainConfig:
     def _settle_start_and_losses(self) -> None:
         """Fill in `init` and the weights of the losses, but where a named teacher decides them."""
         is_taught = self.job in ("pretrain", "compare") and bool(self.teacher.name)
-        if self.init is None and not is_taught:
+        if self.init is None and not is_taught and self.job != "compare":
             self.init = "default"
         if self.distill.is_open and not (is_taught and self.job == "pretrain"):
             self.distill = self.distill.settle()
@@ -148,7 +148,8 @@ class TrainConfig:
 
         has_head: whether it has a masked-LM head.
         """
-        init = self.init or ("teacher" if self.teacher.name else "default")
+        is_taught = self.teacher.name or self.job == "compare"
+        init = self.init or ("teacher" if is_taught else "default")
         return replace(self, init=init, distill=self.distill.settle(has_head))
 
     def settle_as(self, record: dict[str, Any]) -> Self:

@@ -20,7 +20,8 @@ from bort.files.ownership import (
     settle,
 )
 
-SETTINGS = "settings.json"  # the settings and the version of bort, written first
+SETTINGS = "settings.json"  # the settings, the version of bort and the threads, written first
+THREADS = "threads"  # its key of the number of threads
 INPUTS = "corpus.json"  # digests of the data and of the models that the run reads
 SUMMARY = "summary.json"  # the results, written last
 FAILURE = "failed.json"  # why a training of a comparison has no results
@@ -81,14 +82,18 @@ RUN_TREES = (  # of other packages' loggers
 )
 SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
 RUNS_BELOW = (  # of a comparison, a search, Agora
-    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* D*-A*-H*-I*-s*-lr* teacher default".split(),
+    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* D*-A*-H*-I*-s*-lr* teacher default".split(),
     *"plain/theta_* random/theta_* rounds/*/theta_*".split(),
 )
 
 
-def make_run_record(job_settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a run's settings.json: its settings, beside the version of bort."""
-    return {"bort": bort.__version__, **job_settings}
+def make_run_record(job_settings: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+    """Return the content of a run's settings.json: its settings, beside the version of bort.
+
+    threads: the number that the run computes with, which stands there, too.
+    """
+    count = {} if threads is None else {THREADS: threads}
+    return {"bort": bort.__version__, **count, **job_settings}
 
 
 def read_run_settings(folder: Path) -> dict[str, Any] | None:
@@ -96,7 +101,19 @@ def read_run_settings(folder: Path) -> dict[str, Any] | None:
     record = read_json_or_empty(folder / SETTINGS)
     if not isinstance(record.pop("bort", None), str) or not isinstance(record.get("job"), str):
         return None
+    record.pop(THREADS, None)
     return record
+
+
+def read_run_threads(folder: Path) -> int | None:
+    """Return the number of threads that a run recorded in `folder`.
+
+    It is 0 of a run that recorded none, as older versions did; None where there is no run.
+    """
+    if read_run_settings(folder) is None:
+        return None
+    count = read_json_or_empty(folder / SETTINGS).get(THREADS)
+    return count if type(count) is int and count > 0 else 0
 
 
 def list_foreign_names(folder: Path) -> list[str]:

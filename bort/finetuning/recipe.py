@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from bort.config.train import TrainConfig
@@ -33,6 +34,7 @@ from bort.tasks.encoding import EncodedRows, describe_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.precision import settle_precision
+from bort.training.threads import choose_threads, use_threads
 from bort.training.trainer import (
     check_monitors,
     check_trainer,
@@ -93,8 +95,8 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     check_length(run, body.config.positions)
     examples = encode_examples(task, rows, tokenizer, run.data.length)
     _describe_data(run, examples, source, body.config.limit)
-    with run_folder.lock(False):
-        run_folder.begin(run, record)
+    with use_threads(choose_threads(run, run_folder.threads)), run_folder.lock(False):
+        run_folder.begin(run, record, torch.get_num_threads())
         run_folder.check_inputs(facts, {"model": hub.digest_model(source)}, run)
         pl.seed_everything(run.seed, verbose=False)
         model = build_task_classifier(body, examples, run.head, run.dropout, run.seed)

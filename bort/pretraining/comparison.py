@@ -12,7 +12,9 @@ ARMS = {
     "kd": "KD",
     "mlm": "MLM, equal steps",
     "mlm_equal_time": "MLM, equal time",
+    "mlm_fresh": "MLM, fresh start",
 }
+FRESH = "mlm_fresh"  # an arm for as many steps, where the others start from their teacher
 HEAD = ("", "steps", "time", "val loss", "MLM accuracy", "lr")  # of the table of the arms
 _KEYS = {"loss": "val/loss", "accuracy": "val/mlm_accuracy"}  # what summary.json calls them
 
@@ -55,7 +57,7 @@ class ArmResult:
 class Comparison:
     """The summary of a comparison.
 
-    arms: the results by arm, all of ARMS. distilled: the summary of the distillation's training.
+    arms: the results by arm, all of ARMS, but FRESH only where the start differs. distilled: the summary of the distillation's training.
     teacher_seconds: how long the teacher's own training took; None of a teacher with a name.
     """
 
@@ -74,7 +76,8 @@ class Comparison:
     @classmethod
     def from_json(cls, content: RunSummary) -> Self:
         """Read a comparison's summary.json; raises BortError for one that lacks a value."""
-        arms = {arm: ArmResult.from_json(content, arm) for arm in ARMS}
+        names = [arm for arm in ARMS if arm != FRESH or any(key.startswith(arm) for key in content)]
+        arms = {arm: ArmResult.from_json(content, arm) for arm in names}
         of_arms = {"teacher_seconds"}.union(*(result.to_json(arm) for arm, result in arms.items()))
         shared = {key: value for key, value in content.items() if key not in of_arms}
         shared["seconds"] = arms["kd"].wall_seconds
@@ -96,11 +99,18 @@ class Comparison:
 
     def compare_accuracies(self) -> Iterator[str]:
         """Yield sentences that compare the accuracies of the arms."""
-        kd = self.arms["kd"]
-        for arm, budget in (("mlm", "the same steps"), ("mlm_equal_time", "the same wall clock")):
+        kd, start = self.arms["kd"], " from the same start" if FRESH in self.arms else ""
+        rivals = {
+            "mlm": f"{start} for the same steps",
+            "mlm_equal_time": f"{start} for the same wall clock",
+            FRESH: " from a fresh start for the same steps",
+        }
+        for arm, budget in rivals.items():
+            if arm not in self.arms:
+                continue
             ratio = kd.accuracy / max(self.arms[arm].accuracy, 1e-9)
             word = "better than" if ratio > 1 else "not better than"
-            yield f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy"
+            yield f"KD is {word} plain MLM{budget}: {ratio:.2f} × its accuracy"
 
     def find_doubt(self) -> str | None:
         """Return a warning when even the best arm knows little more than word frequencies."""

@@ -32,7 +32,7 @@ from bort.pretraining.flops import (
     measure_amount,
     repeat_amount,
 )
-from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms
+from bort.pretraining.kd_vs_mlm import build_arm_run, check_arms, list_arms
 from bort.pretraining.module import list_scores
 from bort.pretraining.teacher import (
     build_teacher_run,
@@ -134,7 +134,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
     amount = measure_amount(run, outlook.corpus)
     if run.job == "compare":
         amount = count_looks(amount)
-        for arm, rate in ((arm, rate) for arm in ARMS for rate in run.compare.lrs):
+        for arm, rate in itertools.product(list_arms(run), run.compare.lrs):
             # in the time of KD, plain training computes about as many FLOPs as KD and its teacher
             arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
             work = count_student_flops(arm_run, vocab, amount)

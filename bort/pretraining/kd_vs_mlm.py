@@ -1,7 +1,8 @@
 """The comparison of KD with plain MLM from the same start (arXiv 2010.10499, §4.3).
 
 It has three arms: KD, MLM for as many steps, and MLM for as much time, where the time of KD
-includes the teacher's passes. Each arm uses its best learning rate from the same list. The time of
+includes the teacher's passes. They start from the teacher's embeddings, and a fourth arm, MLM for
+as many steps, starts afresh: who has no teacher has none to start from. Each arm uses its best learning rate from the same list. The time of
 a step is measured with the steps of both kinds taken in turns, because the wall clock of separate
 trainings would also measure whatever else the machine was doing.
 """
@@ -27,7 +28,7 @@ from bort.errors import BortError, Diverged
 from bort.files.run_files import CURVES, SUMMARY, TIMING
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_json
-from bort.pretraining.comparison import ARMS, HEAD, ArmResult, Comparison
+from bort.pretraining.comparison import ARMS, FRESH, HEAD, ArmResult, Comparison
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule, list_scores
@@ -40,6 +41,7 @@ from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
+from bort.training.threads import choose_threads, use_threads
 from bort.training.trainer import check_monitors, check_trainer, interruptible
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     check_arms(run)
     if run.resume and (earlier := run_folder.read_settings()) is not None:
         run = run.settle_as(earlier)
+    run = run.settle()
     sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, run_folder.precision)
     corpus, teacher = prepare(run, folder, sources)
@@ -67,8 +70,8 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
             "experiment=kd_vs_mlm needs validation text; raise data.val_fraction, lower "
             "data.length, and leave trainer.limit_val_batches above 0"
         )
-    with run_folder.lock(False):
-        run_folder.begin(run, record)
+    with use_threads(choose_threads(run, run_folder.threads)), run_folder.lock(False):
+        run_folder.begin(run, record, torch.get_num_threads())
         run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
         return _train_arms(run, folder, corpus, teacher)
 
@@ -79,7 +82,7 @@ def _train_arms(
     seconds = measure_step_seconds(run, folder, corpus, teacher)
     results: dict[str, ArmResult] = {}
     trainings: dict[str, RunSummary] = {}  # of the best rate of each arm
-    for arm in ARMS:
+    for arm in list_arms(run):
         jobs = {
             locate_rate_folder(folder, arm, lr): build_arm_run(run, arm, lr, results)
             for lr in run.compare.lrs
@@ -133,6 +136,12 @@ def _train_rates(
     return tries
 
 
+def list_arms(run: TrainConfig) -> list[str]:
+    """List the arms of a comparison; if all start afresh, no arm is needed that alone does."""
+    is_taught = run.settle().init == "teacher"
+    return [arm for arm in ARMS if is_taught or arm != FRESH]
+
+
 def check_arms(run: TrainConfig) -> None:
     """Raise BortError for settings under which one of the arms would make no sense."""
     if run.distill.w_kd == 0:
@@ -157,17 +166,16 @@ def build_arm_run(
 ) -> TrainConfig:
     """Build the settings of one arm; arms differ only in loss weights, learning rate and budget.
 
-    Where `init` is left open, they start from their teacher if it has a name, and `mlm_equal_time`
-    starts afresh: who has no teacher has none to start from. results: those of the earlier arms;
-    `mlm_equal_time` needs those of both others.
+    `mlm_fresh` differs in its start, too. results: those of the earlier arms; `mlm_equal_time`
+    needs those of `kd` and `mlm`.
     """
     trainer = dict(run.trainer)
     distill, init, layers = run.distill, run.settle().init, run.init_layers
     if arm != "kd":
         distill = MLM
+    if arm == FRESH:
+        init, layers = "default", None
     if arm == "mlm_equal_time":
-        if run.init is None:
-            init, layers = "default", None
         kd, mlm = results["kd"], results["mlm"]
         # This, too, is a budget of steps, so that the schedule ends with the training.
         ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
@@ -280,7 +288,7 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
-    colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e"}
+    colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e", FRESH: "#cf222e"}
     for arm, result in comparison.arms.items():
         points = read_curve(RunFolder(result.folder).metrics)
         steps = [step for step, _ in points]
@@ -301,7 +309,7 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
     figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
     figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
     figure.update_yaxes(rangemode="tozero")
-    figure.update_layout(title="KD against plain MLM, from the same start", template="plotly_white")
+    figure.update_layout(title="KD against plain MLM", template="plotly_white")
     with replace_file(path) as file:
         file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from bort.config.distill import DistillConfig
 from bort.errors import BortError
 
-CHUNK = {"cpu": 2**21, "cuda": 2**26}  # logits at a time: those of a CPU stay in its cache
+CHUNK = {"cpu": 2**20, "cuda": 2**26}  # logits at a time: those of a CPU stay in its cache
 
 
 def distillation_loss(

@@ -48,6 +48,7 @@ from bort.teachers.teacher import Teacher
 from bort.text.tokenizer import hash_tokenizer
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
+from bort.training.threads import choose_threads, use_threads
 from bort.training.trainer import (
     check_monitors,
     check_trainer,
@@ -74,7 +75,8 @@ def pretrain(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, RunFolder(folder).precision)
     corpus, teacher = prepare(run, folder, sources)
-    return train(run, folder, corpus, teacher, record=record)
+    with use_threads(choose_threads(run, RunFolder(folder).threads)):
+        return train(run, folder, corpus, teacher, record=record)
 
 
 def settle_by_teacher(run: TrainConfig, folder: Path, teacher: Teacher | None) -> TrainConfig:
@@ -128,7 +130,8 @@ def train_teacher(run: TrainConfig, corpus: Corpus) -> Teacher:
         )
         job = build_teacher_run(run)
         data = make_batches_with_looks(job, corpus)
-        train(job, folder, corpus, None, label="teacher", wait=True, data=data)
+        with use_threads(choose_threads(job, run_folder.threads)):
+            train(job, folder, corpus, None, label="teacher", wait=True, data=data)
     summary = run_folder.find_summary()
     spent = clock(summary.seconds)
     logger.info(f"teacher: {run.teacher.arch}, {summary.describe_validation()}, trained in {spent}")
@@ -145,7 +148,8 @@ def pretrain_encoder(run: TrainConfig) -> Path:
             f"model: none given; pre-training {run.arch} for {steps:,} steps, kept in {folder}"
         )
         data = make_batches_with_looks(encoder_run, corpus)
-        train(encoder_run, folder, corpus, None, label="encoder", wait=True, data=data)
+        with use_threads(choose_threads(encoder_run, RunFolder(folder).threads)):
+            train(encoder_run, folder, corpus, None, label="encoder", wait=True, data=data)
     return folder
 
 
@@ -190,7 +194,7 @@ def train(
         if run.resume and (summary := run_folder.find_summary()) is not None:
             run_folder.check_inputs(corpus.info.to_json(), models, run)
             return summary
-        run_folder.begin(run, record)
+        run_folder.begin(run, record, torch.get_num_threads())
         run_folder.check_inputs(corpus.info.to_json(), models, run)
         # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
         pl.seed_everything(run.seed, verbose=False)

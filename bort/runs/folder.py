@@ -221,17 +221,20 @@ class RunFolder(os.PathLike):
 
     # ------------------------------------------------------------------------------- settings
 
-    def begin(self, run: TrainConfig, record: dict[str, str] | None) -> None:
+    def begin(
+        self, run: TrainConfig, record: dict[str, str] | None, threads: int | None = None
+    ) -> None:
         """Write down what runs here; with resume=false, remove what an earlier run made first.
 
-        record: file name → text for the folder `.hydra`.
+        record: file name → text for the folder `.hydra`. threads: the number that it computes with.
         """
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return
         if not run.resume:
             self.clear()
         if not self.settings_file.exists():  # first: by it, all else is known as bort's
-            write_json(self.settings_file, run_files.make_run_record(flatten_settings(run)))
+            content = run_files.make_run_record(flatten_settings(run), threads)
+            write_json(self.settings_file, content)
         for name, text in (record or {}).items():
             if not (self.path / run_files.HYDRA / name).exists():
                 if name == "config.yaml":
@@ -242,6 +245,11 @@ class RunFolder(os.PathLike):
     def read_settings(self) -> dict[str, Any] | None:
         """Return the flat settings of the run here; None where there is no run of bort."""
         return run_files.read_run_settings(self.path)
+
+    @property
+    def threads(self) -> int | None:
+        """The number of threads of the run here; 0 if it is unknown, None where there is no run."""
+        return run_files.read_run_threads(self.path)
 
     @property
     def precision(self) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bort.errors import BortError, shorten, suggest_path
-from bort.files.run_files import METRICS
+from bort.files.run_files import METRICS, THREADS
 from bort.files.untrusted import read_json
 from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
@@ -52,6 +52,7 @@ def load_run(path: Path) -> LoadedRun:
             f"{folder} holds no run of bort: it has no settings.json of one; give a folder such as "
             "runs/kd_pretrain/NAME"
         )
+    settings.pop(THREADS, None)  # it stands in the summary, too
     _check_settings(folder.settings_file, settings)
     values = _read_if_present(folder.summary_file) or {}
     summary = RunSummary.from_json(values, folder.summary_file)

@@ -80,6 +80,7 @@ from bort.teachers.opening import read_shape
 from bort.teachers.states import TeacherStates
 from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training, settle_precision
+from bort.training.threads import choose_threads
 from bort.training.trainer import check_trainer, choose_device
 
 logger = logging.getLogger(__name__)
@@ -101,11 +102,12 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     check_latency(run, folder)
     sources = open_sources(run)  # a mistake is told before the precision is timed
     run = settle_precision(run, run_folder.precision)
+    threads = choose_threads(run, run_folder.threads) or torch.get_num_threads()
     if record is None:
         config = OmegaConf.to_yaml(OmegaConf.create(asdict(run)))
         record = {HYDRA_CONFIG: config, HYDRA_OVERRIDES: "[]"}
     with run_folder.lock(wait=False):
-        run_folder.begin(run, record)
+        run_folder.begin(run, record, threads)  # with which its candidates are trained
         try:
             yield Sweep(run, folder, sources)
         finally:

@@ -47,6 +47,7 @@ from bort.search.records import (
 from bort.teachers.states import KeptStates, TeacherStates
 from bort.teachers.teacher import Teacher
 from bort.training.loggers import MetricsCsv
+from bort.training.threads import use_threads
 
 POSITIONS = 8192  # at least so many masked positions decide an error
 KEPT_BYTES = 2**29  # of T's probabilities, kept in memory between candidates
@@ -241,7 +242,8 @@ def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRec
         if record.status is not TrialStatus.CROWDED:
             return record
     try:
-        record = _train_and_measure(run, plan, folder, trial_folder)
+        with use_threads(RunFolder(folder).threads):
+            record = _train_and_measure(run, plan, folder, trial_folder)
     except Exception as error:
         if (reason := explain_failure(error)) is None:
             raise
