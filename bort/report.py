@@ -219,8 +219,9 @@ def build_comparison(run: LoadedRun) -> Iterator[Any]:
     verdict = "".join(f"<p>{escape(line)}</p>" for line in comparison.compare_accuracies())
     yield "<h2>Was the teacher worth it?</h2>"
     yield html.format_table(comparison.list_rows("word frequencies alone"), HEAD) + verdict
-    yield html.format_legend((title, "") for title in ARMS.values())
-    panels = overlay_curves(load_best_runs(run), list(ARMS.values()))
+    titles = [ARMS[arm] for arm in comparison.arms]
+    yield html.format_legend((title, "") for title in titles)
+    panels = overlay_curves(load_best_runs(run), titles)
     yield from ["<div class=grid>", *panels, "</div>"]
 
 

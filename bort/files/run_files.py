@@ -82,8 +82,8 @@ RUN_TREES = (  # of other packages' loggers
 )
 SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
 RUNS_BELOW = (  # of a comparison, a search, Agora
-    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* D*-A*-H*-I*-s*-lr* teacher default".split(),
-    *"plain/theta_* random/theta_* rounds/*/theta_*".split(),
+    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* teacher default".split(),
+    *"D*-A*-H*-I*-s*-lr* plain/theta_* random/theta_* rounds/*/theta_*".split(),
 )
 
 

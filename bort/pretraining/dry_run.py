@@ -1,5 +1,6 @@
 """The dry run of a pre-training: it prints the cost and refuses whatever the run would refuse."""
 
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator

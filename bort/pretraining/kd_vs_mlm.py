@@ -2,9 +2,10 @@
 
 It has three arms: KD, MLM for as many steps, and MLM for as much time, where the time of KD
 includes the teacher's passes. They start from the teacher's embeddings, and a fourth arm, MLM for
-as many steps, starts afresh: who has no teacher has none to start from. Each arm uses its best learning rate from the same list. The time of
-a step is measured with the steps of both kinds taken in turns, because the wall clock of separate
-trainings would also measure whatever else the machine was doing.
+as many steps, starts afresh: who has no teacher has none to start from. Each arm uses its best
+learning rate from the same list. The time of a step is measured with the steps of both kinds taken
+in turns, because the wall clock of separate trainings would also measure whatever else the machine
+was doing.
 """
 
 import csv
@@ -270,7 +271,7 @@ def show_comparison(comparison: Comparison, folder: Path) -> None:
         table.add_row(*row)
     console.print(table)
     for line in comparison.compare_accuracies():
-        console.print(line)
+        console.print(line, soft_wrap=True)
     if warning := comparison.find_doubt():
         console.print(f"warning: the best of them is {warning}", soft_wrap=True)
     if comparison.teacher_seconds is not None:

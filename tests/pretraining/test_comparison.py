@@ -21,6 +21,7 @@ DISTILLED = RunSummary(
     }
 )
 COMPARISON = Comparison(ARMS, DISTILLED, 61.0)
+SCORES = ("5.000", "15.0%", "0.004")
 
 
 def test_the_summary_is_flat_and_is_read_as_it_was_written():
@@ -53,6 +54,24 @@ def test_the_table_and_the_sentences():
         "KD is better than plain MLM for the same steps: 1.50 × its accuracy",
         "KD is not better than plain MLM for the same wall clock: 0.97 × its accuracy",
     ]
+
+
+def test_an_arm_with_a_fresh_start():
+    """Where it is there, every sentence says which start the rival had."""
+    result = replace(KD, loss=5.0, accuracy=0.15)
+    fresh = replace(COMPARISON, arms=ARMS | {"mlm_fresh": result})
+    assert list(fresh.list_rows("x"))[3] == ("MLM, fresh start", "8", "0:10", *SCORES)
+    assert list(fresh.compare_accuracies()) == [
+        "KD is better than plain MLM from the same start for the same steps: 1.50 × its accuracy",
+        "KD is not better than plain MLM from the same start for the same wall clock: 0.97 × its "
+        "accuracy",
+        "KD is better than plain MLM from a fresh start for the same steps: 2.00 × its accuracy",
+    ]
+    content = fresh.to_json()
+    assert Comparison.from_json(RunSummary(content)) == fresh
+    del content["mlm_fresh/lr"]
+    with pytest.raises(BortError, match="summary.json has no mlm_fresh/lr"):
+        Comparison.from_json(RunSummary(content))
 
 
 def test_the_best_arm_decides_whether_there_is_a_doubt():

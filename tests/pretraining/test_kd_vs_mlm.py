@@ -18,7 +18,7 @@ from bort.errors import BortError
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm
 from bort.pretraining import kd_vs_mlm as comparing
-from bort.pretraining.comparison import ARMS, ArmResult
+from bort.pretraining.comparison import ARMS, FRESH, ArmResult
 from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import build_student, prepare
@@ -69,9 +69,9 @@ def rows(folder: str | Path) -> list[dict[str, str]]:
 
 def test_steps(done):
     folder, summary = done
-    assert summary["kd/steps"] == summary["mlm/steps"] == STEPS
-    assert len(rows(summary["kd/folder"])) == len(rows(summary["mlm/folder"])) == STEPS
-    assert summary["kd/tokens"] == summary["mlm/tokens"]
+    for arm in ("kd", "mlm", FRESH):
+        assert summary[f"{arm}/steps"] == len(rows(summary[f"{arm}/folder"])) == STEPS
+        assert summary[f"{arm}/tokens"] == summary["kd/tokens"]
     ratio = summary["kd/seconds"] / summary["mlm/seconds"]
     assert summary["mlm_equal_time/steps"] == max(1, round(STEPS * ratio))
     table = rows(summary["mlm_equal_time/folder"])
@@ -79,10 +79,14 @@ def test_steps(done):
 
 
 def test_arms_share_start_data_and_masks(done):
-    """The MLM term of step 1 is the same number: same weights, batch, masks and dropout."""
+    """The MLM term of step 1 is the same number: same weights, batch, masks and dropout.
+
+    Only the arm with a fresh start has other weights.
+    """
     _, summary = done
     first = {arm: rows(summary[f"{arm}/folder"])[0] for arm in ARMS}
     terms = {arm: row["train/mlm_loss"] for arm, row in first.items()}
+    assert terms.pop(FRESH) != terms["kd"]
     assert len({*terms.values()}) == 1 and float(terms["kd"]) > 4
     assert float(first["kd"]["train/kd_loss"]) > 0 and first["mlm"]["train/kd_loss"] == ""
 
@@ -90,30 +94,58 @@ def test_arms_share_start_data_and_masks(done):
 def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     _, summary = done
     results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
-    base = flatten_settings(replace(run, job="pretrain"))
+    base = flatten_settings(replace(run.settle(), job="pretrain"))
     for arm in ARMS:
         job = comparing.build_arm_run(run, arm, 1e-5, results)
         changed = {k for k, v in flatten_settings(job).items() if v != base[k]} - {"compare.lrs"}
         expected = {"optim.lr"} | (set() if arm == "kd" else {"distill.w_kd", "distill.w_mlm"})
-        assert changed == expected
+        assert changed == expected | ({"init"} if arm == FRESH else set())
     corpus, teacher = prepare(run)
     jobs = [comparing.build_arm_run(run, arm, 4e-3, results) for arm in ARMS]
-    models = [build_student(job, corpus, teacher).state_dict() for job in jobs]
+    *models, afresh = [build_student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [open_batches(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
         assert all(torch.equal(group[0][k], other[k]) for other in group[1:] for k in group[0])
+    without = build_student(replace(jobs[0], init="default"), corpus, teacher).state_dict()
+    assert all(torch.equal(afresh[k], without[k]) for k in without)
 
 
-def test_all_arms_may_start_from_the_teacher(run):
-    """The start is not what is compared."""
-    taught = replace(run, init="teacher", arch=replace(run.arch, hidden=32))
+@pytest.mark.parametrize("init", ["teacher", None])
+def test_all_arms_but_one_start_from_the_teacher(run, init):
+    """The start is not what is compared; who has no teacher has none to start from, too."""
+    taught = replace(run, init=init, arch=replace(run.arch, hidden=32))
     corpus, teacher = prepare(taught)
     results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
+    assert comparing.list_arms(taught) == list(ARMS)
     for arm in ARMS:
         job = comparing.build_arm_run(taught, arm, 1e-3, results)
         student = build_student(job, corpus, teacher)
         words = student.encoder.embeddings.words.weight
-        assert torch.equal(words, teacher.embeddings.words)
+        assert torch.equal(words, teacher.embeddings.words) == (arm != FRESH)
+
+
+@pytest.mark.parametrize("init", ["default", "paper"])
+def test_where_all_start_afresh_no_arm_does_alone(settings_of, tmp_path, init, capsys):
+    run = settings_of("trainer.max_steps=2", f"init={init}", experiment="kd_vs_mlm")
+    summary = compare(run, tmp_path / "run")
+    assert not [key for key in summary if key.startswith(FRESH)]
+    assert not (tmp_path / "run" / FRESH).exists()
+    assert "MLM, fresh start" not in capsys.readouterr().out
+    assert compare(run, tmp_path / "run") == summary
+
+
+def test_an_older_run_keeps_its_three_arms(settings_of, tmp_path, monkeypatch):
+    """It was started afresh, as all were; the same command resumes it."""
+    run = settings_of("trainer.max_steps=2", experiment="kd_vs_mlm")
+    assert run.init is None
+    older = replace(run, init="default")
+    summary = compare(older, tmp_path / "run")
+    assert compare(run, tmp_path / "run") == summary
+    (tmp_path / "run" / "summary.json").unlink()
+    monkeypatch.setattr(
+        "bort.pretraining.recipe.fit", lambda *_, **__: pytest.fail("trained again")
+    )
+    assert compare(run, tmp_path / "run") == summary
 
 
 def test_summary(done, run):
@@ -164,8 +196,9 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
     steps_of = {"kd": 10 / 8, "mlm": 4 / 8}
     monkeypatch.setattr(comparing, "measure_step_seconds", lambda *_: steps_of)
     summary = compare(run, tmp_path / "run")
-    assert [summary[f"{arm}/lr"] for arm in ARMS] == [1e-5, 4e-3, 4e-3]
-    assert steps == {"kd": (8, 4), "mlm": (8, 4), "mlm_equal_time": (20, 10)}
+    assert [summary[f"{arm}/lr"] for arm in ARMS] == [1e-5, 4e-3, 4e-3, 4e-3]
+    fixed = {arm: (8, 4) for arm in ("kd", "mlm", FRESH)}
+    assert steps == fixed | {"mlm_equal_time": (20, 10)}
     assert summary["kd/seconds"] == summary["mlm_equal_time/seconds"] == 10.0
     assert (summary["kd/wall_seconds"], summary["mlm/wall_seconds"]) == (99.0, 400.0)
 
@@ -252,11 +285,15 @@ def test_what_is_printed(run, done, capsys):
     out = capsys.readouterr().out
     for label in [*ARMS.values(), "unigram frequencies"]:
         assert label in out
-    for arm in ("mlm", "mlm_equal_time"):
+    ways = {
+        "mlm": "from the same start for the same steps",
+        "mlm_equal_time": "from the same start for the same wall clock",
+        FRESH: "from a fresh start for the same steps",
+    }
+    for arm, way in ways.items():
         ratio = summary["kd/val/mlm_accuracy"] / max(summary[f"{arm}/val/mlm_accuracy"], 1e-9)
         word = "better than" if ratio > 1 else "not better than"
-        budget = {"mlm": "the same steps", "mlm_equal_time": "the same wall clock"}[arm]
-        assert f"KD is {word} plain MLM for {budget}: {ratio:.2f} × its accuracy" in out
+        assert f"KD is {word} plain MLM {way}: {ratio:.2f} × its accuracy" in out
     assert "The teacher's own training took 0:0" in out
     for path in (
         f"{folder}/summary.json",
@@ -326,22 +363,22 @@ def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
     both = replace(run, compare=CompareConfig(lrs=[1e30, 0.004]))
     lines = log_lines()
     summary = compare(both, tmp_path / "run")
-    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 3
+    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 4
     for arm in ("kd", "mlm"):
         assert summary[f"{arm}/val/loss"] == done[1][f"{arm}/val/loss"]
     dropped = [line for line in lines if "drops out: the loss became" in line]
-    assert [line.split(",")[0] for line in dropped] == ["KD", "MLM", "MLM"]
+    assert [line.split(",")[0] for line in dropped] == ["KD", "MLM", "MLM", "MLM"]
     lines.clear()
     assert compare(both, tmp_path / "run") == summary
     assert not [line for line in lines if "→" in line or "drops out" in line]
 
 
 def test_who_has_no_teacher_has_none_to_start_from(settings_of, named_model):
-    """With a named teacher and nothing said of the start, one row is plain MLM from afresh."""
+    """Also with a named teacher, one row is plain MLM from a fresh start."""
     run = settings_of(f"teacher.name={named_model}", experiment="kd_vs_mlm")
     results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
     starts = {arm: comparing.build_arm_run(run, arm, 1e-3, results).init for arm in ARMS}
-    assert starts == {"kd": "teacher", "mlm": "teacher", "mlm_equal_time": "default"}
+    assert starts.pop(FRESH) == "default" and {*starts.values()} == {"teacher"}
     assert run.settle_as(flatten_settings(run)).init is None
     older = flatten_settings(run) | {"init": "default"}
     assert run.settle_as(older).init == "default"
