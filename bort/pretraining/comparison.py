@@ -58,7 +58,8 @@ class Comparison:
     """The summary of a comparison.
 
     arms: the results by arm, all of ARMS, but FRESH only where the others start from their teacher.
-    distilled: the summary of the distillation's training. teacher_seconds: how long the teacher's own training took; None of a teacher with a name.
+    distilled: the summary of the distillation's training. teacher_seconds: how long the teacher's
+    own training took; None of a teacher with a name.
     """
 
     arms: dict[str, ArmResult]

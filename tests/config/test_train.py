@@ -147,7 +147,7 @@ def test_limits_are_allowed():
         (
             ["experiment=kd_vs_mlm", "trainer.accumulate_grad_batches=4"],
             "⟨2,2,64,256⟩ with and without teacher ⟨2,4,128,512⟩ (trained first unless cached) on "
-            "embedded docstrings, 1,200 steps of 32 × 128 tokens, lr 0.00636",
+            "embedded docstrings, 600 steps of 32 × 128 tokens, lr 0.00636",
         ),
         (
             ["experiment=mlm_pretrain", "trainer.max_time='00:01:00:00'"],

@@ -56,7 +56,7 @@ READERS = {
     "distill.relation_layer": set(),  # none of these jobs has a weight for relations
     "distill.relation_heads": set(),
     "distill.states_gb": {"named teacher"},
-    "init_layers": {"named teacher"},
+    "init_layers": {"named teacher", "compare"},
     "teacher.name": {*OWN_TEACHER, "named teacher", "paper"},
     "teacher.arch": OWN_TEACHER,
     "teacher.max_steps": OWN_TEACHER,
