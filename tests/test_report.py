@@ -210,7 +210,8 @@ def test_comparison(compared):
         assert f"{summary[f'{arm}/val/loss']:.3f} {summary[f'{arm}/val/mlm_accuracy']:.1%}" in seen
         assert f"FLOPs of training ({arm}), without validations" in seen
     ratio = summary["kd/val/mlm_accuracy"] / max(summary["mlm/val/mlm_accuracy"], 1e-9)
-    assert f"plain MLM for the same steps: {ratio:.2f} × its accuracy" in seen
+    way = "plain MLM from the same start for the same steps"
+    assert f"{way}: {ratio:.2f} × its accuracy" in seen
 
 
 # ------------------------------------------------------------------------------------ a task
@@ -273,7 +274,7 @@ def test_numbers_have_a_scatter(settings_of, kd, tmp_path):
 
 def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
     runs = [*load_runs(kd), *load_runs(classes), *load_runs(compared[0])]
-    assert len(runs) == 8  # two rates of three arms
+    assert len(runs) == 10  # two rates of four arms
     html.write_page(tmp_path / "all.html", "all", report.compare_runs(runs))
     text = (tmp_path / "all.html").read_text()
     seen = words(text)
@@ -307,7 +308,7 @@ def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
 def test_command(kd, compared, tmp_path):
     result = command(kd, compared[0], cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == "report: 7 runs → report.html\n"
+    assert result.stdout == "report: 9 runs → report.html\n"
     result = command(kd, kd, "out=one.html", cwd=tmp_path)  # the same twice is one
     assert result.stdout == "report: 1 run → one.html\n"
     assert "Samples of the last validation" in (tmp_path / "one.html").read_text()

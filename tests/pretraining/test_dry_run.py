@@ -53,7 +53,12 @@ def test_the_plan_of_a_comparison_has_all_arms(settings_of, named_model):
         f"teacher.name={named_model}", "compare.lrs=[1e-3,2e-3]", experiment="kd_vs_mlm"
     )
     parts = [name for name, _ in plan.list_pretraining_parts(run, plan.look_ahead(run))]
-    assert len(parts) == 6 and parts[:2] == ["KD, lr 0.001", "KD, lr 0.002"]
+    assert len(parts) == 8 and parts[:2] == ["KD, lr 0.001", "KD, lr 0.002"]
+    assert parts[6:] == ["MLM, fresh start, lr 0.001", "MLM, fresh start, lr 0.002"]
+    afresh = replace(run, init="default")
+    assert [name for name, _ in plan.list_pretraining_parts(afresh, plan.look_ahead(afresh))] == (
+        parts[:6]
+    )
     assert plan_of(run)["rate"] == "0.001, 0.002 at its peak"
 
 
