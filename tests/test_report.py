@@ -282,13 +282,15 @@ def test_any_runs_side_by_side(kd, compared, classes, tmp_path):
         assert name in seen
     assert "val/macro_f1" in seen and "Settings that differ" in seen
     plots = [
-        p for p in report.overlay_curves(runs, [str(k) for k in range(8)]) if not isinstance(p, str)
+        p
+        for p in report.overlay_curves(runs, [str(k) for k in range(10)])
+        if not isinstance(p, str)
     ]
     check_alone(text, plots=len(plots))
     names = {line.name for plot in plots for line in plot.data}
-    assert names == {str(k) for k in range(8)}
+    assert names == {str(k) for k in range(10)}
     marks = {(line.name, line.line.color, line.line.dash) for plot in plots for line in plot.data}
-    assert len(marks) == 8 and len({mark[1:] for mark in marks}) == 8
+    assert len(marks) == 10 and len({mark[1:] for mark in marks}) == 10
 
 
 def test_jobs_of_a_sweep_in_their_order(kd, tmp_path):
