@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
