@@ -77,7 +77,8 @@ class Comparison:
     @classmethod
     def from_json(cls, content: RunSummary) -> Self:
         """Read a comparison's summary.json; raises BortError for one that lacks a value."""
-        names = [arm for arm in ARMS if arm != FRESH or any(key.startswith(arm) for key in content)]
+        has_fresh = any(key.startswith(FRESH) for key in content)
+        names = [arm for arm in ARMS if has_fresh or arm != FRESH]
         arms = {arm: ArmResult.from_json(content, arm) for arm in names}
         of_arms = {"teacher_seconds"}.union(*(result.to_json(arm) for arm, result in arms.items()))
         shared = {key: value for key, value in content.items() if key not in of_arms}
