@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -114,7 +115,8 @@ class DistillationModule(StepModule):
             {name.removeprefix("val/"): MeanMetric(nan_strategy=math.nan) for name in self.scores}
         )
         # The teacher's own scores at the same positions: no step changes them, so that the first
-        # validation finds them, and none logs them.
+        # validation of a training finds them, and one after it, which may read more. None
+        # logs them.
         self.teacher_loss, self.teacher_accuracy = (
             MeanMetric(nan_strategy=math.nan) for _ in range(2)
         )
@@ -231,7 +233,7 @@ class DistillationModule(StepModule):
         if "kd_loss" not in self.metrics:
             return (mlm,)
         teacher = self.ask_teacher(batch)
-        if not self.teacher_scores:
+        if not self.teacher_scores or self.trainer.state.fn == TrainerFn.VALIDATING:
             is_right = teacher.max(-1).indices == batch["labels"]
             self.teacher_loss.update(mlm_loss(teacher, batch["labels"]), len(logits))
             self.teacher_accuracy.update(is_right.float().mean(), len(logits))

@@ -235,6 +235,9 @@ def test_validations_look_at_a_part_and_the_last_is_of_all(settings_of, tmp_path
         assert list(table) == ["2", "4"] and abs(found["all"] - found["look"]) > 1e-4
         assert float(table["4"]) == pytest.approx(found["all"], abs=1e-5)
         assert summary[f"{arm}/val/loss"] == float(table["4"])
+    # The teacher, too, is scored at all positions, not only at those of the first look.
+    expected = measure_loss(teacher.masked_lm, [val[number] for number in chosen["all"]])
+    assert summary["teacher_loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_looks_within_a_training_read_every_fourth_batch(run):
