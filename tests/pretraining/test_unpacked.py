@@ -14,13 +14,16 @@ from torch.nn.functional import cross_entropy, kl_div
 from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig
 from bort.errors import BortError
+from bort.files.cache import locate_cache
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_masked_lm
 from bort.models.initialization import build_model
+from bort.pretraining.corpus import build_corpus
 from bort.pretraining.datamodule import PackedDataModule
 from bort.pretraining.module import DistillationModule
 from bort.pretraining.recipe import prepare, pretrain
+from bort.pretraining.teacher import build_teacher_run, locate_teacher
 from bort.runs.folder import RunFolder
 from bort.teachers.states import UnmaskedText
 
@@ -215,3 +218,12 @@ def test_a_text_that_is_shorter_than_a_packed_sequence(make, tmp_path):
         line.endswith("one sequence needs 1; a larger data.val_fraction holds out more")
         for line in make.said
     )
+
+
+def test_a_teacher_that_is_trained_first_reads_the_same_sequences(settings_of):
+    """It is kept apart from one of packed text."""
+    packed = settings_of(experiment="kd_pretrain")
+    unpacked = settings_of("data.packing=false", experiment="kd_pretrain")
+    assert build_teacher_run(unpacked).data.packing is False
+    corpus = build_corpus(packed.data, locate_cache())
+    assert locate_teacher(packed, corpus) != locate_teacher(unpacked, corpus)
