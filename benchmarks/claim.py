@@ -115,9 +115,9 @@ def train_teacher(bench: Bench, seconds: float) -> tuple[Path, Cost]:
 
     folder, path = bench.runs / "teacher", bench.runs / "teacher.json"
     if not path.exists():
-        (steps,) = count_steps(bench, compose, [""], seconds, "teacher_steps").values()
+        (steps,) = count_steps(bench, compose, ["teacher"], seconds, "teacher_steps").values()
         begin = time.process_time()
-        pretrain(compose("", 0, steps), folder)
+        pretrain(compose("teacher", 0, steps), folder)
         write_json(path, asdict(Cost(time.process_time() - begin, steps)))
     return folder / "model", Cost(**json.loads(path.read_text()))
 
