@@ -83,7 +83,7 @@ def test_every_script_is_tried_here():
 
 def test_recipe(script):
     out = script("recipe", "smoke", "kd", "weights", "mask", "recipe")
-    assert count_rows(out, "| arm | lr |") == 3
+    assert count_rows(out, "| arm | lr |") == 4
     assert count_rows(out, "| w_kd | w_mlm |") == count_rows(out, "| mask rate in") == 2
     assert count_rows(out, "| change, cumulative") == 8
 

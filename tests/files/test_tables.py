@@ -53,7 +53,7 @@ def test_only_wanted_columns_are_kept_and_equal_texts_are_one_object(tmp_path):
         ("a.csv", "a,c\n1,2\n", "line 1: no column 'b'"),
         ("a.csv", "a,b,b\n1,2,3\n", "two columns are named 'b'"),
         ("a.csv", 'a,b\n1,2\n"3,4\n', "line 3: the row that starts here is not whole"),
-        ("a.tsv", "a\tb\n1\t2\n3\n", "line 3: 1 cells, not 2"),
+        ("a.tsv", "a\tb\n1\t2\n3\n", "line 3: 1 cell, not 2"),
         ("a.jsonl", '{"a": 1, "b": 2}\n{"a": 1}\n', "line 2: no column 'b'"),
         ("a.csv", "a,b\n1,\0\n", "line 2: a NUL byte"),
     ],

@@ -160,7 +160,7 @@ def test_headers_of_weights(folder, change):
     ("change", "line"),
     [
         ({"num_hidden_layers": 10**6}, "depth=1,000,000 must be at most 1,000"),
-        ({"num_hidden_layers": 900}, "m has 1 layers, but config.json asks for 900"),
+        ({"num_hidden_layers": 900}, "m has 1 layer, but config.json asks for 900"),
         ({"vocab_size": 3 * 10**8}, r"asks for \[300000000, 8\]"),
         ({"hidden_size": 80_000}, "asks for"),
         ({"max_position_embeddings": 2 * 10**9}, "asks for"),
