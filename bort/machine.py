@@ -88,7 +88,7 @@ def count_usable_cores() -> int:
 QUOTA_THREADS = "BORT_QUOTA_THREADS"  # the OMP_NUM_THREADS that bort itself has set, by a quota
 
 
-def is_thread_number_given() -> bool:
+def is_thread_number_set() -> bool:
     """Whether the user, or a launcher of several processes, has set how many threads there are."""
     by_quota = os.environ.get(QUOTA_THREADS)
     numbers = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))

@@ -25,7 +25,7 @@ from bort.pretraining.comparison import ARMS, HEAD, Comparison
 from bort.runs import commands
 from bort.runs.defaults import read_defaults
 from bort.runs.loaded import LOSSES, TRAINING_PARTS, Curve, LoadedRun, load_run, load_runs
-from bort.runs.names import locate_rate_folder
+from bort.runs.names import locate_rate_folder, shorten_names
 
 logger = logging.getLogger("bort.report")
 
@@ -390,14 +390,6 @@ def overlay_curves(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
                 draw_curve(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
             yield from html.build_panel(title if axis == "step" else f"{title} over time", plot)
-
-
-def shorten_names(folders: list[Path]) -> list[str]:
-    """Return the names of folders without the path that they share."""
-    if len(folders) == 1:
-        return [folders[0].name]
-    common = os.path.commonpath(folders)
-    return [os.path.relpath(folder, common) for folder in folders]
 
 
 def _is_result(run: LoadedRun, key: str) -> bool:

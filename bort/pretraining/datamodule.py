@@ -118,8 +118,8 @@ class TrainBatches(Dataset):
     A batch has input_ids (B, S), positions (M,) and labels (M,), and where unmasked text is asked
     for also texts (B, S). Where sequences are padded, it has an attention_mask (B, S), and of texts
     a text_mask (B, S). Each epoch is a new permutation with new masks, and its last batch holds the
-    remaining sequences. What is masked in a sequence
-    depends only on (seed, epoch, sequence), not on batches or processes.
+    remaining sequences. What is masked in a sequence depends only on (seed, epoch, sequence), not
+    on batches or processes.
     """
 
     def __init__(
@@ -190,17 +190,17 @@ class ValBatches(Dataset):
         A packed sequence may hold parts of several documents; a separator belongs to the one it
         ends.
         """
-        sequences, places = self.sequences, []
+        sequences, offsets = self.sequences, []  # in the stream, or of documents
         for number in range(len(self)):
             batch = self[number]
             row, column = np.divmod(batch["positions"].numpy(), batch["input_ids"].shape[1])
             row = self._rows(number)[row]
             in_stream = row * (sequences.length - 2) + column - 1
-            places.append(in_stream if sequences.bounds is None else row)
+            offsets.append(in_stream if sequences.bounds is None else row)
         if sequences.bounds is not None:
-            return np.concatenate(places)
+            return np.concatenate(offsets)
         ends = np.flatnonzero(np.asarray(sequences.tokens) == sequences.sep)
-        return np.searchsorted(ends, np.concatenate(places))
+        return np.searchsorted(ends, np.concatenate(offsets))
 
 
 class PackedDataModule(pl.LightningDataModule):

@@ -1,4 +1,4 @@
-"""Names of run folders: one that no other run has, and those of the runs inside a run."""
+"""Names of run folders: one that no other run has, those inside a run, and short ones to show."""
 
 import os
 from collections.abc import Callable
@@ -30,3 +30,11 @@ def reserve_name(cfg: DictConfig, locate: Callable[[], Path]) -> bool:
 def locate_rate_folder(folder: str | os.PathLike, arm: str, lr: float) -> Path:
     """Return the folder of one arm of a comparison at one learning rate."""
     return Path(folder, arm, f"lr_{lr:g}")
+
+
+def shorten_names(folders: list[Path]) -> list[str]:
+    """Return the names of folders without the path that they share."""
+    if len(folders) == 1:
+        return [folders[0].name]
+    common = os.path.commonpath(folders)
+    return [os.path.relpath(folder, common) for folder in folders]

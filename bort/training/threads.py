@@ -24,7 +24,7 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.files.untrusted import read_json
 from bort.files.writing import write_json
-from bort.machine import count_default_threads, is_busy, is_thread_number_given
+from bort.machine import count_default_threads, is_busy, is_thread_number_set
 from bort.models.arch import Arch
 from bort.models.bert import MaskedLM, ModelConfig
 from bort.models.initialization import build_model
@@ -55,7 +55,7 @@ def use_threads(count: int | None) -> Iterator[None]:
     Others are the user, a launcher of several processes, and who calls this within this.
     """
     before = torch.get_num_threads()
-    if not count or count == before or is_given():
+    if not count or count == before or is_set_by_others():
         yield  # without a call, because that also turns off what MKL decides by itself
         return
     torch.set_num_threads(count)
@@ -65,9 +65,9 @@ def use_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def is_given() -> bool:
+def is_set_by_others() -> bool:
     """Return whether somebody has set the number of threads, which then stays as it is."""
-    return is_thread_number_given() or torch.get_num_threads() not in count_default_threads()
+    return is_thread_number_set() or torch.get_num_threads() not in count_default_threads()
 
 
 def choose_threads(run: TrainConfig, recorded: int | None) -> int | None:
@@ -79,7 +79,7 @@ def choose_threads(run: TrainConfig, recorded: int | None) -> int | None:
     machine is too busy to tell.
     """
     most = torch.get_num_threads()
-    if is_given() or not is_alone(run) or not is_trained_on_cpu(run):
+    if is_set_by_others() or not is_alone(run) or not is_trained_on_cpu(run):
         return None
     if run.resume and recorded is not None:
         return min(recorded, most)
@@ -165,7 +165,7 @@ def plan_step(run: TrainConfig) -> Step | None:
 
 def make_step(step: Step) -> Callable[[], None]:
     """Build a call that trains a model of random weights for one step, on random words."""
-    run, random = step.run, torch.Generator().manual_seed(0)  # of its own
+    run, random = step.run, torch.Generator().manual_seed(0)
     shape = (run.data.batch_size, run.data.length)
     ids = torch.randint(step.vocab, shape, generator=random)
     positions = torch.randperm(ids.numel(), generator=random)[: step.masked].sort().values

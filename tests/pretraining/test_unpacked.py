@@ -192,8 +192,8 @@ def test_a_stopped_run_resumes_bit_by_bit_with_kept_states(
 
 def test_what_is_said_and_counted(settings_of, named_model, tmp_path):
     lines = log_lines()
-    given = [f"teacher.name={named_model}", "trainer.max_epochs=2", "trainer.max_steps=-1"]
-    run = settings_of(*given, *UNPACKED, experiment="kd_pretrain")
+    taught = [f"teacher.name={named_model}", "trainer.max_epochs=2", "trainer.max_steps=-1"]
+    run = settings_of(*taught, *UNPACKED, experiment="kd_pretrain")
     corpus, _ = prepare(run)
     sizes = np.diff(corpus.locate_documents("train")) - 1
     (line,) = [line for line in lines if "each document is a sequence" in line]
@@ -203,7 +203,7 @@ def test_what_is_said_and_counted(settings_of, named_model, tmp_path):
     assert plan.startswith(f"{read:,} in ")
     assert plan.endswith(f" steps, and {2 * 16 * len(sizes) - read:,} of padding")
     assert pretrain(run, tmp_path / "run")["tokens"] == read
-    packed = settings_of(*given, "data.length=16", experiment="kd_pretrain")
+    packed = settings_of(*taught, "data.length=16", experiment="kd_pretrain")
     assert "padding" not in plan_of(packed)["tokens"]
 
 
