@@ -90,6 +90,8 @@ def _explain_value(error: BaseException, chain: list[BaseException], text: str) 
             key, _, value = match[1].partition("=")
             single = f"{key}=[{value}], or " if re.fullmatch(r"[\w./:~+-]+", value) else ""
             return f"{match[1]} must be a list; write {single}{key}=[a,b] for more than one"
+        if "is not a valid bool" in text:
+            return f"{match[1]}: the value must be true or false"
         reason = next((line for line in lines if "could not be converted" in line), lines[-1])
         return f"{match[1]}: {reason}"
     if lines[0].startswith("Ambiguous value"):

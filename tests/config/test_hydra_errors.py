@@ -42,6 +42,8 @@ MISTAKES = [
     ("+data.xyz=3", "data.xyz is not a setting; known here: source, path, text, "),
     ("+optim.lrr=3", "optim.lrr is not a setting; did you mean 'optim.lr'?"),
     ("arch={depth: 2, hiden: 3}", "arch.hiden is not a setting; did you mean 'arch.hidden'?"),
+    ("compile=maybe", "compile=maybe: the value must be true or false"),
+    ("data.packing=maybe", "data.packing=maybe: the value must be true or false"),
     ("optim.lr=abc", "optim.lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
     ("seed=1.5", "seed=1.5: Value '1.5' of type 'float' could not be converted to Integer"),
     ("compare.lrs=[a]", "compare.lrs=[a]: Value 'a' of type 'str' could not be converted to Fl"),
