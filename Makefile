@@ -6,6 +6,9 @@ PYTHON ?= python3.11 python3.12 python3.13 python3 python
 BIN = .venv/bin
 # The number of processes that run the tests; each runs whole test files.
 WORKERS ?= 2
+# The number of trainings of the demo and of the search that run at once, each in a process of its own.
+JOBS ?= 2
+LAUNCHER = hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS)
 # This file is written last, so that the next make repeats a set-up that was interrupted.
 STAMP = .venv/.bort-installed
 # This file exists while packages are copied. A make that finds it starts from an empty .venv. If pip
@@ -39,10 +42,10 @@ install: $(STAMP)
 	@echo "bort is installed in .venv; next: make demo"
 
 demo: $(STAMP)
-	$(BIN)/python train.py experiment=kd_vs_mlm name=demo $(ARGS)
+	$(BIN)/python train.py experiment=kd_vs_mlm name=demo $(LAUNCHER) $(ARGS)
 
 search: $(STAMP)
-	$(BIN)/python search.py name=search $(ARGS)
+	$(BIN)/python search.py name=search $(LAUNCHER) search.parallel=$(JOBS) $(ARGS)
 
 pipeline: $(STAMP)
 	$(BIN)/python -m bort.pipeline $(ARGS)

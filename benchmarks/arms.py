@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from blimp import find_pairs, score_model
 from glue import hold_out_rows, sample_task
 from parts import ROOT, Bench
 
@@ -39,6 +40,7 @@ TASKS: dict[str, tuple[int | None, int, str]] = {
     "glue/cola": (None, 64, "matthews"),
 }
 SEEDS, RATES, EPOCHS = [0, 1, 2], [1e-3, 2e-3], 3
+SHARE = 0.05  # of the pairs of BLiMP
 TRIAL_STEPS, ROUNDS = 12, 2
 Compose = Callable[[str, int, int], TrainConfig]  # of an arm, a seed and a number of steps
 
@@ -169,6 +171,16 @@ def score_models(bench: Bench, models: Sequence[Path], task: str) -> str:
         for seed, model in zip(SEEDS, models, strict=False)
     ]
     return f"{format_mean(scores)} ({rate:g})"
+
+
+def score_pairs(bench: Bench, model: Path) -> float:
+    """Score a masked LM on a share of BLiMP's pairs, on the first call."""
+    path = model.parent / "blimp.json"
+    if not path.exists():
+        share = bench.choose(SHARE, 0.001)
+        accuracy = score_model(str(model), find_pairs(bench), share).overall
+        write_json(path, {"accuracy": accuracy.value})
+    return json.loads(path.read_text())["accuracy"]
 
 
 def format_mean(values: Sequence[float]) -> str:

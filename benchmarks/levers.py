@@ -9,7 +9,7 @@ A student ⟨2,2,128,512⟩ starts from random weights or from its teacher's emb
 trained for 80 seconds of one core, the teacher's passes included, on masked words, the teacher's
 final states, its relations, or sums of them. Every arm is then fine-tuned on tasks of GLUE, at the
 rate that does best on rows held out of the training rows; the dev rows are looked at once, after
-the last epoch.
+the last epoch. Arms that learn masked words are also scored on BLiMP.
 
 The text is the beginning of imdb, wiki and news in the folder text/ of BORT_DATA. Run it with
 OMP_NUM_THREADS=1, because seconds are those of the process. Every finished training leaves a record
@@ -28,8 +28,10 @@ from arms import (
     TASKS,
     compose_student,
     count_steps,
+    format_mean,
     name_tasks,
     score_models,
+    score_pairs,
     train_arm,
 )
 from glue import find_encoder
@@ -69,14 +71,18 @@ def measure_arms(bench: Bench, seconds: float) -> list[str]:
         f"The student is ⟨2,2,128,512⟩; trainings take {seconds:g} seconds of one core. Scores are "
         f"means over seeds {SEEDS} ± standard deviation, with the learning rate in brackets.",
         "",
-        f"| arm | steps | {' | '.join(name_tasks(tasks))} |",
-        "|---" * (2 + len(tasks)) + "|",
+        f"| arm | steps | {' | '.join(name_tasks(tasks))} | BLiMP |",
+        "|---" * (3 + len(tasks)) + "|",
     ]
     steps = count_steps(bench, compose, trained, seconds)
     for arm in arms:
         count = steps.get(arm, 0)
         models = [train_arm(bench, compose, arm, seed, count) for seed in bench.shorten(SEEDS)]
         cells = [score_models(bench, models, task) for task in tasks]
+        if any(word.startswith("distill.w_mlm=") for word in ARMS[arm][1]):
+            cells.append(format_mean([score_pairs(bench, model) for model in models]))
+        else:
+            cells.append("–")
         lines.append(f"| {arm} | {count:,} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines

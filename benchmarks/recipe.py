@@ -116,10 +116,13 @@ def kd(bench: Bench) -> list[str]:
         corpus, teacher = prepare(run)
         results: dict[str, RunSummary] = {}
         for arm in ARMS:
-            tries = []
+            tries, ratio = [], 1.0
+            if arm == "mlm_equal_time":  # after both
+                of_step = {name: results[name].seconds / results[name].steps for name in results}
+                ratio = of_step["kd"] / of_step["mlm"]
             for lr in [rows[arm][0]["lr"]] if rows[arm] else bench.shorten(LRS):
                 folder = bench.runs / "kd" / f"seed_{seed}" / arm / f"lr_{lr:g}"
-                job = build_arm_run(run, arm, lr, results)
+                job = build_arm_run(run, arm, lr, ratio)
                 label = f"seed {seed}, {ARMS[arm]}, lr {lr:g}"
                 summary = train(job, folder, corpus, teacher, label=label)
                 tries.append(RunSummary({**summary, "lr": lr}))

@@ -65,6 +65,18 @@ def show_log() -> None:
     log.propagate = False  # handlers of the root logger would show every line again
 
 
+@contextmanager
+def hide_notes() -> Iterator[None]:
+    """Show only warnings: for what another process of the same run has said before."""
+    log = logging.getLogger("bort")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 class Progress:
     """Lines about a long piece of work, at most one of them in `every_s` seconds.
 

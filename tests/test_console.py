@@ -1,6 +1,8 @@
 """Numbers and names in lines: singular and plural, scores that are not defined, foreign names."""
 
-from bort.console import counted, data_size, decimal, to_printable
+import logging
+
+from bort.console import counted, data_size, decimal, hide_notes, to_printable
 
 
 def test_one_is_singular():
@@ -22,3 +24,13 @@ def test_foreign_names_stay_in_their_line():
     assert to_printable("a\nb\x1b[31m\x00\u2028") == r"a\nb\x1b[31m\x00\u2028"
     assert to_printable("Größe 日本 😀") == "Größe 日本 😀"
     assert to_printable("L" * 10_000, 5) == "LLLLL…" and to_printable(5) == "5"
+
+
+def test_notes_are_hidden_and_warnings_are_not(caplog):
+    caplog.set_level(logging.INFO, "bort")
+    logger = logging.getLogger("bort.somewhere")
+    with hide_notes():
+        logger.info("hidden")
+        logger.warning("a warning")
+    logger.info("shown")
+    assert caplog.messages == ["a warning", "shown"]

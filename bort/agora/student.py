@@ -20,7 +20,7 @@ from bort.agora.dataset import split_rows
 from bort.agora.generated import Generated, read_generated, soften_rows, write_generated
 from bort.agora.rounds import Theta, apply_theta, count_planned_steps
 from bort.config.train import TrainConfig
-from bort.console import clock, counted
+from bort.console import clock, counted, hide_notes
 from bort.errors import BortError, Diverged
 from bort.files.run_files import LAUNCHED, LAUNCHED_ROWS
 from bort.files.text_files import read_whole_text
@@ -223,7 +223,8 @@ def train_one(run: TrainConfig, folder: Path, name: str) -> None:
     """Do the training of this name, of a round or a control arm, for the run in `folder`."""
     hide_lightning_notes()
     jobs: dict[str, Any] = parse_object(read_whole_text(folder / LAUNCHED), str(folder / LAUNCHED))
-    student = Student(run.with_precision(RunFolder(folder).precision), folder)
+    with hide_notes():
+        student = Student(run.with_precision(RunFolder(folder).precision), folder)
     try:
         facts = jobs[name]
         job = TrainingJob(name, Theta(**facts["theta"]), facts["steps"])

@@ -76,7 +76,7 @@ def run_job(
         HYDRA_OVERRIDES: OmegaConf.to_yaml(hydra.overrides.task),
         HYDRA_SETTINGS: OmegaConf.to_yaml(hydra),
     }
-    options = {"launch": make_launcher(hydra, folder)} if run.job == "agora" else {}
+    options = {"launch": make_launcher(hydra, folder)} if run.job in ("agora", "compare") else {}
     summary = recipe(run, folder, record, **options)
     report.write_page(folder)
     print_result(run, folder, summary, experiment)
@@ -138,7 +138,7 @@ def _import_recipe(job: str) -> tuple[Callable[..., RunSummary], Callable[..., N
 
 
 def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[str]], None] | None:
-    """Return what has hydra/launcher do trainings of an Agora, by their names.
+    """Return what has hydra/launcher do trainings of an Agora or a comparison, by their names.
 
     None where no launcher was chosen, and in a sweep, whose own jobs use the launcher.
     """
@@ -152,7 +152,7 @@ def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[str]], None
     )
     context = HydraContext(config_loader=running.config_loader, callbacks=Callbacks(composed))
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=train_one_of_agora, config=composed
+        hydra_context=context, task_function=train_one, config=composed
     )
 
     def launch(names: list[str]) -> None:
@@ -164,14 +164,18 @@ def make_launcher(hydra: DictConfig, folder: Path) -> Callable[[list[str]], None
     return launch
 
 
-def train_one_of_agora(cfg: DictConfig) -> None:
-    """Do one of Agora's trainings, in a process of the launcher."""
-    from bort.agora.student import train_one
-
+def train_one(cfg: DictConfig) -> None:
+    """Do one of the trainings of a run, in a process of the launcher."""
     show_log()  # a launcher's process has not passed through the shell
     with open_dict(cfg):
         name = cfg.pop("training")  # no setting of a run
-    train_one(parse_settings(cfg), Path(cfg.output_dir), name)
+    run = parse_settings(cfg)
+    if run.job == "compare":
+        from bort.pretraining.kd_vs_mlm import train_one as train
+    else:
+        from bort.agora.student import train_one as train
+
+    train(run, Path(cfg.output_dir), name)
 
 
 def read_objective(summary: RunSummary) -> float | None:

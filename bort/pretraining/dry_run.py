@@ -137,7 +137,7 @@ def list_pretraining_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple
         amount = count_looks(amount)
         for arm, rate in itertools.product(list_arms(run), run.compare.lrs):
             # in the time of KD, plain training computes about as many FLOPs as KD and its teacher
-            arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate, {})
+            arm_run = build_arm_run(run, "kd" if arm == "kd" else "mlm", rate)
             work = count_student_flops(arm_run, vocab, amount)
             taught = arm in ("kd", "mlm_equal_time") and teacher is not None
             passes = count_teacher_flops(teacher, vocab, amount) if taught else 0.0

@@ -5,13 +5,14 @@ includes the teacher's passes. They start from the teacher's embeddings, and a f
 as many steps, starts afresh: who has no teacher has none to start from. Each arm uses its best
 learning rate from the same list. The time of a step is measured with the steps of both kinds taken
 in turns, because the wall clock of separate trainings would also measure whatever else the machine
-was doing.
+was doing. So no arm waits for another one, and a launcher of Hydra may train several at once.
 """
 
 import csv
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from bort.config.distill import DistillConfig
 from bort.config.train import TrainConfig
-from bort.console import clock
+from bort.console import clock, counted, hide_notes
 from bort.errors import BortError, Diverged
 from bort.files.run_files import CURVES, SUMMARY, TIMING
 from bort.files.untrusted import read_json
@@ -51,10 +52,17 @@ MLM = DistillConfig(w_kd=0.0, w_mlm=1.0).settle()  # the losses of the arms with
 TIMED_STEPS = 30  # of each arm at most; the median of so many varies by a few percent
 
 
-def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
-    """Train the three arms into sub-folders of `folder`; print and write the comparison.
+def compare(
+    run: TrainConfig,
+    folder: Path,
+    record: dict | None = None,
+    launch: Callable[[list[str]], None] | None = None,
+) -> RunSummary:
+    """Train the arms into sub-folders of `folder`; print and write the comparison.
 
-    Returns the flat summary. Arms that have finished are not trained again.
+    launch: has one of Hydra's launchers do the trainings of these names, see `train_one`; without
+    it, trainings run here, one after the other. Returns the flat summary. Arms that have finished
+    are not trained again.
     """
     check_trainer(run)
     run_folder = RunFolder(folder)
@@ -74,21 +82,25 @@ def compare(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSu
     with use_threads(choose_threads(run, run_folder.threads)), run_folder.lock(False):
         run_folder.begin(run, record, torch.get_num_threads())
         run_folder.check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
-        return _train_arms(run, folder, corpus, teacher)
+        run = replace(run, resume=True)  # whatever is here belongs to this comparison
+        return _train_arms(run, folder, corpus, teacher, launch)
 
 
 def _train_arms(
-    run: TrainConfig, folder: Path, corpus: Corpus, teacher: Teacher | None
+    run: TrainConfig,
+    folder: Path,
+    corpus: Corpus,
+    teacher: Teacher | None,
+    launch: Callable[[list[str]], None] | None,
 ) -> RunSummary:
     seconds = measure_step_seconds(run, folder, corpus, teacher)
+    jobs = {arm: list_jobs(run, folder, arm, seconds) for arm in list_arms(run)}
+    if launch is not None:
+        launch_trainings([path for paths in jobs.values() for path in paths], folder, launch)
     results: dict[str, ArmResult] = {}
     trainings: dict[str, RunSummary] = {}  # of the best rate of each arm
-    for arm in list_arms(run):
-        jobs = {
-            locate_rate_folder(folder, arm, lr): build_arm_run(run, arm, lr, results)
-            for lr in run.compare.lrs
-        }
-        tries = _train_rates(arm, jobs, corpus, teacher)
+    for arm in jobs:
+        tries = _train_rates(arm, jobs[arm], corpus, teacher)
         best = max(tries, key=lambda path: tries[path].accuracy)
         trainings[arm] = training = tries[best]
         results[arm] = ArmResult(
@@ -98,7 +110,7 @@ def _train_arms(
             tokens=training.tokens,
             seconds=training.steps * seconds["kd" if arm == "kd" else "mlm"],
             wall_seconds=training.seconds,
-            lr=jobs[best].optim.lr,
+            lr=jobs[arm][best].optim.lr,
             folder=str(best),
         )
     is_own = run.teacher.name is None
@@ -111,6 +123,72 @@ def _train_arms(
     return summary
 
 
+def list_jobs(
+    run: TrainConfig, folder: Path, arm: str, seconds: dict[str, float]
+) -> dict[Path, TrainConfig]:
+    """List the folders and settings of an arm's trainings, one for each rate.
+
+    seconds: of a step, see `measure_step_seconds`.
+    """
+    ratio = seconds["kd"] / seconds["mlm"]
+    return {
+        locate_rate_folder(folder, arm, lr): build_arm_run(run, arm, lr, ratio)
+        for lr in run.compare.lrs
+    }
+
+
+def launch_trainings(
+    folders: list[Path], folder: Path, launch: Callable[[list[str]], None]
+) -> None:
+    """Have the launcher do those of the trainings in these folders that have not ended."""
+    waiting = [path for path in folders if not has_ended(path)]
+    if len(waiting) > 1:
+        logger.info(f"{counted(len(waiting), 'training')} go to the launcher")
+        launch([str(path.relative_to(folder)) for path in waiting])
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether a training has a result: its scores, or that it diverged."""
+    return RunFolder(folder).failure_file.exists() or RunFolder(folder).find_summary() is not None
+
+
+def train_one(run: TrainConfig, folder: Path, name: str) -> None:
+    """Do the training in the sub-folder of this name for the comparison in `folder`.
+
+    A launcher has it done in a process of its own. What the comparison has settled before, such as
+    the precision and the time of a step, is read from the folder.
+    """
+    comparison = RunFolder(folder)
+    run = replace(run, resume=True).settle_as(comparison.read_settings() or {}).settle()
+    run = run.with_precision(comparison.precision)
+    with use_threads(comparison.threads):
+        with hide_notes():
+            corpus, teacher = prepare(run, folder, open_sources(run))
+        seconds = measure_step_seconds(run, folder, corpus, teacher)
+        arm = name.split("/")[0]
+        job = list_jobs(run, folder, arm, seconds)[folder / name]
+        train_rate(arm, job, folder / name, corpus, teacher)
+
+
+def train_rate(
+    arm: str, job: TrainConfig, folder: Path, corpus: Corpus, teacher: Teacher | None
+) -> RunSummary | None:
+    """Train an arm with one of its rates; return None where it diverges, which is kept, too."""
+    failure = RunFolder(folder).failure_file
+    label = f"{ARMS[arm]}, lr {job.optim.lr:g}"
+    if failure.exists():
+        return None
+    if RunFolder(folder).find_summary() is None:
+        logger.info(f"{label} → {folder}")
+    try:
+        data = make_batches_with_looks(job, corpus)
+        return train(job, folder, corpus, teacher, label, data=data)
+    except Diverged as error:  # this is a result; the arm still has its other rates
+        logger.info(f"{label} drops out: {error}")
+        write_json(failure, {"reason": str(error)})
+        return None
+
+
 def _train_rates(
     arm: str, jobs: dict[Path, TrainConfig], corpus: Corpus, teacher: Teacher | None
 ) -> dict[Path, RunSummary]:
@@ -118,20 +196,8 @@ def _train_rates(
 
     jobs: the settings by the folder of the training. Raises BortError where every rate diverged.
     """
-    tries: dict[Path, RunSummary] = {}
-    for folder, job in jobs.items():
-        failure = RunFolder(folder).failure_file
-        label = f"{ARMS[arm]}, lr {job.optim.lr:g}"
-        if job.resume and failure.exists():
-            continue
-        if RunFolder(folder).find_summary() is None:
-            logger.info(f"{label} → {folder}")
-        try:
-            data = make_batches_with_looks(job, corpus)
-            tries[folder] = train(job, folder, corpus, teacher, label, data=data)
-        except Diverged as error:  # this is a result; the arm still has its other rates
-            logger.info(f"{label} drops out: {error}")
-            write_json(failure, {"reason": str(error)})
+    tries = {path: train_rate(arm, job, path, corpus, teacher) for path, job in jobs.items()}
+    tries = {path: summary for path, summary in tries.items() if summary is not None}
     if not tries:
         raise BortError(f"{ARMS[arm]}: every rate of compare.lrs diverged; add lower ones")
     return tries
@@ -162,13 +228,11 @@ def check_arms(run: TrainConfig) -> None:
         )
 
 
-def build_arm_run(
-    run: TrainConfig, arm: str, lr: float, results: dict[str, ArmResult]
-) -> TrainConfig:
+def build_arm_run(run: TrainConfig, arm: str, lr: float, ratio: float = 1.0) -> TrainConfig:
     """Build the settings of one arm; arms differ only in loss weights, learning rate and budget.
 
-    `mlm_fresh` differs in its start, too. results: those of the earlier arms; `mlm_equal_time`
-    needs those of `kd` and `mlm`.
+    `mlm_fresh` differs in its start, too. ratio: the time of a step of KD to that of one of plain
+    MLM, by which `mlm_equal_time` takes more steps.
     """
     trainer = dict(run.trainer)
     distill, init, layers = run.distill, run.settle().init, run.init_layers
@@ -177,10 +241,8 @@ def build_arm_run(
     if arm == FRESH:
         init, layers = "default", None
     if arm == "mlm_equal_time":
-        kd, mlm = results["kd"], results["mlm"]
         # This, too, is a budget of steps, so that the schedule ends with the training.
-        ratio = (kd.seconds / kd.steps) / (mlm.seconds / mlm.steps)
-        trainer["max_steps"] = max(1, round(kd.steps * ratio))
+        trainer["max_steps"] = max(1, round(trainer["max_steps"] * ratio))
         if isinstance(interval := trainer["val_check_interval"], int):  # else a share of an epoch
             trainer["val_check_interval"] = max(1, round(interval * ratio))
     optim = replace(run.optim, lr=lr)

@@ -21,6 +21,7 @@ from bort.config.data import DataConfig
 from bort.config.optim import width_lr
 from bort.config.search import SearchRunConfig
 from bort.config.train import PretrainRunConfig, TrainConfig
+from bort.console import hide_notes
 from bort.errors import Diverged, is_out_of_memory
 from bort.files.checked import save_array
 from bort.files.run_files import ENTROPY, LOSSES, TRIAL
@@ -260,7 +261,8 @@ def _train_and_measure(
 ) -> TrialRecord:
     """Train and measure a candidate; raises Diverged when its error is no number."""
     start = time.monotonic()
-    corpus, teacher = open_corpus_and_teacher(run, folder)
+    with hide_notes():  # the search has shown them, which may be another process
+        corpus, teacher = open_corpus_and_teacher(run, folder)
     val = make_val_batches(corpus, run)
     answers = open_answers(folder, teacher)
     training = TeacherStates(locate_training_pass(folder, run.seed), teacher.head_width)

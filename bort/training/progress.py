@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import current_process
 
 import lightning.pytorch as pl
 from rich.console import Console
@@ -86,7 +87,8 @@ class ProgressLine(pl.Callback):
         """Start the line."""
         self._start, self._first = time.monotonic(), trainer.global_step
         self._last = self._start
-        if self.console.is_terminal:
+        # Processes of a launcher share the terminal, where each prints lines.
+        if self.console.is_terminal and current_process().name == "MainProcess":
             columns = [
                 TextColumn("{task.description}"),
                 BarColumn(20),

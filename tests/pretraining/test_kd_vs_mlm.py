@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from bort.errors import BortError
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm
 from bort.pretraining import kd_vs_mlm as comparing
-from bort.pretraining.comparison import ARMS, FRESH, ArmResult
+from bort.pretraining.comparison import ARMS, FRESH
 from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.kd_vs_mlm import compare
 from bort.pretraining.recipe import build_student, prepare
@@ -26,6 +28,7 @@ from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
 
 
@@ -43,11 +46,6 @@ def done(run, tmp_path_factory):
     """A finished comparison: its folder and summary."""
     folder = tmp_path_factory.mktemp("longer_than_one_line_of_a_terminal_" + 60 * "x") / "run"
     return folder, compare(run, folder, {"config.yaml": "x: 1\n"})
-
-
-def timed(seconds: float, steps: int) -> ArmResult:
-    """The result of an arm of which only the time matters."""
-    return ArmResult(4.0, 0.1, steps, 100, seconds, seconds, 1e-3, "runs/arm")
 
 
 @torch.no_grad()
@@ -93,15 +91,14 @@ def test_arms_share_start_data_and_masks(done):
 
 def test_arms_differ_in_loss_rate_and_budget_only(run, done):
     _, summary = done
-    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
     base = flatten_settings(replace(run.settle(), job="pretrain"))
     for arm in ARMS:
-        job = comparing.build_arm_run(run, arm, 1e-5, results)
+        job = comparing.build_arm_run(run, arm, 1e-5)
         changed = {k for k, v in flatten_settings(job).items() if v != base[k]} - {"compare.lrs"}
         expected = {"optim.lr"} | (set() if arm == "kd" else {"distill.w_kd", "distill.w_mlm"})
         assert changed == expected | ({"init"} if arm == FRESH else set())
     corpus, teacher = prepare(run)
-    jobs = [comparing.build_arm_run(run, arm, 4e-3, results) for arm in ARMS]
+    jobs = [comparing.build_arm_run(run, arm, 4e-3) for arm in ARMS]
     *models, afresh = [build_student(job, corpus, teacher).state_dict() for job in jobs]
     batches = [open_batches(corpus, job.data, job.seed).train[13] for job in jobs]
     for group in (models, batches):
@@ -115,10 +112,9 @@ def test_all_arms_but_one_start_from_the_teacher(run, init):
     """The start is not what is compared; who has no teacher has none to start from, too."""
     taught = replace(run, init=init, arch=replace(run.arch, hidden=32))
     corpus, teacher = prepare(taught)
-    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
     assert comparing.list_arms(taught) == list(ARMS)
     for arm in ARMS:
-        job = comparing.build_arm_run(taught, arm, 1e-3, results)
+        job = comparing.build_arm_run(taught, arm, 1e-3)
         student = build_student(job, corpus, teacher)
         words = student.encoder.embeddings.words.weight
         assert torch.equal(words, teacher.embeddings.words) == (arm != FRESH)
@@ -205,13 +201,11 @@ def test_each_arm_takes_its_best_rate_and_equal_time_is_its_own(run, tmp_path, m
 
 def test_a_teacher_that_costs_next_to_nothing(run):
     """An arm of equal time has a step, and an interval of validation, however short KD's was."""
-    seconds = {"kd": 0.01, "mlm": 3.0}
-    results = {arm: timed(s, 3) for arm, s in seconds.items()}
     short = replace(run, trainer={**run.trainer, "max_steps": 3})
-    trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, results).trainer
+    trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, 0.01 / 3.0).trainer
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
     share = replace(run, trainer={**run.trainer, "val_check_interval": 0.5})
-    trainer = comparing.build_arm_run(share, "mlm_equal_time", 1e-3, results).trainer
+    trainer = comparing.build_arm_run(share, "mlm_equal_time", 1e-3, 0.01 / 3.0).trainer
     assert trainer["val_check_interval"] == 0.5  # of an epoch: that stays
 
 
@@ -361,6 +355,53 @@ def test_stopped_and_continued(run, tmp_path, done, monkeypatch):
             assert ours == reference
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_trainings_that_are_launched(run, done, tmp_path, resume):
+    """Each finds what the comparison has settled; all but what their clocks say is the same."""
+    folder, names = tmp_path / "run", []
+
+    def launch(waiting: list[str]) -> None:
+        names.extend(waiting)
+        for name in waiting[1:]:  # the first one's process was lost
+            comparing.train_one(replace(run, resume=resume), folder, name)
+
+    summary = compare(replace(run, resume=resume), folder, launch=launch)
+    assert names == [f"{arm}/lr_{lr}" for arm in ARMS for lr in ("0.004", "1e-05")]
+    for arm in ("kd", "mlm", FRESH):
+        assert summary[f"{arm}/val/loss"] == done[1][f"{arm}/val/loss"]
+        for lr in ("lr_0.004", "lr_1e-05"):
+            file = f"{arm}/{lr}/metrics.csv"
+            assert (folder / file).read_bytes() == (done[0] / file).read_bytes()
+    names.clear()
+    assert compare(run, folder, launch=launch) == summary and not names
+
+
+def test_a_launcher_of_hydra(text, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = [
+        *("experiment=kd_vs_mlm", "name=far", "data=text", f"data.path={text}", "trainer=cpu"),
+        *("arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}", "data.vocab_size=280"),
+        *("teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}", "data.length=16"),
+        *("teacher.max_steps=2", "trainer.max_steps=3", "data.val_fraction=0.2"),
+        *("compare.lrs=[1e30,4e-3]", "trainer.val_check_interval=3"),
+    ]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), *words, *launcher],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "8 trainings go to the launcher" in result.stdout
+    assert result.stdout.count("drops out: the loss became") == 4
+    folder = tmp_path / "runs" / "kd_vs_mlm" / "far"
+    summary = RunFolder(folder).find_summary()
+    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 4
+    assert (folder / "report.html").exists()
+
+
 def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
     """It is a result, on a second call too; the arms are those of the rate that is left."""
     both = replace(run, compare=CompareConfig(lrs=[1e30, 0.004]))
@@ -379,8 +420,7 @@ def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
 def test_who_has_no_teacher_has_none_to_start_from(settings_of, named_model):
     """Also with a named teacher, one row is plain MLM from a fresh start."""
     run = settings_of(f"teacher.name={named_model}", experiment="kd_vs_mlm")
-    results = {arm: timed(2.0, STEPS) for arm in ("kd", "mlm")}
-    starts = {arm: comparing.build_arm_run(run, arm, 1e-3, results).init for arm in ARMS}
+    starts = {arm: comparing.build_arm_run(run, arm, 1e-3).init for arm in ARMS}
     assert starts.pop(FRESH) == "default" and {*starts.values()} == {"teacher"}
     assert run.settle_as(flatten_settings(run)).init is None
     older = flatten_settings(run) | {"init": "default"}

@@ -161,3 +161,15 @@ def test_clock():
     assert [clock(s) for s in (0, 0.4, 42, 59.6, 725, 3599.7, 11232)] == [
         *("0:00", "0:00", "0:42", "1:00", "12:05", "1:00:00", "3:07:12")
     ]
+
+
+def test_lines_in_a_process_of_a_launcher(show, monkeypatch):
+    """Several of them share the terminal, where live lines would overwrite each other."""
+    monkeypatch.setattr(progress.current_process(), "name", "LokyProcess-1")
+    line, time, out = show(True)
+    trainer, module = SimpleNamespace(global_step=0, max_steps=100), Module()
+    line.on_train_start(trainer, module)
+    for _ in range(61):
+        time.now += 1.0
+        line.on_train_batch_end(trainer, module, None, None, 0)
+    assert line.bar is None and out.getvalue().count("\n") == 2
