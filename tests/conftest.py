@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
@@ -24,6 +25,7 @@ search_config.register(search_config.SearchRunConfig)
 
 # Two threads that share a busy core with anything else are several times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # it was imported before that was set
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, nohup the end of a terminal,
 # and so would all that they start.
