@@ -55,7 +55,7 @@ def describe_certificate(result: SearchResult) -> Iterator[str]:
     share = result.train_flops / result.exhaustive_flops
     yield (
         f"cost: {result.train_flops:.2e} FLOPs, {share:.0%} of an exhaustive search's; T ran "
-        f"over {result.teacher_batches:,} batches; {clock(result.seconds)} if done one after another"
+        f"over {result.teacher_batches:,} batches; {clock(result.seconds)} if done one by one"
     )
     yield from find_doubts(result)
 
