@@ -19,6 +19,7 @@ from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
 from bort.files.run_files import REPORT
+from bort.finetuning.report import build_baselines
 from bort.finetuning.report import build_parts as build_answer_parts
 from bort.models.arch import Arch
 from bort.pretraining.comparison import ARMS, HEAD, Comparison
@@ -78,6 +79,7 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
     if with_doubt and is_comparable and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield html.format_numbers(list_results(run))
+    yield from build_baselines(run.summary)
     if run.settings["job"] == "compare" and run.summary:
         yield from build_comparison(run)
     if run.settings["job"] == "agora":

@@ -46,6 +46,7 @@ from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
+from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.encoding import describe_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
@@ -166,7 +167,8 @@ class AgoraRun:
         self._keep_model(best["agora"])
         maker.write_samples(history)
         result = self._summarize(judge_scores, arms, best["agora"], history, made)
-        summary = RunSummary(result.to_json())
+        baselines = compute_baselines(self.task, student.rows | {"train": student.D})
+        summary = RunSummary(add_baselines(result.to_json(), baselines))
         RunFolder(self.folder).write_summary(summary)
         show_result(result, self.folder)
         return summary

@@ -30,6 +30,7 @@ from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.tasks.answers import list_answers, write_answers
+from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.encoding import EncodedRows, describe_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
@@ -107,6 +108,7 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
         best, training = train_classifier(run, folder, model, examples)
         values = _answer_splits(best, examples, folder) | training.to_json()
         answer_diagnostics(run, best, examples, folder)
+        values = add_baselines(values, compute_baselines(task, rows))
         if line:
             values["selected_by"] = line
         summary = RunSummary(values)

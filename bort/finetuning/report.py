@@ -5,7 +5,7 @@ The answers are those of `predictions/val.jsonl`, one per row.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,29 @@ from typing import Any
 import numpy as np
 
 from bort import html
-from bort.console import counted, to_printable
+from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
+from bort.runs.baselines import read_baselines
 from bort.tasks.answers import Answer
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
 LONGEST = 500  # characters of a text
 BINS, LEAST = 5, 10  # of the score by length: bins, and rows in one
+
+
+def build_baselines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Build the table of a model's scores beside its baselines; nothing for runs without them."""
+    baselines = read_baselines(summary)
+    columns = list(dict.fromkeys(key for baseline in baselines for key in baseline.scores))
+    if not columns:
+        return
+    lines = [("this model", *(decimal(summary.get(key)) for key in columns), "")]
+    for baseline in baselines:
+        cells = (decimal(baseline.scores[key]) if baseline.scores else "–" for key in columns)
+        lines.append((baseline.title, *cells, baseline.note))
+    yield "<h2>Beside simple answers</h2>" + html.format_table(lines, ("", *columns, ""))
 
 
 def build_parts(path: Path) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bort.config.train import TrainConfig
 from bort.console import clock, counted, decimal, typed
 from bort.files.untrusted import read_json
+from bort.runs.baselines import read_baselines
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 
@@ -84,6 +85,8 @@ def _print_scores(
         scores[-1] += f"; {', '.join(counts)}"
     by = f" (the best epoch by {summary.metric})" if "metric" in summary else ""
     logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
+    for baseline in read_baselines(summary):
+        logger.info(f"  {baseline.name:<10}{baseline.describe()}")
     if warning := summary.find_doubt():
         logger.warning(warning)
     following = None

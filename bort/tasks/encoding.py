@@ -76,7 +76,7 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
     Raises BortError for a row that does not fit even without that text.
     """
     encoder = build_encoder(tokenizer)
-    texts = [_join_texts(task, row) for row in rows]
+    texts = [join_texts(task, row) for row in rows]
     count = 2 if len(task.columns) > 1 else 1
     template = _find_template(encoder, count)
     room = length - template.size
@@ -107,8 +107,8 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
     return result
 
 
-def _join_texts(task: Task, row: Row) -> list[tuple[str, ...]]:
-    """The one or two texts of each input of a row."""
+def join_texts(task: Task, row: Row) -> list[tuple[str, ...]]:
+    """Join the texts of a row to the one or two of each of its inputs; choices have one each."""
     first, *following = row.texts
     if task.kind == "choices":
         question, *options = following

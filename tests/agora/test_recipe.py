@@ -35,6 +35,7 @@ def test_what_a_run_leaves(whole, run_of, csv):
     folder, summary, lines = whole
     assert RunFolder(folder).find_summary() == summary
     assert summary["trainings"] == 3 and summary["rounds"] == 2 and summary["generated"] == 20
+    assert {"majority/val/accuracy", "tfidf/val/accuracy"} <= set(summary)
     arms = ("default", "plain", "random", "agora")
     steps = {arm: summary[f"{arm}/steps"] for arm in arms}
     assert steps["plain"] == steps["random"] == steps["agora"] == summary["steps"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from report_helpers import words
 from safetensors.torch import load_file
 from task_rows import few
 from tiny_runs import log_lines, stopping
@@ -214,6 +215,36 @@ def test_own_files(run_of, tmp_path):
     assert list(map(json.loads, answers)) == expected
     names = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["id2label"]
     assert names == {"0": "no", "1": "yes"}
+
+
+def test_simple_answers_stand_beside_a_model(run_of, tmp_path, monkeypatch):
+    """On the screen, in the summary and on the page; a finished run does not compute them again."""
+    path, folder = tmp_path / "a.csv", tmp_path / "run"
+    rows = [f"row {k} is {'good,yes' if k % 3 else 'bad,no'}" for k in range(90)]
+    path.write_text("\n".join(["text,label", *rows]))
+    run = run_of("custom", None, f"data.train={path}", "data.root=null", "optim.lr=1e-9")
+    summary = finetune.finetune(run, folder)
+    assert summary["majority/note"] == "'yes' for every row" and summary["val/accuracy"] < 1
+    assert summary["tfidf/val/accuracy"] == 1 > summary["majority/val/accuracy"] > 0
+    assert summary["tfidf/note"] == "TF-IDF, logistic regression on 81 rows"
+    assert "is below 1.0000 of TF-IDF and a linear model" in summary["doubt"]
+    monkeypatch.setattr(finetune, "compute_baselines", lambda *_: pytest.fail("once more"))
+    assert finetune.finetune(run, folder) == summary
+    os.utime(path)  # then the rows are read again
+    assert finetune.finetune(run, folder) == summary
+    lines = log_lines()
+    print_result(run, folder, summary, "finetune")
+    shown = [line.split(maxsplit=2) for line in lines[:4]]
+    assert [line[0] for line in shown] == ["finetune:", "majority", "tfidf", "warning:"]
+    scores = f"1.0000, val/macro_f1 1.0000 ({summary['tfidf/note']})"
+    assert shown[2][1:] == ["val/accuracy", scores]
+    page = "".join(part for part in report.build_parts(load_run(folder)) if isinstance(part, str))
+    table = words(page[page.index("Beside simple answers") : page.index("Curves")])
+    assert re.search(r"this model +0\.\d{4}.*most frequent label.*TF-IDF and .* 1\.0000", table)
+    older = {key: summary[key] for key in summary if not key.startswith(("majority", "tfidf"))}
+    (folder / "summary.json").write_text(json.dumps(older))
+    page = report.build_parts(load_run(folder))
+    assert not any("simple answers" in part for part in page if isinstance(part, str))
 
 
 def test_own_numbers(run_of, tmp_path):
