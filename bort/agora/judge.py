@@ -1,7 +1,6 @@
 """The judge S: the fine-tuned teacher that labels the rows which Agora generates."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,46 +10,14 @@ from bort.agora.result import JudgeScores
 from bort.config.train import TrainConfig
 from bort.errors import BortError
 from bort.files.run_files import MODEL
-from bort.finetuning.answering import compute_outputs
-from bort.finetuning.heads import match_outputs
+from bort.finetuning.judge import Judge
 from bort.finetuning.module import to_answers
-from bort.models.bert import Classifier
-from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.pretraining.recipe import pretrain_teacher
 from bort.runs.folder import RunFolder
-from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
-from bort.tasks.task import Row, Task
+from bort.tasks.task import Row
 
 SURE = 0.75  # share of E's rows on which S is as confident as `JudgeScores.confidence`
-
-
-@dataclass
-class Judge:
-    """S: a fine-tuned model that labels rows."""
-
-    task: Task
-    model: Classifier
-    tokenizer: object
-    order: list[int] | None  # which output is the first label of the task, …
-    length: int
-
-    def __call__(self, rows: list[Row]) -> np.ndarray:
-        """Compute the probabilities (N, classes) of the labels, or numbers (N, 1)."""
-        inputs = encode_rows(self.task, rows, self.tokenizer, self.length)
-        outputs = compute_outputs(self.model, rows, inputs, self.tokenizer.pad_token_id, self.order)
-        return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
-
-
-def open_judge(task: Task, source: str, length: int, device: str) -> Judge:
-    """Open a fine-tuned model as S; raises BortError if it answers another task.
-
-    source: its folder. length: tokens of a row at most. device: where it answers.
-    """
-    model, labels = load_classifier(source)
-    order = match_outputs(task, model, labels, f"agora.teacher={source}")
-    model.to(device)
-    return Judge(task, model, load_tokenizer(source), order, min(length, model.config.limit))
 
 
 def examine_judge(

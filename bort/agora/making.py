@@ -18,7 +18,6 @@ from bort.agora.generated import (
     write_generated,
 )
 from bort.agora.generators import GENERATORS, WordSource
-from bort.agora.judge import Judge
 from bort.agora.rounds import Round, count_samples, name_round, name_training
 from bort.agora.student import Student
 from bort.config.train import TrainConfig
@@ -28,6 +27,7 @@ from bort.files.json_lines import read_json_lines
 from bort.files.run_files import GENERATED, ROWS
 from bort.files.writing import replace_file
 from bort.finetuning.answering import compute_outputs
+from bort.finetuning.judge import Judge
 from bort.finetuning.module import compute_loss, to_answers
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.tasks.task import Row

@@ -14,13 +14,7 @@ import numpy as np
 import torch
 
 from bort.agora.dataset import describe_differences
-from bort.agora.judge import (
-    Judge,
-    examine_judge,
-    find_teacher_source,
-    has_seen_all_rows,
-    open_judge,
-)
+from bort.agora.judge import examine_judge, find_teacher_source, has_seen_all_rows
 from bort.agora.making import RowMaker, open_word_source
 from bort.agora.report import show_result
 from bort.agora.result import ARMS, AgoraResult, ArmResult, JudgeScores
@@ -42,6 +36,7 @@ from bort.files.run_files import METRICS, MODEL, ROUNDS, SUMMARY, TEACHER
 from bort.files.writing import replace_folder, write_csv, write_json
 from bort.finetuning.answering import answer_diagnostics, answer_split, score_answers
 from bort.finetuning.examples import encode_examples, hash_rows
+from bort.finetuning.judge import Judge, open_judge
 from bort.models import hub
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.runs.folder import RunFolder

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bort.config import unused
 from bort.config.compose import parse_settings
-from bort.config.train import TrainConfig
+from bort.config.train import FITTING_JOBS, TrainConfig
 from bort.console import show_log
 from bort.errors import shorten
 from bort.files.run_files import HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS, REPORT
@@ -85,7 +85,7 @@ def run_job(
 
 def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
     """Return the typed settings; a wrong name is refused before what is missing beside it."""
-    if cfg.job in ("finetune", "agora"):
+    if cfg.job in FITTING_JOBS:
         from bort.tasks import custom, registry
 
         registry.check_task_name(cfg.task)
@@ -121,6 +121,11 @@ def _import_recipe(job: str) -> tuple[Callable[..., RunSummary], Callable[..., N
         from bort.finetuning.recipe import finetune
 
         return finetune, show
+    if job == "kd_finetune":
+        from bort.task_distillation.dry_run import show
+        from bort.task_distillation.recipe import distill_task
+
+        return distill_task, show
     if job == "agora":
         from bort.agora.dry_run import show
         from bort.agora.recipe import agora

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import RUN_CONFIGS, TrainConfig
+from bort.config.train import FITTING_JOBS, RUN_CONFIGS, TrainConfig
 from bort.errors import BortError, shorten, suggest_path
 from bort.files.untrusted import read_json, read_yaml
 from bort.models.arch import Arch
@@ -35,7 +35,7 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
     if cfg.get("job") == "pretrain" and cfg.get("model"):
         OmegaConf.update(cfg, "arch", _arch_of_model(cfg.model))
-    if cfg.get("job") in ("finetune", "agora") and cfg.task == "docstrings" and cfg.data.train:
+    if cfg.get("job") in FITTING_JOBS and cfg.task == "docstrings" and cfg.data.train:
         cfg.task = "custom"  # who names files means them, not the task that needs none
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.

@@ -37,6 +37,10 @@ class DataConfig:
     test: str | None = None  # rows to answer after the training; they need no labels
     label: str = "label"  # the column with the labels of task=custom
     kind: str = "auto"  # what the labels are: classes, number, or auto (by how they look)
+    # of experiment=kd_finetune: a file or folder of texts without labels, which the teacher labels
+    unlabelled: str | None = None
+    unlabelled_rows: int | None = None  # the most rows that are taken from there; null: all
+    split_sentences: bool = False  # whether each sentence of these texts is a row
 
     def __post_init__(self) -> None:
         check_choice("data.source", self.source, ("docstrings", "text"))
@@ -54,6 +58,8 @@ class DataConfig:
             check_at_most("data.vocab_size", self.vocab_size, 10_000_000)
         if self.tokenizer == "bpe":
             self.check_bpe_size()
+        if self.unlabelled_rows is not None:
+            check_at_least("data.unlabelled_rows", self.unlabelled_rows, 1)
         check_at_least("data.val_sequences", self.val_sequences, 1)
         check_at_least("data.workers", self.workers, 0)
         check_at_least("data.val_fraction", self.val_fraction, 0, below=1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from bort.config.arch import ArchConfig
-from bort.errors import BortError, check_at_least
+from bort.errors import BortError, check_at_least, check_choice
 
 
 @dataclass
@@ -12,7 +12,8 @@ class DistillConfig:
     """The weights of the losses, whose weighted sum is trained; each learns in its own way.
 
     On masked text: w_kd · τ² · KL(teacher ‖ student) + w_mlm · cross-entropy. On unmasked text:
-    w_hidden · (1 - cosine of final states) + w_relation · KL of attention's relations.
+    w_hidden · (1 - cosine of final states) + w_relation · KL of attention's relations. On the rows
+    of a task: w_kd · a loss of their soft labels + w_ce · cross-entropy, or the squared error.
     """
 
     # weight of learning the teacher's probabilities of masked words; null: 1, but 0 where w_hidden
@@ -26,14 +27,24 @@ class DistillConfig:
     relation_layer: int = -1  # that layer of the teacher: 0 is its first, -1 its last
     relation_heads: int | None = None  # must divide both widths; null: by the narrower width
     temperature: float = 1.0  # τ, which softens both distributions
+    # of experiment=kd_finetune: weight of learning the true labels, of rows that have one
+    w_ce: float = 0.0
+    # there, what is learnt of the teacher's answer: mse (its logits, their mean aside) or kl (its
+    # probabilities at τ)
+    kd_loss: str = "mse"
+    # there, how much better than the most frequent label the teacher must answer the validation
+    # rows, as a share of them; -1 takes any
+    guard: float = 0.0
     # most disk in GB for the teacher's final states, kept where they are read again; 0 keeps none
     states_gb: float = 4.0
 
     def __post_init__(self) -> None:
-        for key in ("w_kd", "w_mlm", "w_hidden", "w_relation"):
+        for key in ("w_kd", "w_mlm", "w_hidden", "w_relation", "w_ce"):
             if getattr(self, key) is not None:
                 check_at_least(f"distill.{key}", getattr(self, key), 0)
-        if self.w_kd == self.w_mlm == 0 and not (self.w_hidden or self.w_relation):
+        check_choice("distill.kd_loss", self.kd_loss, ("mse", "kl"))
+        check_at_least("distill.guard", self.guard, -1, below=1)
+        if self.w_kd == self.w_mlm == self.w_ce == 0 and not (self.w_hidden or self.w_relation):
             raise BortError(
                 "distill.w_kd, w_mlm, w_hidden and w_relation are all 0; nothing would be learnt"
             )

@@ -20,6 +20,11 @@ ACTIVE_CALLBACKS = {
     "LearningRateFinder",
     "BatchSizeFinder",
 }
+# Only experiment=kd_finetune reads these.
+TEACHING_KEYS = (
+    *("data.unlabelled", "data.unlabelled_rows", "data.split_sentences"),
+    *("distill.w_ce", "distill.kd_loss", "distill.guard"),
+)
 CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tuning reads them
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 
@@ -40,6 +45,8 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
         free |= {f"data.{key}" for key in CUSTOM_KEYS}
+    if run.job != "kd_finetune":
+        free |= {*TEACHING_KEYS}
     unread = () if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(unread)}
 

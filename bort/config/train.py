@@ -58,10 +58,10 @@ class TrainConfig:
     `_target_`.
     """
 
-    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "agora")
+    JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "kd_finetune", "agora")
     fits_task: ClassVar[bool] = False  # whether it trains a classifier on the rows of a task
     ends_by_steps: ClassVar[bool] = False  # whether the job itself needs a number of steps
-    job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune or agora
+    job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune, kd_finetune or agora
     arch: ArchConfig = MISSING
     # a YAML with depth, heads, hidden, intermediate, such as the optimum.yaml of a search
     arch_file: str | None = None
@@ -328,6 +328,32 @@ class FinetuneRunConfig(TrainConfig):
 
 
 @dataclass
+class TaskDistillationConfig(FinetuneRunConfig):
+    """A classifier that learns the answers of a teacher, also to rows without labels."""
+
+    def _fill_and_check(self) -> None:
+        super()._fill_and_check()
+        if not self.teacher.name:
+            raise BortError(
+                "experiment=kd_finetune needs teacher.name=FOLDER: a model that is fine-tuned on "
+                "the task, or an encoder, which is fine-tuned on its rows first"
+            )
+        if not self.trainer_config.is_one_device:
+            raise BortError("experiment=kd_finetune trains on one device; use trainer.devices=1")
+        if not (self.distill.w_kd or self.distill.w_ce):
+            raise BortError("distill.w_kd and w_ce are both 0; nothing would be learnt")
+
+    def list_models(self) -> dict[str, str]:
+        """Return the names of the student and of its teacher, by their settings."""
+        return super().list_models() | {"teacher.name": self.teacher.name}
+
+    def describe(self) -> str:
+        """Return one line: which model learns from which teacher, and on what."""
+        pool = f", and on {self.data.unlabelled}" if self.data.unlabelled else ""
+        return f"{super().describe()}{pool}, taught by {self.teacher.name}"
+
+
+@dataclass
 class AgoraRunConfig(FinetuneRunConfig):
     """Rounds of fine-tuning, mistakes, and rows that are generated from them."""
 
@@ -349,6 +375,9 @@ RUN_CONFIGS: dict[str, type[TrainConfig]] = {
     "pretrain": PretrainRunConfig,
     "compare": CompareRunConfig,
     "finetune": FinetuneRunConfig,
+    "kd_finetune": TaskDistillationConfig,
     "agora": AgoraRunConfig,
 }
+# The jobs that train a classifier on the rows of a task.
+FITTING_JOBS = tuple(job for job, config in RUN_CONFIGS.items() if config.fits_task)
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)

@@ -57,10 +57,12 @@ def is_teacher_ignored(run: Settings) -> bool:
     """Whether nothing is taken from the teacher that is named, not even its tokenizer."""
     if run.job == "agora":
         return bool(run.agora.teacher)
+    if run.job == "kd_finetune":
+        return False
     return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
 
 
-TEXT = "data.path data.sample_by data.packing data.mask_rate data.tokenizer data.vocab_size "
+TEXT = "data.path data.packing data.mask_rate data.tokenizer data.vocab_size "
 RULES = (
     Rule("agora", lambda run: run.job != "agora", "is for experiment=agora"),
     Rule("compare", lambda run: run.job != "compare", "is for experiment=kd_vs_mlm"),
@@ -77,11 +79,43 @@ RULES = (
         "is for experiment=finetune and agora; a pre-training reads data=text data.path=TEXT",
     ),
     Rule(
+        "data.unlabelled data.unlabelled_rows data.split_sentences "
+        "distill.w_ce distill.kd_loss distill.guard",
+        lambda run: run.job != "kd_finetune",
+        "is for experiment=kd_finetune",
+    ),
+    Rule(
+        "data.unlabelled_rows data.split_sentences",
+        lambda run: not run.data.unlabelled,
+        "is for data.unlabelled=FILE",
+    ),
+    Rule(
+        "distill.temperature",
+        lambda run: run.job == "kd_finetune" and run.distill.kd_loss != "kl",
+        "is for distill.kd_loss=kl",
+    ),
+    Rule(
+        "distill.w_mlm distill.w_hidden distill.w_relation distill.relation_layer "
+        "distill.relation_heads distill.states_gb",
+        lambda run: run.job == "kd_finetune",
+        "is for pre-training; a task is learnt by distill.w_kd and w_ce",
+    ),
+    Rule(
         TEXT + "data.source data.val_fraction data.val_sequences",
         lambda run: run.fits_task,
         "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
     ),
-    Rule("distill compile", lambda run: run.fits_task, "is for pre-training"),
+    Rule(
+        "data.sample_by",
+        lambda run: run.fits_task and not run.data.unlabelled,
+        "is for pre-training; a task reads data.train=FILE or data.root=FOLDER",
+    ),
+    Rule("compile", lambda run: run.fits_task, "is for pre-training"),
+    Rule(
+        "distill",
+        lambda run: run.fits_task and run.job != "kd_finetune",
+        "is for pre-training and experiment=kd_finetune",
+    ),
     Rule(
         "init init_layers",
         lambda run: bool(run.model),
@@ -112,7 +146,11 @@ RULES = (
         lambda run: not is_on_table(run),
         "is for task=custom",
     ),
-    Rule("data.text", lambda run: run.fits_task and not is_on_table(run), "is for task=custom"),
+    Rule(
+        "data.text",
+        lambda run: run.fits_task and not is_on_table(run) and not run.data.unlabelled,
+        "is for task=custom",
+    ),
     Rule(
         "data.text data.sample_by",
         lambda run: is_pretraining(run) and run.data.source != "text",

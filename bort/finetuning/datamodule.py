@@ -31,15 +31,25 @@ class RowBatches(Dataset):
 
     Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,) (or
     (B, classes) where labels are probabilities), rows (B,), the rows' numbers in the split, and,
-    where there are any, token_types and spans (B, 2, 2).
+    where there are any, token_types and spans (B, 2, 2). With a teacher's outputs (N, classes),
+    `teacher` are those to the rows of the batch (B, classes), and `is_labelled` (B,) tells which of
+    these rows have a label of their own.
     seed: of the order, which is new in every epoch; None puts all rows in the order of their
     lengths, for evaluation. Where several processes train, see `divide`, each has a part of every
     batch, and an epoch has all rows.
     """
 
     def __init__(
-        self, inputs: EncodedRows, rows: list[Row], batch_size: int, pad: int, seed: int | None
+        self,
+        inputs: EncodedRows,
+        rows: list[Row],
+        batch_size: int,
+        pad: int,
+        seed: int | None,
+        teacher: np.ndarray | None = None,
     ):
+        self.teacher = teacher
+        self.is_labelled = np.array([row.label is not None for row in rows])
         self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
         kinds = {type(row.label) for row in rows}
         number = np.float64 if float in kinds else np.float32 if tuple in kinds else np.int64
@@ -102,6 +112,9 @@ class RowBatches(Dataset):
             batch["token_types"] = _pad(types, length, 0)
         if self.inputs.spans is not None:
             batch["spans"] = torch.from_numpy(self.inputs.spans[rows])
+        if self.teacher is not None:
+            batch["teacher"] = torch.from_numpy(self.teacher[rows])
+            batch["is_labelled"] = torch.from_numpy(self.is_labelled[rows])
         return batch
 
 
@@ -132,18 +145,25 @@ class TaskDataModule(pl.LightningDataModule):
         super().__init__()
         self.name, self.tokenizer, self.data, self.seed = task, tokenizer, data, seed
         self.examples: TaskExamples | None = None
+        self.teacher: np.ndarray | None = None
         self.train: RowBatches | None = None
         self.validation: dict[str, RowBatches] = {}
 
     @classmethod
     def from_examples(
-        cls, examples: TaskExamples, data: DataConfig, seed: int = 0
+        cls,
+        examples: TaskExamples,
+        data: DataConfig,
+        seed: int = 0,
+        teacher: np.ndarray | None = None,
     ) -> "TaskDataModule":
         """Make the batches of examples that are read and encoded already.
 
-        data: of which only `batch_size` and `workers` matter here.
+        data: of which only `batch_size` and `workers` matter here. teacher: a teacher's outputs
+        (N, classes) to the training rows, where a model learns from them.
         """
         module = cls(examples.task.name, examples.tokenizer, data, seed)
+        module.teacher = teacher
         module._set_examples(examples)
         return module
 
@@ -173,14 +193,17 @@ class TaskDataModule(pl.LightningDataModule):
 
     def _set_examples(self, examples: TaskExamples) -> None:
         self.examples, size = examples, self.data.batch_size
-        self.train = self._batch("train", size, self.seed)
+        self.train = self._batch("train", size, self.seed, self.teacher)
         self.validation = {
             name: self._batch(name, 4 * size, None) for name in examples.validation_rows
         }
 
-    def _batch(self, split: str, size: int, seed: int | None) -> RowBatches:
+    def _batch(
+        self, split: str, size: int, seed: int | None, teacher: np.ndarray | None = None
+    ) -> RowBatches:
         examples = self.examples
-        return RowBatches(examples.inputs[split], examples.rows[split], size, examples.pad_id, seed)
+        rows, inputs = examples.rows[split], examples.inputs[split]
+        return RowBatches(inputs, rows, size, examples.pad_id, seed, teacher)
 
     def train_dataloader(self) -> DataLoader:
         """Load the training batches from where the trainer stands."""

@@ -90,8 +90,14 @@ class FineTuningModule(StepModule):
         """Compute the loss of a batch and count it into its optimizer step."""
         loss = compute_loss(self.task.kind, self(batch), batch["labels"], self.reduction)
         self.count(batch, {"loss": loss})
-        # What is logged is in the square of the labels' unit. What is minimised has no unit, so
-        # that a rate suits euros as it suits cents.
+        return self.drop_unit(loss)
+
+    def drop_unit(self, loss: Tensor) -> Tensor:
+        """Turn a loss into what is minimised, which has no unit.
+
+        What is logged of a regression is in the square of the labels' unit. A rate suits euros as
+        it suits cents.
+        """
         return loss if self.model.scale is None else loss / self.model.scale[1] ** 2
 
     def validation_step(

@@ -3,11 +3,14 @@
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+from bort.config.fingerprint import fingerprint
 from bort.config.train import TrainConfig
 from bort.config.trainer import AUTO, FLOAT32
 from bort.console import counted
@@ -47,6 +50,24 @@ from bort.training.trainer import (
 logger = logging.getLogger(__name__)
 
 
+class Lesson(Protocol):
+    """How a model learns a task, where it learns from more than the labels of its rows."""
+
+    def open(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
+        """Read and check what else is learnt from, before anything is written.
+
+        Returns digests of it, by name.
+        """
+
+    def digest_models(self) -> dict[str, str]:
+        """Return the digests of the models that are read, by the setting that names them."""
+
+    def teach(
+        self, run: TrainConfig, folder: Path, model: Classifier, examples: TaskExamples
+    ) -> tuple[Classifier, "TrainingRecord", dict[str, Any]]:
+        """Train the model; return the best one, what it took, and more for summary.json."""
+
+
 @dataclass(frozen=True)
 class TrainingRecord:
     """What a classifier's training took, and what it was of."""
@@ -67,11 +88,13 @@ class TrainingRecord:
         return asdict(self)
 
 
-def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
+def finetune(
+    run: TrainConfig, folder: Path, record: dict | None = None, lesson: Lesson | None = None
+) -> RunSummary:
     """Fine-tune `run.model` on `run.task` into `folder`; return the summary.
 
     The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
-    of. Raises BortError for wrong data or a wrong model before anything is written.
+    of. lesson: what the model learns from besides the labels of the rows. Raises BortError for wrong data or a wrong model before anything is written.
     """
     check_trainer(run)
     run_folder = RunFolder(folder)
@@ -82,9 +105,13 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
         hub.find_model(run.model)  # a wrong name is told before rows are read
     task, rows = load_task(run.task, run.data)
     if task.parent:
+        if lesson is not None:
+            raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
         return diagnose(run, task, rows, folder, record)
     check_monitors(run, list_scores(task, rows))
     facts = {"digest": hash_rows(rows), "source": task.name}
+    if lesson is not None:
+        facts["digest"] = fingerprint(lesson.open(run, task, rows) | facts)
     if run.resume and (summary := run_folder.find_summary()) is not None:
         # A data file was touched, and its content is the same as before.
         run_folder.check_inputs(facts, run=run)
@@ -98,15 +125,21 @@ def finetune(run: TrainConfig, folder: Path, record: dict | None = None) -> RunS
     _describe_data(run, examples, source, body.config.limit)
     with use_threads(choose_threads(run, run_folder.threads)), run_folder.lock(False):
         run_folder.begin(run, record, torch.get_num_threads())
-        run_folder.check_inputs(facts, {"model": hub.digest_model(source)}, run)
+        models = {"model": hub.digest_model(source)}
+        if lesson is not None:
+            models |= lesson.digest_models()
+        run_folder.check_inputs(facts, models, run)
         pl.seed_everything(run.seed, verbose=False)
         model = build_task_classifier(body, examples, run.head, run.dropout, run.seed)
         outputs = counted(model.out.out_features, "output")
         logger.info(f"model: the encoder of {source}, a new head with {outputs}")
         if line := explain_selection(task, rows):
             logger.info(f"model: {line}")
-        best, training = train_classifier(run, folder, model, examples)
-        values = _answer_splits(best, examples, folder) | training.to_json()
+        if lesson is None:
+            (best, training), more = train_classifier(run, folder, model, examples), {}
+        else:
+            best, training, more = lesson.teach(run, folder, model, examples)
+        values = _answer_splits(best, examples, folder) | training.to_json() | more
         answer_diagnostics(run, best, examples, folder)
         values = add_baselines(values, compute_baselines(task, rows))
         if line:
@@ -166,13 +199,16 @@ def train_classifier(
     model: Classifier,
     examples: TaskExamples,
     label: str = "fine-tuning",
+    teacher: np.ndarray | None = None,
+    module: FineTuningModule | None = None,
 ) -> tuple[Classifier, TrainingRecord]:
     """Train on the `train` rows; return the model of the best validation, and what it took.
 
-    That model is in `folder/model`, too. label: the training's name in its progress lines.
+    That model is in `folder/model`, too. label: the training's name in its progress lines. teacher:
+    a teacher's outputs (N, classes) to the training rows, for a `module` that learns from them.
     """
-    data = TaskDataModule.from_examples(examples, run.data, run.seed)
-    module = FineTuningModule(model, run.optim, examples)
+    data = TaskDataModule.from_examples(examples, run.data, run.seed, teacher)
+    module = module or FineTuningModule(model, run.optim, examples)
     callbacks = [SaveBestModel(RunFolder(folder).model, examples), LogAnswers()]
     if run.patience:
         callbacks.append(_stop_early(module.metric, run.patience))

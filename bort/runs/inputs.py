@@ -29,7 +29,8 @@ def _list_data_names(run: TrainConfig) -> list[str | None]:
     data = run.data
     if not run.fits_task:
         return [data.path]
-    return [data.train, data.val, data.test] if run.task == "custom" else [data.root]
+    names = [data.train, data.val, data.test] if run.task == "custom" else [data.root]
+    return [*names, data.unlabelled]
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -59,7 +59,7 @@ def list_origins(run: dict[str, Any]) -> dict[str, str]:
     """List `task`, `data`, `base model`, `teacher` and `seed` of a run, as far as it had them."""
     if not run:
         return {}
-    if run.get("job") in ("finetune", "agora"):
+    if run.get("job") in FITTING_JOBS:
         facts = {
             "task": run.get("task"),
             "data": _describe_rows(run),
@@ -68,6 +68,9 @@ def list_origins(run: dict[str, Any]) -> dict[str, str]:
         if run.get("job") == "agora":
             named = run.get("agora.teacher")
             facts["teacher"] = hide_folders(named) if named else "fine-tuned in the same run"
+        elif run.get("job") == "kd_finetune":
+            facts["teacher"] = hide_folders(run.get("teacher.name"))
+            facts["unlabelled"] = hide_folders(run.get("data.unlabelled")) or None
     else:
         base = _describe_base(run) if run.get("model") else None
         facts = {"data": _describe_text(run), "base model": base}

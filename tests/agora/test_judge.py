@@ -8,9 +8,10 @@ import pytest
 from bort.agora import recipe as agora_run
 from bort.agora.dataset import split_rows
 from bort.agora.generated import read_generated
-from bort.agora.judge import Judge, compute_balanced_accuracy, find_teacher_source
+from bort.agora.judge import compute_balanced_accuracy, find_teacher_source
 from bort.errors import BortError
 from bort.files.writing import write_json
+from bort.finetuning.judge import Judge
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.tasks.custom import define_task
 from bort.tasks.reading import load_task

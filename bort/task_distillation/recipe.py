@@ -1,0 +1,221 @@
+"""A task's distillation, from its settings to a finished run folder.
+
+S, the teacher, labels the training rows D and the rows without labels softly. The student learns
+these labels, and the true ones of D where `distill.w_ce` is above 0.
+"""
+
+import logging
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from bort.config.distill import DistillConfig, TeacherConfig
+from bort.config.train import FinetuneRunConfig, TrainConfig
+from bort.config.trainer import AUTO
+from bort.console import counted, decimal
+from bort.errors import BortError
+from bort.files.run_files import TEACHER
+from bort.finetuning.examples import TaskExamples, hash_rows
+from bort.finetuning.heads import match_outputs
+from bort.finetuning.judge import Judge, open_judge
+from bort.finetuning.module import to_answers
+from bort.finetuning.recipe import TrainingRecord, finetune, train_classifier
+from bort.models import hub
+from bort.models.bert import Classifier
+from bort.models.huggingface import find_classifier, load_classifier, load_masked_lm
+from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
+from bort.task_distillation.labels import label_rows
+from bort.task_distillation.module import TaskDistillationModule
+from bort.tasks.encoding import encode_rows
+from bort.tasks.metrics import compute_scores
+from bort.tasks.task import Row, Task
+from bort.tasks.unlabelled import Pool, check_pool_file, read_pool
+from bort.training.trainer import choose_device
+
+logger = logging.getLogger(__name__)
+
+TEACHER_EPOCHS, TEACHER_BATCH = 3, 16  # of an encoder that is fine-tuned into S first
+
+
+def distill_task(run: TrainConfig, folder: Path, record: dict | None = None) -> RunSummary:
+    """Teach `run.model` the task `run.task` by `run.teacher.name`; return the summary.
+
+    A teacher that is an encoder is first fine-tuned on the training rows, in `folder/teacher`.
+    `teacher/SPLIT/METRIC` in the summary are its scores. Raises BortError for a teacher of another
+    task, one that is no better than the most frequent label, wrong files, and as `finetune` does.
+    """
+    return finetune(run, folder, record, TaughtLesson(run))
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """How good S is on the validation sets, and what always giving one answer would reach.
+
+    scores: by set and metric. accuracy, majority: the shares of the first set's rows for which S
+    and the most frequent training label are right; None of a regression.
+    """
+
+    scores: dict[str, dict[str, float | None]]
+    accuracy: float | None = None
+    majority: float | None = None
+
+    def to_json(self) -> dict[str, float | None]:
+        """Give its part of the flat summary."""
+        return {
+            f"teacher/{split}/{metric}": value
+            for split, values in self.scores.items()
+            for metric, value in values.items()
+        }
+
+
+class TaughtLesson:
+    """What a student learns from S: its answers to the training rows and to the pool."""
+
+    def __init__(self, run: TrainConfig):
+        self.source = str(run.teacher.name)
+        self.pool: Pool | None = None
+        self.is_encoder = False
+
+    def open(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
+        """Check the teacher and read the pool; return the digest of its rows."""
+        self.is_encoder = is_encoder(task, self.source)
+        if not run.data.unlabelled:
+            return {}
+        check_pool_file(run.data)
+        self.pool = read_pool(task, run.data, (row for split in rows.values() for row in split))
+        logger.info(f"data: {self.pool.describe()}")
+        return {"pool": hash_rows({"pool": self.pool.rows})}
+
+    def digest_models(self) -> dict[str, str]:
+        """Return the digest of the teacher as it was named."""
+        return {"teacher.name": hub.digest_model(self.source)}
+
+    def teach(
+        self, run: TrainConfig, folder: Path, model: Classifier, examples: TaskExamples
+    ) -> tuple[Classifier, TrainingRecord, dict[str, Any]]:
+        """Have S label all rows, and train the student on its labels."""
+        source = self.source
+        if self.is_encoder:
+            source = str(train_teacher(run, folder / TEACHER, examples))
+        task, device = examples.task, choose_device(run)
+        judge = open_judge(task, source, run.data.length, device, "teacher.name")
+        scores = examine_teacher(judge, examples, run.distill.guard, source)
+        taught = self._join_pool(examples)
+        labels = label_rows(judge, hub.digest_model(source), taught.rows["train"])
+        pl.seed_everything(run.seed, verbose=False)  # as if S had been there before
+        module = TaskDistillationModule(model, run.optim, taught, run.distill)
+        best, training = train_classifier(
+            run, folder, model, taught, "distillation", labels.astype(np.float32), module
+        )
+        facts = {"teacher": self.source, "rows/labelled": len(examples.rows["train"])}
+        if self.pool is not None:
+            facts["rows/unlabelled"] = len(self.pool.rows)
+        return best, training, scores.to_json() | facts
+
+    def _join_pool(self, examples: TaskExamples) -> TaskExamples:
+        """Add the rows of the pool to the training rows."""
+        if self.pool is None:
+            return examples
+        rows = examples.rows["train"] + self.pool.rows
+        inputs = encode_rows(examples.task, rows, examples.tokenizer, examples.length)
+        return replace(
+            examples,
+            rows=examples.rows | {"train": rows},
+            inputs=examples.inputs | {"train": inputs},
+        )
+
+
+def is_encoder(task: Task, source: str) -> bool:
+    """Return whether a teacher is an encoder that must be fine-tuned first.
+
+    Raises BortError for a classifier of another task.
+    """
+    try:
+        model, labels = load_classifier(source)
+    except BortError:
+        if find_classifier(source) is not None:
+            raise
+        load_masked_lm(source, head_required=False)
+        return True
+    match_outputs(task, model, labels, f"teacher.name={source}")
+    return False
+
+
+def train_teacher(run: TrainConfig, folder: Path, examples: TaskExamples) -> Path:
+    """Fine-tune the encoder that was named on the training rows, once; return its model's folder.
+
+    It has its own rate, by its width, and TEACHER_EPOCHS epochs, of which the best one on the
+    validation rows is kept.
+    """
+    if RunFolder(folder).find_summary() is None:
+        logger.info(f"teacher: fine-tuning {run.teacher.name} first, kept in {folder}")
+    finetune(build_teacher_run(run), folder)
+    return RunFolder(folder).model
+
+
+def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
+    """Build the settings of the fine-tuning of S."""
+    encoder = load_masked_lm(str(run.teacher.name), head_required=False)
+    data = replace(
+        run.data,
+        length=min(run.data.length, encoder.config.limit),
+        batch_size=TEACHER_BATCH,
+        unlabelled=None,
+        unlabelled_rows=None,
+        split_sentences=False,
+    )
+    trainer = {**run.trainer, "max_steps": -1, "max_epochs": TEACHER_EPOCHS, "max_time": None}
+    values = {item.name: getattr(run, item.name) for item in fields(TrainConfig)}
+    values |= {
+        "job": "finetune",
+        "model": run.teacher.name,
+        "teacher": TeacherConfig(),
+        "distill": DistillConfig(),
+        "head": "linear",
+        "patience": None,
+        "callbacks": None,
+        "data": data,
+        "optim": replace(run.optim, lr=None),
+        "trainer": trainer | {"precision": AUTO},
+        "resume": True,
+    }
+    return FinetuneRunConfig(**values)
+
+
+def examine_teacher(judge: Judge, examples: TaskExamples, guard: float, name: str) -> TeacherScores:
+    """Score S on the validation sets.
+
+    Raises BortError where the share of the first set's rows that it answers rightly is not more
+    than `guard` above that of the most frequent training label. A regression is not refused.
+    """
+    task, scores, accuracy, majority = examples.task, {}, None, None
+    for split, rows in examples.validation_rows.items():
+        answers = to_answers(task, torch.from_numpy(judge.answer(rows).numpy()))
+        scores[split] = compute_scores(task, rows, answers)
+        is_compared = task.kind in ("classes", "spans") and task.form != "record"
+        if is_compared and accuracy is None:
+            labels = np.array([row.label for row in rows])
+            usual = np.bincount([row.label for row in examples.rows["train"]]).argmax()
+            accuracy = float((answers == labels).mean())
+            majority = float((labels == usual).mean())
+    shown = ", ".join(f"{key} {decimal(value)}" for key, value in _flatten(scores).items())
+    logger.info(f"teacher: {name}: {shown}")
+    if accuracy is not None and accuracy <= majority + guard:
+        raise BortError(
+            f"teacher.name={name} is right in {accuracy:.3f} of {counted(len(labels), 'row')}, the "
+            f"most frequent label in {majority:.3f}; give a better one, or lower distill.guard"
+        )
+    return TeacherScores(scores, accuracy, majority)
+
+
+def _flatten(scores: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
+    return {
+        f"{split}/{metric}": value
+        for split, values in scores.items()
+        for metric, value in values.items()
+    }
