@@ -130,6 +130,12 @@ def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
     for key, value in summary.items():
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
+    if run.settings["job"] == "kd_finetune":
+        score = summary.get(f"teacher/{summary.metric}")
+        if isinstance(score, float):
+            yield f"{score:.4g}", f"{summary.metric} of the teacher"
+        for key in ("labelled_rows", "unlabelled_rows"):
+            yield f"{summary[key]:,}", key.replace("_", " ")
     for key, name in BESIDE.items() if summary.loss is not None else ():
         if isinstance(summary.get(key), float):
             yield f"{summary[key]:.4g}", name

@@ -23,7 +23,7 @@ config teachers
 shell training text runs objectives
 pretraining tasks
 finetuning search
-agora export
+agora export task_distillation
 benchmark report predictor
 cli predict dashboard doctor pipeline fptas
 """.strip().splitlines()

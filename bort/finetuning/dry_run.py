@@ -1,7 +1,7 @@
 """The dry run of a fine-tuning: it prints the cost and refuses whatever the run would refuse."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bort.config.train import TrainConfig
@@ -22,17 +22,23 @@ from bort.pretraining.teacher import OWN_STEPS, build_encoder_run, locate_encode
 from bort.runs.folder import RunFolder
 from bort.tasks.encoding import encode_rows
 from bort.tasks.reading import load_task
-from bort.tasks.task import Task
+from bort.tasks.task import Row, Task
 from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_monitors, check_trainer
 
 logger = logging.getLogger(__name__)
 
 
-def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) -> None:
+def show(
+    run: TrainConfig,
+    folder: Path,
+    count_steps: Callable | None = None,
+    pool: Sequence[Row] = (),
+) -> None:
     """Print the plan of a fine-tuning: rows, steps, FLOPs, memory, disk, hours.
 
-    count_steps: of Agora, its steps by run, task and training rows. Raises BortError for what
+    count_steps: of Agora, its steps by run, task and training rows. pool: rows without labels that
+    are learnt, too. Raises BortError for what
     the run itself would refuse.
     """
     check_trainer(run)
@@ -49,6 +55,7 @@ def show(run: TrainConfig, folder: Path, count_steps: Callable | None = None) ->
         logger.info("dry_run=true: nothing was started")
         return
     check_monitors(run, list_scores(task, rows))
+    rows["train"] = [*rows["train"], *pool]
     arch, vocab = run.arch, run.data.bpe_size
     longest = run.data.batch_size * run.data.length
     tokens = len(rows["train"]) * run.data.length

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 class Lesson(Protocol):
     """How a model learns a task, where it learns from more than the labels of its rows."""
 
-    def open(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
+    def prepare(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
         """Read and check what else is learnt from, before anything is written.
 
         Returns digests of it, by name.
@@ -94,7 +94,8 @@ def finetune(
     """Fine-tune `run.model` on `run.task` into `folder`; return the summary.
 
     The best epoch by the task's first metric is what `model/`, the scores and `predictions/` are
-    of. lesson: what the model learns from besides the labels of the rows. Raises BortError for wrong data or a wrong model before anything is written.
+    of. lesson: what the model learns from besides the labels of the rows. Raises BortError for
+    wrong data or a wrong model before anything is written.
     """
     check_trainer(run)
     run_folder = RunFolder(folder)
@@ -111,7 +112,7 @@ def finetune(
     check_monitors(run, list_scores(task, rows))
     facts = {"digest": hash_rows(rows), "source": task.name}
     if lesson is not None:
-        facts["digest"] = fingerprint(lesson.open(run, task, rows) | facts)
+        facts["digest"] = fingerprint(lesson.prepare(run, task, rows) | facts)
     if run.resume and (summary := run_folder.find_summary()) is not None:
         # A data file was touched, and its content is the same as before.
         run_folder.check_inputs(facts, run=run)

@@ -105,6 +105,11 @@ def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]
     return loaded
 
 
+def is_classifier(name: str | os.PathLike) -> bool:
+    """Return whether a folder holds a fine-tuned model; raises BortError as `load_classifier`."""
+    return _classifier(*_open(name)) is not None
+
+
 def find_classifier(name: str | os.PathLike) -> Classifier | None:
     """Load the classifier of whole inputs in a folder; None where it holds none.
 

@@ -6,6 +6,7 @@ A stranger may have written these texts, so card.py escapes them.
 from pathlib import Path
 from typing import Any
 
+from bort.config.train import FITTING_JOBS
 from bort.console import counted, decimal
 from bort.files.run_files import MODEL
 from bort.files.untrusted import read_json

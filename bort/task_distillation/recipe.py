@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 
 from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.train import FinetuneRunConfig, TrainConfig
@@ -26,7 +25,7 @@ from bort.finetuning.module import to_answers
 from bort.finetuning.recipe import TrainingRecord, finetune, train_classifier
 from bort.models import hub
 from bort.models.bert import Classifier
-from bort.models.huggingface import find_classifier, load_classifier, load_masked_lm
+from bort.models.huggingface import is_classifier, load_classifier, load_masked_lm
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.task_distillation.labels import label_rows
@@ -81,7 +80,7 @@ class TaughtLesson:
         self.pool: Pool | None = None
         self.is_encoder = False
 
-    def open(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
+    def prepare(self, run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> dict[str, str]:
         """Check the teacher and read the pool; return the digest of its rows."""
         self.is_encoder = is_encoder(task, self.source)
         if not run.data.unlabelled:
@@ -112,9 +111,11 @@ class TaughtLesson:
         best, training = train_classifier(
             run, folder, model, taught, "distillation", labels.astype(np.float32), module
         )
-        facts = {"teacher": self.source, "rows/labelled": len(examples.rows["train"])}
-        if self.pool is not None:
-            facts["rows/unlabelled"] = len(self.pool.rows)
+        facts = {
+            "teacher": self.source,
+            "labelled_rows": len(examples.rows["train"]),
+            "unlabelled_rows": 0 if self.pool is None else len(self.pool.rows),
+        }
         return best, training, scores.to_json() | facts
 
     def _join_pool(self, examples: TaskExamples) -> TaskExamples:
@@ -135,14 +136,10 @@ def is_encoder(task: Task, source: str) -> bool:
 
     Raises BortError for a classifier of another task.
     """
-    try:
-        model, labels = load_classifier(source)
-    except BortError:
-        if find_classifier(source) is not None:
-            raise
+    if not is_classifier(source):
         load_masked_lm(source, head_required=False)
         return True
-    match_outputs(task, model, labels, f"teacher.name={source}")
+    match_outputs(task, *load_classifier(source), f"teacher.name={source}")
     return False
 
 
@@ -195,7 +192,7 @@ def examine_teacher(judge: Judge, examples: TaskExamples, guard: float, name: st
     """
     task, scores, accuracy, majority = examples.task, {}, None, None
     for split, rows in examples.validation_rows.items():
-        answers = to_answers(task, torch.from_numpy(judge.answer(rows).numpy()))
+        answers = to_answers(task, judge.answer(rows))
         scores[split] = compute_scores(task, rows, answers)
         is_compared = task.kind in ("classes", "spans") and task.form != "record"
         if is_compared and accuracy is None:

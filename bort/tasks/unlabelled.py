@@ -50,8 +50,8 @@ class Pool:
         parts.append(f"of {counted(self.documents, 'document')}")
         notes = []
         if self.holders:
-            verb = "holds" if self.holders == 1 else "hold"
-            notes.append(f"{self.holders:,} {verb} a labelled text and are left out")
+            why = "it holds" if self.holders == 1 else "they hold"
+            notes.append(f"{self.holders:,} left out, because {why} a labelled text")
         if self.repeated:
             notes.append(f"{counted(self.repeated, 'row')} repeated")
         if self.left:
@@ -106,8 +106,10 @@ def read_pool(task: Task, data: DataConfig, labelled: Iterable[Row]) -> Pool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Divide a text into sentences of at least FEWEST_WORDS words; tags of HTML and blank lines
-    end one, too."""
+    """Divide a text into sentences of at least FEWEST_WORDS words.
+
+    Tags of HTML and blank lines end a sentence, too.
+    """
     sentences = []
     for part in re.split(r"\n\s*\n|\0", TAG.sub("\0", text)):
         marked = SENTENCE_END.sub(r"\1\0", " ".join(part.split()))
@@ -159,7 +161,7 @@ def _hash(texts: tuple[str, ...]) -> bytes:
 
 
 def check_pool_file(data: DataConfig) -> None:
-    """Raise BortError, before anything is read, for a file that is not there or of no known kind."""
+    """Raise BortError, before anything is read, for a file that is absent or of no known kind."""
     path = Path(data.unlabelled).expanduser()
     if not path.exists():
         near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []

@@ -23,9 +23,9 @@ OF_TASKS = ["task=glue/rte", "model=folder"]  # what only fine-tuning needs
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 53
+    assert len(FILES) == 54
     assert EXPERIMENTS == [
-        *("agora", "finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper"),
+        *("agora", "finetune", "kd_finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper"),
         "teacher_pretrain",
     ]
 
@@ -35,8 +35,10 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
     of = SearchRunConfig if path.parent.name in ("grid", "latency") else TrainConfig
     group = f"{path.parent.name}/{path.stem}"
     given = [f"{path.parent.name}={path.stem}"]
-    if group in ("experiment/finetune", "experiment/agora"):
+    if group in ("experiment/finetune", "experiment/kd_finetune", "experiment/agora"):
         given += OF_TASKS  # a pre-training would open the model
+    if group == "experiment/kd_finetune":
+        given.append("teacher.name=large")
     given += ["data.path=text.txt"] if group in ("experiment/paper", "data/text") else []
     if path.stem == "table":
         (tmp_path / "x.csv").write_text("")
@@ -59,7 +61,8 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_debugged(experiment, debug):
     text = ["data.path=text.txt"] if experiment == "paper" else []
-    of_tasks = OF_TASKS if experiment in ("finetune", "agora") else []
+    of_tasks = OF_TASKS if experiment in ("finetune", "kd_finetune", "agora") else []
+    of_tasks = of_tasks + (["teacher.name=large"] if experiment == "kd_finetune" else [])
     run = composed(f"experiment={experiment}", f"debug={debug}", *text, *of_tasks)
     assert run.trainer["max_steps"] == {"default": 1, "overfit": 300, "profiler": 50}[debug]
     assert (run.teacher.max_steps == 1) == (debug == "default")
@@ -114,7 +117,7 @@ def test_no_check_is_without_a_test():
     modules = (CONF.parent / "bort" / "config").glob("*.py")
     text = "".join(path.read_text("utf-8") for path in modules)
     checked = re.findall(r'(?:check_at_least|check_choice)\("([\w.]+)"', text)
-    assert len(checked) == 44
+    assert len(checked) == 47
     tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     messages = [
         node.value

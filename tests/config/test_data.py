@@ -38,6 +38,7 @@ MESSAGES = [
         "data.vocab_size=260 must be at least 261",
     ),
     (lambda: DataConfig(val_sequences=0), "data.val_sequences=0 must be at least 1"),
+    (lambda: DataConfig(unlabelled_rows=0), "data.unlabelled_rows=0 must be at least 1"),
     (lambda: DataConfig(workers=-1), "data.workers=-1 must be at least 0"),
     (lambda: DataConfig(val_fraction=1.0), "data.val_fraction=1 must be at least 0 and below 1"),
     (

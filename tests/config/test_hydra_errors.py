@@ -75,7 +75,7 @@ MISTAKES = [
     ("data=text", "data=text needs data.path=FILE, FOLDER or the name of a hub data set"),
     ("arch_file=no.yaml", "arch_file=no.yaml does not exist"),
     ("trainer.max_steps=abc", "trainer.max_steps=abc must be a whole number"),
-    ("distill.w_kd=0", "distill.w_kd, w_mlm, w_hidden and w_relation are all 0"),
+    ("distill.w_kd=0", "distill.w_kd, w_mlm, w_hidden, w_relation and w_ce are all 0"),
 ]
 
 

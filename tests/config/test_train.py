@@ -84,7 +84,8 @@ MESSAGES = [
     ),
     (
         lambda: complete(job="pretrian"),
-        "job=pretrian is unknown; use pretrain, compare, finetune, agora; did you mean 'pretrain'?",
+        "job=pretrian is unknown; use pretrain, compare, finetune, kd_finetune, agora; did you "
+        "mean 'pretrain'?",
     ),
     (
         lambda: complete(init="techer"),

@@ -31,11 +31,15 @@ JOBS = {  # of each job the overrides that choose it
     "docstrings": ["experiment=finetune"],
     "suite": ["experiment=finetune", "task=glue/rte", "model=x"],
     "custom": ["experiment=finetune", "data.train=x", "model=x"],
+    "taught": [
+        *("experiment=kd_finetune", "task=glue/rte", "model=x", "teacher.name=x"),
+        "data.unlabelled=x",
+    ],
     "agora": ["experiment=agora"],
     "search": [],
 }
 PRETRAINING = {"kd", "mlm", "compare", "named teacher", "own text", "paper", "search"}
-TASKS = {"docstrings", "suite", "custom", "agora"}
+TASKS = {"docstrings", "suite", "custom", "taught", "agora"}
 OWN_TEACHER = {"kd", "compare", "own text", "agora", "search"}  # one is trained here first
 # Jobs that read a key, written down by hand from what the jobs do; of all others, all jobs do.
 READERS = {
@@ -50,14 +54,18 @@ READERS = {
     "init": PRETRAINING | {"docstrings", "agora"},
     "compile": PRETRAINING,
     "distill": PRETRAINING,
-    "distill.temperature": PRETRAINING - {"mlm"},
+    "distill.w_kd": PRETRAINING | {"taught"},
+    "distill.w_ce": {"taught"},
+    "distill.kd_loss": {"taught"},
+    "distill.guard": {"taught"},
+    "distill.temperature": PRETRAINING - {"mlm"},  # of taught: with kd_loss=kl
     "distill.w_hidden": PRETRAINING - {"compare", "search"},
     "distill.w_relation": PRETRAINING - {"compare", "search"},
     "distill.relation_layer": set(),  # none of these jobs has a weight for relations
     "distill.relation_heads": set(),
     "distill.states_gb": {"named teacher"},
     "init_layers": {"named teacher", "compare"},
-    "teacher.name": {*OWN_TEACHER, "named teacher", "paper"},
+    "teacher.name": {*OWN_TEACHER, "named teacher", "paper", "taught"},
     "teacher.arch": OWN_TEACHER,
     "teacher.max_steps": OWN_TEACHER,
     "teacher.batch_size": OWN_TEACHER,
@@ -65,15 +73,18 @@ READERS = {
     "optim.muon_ratio": PRETRAINING - {"paper"},
     "data.source": PRETRAINING,
     "data.path": PRETRAINING,
-    "data.text": {"own text", "paper", "custom"},
-    "data.sample_by": {"own text", "paper"},
+    "data.text": {"own text", "paper", "custom", "taught"},
+    "data.sample_by": {"own text", "paper", "taught"},
+    "data.unlabelled": {"taught"},
+    "data.unlabelled_rows": {"taught"},
+    "data.split_sentences": {"taught"},
     "data.packing": PRETRAINING,  # of a search: false is refused
     "data.mask_rate": PRETRAINING,
     "data.tokenizer": PRETRAINING,
     "data.vocab_size": PRETRAINING,
     "data.val_fraction": PRETRAINING,
     "data.val_sequences": PRETRAINING,
-    "data.root": {"suite"},
+    "data.root": {"suite", "taught"},
     "data.train": {"custom"},
     "data.val": {"custom"},
     "data.test": {"custom"},
