@@ -46,7 +46,8 @@ class DistillConfig:
         check_at_least("distill.guard", self.guard, -1, below=1)
         if self.w_kd == self.w_mlm == self.w_ce == 0 and not (self.w_hidden or self.w_relation):
             raise BortError(
-                "distill.w_kd, w_mlm, w_hidden, w_relation and w_ce are all 0; nothing would be learnt"
+                "distill.w_kd, w_mlm, w_hidden, w_relation and w_ce are all 0; nothing would be "
+                "learnt"
             )
         check_at_least("distill.states_gb", self.states_gb, 0)
         if not self.temperature > 0:
