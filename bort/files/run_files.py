@@ -72,7 +72,7 @@ RUN_FILES = (
     *(f"{TEACHER}/{name}" for name in (ENTROPY, DOCUMENTS)),
     *(f"{MODEL}/{name}" for name in sorted(MODEL_FILES)),
     *(f"{PREDICTIONS}/{name}.{kind}" for name in SUBMISSIONS for kind in ("tsv", "jsonl")),
-    *(f"{PREDICTIONS}/{name}.jsonl" for name in ("val*", "test")),
+    *(f"{PREDICTIONS}/{name}" for name in ("val*.jsonl", "val*_classes.csv", "test.jsonl")),
     *(f"{HYDRA}/{name}" for name in (HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS)),
     SETTINGS,  # the last to be removed: the others are known by it
 )

@@ -32,7 +32,7 @@ from bort.models.huggingface import load_classifier, load_masked_lm, load_tokeni
 from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
-from bort.tasks.answers import list_answers, write_answers
+from bort.tasks.answers import list_answers, write_answers, write_class_scores
 from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.encoding import EncodedRows, describe_data
 from bort.tasks.reading import load_task
@@ -176,9 +176,10 @@ def _answer_splits(model: Classifier, examples: TaskExamples, folder: Path) -> d
     answers = {split: to_answers(task, values) for split, values in outputs.items()}
     scores = score_answers(task, rows, answers, folder)
     for split in examples.validation_rows:
-        path = RunFolder(folder).predictions / f"{split}.jsonl"
-        lengths, logits = inputs[split].lengths, outputs[split].numpy()
-        write_answers(path, list_answers(task, rows[split], lengths, logits))
+        predictions, lengths = RunFolder(folder).predictions, inputs[split].lengths
+        listed = list_answers(task, rows[split], lengths, outputs[split].numpy())
+        write_answers(predictions / f"{split}.jsonl", listed)
+        write_class_scores(predictions / f"{split}_classes.csv", listed)
     return scores.to_json()
 
 

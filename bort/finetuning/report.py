@@ -17,7 +17,7 @@ from bort.console import counted, decimal, to_printable
 from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
 from bort.runs.baselines import read_baselines
-from bort.tasks.answers import Answer
+from bort.tasks.answers import Answer, score_classes
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
@@ -59,7 +59,23 @@ def build_parts(path: Path) -> Iterator[Any]:
         title = "Accuracy by length" if classes else "Mean error by length"
         yield from html.build_panel(title, plot)
     yield "</div>"
+    if classes:
+        yield from build_class_scores(answers)
     yield list_errors(answers, classes)
+
+
+def build_class_scores(answers: list[Answer]) -> Iterator[str]:
+    """Build the table of each class's scores; of many classes it has the most frequent ones."""
+    scores = score_classes(answers)
+    shown = sorted(scores, key=lambda score: -score.rows)[:MOST_CLASSES]
+    title = "Each class" if len(shown) == len(scores) else f"The {MOST_CLASSES} largest classes"
+    lines = []
+    for score in shown if len(shown) < len(scores) else scores:
+        numbers = (score.precision, score.recall, score.f1)
+        cells = ("–" if value is None else f"{value:.3f}" for value in numbers)
+        lines.append((to_printable(score.label), *cells, f"{score.rows:,}"))
+    yield f"<h3>{title}</h3>"
+    yield html.format_table(lines, ("label", "precision", "recall", "F1", "rows"))
 
 
 def read_answers(path: Path) -> list[Answer]:

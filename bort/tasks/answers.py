@@ -1,13 +1,14 @@
 """The file of a model's answers to labelled rows, which people and the report read."""
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bort.files.writing import replace_file
+from bort.files.writing import replace_file, write_csv
 from bort.tasks.task import Row, Task
 
 SHOWN = 400  # characters of a text that is answered wrongly
@@ -83,6 +84,51 @@ def list_answers(
             Answer(true, chance[best], texts=() if best == row.label else texts, **facts)
         )
     return answers
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well the rows of one class are recognised; None stands for a score of no rows."""
+
+    label: str
+    precision: float | None  # share of the rows with this answer whose label it is
+    recall: float | None  # share of the rows with this label that are answered so
+    f1: float | None  # harmonic mean of both, 0 where one is 0 or not defined
+    rows: int  # with this label
+
+    def to_json(self) -> dict[str, Any]:
+        """Spell the scores as a line of the table has them."""
+        return asdict(self)
+
+
+def score_classes(answers: list[Answer]) -> list[ClassScore]:
+    """Score each class over all rows, in the order of the task's labels; nothing of numbers."""
+    if not answers or answers[0].scores is None:
+        return []
+    rows = Counter(answer.true for answer in answers)
+    answered = Counter(answer.label for answer in answers)
+    right = Counter(answer.true for answer in answers if answer.true == answer.label)
+
+    def divide(part: int, count: int) -> float | None:
+        return part / count if count else None
+
+    return [
+        ClassScore(
+            label,
+            divide(right[label], answered[label]),
+            divide(right[label], rows[label]),
+            divide(2 * right[label], rows[label] + answered[label]),
+            rows[label],
+        )
+        for label in answers[0].scores
+    ]
+
+
+def write_class_scores(path: Path, answers: list[Answer]) -> None:
+    """Write a table with a line for each class; nothing for answers that are numbers."""
+    if scores := score_classes(answers):
+        columns = [item.name for item in fields(ClassScore)]
+        write_csv(path, columns, [score.to_json() for score in scores])
 
 
 def write_answers(path: Path, answers: list[Answer]) -> None:

@@ -225,6 +225,10 @@ def test_simple_answers_stand_beside_a_model(run_of, tmp_path, monkeypatch):
     run = run_of("custom", None, f"data.train={path}", "data.root=null", "optim.lr=1e-9")
     summary = finetune.finetune(run, folder)
     assert summary["majority/note"] == "'yes' for every row" and summary["val/accuracy"] < 1
+    table = (folder / "predictions" / "val_classes.csv").read_text().splitlines()
+    assert table[0] == "label,precision,recall,f1,rows"
+    assert [line.split(",")[0] for line in table[1:]] == ["no", "yes"]
+    assert sum(int(line.split(",")[-1]) for line in table[1:]) == summary["rows/val"]
     assert summary["tfidf/val/accuracy"] == 1 > summary["majority/val/accuracy"] > 0
     assert summary["tfidf/note"] == "TF-IDF, logistic regression on 81 rows"
     assert "is below 1.0000 of TF-IDF and a linear model" in summary["doubt"]

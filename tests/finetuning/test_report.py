@@ -7,7 +7,13 @@ import pytest
 from report_helpers import words
 
 from bort.errors import BortError
-from bort.finetuning.report import build_parts, list_errors, plot_by_length, read_answers
+from bort.finetuning.report import (
+    build_class_scores,
+    build_parts,
+    list_errors,
+    plot_by_length,
+    read_answers,
+)
 from bort.tasks.answers import Answer, write_answers
 
 
@@ -74,3 +80,21 @@ def test_one_answer_for_all(tmp_path):
     path = tmp_path / "val.jsonl"
     write_answers(path, made(9, 0, 5))
     assert any("One answer for all rows: b" in part for part in build_parts(path))
+
+
+def test_each_class_has_its_scores(tmp_path):
+    """By hand: 5 of 9 answers are right; of 30 classes, the most frequent 25 are shown."""
+    write_answers(tmp_path / "val.jsonl", made(9, 5, 5))
+    page = "".join(part for part in build_parts(tmp_path / "val.jsonl") if isinstance(part, str))
+    table = words(page[page.index("Each class") :]).split()
+    assert table[2:7] == ["label", "precision", "recall", "F1", "rows"]
+    assert table[7:12] == ["a", "1.000", "0.556", "0.714", "9"]
+    assert table[12:17] == ["b", "0.000", "–", "0.000", "0"]
+    labels = [f"k{number}" for number in range(30)]
+    rows = [
+        Answer(label, 0.5, 3, labels[0], dict.fromkeys(labels, 0.5))
+        for number, label in enumerate(labels)
+        for _ in range(number + 1)
+    ]
+    (text,) = list(build_class_scores(rows))[1:]
+    assert text.count("<tr>") == 26 and "k29" in text and "k4<" not in text

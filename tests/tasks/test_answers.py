@@ -1,13 +1,23 @@
-"""Answers as a file has them: scores against SciPy, lines there and back, wrong ones refused."""
+"""Answers as a file has them: scores against other libraries, lines there and back, refusals."""
 
+import csv
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import softmax
+from sklearn import metrics
 
-from bort.tasks.answers import SHOWN, Answer, list_answers, to_readable, write_answers
+from bort.tasks.answers import (
+    SHOWN,
+    Answer,
+    list_answers,
+    score_classes,
+    to_readable,
+    write_answers,
+    write_class_scores,
+)
 from bort.tasks.registry import find_task
 from bort.tasks.task import Row
 
@@ -62,3 +72,44 @@ def test_labels_are_words_and_numbers_are_short():
     assert [to_readable(classes, k) for k in (0, 1.0)] == list(classes.labels)
     assert (to_readable(classes, 0.5), to_readable(classes, None)) == ("0.5", "")
     assert (to_readable(numbers, 1), to_readable(numbers, 3.14159)) == ("1", "3.142")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_scores_of_classes_are_those_of_scikit_learn(classes):
+    """Where a class is never answered or never true, a score of no rows is not defined."""
+    random = np.random.default_rng(classes)
+    labels = [f"label {k}" for k in range(classes)]
+    for size in (1, 2, 5, 40):
+        pairs = random.choice(labels, (size, 2))
+        if size == 40:
+            pairs[pairs[:, 1] == labels[1], 1] = labels[0]  # which is never answered
+        answers = [
+            Answer(true, 0.5, 3, label, dict.fromkeys(labels, 0.5))
+            for true, label in pairs.tolist()
+        ]
+        scores = score_classes(answers)
+        assert [score.label for score in scores] == labels
+        true, answered = pairs[:, 0], pairs[:, 1]
+        expected = metrics.precision_recall_fscore_support(
+            true, answered, labels=labels, zero_division=np.nan
+        )
+        for score, precision, recall, f1, rows in zip(scores, *expected, strict=True):
+            assert score.rows == rows
+            seen = [(score.precision, precision), (score.recall, recall), (score.f1, f1)]
+            for value, reference in seen:
+                assert (value is None) == np.isnan(reference)
+                assert value is None or value == pytest.approx(reference, abs=1e-12)
+
+
+def test_the_table_of_classes(tmp_path):
+    """A line for each class; labels of any letters; none of numbers."""
+    labels = ['a,"b"', "c\nd"]
+    answers = [Answer(labels[0], 0.5, 3, labels[0], dict.fromkeys(labels, 0.5))] * 2
+    write_class_scores(tmp_path / "val_classes.csv", answers)
+    with (tmp_path / "val_classes.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == labels
+    assert rows[0]["precision"] == rows[0]["f1"] == "1.0" and rows[0]["rows"] == "2"
+    assert rows[1] == {"label": labels[1], "precision": "", "recall": "", "f1": "", "rows": "0"}
+    write_class_scores(tmp_path / "numbers.csv", [Answer(1.5, 2.5, 3)])
+    assert not (tmp_path / "numbers.csv").exists()
