@@ -19,8 +19,7 @@ from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
 from bort.files.run_files import REPORT
-from bort.finetuning.report import build_baselines
-from bort.finetuning.report import build_parts as build_answer_parts
+from bort.finetuning.report import build_baselines, build_task_parts
 from bort.models.arch import Arch
 from bort.pretraining.comparison import ARMS, HEAD, Comparison
 from bort.runs import commands
@@ -86,8 +85,7 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
         yield from build_agora_parts(run.folder, run.summary)
     if panels := list(plot_curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
-    for path in sorted(run.folder.predictions.glob("val*.jsonl")):
-        yield from build_answer_parts(path)
+    yield from build_task_parts(run.folder.predictions, run.summary)
     if (path := run.folder.samples).is_file():
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"

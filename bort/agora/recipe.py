@@ -42,7 +42,7 @@ from bort.models.huggingface import load_classifier, load_masked_lm, load_tokeni
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.tasks.baselines import add_baselines, compute_baselines
-from bort.tasks.encoding import describe_data
+from bort.tasks.overview import examine_data
 from bort.tasks.task import Row
 from bort.training.loggers import build_loggers, finish_loggers
 from bort.training.precision import settle_precision
@@ -173,7 +173,7 @@ class AgoraRun:
         student = self.student
         parts = {"train": student.D, "E": student.E}
         inputs = {"train": student.encode(student.D), "E": student.inputs_of_e}
-        for line in describe_data(self.task, parts, inputs):
+        for line in examine_data(self.task, parts, inputs).list_lines():
             logger.info(line)
         for line in describe_differences(self.task, student.D, student.E):
             logger.warning(line)

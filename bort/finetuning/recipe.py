@@ -34,7 +34,8 @@ from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.tasks.answers import list_answers, write_answers, write_class_scores
 from bort.tasks.baselines import add_baselines, compute_baselines
-from bort.tasks.encoding import EncodedRows, describe_data
+from bort.tasks.encoding import EncodedRows
+from bort.tasks.overview import DataReport, examine_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.precision import settle_precision
@@ -123,7 +124,7 @@ def finetune(
     tokenizer = load_tokenizer(source)
     check_length(run, body.config.positions)
     examples = encode_examples(task, rows, tokenizer, run.data.length)
-    _describe_data(run, examples, source, body.config.limit)
+    overview = _describe_data(run, examples, source, body.config.limit)
     with use_threads(choose_threads(run, run_folder.threads)), run_folder.lock(False):
         run_folder.begin(run, record, torch.get_num_threads())
         models = {"model": hub.digest_model(source)}
@@ -141,6 +142,7 @@ def finetune(
         else:
             best, training, more = lesson.teach(run, folder, model, examples)
         values = _answer_splits(best, examples, folder) | training.to_json() | more
+        values |= overview.to_json()
         answer_diagnostics(run, best, examples, folder)
         values = add_baselines(values, compute_baselines(task, rows))
         if line:
@@ -150,16 +152,18 @@ def finetune(
         return summary
 
 
-def _describe_data(run: TrainConfig, examples: TaskExamples, source: str, limit: int) -> None:
+def _describe_data(run: TrainConfig, examples: TaskExamples, source: str, limit: int) -> DataReport:
     """Log what the rows are like, what is missing, and whether they are too long."""
     task, rows = examples.task, examples.rows
-    for line in describe_data(task, rows, examples.inputs):
+    overview = examine_data(task, rows, examples.inputs)
+    for line in overview.list_lines():
         logger.info(line)
     if warning := explain_length(run, source, limit, examples.inputs["train"]):
         logger.warning(warning)
     missing = [name for name in task.splits if name not in rows]
     if missing and task.name != "custom":
         logger.info(f"data: no {' and no '.join(missing)} set there, so no submission file of it")
+    return overview
 
 
 def _answer_splits(model: Classifier, examples: TaskExamples, folder: Path) -> dict:

@@ -1,9 +1,10 @@
-"""The parts of a report that show what a fine-tuned model gets wrong on a validation set.
+"""The parts of a report about a fine-tuned model: its data, what it gets wrong, what it beats.
 
 The answers are those of `predictions/val.jsonl`, one per row.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -18,6 +19,7 @@ from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
 from bort.runs.baselines import read_baselines
 from bort.tasks.answers import Answer, score_classes
+from bort.tasks.overview import PREFIX
 
 SHOWN = 20  # errors
 MOST_CLASSES = 25  # of a confusion matrix: the most frequent ones
@@ -36,6 +38,38 @@ def build_baselines(summary: Mapping[str, Any]) -> Iterator[str]:
         cells = (decimal(baseline.scores[key]) if baseline.scores else "–" for key in columns)
         lines.append((baseline.title, *cells, baseline.note))
     yield "<h2>Beside simple answers</h2>" + html.format_table(lines, ("", *columns, ""))
+
+
+DATA_COLUMNS = {  # of the table of splits, by their keys in summary.json
+    "rows": "rows",
+    "tokens_median": "tokens (median)",
+    "tokens_95": "tokens (95% up to)",
+    "cut": "cut",
+    "duplicates": "duplicates",
+    "relabelled": "with another label",
+    "in_train": "also in train",
+}
+
+
+def build_data(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Build the table of the rows that a model was trained and scored on; nothing for old runs."""
+    labels, kind = (summary.get(f"{PREFIX}{key}") for key in ("labels", "kind"))
+    lines = []
+    for key in summary:
+        if (match := re.fullmatch(rf"{PREFIX}(\w+)/rows", key)) is not None:
+            numbers = (summary.get(f"{PREFIX}{match[1]}/{name}") for name in DATA_COLUMNS)
+            lines.append((match[1], *(f"{n:,}" if isinstance(n, int) else "–" for n in numbers)))
+    if not lines:
+        return
+    yield "<h2>Data</h2>" + html.format_table(lines, ("", *DATA_COLUMNS.values()))
+    yield f"<p>{escape(to_printable(f'Labels of train ({kind}): {labels}', LONGEST))}</p>"
+
+
+def build_task_parts(predictions: Path, summary: Mapping[str, Any]) -> Iterator[Any]:
+    """Build the parts about the answers in a folder of predictions, and about the data."""
+    for path in sorted(predictions.glob("val*.jsonl")):
+        yield from build_parts(path)
+    yield from build_data(summary)
 
 
 def build_parts(path: Path) -> Iterator[Any]:

@@ -3,13 +3,11 @@
 Letters: N rows, L tokens of one input.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bort.console import counted, to_printable
 from bort.errors import BortError
 from bort.tasks.task import Row, Task
 from bort.text.tokenizer import build_encoder, encode_texts, mark_special_ids
@@ -269,55 +267,3 @@ def _place_spans(
     for text, after in zip(texts, template.parts[1:], strict=True):
         shifts.append(shifts[-1] + len(text) + len(after))
     return [(first + shifts[text], end + shifts[text]) for text, first, end in ranges]
-
-
-# ------------------------------------------------------------------------------------ report
-
-
-def describe_data(
-    task: Task, rows: dict[str, list[Row]], inputs: dict[str, EncodedRows]
-) -> Iterator[str]:
-    """Lines about rows, lengths, how many were cut, labels, and texts that are in two splits."""
-    for name, split in rows.items():
-        lengths = [len(ids) for choices in inputs[name].input_ids for ids in choices]
-        middle, top = np.quantile(lengths, (0.5, 0.95)).astype(int)
-        line = f"data: {name} {counted(len(split), 'row')}, {middle} tokens (95% up to {top})"
-        if cut := inputs[name].cut:
-            line += f", {cut:,} cut at the limit ({cut / len(split):.1%})"
-        yield line
-    if task.kind == "regression":
-        labels = np.array([row.label for row in rows["train"]])
-        yield (
-            f"data: labels of train: {labels.min():.6g} to {labels.max():.6g}, mean "
-            f"{labels.mean():.6g} ± {labels.std():.3g}; losses are mean squares in their unit"
-        )
-    else:
-        yield f"data: labels of train: {_describe_shares(task, rows['train'])}"
-        yield from _warn_of_absent_labels(task, rows)
-    for note in task.notes:
-        yield note if note.startswith("warning: ") else f"data: {note}"
-    seen = {row.texts for row in rows.get("train", ())}
-    for name, split in rows.items():
-        if name != "train" and (twice := sum(row.texts in seen for row in split)):
-            verb = "is" if twice == 1 else "are"
-            yield f"data: {counted(twice, 'row')} of {name} {verb} in train, too"
-
-
-def _warn_of_absent_labels(task: Task, rows: dict[str, list[Row]]) -> Iterator[str]:
-    """Warnings about labels that no row of training or of a validation set has."""
-    for name, split in rows.items():
-        if not name.startswith("test"):
-            present = {row.label for row in split}
-            if absent := [label for k, label in enumerate(task.labels) if k not in present]:
-                yield f"warning: no row of {name} has the label {to_printable(' or '.join(absent))}"
-
-
-def _describe_shares(task: Task, rows: list[Row], most: int = 8) -> str:
-    """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
-    counts = Counter(row.label for row in rows)
-    parts = [
-        f"{to_printable(task.labels[k])}: {n:,} ({n / len(rows):.0%})"
-        for k, n in counts.most_common(most)
-    ]
-    more = len(counts) - len(parts)
-    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

@@ -229,6 +229,8 @@ def test_simple_answers_stand_beside_a_model(run_of, tmp_path, monkeypatch):
     assert table[0] == "label,precision,recall,f1,rows"
     assert [line.split(",")[0] for line in table[1:]] == ["no", "yes"]
     assert sum(int(line.split(",")[-1]) for line in table[1:]) == summary["rows/val"]
+    assert summary["data/train/rows"] == 81 and summary["data/val/in_train"] == 0
+    assert summary["data/kind"] == "classes" and "is read as 2 classes" in summary["data/labels"]
     assert summary["tfidf/val/accuracy"] == 1 > summary["majority/val/accuracy"] > 0
     assert summary["tfidf/note"] == "TF-IDF, logistic regression on 81 rows"
     assert "is below 1.0000 of TF-IDF and a linear model" in summary["doubt"]

@@ -9,6 +9,7 @@ from report_helpers import words
 from bort.errors import BortError
 from bort.finetuning.report import (
     build_class_scores,
+    build_data,
     build_parts,
     list_errors,
     plot_by_length,
@@ -98,3 +99,14 @@ def test_each_class_has_its_scores(tmp_path):
     ]
     (text,) = list(build_class_scores(rows))[1:]
     assert text.count("<tr>") == 26 and "k29" in text and "k4<" not in text
+
+
+def test_the_data_are_on_the_page(tmp_path):
+    """A row for each split; runs of older versions have no such part."""
+    flat = {"data/train/rows": 1200, "data/train/cut": 3, "data/val/rows": 9, "data/val/cut": 0}
+    flat |= {"data/labels": "a: 3 <b>", "data/kind": "classes", "rows/val": 9}
+    (table, labels) = build_data(flat)
+    seen = words(table)
+    assert re.search(r"train +1,200 +– +– +3 +–", seen) and re.search(r"val +9 +– +– +0", seen)
+    assert words(labels).strip() == "Labels of train (classes): a: 3 <b>"
+    assert not list(build_data({"rows/val": 9, "val/accuracy": 0.5}))
