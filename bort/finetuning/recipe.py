@@ -142,14 +142,17 @@ def finetune(
         else:
             best, training, more = lesson.teach(run, folder, model, examples)
         values = _answer_splits(best, examples, folder) | training.to_json() | more
-        values |= overview.to_json()
         answer_diagnostics(run, best, examples, folder)
-        values = add_baselines(values, compute_baselines(task, rows))
-        if line:
-            values["selected_by"] = line
-        summary = RunSummary(values)
+        summary = _summarize(task, rows, values | overview.to_json())
         run_folder.write_summary(summary)
         return summary
+
+
+def _summarize(task: Task, rows: dict[str, list[Row]], values: dict[str, Any]) -> RunSummary:
+    """Put the results of a run beside those of simple answers."""
+    values = add_baselines(values, compute_baselines(task, rows))
+    line = explain_selection(task, rows)
+    return RunSummary(values | ({"selected_by": line} if line else {}))
 
 
 def _describe_data(run: TrainConfig, examples: TaskExamples, source: str, limit: int) -> DataReport:

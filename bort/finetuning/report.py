@@ -62,7 +62,8 @@ def build_data(summary: Mapping[str, Any]) -> Iterator[str]:
     if not lines:
         return
     yield "<h2>Data</h2>" + html.format_table(lines, ("", *DATA_COLUMNS.values()))
-    yield f"<p>{escape(to_printable(f'Labels of train ({kind}): {labels}', LONGEST))}</p>"
+    line = to_printable(f"Labels of train ({kind}): {labels}", LONGEST)
+    yield f"<p>{escape(line)}</p>"
 
 
 def build_task_parts(predictions: Path, summary: Mapping[str, Any]) -> Iterator[Any]:
