@@ -22,8 +22,10 @@ from bort.files.run_files import MODEL, OPTIMUM
 from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.tasks import registry
 from bort.tasks.reading import load_task
+from bort.tasks.unlabelled import check_pool_file
 from bort.text.sources import open_text
 
+POOL = ("unlabelled", "unlabelled_rows", "split_sentences")  # of data: what a teacher labels
 COLUMNS = ("val", "test", "text", "label", "kind")  # of data: what describes data.train
 # What the pipeline gives to its stages itself.
 OWN = ("name", "output_dir", "experiment", "task", "job", "arch", "arch_file", "model", "models")
@@ -56,24 +58,26 @@ def plan_stages(settings: PipelineConfig) -> list[Stage]:
     extra = {stage: _split_words(stage, getattr(settings, stage)) for stage in STAGES}
     text, task = _text_words(settings), _task_words(settings)
     model = f"model=runs/kd_pretrain/{name}"
+    tuning = "kd_finetune" if settings.teacher else "finetune"
     words = {
         "search": [*text, *extra["search"], f"name={name}"],
         "pretrain": ["experiment=kd_pretrain", *text, *extra["pretrain"], f"name={name}"],
-        "finetune": ["experiment=finetune", model, *task, *extra["finetune"], f"name={name}"],
+        "finetune": [f"experiment={tuning}", model, *task, *extra["finetune"], f"name={name}"],
     }
     register(SearchRunConfig, BenchmarkConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         runs = {stage: _compose_run(stage, overrides) for stage, overrides in words.items()}
+        tuned = f"runs/{tuning}/{name}"
         words["benchmark"] = _benchmark_words(
-            name, runs["pretrain"], runs["finetune"].data.length, extra["benchmark"]
+            name, tuned, runs["pretrain"], runs["finetune"].data.length, extra["benchmark"]
         )
         measured = parse_settings(compose("benchmark", words["benchmark"]), BenchmarkConfig)
         name_archs(measured.archs)  # a wrong name shows now
     _check_data(runs)
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/{OPTIMUM}")
-    words["export"] = _export_words(name, runs["finetune"], extra["export"])
+    words["export"] = _export_words(name, tuned, runs["finetune"], extra["export"])
     parse_command(ExportConfig, words["export"])
-    return _list_stages(name, words)
+    return _list_stages(name, words, Path(tuned))
 
 
 def choose_name(settings: PipelineConfig) -> str:
@@ -94,10 +98,13 @@ def _compose_run(stage: str, words: list[str]) -> TrainConfig:
     return settings
 
 
-def _list_stages(name: str, words: dict[str, list[str]]) -> list[Stage]:
-    """Return the stages in their order; words: what each command is told."""
-    search, student, tuned, shipped = (
-        Path("runs", folder, name) for folder in ("search", "kd_pretrain", "finetune", "export")
+def _list_stages(name: str, words: dict[str, list[str]], tuned: Path) -> list[Stage]:
+    """Return the stages in their order.
+
+    words: what each command is told. tuned: the folder of the fine-tuned model.
+    """
+    search, student, shipped = (
+        Path("runs", folder, name) for folder in ("search", "kd_pretrain", "export")
     )
     table = Path("runs", "benchmark", f"{name}.csv")
     optimum, onnx = search / OPTIMUM, shipped / "model.onnx"
@@ -159,7 +166,10 @@ def _text_words(settings: PipelineConfig) -> list[str]:
 def _task_words(settings: PipelineConfig) -> list[str]:
     """Return the task of the fine-tuning, and where its rows are."""
     task = "custom" if settings.data.train else settings.task
-    words = _data_words(settings, ("train", *COLUMNS) if settings.data.train else ("root",))
+    keys = ["train", *COLUMNS] if settings.data.train else ["root"]
+    words = _data_words(settings, [*keys, *POOL])
+    if settings.teacher:
+        words.append(f"teacher.name={_quote(settings.teacher)}")
     return [f"task={task}", *words] if task else words
 
 
@@ -168,14 +178,21 @@ def _data_words(settings: PipelineConfig, keys: Iterable[str]) -> list[str]:
     words = []
     for key in keys:
         if value := getattr(settings.data, key):
-            quoted = value if UNQUOTED.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
-            words.append(f"data.{key}={quoted}")
+            words.append(f"data.{key}={_quote(str(value))}")
     return words
 
 
-def _export_words(name: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
-    """Return bort.export's words: the task as the model was fine-tuned on it, for the score."""
-    words = [f"model=runs/finetune/{name}", "format=onnx-int8", f"out=runs/export/{name}"]
+def _quote(value: str) -> str:
+    """Return a value as Hydra reads it."""
+    return value if UNQUOTED.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+
+
+def _export_words(name: str, folder: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
+    """Return bort.export's words: the task as the model was fine-tuned on it, for the score.
+
+    folder: that of the fine-tuned model.
+    """
+    words = [f"model={folder}", "format=onnx-int8", f"out=runs/export/{name}"]
     words.append(f"task={tuned.task}")
     defaults = DataConfig()
     for key in (item.name for item in fields(TaskDataConfig)):
@@ -186,10 +203,12 @@ def _export_words(name: str, tuned: TrainConfig, extra: list[str]) -> list[str]:
     return [*words, *extra]
 
 
-def _benchmark_words(name: str, student: TrainConfig, longest: int, extra: list[str]) -> list[str]:
+def _benchmark_words(
+    name: str, tuned: str, student: TrainConfig, longest: int, extra: list[str]
+) -> list[str]:
     """Return bort.benchmark's words: both forms of the model beside BERT-base and the teacher.
 
-    longest: the tokens that the fine-tuned model takes.
+    tuned: the folder of the fine-tuned model. longest: the tokens that it takes.
     """
     archs = ["bert_base"]
     if student.teacher.name is None:
@@ -197,7 +216,7 @@ def _benchmark_words(name: str, student: TrainConfig, longest: int, extra: list[
         if student.teacher.arch in names:
             archs.append(names[student.teacher.arch])
     usual = {
-        "models": f"[runs/finetune/{name},runs/export/{name}]",
+        "models": f"[{tuned},runs/export/{name}]",
         "archs": f"[{','.join(archs)}]",
         "engines": "[measured]",
         "batches": "[1,8]",
@@ -218,3 +237,5 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
         raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
     if task != "docstrings":  # which takes minutes to make, and cannot be wrong
         load_task(task, runs["finetune"].data)
+    if runs["finetune"].data.unlabelled:
+        check_pool_file(runs["finetune"].data)

@@ -9,6 +9,8 @@ STAGES = ("search", "pretrain", "finetune", "export", "benchmark")
 # Keys of data, and the keys that they describe: at least one of these has to be given too.
 OWNERS = {key: ("data.train",) for key in ("val", "test", "label", "kind")}
 OWNERS |= {"text": ("data.train", "data.path"), "sample_by": ("data.path",), "root": ("task",)}
+OWNERS |= {"unlabelled": ("teacher",)}
+OWNERS |= {key: ("data.unlabelled",) for key in ("unlabelled_rows", "split_sentences")}
 
 
 @dataclass
@@ -24,6 +26,9 @@ class PipelineDataConfig:
     text: str | None = None  # the column that holds the text, or two of them as [a,b]
     label: str | None = None  # the column that holds the label
     kind: str | None = None  # of the labels: classes or number; found out where it is not given
+    unlabelled: str | None = None  # texts without labels, which teacher= labels
+    unlabelled_rows: int | None = None  # the most rows that are taken from there
+    split_sentences: bool | None = None  # whether each sentence of these texts is a row
 
 
 @dataclass
@@ -34,11 +39,12 @@ class PipelineConfig:
     python -m bort.pipeline data.path=texts.txt data.train=reviews.csv
     python -m bort.pipeline data.path=texts/ data.train=a.csv data.text=review data.label=stars
     python -m bort.pipeline task=glue/rte data.root=glue_data name=rte
+    python -m bort.pipeline data.path=texts/ data.train=a.csv teacher=LARGE data.unlabelled=more.txt
 
     Five stages, each a command of its own: search.py, train.py experiment=kd_pretrain of the
-    optimum, train.py experiment=finetune, bort.export to int8 ONNX, bort.benchmark. Then
-    runs/pipeline/NAME has report.html. Stopped anywhere, the same command resumes it. More for one
-    stage:
+    optimum, train.py experiment=finetune (kd_finetune with teacher=), bort.export to int8 ONNX,
+    bort.benchmark. Then runs/pipeline/NAME has report.html. Stopped anywhere, the same command
+    resumes it. More for one stage:
 
     … search='search.n=600 grid.depth=[1,2,4]' pretrain='trainer.max_steps=5000'
       finetune='trainer.max_epochs=5' export='drop=0.02' benchmark='archs=[bert_large,bert_base]'
@@ -49,6 +55,9 @@ class PipelineConfig:
     }
     name: str | None = None  # the last part of the folders' names; after the files, or `pipeline`
     task: str | None = None  # a task of a suite, as in glue/rte; the embedded one otherwise
+    # what teaches the task: a model that is fine-tuned on it, or an encoder; then data.unlabelled
+    # may have more texts
+    teacher: str | None = None
     data: PipelineDataConfig = field(default_factory=PipelineDataConfig)
     search: str | None = None  # further settings of search.py
     pretrain: str | None = None  # further settings of the pre-training
@@ -68,5 +77,6 @@ class PipelineConfig:
             )
 
     def _value_of(self, key: str) -> str | None:
-        """The value of `task`, or of a key below `data.`."""
-        return self.task if key == "task" else getattr(self.data, key.removeprefix("data."))
+        """The value of `task` or `teacher`, or of a key below `data.`."""
+        holder = self.data if key.startswith("data.") else self
+        return getattr(holder, key.removeprefix("data."))

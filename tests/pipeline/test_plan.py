@@ -57,6 +57,25 @@ def test_columns_go_to_the_task_and_names_are_quoted(place):
     assert "data.text=body" in search and "data.text=body" not in finetune
 
 
+def test_a_teacher_of_the_task(place):
+    """The fine-tuning is a distillation then, and what follows reads its folder."""
+    (place / "more.txt").write_text("a film without stars")
+    words = ["data.train=stars.csv", "teacher=large one", "data.unlabelled=more.txt"]
+    _, _, finetune, export, benchmark = commands(
+        *words, "data.unlabelled_rows=500", "data.split_sentences=true", "name=own"
+    )
+    assert finetune == [
+        *("experiment=kd_finetune", "model=runs/kd_pretrain/own", "task=custom"),
+        *("data.train=stars.csv", "data.unlabelled=more.txt", "data.unlabelled_rows=500"),
+        *("data.split_sentences=true", "teacher.name='large one'", "name=own"),
+    ]
+    assert export[1] == "model=runs/kd_finetune/own"
+    assert benchmark[1] == "models=[runs/kd_finetune/own,runs/export/own]"
+    _, _, stage, export_stage, _ = plan(*words, "name=own")
+    assert stage.folder == Path("runs/kd_finetune/own")
+    assert export_stage.reads == (Path("runs/kd_finetune/own/model/model.safetensors"),)
+
+
 def test_more_for_one_stage(place):
     search, pretrain, finetune, export, benchmark = commands(
         "search=grid.depth=[1,2] search.n=6",
@@ -79,6 +98,9 @@ MISTAKES = {
     "data.train=star.csv": "data.train=star.csv is not there; did you mean 'stars.csv'?",
     "data.train=stars.csv data.label=stars": "stars.csv, line 1: no column 'stars'",
     "data.label=label": "data.label=label goes with data.train=…, which is not given",
+    "data.unlabelled=x": "data.unlabelled=x goes with teacher=…, which is not given",
+    "teacher=x data.unlabelled_rows=5": "data.unlabelled_rows=5 goes with data.unlabelled=…",
+    "data.train=stars.csv teacher=x data.unlabelled=absent.txt": "absent.txt is not there",
     "data.root=x": "data.root=x goes with task=…, which is not given",
     "task=glue/rte data.train=stars.csv": "leave one of them out",
     "task=glue/rtee": "did you mean 'glue/rte'?",
