@@ -77,7 +77,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
-    of_tasks |= {"claim.py"}
+    of_tasks |= {"claim.py", "taught.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -295,6 +295,13 @@ def test_claim(script, shared, monkeypatch):
     assert count_rows(out, "| learns | steps |") == 3
     assert "The teacher, ⟨1,2,16,32⟩, took " in out
     assert out.count("| the teacher's probabilities | 2 | 32-true | 0.") == 2  # while it runs, too
+
+
+def test_taught(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("taught", "smoke", "sst2", f"encoder={model}")
+    assert count_rows(out, "| the student learns | steps |") == 6  # three, two baselines and S
+    assert "| S's answers to these rows | 2 |" in out and "| nothing: TF-IDF" in out
 
 
 def test_vocabulary(script, model, shared, monkeypatch):
