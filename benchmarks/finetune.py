@@ -38,7 +38,7 @@ from bort.config.train import TrainConfig
 from bort.files.writing import write_json
 from bort.finetuning.datamodule import TaskDataModule
 from bort.finetuning.examples import encode_examples
-from bort.finetuning.heads import build_task_classifier
+from bort.finetuning.heads import arrange_texts, build_task_classifier
 from bort.finetuning.module import compute_batch_outputs, compute_loss
 from bort.finetuning.recipe import finetune
 from bort.models.huggingface import load_masked_lm, load_tokenizer
@@ -189,6 +189,7 @@ def format_by_seed(values: list[float]) -> str:
 def take_our_steps(run: TrainConfig, bf16: bool) -> Iterator[int]:
     """Train, and yield the number of rows after each step."""
     task, rows = load_task(run.task, run.data)
+    task = arrange_texts(task, run.head)
     tokenizer = load_tokenizer(run.model)
     body = load_masked_lm(run.model, head_required=False)
     examples = encode_examples(task, rows, tokenizer, run.data.length)

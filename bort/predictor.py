@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -45,6 +46,8 @@ class Predictor:
         """
         self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
         self.texts, self.multi_label = texts, multi_label
+        self.has_towers = getattr(model, "texts_per_row", 1) == 2
+        cut = None if self.has_towers else cut
         self.truncation = True if cut is None else ("only_first", "only_second")[cut]
         self.longest_first = tokenizer if cut is None else copy.deepcopy(tokenizer)
         # The first call sets how a tokenizer cuts; later ones change nothing, so threads may share.
@@ -79,22 +82,29 @@ class Predictor:
             for number, text in enumerate(block, first):
                 is_alone = first == len(block) == 1
                 with translate_mistakes(), standalone.name_row(number, is_alone):
-                    rows.append(self.encode(text))
+                    rows.append(self.tokenize(text))
             yield from self._answer_rows(rows, batch_size, top)
             first += len(block)
 
-    def _answer_rows(self, rows: list[dict], batch_size: int, top: int) -> list[dict]:
-        """Answer encoded rows, those of similar length together."""
+    def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
+        """Answer tokenized rows, those of similar length together."""
         answers: list[dict] = [{}] * len(rows)
-        for batch in standalone.form_batches([len(row["input_ids"]) for row in rows], batch_size):
-            inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
+        lengths = [max(len(part["input_ids"]) for part in row) for row in rows]
+        for batch in standalone.form_batches(lengths, batch_size):
+            parts = list(chain.from_iterable(rows[k] for k in batch))
+            inputs = self.tokenizer.pad(parts, return_tensors="pt")
             for row, answer in zip(batch, self._answer_batch(inputs, top), strict=True):
                 answers[row] = answer
         return answers
 
-    def encode(self, text: Text) -> dict:
-        """Return the tokens of a row; raises Mistake for what the model cannot answer."""
-        parts = standalone.split_row(text, self.texts)
+    def tokenize(self, text: Text) -> list[dict]:
+        """Return the tokens of a row: one input, or of towers one for each text.
+
+        Raises Mistake for what the model cannot answer.
+        """
+        parts = standalone.split_row(text, 2 if self.has_towers else self.texts)
+        if self.has_towers:
+            return [self._encode_with(self.tokenizer, (part,), True) for part in parts]
         try:
             encoded = self._encode_with(self.tokenizer, parts, self.truncation)
         except Exception:  # tokenizers has no class for it: the other text alone is too long
@@ -103,7 +113,7 @@ class Predictor:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
             standalone.check_masks(parts, count, self.tokenizer.mask_token, limit)
-        return encoded
+        return [encoded]
 
     def _encode_with(self, tokenizer, parts: tuple[str, ...], truncation: bool | str) -> dict:
         """Encode a row as a list of one: a tokenizer that gets it alone loses an empty pair."""

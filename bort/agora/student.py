@@ -28,7 +28,7 @@ from bort.files.untrusted import parse_object
 from bort.files.writing import write_json
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
-from bort.finetuning.heads import build_task_classifier
+from bort.finetuning.heads import arrange_texts, build_task_classifier
 from bort.finetuning.module import LR_WIDTH, list_scores
 from bort.finetuning.recipe import check_length, explain_length, train_classifier
 from bort.models import hub
@@ -107,6 +107,7 @@ class Student:
             hub.find_model(run.model)  # a wrong name is told before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
+        self.task = arrange_texts(self.task, run.head)
         check_monitors(run, list_scores(self.task, ["val"]))
         self.D, self.E = split_rows(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or pretrain_encoder(run))

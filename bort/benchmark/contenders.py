@@ -20,11 +20,12 @@ from bort.files.ownership import EXPORT
 from bort.files.untrusted import read_json
 from bort.models.arch import Arch
 
-HEADS = {  # by the last part of Hugging Face's class
+HEADS = {  # by the last part of Hugging Face's class, or bort's own head
     "ForMaskedLM": "masked LM",
     "ForSequenceClassification": "classifier",
     "ForMultipleChoice": "choices",
     "Model": "spans",
+    "towers": "two texts",
 }
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "spans")
 Calls = Callable[[int, int], Callable[[], object]]  # batch, length → one inference
@@ -44,6 +45,7 @@ class Contender:
     disk: int  # bytes of the weights as the engine reads them
     source: str | None = None  # folder or hub name; None: random weights
     file: Path | None = None  # of ONNX
+    texts: int = 1  # that a row has: 2 where the texts of a pair are encoded apart
 
     @classmethod
     def of_random_encoder(cls, arch: Arch, name: str, vocab: int, limit: int) -> Self:
@@ -103,7 +105,7 @@ def open_contender(name: str) -> Contender:
     from bort.models import hub
     from bort.models.bert import Classifier
     from bort.models.huggingface import load_model
-    from bort.models.weight_names import name_class
+    from bort.models.weight_names import name_kind
 
     folder = hub.find_model(name)
     file = folder / "model.onnx" if isinstance(folder, Path) else None
@@ -114,9 +116,11 @@ def open_contender(name: str) -> Contender:
     if not isinstance(folder, Path):
         folder = Path(huggingface_hub.snapshot_download(folder, local_files_only=True))
     weights = list(folder.glob("model*.safetensors")) or [folder / "pytorch_model.bin"]
+    kind = name_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    texts = getattr(model, "texts_per_row", 1)
     return Contender(
         name=name,
-        measures=HEADS[name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"],
+        measures=HEADS["towers" if texts == 2 else kind],
         engine="measured",
         arch=model.config.arch,
         vocab=model.config.vocab_size,
@@ -124,6 +128,7 @@ def open_contender(name: str) -> Contender:
         parameters=sum(weight.numel() for weight in model.parameters()),
         disk=sum(path.stat().st_size for path in weights),
         source=name,
+        texts=texts,
     )
 
 
@@ -145,13 +150,15 @@ def _open_onnx_folder(name: str, folder: Path, file: Path) -> Contender:
         if key not in settings:
             raise BortError(f"{folder / 'config.json'} has no {key}; export the model again")
     config = read_model_config(folder)  # checked: anybody may have written it
-    kind = hf_config.read_architecture(settings, folder / "config.json").partition("For")[2]
+    kind = f"For{hf_config.read_kind(settings, folder / 'config.json')}"
+    if hf_config.read_head(settings, folder / "config.json") == "towers":
+        kind = "towers"
     inputs = _read_inputs(file)
     tensors = load(str(file)).graph.initializer
     is_int8 = any(tensor.name.endswith("_quantized") for tensor in tensors)
     return Contender(
         name=name,
-        measures=HEADS["Model"] if "spans" in inputs else HEADS.get(f"For{kind}", "encoder"),
+        measures=HEADS["Model"] if "spans" in inputs else HEADS.get(kind, "encoder"),
         engine="onnx_int8" if is_int8 else "onnx",
         arch=config.arch,
         vocab=config.vocab_size,
@@ -161,6 +168,7 @@ def _open_onnx_folder(name: str, folder: Path, file: Path) -> Contender:
         disk=file.stat().st_size,
         source=name,
         file=file,
+        texts=2 if kind == "towers" else 1,
     )
 
 
@@ -275,7 +283,7 @@ def load_calls(contender: Contender, threads: int) -> Calls:
             keys["spans"] = "spans"
 
     def make_call(batch: int, length: int) -> Callable[[], object]:
-        arrays = make_inputs(keys, contender.vocab, batch, length)
+        arrays = make_inputs(keys, contender.vocab, batch * contender.texts, length)
         tensors = {keys[name]: torch.from_numpy(array) for name, array in arrays.items()}
 
         def call() -> object:
@@ -299,7 +307,8 @@ def _load_onnx_calls(contender: Contender, threads: int) -> Calls:
     names = [item.name for item in session.get_inputs()]
 
     def make_call(batch: int, length: int) -> Callable[[], object]:
-        return partial(session.run, None, make_inputs(names, contender.vocab, batch, length))
+        inputs = make_inputs(names, contender.vocab, batch * contender.texts, length)
+        return partial(session.run, None, inputs)
 
     return make_call
 

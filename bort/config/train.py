@@ -74,7 +74,9 @@ class TrainConfig:
     task: str | None = None  # of fine-tuning: glue/rte …, docstrings, or custom (data.train)
     # what is fine-tuned, or pre-trained further: a run folder, a Hugging Face folder, a hub name
     model: str | None = None
-    head: str = "linear"  # of fine-tuning: linear (the paper's) or bort (the released code's)
+    # of fine-tuning: linear (the paper's), bort (the released code's), mean (of all tokens), or
+    # towers (the two texts of a pair are encoded apart)
+    head: str = "linear"
     patience: int | None = None  # validations without a better score before fine-tuning stops
     # start values: default (for small models), paper or teacher; null: teacher in a comparison, and
     # in a pre-training where teacher.name is given, else default
@@ -103,7 +105,7 @@ class TrainConfig:
         check_choice("job", self.job, self.JOBS)
         if self.init is not None:
             check_choice("init", self.init, INITS)
-        check_choice("head", self.head, ("linear", "bort"))
+        check_choice("head", self.head, ("linear", "bort", "mean", "towers"))
         self._settle_start_and_losses()
         self._fill_and_check()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
@@ -304,6 +306,12 @@ class FinetuneRunConfig(TrainConfig):
             raise BortError(
                 "task=custom needs data.train=FILE (csv, tsv, jsonl or parquet), data.text=COLUMN "
                 "and data.label=COLUMN"
+            )
+        has_one_text = self.task == "docstrings" or len(self.data.texts) == 1
+        if self.head == "towers" and has_one_text and self.task in ("docstrings", "custom"):
+            raise BortError(
+                f"head=towers compares two texts, and task={self.task} has one a row; use "
+                "head=linear or head=mean"
             )
         if self.task == "custom" and self.data.label in self.data.texts:
             raise BortError(

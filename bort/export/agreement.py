@@ -163,7 +163,9 @@ def draw_samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]
     unknown = [number == tokenizer.unk_token_id for row in rows for number in row]
     reads_texts = len(unknown) and np.mean(unknown) < MOST_UNKNOWN
     if reads_texts and not getattr(model, "spans", 0):
-        name, inputs = "docstrings", [_to_inputs(model, np.array([row])) for row in rows]
+        name, count = "docstrings", getattr(model, "texts_per_row", 1)
+        starts = range(0, len(rows) - count + 1, count)
+        inputs = [_to_inputs(model, rows[k : k + count]) for k in starts]
     else:
         name = "random words"
         inputs = [draw_inputs(model, tokenizer, 16, room, seed) for seed in range(16)]
@@ -173,9 +175,12 @@ def draw_samples(model, tokenizer, length: int = 64) -> tuple[str, list[Sample]]
     return name, [Sample(x) for x in inputs]
 
 
-def _to_inputs(model, ids: np.ndarray) -> Inputs:
-    """Return the inputs of rows (B, S) without padding."""
-    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+def _to_inputs(model, rows: list[list[int]]) -> Inputs:
+    """Return the inputs (B, S) of the ids of some rows."""
+    mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
+    ids = np.full(mask.shape, model.config.pad_id)
+    ids[mask] = np.concatenate(rows)
+    inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
     if model.config.type_vocab:
         inputs["token_type_ids"] = np.zeros_like(ids)
     return inputs

@@ -8,7 +8,8 @@ from typing import Any
 from bort.console import decimal
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
-from bort.models.bert import Classifier
+from bort.models import hf_config
+from bort.models.bert import POOLED_HEADS, Classifier
 from bort.models.huggingface import load_tokenizer
 from bort.models.weight_names import name_class
 from bort.runs.origin import hide_folders, list_origins, list_scores
@@ -82,6 +83,11 @@ def _format_usage(model, result: ExportResult, example: str) -> str:
         return (
             "The model takes two marked words; transformers has no class for that, bort reads it.\n"
         )
+    if isinstance(model, Classifier) and model.head in POOLED_HEADS:
+        return (
+            f"Its head ({model.head}) takes the mean state of all tokens, and transformers has no "
+            "class for that: AutoModel opens the encoder, and bort.load the whole model.\n"
+        )
     kind = name_class(model) if isinstance(model, Classifier) else "ForMaskedLM"
     return (
         "```python\nfrom transformers import AutoTokenizer, "
@@ -92,8 +98,9 @@ def _format_usage(model, result: ExportResult, example: str) -> str:
 
 def format_example(folder: Path) -> str:
     """Return arguments of an ONNX folder's predict.py that its model can answer."""
-    config = read_json(folder / "config.json")
-    kind = config["architectures"][0].partition("For")[2]
+    path = folder / "config.json"
+    config = read_json(path)
+    kind = hf_config.read_kind(config, path)
     if kind == "MaskedLM":
         mask = str(load_tokenizer(folder).mask_token)
         mask = mask if mask.isprintable() and "`" not in mask else "[MASK]"  # it ends no code block

@@ -3,6 +3,7 @@
 Letters: B rows, S tokens, V vocabulary.
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from bort.models.bert import Classifier, MaskedLM
 from bort.models.huggingface import read_config
 from bort.models.onnx import open_session
+from bort.teachers.families import hide_transformers_notes
 from bort.text.tokenizer import mark_special_ids
 
 Inputs = dict[str, np.ndarray]
@@ -41,7 +43,8 @@ def run_onnx(path: Path) -> Form:
 def run_transformers(folder: Path, model: MaskedLM | Classifier) -> Form:
     """Return a Hugging Face folder as plain transformers open it.
 
-    model: the same as bort opened it, which runs what transformers have no class for: spans.
+    model: the same as bort opened it, which runs the heads that transformers have no class for, on
+    the encoder as transformers open it where they take no spans.
     """
     if getattr(model, "spans", 0):
         return run_torch(model)
@@ -49,6 +52,10 @@ def run_transformers(folder: Path, model: MaskedLM | Classifier) -> Form:
 
     transformers.utils.logging.disable_progress_bar()
     kind = read_config(folder)["architectures"][0].partition("For")[2]
+    if not kind:
+        with hide_transformers_notes():  # of the head, which an encoder has no place for
+            encoder = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False)
+        return run_torch(_put_on_encoder(model, encoder))
     opened = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(folder).eval()
 
     @torch.no_grad()
@@ -61,11 +68,35 @@ def run_transformers(folder: Path, model: MaskedLM | Classifier) -> Form:
     return run
 
 
+class _TheirEncoder(torch.nn.Module):
+    """An encoder of transformers with the arguments of ours."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_types: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        types = {} if token_types is None else {"token_type_ids": token_types}
+        return self.model(input_ids, attention_mask, **types).last_hidden_state
+
+
+def _put_on_encoder(model: Classifier, encoder: torch.nn.Module) -> Classifier:
+    """Return a classifier with the same head on an encoder of transformers."""
+    return copy.deepcopy(model, {id(model.encoder): _TheirEncoder(encoder)})
+
+
 def draw_inputs(model, tokenizer, batch: int, length: int, seed: int = 0) -> Inputs:
     """Draw ids (B, S) of ordinary words, in rows of unequal length padded at their end.
 
-    For a model that reads marked words there are two spans in each row.
+    For a model that reads marked words there are two spans in each row, and for one that reads the
+    texts of a pair apart there are twice as many rows.
     """
+    batch *= getattr(model, "texts_per_row", 1)
     random = np.random.default_rng(seed)
     words = np.flatnonzero(~mark_special_ids(tokenizer))
     ids = random.choice(words, (batch, length))

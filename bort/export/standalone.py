@@ -262,11 +262,20 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Encoded:
-    """The tokens of a row, and the token ranges of its marked words."""
+    """The tokens of a row, and the token ranges of its marked words.
+
+    second: those of its second text, where the model reads the two apart.
+    """
 
     ids: list[int]
     types: list[int]
     spans: list[list[int]]
+    second: "Encoded | None" = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer text, or of both where they are read together."""
+        return max(len(self.ids), len(self.second.ids) if self.second else 0)
 
 
 class Model:
@@ -280,7 +289,10 @@ class Model:
         self.config = read_json(folder / "config.json")
         settings = read_json(folder / "tokenizer_config.json")
         self.limit = int(settings["model_max_length"])
-        self.kind = self.config["architectures"][0].partition("For")[2]
+        kind = self.config["architectures"][0].partition("For")[2]
+        self.kind = kind or self.config.get("bort_kind", "")  # of a head that is bort's own
+        # whether the two texts of a pair are encoded apart
+        self.has_towers = not kind and self.config.get("bort_head") == "towers"
         self.pad = self.config["pad_token_id"]
         texts = self.config.get("bort_texts")
         self.texts = texts if texts in (1, 2) else None  # of a row, where the file says it
@@ -341,6 +353,8 @@ class Model:
 
     def encode_rows(self, inputs: list[Text], first: int) -> list[Encoded]:
         """Return the tokens of rows, the first of which has this number."""
+        if self.has_towers:
+            return self.encode_pairs(inputs, first)
         rows, alone = [], first == len(inputs) == 1
         for start in range(0, len(inputs), BATCH):  # what was cut off stays in memory until then
             texts, marks = [], []
@@ -354,6 +368,19 @@ class Model:
                 with name_row(first + start + k, alone):
                     rows.append(self.locate_marks(text, spans, row))
         return rows
+
+    def encode_pairs(self, inputs: list[Text], first: int) -> list[Encoded]:
+        """Return the tokens of pairs whose texts are apart; `first` is the number of the first."""
+        alone = first == len(inputs) == 1
+        pairs = []
+        for number, text in enumerate(inputs, first):
+            with name_row(number, alone):
+                pairs.append(split_row(text, 2))
+        rows = self.tokenize([text for pair in pairs for text in pair])
+        texts = [Encoded(row.ids, row.type_ids, []) for row in rows]
+        for row, second in zip(texts[0::2], texts[1::2], strict=True):
+            row.second = second
+        return texts[0::2]
 
     def tokenize(self, texts: list[Text]) -> list:
         """Encode texts within the limit; where the other text alone is too long, both are cut."""
@@ -399,10 +426,12 @@ class Model:
         """Yield the numbers of rows that the model reads at once."""
         masked = self.kind == "MaskedLM"
         tokens = min(TOKENS, LOGITS // self.config["vocab_size"]) if masked else TOKENS
-        return form_batches([len(row.ids) for row in rows], tokens=tokens)
+        return form_batches([row.length for row in rows], tokens=tokens)
 
     def compute_logits(self, rows: list[Encoded]) -> np.ndarray:
         """Return (rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
+        if self.has_towers:  # the two texts of a pair follow each other
+            rows = [text for row in rows for text in (row, row.second)]
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids, types = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)

@@ -15,6 +15,7 @@ from torch import Tensor
 from bort.config.train import TrainConfig
 from bort.finetuning.datamodule import RowBatches
 from bort.finetuning.examples import TaskExamples, encode_examples
+from bort.finetuning.heads import arrange_texts
 from bort.finetuning.module import compute_batch_outputs, to_answers
 from bort.models.bert import Classifier
 from bort.runs.folder import RunFolder
@@ -147,6 +148,7 @@ def answer_diagnostics(
             continue
         rows = reading.read_rows(child, root)
         order = [task.labels.index(label) for label in child.labels]
+        child = arrange_texts(child, model.head)
         encoded = encode_examples(child, rows, examples.tokenizer, run.data.length)
         answer_task(model, encoded, order, folder)
         logger.info(f"data: {child.name} is there too, and answered by this model")

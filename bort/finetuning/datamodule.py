@@ -1,6 +1,6 @@
 """The batches of fine-tuning: rows of similar length, which are the same after a resume.
 
-Letters: B rows of a batch, C choices of a row (else 1), S tokens.
+Letters: B rows of a batch, C choices of a row, or texts that are apart (else 1), S tokens.
 """
 
 from itertools import chain
@@ -17,6 +17,7 @@ from bort.config.data import DataConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.finetuning.examples import TaskExamples, encode_examples
+from bort.finetuning.heads import arrange_texts
 from bort.models.huggingface import load_tokenizer
 from bort.tasks.encoding import EncodedRows
 from bort.tasks.reading import load_task
@@ -135,15 +136,19 @@ class TaskDataModule(pl.LightningDataModule):
     task: suite/name, as in glue/rte; custom for a table of one's own; docstrings, which needs no
     files. tokenizer: a folder, a hub name, or a tokenizer of transformers. data: `root`, the
     folder of the suite's files, or `train`, `val`, `text` and `label` of one's own table; `length`,
-    `batch_size` and `workers`. seed: of the order of the training rows.
+    `batch_size` and `workers`. seed: of the order of the training rows. head: what will read the
+    rows, since `towers` needs the two texts of each apart.
 
     The rows are read and encoded by `setup`; after it, `examples` has them. Raises BortError there
     for an unknown task, wrong files, or a row that does not fit.
     """
 
-    def __init__(self, task: str, tokenizer: Any, data: DataConfig, seed: int = 0):
+    def __init__(
+        self, task: str, tokenizer: Any, data: DataConfig, seed: int = 0, head: str = "linear"
+    ):
         super().__init__()
         self.name, self.tokenizer, self.data, self.seed = task, tokenizer, data, seed
+        self.head = head
         self.examples: TaskExamples | None = None
         self.teacher: np.ndarray | None = None
         self.train: RowBatches | None = None
@@ -189,6 +194,7 @@ class TaskDataModule(pl.LightningDataModule):
             if isinstance(tokenizer, str | Path):
                 tokenizer = load_tokenizer(tokenizer)
             task, rows = load_task(self.name, self.data)
+            task = arrange_texts(task, self.head)
             self._set_examples(encode_examples(task, rows, tokenizer, self.data.length))
 
     def _set_examples(self, examples: TaskExamples) -> None:

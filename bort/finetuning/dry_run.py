@@ -8,7 +8,7 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import locate_cache
-from bort.finetuning.heads import match_outputs
+from bort.finetuning.heads import arrange_texts, match_outputs
 from bort.finetuning.module import list_scores
 from bort.finetuning.recipe import check_length
 from bort.models import hub
@@ -54,6 +54,7 @@ def show(
         )
         logger.info("dry_run=true: nothing was started")
         return
+    task = arrange_texts(task, run.head)
     check_monitors(run, list_scores(task, rows))
     rows["train"] = [*rows["train"], *pool]
     arch, vocab = run.arch, run.data.bpe_size
@@ -118,6 +119,7 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
     model, labels = load_classifier(run.model)
     check_length(run, model.config.positions)
     match_outputs(task, model, labels, f"model={run.model}")
+    arrange_texts(task, model.head)
 
 
 def _say_encoder(run: TrainConfig) -> float:

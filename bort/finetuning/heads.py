@@ -2,14 +2,33 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from bort.errors import BortError
 from bort.finetuning.examples import TaskExamples
-from bort.models.bert import Classifier, MaskedLM
+from bort.models.bert import POOLED_HEADS, Classifier, MaskedLM
 from bort.models.initialization import build_classifier
 from bort.tasks.task import Task
+
+
+def arrange_texts(task: Task, head: str) -> Task:
+    """Return the task with its texts encoded as a head reads them: in one sequence, or apart.
+
+    Raises BortError for a task that has no such head.
+    """
+    use = "use head=linear or head=mean" if task.kind != "spans" else "use head=linear"
+    if head in POOLED_HEADS and task.kind == "spans":
+        raise BortError(f"head={head} takes no marked words, and {task.name} marks two; {use}")
+    if head != "towers":
+        return replace(task, apart=False)
+    if task.kind == "choices":
+        raise BortError(f"head=towers compares two texts, and {task.name} has choices; {use}")
+    if len(task.columns) < 2:
+        raise BortError(f"head=towers compares two texts, and {task.name} has one a row; {use}")
+    return replace(task, apart=True)
 
 
 def build_task_classifier(
@@ -22,11 +41,15 @@ def build_task_classifier(
     """Put a new head for a task on a pre-trained encoder; for CoLA it has two linear layers.
 
     CoLA's second layer is the paper's. body: the encoder, which is used as it is, not copied.
-    examples: the length of their inputs is saved with the model, since a predictor that cut its
-    texts elsewhere would not give the answers that were scored; of a regression, their training
-    rows give the scale of the answers. head: linear, or bort (the released code's).
+    examples: of the task as `arrange_texts` returns it. The length of their inputs is saved with
+    the model, since a predictor that cut its texts elsewhere would not give the answers that were
+    scored; of a regression, their training rows give the scale of the answers. head: linear, bort
+    (the released code's), mean or towers.
+    Raises BortError for examples that were encoded for another head.
     """
     task = examples.task
+    if task.apart != (head == "towers"):
+        raise BortError(f"the rows of {task.name} were not encoded for head={head}; name it there")
     body.config.dropout = body.config.attention_dropout = dropout
     body.config.length = examples.length
     kind = "linear2" if head == "linear" and task.name == "glue/cola" else head
@@ -34,9 +57,25 @@ def build_task_classifier(
     outputs = 1 if choices or task.kind == "regression" else len(task.labels)
     spans = 2 if task.kind == "spans" else 0
     scale = None
+    numbers = [row.label for row in examples.rows.get("train", ())]
     if task.kind == "regression":
-        scale = measure_scale([row.label for row in examples.rows.get("train", ())])
-    return build_classifier(body, outputs, kind, spans, choices, seed, scale)
+        scale = measure_scale(numbers)
+    model = build_classifier(body, outputs, kind, spans, choices, seed, scale)
+    if task.kind == "regression" and head == "towers":
+        _span_labels(model, numbers)
+    return model
+
+
+@torch.no_grad()
+def _span_labels(model: Classifier, labels: Sequence[float]) -> None:
+    """Start the answers of cosines at the range of the labels: the lowest at 0, the highest at 1.
+
+    From there the two numbers are learned with the encoder.
+    """
+    low, high = (min(labels), max(labels)) if labels else (0.0, 0.0)
+    offset, factor = model.scale
+    model.out.weight.fill_((high - low) / factor if high > low else 1.0)
+    model.out.bias.fill_((low - offset) / factor)
 
 
 def measure_scale(labels: Sequence[float]) -> tuple[float, float]:
@@ -85,7 +124,7 @@ def match_outputs(
 def describe_outputs(task: Task) -> dict:
     """Describe the task and the model's outputs as config.json has them."""
     facts: dict = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
-    if task.cut is not None:
+    if task.cut is not None and not task.apart:
         facts["bort_cut"] = task.cut  # which text is shortened in a row that is too long
     if task.kind == "choices":
         return facts

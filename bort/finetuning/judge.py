@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from bort.finetuning.answering import compute_outputs
-from bort.finetuning.heads import match_outputs
+from bort.finetuning.heads import arrange_texts, match_outputs
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.tasks.encoding import encode_rows
@@ -45,5 +45,6 @@ def open_judge(
     """
     model, labels = load_classifier(source)
     order = match_outputs(task, model, labels, f"{key}={source}")
+    task = arrange_texts(task, model.head)
     model.to(device)
     return Judge(task, model, load_tokenizer(source), order, min(length, model.config.limit))

@@ -24,7 +24,7 @@ from bort.finetuning.answering import (
 from bort.finetuning.callbacks import LogAnswers, SaveBestModel
 from bort.finetuning.datamodule import TaskDataModule
 from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
-from bort.finetuning.heads import build_task_classifier, match_outputs
+from bort.finetuning.heads import arrange_texts, build_task_classifier, match_outputs
 from bort.finetuning.module import FineTuningModule, list_scores, to_answers
 from bort.models import hub
 from bort.models.bert import Classifier
@@ -110,6 +110,7 @@ def finetune(
         if lesson is not None:
             raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
         return diagnose(run, task, rows, folder, record)
+    task = arrange_texts(task, run.head)
     check_monitors(run, list_scores(task, rows))
     facts = {"digest": hash_rows(rows), "source": task.name}
     if lesson is not None:
@@ -259,6 +260,7 @@ def diagnose(
     tokenizer = load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = match_outputs(task, model, labels, f"model={run.model}")
+    task = arrange_texts(task, model.head)
     model.to(choose_device(run))
     examples = encode_examples(task, rows, tokenizer, run.data.length)
     run_folder = RunFolder(folder)

@@ -293,14 +293,20 @@ class MaskedLM(nn.Module):
         return F.linear(states, self.encoder.embeddings.words.weight, self.head.bias)
 
 
-HEADS = ("linear", "linear2", "bort")
+HEADS = ("linear", "linear2", "bort")  # on the first token's state, as Hugging Face's classes
+POOLED_HEADS = ("mean", "towers")  # on the mean of all tokens' states, which only bort computes
+TOWER_ROWS = 8  # pairs from which on two passes can be faster than one
+TOWER_SAVING = 0.2  # share of the tokens that two passes have to save
 
 
 class Classifier(nn.Module):
     """Encoder with an answer per input: classes, a number, or the score of one of several choices.
 
     head: `linear`, one linear layer on the first token's state (arXiv 2010.10499, §5); `linear2`,
-    two of them (CoLA there); `bort`, the released code's dropout, dense, tanh, dropout, dense.
+    two of them (CoLA there); `bort`, the released code's dropout, dense, tanh, dropout, dense;
+    `mean`, one linear layer on the mean of all tokens' states; `towers`, for pairs whose two texts
+    are encoded each by itself, with the mean states u and v: one linear layer on
+    [u, v, |u − v|, u · v] for classes, and on their cosine for a number.
     spans: so many marked spans of the input stand beside the first token, each as its mean state.
     choices: whether its one output is the score of a choice, to be compared with other inputs'.
     scale: of a regression, (offset, factor): the layers learn numbers around 0, and the answer,
@@ -317,13 +323,18 @@ class Classifier(nn.Module):
         scale: tuple[float, float] | None = None,
     ):
         super().__init__()
-        check_choice("head", head, HEADS)
+        check_choice("head", head, HEADS + POOLED_HEADS)
         self.config, self.head, self.spans, self.choices = config, head, spans, choices
         self.scale = scale
         self.encoder = Encoder(config)
-        width = config.hidden * (1 + spans)
-        self.dense = Linear(width, width) if head != "linear" else None
+        width = measure_head_input(config.hidden, outputs, head, spans)
+        self.dense = Linear(width, width) if head in ("linear2", "bort") else None
         self.out = Linear(width, outputs)
+
+    @property
+    def texts_per_row(self) -> int:
+        """The number of inputs that one answer is computed from: 2 of `towers`, else 1."""
+        return 2 if self.head == "towers" else 1
 
     def forward(
         self,
@@ -334,15 +345,20 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Logits (B, outputs). spans (B, spans, 2): first token of each and the one after its last.
 
-        The other inputs as in `Encoder.forward`. With a scale the answers are float64: float32
-        has seven digits, and 200,000 ± 1 needs most of them for the offset.
+        The other inputs as in `Encoder.forward`; those of `towers` are (2B, S), in which the two
+        texts of a pair follow each other. With a scale the answers are float64: float32 has seven
+        digits, and 200,000 ± 1 needs most of them for the offset.
         """
-        states = self.encoder(input_ids, attention_mask, token_types)  # (B, S, H)
-        x = states[:, 0]
-        if self.spans:
-            x = torch.cat([x, _span_means(states, spans).flatten(1)], dim=1)
+        if self.head == "towers":
+            x = self._compare_texts(input_ids, attention_mask, token_types)
+        else:
+            states = self.encoder(input_ids, attention_mask, token_types)  # (B, S, H)
+            x = average_states(states, attention_mask) if self.head == "mean" else states[:, 0]
+            if self.spans:
+                x = torch.cat([x, _span_means(states, spans).flatten(1)], dim=1)
         dropout = self.config.dropout
-        x = F.dropout(x, dropout, self.training)
+        if x.shape[1] > 1:  # a cosine is one number, which is not to be left out
+            x = F.dropout(x, dropout, self.training)
         if self.head == "linear2":
             x = self.dense(x)
         elif self.head == "bort":
@@ -351,6 +367,68 @@ class Classifier(nn.Module):
             return self.out(x)
         offset, factor = self.scale
         return offset + factor * self.out(x).double()
+
+    def _compare_texts(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_types: Tensor | None
+    ) -> Tensor:
+        """Return the cosine (B, 1) of the two texts of each pair, or their features (B, 4H).
+
+        Raises BortError for texts of which one has no second.
+        """
+        if len(input_ids) % 2:
+            raise BortError(f"{len(input_ids)} texts are no pairs; head=towers takes two of each")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        first, second = self._encode_texts(input_ids, attention_mask, token_types)  # (B, H)
+        if self.out.in_features == 1:
+            return F.cosine_similarity(first, second, dim=-1)[:, None]
+        return torch.cat([first, second, (first - second).abs(), first * second], dim=1)
+
+    def _encode_texts(
+        self, input_ids: Tensor, attention_mask: Tensor, token_types: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean states (B, H) of the first texts and of the second ones.
+
+        All are encoded in one pass, unless one kind of text is so much shorter (a question beside
+        a passage) that two passes, each without the padding for the other, are faster.
+        """
+        ends = []
+        if not _tracing() and len(input_ids) >= 2 * TOWER_ROWS:
+            ends = [_find_end(attention_mask[k::2]) for k in (0, 1)]
+        if not ends or sum(ends) > 2 * (1 - TOWER_SAVING) * input_ids.shape[1]:
+            states = self.encoder(input_ids, attention_mask, token_types)  # (2B, S, H)
+            means = average_states(states, attention_mask)
+            return means[0::2], means[1::2]
+        means = []
+        for number, end in enumerate(ends):
+            ids, mask = input_ids[number::2, :end], attention_mask[number::2, :end]
+            types = None if token_types is None else token_types[number::2, :end]
+            means.append(average_states(self.encoder(ids, mask, types), mask))
+        return means[0], means[1]
+
+
+def _find_end(attention_mask: Tensor) -> int:
+    """Return one past the last column of a mask (B, S) where some row has a token, 1 at least."""
+    numbers = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    return max(1, int((attention_mask.bool().any(0) * numbers).max()))
+
+
+def measure_head_input(hidden: int, outputs: int, head: str, spans: int = 0) -> int:
+    """Return how many numbers the layers of a classifier's head read of an input.
+
+    Towers of one output read a cosine; all others read so many states of H numbers.
+    """
+    if head == "towers":
+        return 1 if outputs == 1 else 4 * hidden
+    return hidden * (1 + spans)
+
+
+def average_states(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the mean (B, H) of the states (B, S, H) of an input's tokens, padding left out."""
+    if attention_mask is None:
+        return states.mean(1)
+    weights = (attention_mask != 0).to(states.dtype)[..., None]  # (B, S, 1)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
 def _span_means(states: Tensor, spans: Tensor) -> Tensor:

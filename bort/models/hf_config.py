@@ -9,7 +9,7 @@ from typing import Any
 from transformers import BertConfig, CamembertConfig, RobertaConfig, XLMRobertaConfig
 
 from bort.errors import BortError, quote, shorten
-from bort.models.bert import ModelConfig
+from bort.models.bert import POOLED_HEADS, ModelConfig
 
 # The families that are models of our own, by their model_type: one has BERT's embeddings, the
 # others have RoBERTa's. Beside them, what their classes in transformers are called.
@@ -24,6 +24,8 @@ CLASS_NAMES = {
 }
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MULTI_LABEL = PROBLEMS[2]
+HEAD, KIND = "bort_head", "bort_kind"  # of a head that no class of Hugging Face computes
+KINDS = ("SequenceClassification", "MultipleChoice")
 
 
 def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
@@ -112,6 +114,31 @@ def read_architecture(settings: dict[str, Any], path: Path) -> str:
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise BortError(f"{path} has architectures={quote(names)}, which is no list of names")
     return names[0]
+
+
+def read_head(settings: dict[str, Any], path: Path) -> str | None:
+    """The head of bort's own that stands on the encoder; None where there is none.
+
+    A file that names a class with a head is that of a model which others put their head on. Raises
+    BortError for a head or a kind of answer that is unknown.
+    """
+    head, kind = settings.get(HEAD), settings.get(KIND)
+    if head is None or "For" in read_architecture(settings, path):
+        return None
+    for key, value, names in ((HEAD, head, POOLED_HEADS), (KIND, kind, KINDS)):
+        if value not in names:
+            raise BortError(f"{path} has {key}={quote(value)}; known are {' and '.join(names)}")
+    return head
+
+
+def read_kind(settings: dict[str, Any], path: Path) -> str:
+    """What the model answers, as the name of Hugging Face's class says it after `For`.
+
+    It is empty for an encoder alone, and for one whose head takes spans.
+    """
+    if read_head(settings, path) is not None:
+        return settings[KIND]
+    return read_architecture(settings, path).partition("For")[2]
 
 
 def read_output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int, str]:

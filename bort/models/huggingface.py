@@ -1,6 +1,5 @@
 """Hugging Face folders, both directions: weights, config.json, tokenizers."""
 
-import math
 import os
 from pathlib import Path
 
@@ -16,17 +15,31 @@ from bort.files.run_files import read_run_settings
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_folder, write_json
 from bort.models import hf_config
-from bort.models.bert import Classifier, Encoder, MaskedLM, ModelConfig
+from bort.models.bert import (
+    POOLED_HEADS,
+    Classifier,
+    Encoder,
+    MaskedLM,
+    ModelConfig,
+    measure_head_input,
+)
 from bort.models.hub import fetch_folder, fetch_model, find_any, find_model, read_weights
 from bort.models.initialization import draw_weights, init_std
 from bort.models.tokenizer_folder import TOKENIZER_FILES, open_tokenizer, save_tokenizer
 from bort.models.weight_names import (
     CLASSIFIER_NAMES,
     HEAD_NAMES,
+    LEAVES,
+    SCALE,
     complete_names,
     map_weight_names,
     name_class,
     name_family,
+    name_kind,
+    split_head,
+    to_head_weights,
+    unfold_scale,
+    whole_scale,
 )
 
 
@@ -117,67 +130,59 @@ def find_classifier(name: str | os.PathLike) -> Classifier | None:
     """
     if (loaded := _classifier(*_open(name))) is None:
         return None
-    return loaded[0] if not loaded[0].spans and not loaded[0].choices else None
+    model, _ = loaded
+    is_whole = not model.spans and not model.choices and model.texts_per_row == 1
+    return model if is_whole else None
 
 
 def _classifier(
     folder: Path, settings: dict, config: ModelConfig, weights: dict[str, Tensor]
 ) -> tuple[Classifier, dict[int, str]] | None:
     """None when the folder holds no classifier."""
-    family, path = name_family(config), folder / "config.json"
+    path = folder / "config.json"
+    head = hf_config.read_head(settings, path)
     kind = hf_config.read_architecture(settings, path)
     kind = kind.removeprefix(hf_config.CLASS_NAMES[settings["model_type"]])
-    names = CLASSIFIER_NAMES.get(kind, {}).get(family)
+    kind = kind if head is None else f"For{hf_config.read_kind(settings, path)}"
+    names = CLASSIFIER_NAMES.get(kind, {}).get(name_family(config))
     if names is None or f"{names[1]}.weight" not in weights:
         return None
-    shape = weights[f"{names[1]}.weight"].shape
-    if len(shape) != 2 or not shape[0] or shape[1] % config.hidden:
-        raise BortError(
-            f"{folder}: {names[1]}.weight has shape {list(shape)}, but config.json asks for rows "
-            f"of {config.hidden}"
-        )
-    outputs, spans = shape[0], shape[1] // config.hidden - 1
+    outputs, spans = _measure_head(weights, names[1], head, config.hidden, folder)
     choices = kind == "ForMultipleChoice"
     labels = {} if choices else hf_config.read_output_names(settings, outputs, path)
     hf_config.read_problem_type(settings, outputs, path)
     with torch.device("meta"):
-        model = Classifier(config, outputs, "bort", spans, choices)
-    layers = {"dense": names[0], "out": names[1]}
-    head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in ("weight", "bias")}
-    names = map_weight_names(model) | head
+        model = Classifier(config, outputs, head or "bort", spans, choices)
+    if head is not None:
+        split_head(weights, names[1])
+    layers = {"out": names[1]} if head else {"dense": names[0], "out": names[1]}
+    of_head = {f"{k}.{leaf}": f"{v}.{leaf}" for k, v in layers.items() for leaf in LEAVES}
+    names = map_weight_names(model) | of_head
     _check(model, names, weights, folder)
     model = model.to_empty(device="cpu")
     _fill(model, names, weights, folder)
     if outputs == 1:
-        _unfold_scale(model, settings.get(SCALE))
+        unfold_scale(model, settings.get(SCALE))
     return model.eval(), labels
 
 
-SCALE = "bort_scale"  # of a regression, in config.json: [offset, factor]
+def _measure_head(
+    weights: dict[str, Tensor], layer: str, head: str | None, hidden: int, folder: Path
+) -> tuple[int, int]:
+    """Return how many outputs and how many spans a head has, by the shape of its last layer.
 
-
-@torch.no_grad()
-def _unfold_scale(model: Classifier, stated: object) -> None:
-    """Take the scale of a regression out of the last layer, where `save` put it.
-
-    Only if it is the one that the weights have: config.json may have been edited, or the weights
-    trained on by others. The folded layer then answers here as it does everywhere.
+    head: one of bort's own, whose matrix has its biases as the last column; None for another.
+    Raises BortError for a shape that no such head has.
     """
-    try:
-        offset, factor = map(float, stated)
-    except (TypeError, ValueError, OverflowError):
-        return
-    folded = torch.tensor([offset], dtype=torch.float64).float()
-    if math.isfinite(factor) and factor and torch.equal(model.out.bias, folded):
-        model.out.weight.div_(factor)
-        model.out.bias.zero_()
-        model.scale = (offset, factor)
-
-
-def _whole_scale(model: Classifier) -> tuple[float, float]:
-    """Offset, the bias of the last layer included, and factor of a regression, in float64."""
-    offset, factor = model.scale
-    return offset + factor * model.out.bias.item(), factor
+    shape = list(weights[f"{layer}.weight"].shape)
+    outputs, columns = shape if len(shape) == 2 else (0, 0)
+    expected = 1 + measure_head_input(hidden, outputs, head) if head else hidden
+    if not outputs or not columns or columns % expected or (head and columns != expected):
+        raise BortError(
+            f"{folder}: {layer}.weight has shape {quote(shape)}, but config.json asks for rows "
+            f"of {expected}"
+        )
+    return outputs, 0 if head else columns // hidden - 1
 
 
 def load_model(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
@@ -376,34 +381,8 @@ def _hf_weights(
         types = f"{name_family(config)}.embeddings.token_type_embeddings.weight"
         weights[types] = torch.zeros(1, config.hidden)
     if isinstance(model, Classifier):
-        weights |= _classifier_weights(model)
+        weights |= to_head_weights(model)
     return weights
-
-
-EPSILON = 1e-4  # tanh(εx) / ε differs from x by ε² x³ / 3
-
-
-@torch.no_grad()
-def _classifier_weights(model: Classifier) -> dict[str, Tensor]:
-    """The head as Hugging Face's dense, tanh, dense, so that no code of ours is needed.
-
-    One linear layer is dense = ε I and W / ε; two are ε W₁ and W₂ / ε. The scale of a regression
-    is folded into the last layer, so that every reader answers on the scale of the user's numbers.
-    """
-    out, kind = model.out, model.head
-    scale = 1.0 if kind == "bort" else EPSILON
-    width = out.in_features
-    dense, bias = torch.eye(width), torch.zeros(width)
-    if model.dense is not None:
-        dense, bias = model.dense.weight, model.dense.bias
-    weight, offset = out.weight, out.bias
-    if model.scale is not None:
-        number, factor = _whole_scale(model)
-        weight, offset = weight.double() * factor, torch.tensor([number], dtype=torch.float64)
-    tensors = (scale * dense, scale * bias, weight / scale, offset)
-    names = CLASSIFIER_NAMES[name_class(model)][name_family(model.config)]
-    keys = [f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")]
-    return {k: t.detach().float().cpu().contiguous() for k, t in zip(keys, tensors, strict=True)}
 
 
 def _settings(model: MaskedLM | Classifier | Encoder, tokenizer: PreTrainedTokenizerFast) -> dict:
@@ -434,7 +413,9 @@ def _settings(model: MaskedLM | Classifier | Encoder, tokenizer: PreTrainedToken
     if not config.type_vocab:
         settings["no_token_types"] = True  # read back by load_masked_lm
     if isinstance(model, Classifier) and model.scale is not None:
-        settings[SCALE] = list(_whole_scale(model))
+        settings[SCALE] = list(whole_scale(model))
+    if isinstance(model, Classifier) and model.head in POOLED_HEADS:
+        settings |= {hf_config.HEAD: model.head, hf_config.KIND: name_kind(model)[len("For") :]}
     if config.length is not None:
         settings["bort_length"] = config.length
     return settings

@@ -41,9 +41,11 @@ def export_onnx(model: MaskedLM | Classifier, path: Path) -> None:
     """Write a whole model: input_ids, attention_mask (B, S), int64 → `logits`, for any B and S.
 
     A model with token types also takes token_type_ids (B, S), one with spans also spans
-    (B, spans, 2). Logits as `MaskedLM.forward` and `Classifier.forward` give them.
+    (B, spans, 2), and one with towers two texts of each pair after each other, (2B, S). Logits as
+    `MaskedLM.forward` and `Classifier.forward` give them.
     """
-    ids = torch.randint(2, model.config.vocab_size, (2, min(16, model.config.positions)))
+    rows = 2 * getattr(model, "texts_per_row", 1)
+    ids = torch.randint(2, model.config.vocab_size, (rows, min(16, model.config.positions)))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.type_vocab:
         inputs["token_type_ids"] = torch.zeros_like(ids)
@@ -63,6 +65,8 @@ def export_encoder(encoder: Encoder, path: Path, int8: bool = False) -> None:
 def _trace(model: nn.Module, inputs: dict[str, Tensor], path: Path, output: str) -> None:
     require_onnx()
     batch = torch.export.Dim("batch", min=1, max=4096)
+    if getattr(model, "texts_per_row", 1) == 2:
+        batch = 2 * batch
     length = torch.export.Dim("length", min=2, max=model.config.positions)
     shapes = {name: {0: batch} | ({} if name == "spans" else {1: length}) for name in inputs}
     with warnings.catch_warnings():

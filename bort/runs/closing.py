@@ -96,8 +96,10 @@ def _print_scores(
         config = read_json(folder.model / "config.json")
         kind = _read_kind(folder.model)
         opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
+        if head := config.get("bort_head"):
+            opened = f"for bort: head={head}; AutoModel opens the encoder"
         logger.info(f"  model     {folder.model}   ({opened})")
-        if kind == "SequenceClassification":
+        if "SequenceClassification" in (kind, config.get("bort_kind")):
             pair = " pair='…'" if config.get("bort_texts") == 2 else ""
             following = f"-m bort.predict model={{folder}} text='…'{pair}"
     logger.info(f"  answers   {folder.predictions}/")

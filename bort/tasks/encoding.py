@@ -15,7 +15,7 @@ from bort.text.tokenizer import build_encoder, encode_texts, mark_special_ids
 
 @dataclass
 class EncodedRows:
-    """The inputs of rows; each row has one, or one per choice."""
+    """The inputs of rows; each row has one, or one per choice, or one per text that is apart."""
 
     input_ids: list[list[np.ndarray]]  # N × inputs × int32 (L,), with the special tokens
     token_types: list[list[np.ndarray]] | None  # likewise; None where the tokenizer makes none
@@ -70,12 +70,15 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
     """Inputs of at most `length` tokens for rows; words like `<mask>` in a text are ordinary text.
 
     Of a row that is too long, the text `task.cut` is shortened at its end (None: the longer of
-    two), for all choices of a question alike; texts with spans are a window around them.
+    two), for all choices of a question alike; texts with spans are a window around them. Texts that
+    are apart are cut each at its own end.
     Raises BortError for a row that does not fit even without that text.
     """
     encoder = build_encoder(tokenizer)
     texts = [join_texts(task, row) for row in rows]
-    count = 2 if len(task.columns) > 1 else 1
+    if task.apart:
+        texts = list(map(_separate_texts, texts))
+    count = 1 if task.apart or len(task.columns) == 1 else 2
     template = _find_template(encoder, count)
     room = length - template.size
     if room < 1:
@@ -115,6 +118,12 @@ def join_texts(task: Task, row: Row) -> list[tuple[str, ...]]:
         query, entity = following
         return [(first, query.replace(task.placeholder, entity))]
     return [(first, " ".join(following))] if following else [(first,)]
+
+
+def _separate_texts(inputs: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Make the two texts of a row's only input two inputs."""
+    (pair,) = inputs
+    return [(text,) for text in pair]
 
 
 def _find_template(encoder, texts: int) -> Template:
@@ -158,7 +167,7 @@ def _fit_texts(
     ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
         uncut = [list(map(ids.__getitem__, parts)) for parts in inputs]
-        if task.cut is None:
+        if task.cut is None or task.apart:
             cut = [_shorten_longest(parts, room) for parts in uncut]
         else:
             fixed = max(sum(map(len, g)) - len(g[task.cut]) for g in uncut)  # the same for all

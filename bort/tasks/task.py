@@ -61,6 +61,7 @@ class Task:
     flatten: Callable[[dict, str], Iterator[dict]] | None = None  # nested object to flat records
     shape: Callable[["Task", dict, str], Iterator[Row]] | None = None  # flat record to rows
     parent: str | None = None  # the task whose model answers this one
+    apart: bool = False  # whether the two texts of a row are encoded each by itself
     notes: tuple[str, ...] = ()  # about the user's labels, to be told before the training
 
     @property
