@@ -21,7 +21,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 from bort.finetuning import dry_run as finetuning_dry_run
 from bort.finetuning.examples import TaskExamples
-from bort.finetuning.heads import build_task_classifier
+from bort.finetuning.heads import arrange_texts, build_task_classifier
 from bort.models.bert import Classifier, MaskedLM
 from bort.pretraining import dry_run as pretraining_dry_run
 from bort.pretraining.corpus import Corpus
@@ -111,9 +111,10 @@ def offline_log(folder: Path) -> tuple[list[dict], dict]:
     return history, config
 
 
-def add_head(body: MaskedLM, task: str, length: int = 64) -> Classifier:
+def add_head(body: MaskedLM, task: str, length: int = 64, head: str = "linear") -> Classifier:
     """Put the new head of a task on a model, for inputs of `length` tokens."""
-    return build_task_classifier(body, TaskExamples(registry.find_task(task), None, length, {}, {}))
+    arranged = arrange_texts(registry.find_task(task), head)
+    return build_task_classifier(body, TaskExamples(arranged, None, length, {}, {}), head)
 
 
 def sweep(run: SearchRunConfig, folder: Path) -> dict:

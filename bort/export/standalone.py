@@ -264,18 +264,18 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 class Encoded:
     """The tokens of a row, and the token ranges of its marked words.
 
-    second: those of its second text, where the model reads the two apart.
+    second: ids and types of its second text, where the model reads the two apart.
     """
 
     ids: list[int]
     types: list[int]
     spans: list[list[int]]
-    second: "Encoded | None" = None
+    second: tuple[list[int], list[int]] | None = None
 
     @property
     def length(self) -> int:
         """Tokens of the longer text, or of both where they are read together."""
-        return max(len(self.ids), len(self.second.ids) if self.second else 0)
+        return max(len(self.ids), len(self.second[0]) if self.second else 0)
 
 
 class Model:
@@ -377,10 +377,10 @@ class Model:
             with name_row(number, alone):
                 pairs.append(split_row(text, 2))
         rows = self.tokenize([text for pair in pairs for text in pair])
-        texts = [Encoded(row.ids, row.type_ids, []) for row in rows]
-        for row, second in zip(texts[0::2], texts[1::2], strict=True):
-            row.second = second
-        return texts[0::2]
+        return [
+            Encoded(first.ids, first.type_ids, [], (second.ids, second.type_ids))
+            for first, second in zip(rows[0::2], rows[1::2], strict=True)
+        ]
 
     def tokenize(self, texts: list[Text]) -> list:
         """Encode texts within the limit; where the other text alone is too long, both are cut."""
@@ -431,7 +431,7 @@ class Model:
     def compute_logits(self, rows: list[Encoded]) -> np.ndarray:
         """Return (rows, outputs), or of a masked language model (rows, tokens, vocabulary)."""
         if self.has_towers:  # the two texts of a pair follow each other
-            rows = [text for row in rows for text in (row, row.second)]
+            rows = [text for row in rows for text in (row, Encoded(*row.second, []))]
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids, types = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)

@@ -30,7 +30,8 @@ def folders(tmp_path_factory) -> Path:
     generator = torch.Generator().manual_seed(0)
     for kind, name in KINDS.items():
         body = build_model(config, "paper", 0)
-        model = add_head(body, name) if name else body
+        head = "towers" if kind == "two texts" else "linear"
+        model = add_head(body, name, head=head) if name else body
         with torch.no_grad():
             for weight in model.parameters():
                 weight.normal_(0.0, 0.3, generator=generator)
@@ -48,4 +49,5 @@ KINDS = {
     "classifier": "glue/rte",
     "choices": "superglue/copa",
     "spans": "superglue/wic",
+    "two texts": "glue/rte",
 }

@@ -36,6 +36,7 @@ KINDS = {
     "classifier": "glue/rte",
     "choices": "superglue/copa",
     "spans": "superglue/wic",
+    "two texts": "glue/rte",
 }
 
 
@@ -60,7 +61,8 @@ def test_what_is_timed_is_the_whole_model(folders, tmp_path, kind):
         with torch.no_grad():
             expected = theirs(ids[:, None] if kind == "choices" else ids).logits
         torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-4)
-    if kind not in ("masked LM", "spans"):
+    assert len(answer) == 3
+    if kind not in ("masked LM", "spans", "two texts"):
         return
     found = list(export_forms(given, ENGINES, tmp_path))
     assert [each.engine for each in found] == ENGINES and found[0] == given

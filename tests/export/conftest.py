@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from export_models import body
+from export_models import POOLED, body
 from tiny_runs import add_head
 from transformers import AutoModel
 
 from bort.export import run as export
-from bort.finetuning.heads import describe_outputs
+from bort.finetuning.heads import arrange_texts, describe_outputs
 from bort.models.huggingface import load_tokenizer, save_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
@@ -31,16 +31,17 @@ def folders(tmp_path_factory, tokenizer):
     bare = AutoModel.from_pretrained(root / "mlm", add_pooling_layer=False)
     bare.save_pretrained(root / "encoder")
     load_tokenizer(root / "mlm").save_pretrained(root / "encoder")
-    for name in TASKS:
-        task = registry.find_task(name)
-        model = add_head(body(1), name)
+    heads = {name.replace("/", "-"): (name, "linear") for name in TASKS} | POOLED
+    for name, (task, head) in heads.items():
+        model = add_head(body(1), task, head=head)
         with torch.no_grad():
             model.out.weight.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
-        save_model(model, tokenizer, root / name.replace("/", "-"), describe_outputs(task))
+        facts = describe_outputs(arrange_texts(registry.find_task(task), head))
+        save_model(model, tokenizer, root / name, facts)
     return root
 
 
-NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS))
+NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS), *POOLED)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from export_models import POOLED
 
 from bort.export.forms import draw_inputs, run_onnx, run_torch
 from bort.models.huggingface import load_model
@@ -9,7 +10,7 @@ from bort.models.huggingface import load_model
 TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
 
 
-NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS))
+NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS), *POOLED)
 
 
 @pytest.mark.parametrize("name", NAMES)

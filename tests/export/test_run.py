@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_models import trained
+from export_models import POOLED, trained
 from transformers import AutoTokenizer, pipeline
 
 import bort
@@ -24,7 +24,7 @@ from bort.tasks import reading, registry
 TASKS = ("glue/sst2", "glue/rte", "glue/stsb", "superglue/copa", "superglue/wic")
 
 
-NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS))
+NAMES = ("mlm", *(name.replace("/", "-") for name in TASKS), *POOLED)
 
 
 BLOCKED = "import sys\nfor name in ('torch', 'transformers', 'bort'): sys.modules[name] = None\n"
@@ -35,6 +35,9 @@ QUESTIONS = {
     "glue-sst2": (["a cat, and so"], ["a cat, and so"]),
     "glue-rte": (["a cat", "so on"], [("a cat", "so on")]),
     "glue-stsb": (["a cat", "so on"], [("a cat", "so on")]),
+    "glue-sst2-mean": (["a cat, and so"], ["a cat, and so"]),
+    "glue-rte-towers": (["a cat", "so on, and so on"], [("a cat", "so on, and so on")]),
+    "glue-stsb-towers": (["a cat", "so on"], [("a cat", "so on")]),
 }
 
 
@@ -84,6 +87,7 @@ def test_predict_py_takes_choices_and_marked_words(exported):
         ("superglue-copa", ("the cat", "x"), "give a passage, then the options, two at least"),
         ("glue-rte", "the cat", "the model was fine-tuned on pairs of texts"),
         ("glue-sst2", ("the cat", "the dog"), "the model was fine-tuned on one text"),
+        ("glue-rte-towers", "the cat", "the model was fine-tuned on pairs of texts"),
         ("glue-sst2", ("a", "b", "c"), "3 texts are given, it takes one or two"),
         ("mlm", "the cat", "'the cat' has no <mask> to fill; the model"),
     ],

@@ -18,7 +18,7 @@ from bort.errors import BortError
 from bort.export import run as export
 from bort.export import standalone
 from bort.export.standalone import Mistake, Model
-from bort.finetuning.heads import describe_outputs
+from bort.finetuning.heads import arrange_texts, describe_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import save_model
@@ -35,7 +35,12 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([f"the river of line {k}, and so on." for k in range(60)], 320)
     sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=2048, positions=512)
-    for name, task in (("mlm", None), ("one", "glue/sst2"), ("pairs", "glue/rte")):
+    for name, task, head in (
+        ("mlm", None, "linear"),
+        ("one", "glue/sst2", "linear"),
+        ("pairs", "glue/rte", "linear"),
+        ("towers", "superglue/boolq", "towers"),
+    ):
         model = build_model(sizes, "paper", 0)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -43,8 +48,8 @@ def folders(tmp_path_factory):
                 parameter.normal_(0.0, 0.3, generator=generator)
         labels = None
         if task:
-            model = add_head(model, task, 512)
-            labels = describe_outputs(registry.find_task(task))
+            model = add_head(model, task, 512, head)
+            labels = describe_outputs(arrange_texts(registry.find_task(task), head))
             model.out.weight.data.mul_(50)
         save_model(model, tokenizer, root / name, labels)
         export.export(str(root / name), "onnx", root / f"{name}.onnx")
@@ -60,6 +65,8 @@ REFUSED = [
     ("one", [("a", "b")], "the model was fine-tuned on one text"),
     ("one", ["fine", "\ud83d"], "row 2: '.ud83d' has half a character"),
     ("pairs", ["a"], "the model was fine-tuned on pairs of texts"),
+    ("towers", [("a", "b"), "a"], "row 2: the model was fine-tuned on pairs of texts"),
+    ("towers", [("a", "\ud83d")], "'.ud83d' has half a character"),
     ("mlm", ["no mask"], "'no mask' has no <mask> to fill"),
     ("mlm", ["a <mask>", LONG], "row 2: 'river .*'… has no <mask> to fill"),
     ("mlm", [f"{LONG}a <mask> here"], "the mask lies beyond the 512 tokens that fit: 'river"),
@@ -81,11 +88,13 @@ def test_both_predictors_refuse_the_same_in_one_short_line(folders, name, texts,
     assert lines[0] == lines[1] and "\n" not in lines[0] and len(lines[0]) < 180
 
 
-@pytest.mark.parametrize("name", ["mlm", "one", "pairs"])
+@pytest.mark.parametrize("name", ["mlm", "one", "pairs", "towers"])
 def test_both_predictors_answer_the_same(folders, name):
     """In order, whatever the lengths, and nothing to nothing."""
     both = bort.load(folders / name), Model(folders / f"{name}.onnx")
     texts = [f"{k} <mask> of the river" + LONG[: k * k * 3] for k in range(37)]
+    if name == "towers":  # each text is cut by itself, beside a longer or a shorter one
+        texts = [(text, LONG[:k] * (k % 3)) for k, text in enumerate(texts)] + [("", LONG * 3)]
     if name == "pairs":  # one with an empty text is a pair too
         texts = [(text, "and so on") for text in texts] + [("a river", ""), ("", "")]
     ours, theirs = (predictor.predict(texts) for predictor in both)

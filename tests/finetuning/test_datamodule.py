@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from bort.config.data import DataConfig
 from bort.errors import BortError
-from bort.finetuning.datamodule import RowBatches
+from bort.finetuning.datamodule import RowBatches, TaskDataModule
 from bort.models.huggingface import load_tokenizer
 from bort.tasks import reading, registry
 from bort.tasks.encoding import encode_rows
@@ -69,3 +70,17 @@ def test_evaluation_is_in_order_of_length(shared, model):
     for batch in found[:3]:
         ids, mask = batch["input_ids"], batch["attention_mask"]
         assert ((ids != 1) == mask.bool()).all()
+
+
+def test_texts_that_a_head_reads_apart_follow_each_other(shared, model):
+    data = DataConfig(root=str(shared / "data/glue"), length=32, batch_size=4)
+    module = TaskDataModule("glue/rte", model, data, head="towers")
+    module.setup()
+    tokenizer, rows = load_tokenizer(model), module.examples.rows["train"]
+    batch = module.train[0]
+    assert batch["input_ids"].shape[0] == 8 and batch["labels"].shape == (4,)
+    for k, row in enumerate(batch["rows"].tolist()):
+        for number, text in enumerate(rows[row].texts):
+            ids = tokenizer(text, truncation=True, max_length=32)["input_ids"]
+            place = 2 * k + number
+            assert batch["input_ids"][place][batch["attention_mask"][place].bool()].tolist() == ids

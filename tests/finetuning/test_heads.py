@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bort import predictor
 from bort.errors import BortError
-from bort.finetuning.heads import match_outputs
+from bort.finetuning.examples import TaskExamples, encode_examples
+from bort.finetuning.heads import arrange_texts, build_task_classifier, match_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
+from bort.models.huggingface import load_tokenizer
 from bort.models.initialization import build_classifier, build_model
 from bort.tasks.registry import TASKS
+from bort.tasks.task import Row
 
 
 def test_outputs_by_their_names():
@@ -48,3 +52,65 @@ def test_edited_scales_are_not_believed(priced, tmp_path):
         (copy / "config.json").write_text(json.dumps(settings | {"bort_scale": scale}))
         for a, b in zip(predictor.load(copy).predict(texts[:5]), expected, strict=True):
             assert a["score"] == pytest.approx(b["score"], abs=0.02)  # float32 at 200,000
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "message"),
+    [
+        ("towers", "glue/sst2", "head=towers compares two texts, and glue/sst2 has one a row; use"),
+        (
+            "towers",
+            "race/high",
+            "head=towers compares two texts, and race/high has choices; use",
+        ),
+        (
+            "towers",
+            "superglue/copa",
+            "head=towers .* superglue/copa has choices; use head=linear",
+        ),
+        (
+            "towers",
+            "superglue/wic",
+            "head=towers takes no marked words, and superglue/wic marks",
+        ),
+        ("mean", "superglue/wsc", "head=mean takes no marked words, .* two; use head=linear"),
+    ],
+)
+def test_tasks_that_a_head_cannot_answer(head, name, message):
+    with pytest.raises(BortError, match=message) as error:
+        arrange_texts(TASKS[name], head)
+    assert len(str(error.value)) < 120
+
+
+def test_which_texts_are_apart():
+    for name in ("glue/stsb", "superglue/boolq", "superglue/multirc", "superglue/record"):
+        apart = arrange_texts(TASKS[name], "towers")
+        assert apart.apart and arrange_texts(apart, "mean") == TASKS[name]
+    assert arrange_texts(TASKS["race/high"], "mean") == TASKS["race/high"]
+
+
+@pytest.mark.parametrize("labels", [(1.0, 4.0, 2.5), (-200.0, -300.0, -210.0)])
+def test_cosines_start_at_the_range_of_the_labels(model, labels):
+    """A cosine of 0 is the lowest label, and one of 1 the highest."""
+    task = arrange_texts(TASKS["glue/stsb"], "towers")
+    rows = [Row(k, ("a cat", "a dog"), label) for k, label in enumerate(labels)]
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
+    examples = encode_examples(task, {"train": rows}, load_tokenizer(model), 16)
+    towers = build_task_classifier(build_model(sizes, "default", 0), examples, "towers")
+    offset, factor = towers.scale
+    with torch.no_grad():
+        low, high = (offset + factor * towers.out(torch.tensor([[0.0], [1.0]]))).flatten().tolist()
+    assert (low, high) == pytest.approx((min(labels), max(labels)), rel=1e-5)
+    same = replace(examples, rows={"train": [replace(row, label=3.0) for row in rows]})
+    still = build_task_classifier(build_model(sizes, "default", 0), same, "towers")
+    assert still.out.weight.item() == 1.0 and still.scale == (3.0, 1.0)
+
+
+def test_rows_that_were_encoded_for_another_head():
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=320, positions=16)
+    for head, encoded in (("towers", "linear"), ("mean", "towers")):
+        task = arrange_texts(TASKS["glue/rte"], encoded)
+        with pytest.raises(BortError, match=f"glue/rte were not encoded for head={head}"):
+            build_task_classifier(
+                build_model(sizes, "default", 0), TaskExamples(task, None, 16, {}, {}), head
+            )

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -300,3 +301,21 @@ def test_window_is_around_both_spans(shared):
         result = encode_rows(find_task("superglue/wic"), [row], tokenizer, room + 4)
         check_spans(tokenizer, [row], result)
         assert len(result.input_ids[0][0]) == min(room, sum(sizes)) + 4
+
+
+@pytest.mark.parametrize("name", ["glue/rte", "glue/qnli", "superglue/boolq", "superglue/multirc"])
+def test_texts_that_are_apart(tokenizer, name):
+    """Each is an input of its own, cut at its own end by the length that it may have."""
+    task = replace(find_task(name), apart=True)
+    rows = [Row(row.index, row.texts[: len(task.columns)]) for row in pairs(30, low=1)]
+    result, cut = encode_rows(task, rows, tokenizer, 20), 0
+    for row, ids in zip(rows, result.input_ids, strict=True):
+        texts = (row.texts[0], " ".join(row.texts[1:]))
+        expected = [tokenizer(text, truncation=True, max_length=20) for text in texts]
+        assert [part.tolist() for part in ids] == [part["input_ids"] for part in expected]
+        if result.token_types:
+            types = [part.tolist() for part in result.token_types[row.index]]
+            assert types == [part["token_type_ids"] for part in expected]
+        cut += any(len(tokenizer(text)["input_ids"]) > 20 for text in texts)
+    assert result.cut == cut > 5
+    assert result.lengths.tolist() == [max(map(len, ids)) for ids in result.input_ids]
