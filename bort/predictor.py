@@ -89,7 +89,7 @@ class Predictor:
     def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
         """Answer tokenized rows, those of similar length together."""
         answers: list[dict] = [{}] * len(rows)
-        lengths = [max(len(part["input_ids"]) for part in row) for row in rows]
+        lengths = [max(map(_count_tokens, row)) for row in rows]
         for batch in standalone.form_batches(lengths, batch_size):
             parts = list(chain.from_iterable(rows[k] for k in batch))
             inputs = self.tokenizer.pad(parts, return_tensors="pt")
@@ -159,6 +159,10 @@ class Predictor:
             {"word": self.tokenizer.decode([number]), "score": score}
             for number, score in zip(numbers, scores, strict=True)
         ]
+
+
+def _count_tokens(part: dict) -> int:
+    return len(part["input_ids"])
 
 
 def load(name: str | Path) -> Predictor:
