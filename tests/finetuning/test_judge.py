@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from tiny_runs import add_head
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bort.errors import BortError
+from bort.finetuning.heads import arrange_texts, describe_outputs
 from bort.finetuning.judge import open_judge
 from bort.finetuning.recipe import finetune
+from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
+from bort.predictor import load
 from bort.tasks.custom import define_task
+from bort.tasks.registry import find_task
 from bort.tasks.task import Row
 
 ROWS = [Row(k, (text,)) for k, text in enumerate(["the cat of line 3", "the dog", "and so on of"])]
@@ -44,3 +49,18 @@ def test_another_task(folder):
     task = define_task("custom", "classes", ("text",), ("good", "bad"))
     with pytest.raises(BortError, match="^x.name=.* has the labels no, yes, custom needs "):
         open_judge(task, str(folder), 64, "cpu", "x.name")
+
+
+@pytest.mark.parametrize(("head", "of_student"), [("towers", "linear"), ("linear", "towers")])
+def test_it_reads_rows_as_its_own_head_does(model, tmp_path, head, of_student):
+    """Whatever head the task's rows are arranged for."""
+    task = find_task("glue/rte")
+    teacher = add_head(load_masked_lm(model, head_required=False), task.name, 64, head)
+    torch.nn.init.normal_(teacher.out.weight, generator=torch.Generator().manual_seed(0))
+    facts = describe_outputs(arrange_texts(task, head))
+    save_model(teacher, load_tokenizer(model), tmp_path / "s", facts)
+    rows = [Row(k, ("the cat of line", row.texts[0])) for k, row in enumerate(ROWS)]
+    judge = open_judge(arrange_texts(task, of_student), str(tmp_path / "s"), 64, "cpu")
+    answers = load(tmp_path / "s").predict([row.texts for row in rows])
+    expected = [[answer["scores"][label] for label in task.labels] for answer in answers]
+    assert np.allclose(judge(rows), expected, atol=1e-5) and np.ptp(expected, axis=0).min() > 1e-3

@@ -397,9 +397,15 @@ def pairs(tmp_path) -> list[str]:
 @pytest.mark.parametrize("label", ["same", "likeness"])
 def test_pooled_heads_in_a_whole_run(run_of, pairs, tmp_path, head, label):
     """Trained, stopped and resumed to the same bits, and answering as the run has scored it."""
-    words = [f"head={head}", f"data.label={label}", "data.length=9", "dropout=0.1", "optim.lr=1e-2"]
-    words += ["data.kind=number"] if label == "likeness" else []
-    run = run_of("custom", None, *pairs, *words)
+    overrides = [
+        f"head={head}",
+        f"data.label={label}",
+        "data.length=9",
+        "dropout=0.1",
+        "optim.lr=1e-2",
+    ]
+    overrides += ["data.kind=number"] if label == "likeness" else []
+    run = run_of("custom", None, *pairs, *overrides)
     summary = finetune.finetune(run, tmp_path / "whole")
     with pytest.raises(SystemExit):
         finetune.finetune(stopping(run, 5), tmp_path / "run")
@@ -416,7 +422,7 @@ def test_pooled_heads_in_a_whole_run(run_of, pairs, tmp_path, head, label):
     print_result(run, tmp_path / "run", summary, "finetune")
     assert any(f"(for bort: head={head}; AutoModel opens the encoder)" in line for line in lines)
     assert any("-m bort.predict" in line and "pair='…'" in line for line in lines)
-    again = run_of("custom", None, *pairs, *words, f"model={tmp_path / 'run'}", "head=linear")
+    again = run_of("custom", None, *pairs, *overrides, f"model={tmp_path / 'run'}", "head=linear")
     assert finetune.finetune(again, tmp_path / "again")["steps"] > 0  # its encoder is fine-tuned on
 
 
@@ -426,9 +432,9 @@ def test_towers_of_one_text_are_refused_and_nothing_is_written(run_of, pairs, sh
         with pytest.raises(BortError, match="head=towers compares two texts, and glue/cola"):
             job(run_of("glue/cola", root, "head=towers"), tmp_path / "run")
     one_text = [*pairs, "data.text=a", "data.label=same"]
-    for task, words in (("custom", one_text), ("docstrings", [])):
+    for task, settings in (("custom", one_text), ("docstrings", [])):
         with pytest.raises(BortError, match=f"compares two texts, and task={task} has one a row"):
-            run_of(task, None, *words, "head=towers")
+            run_of(task, None, *settings, "head=towers")
     assert not (tmp_path / "run").exists()
 
 
