@@ -38,8 +38,7 @@ def show(
     """Print the plan of a fine-tuning: rows, steps, FLOPs, memory, disk, hours.
 
     count_steps: of Agora, its steps by run, task and training rows. pool: rows without labels that
-    are learnt, too. Raises BortError for what
-    the run itself would refuse.
+    are learnt, too. Raises BortError for what the run itself would refuse.
     """
     check_trainer(run)
     RunFolder(folder).check_settings(run)
