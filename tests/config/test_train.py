@@ -18,7 +18,7 @@ def complete(**changes) -> TrainConfig:
 
 
 MESSAGES = [
-    (lambda: complete(head="cls"), "head=cls is unknown; use linear, bort"),
+    (lambda: complete(head="cls"), "head=cls is unknown; use linear, bort, mean, towers"),
     (lambda: complete(patience=0), "patience=0 must be at least 1"),
     (
         lambda: complete(job="agora", task="docstrings", patience=2),
