@@ -37,7 +37,7 @@ from bort.pretraining.recipe import pretrain_encoder
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.tasks.encoding import EncodedRows, encode_rows
-from bort.tasks.metrics import compute_scores
+from bort.tasks.metrics import compute_scores, is_falling
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.threads import use_threads
@@ -240,6 +240,10 @@ def check_task(task: Task) -> None:
     """Raise BortError for a task whose rows Agora cannot make."""
     if task.parent:
         raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
+    if is_falling(task.metrics[0]):
+        raise BortError(
+            f"data.metric={task.metrics[0]} cannot be used: Agora compares scores that rise; use r2"
+        )
     if task.form == "record":
         raise BortError(
             "agora cannot make rows of superglue/record: all entities of a query belong together; "

@@ -37,6 +37,8 @@ class DataConfig:
     test: str | None = None  # rows to answer after the training; they need no labels
     label: str = "label"  # the column with the labels of task=custom
     kind: str = "auto"  # what the labels are: classes, number, or auto (by how they look)
+    # of a task: the score that chooses the checkpoint, such as macro_f1; null: the task's first one
+    metric: str | None = None
     # of experiment=kd_finetune: a file or folder of texts without labels, which the teacher labels
     unlabelled: str | None = None
     unlabelled_rows: int | None = None  # the most rows that are taken from there; null: all

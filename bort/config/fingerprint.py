@@ -25,7 +25,10 @@ TEACHING_KEYS = (
     *("data.unlabelled", "data.unlabelled_rows", "data.split_sentences"),
     *("distill.w_ce", "distill.kd_loss", "distill.guard"),
 )
-CUSTOM_KEYS = ("train", "val", "test", "label", "kind")  # of data: only fine-tuning reads them
+TASK_KEYS = (  # only fine-tuning and Agora read these
+    *("data.train", "data.val", "data.test", "data.label", "data.kind", "data.metric"),
+    "optim.class_weights",
+)
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 
 
@@ -44,7 +47,7 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
     walk("", values | {"callbacks": _active_callbacks(run.callbacks)})
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
-        free |= {f"data.{key}" for key in CUSTOM_KEYS}
+        free |= {*TASK_KEYS}
     if run.job != "kd_finetune":
         free |= {*TEACHING_KEYS}
     unread = () if run.job == "agora" else "agora."

@@ -27,9 +27,13 @@ class OptimConfig:
     beta1: float = 0.9  # decay of AdamW's mean of the gradients
     beta2: float = 0.98  # decay of AdamW's mean of their squares
     eps: float = 1e-6  # what AdamW adds to the root of that mean
+    # of fine-tuning on skewed classes: balanced (each class has the same share in the loss) or null
+    class_weights: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("optim.name", self.name, ("muon", "adamw"))
+        if self.class_weights is not None:
+            check_choice("optim.class_weights", self.class_weights, ("balanced",))
         for key in ("lr", "muon_ratio", "eps"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")

@@ -72,7 +72,8 @@ RULES = (
         "cannot be used: this job trains from fresh weights; experiment=mlm_pretrain and "
         "kd_pretrain continue a model",
     ),
-    Rule("task head patience", is_pretraining, "is for experiment=finetune and agora"),
+    Rule("task head patience data.metric", is_pretraining, "is for experiment=finetune and agora"),
+    Rule("optim.class_weights", lambda run: run.job != "finetune", "is for experiment=finetune"),
     Rule(
         "data.root data.train data.val data.test data.label data.kind",
         is_pretraining,

@@ -9,15 +9,17 @@ from bort.finetuning.heads import describe_outputs
 from bort.finetuning.module import FineTuningModule
 from bort.models.huggingface import save_model
 from bort.tasks.answers import to_readable
+from bort.tasks.metrics import is_falling
 from bort.training.loggers import log_samples
 
 
 class SaveBestModel(pl.Callback):
     """Saves the model of the best validation as a Hugging Face folder.
 
-    The best validation has the highest value of the task's first metric on the first validation
-    set. A value that is not defined is below any other, and of two such validations the one with
-    the lower loss is better. Only a better model than all before replaces what the folder holds.
+    The best validation has the best value of the task's first metric on the first validation set:
+    the highest, or of `rmse` and `mae` the lowest. A value that is not defined is below any other,
+    and of two such validations the one with the lower loss is better. Only a better model than all
+    before replaces what the folder holds.
     """
 
     def __init__(self, folder: str | Path, examples: TaskExamples):
@@ -43,7 +45,8 @@ class SaveBestModel(pl.Callback):
             return
         values = pl_module.validation
         score, loss = values[pl_module.metric], values["val/loss"]
-        rank = (False, -loss) if score is None else (True, score)
+        sign = -1 if is_falling(pl_module.metric) else 1
+        rank = (False, -loss) if score is None else (True, sign * score)
         if self.best is None or rank > self.best:
             self.best = rank
             if trainer.is_global_zero:

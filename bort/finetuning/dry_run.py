@@ -9,8 +9,7 @@ from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.finetuning.heads import arrange_texts, match_outputs
-from bort.finetuning.module import list_scores
-from bort.finetuning.recipe import check_length
+from bort.finetuning.recipe import check_length, check_settings_of_task
 from bort.models import hub
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
@@ -24,7 +23,7 @@ from bort.tasks.encoding import encode_rows
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
 from bort.training.precision import describe_precision, foresee_precision
-from bort.training.trainer import check_monitors, check_trainer
+from bort.training.trainer import check_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +53,10 @@ def show(
         logger.info("dry_run=true: nothing was started")
         return
     task = arrange_texts(task, run.head)
-    check_monitors(run, list_scores(task, rows))
+    check_settings_of_task(run, task, rows)
     rows["train"] = [*rows["train"], *pool]
     arch, vocab = run.arch, run.data.bpe_size
-    longest = run.data.batch_size * run.data.length
-    tokens = len(rows["train"]) * run.data.length
+    longest, tokens = run.data.batch_size * run.data.length, len(rows["train"]) * run.data.length
     if run.model:
         config = _open(run)
         arch, vocab = config.arch, config.vocab_size

@@ -5,6 +5,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from bort.errors import BortError
 from bort.tasks.encoding import EncodedRows, encode_rows
 from bort.tasks.task import Row, Task
 
@@ -39,6 +43,29 @@ def encode_examples(
     """
     inputs = {name: encode_rows(task, split, tokenizer, length) for name, split in rows.items()}
     return TaskExamples(task, tokenizer, length, rows, inputs)
+
+
+def check_class_weights(task: Task, class_weights: str | None) -> None:
+    """Raise BortError for weights of classes where a task has none."""
+    if class_weights and task.kind not in ("classes", "spans"):
+        answers = "numbers" if task.kind == "regression" else task.kind
+        raise BortError(
+            f"optim.class_weights={class_weights} is for classes; task={task.name} has {answers}"
+        )
+
+
+def weigh_classes(examples: TaskExamples) -> Tensor:
+    """Weigh the classes (classes,) so that each has the same share in the loss of training.
+
+    A row of a class weighs what scikit-learn calls balanced: the number of training rows, divided
+    by that of the rows of its class and that of the classes that they have. The mean weight of a
+    row is 1.
+    """
+    check_class_weights(examples.task, "balanced")
+    labels = torch.tensor([row.label for row in examples.rows["train"]])
+    counts = torch.bincount(labels, minlength=len(examples.task.labels)).double()
+    share = len(labels) / (counts > 0).sum()
+    return torch.where(counts > 0, share / counts.clamp(min=1), 0.0).float()
 
 
 def hash_rows(rows: dict[str, list[Row]]) -> str:

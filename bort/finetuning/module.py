@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bort.config.optim import OptimConfig
-from bort.finetuning.examples import TaskExamples
+from bort.finetuning.examples import TaskExamples, weigh_classes
 from bort.models.bert import Classifier
-from bort.tasks.metrics import compute_scores, list_metrics
+from bort.tasks.metrics import compute_scores, is_falling, list_metrics
 from bort.tasks.task import Task
 from bort.training.module import StepModule
 
@@ -32,7 +32,13 @@ def compute_batch_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]
     return outputs.view(len(batch["labels"]), -1)
 
 
-def compute_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+def compute_loss(
+    kind: str,
+    outputs: Tensor,
+    labels: Tensor,
+    reduction: str = "mean",
+    weights: Tensor | None = None,
+) -> Tensor:
     """Compute the cross-entropy of outputs (B, classes), or for a regression the squared error.
 
     kind: that of the task; the outputs of a regression are (B, 1) and its labels (B,) numbers.
@@ -41,7 +47,9 @@ def compute_loss(kind: str, outputs: Tensor, labels: Tensor, reduction: str = "m
     """
     if kind == "regression":
         return F.mse_loss(outputs.squeeze(-1).double(), labels.double(), reduction=reduction)
-    return F.cross_entropy(outputs.float(), labels, reduction=reduction)
+    if weights is not None and reduction == "mean":  # over rows, where torch divides by weights
+        return F.cross_entropy(outputs.float(), labels, weights, reduction="sum") / len(labels)
+    return F.cross_entropy(outputs.float(), labels, weights, reduction=reduction)
 
 
 def to_answers(task: Task, outputs: Tensor) -> np.ndarray:
@@ -81,6 +89,8 @@ class FineTuningModule(StepModule):
         self.answers: dict[str, np.ndarray] = {}  # (N,) of the last validation, by set
         self.validation: dict[str, float | None] = {}  # its scores; None where one is not defined
         self._losses: dict[str, float] = {}  # sums over the rows of a set
+        weights = weigh_classes(examples) if optim.class_weights else None  # (classes,)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the outputs (B, classes) of a batch."""
@@ -88,7 +98,8 @@ class FineTuningModule(StepModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch and count it into its optimizer step."""
-        loss = compute_loss(self.task.kind, self(batch), batch["labels"], self.reduction)
+        labels, weights = batch["labels"], self.class_weights
+        loss = compute_loss(self.task.kind, self(batch), labels, self.reduction, weights)
         self.count(batch, {"loss": loss})
         return self.drop_unit(loss)
 
@@ -124,6 +135,7 @@ class FineTuningModule(StepModule):
             values |= {f"{name}/{metric}": value for metric, value in scores.items()}
         self.validation = values
         defined = {name: value for name, value in values.items() if value is not None}
-        watched = {self.metric: -math.inf} | defined  # early stopping always needs its metric
+        worst = math.inf if is_falling(self.metric) else -math.inf
+        watched = {self.metric: worst} | defined  # early stopping always needs its metric
         self.log_dict(watched, logger=False, add_dataloader_idx=False)
         self.log_validation(defined)

@@ -1,6 +1,7 @@
 """A fine-tuning run, from its settings to a finished run folder (arXiv 2010.10499, §5)."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,12 @@ from bort.finetuning.answering import (
 )
 from bort.finetuning.callbacks import LogAnswers, SaveBestModel
 from bort.finetuning.datamodule import TaskDataModule
-from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
+from bort.finetuning.examples import (
+    TaskExamples,
+    check_class_weights,
+    encode_examples,
+    hash_rows,
+)
 from bort.finetuning.heads import arrange_texts, build_task_classifier, match_outputs
 from bort.finetuning.module import FineTuningModule, list_scores, to_answers
 from bort.models import hub
@@ -35,6 +41,7 @@ from bort.runs.summary import RunSummary
 from bort.tasks.answers import list_answers, write_answers, write_class_scores
 from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.encoding import EncodedRows
+from bort.tasks.metrics import is_falling
 from bort.tasks.overview import DataReport, examine_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
@@ -111,7 +118,7 @@ def finetune(
             raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
         return diagnose(run, task, rows, folder, record)
     task = arrange_texts(task, run.head)
-    check_monitors(run, list_scores(task, rows))
+    check_settings_of_task(run, task, rows)
     facts = {"digest": hash_rows(rows), "source": task.name}
     if lesson is not None:
         facts["digest"] = fingerprint(lesson.prepare(run, task, rows) | facts)
@@ -243,9 +250,9 @@ def _stop_early(metric: str, patience: int) -> EarlyStopping:
     """Build the callback that ends a training `patience` validations after the best one."""
     return EarlyStopping(
         monitor=metric,
-        mode="max",
+        mode="min" if is_falling(metric) else "max",
         patience=patience,
-        check_finite=False,  # a score that is not defined is -inf
+        check_finite=False,  # a score that is not defined is infinitely bad
         strict=False,  # a run may end before its first validation
     )
 
@@ -273,6 +280,12 @@ def diagnose(
         summary = RunSummary(scores.to_json() | facts)
         run_folder.write_summary(summary)
         return summary
+
+
+def check_settings_of_task(run: TrainConfig, task: Task, splits: Iterable[str]) -> None:
+    """Raise BortError for a callback that watches no score, and for weights of absent classes."""
+    check_monitors(run, list_scores(task, splits))
+    check_class_weights(task, run.optim.class_weights)
 
 
 def check_length(run: TrainConfig, positions: int) -> None:

@@ -52,6 +52,8 @@ ADDED_SETTINGS: dict[str, Any] = {
     "distill.states_gb": 4.0,
     "init_layers": None,
     "data.packing": True,
+    "data.metric": None,
+    "optim.class_weights": None,
 }
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
 

@@ -61,13 +61,15 @@ class PretrainingRow:
 class ScoreRow:
     """A fine-tuning of a sweep, with its scores on the validation set.
 
-    score: the task's first metric, None if it is not defined. mean: of the official metrics, of
-    which one that is not defined counts 0.
+    score: the task's first metric, None if it is not defined. rank: the same, or where lower scores
+    are better its negative; -inf if it is not defined. mean: of the official metrics, of which one
+    that is not defined counts 0.
     """
 
     job: str
     task: str
     score: float | None
+    rank: float
     mean: float
     scores: dict[str, float | None]
     seconds: float
@@ -134,7 +136,7 @@ def write_score_table(folder: Path, paths: list[Path]) -> None:
     rows = [row for path in paths if (row := _read_scores(path)) is not None]
     if not rows:
         return
-    rows.sort(key=lambda row: (row.task, math.inf if row.score is None else -row.score))
+    rows.sort(key=lambda row: (row.task, -row.rank))
     metrics = list(dict.fromkeys(key for row in rows for key in row.scores))
     columns = ["job", "task", "score", "mean", *metrics, "seconds", "overrides"]
     write_csv(folder / TABLE, columns, [row.to_json() for row in rows])
@@ -158,17 +160,19 @@ def write_score_table(folder: Path, paths: list[Path]) -> None:
 
 def _read_scores(path: Path) -> ScoreRow | None:
     """Read the summary.json of a fine-tuning; None for a diagnostic set, which has no scores."""
-    from bort.tasks.metrics import ERRORS
+    from bort.tasks.metrics import ERRORS, is_falling
 
     summary = read_json(path, RESTORE)
     scores = {k: v for k, v in summary.items() if k.startswith("val") and "/loss" not in k}
     if not scores:
         return None
     official = [x or 0.0 for k, x in scores.items() if k.split("/")[1] not in ERRORS]
+    score, sign = scores[summary["metric"]], -1 if is_falling(summary["metric"]) else 1
     return ScoreRow(
         job=path.parent.name,
         task=summary["task"],
-        score=scores[summary["metric"]],
+        score=score,
+        rank=-math.inf if score is None else sign * score,
         mean=sum(official) / len(official),
         scores=scores,
         seconds=summary["seconds"],

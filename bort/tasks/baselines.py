@@ -15,7 +15,7 @@ from scipy import sparse
 from bort.console import counted, decimal, to_printable
 from bort.runs.baselines import Baseline
 from bort.tasks.encoding import join_texts
-from bort.tasks.metrics import compute_scores
+from bort.tasks.metrics import compute_scores, is_falling
 from bort.tasks.task import Row, Task
 
 # Characters of training text that TF-IDF reads, which takes it about five seconds; with many
@@ -60,9 +60,12 @@ def add_baselines(values: dict[str, Any], baselines: Iterable[Baseline]) -> dict
     for baseline in baselines:
         values = values | baseline.to_json()
         score, simple = values.get(metric), baseline.scores.get(metric)
-        if score is not None and simple is not None and score < simple:
+        if score is None or simple is None:
+            continue
+        worse, side = (score > simple, "above") if is_falling(metric) else (score < simple, "below")
+        if worse:
             simply = f"{decimal(simple)} of {baseline.title}"
-            doubts.append(f"{metric} {decimal(score)} is below {simply}")
+            doubts.append(f"{metric} {decimal(score)} is {side} {simply}")
     return values | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 

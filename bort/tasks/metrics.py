@@ -9,15 +9,17 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bort.console import decimal, to_printable
-from bort.errors import BortError, Diverged
+from bort.errors import BortError, Diverged, suggest_name
 from bort.tasks.task import Row, Task
 
 ERRORS = ("rmse", "mae", "r2")  # of a regression, beside its official metrics
+FALLING = ("rmse", "mae")  # scores that are the better the lower they are
 NEARLY_ALL = 0.98  # of the rows with one answer
 NARROW = 0.1  # deviation of the answers against that of the labels: r² is below 0.01
 
@@ -42,6 +44,30 @@ def list_metrics(task: Task) -> list[str]:
     """What `score` tells about a task, each once; the first one is the task's own choice."""
     extra = ERRORS if task.kind == "regression" else ()
     return list(dict.fromkeys((*task.metrics, *extra)))
+
+
+def choose_metric(task: Task, name: str | None) -> Task:
+    """Return the task with another first metric, which chooses the checkpoint; None keeps its own.
+
+    Raises BortError, with those that are known, for a metric that is none of this task.
+    """
+    if name is None:
+        return task
+    known = list_metrics(task)
+    if task.kind in ("classes", "spans") and task.form in ("tsv", "jsonl"):
+        known += ["accuracy", "macro_f1", "matthews", *(["f1"] if len(task.labels) == 2 else [])]
+    if name not in known:
+        names = ", ".join(dict.fromkeys(known))
+        raise BortError(
+            f"data.metric={name} is no score of task={task.name}; use {names}"
+            f"{suggest_name(name, known)}"
+        )
+    return replace(task, metrics=tuple(dict.fromkeys((name, *task.metrics))))
+
+
+def is_falling(metric: str) -> bool:
+    """Whether a score, such as `rmse` or `val/rmse`, is the better the lower it is."""
+    return metric.rpartition("/")[2] in FALLING
 
 
 def find_doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:

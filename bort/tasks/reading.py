@@ -16,18 +16,22 @@ from bort.files.untrusted import parse_object
 from bort.network import is_hub_reachable
 from bort.tasks.custom import read_custom_task
 from bort.tasks.docstrings import read_docstring_task
+from bort.tasks.metrics import choose_metric
 from bort.tasks.registry import TASKS, find_task
 from bort.tasks.task import Row, Split, Task
 
 
 def load_task(name: str, data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
-    """Read a task and all its rows; raises BortError for an unknown task or wrong files."""
-    if name == "custom":
-        return read_custom_task(data)
-    if name == "docstrings":
-        return read_docstring_task(locate_cache())
-    task = find_task(name)
-    return task, read_rows(task, Path(data.root) if data.root else None)
+    """Read a task and all its rows; raises BortError for an unknown task or wrong files.
+
+    The first of the task's metrics is `data.metric`, where that is given.
+    """
+    if name not in ("custom", "docstrings"):
+        task = choose_metric(find_task(name), data.metric)
+        return task, read_rows(task, Path(data.root) if data.root else None)
+    is_custom = name == "custom"
+    task, rows = read_custom_task(data) if is_custom else read_docstring_task(locate_cache())
+    return choose_metric(task, data.metric), rows
 
 
 def read_rows(task: Task, root: Path | None) -> dict[str, list[Row]]:

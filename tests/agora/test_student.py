@@ -65,3 +65,6 @@ def test_tasks_that_cannot_be_generated(run_of, tmp_path, shared):
     ):
         with pytest.raises(BortError, match=message):
             agora_run.agora(run_of(f"task={task}", roots[task.split("/")[0]]), tmp_path / "x")
+    with pytest.raises(BortError, match="data.metric=rmse cannot be used: Agora compares scores"):
+        run = run_of("task=glue/stsb", roots["glue"], "data.metric=rmse")
+        agora_run.agora(run, tmp_path / "x")

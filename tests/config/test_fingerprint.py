@@ -43,3 +43,11 @@ def test_fingerprint():
     assert fingerprint(a) == fingerprint(dict(reversed(a.items())))
     assert fingerprint(a) != fingerprint(a | {"x": 2})
     assert len(fingerprint(a)) == 16 and int(fingerprint(a), 16) >= 0
+
+
+def test_what_only_a_task_reads_is_no_setting_of_a_pretraining():
+    """Otherwise the names of cached teachers would change with each new setting of tasks."""
+    flat = flatten_settings(composed())
+    task = flatten_settings(composed("experiment=finetune"))
+    for key in ("data.metric", "data.kind", "optim.class_weights"):
+        assert key not in flat and key in task

@@ -11,6 +11,10 @@ MESSAGES = [
         lambda: OptimConfig(name="adam"),
         "optim.name=adam is unknown; use muon, adamw; did you mean 'adamw'?",
     ),
+    (
+        lambda: OptimConfig(class_weights="inverse"),
+        "optim.class_weights=inverse is unknown; use balanced",
+    ),
     (lambda: OptimConfig(lr=0), "optim.lr=0 must be above 0"),
     (lambda: OptimConfig(lr=float("nan")), "optim.lr=nan must be above 0"),
     (lambda: OptimConfig(muon_ratio=-1), "optim.muon_ratio=-1 must be above 0"),

@@ -90,6 +90,8 @@ READERS = {
     "data.test": {"custom"},
     "data.label": {"custom"},
     "data.kind": {"custom"},
+    "data.metric": TASKS,
+    "optim.class_weights": {"docstrings", "suite", "custom"},
 }
 
 

@@ -2,10 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from bort.errors import BortError
-from bort.finetuning.examples import encode_examples, hash_rows
+from bort.finetuning.examples import (
+    TaskExamples,
+    check_class_weights,
+    encode_examples,
+    hash_rows,
+    weigh_classes,
+)
 from bort.models.huggingface import load_tokenizer
 from bort.tasks.registry import find_task
 from bort.tasks.task import Row
@@ -56,3 +64,30 @@ def test_the_digest_changes_with_any_content_and_with_the_order():
     assert hash_rows({"train": [replace(row)]}) == digests[0]
     # runs and caches keep the digest: it may never change for the same rows
     assert digests[0] == "a309ffd5425d62ff"
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 2, 2, 1], [2] * 9 + [0], [1, 1]])
+def test_balanced_weights_are_those_of_scikit_learn(labels):
+    """Of a class that no training row has, the weight is 0; that of a row is 1 on average."""
+    rows = {"train": [Row(k, ("x", "y"), label) for k, label in enumerate(labels)]}
+    weights = weigh_classes(TaskExamples(find_task("glue/mnli"), None, 64, rows, {})).tolist()
+    present = sorted(set(labels))
+    expected = compute_class_weight("balanced", classes=np.array(present), y=labels)
+    assert [weights[label] for label in present] == pytest.approx(expected.tolist())
+    assert all(weights[label] == 0 for label in {0, 1, 2} - set(present))
+    assert sum(weights[label] for label in labels) / len(labels) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [("glue/stsb", "numbers"), ("race/high", "choices"), ("superglue/copa", "choices")],
+)
+def test_what_has_no_classes_takes_no_weights(name, answers):
+    task = find_task(name)
+    check_class_weights(task, None)
+    line = f"optim.class_weights=balanced is for classes; task={name} has {answers}"
+    with pytest.raises(BortError, match=line):
+        check_class_weights(task, "balanced")
+    with pytest.raises(BortError, match=line):
+        weigh_classes(TaskExamples(task, None, 64, {"train": [Row(0, ("x",), 0)]}, {}))
+    check_class_weights(find_task("superglue/wic"), "balanced")

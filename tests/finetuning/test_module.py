@@ -18,6 +18,30 @@ def test_losses_by_hand():
     assert float(compute_loss("classes", logits, torch.tensor([1, 1]))) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("copies", [(1, 3), (4, 2)])
+def test_a_class_that_weighs_twice_is_there_twice(copies):
+    """A loss with weights, and its gradient, are those of rows that are repeated so often."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 2, generator=random, dtype=torch.float32)
+    labels = torch.tensor([0, 1, 1, 0, 0, 0, 1])
+    repeats = torch.tensor(copies)[labels]
+    results = []
+    for is_weighted in (True, False):
+        outputs = logits.clone().requires_grad_()
+        if is_weighted:
+            weights = torch.tensor(copies, dtype=torch.float32)
+            loss = compute_loss("classes", outputs, labels, weights=weights) * len(labels)
+        else:
+            rows = torch.repeat_interleave(torch.arange(7), repeats)
+            loss = compute_loss("classes", outputs[rows], labels[rows], "sum")
+        loss.backward()
+        results.append((loss.detach(), outputs.grad))
+    torch.testing.assert_close(results[0], results[1])
+    for reduction, expected in (("sum", results[1][0]), ("none", results[1][0])):
+        loss = compute_loss("classes", logits, labels, reduction, torch.tensor(copies).float())
+        torch.testing.assert_close(loss.sum(), expected)
+
+
 def test_regression_scores_do_not_depend_on_the_batch(shared, run_of, tmp_path):
     """Case F3: evaluation batches of 4, 16 and 28 (four times data.batch_size)."""
     root = shared / "cases" / "F3-regression-shape" / "glue"

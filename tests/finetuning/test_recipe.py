@@ -29,6 +29,7 @@ from bort.runs.closing import print_result
 from bort.runs.loaded import load_run
 from bort.tasks import reading, registry
 from bort.tasks.registry import TASKS
+from bort.tasks.task import Row
 from bort.text import docstrings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,8 +252,73 @@ def test_simple_answers_stand_beside_a_model(run_of, tmp_path, monkeypatch):
     assert re.search(r"this model +0\.\d{4}.*most frequent label.*TF-IDF and .* 1\.0000", table)
     older = {key: summary[key] for key in summary if not key.startswith(("majority", "tfidf"))}
     (folder / "summary.json").write_text(json.dumps(older))
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["optim.class_weights"], settings["data.metric"]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert finetune.finetune(run, folder) == older
     page = report.build_parts(load_run(folder))
     assert not any("simple answers" in part for part in page if isinstance(part, str))
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_lowest"), [("mae", True), ("rmse", True), ("spearman", False), (None, False)]
+)
+def test_another_score_chooses_the_checkpoint(run_of, tmp_path, metric, is_lowest):
+    """Errors are best where they are lowest, all other scores where they are highest."""
+    lines = [
+        f'{{"text": "{"cat " * (k % 7)}of line {k}", "label": {k % 7 + 0.5}}}' for k in range(60)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    epochs = ["trainer.max_steps=-1", "trainer.max_epochs=6", "optim.lr=5e-2", "patience=5"]
+    files = [f"data.train={tmp_path}/a.jsonl", "data.root=null"]
+    run = run_of("custom", None, *files, *epochs, f"data.metric={metric or 'null'}")
+    summary = finetune.finetune(run, tmp_path / "run")
+    key = f"val/{metric or 'r2'}"
+    assert summary.metric == key
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        scores = [float(row[key]) for row in csv.DictReader(file) if row[key]]
+    best = min(scores) if is_lowest else max(scores)
+    assert len(set(scores)) > 2
+    assert summary[key] == pytest.approx(best, rel=1e-5)
+
+
+def test_an_unknown_score_is_one_line_before_anything_is_written(run_of, tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nx,yes\ny,no\nz,no\n")
+    run = run_of("custom", None, f"data.train={tmp_path}/a.csv", "data.root=null")
+    run.data.metric = "macro-f1"
+    line = "data.metric=macro-f1 is no score of task=custom; use accuracy, macro_f1, matthews, f1"
+    with pytest.raises(BortError, match=f"{line}; did you mean 'macro_f1'"):
+        finetune.finetune(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_skewed_classes_are_weighed(run_of, tmp_path):
+    """Of the rows with some texts, a quarter is of a rare class: only weights bring it up."""
+    labels = ["rare" if k % 40 < 2 else "usual" for k in range(200)]
+    rows = [f"the {('cat', 'dog')[k % 2]} of line {k % 5},{labels[k]}\n" for k in range(200)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(rows))
+    given = [f"data.train={tmp_path}/a.csv", f"data.val={tmp_path}/a.csv", "data.root=null"]
+    given += ["trainer.max_steps=120", "optim.lr=1e-2", "data.batch_size=20"]
+    given += ["data.metric=macro_f1"]
+    plain = finetune.finetune(run_of("custom", None, *given), tmp_path / "plain")
+    assert "one answer for all 200 rows: 'usual'" in plain["doubt"]
+    run = run_of("custom", None, *given, "optim.class_weights=balanced")
+    weighed = finetune.finetune(run, tmp_path / "weighed")
+    table = (tmp_path / "weighed" / "predictions" / "val_classes.csv").read_text().splitlines()
+    precision, recall = map(float, table[1].split(",")[1:3])
+    assert table[1].startswith("rare,") and recall > 0.2 and 0 < precision < 0.5
+    assert weighed["val/macro_f1"] > plain["val/macro_f1"]
+    with pytest.raises(BortError, match=r"optim.class_weights=None, now balanced"):
+        finetune.finetune(run, tmp_path / "plain")
+    numbers = run_of("glue/stsb", tmp_path, "optim.class_weights=balanced")
+    few = [Row(k, ("x", "y"), k + 0.5) for k in range(4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            finetune, "load_task", lambda *_: (TASKS["glue/stsb"], {"train": few, "val": few})
+        )
+        with pytest.raises(BortError, match="is for classes; task=glue/stsb has numbers"):
+            finetune.finetune(numbers, tmp_path / "numbers")
+    assert not (tmp_path / "numbers").exists()
 
 
 def test_own_numbers(run_of, tmp_path):

@@ -197,3 +197,7 @@ def test_a_model_below_a_baseline_is_doubted():
     for score in (0.7, 0.9, None):
         assert "doubt" not in add_baselines(values | {"val/f1": score}, baselines)
     assert "doubt" not in add_baselines(values, [Baseline("tfidf", {"val/f1": None}, "z")])
+    worse = add_baselines(
+        {"val/rmse": 2.0, "metric": "val/rmse"}, [Baseline("mean", {"val/rmse": 1.5}, "x")]
+    )
+    assert worse["doubt"] == "val/rmse 2.0000 is above 1.5000 of the mean of the labels"

@@ -13,9 +13,12 @@ from bort.console import decimal
 from bort.errors import BortError, Diverged
 from bort.tasks.metrics import (
     ERRORS,
+    choose_metric,
     compute_scores,
     describe_constant,
     find_doubt,
+    is_falling,
+    list_metrics,
     normalize,
     word_f1,
 )
@@ -228,3 +231,31 @@ def test_nearly_one_answer_is_told():
     assert line == "the model answers 'not_entailment' to 99.0% of the rows, and 50.0% are that"
     assert find_doubt(find_task("glue/rte"), labelled([1] * 95 + [0] * 5), answers) is None
     assert find_doubt(find_task("glue/rte"), labelled([0, 1] * 50), [1] * 90 + [0] * 10) is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_score_of_a_task_can_be_its_first(name):
+    """The others stay behind it; what no task of this kind has is one line with those known."""
+    task = find_task(name)
+    assert choose_metric(task, None) == task
+    for metric in list_metrics(task):
+        chosen = choose_metric(task, metric)
+        assert chosen.metrics[0] == metric and set(task.metrics) <= set(chosen.metrics)
+        assert set(list_metrics(chosen)) == set(list_metrics(task))
+    with pytest.raises(BortError) as error:
+        choose_metric(task, "accurcy")
+    line = str(error.value)
+    assert line.startswith(f"data.metric=accurcy is no score of task={name}; use ")
+    assert task.metrics[0] in line and len(line) <= 200
+
+
+def test_scores_beside_a_task_s_own_can_choose():
+    task = choose_metric(find_task("glue/sst2"), "matthews")
+    assert task.metrics == ("matthews", "accuracy")
+    rows = labelled([0, 1, 1, 0, 1])
+    scores = compute_scores(task, rows, [0, 1, 0, 0, 1])
+    expected = metrics.matthews_corrcoef([0, 1, 1, 0, 1], [0, 1, 0, 0, 1])
+    assert scores["matthews"] == pytest.approx(expected)
+    with pytest.raises(BortError, match="f1 is no score of task=glue/mnli; use accuracy, macro_f1"):
+        choose_metric(find_task("glue/mnli"), "f1")
+    assert is_falling("rmse") and is_falling("val/mae") and not is_falling("val/r2")
