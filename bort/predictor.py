@@ -1,19 +1,25 @@
-"""A saved model that answers texts: `bort.load(folder).predict([...])`."""
+"""A saved model that answers texts, `bort.load(folder).predict([...])`, or embeds them."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from bort.errors import BortError
 from bort.export import standalone
 from bort.export.standalone import Mistake, Text
+from bort.files.untrusted import read_json
 from bort.models import hf_config
-from bort.models.bert import Classifier, MaskedLM
-from bort.models.huggingface import load_model, load_tokenizer, read_config
+from bort.models.bert import Classifier, Encoder, MaskedLM, average_states
+from bort.models.hub import fetch_model
+from bort.models.huggingface import load_tokenizer, open_model, read_config
+from bort.teachers.opening import open_teacher
+from bort.teachers.teacher import Teacher
 
 MASKS = 64  # masked positions whose words are found at once
 
@@ -32,7 +38,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Classifier | MaskedLM,
+        model: Classifier | MaskedLM | Encoder | Teacher,
         tokenizer,
         labels: dict[int, str],
         texts: int | None = None,
@@ -44,7 +50,9 @@ class Predictor:
         multi_label: each label of a text is right or wrong by itself, with its own probability.
         cut: which text of a pair is shortened where they are too long; None: the longer one.
         """
-        self.model, self.tokenizer, self.labels = model.eval(), tokenizer, labels
+        if isinstance(model, torch.nn.Module):
+            model.eval()
+        self.model, self.tokenizer, self.labels = model, tokenizer, labels
         self.texts, self.multi_label = texts, multi_label
         self.has_towers = getattr(model, "texts_per_row", 1) == 2
         cut = None if self.has_towers else cut
@@ -58,6 +66,68 @@ class Predictor:
     def fills_masks(self) -> bool:
         """Whether the model is a masked language model, not one that was fine-tuned."""
         return isinstance(self.model, MaskedLM)
+
+    @property
+    def compute_states(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What computes the final states (B, S, H) of ids and an attention mask (B, S)."""
+        if isinstance(self.model, torch.nn.Module):
+            return getattr(self.model, "encoder", self.model)
+        return self.model.compute_states
+
+    def encode(
+        self, texts: Iterable[str], batch_size: int = 32, normalize: bool = False
+    ) -> np.ndarray:
+        """Return the embeddings (N, H) of texts in their order: the mean states of their tokens.
+
+        They are float32, whatever head the model has. normalize: whether they are scaled to a
+        length of 1, so that their products are cosines. Texts that are longer than the model's
+        limit are cut. Raises BortError for what is no list of texts.
+        """
+        with translate_mistakes():
+            standalone.check_list(texts)
+        check_batch_size(batch_size)
+        parts = [
+            self._embed_rows(rows, batch_size)
+            for rows in self._tokenize_blocks(texts, self._tokenize_text, 1)
+        ]
+        if not parts:
+            return self._embed_rows([self._tokenize_text("")], batch_size)[:0]
+        embeddings = np.concatenate(parts)
+        if normalize:
+            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+            embeddings /= np.maximum(lengths, np.finfo(np.float32).tiny)
+        return embeddings
+
+    def _tokenize_text(self, text: str) -> dict:
+        """Return the tokens of one text; raises Mistake for what is none."""
+        if not isinstance(text, str):
+            raise Mistake(f"{standalone.shorten(text)} is no text; an embedding is of one text")
+        return self._encode_with(self.longest_first, standalone.split_row(text, 1), True)
+
+    @torch.no_grad()
+    def _embed_rows(self, rows: list[dict], batch_size: int) -> np.ndarray:
+        """Return the embeddings (rows, H) of tokenized texts."""
+        parts, order = [], []
+        for batch in standalone.form_batches(list(map(_count_tokens, rows)), batch_size):
+            inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            parts.append(average_states(self.compute_states(ids, mask), mask).float().numpy())
+            order += batch
+        return np.concatenate(parts)[np.argsort(order)]
+
+    def _tokenize_blocks(
+        self, texts: Iterable[Text], tokenize: Callable, top: int
+    ) -> Iterator[list]:
+        """Yield the tokens of texts in lists of at most 1,024; mistakes name the row."""
+        first = 1
+        for block in standalone.split_blocks(texts, top):
+            rows = []
+            for number, text in enumerate(block, first):
+                is_alone = first == len(block) == 1
+                with translate_mistakes(), standalone.name_row(number, is_alone):
+                    rows.append(tokenize(text))
+            yield rows
+            first += len(block)
 
     def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
         """Return an answer for each text, or pair of texts, in their order.
@@ -74,17 +144,14 @@ class Predictor:
         with translate_mistakes():
             standalone.check_list(texts)
             standalone.check_top(top)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise BortError(f"batch_size={batch_size} is no number of texts; write batch_size=32")
-        first = 1
-        for block in standalone.split_blocks(texts, top):
-            rows = []
-            for number, text in enumerate(block, first):
-                is_alone = first == len(block) == 1
-                with translate_mistakes(), standalone.name_row(number, is_alone):
-                    rows.append(self.tokenize(text))
+        check_batch_size(batch_size)
+        if not isinstance(self.model, Classifier | MaskedLM):
+            raise BortError(
+                "the model is an encoder without a trained head: encode embeds texts by it; "
+                "train.py experiment=finetune gives it a head that answers"
+            )
+        for rows in self._tokenize_blocks(texts, self.tokenize, top):
             yield from self._answer_rows(rows, batch_size, top)
-            first += len(block)
 
     def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
         """Answer tokenized rows, those of similar length together."""
@@ -161,6 +228,12 @@ class Predictor:
         ]
 
 
+def check_batch_size(batch_size: object) -> None:
+    """Raise BortError for what is no number of texts."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise BortError(f"batch_size={batch_size} is no number of texts; write batch_size=32")
+
+
 def _count_tokens(part: dict) -> int:
     return len(part["input_ids"])
 
@@ -168,9 +241,17 @@ def _count_tokens(part: dict) -> int:
 def load(name: str | Path) -> Predictor:
     """Open the model of a run folder, a Hugging Face folder or a hub name.
 
-    Raises BortError if there is none, or one that takes more than texts (choices, spans).
+    An encoder without a head, which may be of any family that a student can learn from, embeds
+    texts and answers none. Raises BortError if there is no model, or one that takes more than texts
+    (choices, spans).
     """
-    model, labels = load_model(name)
+    folder = fetch_model(name)
+    kind = read_json(folder / "config.json").get("model_type")
+    if isinstance(kind, str) and kind not in hf_config.OWN_FAMILIES:
+        return _load_encoder(name, folder, open_teacher(name))
+    model, labels = open_model(name)
+    if isinstance(model, Encoder):
+        return _load_encoder(name, folder, model)
     if isinstance(model, MaskedLM):
         return Predictor(model, load_tokenizer(name), {})
     if model.spans or model.choices:
@@ -182,3 +263,20 @@ def load(name: str | Path) -> Predictor:
     multi_label = settings.get("problem_type") == hf_config.MULTI_LABEL
     cut = hf_config.read_text_to_cut(settings)
     return Predictor(model, load_tokenizer(name), labels, texts, multi_label, cut)
+
+
+def _load_encoder(name: str | Path, folder: Path, model: Encoder | Teacher) -> Predictor:
+    """Open an encoder that embeds texts, of the length that a folder of sentence-transformers says.
+
+    Raises BortError for a folder whose embeddings are not the mean of the tokens' states.
+    """
+    tokenizer = load_tokenizer(name)
+    limits = [tokenizer.model_max_length, getattr(model, "limit", tokenizer.model_max_length)]
+    lengths, pooling = folder / "sentence_bert_config.json", folder / "1_Pooling" / "config.json"
+    if lengths.is_file():
+        stated = read_json(lengths).get("max_seq_length")
+        limits += [stated] if type(stated) is int and stated > 0 else []
+    if pooling.is_file() and read_json(pooling).get("pooling_mode_mean_tokens") is False:
+        raise BortError(f"{pooling} asks for another embedding than the mean of all tokens' states")
+    tokenizer.model_max_length = min(limits)
+    return Predictor(model, tokenizer, {})

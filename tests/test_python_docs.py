@@ -20,7 +20,7 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "cache"))
     found, names = blocks("docs/python.md"), {}
-    assert len(found) == 9
+    assert len(found) == 10
     for number, block in enumerate(found, start=1):
         exec(compile(block, f"docs/python.md, block {number}", "exec"), names)
     shown = capsys.readouterr().out
@@ -28,6 +28,7 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     assert "optim.lrr is not a setting; did you mean 'optim.lr'?" in shown
     for folder in ("runs/kd_pretrain/first", "runs/finetune/critic", "student", "classifier"):
         assert bort.load(tmp_path / folder)
+    assert "(2, 2)" in shown and names["vectors"].dtype == "float32"
     assert 0 < names["search"].w_coefficient(names["best"]) < 1
 
 

@@ -185,20 +185,33 @@ def _measure_head(
     return outputs, 0 if head else columns // hidden - 1
 
 
+def open_model(
+    name: str | os.PathLike,
+) -> tuple[MaskedLM | Classifier | Encoder, dict[int, str]]:
+    """A fine-tuned model and the names of its outputs, or else a masked LM or an encoder, and none.
+
+    Raises BortError as `load_masked_lm` does.
+    """
+    opened = _, _, config, weights = _open(name)
+    if (classifier := _classifier(*opened)) is not None:
+        return classifier
+    trained = _has_head(config, weights) and not _random_head(name)
+    model = _masked_lm(*opened, trained)
+    return model if trained else model.encoder, {}
+
+
 def load_model(name: str | os.PathLike) -> tuple[MaskedLM | Classifier, dict[int, str]]:
     """A fine-tuned model and the names of its outputs, or else a masked LM and none.
 
     Raises BortError for an encoder without a head, and as `load_masked_lm` does.
     """
-    opened = folder, _, config, weights = _open(name)
-    if (classifier := _classifier(*opened)) is not None:
-        return classifier
-    if not _has_head(config, weights) or _random_head(name):
+    model, labels = open_model(name)
+    if isinstance(model, Encoder):
         raise BortError(
-            f"{folder} is an encoder without a trained head; train.py experiment=finetune "
+            f"{name} is an encoder without a trained head; train.py experiment=finetune "
             f"model={name} gives it one, and AutoModel opens it as it is"
         )
-    return _masked_lm(*opened, trained=True), {}
+    return model, labels
 
 
 def read_task_keys(name: str | os.PathLike) -> dict:

@@ -147,9 +147,11 @@ def test_a_pair_is_cut_where_its_task_cuts_it(name, tmp_path, monkeypatch):
     given = [Row(index=0, texts=row, label=0) for row in fits]
     expected = encode_rows(task, given, tokenizer, 20).input_ids
     for row, (ids,) in zip(fits, expected, strict=True):
-        assert predictor.encode(row)["input_ids"] == ids.tolist()
+        (encoded,) = predictor.tokenize(row)
+        assert encoded["input_ids"] == ids.tolist()
     for row in rows:
-        assert len(predictor.encode(row)["input_ids"]) == 20
+        (encoded,) = predictor.tokenize(row)
+        assert len(encoded["input_ids"]) == 20
     monkeypatch.setattr(onnx_predict, "open_session", lambda path, threads: None)
     standalone = Model(tmp_path / "model")
     found = standalone.tokenize(rows)
