@@ -18,6 +18,7 @@ from bort.agora.generated import (
     write_generated,
 )
 from bort.agora.generators import GENERATORS, WordSource
+from bort.agora.pool import PoolSource, choose_nearest, choose_random
 from bort.agora.rounds import Round, count_samples, name_round, name_training
 from bort.agora.student import Student
 from bort.config.train import TrainConfig
@@ -31,6 +32,7 @@ from bort.finetuning.judge import Judge
 from bort.finetuning.module import compute_loss, to_answers
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.tasks.task import Row
+from bort.tasks.unlabelled import Pool
 from bort.training.trainer import choose_device
 
 logger = logging.getLogger(__name__)
@@ -39,11 +41,14 @@ HARDEST = 0.1  # share of the rows that rows are made from where there are fewer
 SHOWN = 200  # generated rows in generated.jsonl
 
 
-def open_word_source(run: TrainConfig, student: str, encoder: str | None) -> WordSource | None:
-    """Open what the generator takes words from; None where it needs nothing.
+def open_word_source(
+    run: TrainConfig, student: str, encoder: str | None, pool: Pool | None = None
+) -> WordSource | PoolSource | None:
+    """Open what the generator takes words or rows from; None where it needs nothing.
 
-    student: the student's model. encoder: what S was fine-tuned from, where it was not given.
-    Raises BortError for a model that cannot fill masks where the generator needs one.
+    student: the student's model. encoder: what S was fine-tuned from, where it was not given. pool:
+    the rows of generator=pool. Raises BortError for a model that cannot fill masks where the
+    generator needs one.
     """
     kind = run.agora.generator
     if kind == "edit":
@@ -58,17 +63,25 @@ def open_word_source(run: TrainConfig, student: str, encoder: str | None) -> Wor
             f"agora.generator={kind}: {error}; set agora.mlm=FOLDER to a masked LM, or "
             "agora.generator=edit"
         ) from None
+    if pool is not None:
+        return PoolSource(pool.rows, WordSource(model, load_tokenizer(source)))
     return WordSource(model.to(choose_device(run)), load_tokenizer(source))
 
 
 class RowMaker:
     """Makes rows by the generator of the run, and keeps them in files below the run's folder.
 
-    judge: S. words: what the generator takes words from. confidence: the least probability with
-    which S keeps a hard label.
+    judge: S. words: what the generator takes words or rows from. confidence: the least probability
+    with which S keeps a hard label.
     """
 
-    def __init__(self, student: Student, judge: Judge, words: WordSource | None, confidence: float):
+    def __init__(
+        self,
+        student: Student,
+        judge: Judge,
+        words: WordSource | PoolSource | None,
+        confidence: float,
+    ):
         self.student, self.judge, self.words = student, judge, words
         self.confidence = confidence
         self.run, self.task, self.folder = student.run, student.task, student.folder
@@ -87,10 +100,10 @@ class RowMaker:
         return [*before.data, *new] if new else None
 
     def make_random_rows(self, count: int) -> list[Row]:
-        """Make as many rows as Agora made, from random rows of D."""
+        """Make as many rows as Agora made, from random rows of D, or take them from the pool."""
         path = self.folder / "random" / ROWS
         if count and not path.is_file():
-            self._make(path, self.student.D, count, (self.run.seed, 0, 0), self.student.D)
+            self._make(path, self.student.D, count, (self.run.seed, 0, 0), self.student.D, True)
         return read_generated(path, self.task) if count else []
 
     def locate_rows(self, number: int, replay: int) -> Path:
@@ -127,10 +140,26 @@ class RowMaker:
         return [rows[k] for k in np.sort(chosen)]
 
     def _make(
-        self, path: Path, sources: list[Row], count: int, seed: tuple[int, ...], data: list[Row]
+        self,
+        path: Path,
+        sources: list[Row],
+        count: int,
+        seed: tuple[int, ...],
+        data: list[Row],
+        is_random: bool = False,
     ) -> None:
-        """Generate rows into a file; data: the rows of D so far, which are not made again."""
-        options, make = self.run.agora, GENERATORS[self.run.agora.generator]
+        """Generate rows into a file.
+
+        data: the rows of D so far, which are not made again. is_random: whether the rows of a pool
+        are taken without regard to `sources`.
+        """
+        options = self.run.agora
+
+        def make(rows: list[Row], random: np.random.Generator) -> list[Row | None]:
+            if isinstance(self.words, PoolSource):
+                return (choose_random if is_random else choose_nearest)(rows, random, self.words)
+            return GENERATORS[options.generator](self.task, rows, options.rate, random, self.words)
+
         existing = {normalize_texts(row) for row in data}
         for rows in self.student.rows.values():
             existing.update(map(normalize_texts, rows))
@@ -138,7 +167,7 @@ class RowMaker:
             self.task,
             sources,
             count,
-            lambda rows, random: make(self.task, rows, options.rate, random, self.words),
+            make,
             Labelling(self.judge, self.confidence, options.labels == "soft"),
             existing,
             seed,

@@ -44,6 +44,7 @@ from bort.runs.summary import RunSummary
 from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.overview import examine_data
 from bort.tasks.task import Row
+from bort.tasks.unlabelled import Pool, read_pool
 from bort.training.loggers import build_loggers, finish_loggers
 from bort.training.precision import settle_precision
 from bort.training.threads import choose_threads, use_threads
@@ -92,19 +93,31 @@ def agora(
     run = settle_precision(run, run_folder.precision)
     threads = choose_threads(run, run_folder.threads)
     student = Student(run, folder, launch)
+    pool = read_unlabelled(student)
     with run_folder.lock(False):
         run_folder.begin(run, record, threads or torch.get_num_threads())
         encoder = None if run.agora.teacher else find_teacher_source(run)
-        facts = {"digest": hash_rows(student.rows), "source": student.task.name}
+        digest = hash_rows(student.rows | ({"pool": pool.rows} if pool else {}))
+        facts = {"digest": digest, "source": student.task.name}
         run_folder.check_inputs(facts, digest_models(run, student.source, encoder), run)
         if run.resume and (summary := run_folder.find_summary()) is not None:
             return summary  # a data file was touched, and its content is the same as before
         loggers = build_loggers(run.logger, folder, flatten_settings(run))
         try:
             with use_threads(threads):
-                return AgoraRun(student, loggers).play(encoder)
+                return AgoraRun(student, loggers, pool).play(encoder)
         finally:
             finish_loggers(loggers)
+
+
+def read_unlabelled(student: Student) -> Pool | None:
+    """Read the rows that agora.generator=pool takes, and say what they are; None without it."""
+    if student.run.agora.generator != "pool":
+        return None
+    rows = (row for split in student.rows.values() for row in split)
+    pool = read_pool(student.task, student.run.data, rows)
+    logger.info(f"data: {pool.describe()}")
+    return pool
 
 
 def digest_models(run: TrainConfig, source: str, encoder: str | None) -> dict[str, str]:
@@ -118,11 +131,12 @@ def digest_models(run: TrainConfig, source: str, encoder: str | None) -> dict[st
 class AgoraRun:
     """A run of Agora: the rounds of its student, and the control arms.
 
-    loggers: those besides metrics.csv; each training is a step of theirs.
+    loggers: those besides metrics.csv; each training is a step of theirs. pool: the rows that
+    agora.generator=pool takes.
     """
 
-    def __init__(self, student: Student, loggers: list):
-        self.student, self.loggers = student, loggers
+    def __init__(self, student: Student, loggers: list, pool: Pool | None = None):
+        self.student, self.loggers, self.pool = student, loggers, pool
         self.run, self.folder, self.task = student.run, student.folder, student.task
         self.thetas = list_thetas(self.run.agora.grid)
         self.prune = PRUNE[self.run.agora.prune]
@@ -140,7 +154,7 @@ class AgoraRun:
         """
         student = self.student
         self._describe_data()
-        words = open_word_source(self.run, student.source, encoder)
+        words = open_word_source(self.run, student.source, encoder, self.pool)
         judge, judge_scores = self._open_judge(encoder)
         least = self.run.agora.confidence
         least = (judge_scores.confidence or 0.0) if least is None else least

@@ -43,7 +43,9 @@ class AgoraConfig:
     rounds: int | None = None  # the most rounds; null: until Θ is used up
     prune: str = "half"  # how Θ shrinks: half (the worse half goes) or lcs (as published)
     replays: int = 1  # how many rounds, of all, may be repeated because E became worse
-    generator: str = "mlm"  # mlm, nearest (by the student's embeddings) or edit (deletion, swap)
+    # mlm, nearest (by the student's embeddings), edit (deletion, swap), or pool (rows of
+    # data.unlabelled near to the mistakes)
+    generator: str = "mlm"
     mistakes: str = "train"  # whose mistakes rows are made from: train (D) or eval (E, published)
     rate: float = 0.15  # share of a row's words that a generator changes
     samples: int | None = None  # rows that are generated in a round; null: a quarter of D
@@ -55,7 +57,7 @@ class AgoraConfig:
 
     def __post_init__(self) -> None:
         check_choice("agora.prune", self.prune, ("half", "lcs"))
-        check_choice("agora.generator", self.generator, ("mlm", "nearest", "edit"))
+        check_choice("agora.generator", self.generator, ("mlm", "nearest", "edit", "pool"))
         check_choice("agora.mistakes", self.mistakes, ("train", "eval"))
         check_choice("agora.labels", self.labels, ("hard", "soft"))
         check_at_least("agora.replays", self.replays, 0)

@@ -20,11 +20,9 @@ ACTIVE_CALLBACKS = {
     "LearningRateFinder",
     "BatchSizeFinder",
 }
+POOL_KEYS = ("data.unlabelled", "data.unlabelled_rows", "data.split_sentences")
 # Only experiment=kd_finetune reads these.
-TEACHING_KEYS = (
-    *("data.unlabelled", "data.unlabelled_rows", "data.split_sentences"),
-    *("distill.w_ce", "distill.kd_loss", "distill.guard"),
-)
+TEACHING_KEYS = ("distill.w_ce", "distill.kd_loss", "distill.guard")
 TASK_KEYS = (  # only fine-tuning and Agora read these
     *("data.train", "data.val", "data.test", "data.label", "data.kind", "data.metric"),
     "optim.class_weights",
@@ -50,6 +48,8 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
         free |= {*TASK_KEYS}
     if run.job != "kd_finetune":
         free |= {*TEACHING_KEYS}
+        if not run.data.unlabelled:
+            free |= {*POOL_KEYS}
     unread = () if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(unread)}
 

@@ -370,6 +370,8 @@ class AgoraRunConfig(FinetuneRunConfig):
             raise BortError("experiment=agora trains on one device; use trainer.devices=1")
         if self.patience is not None:
             raise BortError("patience is for experiment=finetune: Agora's arms get equal steps")
+        if self.agora.generator == "pool" and not self.data.unlabelled:
+            raise BortError("agora.generator=pool needs data.unlabelled=FILE, whose rows it takes")
         super()._fill_and_check()
 
     def list_models(self) -> dict[str, str]:

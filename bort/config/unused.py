@@ -62,6 +62,11 @@ def is_teacher_ignored(run: Settings) -> bool:
     return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
 
 
+def takes_pool(run: Settings) -> bool:
+    """Whether rows of Agora are taken from texts without labels."""
+    return run.job == "agora" and run.agora.generator == "pool"
+
+
 TEXT = "data.path data.packing data.mask_rate data.tokenizer data.vocab_size "
 RULES = (
     Rule("agora", lambda run: run.job != "agora", "is for experiment=agora"),
@@ -80,11 +85,16 @@ RULES = (
         "is for experiment=finetune and agora; a pre-training reads data=text data.path=TEXT",
     ),
     Rule(
-        "data.unlabelled data.unlabelled_rows data.split_sentences "
+        "data.unlabelled data.unlabelled_rows data.split_sentences",
+        lambda run: run.job != "kd_finetune" and not takes_pool(run),
+        "is for experiment=kd_finetune, and agora.generator=pool",
+    ),
+    Rule(
         "distill.w_ce distill.kd_loss distill.guard",
         lambda run: run.job != "kd_finetune",
         "is for experiment=kd_finetune",
     ),
+    Rule("agora.rate", takes_pool, "is not read: agora.generator=pool changes no words"),
     Rule(
         "data.unlabelled_rows data.split_sentences",
         lambda run: not run.data.unlabelled,

@@ -17,7 +17,7 @@ MESSAGES = [
     ),
     (
         lambda: AgoraConfig(generator="mlms"),
-        "agora.generator=mlms is unknown; use mlm, nearest, edit; did you mean 'mlm'?",
+        "agora.generator=mlms is unknown; use mlm, nearest, edit, pool; did you mean 'mlm'?",
     ),
     (
         lambda: AgoraConfig(mistakes="training"),

@@ -3,6 +3,7 @@
 import pytest
 from composed_settings import composed
 
+from bort.config.agora import AgoraConfig
 from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
 from bort.config.optim import OptimConfig
@@ -23,6 +24,10 @@ MESSAGES = [
     (
         lambda: complete(job="agora", task="docstrings", patience=2),
         "patience is for experiment=finetune: Agora's arms get equal steps",
+    ),
+    (
+        lambda: complete(job="agora", task="docstrings", agora=AgoraConfig(generator="pool")),
+        "agora.generator=pool needs data.unlabelled=FILE, whose rows it takes",
     ),
     (
         lambda: complete(job="agora", task="docstrings", trainer={"devices": 2}),

@@ -139,6 +139,16 @@ def test_every_key_is_read_or_refused(job):
     assert not wrong
 
 
+def test_agora_with_a_pool():
+    """It reads the texts without labels, and changes no words."""
+    words = ["experiment=agora", "agora.generator=pool", "data.unlabelled=x", "name=x"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        run = parse_settings(compose("train", [*words, "output_dir=x"]))
+    refuse_unused(run, ["data.unlabelled=x", "data.split_sentences=true", "data.text=body"])
+    with pytest.raises(BortError, match="agora.rate=0.2 is not read: agora.generator=pool changes"):
+        refuse_unused(run, ["agora.rate=0.2"])
+
+
 @pytest.mark.parametrize(
     ("job", "override", "line"),
     [
