@@ -13,6 +13,7 @@ from bort.models import hub
 from bort.models.identity import find_local_model
 from bort.objectives.parameters import count_parameters
 from bort.tasks.task import Task
+from bort.tasks.unlabelled import check_pool_file
 from bort.teachers.opening import read_shape
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ def show(run: TrainConfig, folder: Path) -> None:
 def count_steps(run: TrainConfig, task: Task, train: list) -> int:
     """Steps of the rounds and of both control arms; says how the rows are divided."""
     check_task(task)
+    if run.agora.generator == "pool":
+        check_pool_file(run.data)
     D, E = split_rows(task, train, run.agora.eval_fraction)
     logger.info(f"  E           {len(E):,} of the training rows; D has the others")
     source = run.agora.teacher
