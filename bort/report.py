@@ -26,6 +26,7 @@ from bort.runs import commands
 from bort.runs.defaults import read_defaults
 from bort.runs.loaded import LOSSES, TRAINING_PARTS, Curve, LoadedRun, load_run, load_runs
 from bort.runs.names import locate_rate_folder, shorten_names
+from bort.task_distillation import report as distillation
 
 logger = logging.getLogger("bort.report")
 
@@ -101,7 +102,8 @@ def describe(run: LoadedRun) -> str:
     s = run.settings
     if s["task"]:
         data = s["data.train"] if s["task"] == "custom" else s["task"]
-        return f"{s['model'] or 'an encoder of its own'} on {data}"
+        lesson = distillation.describe_lesson(s) if s["job"] == "kd_finetune" else ""
+        return f"{s['model'] or 'an encoder of its own'} on {data}{lesson}"
     arch = Arch.from_table(s, "arch.").check()
     teacher = (
         s["teacher.name"] or run.summary.get("teacher") or "a teacher trained on the same text"
@@ -129,11 +131,7 @@ def list_results(run: LoadedRun) -> Iterator[tuple[str, str]]:
         if key.startswith(("val", "test")) and isinstance(value, float):
             yield f"{value:.4g}", key
     if run.settings["job"] == "kd_finetune":
-        score = summary.get(f"teacher/{summary.metric}")
-        if isinstance(score, float):
-            yield f"{score:.4g}", f"{summary.metric} of the teacher"
-        for key in ("labelled_rows", "unlabelled_rows"):
-            yield f"{summary[key]:,}", key.replace("_", " ")
+        yield from distillation.list_results(summary)
     for key, name in BESIDE.items() if summary.loss is not None else ():
         if isinstance(summary.get(key), float):
             yield f"{summary[key]:.4g}", name

@@ -10,6 +10,7 @@ was doing. So no arm waits for another one, and a launcher of Hydra may train se
 
 import csv
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -244,7 +245,8 @@ def build_arm_run(run: TrainConfig, arm: str, lr: float, ratio: float = 1.0) -> 
         # This, too, is a budget of steps, so that the schedule ends with the training.
         trainer["max_steps"] = max(1, round(trainer["max_steps"] * ratio))
         if isinstance(interval := trainer["val_check_interval"], int):  # else a share of an epoch
-            trainer["val_check_interval"] = max(1, round(interval * ratio))
+            # Rounded up: the last look is not a step before the end, which is looked at anyway.
+            trainer["val_check_interval"] = max(1, math.ceil(interval * ratio))
     optim = replace(run.optim, lr=lr)
     return run.to_pretraining(
         distill=distill, trainer=trainer, optim=optim, init=init, init_layers=layers

@@ -204,6 +204,9 @@ def test_a_teacher_that_costs_next_to_nothing(run):
     short = replace(run, trainer={**run.trainer, "max_steps": 3})
     trainer = comparing.build_arm_run(short, "mlm_equal_time", 1e-3, 0.01 / 3.0).trainer
     assert (trainer["max_steps"], trainer["val_check_interval"]) == (1, 1)
+    long = replace(run, trainer={**run.trainer, "max_steps": 600, "val_check_interval": 150})
+    trainer = comparing.build_arm_run(long, "mlm_equal_time", 1e-3, 901 / 600).trainer
+    assert (trainer["max_steps"], trainer["val_check_interval"]) == (901, 226)  # not at 900, too
     share = replace(run, trainer={**run.trainer, "val_check_interval": 0.5})
     trainer = comparing.build_arm_run(share, "mlm_equal_time", 1e-3, 0.01 / 3.0).trainer
     assert trainer["val_check_interval"] == 0.5  # of an epoch: that stays

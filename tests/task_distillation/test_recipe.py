@@ -65,6 +65,7 @@ def test_what_is_printed_and_on_the_page(done, run_of, teacher):
     write_page(folder)
     page = (folder / "report.html").read_text()
     assert "val/accuracy of the teacher" in page and "unlabelled rows" in page
+    assert f"pool.txt, taught by {teacher}</p>" in page
 
 
 def test_a_stopped_run_ends_with_the_same_model(run_of, done, tmp_path, monkeypatch):
