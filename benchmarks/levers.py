@@ -9,7 +9,8 @@ A student ⟨2,2,128,512⟩ starts from random weights or from its teacher's emb
 trained for 80 seconds of one core, the teacher's passes included, on masked words, the teacher's
 final states, its relations, or sums of them. Every arm is then fine-tuned on tasks of GLUE, at the
 rate that does best on rows held out of the training rows; the dev rows are looked at once, after
-the last epoch. Arms that learn masked words are also scored on BLiMP.
+the last epoch. The pairs of STS-B are two towers (head=towers). Arms that learn masked words are
+also scored on BLiMP.
 
 The text is the beginning of imdb, wiki and news in the folder text/ of BORT_DATA. Run it with
 OMP_NUM_THREADS=1, because seconds are those of the process. Every finished training leaves a record
