@@ -19,7 +19,6 @@ from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError
 from bort.export.settings import ExportConfig, TaskDataConfig
 from bort.files.run_files import MODEL, OPTIMUM
-from bort.finetuning.heads import arrange_texts
 from bort.pipeline.settings import STAGES, PipelineConfig
 from bort.tasks import registry
 from bort.tasks.reading import load_task
@@ -237,6 +236,8 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
     if task in registry.TASKS and registry.TASKS[task].parent:
         raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
     if task != "docstrings":  # which takes minutes to make, and cannot be wrong
+        from bort.finetuning.heads import arrange_texts  # torch, not for --help
+
         arrange_texts(load_task(task, runs["finetune"].data)[0], runs["finetune"].head)
     if runs["finetune"].data.unlabelled:
         check_pool_file(runs["finetune"].data)

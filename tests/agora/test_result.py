@@ -7,7 +7,9 @@ import pytest
 
 from bort.agora.report import judge_agora, list_arms
 from bort.agora.result import ARMS, AgoraResult, ArmResult, JudgeScores
+from bort.runs.baselines import read_baselines
 from bort.runs.folder import RunFolder
+from bort.runs.summary import RunSummary
 
 JUDGE = JudgeScores({"f1": 0.9, "accuracy": 0.8}, {"val": {"f1": 0.7, "accuracy": 0.6}}, 0.75, 0.97)
 SCORES = {"val/f1": 0.5, "val/accuracy": 0.25, "rows/val": 40, "doubt": "val: only 40 rows"}
@@ -24,7 +26,11 @@ def test_a_whole_run_is_read_as_it_was_written(whole):
     folder, summary, _ = whole
     content = json.loads((folder / "summary.json").read_text())
     result = AgoraResult.from_json(content)
-    assert list(result.to_json().items()) == list(content.items())  # in the order of the file
+    baselines = read_baselines(RunSummary(content))  # which stand behind what Agora found
+    beside = [key for baseline in baselines for key in baseline.to_json()]
+    assert len(baselines) == 2 and list(content)[-len(beside) :] == beside
+    found = [(key, value) for key, value in content.items() if key not in beside]
+    assert list(result.to_json().items()) == found  # in the order of the file
     assert AgoraResult.from_json(RunFolder(folder).find_summary()) == result
     assert result.judge.balanced_accuracy == content["teacher/eval/balanced_accuracy"]
     assert result.judge.confidence == content["teacher/eval/confidence"]
