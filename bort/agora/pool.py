@@ -17,7 +17,7 @@ PART = 16_384  # rows of the pool that are compared at a time
 
 
 class PoolSource:
-    """Rows without labels, and where the student's word embeddings place them.
+    """Rows without labels, and where the student's word embeddings put them.
 
     words: the student's. A row is the mean of the embeddings of its words, of length 1; one without
     a known word is the null vector, near to nothing.
@@ -25,17 +25,17 @@ class PoolSource:
 
     def __init__(self, rows: list[Row], words: WordSource):
         self.rows, self.words = rows, words
-        self.vectors = self.place(rows)  # (N, H)
+        self.vectors = self.embed(rows)  # (N, H)
 
-    def place(self, rows: list[Row]) -> Tensor:
+    def embed(self, rows: list[Row]) -> Tensor:
         """Compute the vectors (rows, H) of rows."""
         table, width = self.words.vectors, self.words.vectors.shape[1]
         vectors = torch.zeros(len(rows), width)
         for number, row in enumerate(rows):
             ids = [self.words.id(word) for text in row.texts for word in WORD.findall(text)]
-            known = [self.words.place[k] for k in ids if k is not None]
-            if known:
-                vectors[number] = table[known].mean(0)
+            lines = [self.words.place[k] for k in ids if k is not None]
+            if lines:
+                vectors[number] = table[lines].mean(0)
         return F.normalize(vectors, dim=-1)
 
     @torch.no_grad()
@@ -44,12 +44,12 @@ class PoolSource:
 
         Cost: a product of rows × H × N; PART rows of the pool are held at a time.
         """
-        wanted, count = self.place(rows), min(NEIGHBOURS, len(self.rows))
+        vectors, count = self.embed(rows), min(NEIGHBOURS, len(self.rows))
         best = torch.full((len(rows), count), -torch.inf)
         numbers = torch.zeros(len(rows), count, dtype=torch.long)
         for start in range(0, len(self.rows), PART):
             part = self.vectors[start : start + PART]
-            near = (wanted @ part.T).topk(min(count, len(part)))
+            near = (vectors @ part.T).topk(min(count, len(part)))
             values = torch.cat([best, near.values], dim=1).topk(count)
             both = torch.cat([numbers, near.indices + start], dim=1)
             best, numbers = values.values, both.gather(1, values.indices)

@@ -86,7 +86,8 @@ def _print_scores(
     by = f" (the best epoch by {summary.metric})" if "metric" in summary else ""
     logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
     if run.job == "kd_finetune":
-        logger.info(f"  teacher   {_compare_with_teacher(summary)}")
+        score = decimal(summary.get(f"teacher/{summary.metric}"))
+        logger.info(f"  teacher   {summary.metric} {score} ({summary.teacher})")
     for baseline in read_baselines(summary):
         logger.info(f"  {baseline.name:<10}{baseline.describe()}")
     if warning := summary.find_doubt():
@@ -104,12 +105,3 @@ def _print_scores(
             following = f"-m bort.predict model={{folder}} text='…'{pair}"
     logger.info(f"  answers   {folder.predictions}/")
     return following
-
-
-def _compare_with_teacher(summary: RunSummary) -> str:
-    """Say how good the teacher is, and what part of it the student reaches."""
-    score, own = summary.get(f"teacher/{summary.metric}"), summary.get(summary.metric)
-    line = f"{summary.teacher}: {summary.metric} {decimal(score)}"
-    if isinstance(score, float) and isinstance(own, float) and score > 0:
-        line += f", of which the student has {own / score:.1%}"
-    return line

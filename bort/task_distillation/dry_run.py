@@ -23,8 +23,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     lesson = TaughtLesson(run)
     lesson.prepare(run, task, rows)
     if lesson.is_encoder:
-        own = build_teacher_run(run)
-        epochs = own.trainer["max_epochs"]
+        epochs = build_teacher_run(run).trainer["max_epochs"]
         logger.info(f"  teacher     {run.teacher.name} is fine-tuned first, for {epochs} epochs")
     else:
         logger.info(f"  teacher     {run.teacher.name}")

@@ -5,7 +5,7 @@ these labels, and the true ones of D where `distill.w_ce` is above 0.
 """
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from bort.task_distillation.module import TaskDistillationModule
 from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
-from bort.tasks.unlabelled import Pool, check_pool_file, read_pool
+from bort.tasks.unlabelled import Pool, read_pool
 from bort.training.trainer import choose_device
 
 logger = logging.getLogger(__name__)
@@ -51,27 +51,6 @@ def distill_task(run: TrainConfig, folder: Path, record: dict | None = None) -> 
     return finetune(run, folder, record, TaughtLesson(run))
 
 
-@dataclass(frozen=True)
-class TeacherScores:
-    """How good S is on the validation sets, and what always giving one answer would reach.
-
-    scores: by set and metric. accuracy, majority: the shares of the first set's rows for which S
-    and the most frequent training label are right; None of a regression.
-    """
-
-    scores: dict[str, dict[str, float | None]]
-    accuracy: float | None = None
-    majority: float | None = None
-
-    def to_json(self) -> dict[str, float | None]:
-        """Give its part of the flat summary."""
-        return {
-            f"teacher/{split}/{metric}": value
-            for split, values in self.scores.items()
-            for metric, value in values.items()
-        }
-
-
 class TaughtLesson:
     """What a student learns from S: its answers to the training rows and to the pool."""
 
@@ -85,7 +64,6 @@ class TaughtLesson:
         self.is_encoder = is_encoder(task, self.source)
         if not run.data.unlabelled:
             return {}
-        check_pool_file(run.data)
         self.pool = read_pool(task, run.data, (row for split in rows.values() for row in split))
         logger.info(f"data: {self.pool.describe()}")
         return {"pool": hash_rows({"pool": self.pool.rows})}
@@ -109,14 +87,14 @@ class TaughtLesson:
         pl.seed_everything(run.seed, verbose=False)  # as if S had been there before
         module = TaskDistillationModule(model, run.optim, taught, run.distill)
         best, training = train_classifier(
-            run, folder, model, taught, "distillation", labels.astype(np.float32), module
+            run, folder, model, taught, "distillation", labels, module
         )
         facts = {
             "teacher": self.source,
             "labelled_rows": len(examples.rows["train"]),
             "unlabelled_rows": 0 if self.pool is None else len(self.pool.rows),
         }
-        return best, training, scores.to_json() | facts
+        return best, training, facts | {f"teacher/{key}": value for key, value in scores.items()}
 
     def _join_pool(self, examples: TaskExamples) -> TaskExamples:
         """Add the rows of the pool to the training rows."""
@@ -184,35 +162,31 @@ def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
     return FinetuneRunConfig(**values)
 
 
-def examine_teacher(judge: Judge, examples: TaskExamples, guard: float, name: str) -> TeacherScores:
-    """Score S on the validation sets.
+def examine_teacher(
+    judge: Judge, examples: TaskExamples, guard: float, name: str
+) -> dict[str, float | None]:
+    """Score S on the validation sets; return its scores by `SPLIT/METRIC`.
 
     Raises BortError where the share of the first set's rows that it answers rightly is not more
     than `guard` above that of the most frequent training label. A regression is not refused.
     """
-    task, scores, accuracy, majority = examples.task, {}, None, None
-    for split, rows in examples.validation_rows.items():
-        answers = to_answers(task, judge.answer(rows))
-        scores[split] = compute_scores(task, rows, answers)
-        is_compared = task.kind in ("classes", "spans") and task.form != "record"
-        if is_compared and accuracy is None:
-            labels = np.array([row.label for row in rows])
-            usual = np.bincount([row.label for row in examples.rows["train"]]).argmax()
-            accuracy = float((answers == labels).mean())
-            majority = float((labels == usual).mean())
-    shown = ", ".join(f"{key} {decimal(value)}" for key, value in _flatten(scores).items())
+    task, scores = examples.task, {}
+    sets = examples.validation_rows
+    answers = {split: to_answers(task, judge.answer(rows)) for split, rows in sets.items()}
+    for split, rows in sets.items():
+        values = compute_scores(task, rows, answers[split])
+        scores |= {f"{split}/{metric}": value for metric, value in values.items()}
+    shown = ", ".join(f"{key} {decimal(value)}" for key, value in scores.items())
     logger.info(f"teacher: {name}: {shown}")
-    if accuracy is not None and accuracy <= majority + guard:
-        raise BortError(
-            f"teacher.name={name} is right in {accuracy:.3f} of {counted(len(labels), 'row')}, the "
-            f"most frequent label in {majority:.3f}; give a better one, or lower distill.guard"
-        )
-    return TeacherScores(scores, accuracy, majority)
-
-
-def _flatten(scores: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
-    return {
-        f"{split}/{metric}": value
-        for split, values in scores.items()
-        for metric, value in values.items()
-    }
+    if task.kind in ("classes", "spans") and task.form != "record":
+        split, rows = next(iter(sets.items()))
+        labels = np.array([row.label for row in rows])
+        usual = np.bincount([row.label for row in examples.rows["train"]]).argmax()
+        accuracy, majority = (answers[split] == labels).mean(), (labels == usual).mean()
+        if accuracy <= majority + guard:
+            raise BortError(
+                f"teacher.name={name} is right in {accuracy:.3f} of {counted(len(rows), 'row')}, "
+                f"the most frequent label in {majority:.3f}; give a better one, or lower "
+                "distill.guard"
+            )
+    return scores

@@ -73,10 +73,11 @@ def read_pool(task: Task, data: DataConfig, labelled: Iterable[Row]) -> Pool:
         )
     if data.split_sentences and len(task.columns) == 2:
         raise BortError("data.split_sentences is for tasks of one text; a pair is not divided")
+    check_pool_file(data)
     rows = list(labelled)
     holders = HeldTexts(text for row in rows for text in row.texts)
     existing = {_squeeze_row(row.texts) for row in rows}
-    kept: dict[bytes, tuple[str, ...]] = {}
+    by_hash: dict[bytes, tuple[str, ...]] = {}
     documents = held = repeated = 0
     for texts in _read_texts(task, data):
         documents += 1
@@ -92,17 +93,17 @@ def read_pool(task: Task, data: DataConfig, labelled: Iterable[Row]) -> Pool:
                 repeated += 1
             elif all(normal):
                 existing.add(normal)
-                kept[_hash(normal)] = piece
-    if not kept:
+                by_hash[_hash(normal)] = piece
+    if not by_hash:
         raise BortError(
             f"data.unlabelled={data.unlabelled}: no row is left of {counted(documents, 'document')}"
             f" ({held:,} hold a labelled text, {repeated:,} rows repeat one); give other texts"
         )
-    chosen = list(kept.values())
-    if data.unlabelled_rows is not None and len(kept) > data.unlabelled_rows:
-        chosen = [kept[key] for key in sorted(kept)[: data.unlabelled_rows]]
+    chosen = list(by_hash.values())
+    if data.unlabelled_rows is not None and len(by_hash) > data.unlabelled_rows:
+        chosen = [by_hash[key] for key in sorted(by_hash)[: data.unlabelled_rows]]
     pool = [Row(("unlabelled", number), texts) for number, texts in enumerate(chosen)]
-    return Pool(pool, documents, held, repeated, len(kept) - len(chosen))
+    return Pool(pool, documents, held, repeated, len(by_hash) - len(chosen))
 
 
 def split_sentences(text: str) -> list[str]:
@@ -173,7 +174,6 @@ def check_pool_file(data: DataConfig) -> None:
 
 def _read_texts(task: Task, data: DataConfig) -> Iterator[tuple[str, ...]]:
     """Read the texts of the task's columns, of one record or document after the other."""
-    check_pool_file(data)
     path = Path(data.unlabelled).expanduser()
     files = [path] if path.is_file() else list_text_files(path)[0]
     for file in files:

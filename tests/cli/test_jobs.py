@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ from tiny_runs import log_lines
 from bort.cli.composing import compose_command
 from bort.cli.jobs import locate_folder, make_launcher, read_objective, run_job
 from bort.errors import BortError
+from bort.pretraining.comparison import ARMS
+from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def job(mode: RunMode, output_dir: str):
@@ -41,6 +47,32 @@ def test_the_processes_of_a_training_share_the_first_ones_folder(monkeypatch):
 def test_no_launcher_is_used_where_none_was_chosen():
     with compose_command("train", ["experiment=agora", "name=x"]) as (_, hydra):
         assert make_launcher(hydra, Path("runs/agora/x")) is None
+
+
+def test_the_arms_of_a_comparison_by_a_launcher(text, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = [
+        *("experiment=kd_vs_mlm", "name=far", "data=text", f"data.path={text}", "trainer=cpu"),
+        *("arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}", "data.vocab_size=280"),
+        *("teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}", "data.length=16"),
+        *("teacher.max_steps=2", "trainer.max_steps=3", "data.val_fraction=0.2"),
+        *("compare.lrs=[1e30,4e-3]", "trainer.val_check_interval=3"),
+    ]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), *words, *launcher],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "8 trainings go to the launcher" in result.stdout
+    assert result.stdout.count("drops out: the loss became") == 4
+    folder = tmp_path / "runs" / "kd_vs_mlm" / "far"
+    summary = RunFolder(folder).find_summary()
+    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 4
+    assert (folder / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +26,6 @@ from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
 
 
@@ -377,32 +374,6 @@ def test_trainings_that_are_launched(run, done, tmp_path, resume):
             assert (folder / file).read_bytes() == (done[0] / file).read_bytes()
     names.clear()
     assert compare(run, folder, launch=launch) == summary and not names
-
-
-def test_a_launcher_of_hydra(text, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = [
-        *("experiment=kd_vs_mlm", "name=far", "data=text", f"data.path={text}", "trainer=cpu"),
-        *("arch={depth: 1, heads: 2, hidden: 16, intermediate: 32}", "data.vocab_size=280"),
-        *("teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}", "data.length=16"),
-        *("teacher.max_steps=2", "trainer.max_steps=3", "data.val_fraction=0.2"),
-        *("compare.lrs=[1e30,4e-3]", "trainer.val_check_interval=3"),
-    ]
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "train.py"), *words, *launcher],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "8 trainings go to the launcher" in result.stdout
-    assert result.stdout.count("drops out: the loss became") == 4
-    folder = tmp_path / "runs" / "kd_vs_mlm" / "far"
-    summary = RunFolder(folder).find_summary()
-    assert [summary[f"{arm}/lr"] for arm in ARMS] == [0.004] * 4
-    assert (folder / "report.html").exists()
 
 
 def test_a_rate_that_diverges_drops_out(run, done, tmp_path):
