@@ -1,6 +1,6 @@
 """Measure what a teacher's answers to texts without labels bring to a small model.
 
-    python benchmarks/taught.py                 # SST-2 and QNLI; two hours on one core
+    python benchmarks/taught.py                 # all parts; three hours on one core
     python benchmarks/taught.py sst2 encoder=FOLDER
     python benchmarks/taught.py smoke           # tiny models; only prints
 
@@ -9,6 +9,10 @@ on them. A student ⟨2,2,128,512⟩ starts from the encoder's embeddings and 80
 states (as in levers.py), and is fine-tuned on the rows alone, or learns S's answers: to these rows,
 and to thousands of texts more. Of SST-2 these are its other training sentences, or sentences of
 film reviews; of QNLI its other training pairs.
+
+`agora` asks whether texts that are near to the student's mistakes teach more than random ones, and
+than changed words: Agora with each of its generators, with soft labels, beside its control arms
+with equal rows and steps. They share one S, which is fine-tuned on D.
 
 The rate is the best one on rows held out of the training rows; the dev rows are looked at once,
 after the last epoch. Run it with OMP_NUM_THREADS=1, because the seconds of the student's start are
@@ -22,9 +26,10 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agora import format_row, format_table
 from arms import (
     FRESH,
     HIDDEN,
@@ -39,6 +44,7 @@ from arms import (
 from glue import find_encoder, hold_out_rows, sample_task
 from parts import ROOT, RUNS, Bench, run_parts
 
+from bort.agora.recipe import agora as teach
 from bort.config.train import TrainConfig
 from bort.files.writing import replace_file, write_json
 from bort.finetuning.recipe import finetune
@@ -51,7 +57,13 @@ ROWS, BATCH, STEPS = 1000, 32, 640
 START, SECONDS = "embeddings, hidden states", 80.0
 PLAIN = ("experiment=finetune", "model=none")
 FILM_SETTINGS = ("data.text=text", "data.split_sentences=true")
-STARTS = {START: (TAKEN, HIDDEN), "random weights": (FRESH, [])}
+WRITER = "embeddings, hidden states, masked words"  # draws words for Agora's generator mlm
+STARTS = {
+    START: (TAKEN, HIDDEN),
+    "random weights": (FRESH, []),
+    WRITER: (TAKEN, [*HIDDEN, "distill.w_mlm=0.1"]),
+}
+GENERATORS = ["pool", "nearest", "edit", "mlm"]
 
 
 @dataclass(frozen=True)
@@ -167,23 +179,27 @@ def describe_arm(bench: Bench, task: str, arm: Arm, models: Sequence[Path]) -> s
     return f"| {arm.learns} | {scores[0]['steps']:,} | {mean} | {rate:g} |"
 
 
-def measure_task(bench: Bench, task: str, arms: Sequence[Arm]) -> list[str]:
-    """Measure all arms on a task, beside S and what a user would try first."""
-    encoder = find_encoder(bench)
+def train_starts(bench: Bench, starts: Sequence[str]) -> dict[str, list[Path]]:
+    """Train the students' starts, on the first call; return their folders, one of each seed."""
 
     def compose_start(start: str, seed: int, steps: int) -> TrainConfig:
         init, losses = STARTS[start]
         words = (init, *(losses or HIDDEN), "trainer.limit_val_batches=8")
-        return compose_student(bench, encoder, *words, seed=seed, steps=steps)
+        return compose_student(bench, find_encoder(bench), *words, seed=seed, steps=steps)
 
-    steps = count_steps(bench, compose_start, [START], SECONDS)
-    models = {
+    steps = count_steps(bench, compose_start, [START, WRITER], SECONDS)
+    return {
         start: [
             train_arm(bench, compose_start, start, seed, steps.get(start, 0))
             for seed in bench.shorten(SEEDS)
         ]
-        for start in STARTS
+        for start in starts
     }
+
+
+def measure_task(bench: Bench, task: str, arms: Sequence[Arm]) -> list[str]:
+    """Measure all arms on a task, beside S and what a user would try first."""
+    models = train_starts(bench, [START, "random weights"])
     lines = ["| the student learns | steps | accuracy | rate |", "|---|---|---|---|"]
     for arm in bench.shorten(arms, 3):
         lines.append(describe_arm(bench, task, arm, models[arm.start]))
@@ -203,5 +219,43 @@ def qnli(bench: Bench) -> list[str]:
     return measure_task(bench, "glue/qnli", [arm for arm in ARMS if arm.pool != FILMS])
 
 
+def agora(bench: Bench) -> list[str]:
+    """Compare Agora's generators on SST-2."""
+    models = train_starts(bench, [START, WRITER])
+    lines = []
+    for generator in bench.shorten(GENERATORS):
+        summaries = [
+            teach_once(bench, generator, model, models[WRITER][0], seed)
+            for seed, model in zip(SEEDS, models[START], strict=False)
+        ]
+        lines.append([generator, *format_row(summaries)])
+        print(" | ".join(lines[-1]), flush=True)
+    note = (
+        f"There are {ROWS:,} training rows of SST-2, and {16000:,} others without labels for "
+        "`pool`, whose control arm takes random ones of them; labels are soft. Scores are mean ± "
+        f"standard deviation of the seeds {SEEDS}."
+    )
+    return [note, "", *format_table(["generator"], lines)]
+
+
+def teach_once(bench: Bench, generator: str, model: Path, writer: Path, seed: int) -> RunSummary:
+    """Run Agora, on the first call; the very first run fine-tunes S, which the others take."""
+    first = bench.runs / "agora" / f"{GENERATORS[0]}_{SEEDS[0]}"
+    folder = bench.runs / "agora" / f"{generator}_{seed}"
+    words = [f"agora.generator={generator}", "agora.labels=soft", "agora.samples=800"]
+    words += [f"agora.grid.seed=[{2 * seed},{2 * seed + 1}]", "agora.grid.lr_factor=[1,2]"]
+    words += [f"model={model}", f"seed={seed}", f"trainer.max_epochs={bench.choose(5, 1)}"]
+    if generator == "mlm":
+        words.append(f"agora.mlm={writer}")
+    if generator == "pool":
+        words += [*find_pool(bench, "glue/sst2", OWN), "data.unlabelled_rows=16000"]
+    encoder = find_encoder(bench)
+    source = f"teacher.name={encoder}" if folder == first else f"agora.teacher={first / 'teacher'}"
+    words += ["agora.guard=0", "agora.grid.lr_factor=[1]"] if bench.smoke else []
+    root = sample_task(bench, "glue/sst2", ROWS)
+    run = compose(bench, "glue/sst2", root, "experiment=agora", "logger=none", *words, source)
+    return teach(replace(run, resume=True), folder)
+
+
 if __name__ == "__main__":
-    run_parts("taught", {"sst2": sst2, "qnli": qnli}, RUNS / "taught", ["encoder"])
+    run_parts("taught", {"sst2": sst2, "qnli": qnli, "agora": agora}, RUNS / "taught", ["encoder"])

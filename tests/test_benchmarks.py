@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnxruntime
@@ -30,6 +31,7 @@ SHARED = {
     "arms.py",
     "steps.py",
     "glue.py",
+    "scatter.py",
     "huggingface.py",
     "watched.py",
     "deadlines.py",
@@ -77,7 +79,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
-    of_tasks |= {"claim.py", "taught.py"}
+    of_tasks |= {"claim.py", "taught.py", "family.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -302,6 +304,29 @@ def test_taught(script, model, shared, monkeypatch):
     out = script("taught", "smoke", "sst2", f"encoder={model}")
     assert count_rows(out, "| the student learns | steps |") == 6  # three, two baselines and S
     assert "| S's answers to these rows | 2 |" in out and "| nothing: TF-IDF" in out
+    out = script("taught", "smoke", "agora", f"encoder={model}")
+    assert count_rows(out, "| generator | plain, default") == 2
+
+
+def test_family(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("family", "smoke", f"encoder={model}")
+    assert count_rows(out, "| task | first token | mean state | two towers |") == 1
+    assert count_rows(out, "| model | sst2") == 1 + 1 + 1 + 2  # student, teacher, TF-IDF, BERTs
+    assert count_rows(out, "| model | parameters | int8, MB |") == 1 + 1 + 1
+
+
+def test_a_picture_has_all_points_inside(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    scatter = importlib.import_module("scatter")
+    points = [scatter.Point("small & fast", "int8", 0.5, 77.1), scatter.Point("b", "T", 50, 91.4)]
+    root = ElementTree.fromstring(scatter.draw_scatter(points, "t", "ms", "%", "dark"))
+    words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"small & fast", "b", "int8", "T", "1", "10", "80"} <= set(words)
+    places = [node.attrib for node in root.iter("{http://www.w3.org/2000/svg}circle")][2:]
+    (left, low), (right, high) = ((float(p["cx"]), float(p["cy"])) for p in places)
+    assert scatter.LEFT < left < right < scatter.WIDTH - scatter.RIGHT
+    assert scatter.HEIGHT - scatter.BOTTOM > low > high > scatter.TOP
 
 
 def test_vocabulary(script, model, shared, monkeypatch):
