@@ -79,6 +79,8 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
     if with_doubt and is_comparable and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield html.format_numbers(list_results(run))
+    if run.settings["job"] == "kd_finetune":
+        yield from distillation.build_recommendation(run.summary)
     yield from build_baselines(run.summary)
     if run.settings["job"] == "compare" and run.summary:
         yield from build_comparison(run)

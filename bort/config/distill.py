@@ -35,6 +35,9 @@ class DistillConfig:
     # there, how much better than the most frequent label the teacher must answer the validation
     # rows, as a share of them; -1 takes any
     guard: float = 0.0
+    # there, whether the same student also learns the true labels alone, for as many steps, to say
+    # what the teacher has brought
+    control: bool = False
     # most disk in GB for the teacher's final states, kept where they are read again; 0 keeps none
     states_gb: float = 4.0
 

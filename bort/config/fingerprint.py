@@ -22,7 +22,7 @@ ACTIVE_CALLBACKS = {
 }
 POOL_KEYS = ("data.unlabelled", "data.unlabelled_rows", "data.split_sentences")
 # Only experiment=kd_finetune reads these.
-TEACHING_KEYS = ("distill.w_ce", "distill.kd_loss", "distill.guard")
+TEACHING_KEYS = ("distill.w_ce", "distill.kd_loss", "distill.guard", "distill.control")
 TASK_KEYS = (  # only fine-tuning and Agora read these
     *("data.train", "data.val", "data.test", "data.label", "data.kind", "data.metric"),
     "optim.class_weights",

@@ -90,7 +90,7 @@ RULES = (
         "is for experiment=kd_finetune, and agora.generator=pool",
     ),
     Rule(
-        "distill.w_ce distill.kd_loss distill.guard",
+        "distill.w_ce distill.kd_loss distill.guard distill.control",
         lambda run: run.job != "kd_finetune",
         "is for experiment=kd_finetune",
     ),

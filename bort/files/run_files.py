@@ -34,6 +34,7 @@ MODEL = "model"
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
 TEACHER = "teacher"
+CONTROL = "control"  # the run of the control arm of a task's distillation
 HYDRA = ".hydra"
 HYDRA_CONFIG = "config.yaml"  # in the folder .hydra: the composed settings
 HYDRA_OVERRIDES = "overrides.yaml"  # there, too: the words of the command line
@@ -82,7 +83,7 @@ RUN_TREES = (  # of other packages' loggers
 )
 SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
 RUNS_BELOW = (  # of a comparison, a search, Agora
-    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* teacher default".split(),
+    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* teacher control default".split(),
     *"D*-A*-H*-I*-s*-lr* plain/theta_* random/theta_* rounds/*/theta_*".split(),
 )
 

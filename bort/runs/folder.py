@@ -50,6 +50,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "distill.relation_layer": -1,
     "distill.relation_heads": None,
     "distill.states_gb": 4.0,
+    "distill.control": False,
     "init_layers": None,
     "data.packing": True,
     "data.metric": None,
@@ -299,8 +300,9 @@ class RunFolder(os.PathLike):
             return
         # through JSON, so that what is compared went the same way as what was stored
         now = json.loads(json.dumps(flatten_settings(run.settle_as(then)), default=str))
-        then = ADDED_SETTINGS | then
-        if now.setdefault(PRECISION, FLOAT32) == AUTO:  # which is whatever the run has
+        now.setdefault(PRECISION, FLOAT32)
+        then = {key: value for key, value in ADDED_SETTINGS.items() if key in now} | then
+        if now[PRECISION] == AUTO:  # which is whatever the run has
             now[PRECISION] = then[PRECISION]
         if now[VOCAB_SIZE] is None and then.get(VOCAB_SIZE) == BPE_SIZE:
             now[VOCAB_SIZE] = BPE_SIZE  # older versions wrote it down where nobody had given it

@@ -27,5 +27,7 @@ def show(run: TrainConfig, folder: Path) -> None:
         logger.info(f"  teacher     {run.teacher.name} is fine-tuned first, for {epochs} epochs")
     else:
         logger.info(f"  teacher     {run.teacher.name}")
+    if run.distill.control:
+        logger.info("  control     as many steps more, on the true labels alone")
     pool = [] if lesson.pool is None else lesson.pool.rows
     dry_run.show(run, folder, pool=pool)

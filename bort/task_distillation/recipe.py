@@ -5,19 +5,18 @@ these labels, and the true ones of D where `distill.w_ce` is above 0.
 """
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 
-from bort.config.distill import DistillConfig, TeacherConfig
 from bort.config.train import FinetuneRunConfig, TrainConfig
 from bort.config.trainer import AUTO
 from bort.console import counted, decimal
 from bort.errors import BortError
-from bort.files.run_files import TEACHER
+from bort.files.run_files import CONTROL, TEACHER
 from bort.finetuning.examples import TaskExamples, hash_rows
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.judge import Judge, open_judge
@@ -28,8 +27,10 @@ from bort.models.bert import Classifier
 from bort.models.huggingface import is_classifier, load_classifier, load_masked_lm
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
+from bort.task_distillation.control import build_plain_run, train_control
 from bort.task_distillation.labels import label_rows
 from bort.task_distillation.module import TaskDistillationModule
+from bort.task_distillation.report import recommend
 from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
@@ -45,10 +46,15 @@ def distill_task(run: TrainConfig, folder: Path, record: dict | None = None) -> 
     """Teach `run.model` the task `run.task` by `run.teacher.name`; return the summary.
 
     A teacher that is an encoder is first fine-tuned on the training rows, in `folder/teacher`.
-    `teacher/SPLIT/METRIC` in the summary are its scores. Raises BortError for a teacher of another
-    task, one that is no better than the most frequent label, wrong files, and as `finetune` does.
+    `teacher/SPLIT/METRIC` in the summary are its scores, and `control/SPLIT/METRIC` those of the
+    control arm. A line says which of all that was compared is best to deploy. Raises BortError for
+    a teacher of another task, one that is no better than the most frequent label, wrong files, and
+    as `finetune` does.
     """
-    return finetune(run, folder, record, TaughtLesson(run))
+    summary = finetune(run, folder, record, TaughtLesson(run))
+    if line := recommend(summary):
+        logger.info(f"ship: {line}")
+    return summary
 
 
 class TaughtLesson:
@@ -94,7 +100,11 @@ class TaughtLesson:
             "labelled_rows": len(examples.rows["train"]),
             "unlabelled_rows": 0 if self.pool is None else len(self.pool.rows),
         }
-        return best, training, facts | {f"teacher/{key}": value for key, value in scores.items()}
+        facts |= {f"teacher/{key}": value for key, value in scores.items()}
+        if run.distill.control:
+            control = train_control(run, folder / CONTROL, training.steps)
+            facts |= {f"control/{key}": value for key, value in control.items()}
+        return best, training, facts
 
     def _join_pool(self, examples: TaskExamples) -> TaskExamples:
         """Add the rows of the pool to the training rows."""
@@ -136,30 +146,17 @@ def train_teacher(run: TrainConfig, folder: Path, examples: TaskExamples) -> Pat
 def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
     """Build the settings of the fine-tuning of S."""
     encoder = load_masked_lm(str(run.teacher.name), head_required=False)
-    data = replace(
-        run.data,
-        length=min(run.data.length, encoder.config.limit),
-        batch_size=TEACHER_BATCH,
-        unlabelled=None,
-        unlabelled_rows=None,
-        split_sentences=False,
+    plain = build_plain_run(run, run.teacher.name)
+    length = min(run.data.length, encoder.config.limit)
+    limits = {"max_steps": -1, "max_epochs": TEACHER_EPOCHS, "max_time": None, "precision": AUTO}
+    return replace(
+        plain,
+        head="linear",
+        patience=None,
+        data=replace(plain.data, length=length, batch_size=TEACHER_BATCH),
+        optim=replace(run.optim, lr=None),
+        trainer={**run.trainer, **limits},
     )
-    trainer = {**run.trainer, "max_steps": -1, "max_epochs": TEACHER_EPOCHS, "max_time": None}
-    values = {item.name: getattr(run, item.name) for item in fields(TrainConfig)}
-    values |= {
-        "job": "finetune",
-        "model": run.teacher.name,
-        "teacher": TeacherConfig(),
-        "distill": DistillConfig(),
-        "head": "linear",
-        "patience": None,
-        "callbacks": None,
-        "data": data,
-        "optim": replace(run.optim, lr=None),
-        "trainer": trainer | {"precision": AUTO},
-        "resume": True,
-    }
-    return FinetuneRunConfig(**values)
 
 
 def examine_teacher(

@@ -58,6 +58,7 @@ READERS = {
     "distill.w_ce": {"taught"},
     "distill.kd_loss": {"taught"},
     "distill.guard": {"taught"},
+    "distill.control": {"taught"},
     "distill.temperature": PRETRAINING - {"mlm"},  # of taught: with kd_loss=kl
     "distill.w_hidden": PRETRAINING - {"compare", "search"},
     "distill.w_relation": PRETRAINING - {"compare", "search"},

@@ -13,6 +13,10 @@ def test_what_it_says(run_of, teacher, encoder, tmp_path):
     assert f"  teacher     {teacher}" in lines
     assert "  rows        train 100, val 20" in lines
     assert "  steps       78 of 8 rows, 13 an epoch" in lines
+    assert not any("control" in line for line in lines)
+    lines.clear()
+    show(run_of("distill.control=true"), tmp_path / "run")
+    assert "  control     as many steps more, on the true labels alone" in lines
     lines.clear()
     show(run_of(f"teacher.name={encoder}"), tmp_path / "run")
     assert f"  teacher     {encoder} is fine-tuned first, for 3 epochs" in lines
