@@ -79,7 +79,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
-    of_tasks |= {"claim.py", "taught.py", "family.py"}
+    of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -297,6 +297,11 @@ def test_claim(script, shared, monkeypatch):
     assert count_rows(out, "| learns | steps |") == 3
     assert "The teacher, ⟨1,2,16,32⟩, took " in out
     assert out.count("| the teacher's probabilities | 2 | 32-true | 0.") == 2  # while it runs, too
+
+
+def test_inheritance(script):
+    out = script("inheritance", "smoke")
+    assert count_rows(out, "| teacher's width | it gives | start |") == 2  # with and without a head
 
 
 def test_taught(script, model, shared, monkeypatch):
