@@ -79,7 +79,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
-    of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py"}
+    of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py", "road.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -302,6 +302,13 @@ def test_claim(script, shared, monkeypatch):
 def test_inheritance(script):
     out = script("inheritance", "smoke")
     assert count_rows(out, "| teacher's width | it gives | start |") == 2  # with and without a head
+
+
+def test_road(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("road", "smoke", "sentences", f"encoder={model}")
+    assert count_rows(out, "| what answers | accuracy") == 2 + 1 + 2  # simple answers, S, students
+    assert "There are 36 training rows, 40 test rows and 20 texts without labels." in out
 
 
 def test_taught(script, model, shared, monkeypatch):

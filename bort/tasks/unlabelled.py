@@ -5,6 +5,7 @@ text of the labelled rows is left out, because its sentences would give away wha
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from bort.files.compressed import split_suffixes
 from bort.files.tables import read_table
 from bort.tasks.task import Row, Task
 from bort.text.sources import KINDS, list_text_files, open_text
+
+logger = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Letters and digits of a text from which on a document that holds it is left out. A shorter one
@@ -191,19 +194,37 @@ def _read_texts(task: Task, data: DataConfig) -> Iterator[tuple[str, ...]]:
 
 
 def _read_records(path: Path, task: Task, data: DataConfig) -> Iterator[tuple[str, ...]]:
-    """Read the records of a table, by the task's columns or by those that data.text names."""
-    names = list(task.columns)
-    try:
-        table = read_table(path, names, names)
-    except BortError:
-        if len(data.texts) != len(task.columns) or data.texts == task.columns:
-            raise
-        names = list(data.texts)
-        table = read_table(path, names, names)
-    except OSError as error:
-        raise BortError(f"data.unlabelled: {path}: {error.strerror or error}") from None
+    """Read the records of a table, by the first of `list_columns` that it has."""
+    first_error = None
+    for names in list_columns(task, data):
+        try:
+            table = read_table(path, list(names), list(names))
+            break
+        except BortError as error:
+            first_error = first_error or error
+        except OSError as error:
+            raise BortError(f"data.unlabelled: {path}: {error.strerror or error}") from None
+    else:
+        raise first_error
+    if first_error is not None:
+        missing, read = (", ".join(part) for part in (task.columns, names))
+        logger.info(f"data: {path.name} has no {missing}; its texts are those of {read}")
     for record, where in table:
         texts = tuple(record[name] for name in names)
         if not all(isinstance(text, str) for text in texts):
             raise BortError(f"{where}: a text is absent or none; fix or drop the row")
         yield texts
+
+
+def list_columns(task: Task, data: DataConfig) -> list[tuple[str, ...]]:
+    """List the columns that may hold the texts of a pool, in the order in which they are tried.
+
+    They are the task's, those of `data.text`, and for tasks of one text `text`, which is what
+    collections of texts call it.
+    """
+    columns = [tuple(task.columns)]
+    if len(data.texts) == len(task.columns):
+        columns.append(tuple(data.texts))
+    if len(task.columns) == 1:
+        columns.append(("text",))
+    return list(dict.fromkeys(columns))

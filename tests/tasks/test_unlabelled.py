@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+from tiny_runs import log_lines
 
 from bort.config.data import DataConfig
 from bort.errors import BortError
@@ -53,6 +54,16 @@ def test_a_folder_and_another_column(tmp_path):
     write(tmp_path / "more" / "b.jsonl", json.dumps({"body": "four five six"}))
     pool = read(tmp_path, text="body")
     assert list_texts(pool) == [("one two three",), ("four five six",)] and pool.documents == 2
+
+
+def test_the_texts_of_a_collection_are_its_column_text(tmp_path):
+    """The user's table has reviews, the collection `text`; a pair has no such column."""
+    path = write(tmp_path / "a.csv", "text,stars\na film,1\n")
+    lines = log_lines()
+    assert list_texts(read(path, text="review")) == [("a film",)]
+    assert lines == ["data: a.csv has no review; its texts are those of text"]
+    with pytest.raises(BortError, match="no column 'first' .it has 'text, stars'."):
+        read(path, PAIR)
 
 
 def test_pairs(tmp_path):
@@ -126,10 +137,10 @@ def test_the_rows_that_are_taken_do_not_depend_on_their_order(tmp_path):
 
 
 def test_mistakes(tmp_path):
-    path = write(tmp_path / "a.csv", "text,stars\na film,1\n")
-    with pytest.raises(BortError, match="no column 'review' .it has 'text, stars'."):
+    path = write(tmp_path / "a.csv", "body,stars\na film,1\n")
+    with pytest.raises(BortError, match="no column 'review' .it has 'body, stars'."):
         read(path, text="review")
-    assert list_texts(read(path)) == [("a film",)]  # data.text names it
+    assert list_texts(read(path, text="body")) == [("a film",)]  # data.text names it
     with pytest.raises(BortError, match="is plain text, and task=custom takes pairs; give a table"):
         read(write(tmp_path / "a.txt", "a film"), PAIR)
     with pytest.raises(BortError, match="no row is left of 2 documents .1 hold a labelled"):
