@@ -99,14 +99,15 @@ def finetune(
     val: Any = None,
     test: Any = None,
     text: str | list[str] = "text",
-    label: str = "label",
+    label: str | list[str] = "label",
     **settings: Any,
 ) -> RunResult:
     """Fine-tune a model on rows of your own, as `bort train experiment=finetune` does on files.
 
     model: a run, its folder, a Hugging Face folder or a hub name. train, val, test: each a path, a
     list of dicts, a pandas DataFrame or a datasets.Dataset; without `val` a tenth of the training
-    rows is held out. text, label: the columns; two columns of text are a pair. overrides, settings:
+    rows is held out. text, label: the columns; two columns of text are a pair, and several of 0 and
+    1 are labels of which a row may have any number, as is a column of lists. overrides, settings:
     as of `run`. Rows in memory are kept as a file beside the corpora, by which the run resumes.
 
     Raises BortError for a mistake, with the row where it is one of the rows.

@@ -134,6 +134,7 @@ class Predictor:
 
         An answer has `label`, `score` (its probability) and `scores` of all labels; of a
         regression `score` alone; of a masked LM `words`, for each mask the `top` most probable.
+        Where a text may have several labels, `labels` are those with a probability of at least 1/2.
         Texts that are longer than the model's limit are cut. Raises BortError for what the model
         cannot answer.
         """
@@ -201,9 +202,12 @@ class Predictor:
             yield from ({"score": float(value)} for value in outputs[:, 0])
             return
         outputs = outputs.float()
-        outputs = outputs.sigmoid() if self.multi_label else outputs.softmax(-1)
         names = [self.labels[k] for k in range(outputs.shape[1])]
-        for probabilities in outputs.tolist():
+        if self.multi_label:
+            rows = zip(outputs.sigmoid().tolist(), (outputs >= 0).tolist(), strict=True)
+            yield from (standalone.describe_labels(row, names, right) for row, right in rows)
+            return
+        for probabilities in outputs.softmax(-1).tolist():
             yield standalone.describe_scores(probabilities, names)
 
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:

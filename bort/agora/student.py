@@ -240,6 +240,11 @@ def check_task(task: Task) -> None:
     """Raise BortError for a task whose rows Agora cannot make."""
     if task.parent:
         raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
+    if task.kind == "labels":
+        raise BortError(
+            "experiment=agora makes rows of one label each, and these rows may have several; use "
+            "experiment=finetune or kd_finetune"
+        )
     if is_falling(task.metrics[0]):
         raise BortError(
             f"data.metric={task.metrics[0]} cannot be used: Agora compares scores that rise; use r2"

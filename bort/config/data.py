@@ -35,7 +35,9 @@ class DataConfig:
     train: str | None = None  # your rows for task=custom: a csv, tsv, jsonl or parquet file
     val: str | None = None  # rows that choose the checkpoint; null: a tenth of data.train
     test: str | None = None  # rows to answer after the training; they need no labels
-    label: str = "label"  # the column with the labels of task=custom
+    # the column with the labels of task=custom, or a column of 0 and 1 for each of several labels
+    # of a row, as [toxic,insult,threat]
+    label: Any = "label"
     kind: str = "auto"  # what the labels are: classes, number, or auto (by how they look)
     # of a task: the score that chooses the checkpoint, such as macro_f1; null: the task's first one
     metric: str | None = None
@@ -51,6 +53,7 @@ class DataConfig:
         texts = self.texts
         if not 1 <= len(texts) <= 2 or not all(isinstance(name, str) for name in texts):
             raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
+        self._check_labels()
         if self.source != "text" and self.path:
             raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
         check_at_least("data.length", self.length, 4)
@@ -69,6 +72,17 @@ class DataConfig:
         check_at_most("data.workers", self.workers, max(16, 4 * (os.cpu_count() or 1)))
         if not 0 < self.mask_rate < 1:
             raise BortError(f"data.mask_rate={self.mask_rate:g} must be above 0 and below 1")
+
+    def _check_labels(self) -> None:
+        """Raise BortError for columns of labels that are no names, or too few of them."""
+        names = self.labels
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise BortError(f"data.label={self.label} must name a column, or several as in [a,b]")
+        if isinstance(self.label, list) and len(names) < 2:
+            raise BortError(
+                f"data.label={self.label} must name two columns at least; a single column, of any "
+                "two classes, is data.label=COLUMN"
+            )
 
     def check_bpe_size(self) -> None:
         """Raise BortError for a vocabulary that is too small for a byte-level BPE."""
@@ -89,3 +103,8 @@ class DataConfig:
     def texts(self) -> tuple[str, ...]:
         """The one or two columns that data.text names."""
         return tuple(self.text) if isinstance(self.text, list) else (self.text,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that data.label names: one, or one for each of several labels of a row."""
+        return tuple(self.label) if isinstance(self.label, list) else (self.label,)

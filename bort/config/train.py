@@ -313,10 +313,9 @@ class FinetuneRunConfig(TrainConfig):
                 f"head=towers compares two texts, and task={self.task} has one a row; use "
                 "head=linear or head=mean"
             )
-        if self.task == "custom" and self.data.label in self.data.texts:
-            raise BortError(
-                f"data.label={self.data.label} is the text, too; name the label's column"
-            )
+        shared = [name for name in self.data.labels if name in self.data.texts]
+        if self.task == "custom" and shared:
+            raise BortError(f"data.label={shared[0]} is the text, too; name the label's column")
 
     def list_models(self) -> dict[str, str]:
         """Return the name of the model that is fine-tuned, by its setting."""

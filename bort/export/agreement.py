@@ -49,15 +49,21 @@ class Agreement:
         )
 
 
-def compare_answers(before: list[np.ndarray], after: list[np.ndarray]) -> Agreement:
+def compare_answers(
+    before: list[np.ndarray], after: list[np.ndarray], multi_label: bool = False
+) -> Agreement:
     """Compare the answers of two forms to the same inputs, each (answers, outputs).
 
-    Outputs are classes or words. Numbers, which have one output, are compared by their distance,
-    not by how many of them are equal.
+    Outputs are classes or words, or, with multi_label, labels of which any number is right: then
+    answers are equal where all of these are. Numbers, which have one output, are compared by their
+    distance, not by how many of them are equal.
     """
     pairs = list(zip(before, after, strict=True))
     compared = sum(part.size // part.shape[-1] for part in before)
     largest = max(float(np.abs(a - b).max()) for a, b in pairs)
+    if multi_label:
+        equal = [((a >= 0) == (b >= 0)).all(-1) for a, b in pairs]
+        return Agreement(compared, largest, equal=float(np.concatenate(equal).mean()))
     if before[0].shape[-1] > 1:
         equal = [(a.argmax(-1) == b.argmax(-1)).ravel() for a, b in pairs]
         return Agreement(compared, largest, equal=float(np.concatenate(equal).mean()))
@@ -82,7 +88,8 @@ def find_largest_difference(reference: Form, form: Form, model, tokenizer) -> fl
         draw_inputs(model, tokenizer, batch, length, seed)
         for seed, (batch, length) in enumerate(_fit_shapes(model.config.limit))
     ]
-    is_number = isinstance(model, Classifier) and model.out.out_features == 1
+    is_classifier = isinstance(model, Classifier) and not model.multi_label
+    is_number = is_classifier and model.out.out_features == 1
     tolerance = _tolerate_in_numbers(model, inputs) if is_number else None
     largest = 0.0
     for x in inputs:

@@ -49,7 +49,8 @@ def check_form(
     if form == "onnx":
         return ExportResult(form, largest), float32
     title, answers = _choose_answers(model, tokenizer, rows)
-    float32_names, int8, agreed = quantize_file(path, reference, answers, agreement)
+    multi_label = getattr(model, "multi_label", False)
+    float32_names, int8, agreed = quantize_file(path, reference, answers, agreement, multi_label)
     logger.info(
         f"int8: {agreed} (asked {agreement:.1%}), the largest difference is {agreed.largest:.3g}"
     )
@@ -74,7 +75,7 @@ def _choose_answers(model, tokenizer, rows: TaskRows | None) -> tuple[str, Answe
 
 
 def quantize_file(
-    path: Path, reference: Form, answers: Answers, agreement: float
+    path: Path, reference: Form, answers: Answers, agreement: float, multi_label: bool = False
 ) -> tuple[list[str], Form, Agreement]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
@@ -92,7 +93,7 @@ def quantize_file(
         keep = order[:count]
         onnx.quantize(float32, path, keep)
         int8 = run_onnx(path)
-        agreed = compare_answers(expected, answers(int8))
+        agreed = compare_answers(expected, answers(int8), multi_label)
         if agreed.kept >= agreement:
             break
         count = max(1, 2 * count)

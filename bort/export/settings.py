@@ -24,7 +24,7 @@ class TaskDataConfig:
     train: str | None = None  # a table of your own; it means task=custom
     val: str | None = None  # its validation rows
     text: str | None = None  # the column that holds the text, or two of them as [a,b]
-    label: str | None = None  # the column that holds the label
+    label: str | None = None  # the column that holds the label, or several of 0 and 1 as [a,b]
     kind: str | None = None  # classes or number; found out where it is not given
     length: int | None = None  # the tokens that a row is cut to; those of the model's run
 
@@ -129,6 +129,8 @@ class ExportConfig:
             run = read_facts(self.model)
             if run.get("task") and isinstance(run.get("data.length"), int):
                 values["length"] = run["data.length"]
-        if self.data.text is not None and self.data.text.startswith("["):
-            values["text"] = [name.strip() for name in self.data.text.strip("[]").split(",")]
+        for key in ("text", "label"):
+            value = values.get(key)
+            if value is not None and value.startswith("["):
+                values[key] = [name.strip() for name in value.strip("[]").split(",")]
         return DataConfig(**values)

@@ -236,6 +236,12 @@ def describe_scores(scores: Iterable[float], names: list[str]) -> dict:
     }
 
 
+def describe_labels(scores: Iterable[float], names: list[str], are_right: Iterable[bool]) -> dict:
+    """Return the labels that are right, which may be none or several, before what else is said."""
+    labels = [name for name, is_right in zip(names, are_right, strict=True) if is_right]
+    return {"labels": labels} | describe_scores(scores, names)
+
+
 def to_json_line(answer: dict, encoding: str | None) -> str:
     """Return the answer as JSON, with escapes where the encoding lacks a character."""
     line = json.dumps(answer, ensure_ascii=False)
@@ -454,7 +460,9 @@ class Model:
             return {"score": float(logits[0])}
         names = self.config.get("id2label") or {}
         names = [names.get(str(k), f"LABEL_{k}") for k in range(len(logits))]
-        return describe_scores((sigmoid if multi_label else softmax)(logits).tolist(), names)
+        if multi_label:  # a label is right that is at least as likely as not
+            return describe_labels(sigmoid(logits).tolist(), names, logits >= 0)
+        return describe_scores(softmax(logits).tolist(), names)
 
     def rank_words(self, scores: np.ndarray, top: int) -> list[dict]:
         """Return the most probable words of a mask, from the probabilities (V,) of all."""

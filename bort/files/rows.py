@@ -18,17 +18,21 @@ from bort.files.writing import replace_file
 Record = dict[str, Any]
 
 
-def store_rows(rows: Any, split: str, texts: Sequence[str], label: str, folder: Path) -> Path:
+def store_rows(
+    rows: Any, split: str, texts: Sequence[str], label: str | Sequence[str], folder: Path
+) -> Path:
     """Return a file with these rows: a path as it is, or JSON lines in `folder`.
 
     rows: a path, a list of dicts, a pandas DataFrame or a datasets.Dataset. split: `train`, `val`
-    or `test`, of which the last needs no labels. texts, label: the columns that are kept. The
-    classes of a datasets.ClassLabel are kept by their names, and missing values as null, as are
-    numbers that are no class. Raises BortError for what cannot be rows.
+    or `test`, of which the last needs no labels. texts, label: the columns that are kept; label is
+    one of them, or one for each of several labels. The classes of a datasets.ClassLabel, or of a
+    list of them, are kept by their names, and missing values as null, as are numbers that are no
+    class. Raises BortError for what cannot be rows.
     """
     if isinstance(rows, str | os.PathLike):
         return Path(rows)
-    columns = [*dict.fromkeys([*texts, label])]
+    labels = [label] if isinstance(label, str) else label
+    columns = [*dict.fromkeys([*texts, *labels])]
     names, records = _read_records(rows, split, columns)
     for column in (texts if split == "test" else columns) if names else ():
         if column not in names:
@@ -83,10 +87,18 @@ def _read_dataset(dataset: Any, columns: list[str]) -> tuple[list[str], list[Rec
     names = list(dataset.column_names or dataset.features or ())
     records = list(dataset.select_columns([name for name in columns if name in names]))
     for column, feature in (dataset.features or {}).items():
-        if column in columns and hasattr(feature, "int2str"):
-            classes = dict(enumerate(feature.names))
-            records = [record | {column: classes.get(record[column])} for record in records]
+        inner = getattr(feature, "feature", feature)  # of a list, what stands in it
+        if column in columns and hasattr(inner, "int2str"):
+            classes = dict(enumerate(inner.names))
+            records = [record | {column: _name(record[column], classes)} for record in records]
     return names, records
+
+
+def _name(value: Any, classes: dict[int, str]) -> Any:
+    """Name the class with a number, or the classes in a list."""
+    if isinstance(value, list):
+        return [classes.get(number) for number in value]
+    return classes.get(value)
 
 
 def _read_frame(frame: Any, columns: list[str]) -> list[Record]:
@@ -107,8 +119,11 @@ def _to_lines(records: list[Record], split: str) -> Iterator[bytes]:
 
 
 def _to_json(value: Any, where: str) -> Any:
-    """Convert a cell to JSON; lists and dicts stay, and are refused where the file is read."""
-    if value is None or isinstance(value, bool | int | list | tuple | dict):
+    """Convert a cell to JSON; lists and dicts stay, to be read or refused with the file."""
+    if isinstance(value, list | tuple | set | frozenset) or getattr(value, "ndim", 0) == 1:
+        parts = sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
+        return [_to_json(part, where) for part in parts]
+    if value is None or isinstance(value, bool | int | dict):
         return value
     if isinstance(value, str):
         return str(value)  # also of numpy's kind

@@ -92,7 +92,7 @@ def answer_split(
     split: str,
     order: list[int] | None = None,
 ) -> np.ndarray:
-    """Compute the answers (N,) of a model to the rows of a split; see `compute_outputs`."""
+    """Compute the answers of a model to the rows of a split; see `to_answers`."""
     rows, inputs = examples.rows[split], examples.inputs[split]
     outputs = compute_outputs(model, rows, inputs, examples.pad_id, order)
     return to_answers(examples.task, outputs)
@@ -103,7 +103,8 @@ def score_answers(
 ) -> Scores:
     """Score the answers to the splits with labels; write the submission files of the test sets.
 
-    answers: (N,), by split. folder: the run's, which gets the files in `predictions`.
+    answers: as `to_answers` gives them, by split. folder: the run's, which gets the files in
+    `predictions`.
     """
     scores, doubts, is_doubted = [], [], False
     for split, values in answers.items():

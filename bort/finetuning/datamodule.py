@@ -31,7 +31,8 @@ class RowBatches(Dataset):
     """Rows of similar length as batches, each padded to its own longest input.
 
     Item `epoch · len + batch` has input_ids and attention_mask (B · C, S), labels (B,) (or
-    (B, classes) where labels are probabilities), rows (B,), the rows' numbers in the split, and,
+    (B, classes) where labels are probabilities, or several of them are right), rows (B,), the rows'
+    numbers in the split, and,
     where there are any, token_types and spans (B, 2, 2). With a teacher's outputs (N, classes),
     `teacher` are those to the rows of the batch (B, classes), and `is_labelled` (B,) tells which of
     these rows have a label of their own.
@@ -54,7 +55,9 @@ class RowBatches(Dataset):
         self.inputs, self.batch_size, self.pad, self.seed = inputs, batch_size, pad, seed
         kinds = {type(row.label) for row in rows}
         number = np.float64 if float in kinds else np.float32 if tuple in kinds else np.int64
-        self.labels = np.array([0 if row.label is None else row.label for row in rows], number)
+        absent = next(((0,) * len(row.label) for row in rows if isinstance(row.label, tuple)), 0)
+        labels = [absent if row.label is None else row.label for row in rows]
+        self.labels = np.array(labels, number)
         self.lengths = inputs.lengths
         self.order: tuple[int, list[np.ndarray]] | None = None
         self.rank, self.processes = 0, 1

@@ -47,7 +47,7 @@ def encode_examples(
 
 def check_class_weights(task: Task, class_weights: str | None) -> None:
     """Raise BortError for weights of classes where a task has none."""
-    if class_weights and task.kind not in ("classes", "spans"):
+    if class_weights and task.kind not in ("classes", "spans", "labels"):
         answers = "numbers" if task.kind == "regression" else task.kind
         raise BortError(
             f"optim.class_weights={class_weights} is for classes; task={task.name} has {answers}"
@@ -59,10 +59,15 @@ def weigh_classes(examples: TaskExamples) -> Tensor:
 
     A row of a class weighs what scikit-learn calls balanced: the number of training rows, divided
     by that of the rows of its class and that of the classes that they have. The mean weight of a
-    row is 1.
+    row is 1. Where a row has several labels, a weight is that of a row with the label beside one
+    without it: so many rows are without it for each with it.
     """
     check_class_weights(examples.task, "balanced")
     labels = torch.tensor([row.label for row in examples.rows["train"]])
+    if examples.task.kind == "labels":
+        present = labels.sum(0).double()
+        is_skewed = (present > 0) & (present < len(labels))
+        return torch.where(is_skewed, len(labels) / present.clamp(min=1) - 1, 1.0).float()
     counts = torch.bincount(labels, minlength=len(examples.task.labels)).double()
     share = len(labels) / (counts > 0).sum()
     return torch.where(counts > 0, share / counts.clamp(min=1), 0.0).float()

@@ -10,6 +10,7 @@ import torch
 from bort.errors import BortError
 from bort.finetuning.examples import TaskExamples
 from bort.models.bert import POOLED_HEADS, Classifier, MaskedLM
+from bort.models.hf_config import PROBLEMS
 from bort.models.initialization import build_classifier
 from bort.tasks.task import Task
 
@@ -61,6 +62,7 @@ def build_task_classifier(
     if task.kind == "regression":
         scale = measure_scale(numbers)
     model = build_classifier(body, outputs, kind, spans, choices, seed, scale)
+    model.multi_label = task.kind == "labels"
     if task.kind == "regression" and head == "towers":
         _span_labels(model, numbers)
     return model
@@ -109,6 +111,10 @@ def match_outputs(
         if model.out.out_features != 1:
             raise BortError(f"{named} has several outputs, {task.name} needs one; {advice}")
         return None
+    if model.multi_label != (task.kind == "labels"):
+        answers = "any number of labels" if model.multi_label else "one label"
+        needed = "one" if model.multi_label else "any number"
+        raise BortError(f"{named} gives {answers} a row, {task.name} needs {needed}; {advice}")
     for spell in (str, str.lower):  # a user's own task may have both A and a
         outputs = {spell(str(label)): number for number, label in labels.items()}
         names = [spell(label) for label in task.labels]
@@ -135,5 +141,5 @@ def describe_outputs(task: Task) -> dict:
     return facts | {
         "id2label": names,
         "label2id": {label: int(number) for number, label in names.items()},
-        "problem_type": "single_label_classification",
+        "problem_type": PROBLEMS[2 if task.kind == "labels" else 1],
     }

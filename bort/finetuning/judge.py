@@ -26,6 +26,8 @@ class Judge:
     def __call__(self, rows: list[Row]) -> np.ndarray:
         """Compute the probabilities (N, classes) of the labels, or numbers (N, 1)."""
         outputs = self.answer(rows)
+        if self.task.kind == "labels":
+            return outputs.sigmoid().numpy()
         return (outputs if self.task.kind == "regression" else outputs.softmax(-1)).numpy()
 
     def answer(self, rows: list[Row]) -> Tensor:

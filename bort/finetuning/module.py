@@ -42,9 +42,15 @@ def compute_loss(
     """Compute the cross-entropy of outputs (B, classes), or for a regression the squared error.
 
     kind: that of the task; the outputs of a regression are (B, 1) and its labels (B,) numbers.
-    labels: classes (B,), or probabilities (B, classes). The loss is in nats, or in the square of
-    the labels' own unit.
+    labels: classes (B,), or probabilities (B, classes). Where a row has several labels, 1 or 0 for
+    each, the loss of a row is the mean of their binary cross-entropies. The loss is in nats, or in
+    the square of the labels' own unit. weights: see `weigh_classes`.
     """
+    if kind == "labels":
+        loss = F.binary_cross_entropy_with_logits(
+            outputs.float(), labels.float(), reduction="none", pos_weight=weights
+        ).mean(-1)
+        return loss if reduction == "none" else getattr(loss, reduction)()
     if kind == "regression":
         return F.mse_loss(outputs.squeeze(-1).double(), labels.double(), reduction=reduction)
     if weights is not None and reduction == "mean":  # over rows, where torch divides by weights
@@ -55,10 +61,14 @@ def compute_loss(
 def to_answers(task: Task, outputs: Tensor) -> np.ndarray:
     """Turn outputs (B, classes) into answers (B,): numbers of classes, or numbers.
 
+    Where a row has several labels, an answer (B, classes) has 1 for those with a probability of at
+    least 1/2, else 0.
     For ReCoRD an answer says how likely it is that the row's entity is right.
     """
     if task.kind == "regression":
         return outputs.squeeze(-1).double().cpu().numpy()
+    if task.kind == "labels":
+        return (outputs >= 0).long().cpu().numpy()
     if task.form == "record":
         return (outputs[:, 1] - outputs[:, 0]).double().cpu().numpy()
     return outputs.argmax(-1).cpu().numpy()
@@ -86,7 +96,8 @@ class FineTuningModule(StepModule):
         self.task, self.rows = examples.task, examples.validation_rows
         self.scores = list_scores(self.task, self.rows)
         self.metric = f"val/{self.task.metrics[0]}"
-        self.answers: dict[str, np.ndarray] = {}  # (N,) of the last validation, by set
+        # Those of the last validation, by set: (N,), or (N, classes) of several labels a row.
+        self.answers: dict[str, np.ndarray] = {}
         self.validation: dict[str, float | None] = {}  # its scores; None where one is not defined
         self._losses: dict[str, float] = {}  # sums over the rows of a set
         weights = weigh_classes(examples) if optim.class_weights else None  # (classes,)
@@ -123,7 +134,8 @@ class FineTuningModule(StepModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the answers of the validation before."""
-        self.answers = {name: np.zeros(len(rows)) for name, rows in self.rows.items()}
+        width = (len(self.task.labels),) if self.task.kind == "labels" else ()
+        self.answers = {name: np.zeros((len(rows), *width)) for name, rows in self.rows.items()}
         self._losses = dict.fromkeys(self.rows, 0.0)
 
     def on_validation_epoch_end(self) -> None:

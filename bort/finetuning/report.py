@@ -78,20 +78,24 @@ def build_parts(path: Path) -> Iterator[Any]:
     answers = read_answers(path)
     if not answers:
         return
-    classes = answers[0].label is not None
+    classes, several = answers[0].label is not None, isinstance(answers[0].label, tuple)
     right = sum(answer.true == answer.label for answer in answers)
     share = f", {right:,} answered correctly" if classes else ""
     yield f"<h2>Answers to {escape(path.stem)}: {counted(len(answers), 'row')}{share}</h2>"
     if classes and len(labels := {answer.label for answer in answers}) == 1:
-        label = escape(to_printable(labels.pop()))
+        label = escape(_name_answer(labels.pop()))
         yield f"<p class=doubt>One answer for all rows: {label}</p>"
     yield "<div class=grid>"
-    if classes:
+    if several:
+        yield from html.build_panel("Rows with each label", plot_counts(answers))
+    elif classes:
         yield from html.build_panel("Confusion", plot_confusion(answers))
     else:
         yield from html.build_panel("Answers and true values", plot_numbers(answers))
     if (plot := plot_by_length(answers, classes)) is not None:
-        title = "Accuracy by length" if classes else "Mean error by length"
+        title = "Mean error by length"
+        if classes:
+            title = "Exact match by length" if several else "Accuracy by length"
         yield from html.build_panel(title, plot)
     yield "</div>"
     if classes:
@@ -120,8 +124,8 @@ def read_answers(path: Path) -> list[Answer]:
     for line in read_json_lines(path, remedy):
         try:
             answer = Answer.from_json(line.record)
-            if answers and (answer.label is None) != (answers[0].label is None):
-                raise ValueError("classes and numbers in one file")
+            if answers and type(answer.label) is not type(answers[0].label):
+                raise ValueError("answers of several kinds in one file")
         except ValueError:
             raise BortError(f"{line.where}: not an answer of bort; {remedy}") from None
         answers.append(answer)
@@ -159,6 +163,23 @@ def plot_confusion(answers: list[Answer]) -> Any:
     figure.update_xaxes(tickvals=ticks, ticktext=names, tickangle=-45, automargin=True)
     figure.update_yaxes(tickvals=ticks, ticktext=names, autorange="reversed", automargin=True)
     figure.update_yaxes(title_text="true label")
+    return figure
+
+
+def plot_counts(answers: list[Answer]) -> Any:
+    """Plot how many rows have each of several labels, are answered so, and rightly so."""
+    scores = score_classes(answers)
+    scores = sorted(scores, key=lambda score: -score.rows)[:MOST_CLASSES]
+    answered = Counter(label for answer in answers for label in answer.label)
+    counts = {
+        "true": [score.rows for score in scores],
+        "answered": [answered[score.label] for score in scores],
+        "both": [round((score.recall or 0.0) * score.rows) for score in scores],
+    }
+    figure = html.create_figure("", "rows")
+    for name, numbers in counts.items():
+        figure.add_bar(x=[_shorten(score.label) for score in scores], y=numbers, name=name)
+    figure.update_xaxes(type="category", automargin=True)
     return figure
 
 
@@ -228,7 +249,7 @@ def list_errors(answers: list[Answer], classes: bool) -> str:
         wrong = [answer for answer in answers if answer.true != answer.label]
         wrong.sort(key=lambda answer: -answer.score)
         cells = [
-            (to_printable(a.true), to_printable(a.label), f"{a.score:.1%}", _join_texts(a))
+            (_name_answer(a.true), _name_answer(a.label), f"{a.score:.1%}", _join_texts(a))
             for a in wrong[:SHOWN]
         ]
         title, head = "Errors it was most sure of", ("true", "answer", "sure", "text")
@@ -239,6 +260,12 @@ def list_errors(answers: list[Answer], classes: bool) -> str:
     if not cells:
         return "<p>No answer is wrong.</p>"
     return f"<h3>{title}</h3>{html.format_table(cells, head, 'texts')}"
+
+
+def _name_answer(label: str | tuple[str, ...]) -> str:
+    """Name a label, or several of one row."""
+    joined = label if isinstance(label, str) else ", ".join(label) or "no label"
+    return to_printable(joined)
 
 
 def _join_texts(answer: Answer) -> str:

@@ -311,6 +311,7 @@ class Classifier(nn.Module):
     choices: whether its one output is the score of a choice, to be compared with other inputs'.
     scale: of a regression, (offset, factor): the layers learn numbers around 0, and the answer,
     offset + factor · their output, is on the scale of the user's numbers.
+    multi_label: whether each output is a label that is right or wrong by itself.
     """
 
     def __init__(
@@ -321,9 +322,11 @@ class Classifier(nn.Module):
         spans: int = 0,
         choices: bool = False,
         scale: tuple[float, float] | None = None,
+        multi_label: bool = False,
     ):
         super().__init__()
         check_choice("head", head, HEADS + POOLED_HEADS)
+        self.multi_label = multi_label
         self.config, self.head, self.spans, self.choices = config, head, spans, choices
         self.scale = scale
         self.encoder = Encoder(config)

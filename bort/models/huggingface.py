@@ -105,16 +105,13 @@ def _masked_lm(
 def load_classifier(name: str | os.PathLike) -> tuple[Classifier, dict[int, str]]:
     """A fine-tuned folder, also of Hugging Face's own classes, and the names of its outputs.
 
-    Raises BortError if it holds no classifier, or one that gives a text several labels at once,
-    which no task here does; and as `load_masked_lm` does.
+    Raises BortError if it holds no classifier, and as `load_masked_lm` does.
     """
-    opened = folder, settings, *_ = _open(name)
+    opened = folder, *_ = _open(name)
     if (loaded := _classifier(*opened)) is None:
         raise BortError(
             f"{folder} is not a fine-tuned model; train.py experiment=finetune makes one"
         )
-    if settings.get("problem_type") == hf_config.MULTI_LABEL:
-        raise BortError(f"{folder} gives a text several labels at once, which no task here does")
     return loaded
 
 
@@ -150,9 +147,10 @@ def _classifier(
     outputs, spans = _measure_head(weights, names[1], head, config.hidden, folder)
     choices = kind == "ForMultipleChoice"
     labels = {} if choices else hf_config.read_output_names(settings, outputs, path)
-    hf_config.read_problem_type(settings, outputs, path)
+    problem = hf_config.read_problem_type(settings, outputs, path)
+    multi_label = problem == hf_config.MULTI_LABEL
     with torch.device("meta"):
-        model = Classifier(config, outputs, head or "bort", spans, choices)
+        model = Classifier(config, outputs, head or "bort", spans, choices, None, multi_label)
     if head is not None:
         split_head(weights, names[1])
     layers = {"out": names[1]} if head else {"dense": names[0], "out": names[1]}

@@ -24,7 +24,7 @@ class PipelineDataConfig:
     val: str | None = None  # its validation rows; a tenth of the training rows where there are none
     test: str | None = None  # its rows without labels
     text: str | None = None  # the column that holds the text, or two of them as [a,b]
-    label: str | None = None  # the column that holds the label
+    label: str | None = None  # the column that holds the label, or several of 0 and 1 as [a,b]
     kind: str | None = None  # of the labels: classes or number; found out where it is not given
     unlabelled: str | None = None  # texts without labels, which teacher= labels
     unlabelled_rows: int | None = None  # the most rows that are taken from there

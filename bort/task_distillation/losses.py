@@ -31,6 +31,30 @@ def compute_probability_loss(
     return temperature**2 * F.kl_div(student, target, reduction=kind, log_target=True)
 
 
+def compute_label_loss(outputs: Tensor, teacher: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute the squared error of logits (B, C) of several labels a row, as a mean over the C.
+
+    Nothing is taken off: each logit is a probability of its own.
+    """
+    loss = F.mse_loss(outputs.float(), teacher.float(), reduction="none").mean(-1)
+    return getattr(loss, reduction)()
+
+
+def compute_label_probability_loss(
+    outputs: Tensor, teacher: Tensor, temperature: float, reduction: str = "mean"
+) -> Tensor:
+    """Compute τ² · KL(teacher ‖ student) of several labels a row, in nats a row.
+
+    The KLs of the C labels, each of them right or wrong, are added up.
+    """
+    student, target = (outputs.float() / temperature, teacher.float() / temperature)
+    loss = torch.zeros_like(student)
+    for sign in (1, -1):  # the label is right, or it is wrong
+        likely, log_likely = (sign * target).sigmoid(), F.logsigmoid(sign * target)
+        loss = loss + likely * (log_likely - F.logsigmoid(sign * student))
+    return temperature**2 * getattr(loss.sum(-1), reduction)()
+
+
 def compute_task_losses(
     kind: str, outputs: Tensor, batch: dict[str, Tensor], distill: DistillConfig, reduction: str
 ) -> dict[str, Tensor]:
@@ -45,10 +69,12 @@ def compute_task_losses(
         if kind == "regression":
             losses["kd_loss"] = compute_loss(kind, outputs, teacher.squeeze(-1), reduction)
         elif distill.kd_loss == "mse":
-            losses["kd_loss"] = compute_logit_loss(outputs, teacher, reduction)
+            compare = compute_label_loss if kind == "labels" else compute_logit_loss
+            losses["kd_loss"] = compare(outputs, teacher, reduction)
         else:
-            tau = distill.temperature
-            losses["kd_loss"] = compute_probability_loss(outputs, teacher, tau, reduction)
+            is_several = kind == "labels"
+            compare = compute_label_probability_loss if is_several else compute_probability_loss
+            losses["kd_loss"] = compare(outputs, teacher, distill.temperature, reduction)
     if distill.w_ce:
         losses["ce_loss"] = _compute_labelled_loss(kind, outputs, batch, reduction)
     weights = {"kd_loss": distill.w_kd, "ce_loss": distill.w_ce}

@@ -165,7 +165,8 @@ def examine_teacher(
     """Score S on the validation sets; return its scores by `SPLIT/METRIC`.
 
     Raises BortError where the share of the first set's rows that it answers rightly is not more
-    than `guard` above that of the most frequent training label. A regression is not refused.
+    than `guard` above that of the most frequent training label; of several labels a row, the
+    decisions about a label are counted. A regression is not refused.
     """
     task, scores = examples.task, {}
     sets = examples.validation_rows
@@ -175,15 +176,22 @@ def examine_teacher(
         scores |= {f"{split}/{metric}": value for metric, value in values.items()}
     shown = ", ".join(f"{key} {decimal(value)}" for key, value in scores.items())
     logger.info(f"teacher: {name}: {shown}")
-    if task.kind in ("classes", "spans") and task.form != "record":
+    if task.kind in ("classes", "spans", "labels") and task.form != "record":
         split, rows = next(iter(sets.items()))
         labels = np.array([row.label for row in rows])
-        usual = np.bincount([row.label for row in examples.rows["train"]]).argmax()
+        usual = find_usual_label(examples.rows["train"])
         accuracy, majority = (answers[split] == labels).mean(), (labels == usual).mean()
         if accuracy <= majority + guard:
+            unit = "label" if task.kind == "labels" else "row"
             raise BortError(
-                f"teacher.name={name} is right in {accuracy:.3f} of {counted(len(rows), 'row')}, "
-                f"the most frequent label in {majority:.3f}; give a better one, or lower "
+                f"teacher.name={name} is right in {accuracy:.3f} of {counted(labels.size, unit)}"
+                f", the most frequent label in {majority:.3f}; give a better one, or lower "
                 "distill.guard"
             )
     return scores
+
+
+def find_usual_label(rows: list[Row]) -> np.ndarray:
+    """Find the most frequent label of rows; of several a row, (labels,), which most rows have."""
+    labels = np.array([row.label for row in rows])
+    return labels.mean(0) > 0.5 if labels.ndim > 1 else np.bincount(labels).argmax()

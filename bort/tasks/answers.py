@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bort.files.writing import replace_file, write_csv
+from bort.tasks.metrics import name_labels
 from bort.tasks.task import Row, Task
 
 SHOWN = 400  # characters of a text that is answered wrongly
@@ -16,12 +17,16 @@ SHOWN = 400  # characters of a text that is answered wrongly
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's true label and the answer to it; of a regression both are numbers."""
+    """A row's true label and the answer to it; of a regression both are numbers.
 
-    true: str | float
+    Where a row has several labels, both are all of them, and the score is how likely the least sure
+    of the decisions about a label is.
+    """
+
+    true: str | float | tuple[str, ...]
     score: float  # how likely the answer is; of a regression the answer
     tokens: int  # of the row's longest input
-    label: str | None = None  # the answer; None of a regression
+    label: str | tuple[str, ...] | None = None  # the answer; None of a regression
     scores: dict[str, float] | None = None  # how likely each label is; None of a regression
     texts: tuple[str, ...] = ()  # shortened; only where the answer is not the true label
     index: Any = None  # the row's name in its file
@@ -29,7 +34,9 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """Spell the answer as a line of the file has it."""
         line: dict[str, Any] = {"index": self.index, "true": self.true}
-        if self.label is not None:
+        if isinstance(self.label, tuple):
+            line |= {"true": list(self.true), "labels": list(self.label)}
+        elif self.label is not None:
             line["label"] = self.label
         line["score"] = self.score
         if self.scores is not None:
@@ -43,19 +50,32 @@ class Answer:
         kinds: dict[str, type] = {"true": float, "score": float, "tokens": int}
         if "label" in line:
             kinds = {"true": str, "label": str, "score": float, "scores": dict, "tokens": int}
-        texts = line.get("texts", [])
+        elif "labels" in line:
+            kinds = {"true": list, "labels": list, "score": float, "scores": dict, "tokens": int}
         if not all(isinstance(line.get(key), kind) for key, kind in kinds.items()):
             raise ValueError("a value is missing, or of another kind")
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("texts is no list of texts")
-        values = {key: line[key] for key in kinds}
-        return cls(**values, texts=tuple(texts), index=line.get("index"))
+        values = {key: line[key] for key in kinds} | {"texts": line.get("texts", [])}
+        if "labels" in values:
+            values["label"] = values.pop("labels")
+        for key, value in values.items():
+            if isinstance(value, list) or key == "texts":
+                values[key] = _to_texts(key, value)
+        return cls(**values, index=line.get("index"))
 
 
-def to_readable(task: Task, value: float | None) -> str:
-    """Spell a label or an answer in words; of a regression as a number."""
+def _to_texts(key: str, value: Any) -> tuple[str, ...]:
+    """Turn a list of texts into a tuple; raises ValueError for anything else."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{key} is no list of texts")
+    return tuple(value)
+
+
+def to_readable(task: Task, value: Any) -> str:
+    """Spell a label, several of a row, or an answer in words; of a regression as a number."""
     if value is None:
         return ""
+    if task.kind == "labels":
+        return ", ".join(name_labels(task, value)) or "no label"
     if task.kind == "regression" or float(value) not in range(len(task.labels)):
         return f"{value:.4g}"
     return str(task.labels[int(value)])
@@ -68,11 +88,13 @@ def list_answers(
 
     lengths: tokens (N,). outputs: the model's, (N, classes). The scores are those of bort.predict.
     """
+    if task.kind == "labels":
+        return _list_sets(task, rows, lengths, outputs)
     exp = np.exp(outputs.astype(float) - outputs.max(1, keepdims=True))
     chances = (exp / exp.sum(1, keepdims=True)).round(6)
     answers = []
     for row, tokens, output, chance in zip(rows, lengths, outputs, chances, strict=True):
-        texts = tuple(text[:SHOWN] + "…" * (len(text) > SHOWN) for text in row.texts)
+        texts = _shorten_texts(row)
         facts: dict[str, Any] = {"tokens": int(tokens), "index": row.index}
         if task.kind == "regression":
             true, score = float(row.label), float(output[0])
@@ -84,6 +106,33 @@ def list_answers(
             Answer(true, chance[best], texts=() if best == row.label else texts, **facts)
         )
     return answers
+
+
+def _list_sets(
+    task: Task, rows: list[Row], lengths: np.ndarray, outputs: np.ndarray
+) -> list[Answer]:
+    """List the answers to rows with several labels: those that are at least as likely as not."""
+    chances = (0.5 * (1 + np.tanh(0.5 * outputs.astype(float)))).round(6)
+    answers = []
+    for row, tokens, output, chance in zip(rows, lengths, outputs, chances, strict=True):
+        label = tuple(name_labels(task, output >= 0))
+        true = tuple(name_labels(task, row.label))
+        answers.append(
+            Answer(
+                true,
+                float(np.maximum(chance, 1 - chance).min()),
+                int(tokens),
+                label,
+                dict(zip(task.labels, chance.tolist(), strict=True)),
+                () if label == true else _shorten_texts(row),
+                row.index,
+            )
+        )
+    return answers
+
+
+def _shorten_texts(row: Row) -> tuple[str, ...]:
+    return tuple(text[:SHOWN] + "…" * (len(text) > SHOWN) for text in row.texts)
 
 
 @dataclass(frozen=True)
@@ -102,12 +151,20 @@ class ClassScore:
 
 
 def score_classes(answers: list[Answer]) -> list[ClassScore]:
-    """Score each class over all rows, in the order of the task's labels; nothing of numbers."""
+    """Score each class over all rows, in the order of the task's labels; nothing of numbers.
+
+    A row with several labels counts for each of them.
+    """
     if not answers or answers[0].scores is None:
         return []
-    rows = Counter(answer.true for answer in answers)
-    answered = Counter(answer.label for answer in answers)
-    right = Counter(answer.true for answer in answers if answer.true == answer.label)
+    rows, answered, right = Counter(), Counter(), Counter()
+    for answer in answers:
+        true, labels = (
+            set(part) if isinstance(part, tuple) else {part} for part in (answer.true, answer.label)
+        )
+        rows.update(true)
+        answered.update(labels)
+        right.update(true & labels)
 
     def divide(part: int, count: int) -> float | None:
         return part / count if count else None

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from bort.console import counted, decimal, to_printable
+from bort.console import counted, decimal
 from bort.runs.baselines import Baseline
 from bort.tasks.encoding import join_texts
-from bort.tasks.metrics import compute_scores, is_falling
+from bort.tasks.metrics import compute_scores, is_falling, quote_label
 from bort.tasks.task import Row, Task
 
 # Characters of training text that TF-IDF reads, which takes it about five seconds; with many
@@ -26,14 +26,15 @@ MOST_CHARACTERS_TIMES_CLASSES = 60_000_000
 TOKEN = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+"
 STRENGTH = 10.0  # of the data against the regularisation, in logistic regression
 ABSENT = "left out: it needs scikit-learn (pip install scikit-learn)"
-Answer = Callable[[list[Row]], np.ndarray]  # answers rows by numbers (N,)
+Answer = Callable[[list[Row]], np.ndarray]  # answers rows by numbers (N,), several labels (N, L)
 
 
 def compute_baselines(task: Task, rows: Mapping[str, list[Row]]) -> list[Baseline]:
     """Compute what simple answers score on the validation sets of a task.
 
-    The first baseline gives all rows the most frequent label of the training rows, the mean of
-    their numbers, or, in ReCoRD, the first entity of each query. The second is TF-IDF, see
+    The first baseline gives all rows the most frequent label of the training rows, or the most
+    frequent set where a row has several, the mean of their numbers, or, in ReCoRD, the first entity
+    of each query. The second is TF-IDF, see
     `fit_tfidf`. The same rows always give the same numbers. A task without training rows has none.
     """
     if "train" not in rows:
@@ -42,10 +43,10 @@ def compute_baselines(task: Task, rows: Mapping[str, list[Row]]) -> list[Baselin
     name, answer, note = _choose_constant(task, rows["train"])
 
     def repeat(part: list[Row]) -> np.ndarray:
-        return np.full(len(part), answer)
+        return np.array([answer] * len(part))
 
     constant = Baseline(name, _score_sets(task, sets, repeat), note)
-    if task.kind not in ("classes", "regression") or task.form == "record":
+    if task.kind not in ("classes", "regression", "labels") or task.form == "record":
         kind = "entities" if task.form == "record" else task.kind
         return [constant, Baseline("tfidf", {}, f"left out: not for a task of {kind}")]
     return [constant, _score_tfidf(task, rows["train"], sets)]
@@ -69,7 +70,7 @@ def add_baselines(values: dict[str, Any], baselines: Iterable[Baseline]) -> dict
     return values | ({"doubt": "; ".join(doubts)} if doubts else {})
 
 
-def _choose_constant(task: Task, train: list[Row]) -> tuple[str, float, str]:
+def _choose_constant(task: Task, train: list[Row]) -> tuple[str, float | tuple, str]:
     """Choose the one answer for all rows; return the baseline's name, the answer and a note."""
     labels = [row.label for row in train]
     if task.form == "record":
@@ -79,7 +80,7 @@ def _choose_constant(task: Task, train: list[Row]) -> tuple[str, float, str]:
         return "mean", mean, f"{mean:.6g} for every row"
     counts = Counter(labels)
     label = min(counts, key=lambda k: (-counts[k], k))  # the first of equally frequent ones
-    return "majority", label, f"'{to_printable(task.labels[label])}' for every row"
+    return "majority", label, f"{quote_label(task, label)} for every row"
 
 
 def _score_sets(task: Task, sets: dict[str, list[Row]], answer: Answer) -> dict[str, float | None]:
@@ -132,7 +133,8 @@ def fit_tfidf(task: Task, train: list[Row]) -> Answer | None:
     are the words of the first, those of the second, the differences between both without their
     sign, and the cosine: a linear model of the words of both alone could not tell whether they say
     the same. Classes are told apart by logistic regression, one against all others where there are
-    more than two; numbers by ridge regression. Raises ImportError without scikit-learn.
+    more than two or a row has several; numbers by ridge regression. Raises ImportError without
+    scikit-learn.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -150,11 +152,12 @@ def fit_tfidf(task: Task, train: list[Row]) -> Answer | None:
     labels = np.array([row.label for row in train])
     if task.kind == "regression":
         model = Ridge(alpha=1.0, solver="sparse_cg", random_state=0)
-    elif len(set(labels)) == 1:
-        return lambda rows: np.full(len(rows), labels[0])
+    elif len(np.unique(labels)) == 1:
+        return lambda rows: np.array([labels[0]] * len(rows))
     else:
         model = LogisticRegression(C=STRENGTH, solver="liblinear", random_state=0)
-        model = model if len(set(labels)) == 2 else OneVsRestClassifier(model)
+        is_one_of_two = task.kind != "labels" and len(set(labels)) == 2
+        model = model if is_one_of_two else OneVsRestClassifier(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fit that is nearly at its end is good enough here
         model.fit(_build_features(vectorizer, inputs), labels)

@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,19 @@ from bort.console import to_printable
 from bort.errors import BortError, name_kind, quote, suggest_name
 from bort.files.compressed import split_suffixes
 from bort.files.tables import Table, read_table
+from bort.tasks.labels import (
+    MOST_CLASSES,
+    LabelSets,
+    check_number_of_labels,
+    parse_number,
+    read_label,
+    read_label_sets,
+    sort_labels,
+    warn_of_likeness,
+)
 from bort.tasks.task import Row, Split, Task
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
 MOST, LEAST = 1e30, 1e-30  # size of a number, but for 0, that float32 holds with room to spare
 HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
 
@@ -24,9 +31,10 @@ HELD_OUT = 0.1  # of the distinct texts of data.train, when there is no data.val
 def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     """The task that data.{train,val,test,text,label} describe and its rows in file order.
 
-    Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`; a test file
-    may have none. Without data.val, a tenth of the distinct texts of data.train is held out,
-    chosen by their hash. Raises BortError, with file and line, for what cannot be read as such.
+    Labels are classes (in alphabetical or numerical order) or numbers, see `data.kind`, or a row
+    has several of them, see `read_label_sets`; a test file may have none. Without data.val, a tenth
+    of the distinct texts of data.train is held out, chosen by their hash. Raises BortError, with
+    file and line, for what cannot be read as such.
     """
     paths = {"train": data.train, "val": data.val, "test": data.test}
     records = {
@@ -34,20 +42,43 @@ def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     }
     for column in data.texts:
         _check_text(column, records["train"])
+    several = read_label_sets(data, records)
+    if several is None:
+        task, rows = _make_rows(data, records)
+    else:
+        task, rows = _make_rows_of_sets(data, records, several)
+    if "val" not in rows:
+        rows = _hold_out(rows, data.train)
+    return task, rows
+
+
+def _make_rows_of_sets(
+    data: DataConfig, records: dict[str, Table], several: LabelSets
+) -> tuple[Task, dict[str, list[Row]]]:
+    """Make the task and the rows of labels of which a row may have several."""
+    facts = {"label": ", ".join(data.labels), "notes": several.notes}
+    task = define_task("custom", "labels", data.texts, several.labels, **facts)
+    rows = {}
+    for split, table in records.items():
+        numbered = enumerate(zip(table, several.sets[split], strict=True))
+        rows[split] = [Row(k, _get_texts(task, *record), label) for k, (record, label) in numbered]
+    return task, rows
+
+
+def _make_rows(data: DataConfig, records: dict[str, Table]) -> tuple[Task, dict[str, list[Row]]]:
+    """Make the task and the rows of labels of which each row has one."""
     labels = {split: _list_labels(table, data.label) for split, table in records.items()}
     task = _infer_task(data, labels, records)
     rows = {}
     for split, table in records.items():
         numbered = enumerate(zip(table, labels[split], strict=True))
         rows[split] = [_make_row(task, k, *record, label) for k, (record, label) in numbered]
-    if "val" not in rows:
-        rows = _hold_out(rows, data.train)
     return task, rows
 
 
 def _list_labels(table: Table, column: str) -> list:
     """List the labels of a file's records; None stands for one that is missing."""
-    return [_get_label(record, column, where) for record, where in table]
+    return [read_label(record, column, where) for record, where in table]
 
 
 def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:
@@ -57,7 +88,7 @@ def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Ta
             if label is None:
                 raise BortError(f"{where}: no '{data.label}'; fix or drop the row")
     distinct = list(dict.fromkeys(labels["train"]))
-    numbers = [_parse_number(label) for label in distinct]
+    numbers = [parse_number(label) for label in distinct]
     if data.kind == "number" or (data.kind == "auto" and _are_mostly_numbers(numbers)):
         _check_numbers(distinct, numbers, labels["train"], records["train"], data)
     if len(distinct) == 1:
@@ -68,12 +99,10 @@ def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Ta
         ends = tuple(_spell_number(end) for end in (min(numbers), max(numbers)))
         notes += tuple(_explain_guess(data, numbers, len(labels["train"])))
         return define_task("custom", "regression", data.texts, ends, label=data.label, notes=notes)
-    _check_classes(distinct, len(labels["train"]), data)
-    in_order = None not in numbers
-    classes = sorted(distinct, key=lambda label: (_parse_number(label) if in_order else 0, label))
-    return define_task(
-        "custom", "classes", data.texts, tuple(classes), label=data.label, notes=notes
-    )
+    where = f"{data.train}: '{data.label}'"
+    check_number_of_labels(distinct, len(labels["train"]), where, "classes")
+    classes = sort_labels(distinct)
+    return define_task("custom", "classes", data.texts, classes, label=data.label, notes=notes)
 
 
 def _are_mostly_numbers(numbers: list[float | None]) -> bool:
@@ -129,16 +158,7 @@ def _compare_spellings(column: str, labels: list[str], records: Table) -> Iterat
         if len(ways) > 1:
             written = to_printable(" and ".join(ways))
             yield f"'{column}': {written} are one label, {quote(label)}"
-    alike: dict[str, list[str]] = {}
-    for label in spellings:
-        normal = unicodedata.normalize("NFKC", label).casefold()
-        visible = "".join(k for k in normal if unicodedata.category(k) not in ("Cf", "Cc"))
-        alike.setdefault(" ".join(visible.split()), []).append(label)
-    for similar in alike.values():
-        if len(similar) > 1:
-            case_alone = len(set(map(str.casefold, similar))) == 1
-            names = to_printable(", ".join(map(repr if case_alone else ascii, similar)))
-            yield f"warning: '{column}': {names} look alike and are {len(similar)} labels"
+    yield from warn_of_likeness(column, spellings)
 
 
 def define_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: Any) -> Task:
@@ -147,7 +167,11 @@ def define_task(name: str, kind: str, columns: tuple, labels: tuple, **facts: An
     Of numbers, the answers themselves are wanted, not their order: r2 chooses the checkpoint, since
     correlations are as high when the answers hardly leave the mean.
     """
-    metrics = {"regression": ("r2", "pearson", "spearman"), "classes": ("accuracy", "macro_f1")}
+    metrics = {
+        "regression": ("r2", "pearson", "spearman"),
+        "classes": ("accuracy", "macro_f1"),
+        "labels": ("micro_f1", "macro_f1", "exact_match"),
+    }
     return Task(
         name,
         folders=(),
@@ -173,21 +197,12 @@ def _are_amounts(numbers: list[float | None]) -> bool:
     return len(numbers) > MOST_CLASSES or any(not number.is_integer() for number in numbers)
 
 
-def _check_classes(classes: list[str], rows: int, data: DataConfig) -> None:
-    where = f"{data.train}: '{data.label}'"
-    if len(classes) > max(MOST_CLASSES, rows // 2):
-        raise BortError(
-            f"{where} has {len(classes):,} different values in {rows:,} rows, too many for "
-            "classes; set data.label to another column, or data.kind=number"
-        )
-
-
 def _make_row(task: Task, number: int, record: dict, where: str, label: str | None) -> Row:
-    texts = tuple(_get_text(record, column, where) for column in task.columns)
+    texts = _get_texts(task, record, where)
     if label is None:
         return Row(number, texts)
     if task.kind == "regression":
-        value = _parse_number(label)
+        value = parse_number(label)
         if value is None:
             raise BortError(f"{where}: '{task.label}' is {quote(label)}, not a number; fix it")
         _check_range(value, task.label, where)
@@ -217,35 +232,8 @@ def _hold_out(rows: dict[str, list[Row]], source: str) -> dict[str, list[Row]]:
 # ------------------------------------------------------------------------------------ cells
 
 
-def _parse_number(label: str) -> float | None:
-    if "_" in label:  # float() reads 1_000, which nobody else does
-        return None
-    try:
-        value = float(label)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _get_label(record: dict, column: str, where: str) -> str | None:
-    """A label as text: numbers and truth values are spelled one way in all formats."""
-    value = record.get(column)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():  # whole numbers of a column with gaps
-        value = int(value)
-    if isinstance(value, (int, float)):
-        return None if isinstance(value, float) and math.isnan(value) else str(value)
-    listed = isinstance(value, str) and re.fullmatch(r"\s*\[\s*(['\"\d].*)?\]\s*", value, re.DOTALL)
-    if listed or isinstance(value, list | tuple | dict):
-        raise BortError(
-            f"{where}: '{column}' is {quote(value)}, not a class or a number; a row has one label "
-            "here, several at once cannot be learnt"
-        )
-    if value is not None and not isinstance(value, str):
-        raise BortError(f"{where}: '{column}' is {quote(value)}, not a class or a number; fix it")
-    text = (value or "").strip()
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
+def _get_texts(task: Task, record: dict, where: str) -> tuple[str, ...]:
+    return tuple(_get_text(record, column, where) for column in task.columns)
 
 
 def _get_text(record: dict, column: str, where: str) -> str:
@@ -267,7 +255,7 @@ def _check_text(column: str, records: Table) -> None:
     values = [record.get(column) for record, _ in records]
     if all(isinstance(value, str) and not value.strip() for value in values):
         raise BortError(f"{records[0][1]}: '{column}' is empty in this and every other row")
-    numbers = (v if isinstance(v, (int, float)) else _parse_number(str(v)) for v in values)
+    numbers = (v if isinstance(v, (int, float)) else parse_number(str(v)) for v in values)
     if all(number is not None for number in numbers):
         raise BortError(
             f"{records[0][1]}: '{column}' is {quote(values[0])}, and a number in every row; set "
@@ -305,9 +293,9 @@ def _read_records(path: Path, split: str, data: DataConfig) -> Table:
     """All records of a file; its columns are checked."""
     path = path.expanduser()
     _check_file(path, split)
-    needed = [*data.texts, *([] if split == "test" else [data.label])]
+    needed = [*data.texts, *([] if split == "test" else data.labels)]
     try:
-        table = read_table(path, needed, [*data.texts, data.label])
+        table = read_table(path, needed, [*data.texts, *data.labels])
     except OSError as error:
         raise BortError(f"data.{split}={path}: {error.strerror or error}") from error
     if not len(table):

@@ -1,7 +1,8 @@
 """The scores of a task, computed as the official scorers compute them.
 
 Predictions, one per row: a place in Task.labels; a number for a regression; for ReCoRD the score of
-each entity, the largest of a query being its answer. Letter: N rows.
+each entity, the largest of a query being its answer; where a row has several labels, 1 or 0 for
+each of them. Letters: N rows, L labels.
 """
 
 import re
@@ -97,11 +98,12 @@ def find_doubt(task: Task, rows: list[Row], predictions: Sequence[float]) -> str
 
 def _describe_nearly_constant(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     """A line when nearly all rows get one answer that many fewer of them have as their label."""
-    answer, count = Counter(answers.tolist()).most_common(1)[0]
-    share, true = count / len(rows), float((_to_labels(rows) == answer).mean())
+    answer, count = Counter(map(to_label, answers)).most_common(1)[0]
+    share = count / len(rows)
+    true = sum(to_label(row.label) == answer for row in rows) / len(rows)
     if share >= NEARLY_ALL and true < 0.9 * share:
-        name = to_printable(task.labels[int(answer)])
-        yield f"the model answers '{name}' to {share:.1%} of the rows, and {true:.1%} are that"
+        name = quote_label(task, answer)
+        yield f"the model answers {name} to {share:.1%} of the rows, and {true:.1%} are that"
 
 
 def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float]) -> str | None:
@@ -114,7 +116,7 @@ def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float])
     elif task.kind == "regression":
         answer = f"{answers[0]:.4g}"
     else:
-        answer = f"'{to_printable(task.labels[int(answers[0])])}'"
+        answer = quote_label(task, answers[0])
     alone = ""
     if all(row.label is not None for row in rows):
         scores = compute_scores(task, rows, predictions)
@@ -122,10 +124,29 @@ def describe_constant(task: Task, rows: list[Row], predictions: Sequence[float])
     return f"{task.name}: the model gives one answer for all {len(rows)} rows: {answer}{alone}"
 
 
+def to_label(answer: Any) -> int | tuple[int, ...]:
+    """Turn an answer, or a label, into one that can be counted: a class, or 1 or 0 for each."""
+    return tuple(map(int, answer)) if np.ndim(answer) else int(answer)
+
+
+def name_labels(task: Task, answer: Any) -> list[str]:
+    """Name the labels in an answer: one, or any number of them where a row has several."""
+    label = to_label(answer)
+    numbers = [k for k, is_right in enumerate(label) if is_right] if np.ndim(label) else [label]
+    return [str(task.labels[number]) for number in numbers]
+
+
+def quote_label(task: Task, answer: Any) -> str:
+    """Quote an answer in words, as a message shows it."""
+    names = name_labels(task, answer)
+    return f"'{to_printable(', '.join(names))}'" if names else "no label"
+
+
 def to_array(task: Task, rows: list[Row], predictions: Sequence[float]) -> np.ndarray:
-    """Predictions as an array (N,)."""
+    """Predictions as an array (N,), or (N, L) where a row has several labels."""
     answers = np.asarray(predictions)
-    assert answers.shape == (len(rows),), f"{answers.shape} predictions for {len(rows)} rows"
+    shape = (len(rows), *([len(task.labels)] if task.kind == "labels" else []))
+    assert answers.shape == shape, f"{answers.shape} predictions for {len(rows)} rows"
     if not len(rows):
         raise BortError(f"{task.name}: no rows to score")
     if not np.isfinite(answers).all():
@@ -162,10 +183,29 @@ def _f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
 
 
 def _macro_f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
-    """Mean F1 of the labels that occur in rows or answers."""
+    """Mean F1 of the labels that occur in rows or answers; of several labels a row, of all."""
     from torchmetrics.functional.classification import multiclass_f1_score
 
+    if task.kind == "labels":
+        return _score_sets(task, rows, answers, "macro")
     return multiclass_f1_score(*_to_tensors(rows, answers), len(task.labels), average="macro")
+
+
+def _micro_f1(task: Task, rows: list[Row], answers: np.ndarray) -> float:
+    """F1 of all decisions about a label of a row together; 0 where none is right."""
+    return _score_sets(task, rows, answers, "micro")
+
+
+def _score_sets(task: Task, rows: list[Row], answers: np.ndarray, average: str) -> float:
+    """F1 of several labels a row; a label that no row and no answer has counts as 0."""
+    from torchmetrics.functional.classification import multilabel_f1_score
+
+    return multilabel_f1_score(*_to_tensors(rows, answers), len(task.labels), average=average)
+
+
+def _exact_match(task: Task, rows: list[Row], answers: np.ndarray) -> float:
+    """The share of rows with all their labels, and no others, as the answer."""
+    return (answers == _to_labels(rows)).all(1).mean()
 
 
 def _matthews(task: Task, rows: list[Row], answers: np.ndarray) -> float:
@@ -275,6 +315,8 @@ _COMMON = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
+    "exact_match": _exact_match,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,

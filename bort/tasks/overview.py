@@ -87,7 +87,8 @@ def examine_data(
     notes = task.notes
     if task.kind != "regression":
         notes = (*_warn_of_absent_labels(task, rows), *notes)
-    kind = {"regression": "numbers", "spans": "classes"}.get(task.kind, task.kind)
+    names = {"regression": "numbers", "spans": "classes", "labels": "several a row"}
+    kind = names.get(task.kind, task.kind)
     return DataReport(splits, _describe_labels(task, rows["train"]), kind, notes)
 
 
@@ -127,24 +128,36 @@ def _describe_labels(task: Task, rows: list[Row]) -> str:
             f"{labels.std():.3g}; losses are mean squares in their unit"
             + (f"{column}numbers" if column else "")
         )
-    return _describe_shares(task, rows) + (f"{column}{len(task.labels)} classes" if column else "")
+    read_as = "labels, of which a row has any number" if task.kind == "labels" else "classes"
+    shares = _describe_shares(task, rows)
+    return shares + (f"{column}{len(task.labels)} {read_as}" if column else "")
+
+
+def _list_numbers(row: Row) -> list[int]:
+    """List the numbers of a row's labels: one, or any number where it is 1 or 0 for each."""
+    if isinstance(row.label, tuple):
+        return [number for number, is_right in enumerate(row.label) if is_right]
+    return [row.label]
 
 
 def _warn_of_absent_labels(task: Task, rows: Mapping[str, list[Row]]) -> Iterator[str]:
     """Warnings about labels that no row of training or of a validation set has."""
     for name, split in rows.items():
         if not name.startswith("test"):
-            present = {row.label for row in split}
+            present = {number for row in split for number in _list_numbers(row)}
             if absent := [label for k, label in enumerate(task.labels) if k not in present]:
                 yield f"warning: no row of {name} has the label {to_printable(' or '.join(absent))}"
 
 
 def _describe_shares(task: Task, rows: list[Row], most: int = 8) -> str:
     """`entailment: 1,249 (50%), not_entailment: 1,241 (50%)`, the most frequent first."""
-    counts = Counter(row.label for row in rows)
+    counts = Counter(number for row in rows for number in _list_numbers(row))
     parts = [
         f"{to_printable(task.labels[k])}: {n:,} ({n / len(rows):.0%})"
         for k, n in counts.most_common(most)
     ]
     more = len(counts) - len(parts)
-    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+    line = ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+    if empty := sum(not _list_numbers(row) for row in rows):
+        line += f"; no label: {empty:,} ({empty / len(rows):.0%})"
+    return line

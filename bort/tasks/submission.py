@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bort.files.writing import replace_file
-from bort.tasks.metrics import find_best_rows, to_array
+from bort.tasks.metrics import find_best_rows, name_labels, to_array
 from bort.tasks.registry import TASKS
 from bort.tasks.task import Row, Task
 
@@ -94,7 +94,10 @@ def _to_line(value: dict) -> str:
 
 def _write_jsonl(task: Task, rows: list[Row], answers: np.ndarray) -> Iterator[str]:
     for row, value in zip(rows, answers, strict=True):
-        answer = float(value) if task.kind == "regression" else task.submitted[int(value)]
+        if task.kind == "labels":
+            answer = name_labels(task, value)
+        else:
+            answer = float(value) if task.kind == "regression" else task.submitted[int(value)]
         yield _to_line({"idx": row.index, "label": answer})
 
 

@@ -20,7 +20,8 @@ class Row:
 
     index: int | str | tuple  # what a submission names it by; nested ones (passage, question, …)
     texts: tuple[str, ...]  # in the order of Task.columns
-    # place in Task.labels, the number of a regression, or the probabilities of all labels
+    # place in Task.labels, the number of a regression, the probabilities of all labels, or, where
+    # a row has several of them, 1 or 0 for each
     label: int | float | tuple[float, ...] | None = None
     group: Any = None  # equal for the rows that belong together: of a question, of a file
     spans: tuple[tuple[int, int], ...] = ()  # characters; WiC: one per text, WSC: both in text 0
@@ -44,7 +45,7 @@ class Task:
     name: str  # suite/name
     folders: tuple[str, ...]  # accepted names of its folder below the suite's
     splits: dict[str, Split]
-    kind: str  # classes, regression, choices or spans
+    kind: str  # classes, regression, choices, spans, or labels, of which a row has any number
     columns: tuple[str, ...]  # of the texts; choices: passage, question, then one per option
     labels: tuple[str, ...]  # names in official order; of a regression the ends of its scale
     metrics: tuple[str, ...]  # in the order of print; the first chooses the checkpoint

@@ -70,7 +70,7 @@ def read_pool(task: Task, data: DataConfig, labelled: Iterable[Row]) -> Pool:
     BortError for a task whose rows are no one or two texts, for files that cannot be read, and
     where no row is left.
     """
-    if task.kind not in ("classes", "regression") or len(task.columns) > 2:
+    if task.kind not in ("classes", "regression", "labels") or len(task.columns) > 2:
         raise BortError(
             f"data.unlabelled is for tasks of one text or two; task={task.name} has {task.kind}"
         )
