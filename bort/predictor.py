@@ -18,7 +18,7 @@ from bort.models import hf_config
 from bort.models.bert import Classifier, Encoder, MaskedLM, average_states
 from bort.models.hub import fetch_model
 from bort.models.huggingface import load_tokenizer, open_model, read_config
-from bort.teachers.opening import open_teacher
+from bort.teachers.opening import is_own_family, open_teacher
 from bort.teachers.teacher import Teacher
 
 MASKS = 64  # masked positions whose words are found at once
@@ -250,8 +250,7 @@ def load(name: str | Path) -> Predictor:
     (choices, spans).
     """
     folder = fetch_model(name)
-    kind = read_json(folder / "config.json").get("model_type")
-    if isinstance(kind, str) and kind not in hf_config.OWN_FAMILIES:
+    if not is_own_family(folder):
         return _load_encoder(name, folder, open_teacher(name))
     model, labels = open_model(name)
     if isinstance(model, Encoder):

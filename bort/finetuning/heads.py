@@ -13,6 +13,7 @@ from bort.models.bert import POOLED_HEADS, Classifier, MaskedLM
 from bort.models.hf_config import PROBLEMS
 from bort.models.initialization import build_classifier
 from bort.tasks.task import Task
+from bort.teachers.wrapped_teacher import WrappedTeacher
 
 
 def arrange_texts(task: Task, head: str) -> Task:
@@ -96,7 +97,7 @@ def measure_scale(labels: Sequence[float]) -> tuple[float, float]:
 
 
 def match_outputs(
-    task: Task, model: Classifier, labels: dict[int, str], named: str
+    task: Task, model: Classifier | WrappedTeacher, labels: dict[int, str], named: str
 ) -> list[int] | None:
     """Find which output of a model is the first label of the task, which the second, …
 
@@ -108,7 +109,7 @@ def match_outputs(
     if model.choices != (task.kind == "choices") or bool(model.spans) != (task.kind == "spans"):
         raise BortError(f"{named} is no model for a task of {task.kind}; {advice}")
     if task.kind in ("choices", "regression"):
-        if model.out.out_features != 1:
+        if model.output_count != 1:
             raise BortError(f"{named} has several outputs, {task.name} needs one; {advice}")
         return None
     if model.multi_label != (task.kind == "labels"):

@@ -335,6 +335,11 @@ class Classifier(nn.Module):
         self.out = Linear(width, outputs)
 
     @property
+    def output_count(self) -> int:
+        """The number of classes or labels, 1 of a number or of choices."""
+        return self.out.out_features
+
+    @property
     def texts_per_row(self) -> int:
         """The number of inputs that one answer is computed from: 2 of `towers`, else 1."""
         return 2 if self.head == "towers" else 1

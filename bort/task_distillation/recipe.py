@@ -19,12 +19,12 @@ from bort.errors import BortError
 from bort.files.run_files import CONTROL, TEACHER
 from bort.finetuning.examples import TaskExamples, hash_rows
 from bort.finetuning.heads import match_outputs
-from bort.finetuning.judge import Judge, open_judge
+from bort.finetuning.judge import Judge, load_fine_tuned, open_judge
 from bort.finetuning.module import to_answers
 from bort.finetuning.recipe import TrainingRecord, finetune, train_classifier
 from bort.models import hub
 from bort.models.bert import Classifier
-from bort.models.huggingface import is_classifier, load_classifier, load_masked_lm
+from bort.models.huggingface import is_classifier, load_masked_lm
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
 from bort.task_distillation.control import build_plain_run, train_control
@@ -35,6 +35,7 @@ from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
 from bort.tasks.unlabelled import Pool, read_pool
+from bort.teachers.opening import is_own_family
 from bort.training.trainer import choose_device
 
 logger = logging.getLogger(__name__)
@@ -122,12 +123,13 @@ class TaughtLesson:
 def is_encoder(task: Task, source: str) -> bool:
     """Return whether a teacher is an encoder that must be fine-tuned first.
 
-    Raises BortError for a classifier of another task.
+    Raises BortError for a classifier of another task, and for an encoder of a family that is not
+    fine-tuned here.
     """
-    if not is_classifier(source):
+    if is_own_family(source) and not is_classifier(source):
         load_masked_lm(source, head_required=False)
         return True
-    match_outputs(task, *load_classifier(source), f"teacher.name={source}")
+    match_outputs(task, *load_fine_tuned(source, "teacher.name"), f"teacher.name={source}")
     return False
 
 
@@ -147,7 +149,8 @@ def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
     """Build the settings of the fine-tuning of S."""
     encoder = load_masked_lm(str(run.teacher.name), head_required=False)
     plain = build_plain_run(run, run.teacher.name)
-    length = min(run.data.length, encoder.config.limit)
+    texts = 2 if run.head == "towers" else 1  # which S reads in one sequence
+    length = min(texts * run.data.length, encoder.config.limit)
     limits = {"max_steps": -1, "max_epochs": TEACHER_EPOCHS, "max_time": None, "precision": AUTO}
     return replace(
         plain,

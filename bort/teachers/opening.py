@@ -31,6 +31,15 @@ def open_teacher(name: str | os.PathLike) -> Teacher:
     return open_wrapped(folder, settings, str(name))
 
 
+def is_own_family(name: str | os.PathLike) -> bool:
+    """Return whether a folder holds a model of our own family, which transformers need not open.
+
+    A folder that names no family counts as one, so that its reader says what is wrong.
+    """
+    kind = read_json(fetch_model(name) / "config.json").get("model_type")
+    return not isinstance(kind, str) or kind in OWN_FAMILIES
+
+
 def read_shape(folder: Path) -> Shape:
     """Read the shape of the encoder in a local folder; no weights are read.
 

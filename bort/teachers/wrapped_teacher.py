@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bort.errors import BortError
+from bort.models.hf_config import MULTI_LABEL
 from bort.models.in_bf16 import cast_linear_layers
 from bort.models.initialization import EmbeddingTables
 from bort.teachers.families import FAMILIES, Family, Shape
@@ -31,6 +32,7 @@ class WrappedTeacher:
     """
 
     masked_lm = None
+    head, spans, choices = "linear", 0, False  # of a task's answers, as `Classifier` has them
 
     def __init__(
         self,
@@ -122,6 +124,16 @@ class WrappedTeacher:
         rows, width = self.encoder.get_input_embeddings().weight.shape
         is_tied = self.decoder is not None and self.model.config.tie_word_embeddings
         return count - (rows if is_tied else rows - len(self.words)) * width
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each output of a fine-tuned head is a label that is right or wrong by itself."""
+        return self.model.config.problem_type == MULTI_LABEL
+
+    @property
+    def output_count(self) -> int:
+        """The number of outputs of a fine-tuned head."""
+        return self.model.config.num_labels
 
     # ---- passes
 

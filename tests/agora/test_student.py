@@ -68,3 +68,11 @@ def test_tasks_that_cannot_be_generated(run_of, tmp_path, shared):
     with pytest.raises(BortError, match="data.metric=rmse cannot be used: Agora compares scores"):
         run = run_of("task=glue/stsb", roots["glue"], "data.metric=rmse")
         agora_run.agora(run, tmp_path / "x")
+
+
+def test_several_labels_a_row_are_refused(run_of, tmp_path):
+    rows = [f'{{"text": "text {k}", "tags": ["{"ab"[k % 2]}"]}}' for k in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    words = ["task=custom", f"data.train={tmp_path / 'rows.jsonl'}", "data.label=tags"]
+    with pytest.raises(BortError, match="experiment=agora makes rows of one label each, and these"):
+        agora_run.agora(run_of(*words, "data.val=null"), tmp_path / "x")

@@ -81,3 +81,12 @@ def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
             model.out.bias.fill_(bias)
         exact = run_torch(copy.deepcopy(model).double())
         agreement.find_largest_difference(run_torch(model), exact, model, tokenizer)
+
+
+def test_agreement_of_several_labels_by_hand():
+    """Answers are equal where all labels of a row are: in one of two rows here."""
+    before, after = np.array([[1.0, -1, 2], [0, -3, 4]]), np.array([[2.0, -2, 0], [-0.1, -3, 4]])
+    result = compare_answers([before], [after], multi_label=True)
+    assert (result.compared, result.equal, result.kept) == (2, 0.5, 0.5)
+    assert compare_answers([before], [after]).equal == 0.5  # of the first row, by its largest
+    assert compare_answers([before], [before + 0.5], multi_label=True).equal == 1

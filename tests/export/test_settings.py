@@ -62,6 +62,11 @@ def test_a_table_of_ones_own_is_a_task_of_ones_own():
     assert (settings.least_agreement, settings.largest_drop, settings.push) == (0.95, 0.01, None)
 
 
+def test_several_columns_of_labels():
+    words = [*MODEL, "data.train=a.csv", "data.label=[toxic, insult]"]
+    assert parse(words).rows.label == ["toxic", "insult"]
+
+
 def test_rows_are_as_long_as_in_the_run_of_the_model(tmp_path, monkeypatch):
     """Or the score would be one of other inputs; the command line may say otherwise."""
     monkeypatch.chdir(tmp_path)

@@ -112,3 +112,23 @@ def test_lines_about_the_file_are_about_the_rows(tmp_path):
     assert name_rows(f"{path}: 'x' is alike", path, "val") == "val: 'x' is alike"
     other = f"runs/x holds a run with other settings (data.train=a, now {path})"
     assert name_rows(other, path, "train") == other
+
+
+def test_lists_of_labels_of_any_kind_are_lists(tmp_path):
+    rows = [{"text": "a", "label": {"y", "x"}}, {"text": "b", "label": ("x",)}]
+    assert [row["label"] for row in stored(rows, tmp_path)] == [["x", "y"], ["x"]]
+    frame = pd.DataFrame({"text": ["a", "b"], "label": [np.array(["x"]), np.array([])]})
+    assert [row["label"] for row in stored(frame, tmp_path)] == [["x"], []]
+    names = datasets.ClassLabel(names=["neg", "pos"])
+    features = {"text": datasets.Value("string"), "label": datasets.List(names)}
+    dataset = datasets.Dataset.from_list(
+        [{"text": "a", "label": [1, 0]}, {"text": "b", "label": []}], datasets.Features(features)
+    )
+    assert [row["label"] for row in stored(dataset, tmp_path)] == [["pos", "neg"], []]
+
+
+def test_a_column_for_each_label_is_kept(tmp_path):
+    rows = [{"text": "a", "x": 1, "y": 0, "z": 2}]
+    assert stored(rows, tmp_path, label=["x", "y"]) == [{"text": "a", "x": 1, "y": 0}]
+    with pytest.raises(BortError, match="^train has no column 'w'"):
+        stored(rows, tmp_path, label=["x", "w"])

@@ -1,14 +1,18 @@
 """Batches of rows: every row once, little padding, and shares of several processes."""
 
+import numpy as np
 import pytest
 import torch
 
 from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.finetuning.datamodule import RowBatches, TaskDataModule
+from bort.finetuning.examples import encode_examples
 from bort.models.huggingface import load_tokenizer
 from bort.tasks import reading, registry
+from bort.tasks.custom import define_task
 from bort.tasks.encoding import encode_rows
+from bort.tasks.task import Row
 
 
 def batches_of(shared, model, **options) -> tuple[RowBatches, list]:
@@ -84,3 +88,17 @@ def test_texts_that_a_head_reads_apart_follow_each_other(shared, model):
             ids = tokenizer(text, truncation=True, max_length=32)["input_ids"]
             place = 2 * k + number
             assert batch["input_ids"][place][batch["attention_mask"][place].bool()].tolist() == ids
+
+
+def test_labels_of_rows_that_have_several_beside_rows_that_have_none(model):
+    """As 0 and 1, in float32; where no label is known, as zeros that `is_labelled` tells apart."""
+    task = define_task("custom", "labels", ("text",), ("a", "b"))
+    rows = [Row(0, ("the cat",)), Row(1, ("the dog",), (1, 0)), Row(2, ("so on",), (0, 1))]
+    examples = encode_examples(task, {"train": rows}, load_tokenizer(model), 16)
+    outputs = np.ones((3, 2), np.float32)
+    batches = RowBatches(examples.inputs["train"], rows, 3, examples.pad_id, None, outputs)
+    batch = batches[0]
+    order = batch["rows"].tolist()
+    assert batch["labels"].dtype == torch.float32
+    assert batch["labels"].tolist() == [[[0, 0], [1, 0], [0, 1]][row] for row in order]
+    assert batch["is_labelled"].tolist() == [row > 0 for row in order]

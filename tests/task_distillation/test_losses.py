@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, rel_entr
 
 from bort.config.distill import DistillConfig
 from bort.task_distillation.losses import (
+    compute_label_loss,
+    compute_label_probability_loss,
     compute_logit_loss,
     compute_probability_loss,
     compute_task_losses,
@@ -112,3 +114,44 @@ def test_gradients(kd_loss):
         down[row, column] -= step
         slope = (compute(up) - compute(down)) / (2 * step)
         assert float(outputs.grad[row, column]) == pytest.approx(float(slope), abs=2e-3)
+
+
+def test_logits_of_several_labels_keep_what_they_have_in_common():
+    """By hand: 1 and 3 beside 2 and 5 are (1 + 4) / 2; seven more on one side changes it."""
+    outputs, teacher = torch.tensor([[1.0, 3.0], [0.0, 0.0]]), torch.tensor([[2.0, 5.0], [1.0, 0]])
+    assert compute_label_loss(outputs, teacher) == 1.5
+    assert compute_label_loss(outputs, teacher, "sum") == 3.0
+    assert compute_label_loss(teacher, teacher) == 0 < compute_label_loss(teacher + 7, teacher)
+
+
+def test_probabilities_of_several_labels_are_scipys():
+    """The sum of the KLs of each label, which is right or wrong."""
+    for tau in (1.0, 2.5):
+        p, q = (expit(x.double().numpy() / tau) for x in (TEACHER, OUTPUTS))
+        kl = (rel_entr(p, q) + rel_entr(1 - p, 1 - q)).sum(-1)
+        mean = float(compute_label_probability_loss(OUTPUTS, TEACHER, tau))
+        assert mean == pytest.approx(tau**2 * kl.mean(), rel=1e-5)
+        total = float(compute_label_probability_loss(OUTPUTS, TEACHER, tau, "sum"))
+        assert total == pytest.approx(tau**2 * kl.sum(), rel=1e-5)
+    assert abs(compute_label_probability_loss(TEACHER, TEACHER, 2.0)) < 1e-6
+    assert compute_label_probability_loss(TEACHER + 1, TEACHER, 2.0) > 0.1
+    far = torch.tensor([[90.0, -90.0]])
+    assert compute_label_probability_loss(-far, far, 1.0) == pytest.approx(180)
+
+
+@pytest.mark.parametrize("kd_loss", ["mse", "kl"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_several_labels_in_the_weighted_sum(kd_loss, reduction):
+    """The mean binary cross-entropy of rows with labels beside what the teacher says of all."""
+    distill = DistillConfig(w_kd=0.5, w_ce=2.0, kd_loss=kd_loss, temperature=2.0)
+    labels = [[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    batch = make_batch(labels, [True, False, True, False, False])
+    losses = compute_task_losses("labels", OUTPUTS, batch, distill, reduction)
+    right = torch.tensor(labels)[[0, 2]].double().numpy()
+    p = expit(OUTPUTS[[0, 2]].double().numpy())
+    ce = -(right * np.log(p) + (1 - right) * np.log(1 - p)).mean(-1).sum()
+    assert float(losses["ce_loss"]) == pytest.approx(ce / (5 if reduction == "mean" else 1))
+    expected = compute_label_loss(OUTPUTS, TEACHER, reduction)
+    if kd_loss == "kl":
+        expected = compute_label_probability_loss(OUTPUTS, TEACHER, 2.0, reduction)
+    assert losses["kd_loss"] == expected

@@ -126,6 +126,58 @@ def test_numbers(run_of, compose_run, table, encoder, tmp_path):
     assert model.scale is not None
 
 
+def list_sets(text: str) -> dict:
+    """A row whose labels are the words in it, out of three."""
+    return {"text": text, "tags": [word for word in ("purr", "meow", "bark") if word in text]}
+
+
+@pytest.fixture(scope="module")
+def of_sets(table, tmp_path_factory) -> list[str]:
+    """The texts of the table with any number of labels each."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name in ("train", "val"):
+        texts = [line.split(",")[0] for line in (table / f"{name}.csv").read_text().split("\n")[1:]]
+        rows = [json.dumps(list_sets(text)) for text in texts]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    files = [f"data.{name}={folder / name}.jsonl" for name in ("train", "val")]
+    return [*files, "data.label=tags"]
+
+
+@pytest.fixture(scope="module")
+def teacher_of_sets(of_sets, compose_run, encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher_of_sets") / "run"
+    plain = ["experiment=finetune", f"model={encoder}", "task=custom", *of_sets, "head=mean"]
+    finetune(compose_run(*plain, "trainer.max_epochs=16"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("kd_loss", ["mse", "kl"])
+def test_several_labels_a_row(run_of, of_sets, teacher_of_sets, tmp_path, kd_loss):
+    """The pool has no labels at all; S is scored, and the student answers lists of labels."""
+    words = [*of_sets, f"teacher.name={teacher_of_sets}", f"distill.kd_loss={kd_loss}", "head=mean"]
+    words += ["distill.w_ce=0.5", "trainer.max_epochs=12"]
+    summary = distill_task(run_of(*words), tmp_path / "run")
+    assert summary["teacher/val/micro_f1"] > 0.8 and summary["unlabelled_rows"] == 60
+    assert summary["val/micro_f1"] > 0.8 > summary["majority/val/micro_f1"]
+    model, labels = load_classifier(tmp_path / "run" / "model")
+    assert model.multi_label and set(labels.values()) == {"purr", "meow", "bark"}
+    assert all(
+        set(line["labels"]) <= set(line["scores"]) for line in read_answers(tmp_path / "run")
+    )
+
+
+def test_a_teacher_of_several_labels_that_is_no_better_than_one_answer(
+    run_of, of_sets, teacher_of_sets, teacher, tmp_path
+):
+    """Each label of each row counts; most rows have none, so one answer is right in most."""
+    words = [*of_sets, f"teacher.name={teacher_of_sets}", "distill.guard=0.9"]
+    line = r"is right in [\d.]+ of 60 labels, the most frequent label in 0\.[78]\d+; give a better"
+    with pytest.raises(BortError, match=line):
+        distill_task(run_of(*words), tmp_path / "run")
+    with pytest.raises(BortError, match="gives one label a row, custom needs any number"):
+        distill_task(run_of(*of_sets, f"teacher.name={teacher}"), tmp_path / "other")
+
+
 def test_a_teacher_that_is_no_better_than_one_answer(run_of, encoder, tmp_path):
     """By hand: half of the rows are cats, so one answer is right in half of them."""
     words = [f"teacher.name={encoder}", "distill.guard=0.6"]

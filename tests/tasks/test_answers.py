@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn import metrics
 
 from bort.tasks.answers import (
@@ -18,6 +18,7 @@ from bort.tasks.answers import (
     write_answers,
     write_class_scores,
 )
+from bort.tasks.custom import define_task
 from bort.tasks.registry import find_task
 from bort.tasks.task import Row
 
@@ -113,3 +114,52 @@ def test_the_table_of_classes(tmp_path):
     assert rows[1] == {"label": labels[1], "precision": "", "recall": "", "f1": "", "rows": "0"}
     write_class_scores(tmp_path / "numbers.csv", [Answer(1.5, 2.5, 3)])
     assert not (tmp_path / "numbers.csv").exists()
+
+
+SEVERAL = define_task("custom", "labels", ("text",), ("a", "b", "c"))
+
+
+def test_answers_with_several_labels_there_and_back(tmp_path):
+    """By hand: sigmoids; a label is answered from an output of 0 on, which is 1/2."""
+    rows = [
+        Row(0, ("right",), (1, 0, 1)),
+        Row(1, ("wrong",), (0, 0, 0)),
+        Row(2, ("none",), (0,) * 3),
+    ]
+    outputs = np.array([[2.0, -1.0, 0.0], [-3.0, -3.0, 1e-3], [-900.0, -2.0, -2.0]], np.float32)
+    answers = list_answers(SEVERAL, rows, np.array([5, 6, 7]), outputs)
+    assert [answer.true for answer in answers] == [("a", "c"), (), ()]
+    assert [answer.label for answer in answers] == [("a", "c"), ("c",), ()]
+    assert list(answers[0].scores.values()) == pytest.approx(expit(outputs[0]), abs=1e-6)
+    assert [answer.score for answer in answers] == pytest.approx([0.5, 0.50025, 0.880797], abs=1e-6)
+    assert [answer.texts for answer in answers] == [(), ("wrong",), ()]
+    write_answers(tmp_path / "val.jsonl", answers)
+    lines = [json.loads(line) for line in (tmp_path / "val.jsonl").read_text().splitlines()]
+    assert [Answer.from_json(line) for line in lines] == answers
+    assert list(lines[1]) == ["index", "true", "labels", "score", "scores", "tokens", "texts"]
+    assert (lines[1]["true"], lines[1]["labels"]) == ([], ["c"])
+    for change in ({"true": "a"}, {"labels": [1]}, {"scores": []}, {"texts": "x"}):
+        with pytest.raises(ValueError):
+            Answer.from_json(lines[0] | change)
+    assert (
+        to_readable(SEVERAL, (1, 0, 1)) == "a, c" and to_readable(SEVERAL, (0, 0, 0)) == "no label"
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_several_labels_are_those_of_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    labels = ["a", "b", "c", "never"]
+    true, answered = (random.random((2, 30, 4)) < [[[0.5, 0.1, 0.9, 0]]]).astype(int)
+    answers = []
+    for row in zip(true, answered, strict=True):
+        pair = [tuple(np.array(labels)[part.astype(bool)].tolist()) for part in row]
+        answers.append(Answer(pair[0], 0.5, 3, pair[1], dict.fromkeys(labels, 0.5)))
+    scores = score_classes(answers)
+    expected = metrics.precision_recall_fscore_support(true, answered, zero_division=np.nan)
+    for score, *values in zip(scores, *expected, strict=True):
+        numbers = [score.precision, score.recall, score.f1]
+        assert [np.nan if x is None else x for x in numbers] == pytest.approx(
+            values[:3], nan_ok=True
+        )
+        assert score.rows == values[3]

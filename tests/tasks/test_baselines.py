@@ -9,6 +9,7 @@ from scipy import sparse
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from bort.runs.baselines import Baseline
@@ -201,3 +202,26 @@ def test_a_model_below_a_baseline_is_doubted():
         {"val/rmse": 2.0, "metric": "val/rmse"}, [Baseline("mean", {"val/rmse": 1.5}, "x")]
     )
     assert worse["doubt"] == "val/rmse 2.0000 is above 1.5000 of the mean of the labels"
+
+
+def test_several_labels_a_row():
+    """The most frequent set, and a logistic regression for each label, as scikit-learn has them."""
+    task = define_task("custom", "labels", ("text",), ("good", "long", "never"))
+    random, words = np.random.default_rng(0), ["good", "long", "film", "plot", "the"]
+    rows = []
+    for k in range(60):
+        text = random.choice(words, 4)
+        rows.append(Row(k, (" ".join(text),), (int("good" in text), int("long" in text), 0)))
+    parts = {"train": rows[:40], "val": rows[40:]}
+    majority, tfidf = compute_baselines(task, parts)
+    sets = [row.label for row in parts["train"]]
+    usual = max(set(sets), key=lambda label: (sets.count(label), tuple(-x for x in label)))
+    true = np.array([row.label for row in parts["val"]])
+    exact = accuracy_score(true, np.tile(usual, (20, 1)))
+    assert majority.scores["val/exact_match"] == pytest.approx(exact)
+    assert tfidf.scores["val/micro_f1"] > max(0.9, majority.scores["val/micro_f1"])
+    assert tfidf.note == "TF-IDF, logistic regression on 40 rows"
+    alike = {"train": [Row(0, ("a",), (1, 0, 0)), Row(1, ("b",), (1, 0, 0))], "val": rows[40:]}
+    for baseline in compute_baselines(task, alike):
+        expected = f1_score(true, np.tile([1, 0, 0], (20, 1)), average="micro")
+        assert baseline.scores["val/micro_f1"] == pytest.approx(expected)

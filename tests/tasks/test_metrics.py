@@ -11,6 +11,7 @@ from task_rows import queries
 
 from bort.console import decimal
 from bort.errors import BortError, Diverged
+from bort.tasks.custom import define_task
 from bort.tasks.metrics import (
     ERRORS,
     choose_metric,
@@ -259,3 +260,41 @@ def test_scores_beside_a_task_s_own_can_choose():
     with pytest.raises(BortError, match="f1 is no score of task=glue/mnli; use accuracy, macro_f1"):
         choose_metric(find_task("glue/mnli"), "f1")
     assert is_falling("rmse") and is_falling("val/mae") and not is_falling("val/r2")
+
+
+LABEL_SETS = define_task("custom", "labels", ("text",), ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_of_several_labels_a_row_are_scikit_learns(seed):
+    """Also of a label that no row and no answer has, which counts as 0, and of no answer at all."""
+    random = np.random.default_rng(seed)
+    true, answers = (random.random((2, 40, 4)) < [[[0.5, 0.2, 0.9, 0]]]).astype(int)
+    answers *= seed != 4
+    rows = [Row(k, ("x",), tuple(map(int, label))) for k, label in enumerate(true)]
+    scores = compute_scores(LABEL_SETS, rows, answers)
+    assert list(scores) == ["micro_f1", "macro_f1", "exact_match"]
+    for average in ("micro", "macro"):
+        expected = metrics.f1_score(true, answers, average=average, zero_division=0)
+        assert scores[f"{average}_f1"] == pytest.approx(expected)
+    assert scores["exact_match"] == metrics.accuracy_score(true, answers)
+    other = choose_metric(LABEL_SETS, "exact_match")
+    assert next(iter(compute_scores(other, rows, answers))) == "exact_match"
+    with pytest.raises(
+        BortError, match="data.metric=accuracy is no score of task=custom; use micro"
+    ):
+        choose_metric(LABEL_SETS, "accuracy")
+
+
+def test_doubts_about_several_labels_a_row():
+    """By hand: one answer for all rows, for nearly all, and none of both."""
+    rows = [Row(k, ("x",), (k % 2, 0, 1, 0)) for k in range(100)]
+    empty, usual = np.zeros((100, 4), int), np.tile([1, 0, 1, 0], (100, 1))
+    assert "one answer for all 100 rows: no label; that alone scores" in describe_constant(
+        LABEL_SETS, rows, empty
+    )
+    assert "one answer for all 100 rows: 'a, c'; that" in describe_constant(LABEL_SETS, rows, usual)
+    usual[0] = 0
+    line = "the model answers 'a, c' to 99.0% of the rows, and 50.0% are that"
+    assert find_doubt(LABEL_SETS, rows, usual) == line
+    assert find_doubt(LABEL_SETS, rows, np.array([row.label for row in rows])) is None

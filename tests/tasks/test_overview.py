@@ -73,3 +73,16 @@ def test_other_tasks_name_no_column():
     train = make_rows(("a", 0), ("b", 1))
     report = examine_data(find_task("glue/sst2"), {"train": train}, {"train": encode(train)})
     assert report.labels == "negative: 1 (50%), positive: 1 (50%)"
+
+
+def test_several_labels_a_row():
+    """Each of them counts, rows without any are told, and a label that no row has."""
+    task = define_task("custom", "labels", ("text",), ("a", "b", "c"), label="tags")
+    rows = make_rows(("x", (1, 1, 0)), ("y", (0, 0, 0)), ("y", (0, 1, 0)), ("z", (0, 1, 0)))
+    report = examine_data(task, {"train": rows}, {"train": encode(rows)})
+    assert (report.kind, report.splits["train"].relabelled) == ("several a row", 1)
+    assert report.labels == (
+        "b: 3 (75%), a: 1 (25%); no label: 1 (25%); 'tags' is read as 3 labels, of which a row has "
+        "any number"
+    )
+    assert report.notes == ("warning: no row of train has the label c",)
