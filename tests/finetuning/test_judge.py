@@ -89,6 +89,16 @@ def add_types(tokenizer) -> None:
     )
 
 
+def make_classifier(folder, kind: str, **more):
+    """A fine-tuned model whose answers to two texts are far apart."""
+    model = make_folder(folder, kind, AutoModelForSequenceClassification, **more)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    model.save_pretrained(folder)
+    return model
+
+
 def ask_transformers(model, tokenizer, texts: list[tuple], limit: int) -> torch.Tensor:
     """The logits of transformers to texts or pairs, in one padded batch."""
     columns = [list(part) for part in zip(*texts, strict=True)]
@@ -107,7 +117,7 @@ def test_a_model_of_another_family_answers_as_in_transformers(kind, tmp_path):
     more = {"id2label": names, "label2id": {name: k for k, name in names.items()}}
     if kind in ("electra", "albert"):
         more["type_vocab_size"] = 2
-    model = make_folder(tmp_path, kind, AutoModelForSequenceClassification, **more)
+    model = make_classifier(tmp_path, kind, **more)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     if kind in ("electra", "albert"):
         add_types(tokenizer)
@@ -124,15 +134,13 @@ def test_a_model_of_another_family_answers_as_in_transformers(kind, tmp_path):
         short = open_judge(task, str(tmp_path), 12, "cpu")  # as the student's rows are cut
         expected = ask_transformers(model, tokenizer, texts, 12)[:, [2, 0, 1]]
         torch.testing.assert_close(short.answer(rows), expected, atol=1e-5, rtol=1e-5)
-        assert expected.std(0).min() > 1e-4  # ten times what is allowed
+        assert expected.std(0).max() > 1e-3  # a hundred times what is allowed
 
 
 def test_numbers_and_several_labels_of_another_family(tmp_path):
     rows = [Row(k, (pair[0],)) for k, pair in enumerate(PAIRS)]
     texts = [row.texts for row in rows]
-    number = make_folder(
-        tmp_path / "number", "distilbert", AutoModelForSequenceClassification, num_labels=1
-    )
+    number = make_classifier(tmp_path / "number", "distilbert", num_labels=1)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "number")
     task = define_task("custom", "regression", ("text",), ("0", "5"))
     judge = open_judge(task, str(tmp_path / "number"), 64, "cpu")
@@ -140,9 +148,7 @@ def test_numbers_and_several_labels_of_another_family(tmp_path):
     np.testing.assert_allclose(judge(rows), expected, atol=1e-5)
     facts = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
     facts["problem_type"] = "multi_label_classification"
-    several = make_folder(
-        tmp_path / "several", "mpnet", AutoModelForSequenceClassification, **facts
-    )
+    several = make_classifier(tmp_path / "several", "mpnet", **facts)
     labels = define_task("custom", "labels", ("text",), ("b", "a"))
     judge = open_judge(labels, str(tmp_path / "several"), 64, "cpu")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "several")
