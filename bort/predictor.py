@@ -20,6 +20,7 @@ from bort.models.hub import fetch_model
 from bort.models.huggingface import load_tokenizer, open_model, read_config
 from bort.teachers.opening import is_own_family, open_teacher
 from bort.teachers.teacher import Teacher
+from bort.text.tokenizer import build_encoder
 
 MASKS = 64  # masked positions whose words are found at once
 
@@ -44,11 +45,14 @@ class Predictor:
         texts: int | None = None,
         multi_label: bool = False,
         cut: int | None = None,
+        overlap: int | None = None,
     ):
         """texts: how many a row of the model's task has, if that is known.
 
         multi_label: each label of a text is right or wrong by itself, with its own probability.
         cut: which text of a pair is shortened where they are too long; None: the longer one.
+        overlap: tokens that neighbouring windows of a long text share, whose outputs are averaged;
+        None: a long text is cut.
         """
         if isinstance(model, torch.nn.Module):
             model.eval()
@@ -56,6 +60,8 @@ class Predictor:
         self.texts, self.multi_label = texts, multi_label
         self.has_towers = getattr(model, "texts_per_row", 1) == 2
         cut = None if self.has_towers else cut
+        self.cut, self.overlap = cut, None if self.has_towers else overlap
+        self.uncut = None if self.overlap is None else build_encoder(tokenizer)
         self.truncation = True if cut is None else ("only_first", "only_second")[cut]
         self.longest_first = tokenizer if cut is None else copy.deepcopy(tokenizer)
         # The first call sets how a tokenizer cuts; later ones change nothing, so threads may share.
@@ -135,8 +141,8 @@ class Predictor:
         An answer has `label`, `score` (its probability) and `scores` of all labels; of a
         regression `score` alone; of a masked LM `words`, for each mask the `top` most probable.
         Where a text may have several labels, `labels` are those with a probability of at least 1/2.
-        Texts that are longer than the model's limit are cut. Raises BortError for what the model
-        cannot answer.
+        Texts that are longer than the model's limit are cut, or divided into windows where the
+        model was fine-tuned so. Raises BortError for what the model cannot answer.
         """
         return list(self.answers(texts, batch_size, top))
 
@@ -156,6 +162,8 @@ class Predictor:
 
     def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
         """Answer tokenized rows, those of similar length together."""
+        if self.overlap is not None:
+            return self._answer_windows(rows, batch_size)
         answers: list[dict] = [{}] * len(rows)
         lengths = [max(map(_count_tokens, row)) for row in rows]
         for batch in standalone.form_batches(lengths, batch_size):
@@ -165,14 +173,32 @@ class Predictor:
                 answers[row] = answer
         return answers
 
+    @torch.no_grad()
+    def _answer_windows(self, rows: list[list[dict]], batch_size: int) -> list[dict]:
+        """Answer rows in windows, by the means of the windows' outputs."""
+        windows = list(chain.from_iterable(rows))
+        parts, order = [], []
+        for batch in standalone.form_batches(list(map(_count_tokens, windows)), batch_size):
+            inputs = self.tokenizer.pad([windows[k] for k in batch], return_tensors="pt")
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            parts.append(self.model(ids, mask, inputs.get("token_type_ids")))
+            order += batch
+        outputs = torch.cat(parts)[torch.tensor(order).argsort()]
+        means = [of_row.mean(0) for of_row in outputs.split(list(map(len, rows)))]
+        return list(self._describe_outputs(torch.stack(means)))
+
     def tokenize(self, text: Text) -> list[dict]:
-        """Return the tokens of a row: one input, or of towers one for each text.
+        """Return the tokens of a row: one input, or of towers one for each text, or its windows.
 
         Raises Mistake for what the model cannot answer.
         """
         parts = standalone.split_row(text, 2 if self.has_towers else self.texts)
         if self.has_towers:
             return [self._encode_with(self.tokenizer, (part,), True) for part in parts]
+        if self.overlap is not None:
+            limit = self.tokenizer.model_max_length
+            if windows := standalone.divide_row(self.uncut, parts, limit, self.cut, self.overlap):
+                return list(map(self._to_inputs, windows))
         try:
             encoded = self._encode_with(self.tokenizer, parts, self.truncation)
         except Exception:  # tokenizers has no class for it: the other text alone is too long
@@ -190,6 +216,16 @@ class Predictor:
         rows = tokenizer(*columns, truncation=truncation, split_special_tokens=not self.fills_masks)
         return {name: values[0] for name, values in rows.items()}
 
+    def _to_inputs(self, encoding) -> dict[str, np.ndarray]:
+        """Return what the model reads of an encoding: arrays, since lists take 8 times as much."""
+        inputs = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
+        names = self.tokenizer.model_input_names
+        return {name: np.array(inputs[name], np.int32) for name in names if name in inputs}
+
     @torch.no_grad()
     def _answer_batch(self, inputs: dict, top: int) -> Iterator[dict]:
         """Yield the answers to the rows of a batch."""
@@ -197,7 +233,10 @@ class Predictor:
         if self.fills_masks:
             yield from self._fill(ids, mask, inputs.get("token_type_ids"), top)
             return
-        outputs = self.model(ids, mask, inputs.get("token_type_ids"))
+        yield from self._describe_outputs(self.model(ids, mask, inputs.get("token_type_ids")))
+
+    def _describe_outputs(self, outputs: Tensor) -> Iterator[dict]:
+        """Yield the answers of the outputs (B, outputs) to rows."""
         if outputs.shape[1] == 1 and not self.multi_label:
             yield from ({"score": float(value)} for value in outputs[:, 0])
             return
@@ -265,7 +304,8 @@ def load(name: str | Path) -> Predictor:
     texts = hf_config.read_texts_per_row(settings)
     multi_label = settings.get("problem_type") == hf_config.MULTI_LABEL
     cut = hf_config.read_text_to_cut(settings)
-    return Predictor(model, load_tokenizer(name), labels, texts, multi_label, cut)
+    overlap = hf_config.read_window_stride(settings)
+    return Predictor(model, load_tokenizer(name), labels, texts, multi_label, cut, overlap)
 
 
 def _load_encoder(name: str | Path, folder: Path, model: Encoder | Teacher) -> Predictor:

@@ -79,7 +79,7 @@ def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
-    of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py", "road.py"}
+    of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py", "road.py", "windows.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -339,6 +339,12 @@ def test_a_picture_has_all_points_inside(monkeypatch):
     (left, low), (right, high) = ((float(p["cx"]), float(p["cy"])) for p in places)
     assert scatter.LEFT < left < right < scatter.WIDTH - scatter.RIGHT
     assert scatter.HEIGHT - scatter.BOTTOM > low > high > scatter.TOP
+
+
+def test_windows(script, model, shared, monkeypatch):
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    out = script("windows", "smoke", f"model={model}")
+    assert count_rows(out, "| reviews are | accuracy |") == 3
 
 
 def test_vocabulary(script, model, shared, monkeypatch):

@@ -221,7 +221,7 @@ class AgoraRun:
         length = min(self.run.data.length, load_masked_lm(encoder, False).config.limit)
         parts = {"train": self.student.D, "val": self.student.E}
         examples = encode_examples(self.task, parts, tokenizer, length)
-        data, optim = replace(self.run.data, length=length), replace(self.run.optim, lr=None)
+        data, optim = self.run.data.with_length(length), replace(self.run.optim, lr=None)
         run = replace(self.run, optim=optim, data=data)
         self.student.fit(run, folder, encoder, examples, "S")
 

@@ -107,7 +107,7 @@ class Student:
             hub.find_model(run.model)  # a wrong name is told before rows are read
         self.task, self.rows = load_task(run.task, run.data)
         check_task(self.task)
-        self.task = arrange_texts(self.task, run.head)
+        self.task = arrange_texts(self.task, run.head, run.data.overlap)
         check_monitors(run, list_scores(self.task, ["val"]))
         self.D, self.E = split_rows(self.task, self.rows["train"], run.agora.eval_fraction)
         self.source = str(run.model or pretrain_encoder(run))

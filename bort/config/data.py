@@ -1,8 +1,8 @@
 """The settings of text and rows, and of how they become batches."""
 
 import os
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from bort.errors import BortError, check_at_least, check_at_most, check_choice
 
@@ -45,6 +45,12 @@ class DataConfig:
     unlabelled: str | None = None
     unlabelled_rows: int | None = None  # the most rows that are taken from there; null: all
     split_sentences: bool = False  # whether each sentence of these texts is a row
+    # of a task: mean divides a text that is longer than data.length into windows and averages the
+    # answers to them; null cuts it
+    windows: str | None = None
+    window_stride: int | None = (
+        None  # tokens that two windows share; null: a quarter of data.length
+    )
 
     def __post_init__(self) -> None:
         check_choice("data.source", self.source, ("docstrings", "text"))
@@ -54,6 +60,15 @@ class DataConfig:
         if not 1 <= len(texts) <= 2 or not all(isinstance(name, str) for name in texts):
             raise BortError(f"data.text={self.text} must name one column, or two as in [a,b]")
         self._check_labels()
+        if self.windows is not None:
+            check_choice("data.windows", self.windows, ("mean",))
+        if self.window_stride is not None:
+            check_at_least("data.window_stride", self.window_stride, 0)
+            if 2 * self.window_stride > self.length:
+                raise BortError(
+                    f"data.window_stride={self.window_stride} is what two windows share; give at "
+                    f"most half of data.length={self.length}"
+                )
         if self.source != "text" and self.path:
             raise BortError(f"data.path={self.path} is read with data=text only; add data=text")
         check_at_least("data.length", self.length, 4)
@@ -98,6 +113,19 @@ class DataConfig:
     def least_tokens(self) -> int:
         """The fewest tokens of text in a sequence of a pre-training."""
         return self.length - 2 if self.packing else 1
+
+    def with_length(self, length: int) -> Self:
+        """Return these settings for inputs of another length, which windows overlap less in."""
+        stride = self.window_stride
+        stride = None if stride is None else min(stride, length // 2)
+        return replace(self, length=length, window_stride=stride)
+
+    @property
+    def overlap(self) -> int | None:
+        """The tokens that neighbouring windows of a long text share; None: it is cut."""
+        if self.windows is None:
+            return None
+        return self.length // 4 if self.window_stride is None else self.window_stride
 
     @property
     def texts(self) -> tuple[str, ...]:

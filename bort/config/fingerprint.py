@@ -25,7 +25,7 @@ POOL_KEYS = ("data.unlabelled", "data.unlabelled_rows", "data.split_sentences")
 TEACHING_KEYS = ("distill.w_ce", "distill.kd_loss", "distill.guard", "distill.control")
 TASK_KEYS = (  # only fine-tuning and Agora read these
     *("data.train", "data.val", "data.test", "data.label", "data.kind", "data.metric"),
-    "optim.class_weights",
+    *("optim.class_weights", "data.windows", "data.window_stride"),
 )
 FREE_TRAINER_KEYS = {"enable_progress_bar", "log_every_n_steps", "profiler", "default_root_dir"}
 

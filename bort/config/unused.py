@@ -77,7 +77,16 @@ RULES = (
         "cannot be used: this job trains from fresh weights; experiment=mlm_pretrain and "
         "kd_pretrain continue a model",
     ),
-    Rule("task head patience data.metric", is_pretraining, "is for experiment=finetune and agora"),
+    Rule(
+        "task head patience data.metric data.windows data.window_stride",
+        is_pretraining,
+        "is for experiment=finetune and agora",
+    ),
+    Rule(
+        "data.window_stride",
+        lambda run: not run.data.windows,
+        "is for data.windows=mean, which divides long texts",
+    ),
     Rule("optim.class_weights", lambda run: run.job != "finetune", "is for experiment=finetune"),
     Rule(
         "data.root data.train data.val data.test data.label data.kind",

@@ -45,7 +45,7 @@ def format_card(
         "architecture": f"{config.arch}: layers, heads, hidden, intermediate",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "vocabulary": f"{config.vocab_size:,}{_describe_trimming(run)}",
-        "longest input": f"{config.limit} tokens",
+        "longest input": f"{config.limit} tokens{_describe_windows(run)}",
     }
     facts |= {"exported from": hide_folders(source)} | list_origins(run) | list_scores(run)
     for key, value in (result.scores or {}).items():
@@ -65,6 +65,17 @@ def format_card(
     )
     return "\n".join(
         [*lines, "| | |", "|---|---|", *rows, "", _format_usage(model, result, example)]
+    )
+
+
+def _describe_windows(run: dict[str, Any]) -> str:
+    """Return what follows the longest input of a model that reads longer texts in windows."""
+    stride = hf_config.read_window_stride(run)
+    if stride is None:
+        return ""
+    return (
+        f"; a longer text is divided into windows that share {stride}, and their logits are "
+        "averaged (bort.load and predict.py do so, transformers cuts it)"
     )
 
 

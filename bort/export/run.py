@@ -63,7 +63,7 @@ def export(
     """
     model, labels = load_model(source)
     tokenizer = load_tokenizer(source)
-    facts = read_facts(source)
+    facts = read_facts(source) | read_task_keys(source)
     _check_folder(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
     reference = run_torch(model)

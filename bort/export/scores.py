@@ -12,7 +12,7 @@ from bort.console import decimal
 from bort.errors import BortError
 from bort.export.forms import Form
 from bort.finetuning.answering import compute_outputs
-from bort.finetuning.heads import arrange_texts, match_outputs
+from bort.finetuning.heads import arrange_texts, find_overlap, match_outputs
 from bort.finetuning.module import to_answers
 from bort.models.bert import MaskedLM
 from bort.tasks import encoding, metrics
@@ -50,7 +50,7 @@ class TaskRows:
             use = f"; use task={task.parent}" if task.parent else ""
             raise BortError(f"task={name} has no rows with labels{use}")
         order = match_outputs(task, model, labels, f"model={source}")
-        task = arrange_texts(task, model.head)
+        task = arrange_texts(task, model.head, find_overlap(source))
         room = model.config.limit
         if data.length > room and data.length != DataConfig.length:
             raise BortError(f"data.length={data.length} is longer than the model's {room} tokens")

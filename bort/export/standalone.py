@@ -215,6 +215,30 @@ def parse_row(line: str, where: str) -> Text:
     return text
 
 
+def divide_row(
+    tokenizer: Tokenizer, parts: tuple[str, ...], limit: int, cut: int | None, overlap: int
+) -> list:
+    """Return the encodings of a row's windows, one for a row that fits; none where it must be cut.
+
+    tokenizer: one that cuts nothing. limit: tokens of a window. cut: which of two texts is divided,
+    None: the longer one; the other one is in every window, and a row is cut where that one would
+    leave less than half of the room. overlap: tokens that neighbouring windows share, at most half
+    of what they hold of the text.
+    """
+    texts = [tokenizer.encode(part, add_special_tokens=False) for part in parts]
+    lengths, is_pair = list(map(len, texts)), len(parts) == 2
+    room = limit - tokenizer.num_special_tokens_to_add(is_pair)
+    if sum(lengths) <= room:
+        return [tokenizer.post_process(*texts)]
+    number = cut if is_pair and cut is not None else int(is_pair and lengths[0] <= lengths[1])
+    size = room - (sum(lengths) - lengths[number])
+    if 2 * size < room:
+        return []
+    texts[number].truncate(size, stride=min(overlap, size // 2))
+    first = tokenizer.post_process(*texts)
+    return [first, *first.overflowing]
+
+
 def remove_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
     """Return a text without its [[ ]], and the ranges of the characters between them."""
     spans, plain = [], ""
@@ -302,8 +326,11 @@ class Model:
         self.pad = self.config["pad_token_id"]
         texts = self.config.get("bort_texts")
         self.texts = texts if texts in (1, 2) else None  # of a row, where the file says it
-        cut = self.config.get("bort_cut")  # which of two texts, None: the longer one
-        cut = {0: "only_first", 1: "only_second"}.get(cut, "longest_first")
+        self.cut = self.config.get("bort_cut")  # which of two texts, None: the longer one
+        cut = {0: "only_first", 1: "only_second"}.get(self.cut, "longest_first")
+        # tokens that the windows of a long text share, whose answers are averaged; None: it is cut
+        overlap = self.config.get("bort_window_stride")
+        self.overlap = overlap if type(overlap) is int and overlap >= 0 else None
         # words such as <mask> are ordinary text to all but a masked language model
         masked = self.kind == "MaskedLM"
         try:
@@ -313,6 +340,9 @@ class Model:
                 if cut == "longest_first"
                 else open_tokenizer(folder / "tokenizer.json", self.limit, "longest_first", masked)
             )
+            self.uncut = None
+            if self.overlap is not None:
+                self.uncut = open_tokenizer(folder / "tokenizer.json", None, cut, masked)
             self.session = open_session(folder / "model.onnx", threads)
         except Exception as error:  # neither library has a class for damaged files
             raise Mistake(f"{folder} cannot be opened: {shorten(str(error), 100)}") from None
@@ -335,6 +365,10 @@ class Model:
             return
         first = 1
         for block in split_blocks(inputs, top):
+            if self.overlap is not None:
+                yield from self.answer_windows(self.divide_rows(block, first), top)
+                first += len(block)
+                continue
             rows = self.encode_rows(block, first)
             answers: list[dict] = [{}] * len(rows)
             for batch in self.split_batches(rows):
@@ -374,6 +408,28 @@ class Model:
                 with name_row(first + start + k, alone):
                     rows.append(self.locate_marks(text, spans, row))
         return rows
+
+    def divide_rows(self, inputs: list[Text], first: int) -> list[list[Encoded]]:
+        """Return the windows of each row; `first` is the number of the first."""
+        rows, alone = [], first == len(inputs) == 1
+        for number, text in enumerate(inputs, first):
+            with name_row(number, alone):
+                parts = split_row(text, self.texts)
+            windows = divide_row(self.uncut, parts, self.limit, self.cut, self.overlap)
+            windows = windows or self.tokenize([parts if len(parts) > 1 else parts[0]])
+            rows.append([Encoded(np.array(x.ids), np.array(x.type_ids), []) for x in windows])
+        return rows
+
+    def answer_windows(self, rows: list[list[Encoded]], top: int) -> list[dict]:
+        """Return the answer to each row: that of the mean of its windows' logits."""
+        windows = [window for row in rows for window in row]
+        owners = [k for k, row in enumerate(rows) for _ in row]
+        means: list = [0.0] * len(rows)
+        for batch in self.split_batches(windows):
+            logits = self.compute_logits([windows[k] for k in batch])
+            for k, values in zip(batch, logits, strict=True):
+                means[owners[k]] += values / len(rows[owners[k]])
+        return [self.answer_row(row[0], mean, top) for row, mean in zip(rows, means, strict=True)]
 
     def encode_pairs(self, inputs: list[Text], first: int) -> list[Encoded]:
         """Return the tokens of pairs whose texts are apart; `first` is the number of the first."""
@@ -485,14 +541,16 @@ def read_json(path: Path) -> dict:
         raise Mistake(f"{path} cannot be read: {error}; export the model again") from None
 
 
-def open_tokenizer(path: Path, limit: int, cut: str, special: bool) -> Tokenizer:
-    """Open a tokenizer that cuts what is longer than the limit.
+def open_tokenizer(path: Path, limit: int | None, cut: str, special: bool) -> Tokenizer:
+    """Open a tokenizer that cuts what is longer than the limit; None: nothing.
 
     cut: which text, as tokenizers says it; special: whether words such as <mask> are tokens.
     """
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(limit, strategy=cut)
+    tokenizer.no_truncation()
+    if limit is not None:
+        tokenizer.enable_truncation(limit, strategy=cut)
     tokenizer.encode_special_tokens = not special
     return tokenizer
 

@@ -149,7 +149,7 @@ def answer_diagnostics(
             continue
         rows = reading.read_rows(child, root)
         order = [task.labels.index(label) for label in child.labels]
-        child = arrange_texts(child, model.head)
+        child = arrange_texts(child, model.head, task.overlap)
         encoded = encode_examples(child, rows, examples.tokenizer, run.data.length)
         answer_task(model, encoded, order, folder)
         logger.info(f"data: {child.name} is there too, and answered by this model")

@@ -1,9 +1,10 @@
 """The batches of fine-tuning: rows of similar length, which are the same after a resume.
 
-Letters: B rows of a batch, C choices of a row, or texts that are apart (else 1), S tokens.
+Letters: B rows of a batch, C choices, windows or texts that are apart of a row (else 1), S tokens.
 """
 
-from itertools import chain
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bort.tasks.task import Row, Task
 from bort.training.loader import ResumeSampler, make_generator, make_loader
 
 POOL = 50  # batches of random rows that are sorted by length together
+MOST_WINDOWS = 8  # of a row in a training step, which keeps the states of all of them
 
 
 class RowBatches(Dataset):
@@ -35,7 +37,9 @@ class RowBatches(Dataset):
     numbers in the split, and,
     where there are any, token_types and spans (B, 2, 2). With a teacher's outputs (N, classes),
     `teacher` are those to the rows of the batch (B, classes), and `is_labelled` (B,) tells which of
-    these rows have a label of their own.
+    these rows have a label of their own. Where long texts are divided, `windows` (B,) says how many
+    inputs a row has: in training at most MOST_WINDOWS, which each epoch draws anew, and in
+    evaluation all; such a batch has about as many inputs as another one has rows.
     seed: of the order, which is new in every epoch; None puts all rows in the order of their
     lengths, for evaluation. Where several processes train, see `divide`, each has a part of every
     batch, and an epoch has all rows.
@@ -58,7 +62,7 @@ class RowBatches(Dataset):
         absent = next(((0,) * len(row.label) for row in rows if isinstance(row.label, tuple)), 0)
         labels = [absent if row.label is None else row.label for row in rows]
         self.labels = np.array(labels, number)
-        self.lengths = inputs.lengths
+        self.lengths, self.windows = inputs.lengths, inputs.windows
         self.order: tuple[int, list[np.ndarray]] | None = None
         self.rank, self.processes = 0, 1
 
@@ -75,6 +79,8 @@ class RowBatches(Dataset):
         self.rank, self.processes, self.order = rank, processes, None
 
     def __len__(self) -> int:
+        if self.seed is None:
+            return max(1, len(self._in_order))
         full, remainder = divmod(len(self.lengths), self.batch_size * self.processes)
         return max(1, full + (remainder >= self.processes))  # fewer are in the batch before
 
@@ -84,26 +90,54 @@ class RowBatches(Dataset):
             raise IndexError(index)  # which also ends `for batch in RowBatches(…)`
         if self.order is None or self.order[0] != epoch:
             self.order = epoch, self._order_batches(epoch)
-        return self._collate(self.order[1][batch][self.rank :: self.processes])
+        return self._collate(self.order[1][batch][self.rank :: self.processes], epoch)
 
     def _order_batches(self, epoch: int) -> list[np.ndarray]:
         """Divide all rows into the batches of an epoch."""
         count = len(self.lengths)
         if self.seed is None:
-            return _cut(np.argsort(self.lengths, kind="stable"), self.batch_size)
+            return self._in_order
         random = make_generator((self.seed, epoch), 0)
         shuffled = random.permutation(count)
         size = self.batch_size * self.processes
         batches = []
         for pool in _cut(shuffled, POOL * size):
-            batches += _cut(pool[np.argsort(self.lengths[pool], kind="stable")], size)
+            batches += _cut(pool[self._sort_by_length(pool)], size)
         if len(batches[-1]) < self.processes:
             batches[-2:] = [np.concatenate(batches[-2:])]
         return [batches[k] for k in random.permutation(len(batches))]
 
-    def _collate(self, rows: np.ndarray) -> dict[str, Tensor]:
+    @cached_property
+    def _in_order(self) -> list[np.ndarray]:
+        """All rows, by length, in batches with so many inputs; a row with more is alone."""
+        order = self._sort_by_length(np.arange(len(self.lengths)))
+        if not self.inputs.has_windows:
+            return _cut(order, self.batch_size)
+        batches, room = [], 0
+        for row in order:
+            if self.windows[row] > room:
+                batches.append([])
+                room = self.batch_size
+            batches[-1].append(row)
+            room -= self.windows[row]
+        return list(map(np.array, batches))
+
+    def _sort_by_length(self, rows: np.ndarray) -> np.ndarray:
+        """Return the order of rows by their windows, and among equals by their length."""
+        return np.lexsort((self.lengths[rows], self.windows[rows]))
+
+    def _draw_windows(self, row: int, epoch: int) -> Sequence[int]:
+        """Return which inputs of a row are read: all, or in training at most MOST_WINDOWS."""
+        count = len(self.inputs.input_ids[row])
+        if self.seed is None or self.windows[row] <= MOST_WINDOWS:
+            return range(count)
+        random = make_generator((self.seed, epoch), 1 + int(row))
+        return np.sort(random.choice(count, MOST_WINDOWS, replace=False))
+
+    def _collate(self, rows: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """Pad the inputs of some rows to one length."""
-        inputs = list(chain.from_iterable(self.inputs.input_ids[row] for row in rows))  # B · C
+        chosen = [(row, number) for row in rows for number in self._draw_windows(row, epoch)]
+        inputs = [self.inputs.input_ids[row][number] for row, number in chosen]  # B · C
         length = max(map(len, inputs))
         batch = {
             "input_ids": _pad(inputs, length, self.pad),
@@ -112,14 +146,25 @@ class RowBatches(Dataset):
             "rows": torch.from_numpy(rows),
         }
         if self.inputs.token_types is not None:
-            types = list(chain.from_iterable(self.inputs.token_types[row] for row in rows))
+            types = [self.inputs.token_types[row][number] for row, number in chosen]
             batch["token_types"] = _pad(types, length, 0)
         if self.inputs.spans is not None:
             batch["spans"] = torch.from_numpy(self.inputs.spans[rows])
+        if self.inputs.has_windows:
+            most = len(inputs) if self.seed is None else MOST_WINDOWS
+            batch["windows"] = torch.from_numpy(np.minimum(self.windows[rows], most))
         if self.teacher is not None:
             batch["teacher"] = torch.from_numpy(self.teacher[rows])
             batch["is_labelled"] = torch.from_numpy(self.is_labelled[rows])
         return batch
+
+
+def measure_inputs(inputs: EncodedRows) -> tuple[int, int]:
+    """Count the tokens of an epoch of training, and those of its longest row."""
+    most = MOST_WINDOWS if inputs.has_windows else None
+    rows = [list(map(len, row)) for row in inputs.input_ids]
+    tokens = [sum(row) * len(row[:most]) / len(row) for row in rows]  # windows are much alike
+    return round(sum(tokens)), max(max(row) * len(row[:most]) for row in rows)
 
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -197,7 +242,7 @@ class TaskDataModule(pl.LightningDataModule):
             if isinstance(tokenizer, str | Path):
                 tokenizer = load_tokenizer(tokenizer)
             task, rows = load_task(self.name, self.data)
-            task = arrange_texts(task, self.head)
+            task = arrange_texts(task, self.head, self.data.overlap)
             self._set_examples(encode_examples(task, rows, tokenizer, self.data.length))
 
     def _set_examples(self, examples: TaskExamples) -> None:

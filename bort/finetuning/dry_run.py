@@ -8,7 +8,8 @@ from bort.config.train import TrainConfig
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.cache import locate_cache
-from bort.finetuning.heads import arrange_texts, match_outputs
+from bort.finetuning.datamodule import measure_inputs
+from bort.finetuning.heads import arrange_texts, find_overlap, match_outputs
 from bort.finetuning.recipe import check_length, check_settings_of_task
 from bort.models import hub
 from bort.models.bert import ModelConfig
@@ -52,7 +53,7 @@ def show(
         )
         logger.info("dry_run=true: nothing was started")
         return
-    task = arrange_texts(task, run.head)
+    task = arrange_texts(task, run.head, run.data.overlap)
     check_settings_of_task(run, task, rows)
     rows["train"] = [*rows["train"], *pool]
     arch, vocab = run.arch, run.data.bpe_size
@@ -61,8 +62,7 @@ def show(
         config = _open(run)
         arch, vocab = config.arch, config.vocab_size
         inputs = encode_rows(task, rows["train"], load_tokenizer(run.model), run.data.length)
-        tokens = sum(len(ids) for choices in inputs.input_ids for ids in choices)
-        longest = max(len(ids) * len(choices) for choices in inputs.input_ids for ids in choices)
+        tokens, longest = measure_inputs(inputs)
         longest *= run.data.batch_size
     steps, per_epoch = _count_own_steps(run, len(rows["train"]))
     if count_steps:
@@ -116,7 +116,7 @@ def _check_diagnosis(run: TrainConfig, task: Task) -> None:
     model, labels = load_classifier(run.model)
     check_length(run, model.config.positions)
     match_outputs(task, model, labels, f"model={run.model}")
-    arrange_texts(task, model.head)
+    arrange_texts(task, model.head, find_overlap(run.model, run.data))
 
 
 def _say_encoder(run: TrainConfig) -> float:

@@ -7,20 +7,26 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.finetuning.examples import TaskExamples
 from bort.models.bert import POOLED_HEADS, Classifier, MaskedLM
-from bort.models.hf_config import PROBLEMS
+from bort.models.hf_config import PROBLEMS, WINDOW_STRIDE, read_window_stride
+from bort.models.huggingface import read_config
 from bort.models.initialization import build_classifier
 from bort.tasks.task import Task
 from bort.teachers.wrapped_teacher import WrappedTeacher
 
 
-def arrange_texts(task: Task, head: str) -> Task:
+def arrange_texts(task: Task, head: str, overlap: int | None = None) -> Task:
     """Return the task with its texts encoded as a head reads them: in one sequence, or apart.
 
-    Raises BortError for a task that has no such head.
+    overlap: tokens that neighbouring windows of a long text share; None: a long text is cut. Raises
+    BortError for a task that has no such head, or no windows.
     """
+    if overlap is not None:
+        _check_windows(task, head)
+    task = replace(task, overlap=overlap)
     use = "use head=linear or head=mean" if task.kind != "spans" else "use head=linear"
     if head in POOLED_HEADS and task.kind == "spans":
         raise BortError(f"head={head} takes no marked words, and {task.name} marks two; {use}")
@@ -31,6 +37,31 @@ def arrange_texts(task: Task, head: str) -> Task:
     if len(task.columns) < 2:
         raise BortError(f"head=towers compares two texts, and {task.name} has one a row; {use}")
     return replace(task, apart=True)
+
+
+def find_overlap(source: str, data: DataConfig | None = None) -> int | None:
+    """Find how a fine-tuned model reads long texts: the overlap of its windows; None: it cuts them.
+
+    source: its folder, which was opened before. data: settings that may ask for windows, which the
+    model was not taught with.
+    """
+    overlap = None if data is None else data.overlap
+    return read_window_stride(read_config(source)) if overlap is None else overlap
+
+
+def _check_windows(task: Task, head: str) -> None:
+    """Raise BortError for a task or a head whose rows are not divided into windows."""
+    reasons = {
+        "marks two words, which belong together": task.kind == "spans",
+        "has choices, which are compared with each other": task.kind == "choices",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise BortError(f"data.windows=mean: {task.name} {reason}; leave it out")
+    if head == "towers":
+        raise BortError(
+            "data.windows=mean: head=towers encodes each text once; leave it out, or use head=mean"
+        )
 
 
 def build_task_classifier(
@@ -133,6 +164,8 @@ def describe_outputs(task: Task) -> dict:
     facts: dict = {"bort_task": task.name, "bort_texts": min(len(task.columns), 2)}
     if task.cut is not None and not task.apart:
         facts["bort_cut"] = task.cut  # which text is shortened in a row that is too long
+    if task.overlap is not None:
+        facts[WINDOW_STRIDE] = task.overlap  # a long text is divided, and answers are averaged
     if task.kind == "choices":
         return facts
     if task.kind == "regression":

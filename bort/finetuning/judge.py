@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bort.errors import BortError
 from bort.finetuning.answering import compute_outputs
-from bort.finetuning.heads import arrange_texts, match_outputs
+from bort.finetuning.heads import arrange_texts, find_overlap, match_outputs
 from bort.models import hf_config
 from bort.models.bert import Classifier
 from bort.models.hub import fetch_model
@@ -77,12 +77,14 @@ def open_judge(
 
     source: its folder. length: tokens of the student's inputs at most; S reads no more of a text,
     so two texts that the student reads apart may be twice as long together. device: where it
-    answers. key: the setting that names it, for messages.
+    answers. key: the setting that names it, for messages. A long text is divided into windows where
+    the task's or those that S was fine-tuned on are.
     """
     model, labels = load_fine_tuned(source, key)
     order = match_outputs(task, model, labels, f"{key}={source}")
     joins_texts = task.apart and model.head != "towers"
-    task = arrange_texts(task, model.head)
+    overlap = find_overlap(source)
+    task = arrange_texts(task, model.head, task.overlap if overlap is None else overlap)
     model.to(device)
     limit = model.limit if isinstance(model, WrappedTeacher) else model.config.limit
     length = min(length * (2 if joins_texts else 1), limit)

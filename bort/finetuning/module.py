@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,14 +23,25 @@ from bort.training.module import StepModule
 LR_WIDTH = 0.064
 
 
+# Windows that a model reads at once where no gradient is computed, so that memory is bounded.
+WINDOWS_AT_ONCE = 64
+
+
 def compute_batch_outputs(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
     """Compute a model's outputs (B, classes) of a batch.
 
-    Of a task with choices, the scores of a row's choices stand side by side.
+    Of a task with choices, the scores of a row's choices stand side by side. Of a row in windows,
+    `windows` (B,) many of them, the outputs are the mean of its windows'.
     """
     names = ("input_ids", "attention_mask", "token_types", "spans")
-    outputs = model(**{name: batch[name] for name in names if name in batch})
-    return outputs.view(len(batch["labels"]), -1)
+    inputs = {name: batch[name] for name in names if name in batch}
+    if "windows" not in batch:
+        return model(**inputs).view(len(batch["labels"]), -1)
+    windows = batch["windows"].tolist()
+    size = sum(windows) if torch.is_grad_enabled() else WINDOWS_AT_ONCE
+    parts = zip(*(tensor.split(size) for tensor in inputs.values()), strict=True)
+    outputs = torch.cat([model(**dict(zip(inputs, part, strict=True))) for part in parts])
+    return torch.stack([of_row.mean(0) for of_row in outputs.split(windows)])
 
 
 def compute_loss(

@@ -30,7 +30,12 @@ from bort.finetuning.examples import (
     encode_examples,
     hash_rows,
 )
-from bort.finetuning.heads import arrange_texts, build_task_classifier, match_outputs
+from bort.finetuning.heads import (
+    arrange_texts,
+    build_task_classifier,
+    find_overlap,
+    match_outputs,
+)
 from bort.finetuning.module import FineTuningModule, list_scores, to_answers
 from bort.models import hub
 from bort.models.bert import Classifier
@@ -117,7 +122,7 @@ def finetune(
         if lesson is not None:
             raise BortError(f"task={task.name} has no training rows; use task={task.parent}")
         return diagnose(run, task, rows, folder, record)
-    task = arrange_texts(task, run.head)
+    task = arrange_texts(task, run.head, run.data.overlap)
     check_settings_of_task(run, task, rows)
     facts = {"digest": hash_rows(rows), "source": task.name}
     if lesson is not None:
@@ -267,7 +272,7 @@ def diagnose(
     tokenizer = load_tokenizer(run.model)
     check_length(run, model.config.positions)
     order = match_outputs(task, model, labels, f"model={run.model}")
-    task = arrange_texts(task, model.head)
+    task = arrange_texts(task, model.head, find_overlap(run.model, run.data))
     model.to(choose_device(run))
     examples = encode_examples(task, rows, tokenizer, run.data.length)
     run_folder = RunFolder(folder)

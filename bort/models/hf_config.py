@@ -26,6 +26,8 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 MULTI_LABEL = PROBLEMS[2]
 HEAD, KIND = "bort_head", "bort_kind"  # of a head that no class of Hugging Face computes
 KINDS = ("SequenceClassification", "MultipleChoice")
+# Tokens that neighbouring windows of a long text share, where answers are means over windows.
+WINDOW_STRIDE = "bort_window_stride"
 
 
 def parse_config(settings: dict[str, Any], path: Path) -> ModelConfig:
@@ -191,7 +193,15 @@ def read_task_settings(settings: dict[str, Any], outputs: int, path: Path) -> di
     for key, kind in (("bort_task", str), ("bort_texts", int), ("bort_cut", int)):
         if isinstance(settings.get(key), kind):
             task_settings[key] = settings[key]
+    if (stride := read_window_stride(settings)) is not None:
+        task_settings[WINDOW_STRIDE] = stride
     return task_settings
+
+
+def read_window_stride(settings: dict[str, Any]) -> int | None:
+    """How many tokens neighbouring windows of a long text share; None where it is cut."""
+    stride = settings.get(WINDOW_STRIDE)
+    return stride if type(stride) is int and stride >= 0 else None
 
 
 def read_text_to_cut(settings: dict[str, Any]) -> int | None:

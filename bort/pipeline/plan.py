@@ -238,6 +238,7 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
     if task != "docstrings":  # which takes minutes to make, and cannot be wrong
         from bort.finetuning.heads import arrange_texts  # torch, not for --help
 
-        arrange_texts(load_task(task, runs["finetune"].data)[0], runs["finetune"].head)
+        data = runs["finetune"].data
+        arrange_texts(load_task(task, data)[0], runs["finetune"].head, data.overlap)
     if runs["finetune"].data.unlabelled:
         check_pool_file(runs["finetune"].data)

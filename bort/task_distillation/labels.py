@@ -35,6 +35,8 @@ def locate_labels(judge: Judge, digest: str, rows: Sequence[Row]) -> Path:
         "rows": hash_rows({"rows": list(rows)}),
         "version": VERSION,
     }
+    if judge.task.overlap is not None:
+        facts["overlap"] = judge.task.overlap
     return locate_cache() / "soft_labels" / fingerprint(facts)
 
 

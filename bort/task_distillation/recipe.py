@@ -156,7 +156,7 @@ def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
         plain,
         head="linear",
         patience=None,
-        data=replace(plain.data, length=length, batch_size=TEACHER_BATCH),
+        data=replace(plain.data.with_length(length), batch_size=TEACHER_BATCH),
         optim=replace(run.optim, lr=None),
         trainer={**run.trainer, **limits},
     )

@@ -15,12 +15,20 @@ from bort.text.tokenizer import build_encoder, encode_texts, mark_special_ids
 
 @dataclass
 class EncodedRows:
-    """The inputs of rows; each row has one, or one per choice, or one per text that is apart."""
+    """The inputs of rows; each row has one, or one per choice, text that is apart, or window."""
 
     input_ids: list[list[np.ndarray]]  # N × inputs × int32 (L,), with the special tokens
     token_types: list[list[np.ndarray]] | None  # likewise; None where the tokenizer makes none
     spans: np.ndarray | None  # (N, 2, 2) int64: first and one past the last token of both spans
     cut: int  # rows that are shorter than their text
+    has_windows: bool = False  # whether a row's inputs are windows, whose answers are averaged
+
+    @property
+    def windows(self) -> np.ndarray:
+        """The number (N,) of inputs that the answer to each row is a mean over."""
+        if not self.has_windows:
+            return np.ones(len(self.input_ids), dtype=np.int64)
+        return np.array(list(map(len, self.input_ids)), dtype=np.int64)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -35,6 +43,7 @@ class EncodedRows:
             None if types is None else [types[row] for row in rows],
             None if spans is None else spans[list(rows)],
             self.cut,
+            self.has_windows,
         )
 
 
@@ -71,7 +80,8 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
 
     Of a row that is too long, the text `task.cut` is shortened at its end (None: the longer of
     two), for all choices of a question alike; texts with spans are a window around them. Texts that
-    are apart are cut each at its own end.
+    are apart are cut each at its own end. With `task.overlap`, such a text is divided into windows
+    instead, and each of them is an input, see `plan_windows`.
     Raises BortError for a row that does not fit even without that text.
     """
     encoder = build_encoder(tokenizer)
@@ -94,7 +104,7 @@ def encode_rows(task: Task, rows: list[Row], tokenizer, length: int) -> EncodedR
 
     fit = _fit_windows if task.kind == "spans" else _fit_texts
     types = "token_type_ids" in tokenizer.model_input_names
-    result = EncodedRows([], [] if types else None, None, 0)
+    result = EncodedRows([], [] if types else None, None, 0, task.overlap is not None)
     spans = []
     for inputs, ranges, cut in fit(task, rows, texts, encoder, plain, room):
         result.input_ids.append([template.fill(texts_of_input) for texts_of_input in inputs])
@@ -167,6 +177,9 @@ def _fit_texts(
     ids = dict(zip(distinct, map(plain, encode_texts(encoder, distinct)), strict=True))
     for row, inputs in zip(rows, texts, strict=True):
         uncut = [list(map(ids.__getitem__, parts)) for parts in inputs]
+        if windows := _divide_texts(task, uncut[0], room):
+            yield windows, [], False
+            continue
         if task.cut is None or task.apart:
             cut = [_shorten_longest(parts, room) for parts in uncut]
         else:
@@ -176,19 +189,66 @@ def _fit_texts(
                     f"{_name_row(task, row)}: {fixed} tokens without the {task.columns[task.cut]}, "
                     f"data.length leaves {room}; give a larger one"
                 )
-            cut = [_shorten_text(parts, task.cut, room - fixed) for parts in uncut]
+            cut = [
+                _replace_text(parts, task.cut, parts[task.cut][: room - fixed]) for parts in uncut
+            ]
         yield cut, [], any(sum(map(len, parts)) > room for parts in uncut)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a row that is too long is divided: which text, and how."""
+
+    text: int  # the number of the text that is divided; the other one is in every window
+    size: int  # its tokens in a window
+    overlap: int  # those that it shares with the window before
+
+    def list_ranges(self, length: int) -> Iterator[slice]:
+        """Yield the windows of a text of so many tokens; the last one may be shorter."""
+        for start in range(0, length, self.size - self.overlap):
+            yield slice(start, min(start + self.size, length))
+            if start + self.size >= length:
+                return
+
+
+def plan_windows(
+    lengths: Sequence[int], cut: int | None, room: int, overlap: int
+) -> WindowPlan | None:
+    """Plan the windows of a row; None for a row that fits, and for one that is to be cut.
+
+    lengths: tokens of its one or two texts. cut: the text that is divided; None: the longer one.
+    room: tokens of text in a window. overlap: tokens that neighbouring windows share, at most half
+    of what a window holds of the text. A row is cut where the text that stands in every window
+    would leave less than half of the room: a long text would become very many windows.
+    """
+    if sum(lengths) <= room:
+        return None
+    is_pair = len(lengths) == 2
+    text = cut if is_pair and cut is not None else int(is_pair and lengths[0] <= lengths[1])
+    size = room - (sum(lengths) - lengths[text])
+    return WindowPlan(text, size, min(overlap, size // 2)) if 2 * size >= room else None
+
+
+def _divide_texts(task: Task, texts: list[np.ndarray], room: int) -> list[list[np.ndarray]] | None:
+    """Divide the texts of a row into windows; None where there is nothing to divide."""
+    if task.overlap is None:
+        return None
+    plan = plan_windows(list(map(len, texts)), task.cut, room, task.overlap)
+    if plan is None:
+        return None
+    ranges = plan.list_ranges(len(texts[plan.text]))
+    return [_replace_text(texts, plan.text, texts[plan.text][part]) for part in ranges]
+
+
+def _replace_text(texts: list[np.ndarray], number: int, text: np.ndarray) -> list[np.ndarray]:
+    """Put another text in the place of one, by its number."""
+    return [text if k == number else other for k, other in enumerate(texts)]
 
 
 def _shorten_longest(texts: list[np.ndarray], room: int) -> list[np.ndarray]:
     """Cut the texts of an input to `room` tokens, from the end of the longer."""
     lengths = _cut_longest(texts, room)
     return [text[:length] for text, length in zip(texts, lengths, strict=True)]
-
-
-def _shorten_text(texts: list[np.ndarray], number: int, length: int) -> list[np.ndarray]:
-    """Cut one text of an input, by its number, to a length."""
-    return [text[:length] if k == number else text for k, text in enumerate(texts)]
 
 
 def _cut_longest(texts: Sequence[np.ndarray], room: int) -> list[int]:

@@ -26,6 +26,8 @@ class SplitFacts:
     tokens_median: int  # of an input
     tokens_95: int  # of which 95% of the inputs have no more
     cut: int  # rows that are shorter than their text
+    divided: int  # rows whose text is divided into windows
+    windows: int  # of these rows together
     duplicates: int  # rows whose texts an earlier row of the split has
     relabelled: int  # of the duplicates, those with another label than the first such row
     in_train: int  # rows whose texts a training row has; 0 of the training rows themselves
@@ -38,6 +40,8 @@ class SplitFacts:
         )
         if self.cut:
             line += f", {self.cut:,} cut at the limit ({self.cut / self.rows:.1%})"
+        if self.divided:
+            line += f", {self.divided:,} divided into {self.windows / self.divided:.1f} windows"
         if self.duplicates and name == "train":
             line += f", {counted(self.duplicates, 'duplicate')}"
             line += f" ({self.relabelled:,} with another label)" if self.relabelled else ""
@@ -113,8 +117,17 @@ def _examine_split(
             relabelled += first[texts] != row.label
         else:
             first[texts] = row.label
+    windows = inputs.windows[inputs.windows > 1]
     return SplitFacts(
-        len(rows), int(middle), int(top), inputs.cut, duplicates, relabelled, in_train
+        rows=len(rows),
+        tokens_median=int(middle),
+        tokens_95=int(top),
+        cut=inputs.cut,
+        divided=len(windows),
+        windows=int(windows.sum()),
+        duplicates=duplicates,
+        relabelled=relabelled,
+        in_train=in_train,
     )
 
 

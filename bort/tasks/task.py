@@ -63,6 +63,8 @@ class Task:
     shape: Callable[["Task", dict, str], Iterator[Row]] | None = None  # flat record to rows
     parent: str | None = None  # the task whose model answers this one
     apart: bool = False  # whether the two texts of a row are encoded each by itself
+    # tokens that neighbouring windows of a long text share; None: a long text is cut
+    overlap: int | None = None
     notes: tuple[str, ...] = ()  # about the user's labels, to be told before the training
 
     @property

@@ -19,6 +19,7 @@ from bort.errors import BortError
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import encode_examples
 from bort.models.huggingface import load_classifier, load_tokenizer
+from bort.predictor import load
 from bort.runs.folder import RunFolder
 from bort.tasks import reading
 from bort.tasks.custom import define_task
@@ -168,3 +169,19 @@ def test_official_tasks(shared, run_of, tmp_path, monkeypatch, name, file, lines
     summary = agora_run.agora(run, tmp_path / "run")
     assert summary["generated"] > 0
     assert len((tmp_path / "run" / "predictions" / file).read_text().splitlines()) == lines
+
+
+def test_all_of_agora_reads_long_texts_in_windows(run_of, tmp_path):
+    """S, the rounds and the answers: the word that decides is the last one of eleven."""
+    run = run_of("data.length=8", "data.windows=mean", "agora.rounds=1", "agora.guard=0.5")
+    summary = agora_run.agora(run, tmp_path / "run")
+    for name in ("teacher/model", "model"):
+        settings = json.loads((tmp_path / "run" / name / "config.json").read_text())
+        assert settings["bort_window_stride"] == 2
+    _, rows = load_task("custom", run.data)
+    answers = load(tmp_path / "run").predict([row.texts for row in rows["val"]])
+    right = [
+        answer["label"] == ("no", "yes")[row.label]
+        for answer, row in zip(answers, rows["val"], strict=True)
+    ]
+    assert summary["val/accuracy"] == np.mean(right)

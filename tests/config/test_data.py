@@ -27,6 +27,18 @@ MESSAGES = [
         "data.sample_by=lines is unknown; use line, paragraph, file; did you mean 'line'?",
     ),
     (lambda: DataConfig(length=3), "data.length=3 must be at least 4"),
+    (
+        lambda: DataConfig(windows="vote"),
+        "data.windows=vote is unknown; use mean",
+    ),
+    (
+        lambda: DataConfig(windows="mean", window_stride=-1),
+        "data.window_stride=-1 must be at least 0",
+    ),
+    (
+        lambda: DataConfig(windows="mean", window_stride=128),
+        "data.window_stride=128 is what two windows share; give at most half of data.length=128",
+    ),
     (lambda: DataConfig(batch_size=0), "data.batch_size=0 must be at least 1"),
     (lambda: DataConfig(vocab_size=0), "data.vocab_size=0 must be at least 1"),
     (
@@ -55,3 +67,10 @@ def test_messages(wrong, message):
     with pytest.raises(BortError) as error:
         wrong()
     assert str(error.value) == message
+
+
+def test_windows_share_a_quarter_unless_a_stride_is_given():
+    assert DataConfig(length=100).overlap is None
+    assert DataConfig(length=100, windows="mean").overlap == 25
+    settings = DataConfig(length=100, windows="mean", window_stride=40)
+    assert settings.overlap == 40 and settings.with_length(50).overlap == 25

@@ -92,6 +92,8 @@ READERS = {
     "data.label": {"custom"},
     "data.kind": {"custom"},
     "data.metric": TASKS,
+    "data.windows": TASKS,
+    "data.window_stride": set(),  # it goes with data.windows=mean
     "optim.class_weights": {"docstrings", "suite", "custom"},
 }
 

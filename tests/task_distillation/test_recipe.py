@@ -194,3 +194,26 @@ def test_mistakes(run_of, tmp_path, student, of_table):
     with pytest.raises(BortError, match="trains on one device; use trainer.devices=1"):
         run_of("trainer.devices=2")
     assert not (tmp_path / "run").exists()
+
+
+def test_teacher_and_student_read_long_texts_in_windows(run_of, compose_run, encoder, tmp_path):
+    """The word that tells the label is at the end, where a cut text has lost it."""
+    filler = " ".join(f"line {k} and" for k in range(9))
+    for name, count in {"train": 20, "val": 10}.items():
+        labels = [("cat", "dog")[k % 2] for k in range(2 * count)]
+        last = {"cat": "purr and meow", "dog": "bark and woof"}
+        rows = [
+            {"text": f"{filler} {last[label]} {k}", "label": label}
+            for k, label in enumerate(labels)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [f"data.{name}={tmp_path / name}.jsonl" for name in ("train", "val")]
+    words += ["task=custom", "data.length=24", "data.windows=mean", "head=mean"]
+    words += ["trainer.max_epochs=12", "trainer.check_val_every_n_epoch=12"]
+    s = finetune(
+        compose_run("experiment=finetune", f"model={encoder}", *words), tmp_path / "teacher"
+    )
+    assert s["data/train/divided"] == 40 and s["val/accuracy"] == 1.0
+    words += [f"teacher.name={tmp_path / 'teacher'}", "data.unlabelled=null"]
+    summary = distill_task(run_of(*words), tmp_path / "run")
+    assert summary["teacher/val/accuracy"] == 1.0 and summary["val/accuracy"] == 1.0
