@@ -1,5 +1,6 @@
 """A fine-tuned model as a judge of rows: its answers are those of transformers."""
 
+import json
 from inspect import signature
 
 import numpy as np
@@ -79,14 +80,22 @@ PAIRS += [("the cube of 4 is 64 and " * 5, "Line 7: the cube of 7 is 343, " * 5)
 FAMILIES = ["distilbert", "electra", "albert", "mpnet", "deberta-v2", "xlm-roberta", "modernbert"]
 
 
-def add_types(tokenizer) -> None:
-    """Have a tokenizer mark the second text by its type, as those of BERT do."""
+def add_types(folder):
+    """Have a tokenizer mark the second text by its type, as those of BERT do; return it."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     cls, sep = tokenizer.cls_token, tokenizer.sep_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(cls, tokenizer.cls_token_id), (sep, tokenizer.sep_token_id)],
     )
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | names))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("a", "b")["token_type_ids"][-1] == 1
+    return tokenizer
 
 
 def make_classifier(folder, kind: str, **more):
@@ -118,10 +127,8 @@ def test_a_model_of_another_family_answers_as_in_transformers(kind, tmp_path):
     if kind in ("electra", "albert"):
         more["type_vocab_size"] = 2
     model = make_classifier(tmp_path, kind, **more)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    if kind in ("electra", "albert"):
-        add_types(tokenizer)
-        tokenizer.save_pretrained(tmp_path)
+    has_types = kind in ("electra", "albert")
+    tokenizer = add_types(tmp_path) if has_types else AutoTokenizer.from_pretrained(tmp_path)
     limit = 38 if kind in ("mpnet", "xlm-roberta") else 40
     for texts in (PAIRS, [pair[1:] for pair in PAIRS]):
         columns = ("first", "second")[: len(texts[0])]
