@@ -308,6 +308,21 @@ def test_rows_in_memory_go_the_way_of_a_file(first):
     assert weights(named) == weights(by_rows)
 
 
+def test_rows_in_memory_with_several_labels(first):
+    """As lists or sets, or as a column of 0 and 1 for each."""
+    lists = [row | {"label": {row["label"], "any"}} for row in ROWS]
+    columns = [{"text": r["text"], "any": 1, "pos": r["label"] == "pos"} for r in ROWS]
+    answers = {
+        name: finetune(name, rows, label=label).model().predict(["good is number 3"])[0]
+        for name, rows, label in (("sets", lists, "label"), ("bits", columns, ["any", "pos"]))
+    }
+    assert set(answers["sets"]["scores"]) == {"any", "neg", "pos"}
+    assert set(answers["bits"]["scores"]) == {"any", "pos"}
+    assert set(answers["bits"]["labels"]) <= {"any", "pos"}
+    with pytest.raises(BortError, match="^train, row 3: 'pos' is 2, not 0 or 1"):
+        finetune("wrong", [*columns[:2], columns[2] | {"pos": 2}], label=["any", "pos"])
+
+
 def test_a_run_resumes_with_the_same_rows_only(first, capsys):
     done = finetune("again")
     assert finetune("again", list(ROWS)) == done

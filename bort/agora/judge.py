@@ -12,10 +12,12 @@ from bort.errors import BortError
 from bort.files.run_files import MODEL
 from bort.finetuning.judge import Judge
 from bort.finetuning.module import to_answers
+from bort.models.identity import find_local_model
 from bort.pretraining.recipe import pretrain_teacher
 from bort.runs.folder import RunFolder
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row
+from bort.teachers.opening import is_own_family
 
 SURE = 0.75  # share of E's rows on which S is as confident as `JudgeScores.confidence`
 
@@ -54,10 +56,20 @@ def examine_judge(
 def find_teacher_source(run: TrainConfig) -> str:
     """Find the encoder that S is fine-tuned from: the teacher of the student's pre-training.
 
-    Raises BortError for a model that does not say who taught it.
+    Raises BortError for a model that does not say who taught it, and for an encoder of a family
+    that is not fine-tuned here.
     """
-    if run.teacher.name:
-        return run.teacher.name
+    source = run.teacher.name or _find_teacher_of_student(run)
+    folder = find_local_model(source)  # one of the hub is told when it is fetched
+    if folder is not None and not is_own_family(folder):
+        raise BortError(
+            f"S cannot be fine-tuned from {source}: bort does not train its family; set "
+            "agora.teacher= to a model that is fine-tuned on the task, of any family"
+        )
+    return source
+
+
+def _find_teacher_of_student(run: TrainConfig) -> str:
     if run.model is None:
         return str(pretrain_teacher(run))
     folder = Path(run.model).expanduser()

@@ -94,9 +94,9 @@ def agora(
     threads = choose_threads(run, run_folder.threads)
     student = Student(run, folder, launch)
     pool = read_unlabelled(student)
+    encoder = None if run.agora.teacher else find_teacher_source(run)
     with run_folder.lock(False):
         run_folder.begin(run, record, threads or torch.get_num_threads())
-        encoder = None if run.agora.teacher else find_teacher_source(run)
         digest = hash_rows(student.rows | ({"pool": pool.rows} if pool else {}))
         facts = {"digest": digest, "source": student.task.name}
         run_folder.check_inputs(facts, digest_models(run, student.source, encoder), run)

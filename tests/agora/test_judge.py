@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from teacher_folders import make_folder
+from transformers import AutoModelForSequenceClassification
 
 from bort.agora import recipe as agora_run
 from bort.agora.dataset import split_rows
 from bort.agora.generated import read_generated
-from bort.agora.judge import compute_balanced_accuracy, find_teacher_source
+from bort.agora.judge import compute_balanced_accuracy, examine_judge, find_teacher_source
 from bort.errors import BortError
 from bort.files.writing import write_json
-from bort.finetuning.judge import Judge
+from bort.finetuning.judge import Judge, open_judge
 from bort.models.huggingface import load_classifier, load_tokenizer
 from bort.tasks.custom import define_task
 from bort.tasks.reading import load_task
+from bort.tasks.task import Row
 
 TASK = define_task("toy", "classes", ("text",), ("no", "yes"))
 
@@ -69,3 +72,28 @@ def test_an_s_that_is_no_judge(run_of, tmp_path, whole, shared):
     with pytest.raises(BortError, match="has the labels no, yes, glue/rte needs entailment"):
         agora_run.agora(run, tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_an_encoder_of_another_family_is_no_start_of_s(run_of, tmp_path):
+    make_folder(tmp_path / "mpnet", "mpnet")
+    run = run_of(f"teacher.name={tmp_path / 'mpnet'}")
+    line = "S cannot be fine-tuned from .*mpnet: bort does not train its family; set agora.teacher="
+    with pytest.raises(BortError, match=line):
+        find_teacher_source(run)
+    with pytest.raises(BortError, match=line):
+        agora_run.agora(run, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_of_another_family(tmp_path):
+    """Its confidence and its scores are those of its probabilities, as of any S."""
+    names = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    make_folder(tmp_path, "electra", AutoModelForSequenceClassification, **names)
+    task = define_task("custom", "classes", ("text",), ("no", "yes"))
+    rows = [Row(k, (f"Line {k}: the cube",), k % 2) for k in range(12)]
+    judge = open_judge(task, str(tmp_path), 32, "cpu")
+    scores = examine_judge(judge, rows, {"val": rows}, 0.0, "S")
+    chances = judge(rows)
+    right = (chances.argmax(-1) == [row.label for row in rows]).mean()
+    assert scores.on_e["accuracy"] == scores.dev["val"]["accuracy"] == pytest.approx(right)
+    assert scores.confidence == pytest.approx(np.quantile(chances.max(-1), 0.25))

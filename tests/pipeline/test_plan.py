@@ -57,6 +57,13 @@ def test_columns_go_to_the_task_and_names_are_quoted(place):
     assert "data.text=body" in search and "data.text=body" not in finetune
 
 
+def test_several_columns_of_labels_go_to_the_task_and_to_its_export(place):
+    (place / "stars.csv").write_text("text,a,b\nx,1,0\ny,0,1\nz,1,1\n")
+    _, _, finetune, export, _ = commands("data.train=stars.csv", "data.label=[a,b]")
+    assert finetune[2:4] == ["task=custom", "data.train=stars.csv"]
+    assert "data.label=[a,b]" in finetune and "data.label=[a,b]" in export
+
+
 def test_a_teacher_of_the_task(place):
     """The fine-tuning is a distillation then, and what follows reads its folder."""
     (place / "more.txt").write_text("a film without stars")
