@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bort.embeddings.embedder import Embedder, find_embedder, load_embedder_tokenizer
+from bort.embeddings.pooling import Pooling, is_sentence_folder, read_pooling
+from bort.embeddings.teacher import SentenceTeacher
 from bort.errors import BortError
 from bort.export import standalone
 from bort.export.standalone import Mistake, Text
+from bort.files.ownership import MODULES
 from bort.files.untrusted import read_json
 from bort.models import hf_config
 from bort.models.bert import Classifier, Encoder, MaskedLM, average_states
-from bort.models.hub import fetch_model
+from bort.models.hub import WEIGHT_FILES, fetch_folder, fetch_model, find_any
 from bort.models.huggingface import load_tokenizer, open_model, read_config
 from bort.teachers.opening import is_own_family, open_teacher
 from bort.teachers.teacher import Teacher
@@ -39,7 +43,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Classifier | MaskedLM | Encoder | Teacher,
+        model: Classifier | MaskedLM | Encoder | Embedder | Teacher | SentenceTeacher,
         tokenizer,
         labels: dict[int, str],
         texts: int | None = None,
@@ -58,6 +62,8 @@ class Predictor:
             model.eval()
         self.model, self.tokenizer, self.labels = model, tokenizer, labels
         self.texts, self.multi_label = texts, multi_label
+        # How the states of a model that embeds texts become an embedding; None: by their mean.
+        self.pooling: Pooling | None = getattr(model, "pooling", None)
         self.has_towers = getattr(model, "texts_per_row", 1) == 2
         cut = None if self.has_towers else cut
         self.cut, self.overlap = cut, None if self.has_towers else overlap
@@ -83,11 +89,12 @@ class Predictor:
     def encode(
         self, texts: Iterable[str], batch_size: int = 32, normalize: bool = False
     ) -> np.ndarray:
-        """Return the embeddings (N, H) of texts in their order: the mean states of their tokens.
+        """Return the embeddings (N, E) of texts in their order, in float32.
 
-        They are float32, whatever head the model has. normalize: whether they are scaled to a
-        length of 1, so that their products are cosines. Texts that are longer than the model's
-        limit are cut. Raises BortError for what is no list of texts.
+        They are the mean states of the tokens, whatever head the model has; those of a folder of
+        sentence-transformers are what its files say. normalize: whether they are scaled to a length
+        of 1, so that their products are cosines. Texts that are longer than the model's limit are
+        cut. Raises BortError for what is no list of texts.
         """
         with translate_mistakes():
             standalone.check_list(texts)
@@ -99,25 +106,24 @@ class Predictor:
         if not parts:
             return self._embed_rows([self._tokenize_text("")], batch_size)[:0]
         embeddings = np.concatenate(parts)
-        if normalize:
-            lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-            embeddings /= np.maximum(lengths, np.finfo(np.float32).tiny)
-        return embeddings
+        return scale_rows(embeddings) if normalize else embeddings
 
     def _tokenize_text(self, text: str) -> dict:
         """Return the tokens of one text; raises Mistake for what is none."""
-        if not isinstance(text, str):
-            raise Mistake(f"{standalone.shorten(text)} is no text; an embedding is of one text")
+        standalone.check_one_text(text)
+        if self.pooling is not None:
+            text = self.pooling.prepare(text)
         return self._encode_with(self.longest_first, standalone.split_row(text, 1), True)
 
     @torch.no_grad()
     def _embed_rows(self, rows: list[dict], batch_size: int) -> np.ndarray:
-        """Return the embeddings (rows, H) of tokenized texts."""
+        """Return the embeddings (rows, E) of tokenized texts."""
         parts, order = [], []
         for batch in standalone.form_batches(list(map(_count_tokens, rows)), batch_size):
             inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
-            parts.append(average_states(self.compute_states(ids, mask), mask).float().numpy())
+            pool = average_states if self.pooling is None else self.pooling.pool
+            parts.append(pool(self.compute_states(ids, mask), mask).float().numpy())
             order += batch
         return np.concatenate(parts)[np.argsort(order)]
 
@@ -139,7 +145,8 @@ class Predictor:
         """Return an answer for each text, or pair of texts, in their order.
 
         An answer has `label`, `score` (its probability) and `scores` of all labels; of a
-        regression `score` alone; of a masked LM `words`, for each mask the `top` most probable.
+        regression `score` alone; of a masked LM `words`, for each mask the `top` most probable; of
+        a model that embeds texts `embedding`, as `encode` returns it.
         Where a text may have several labels, `labels` are those with a probability of at least 1/2.
         Texts that are longer than the model's limit are cut, or divided into windows where the
         model was fine-tuned so. Raises BortError for what the model cannot answer.
@@ -152,6 +159,9 @@ class Predictor:
             standalone.check_list(texts)
             standalone.check_top(top)
         check_batch_size(batch_size)
+        if self.pooling is not None:
+            yield from self._answer_by_embeddings(texts, batch_size)
+            return
         if not isinstance(self.model, Classifier | MaskedLM):
             raise BortError(
                 "the model is an encoder without a trained head: encode embeds texts by it; "
@@ -159,6 +169,12 @@ class Predictor:
             )
         for rows in self._tokenize_blocks(texts, self.tokenize, top):
             yield from self._answer_rows(rows, batch_size, top)
+
+    def _answer_by_embeddings(self, texts: Iterable[Text], batch_size: int) -> Iterator[dict]:
+        """Yield `embedding` for each text."""
+        for rows in self._tokenize_blocks(texts, self._tokenize_text, 1):
+            for vector in self._embed_rows(rows, batch_size).tolist():
+                yield {"embedding": vector}
 
     def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
         """Answer tokenized rows, those of similar length together."""
@@ -281,13 +297,49 @@ def _count_tokens(part: dict) -> int:
     return len(part["input_ids"])
 
 
-def load(name: str | Path) -> Predictor:
+class OnnxPredictor:
+    """An exported model that embeds texts, run by onnxruntime as its own predict.py does."""
+
+    fills_masks = False
+
+    def __init__(self, model: standalone.Model):
+        self.model = model
+
+    def encode(
+        self, texts: Iterable[str], batch_size: int = 32, normalize: bool = False
+    ) -> np.ndarray:
+        """Return the embeddings (N, E) of texts, as `Predictor.encode` does."""
+        check_batch_size(batch_size)
+        with translate_mistakes():
+            embeddings = self.model.encode(texts, batch_size)
+        return scale_rows(embeddings) if normalize else embeddings
+
+    def predict(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> list[dict]:
+        """Return `embedding` for each text."""
+        return list(self.answers(texts, batch_size, top))
+
+    def answers(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> Iterator[dict]:
+        """Yield what `predict` returns."""
+        check_batch_size(batch_size)
+        with translate_mistakes():
+            yield from self.model.answers(texts, top)
+
+
+def scale_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Scale embeddings (N, E) to a length of 1; zero stays zero."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def load(name: str | Path) -> Predictor | OnnxPredictor:
     """Open the model of a run folder, a Hugging Face folder or a hub name.
 
     An encoder without a head, which may be of any family that a student can learn from, embeds
     texts and answers none. Raises BortError if there is no model, or one that takes more than texts
     (choices, spans).
     """
+    if (embedding := _load_embedding(name)) is not None:
+        return embedding
     folder = fetch_model(name)
     if not is_own_family(folder):
         return _load_encoder(name, folder, open_teacher(name))
@@ -306,6 +358,38 @@ def load(name: str | Path) -> Predictor:
     cut = hf_config.read_text_to_cut(settings)
     overlap = hf_config.read_window_stride(settings)
     return Predictor(model, load_tokenizer(name), labels, texts, multi_label, cut, overlap)
+
+
+def _load_embedding(name: str | Path) -> Predictor | OnnxPredictor | None:
+    """Open a folder that says how its embeddings are made; None for any other.
+
+    Such are folders of sentence-transformers of any family, and exports of models that embed texts.
+    """
+    folder = fetch_folder(
+        find_any(str(name), (MODULES, "config.json")),
+        ["*.json", "model*.safetensors"],
+        (MODULES, "config.json"),
+    )
+    if is_onnx_embedding(folder):
+        with translate_mistakes():
+            return OnnxPredictor(standalone.Model(folder))
+    if not is_sentence_folder(folder):
+        return None
+    if (embedder := find_embedder(str(name))) is not None:
+        return Predictor(embedder, load_embedder_tokenizer(embedder), {})
+    pooling = read_pooling(folder)
+    teacher, tokenizer = open_teacher(pooling.folder), load_tokenizer(pooling.folder)
+    limits = [tokenizer.model_max_length, teacher.limit, pooling.length or teacher.limit]
+    tokenizer.model_max_length = min(limits)
+    return Predictor(SentenceTeacher(teacher, tokenizer, pooling, min(limits)), tokenizer, {})
+
+
+def is_onnx_embedding(folder: Path) -> bool:
+    """Whether a folder is the ONNX export of a model that embeds texts."""
+    if not (folder / "model.onnx").is_file() or not (folder / "config.json").is_file():
+        return False
+    has_weights = any((folder / file).is_file() for file in WEIGHT_FILES)
+    return not has_weights and hf_config.is_embedding(read_json(folder / "config.json"))
 
 
 def _load_encoder(name: str | Path, folder: Path, model: Encoder | Teacher) -> Predictor:

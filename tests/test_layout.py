@@ -23,7 +23,8 @@ config teachers
 shell training text runs objectives
 pretraining tasks
 finetuning search
-agora export task_distillation
+agora embeddings task_distillation
+export
 benchmark report predictor
 cli predict dashboard doctor pipeline fptas
 """.strip().splitlines()

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bort.config import unused
 from bort.config.compose import parse_settings
-from bort.config.train import FITTING_JOBS, TrainConfig
+from bort.config.train import EMBED, FITTING_JOBS, TrainConfig
 from bort.console import show_log
 from bort.errors import shorten
 from bort.files.run_files import HYDRA_CONFIG, HYDRA_OVERRIDES, HYDRA_SETTINGS, REPORT
@@ -64,7 +64,7 @@ def run_job(
     if (summary := _find_finished(run, folder, experiment)) is not None:
         return summary
     with loading():  # torch, only now
-        recipe, show_plan = _import_recipe(run.job)
+        recipe, show_plan = _import_recipe(run)
         from bort import report
         from bort.runs.closing import print_result
 
@@ -114,8 +114,19 @@ def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummar
     return summary
 
 
-def _import_recipe(job: str) -> tuple[Callable[..., RunSummary], Callable[..., None]]:
+def _import_recipe(run: TrainConfig) -> tuple[Callable[..., RunSummary], Callable[..., None]]:
     """Return what trains a job, and what shows the plan of a dry run."""
+    job = run.job
+    if run.learns_embeddings:
+        from bort.embeddings.dry_run import show
+        from bort.embeddings.recipe import distil_embeddings
+
+        return distil_embeddings, show
+    if job == "finetune" and run.task == EMBED:
+        from bort.embeddings.pairs import finetune_embeddings
+        from bort.finetuning.dry_run import show
+
+        return finetune_embeddings, show
     if job == "finetune":
         from bort.finetuning.dry_run import show
         from bort.finetuning.recipe import finetune

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bort.config.train import FITTING_JOBS, RUN_CONFIGS, TrainConfig
+from bort.config.train import FITTING_JOBS, TrainConfig, choose_config
 from bort.errors import BortError, shorten, suggest_path
 from bort.files.untrusted import read_json, read_yaml
 from bort.models.arch import Arch
@@ -43,7 +43,7 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     _drop_old_keys(plain)
     _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
     if schema is TrainConfig:
-        schema = RUN_CONFIGS.get(plain.get("job"), TrainConfig)
+        schema = choose_config(plain)
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
 
 

@@ -21,6 +21,8 @@ from bort.console import counted
 from bort.errors import BortError, check_at_least, check_choice
 from bort.models.arch import INITS
 
+EMBED = "embed"  # the task of a text's embedding, which has no labels
+
 
 @dataclass
 class CompareConfig:
@@ -71,7 +73,8 @@ class TrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     agora: AgoraConfig = field(default_factory=AgoraConfig)
-    task: str | None = None  # of fine-tuning: glue/rte …, docstrings, or custom (data.train)
+    # of fine-tuning: glue/rte …, docstrings, custom (data.train), or embed (a vector for each text)
+    task: str | None = None
     # what is fine-tuned, or pre-trained further: a run folder, a Hugging Face folder, a hub name
     model: str | None = None
     # of fine-tuning: linear (the paper's), bort (the released code's), mean (of all tokens), or
@@ -144,6 +147,11 @@ class TrainConfig:
 
     def _fill_and_check(self) -> None:
         """Fill in what follows from other settings; raises BortError for what the job lacks."""
+
+    @property
+    def learns_embeddings(self) -> bool:
+        """Whether the embeddings of a teacher are learnt, on texts without labels."""
+        return self.job == "kd_finetune" and self.task == EMBED
 
     def settle(self, has_head: bool = True) -> Self:
         """Return these settings with nothing left open that a named teacher decides.
@@ -292,6 +300,8 @@ class FinetuneRunConfig(TrainConfig):
     fits_task: ClassVar[bool] = True
 
     def _fill_and_check(self) -> None:
+        if self.task == EMBED:
+            self._fit_to_embeddings()
         if self.task == "custom" and not self.data.train and not self.model:
             raise BortError(
                 "task=custom needs model=FOLDER and data.train=FILE (csv, tsv, jsonl or parquet), "
@@ -317,6 +327,16 @@ class FinetuneRunConfig(TrainConfig):
         if self.task == "custom" and shared:
             raise BortError(f"data.label={shared[0]} is the text, too; name the label's column")
 
+    def _fit_to_embeddings(self) -> None:
+        """Take pairs of texts with a number, whose cosine is learnt; raise BortError for others."""
+        if not self.data.train or len(self.data.texts) < 2:
+            raise BortError(
+                "task=embed needs data.train=FILE with data.text=[a,b] and data.label=COLUMN, a "
+                "number; or experiment=kd_finetune with teacher.name= and data.unlabelled="
+            )
+        metric = self.data.metric or "spearman"
+        self.head, self.data = "towers", replace(self.data, kind="number", metric=metric)
+
     def list_models(self) -> dict[str, str]:
         """Return the name of the model that is fine-tuned, by its setting."""
         return {"model": self.model} if self.model else {}
@@ -330,7 +350,7 @@ class FinetuneRunConfig(TrainConfig):
         if trainer.max_steps > 0:
             budget = counted(trainer.max_steps, "step")
         model = self.model or f"an encoder {self.arch} of its own"
-        task = self.data.train if self.task == "custom" else self.task
+        task = self.data.train if self.task in ("custom", EMBED) else self.task
         return f"{model} on {task}, {budget} of {counted(self.data.batch_size, 'row')}"
 
 
@@ -361,10 +381,44 @@ class TaskDistillationConfig(FinetuneRunConfig):
 
 
 @dataclass
+class EmbeddingDistillationConfig(TaskDistillationConfig):
+    """An encoder that learns the embeddings of a teacher, on texts without labels."""
+
+    RELATION: ClassVar[float] = 1.0  # w_relation beside w_kd=1, where neither is given
+
+    def _settle_start_and_losses(self) -> None:
+        """Start from the teacher, and learn both its embeddings and their cosines."""
+        self.init = self.init or "teacher"
+        if self.distill.is_open:
+            self.distill = replace(self.distill, w_kd=1.0, w_relation=self.RELATION)
+        super()._settle_start_and_losses()
+
+    def _fill_and_check(self) -> None:
+        if not self.teacher.name:
+            raise BortError(
+                "task=embed needs teacher.name=FOLDER: a folder of sentence-transformers, whose "
+                "embeddings are learnt"
+            )
+        if not self.data.unlabelled:
+            raise BortError("task=embed needs data.unlabelled=FILE or FOLDER: texts to learn from")
+        if not self.trainer_config.is_one_device:
+            raise BortError("task=embed trains on one device; use trainer.devices=1")
+        if not (self.distill.w_kd or self.distill.w_relation):
+            raise BortError("distill.w_kd and w_relation are both 0; nothing would be learnt")
+
+    def describe(self) -> str:
+        """Return one line: which model learns whose embeddings, of which texts."""
+        model = self.model or f"an encoder {self.arch}"
+        return f"{model} learns the embeddings of {self.teacher.name}, of {self.data.unlabelled}"
+
+
+@dataclass
 class AgoraRunConfig(FinetuneRunConfig):
     """Rounds of fine-tuning, mistakes, and rows that are generated from them."""
 
     def _fill_and_check(self) -> None:
+        if self.task == EMBED:
+            raise BortError("task=embed has no mistakes to learn from; use experiment=kd_finetune")
         if not self.trainer_config.is_one_device:
             raise BortError("experiment=agora trains on one device; use trainer.devices=1")
         if self.patience is not None:
@@ -387,6 +441,15 @@ RUN_CONFIGS: dict[str, type[TrainConfig]] = {
     "kd_finetune": TaskDistillationConfig,
     "agora": AgoraRunConfig,
 }
+
+
+def choose_config(settings: dict[str, Any]) -> type[TrainConfig]:
+    """Choose the class of a job's settings, as `job` and `task` say."""
+    config = RUN_CONFIGS.get(settings.get("job"), TrainConfig)
+    is_embedding = config is TaskDistillationConfig and settings.get("task") == EMBED
+    return EmbeddingDistillationConfig if is_embedding else config
+
+
 # The jobs that train a classifier on the rows of a task.
 FITTING_JOBS = tuple(job for job, config in RUN_CONFIGS.items() if config.fits_task)
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)

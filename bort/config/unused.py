@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from bort.config.train import EMBED
 from bort.errors import BortError
 
 Settings = Any  # a TrainConfig or BenchmarkConfig: what the command line was composed to
@@ -38,13 +39,19 @@ def is_pretraining(run: Settings) -> bool:
 
 
 def is_on_table(run: Settings) -> bool:
-    """Whether a classifier is trained on a table of the user's own."""
-    return run.fits_task and run.task == "custom"
+    """Whether a model is trained on a table of the user's own, of rows with labels."""
+    is_table = run.fits_task and run.task in ("custom", EMBED)
+    return is_table and not run.learns_embeddings
 
 
 def is_on_suite(run: Settings) -> bool:
     """Whether a classifier is trained on a task of a suite."""
     return run.fits_task and run.task not in ("custom", "docstrings")
+
+
+def is_embedding(run: Settings) -> bool:
+    """Whether what is trained embeds texts."""
+    return run.fits_task and run.task == EMBED
 
 
 def is_teacher_trained(run: Settings) -> bool:
@@ -88,6 +95,12 @@ RULES = (
         "is for data.windows=mean, which divides long texts",
     ),
     Rule("optim.class_weights", lambda run: run.job != "finetune", "is for experiment=finetune"),
+    Rule("head", is_embedding, "is not chosen for task=embed: an embedding is the mean state"),
+    Rule(
+        "patience data.metric",
+        lambda run: run.learns_embeddings,
+        "is not read: task=embed ends with the last step of its budget",
+    ),
     Rule(
         "data.root data.train data.val data.test data.label data.kind",
         is_pretraining,
@@ -103,6 +116,11 @@ RULES = (
         lambda run: run.job != "kd_finetune",
         "is for experiment=kd_finetune",
     ),
+    Rule(
+        "distill.w_ce distill.kd_loss distill.guard distill.temperature",
+        lambda run: run.learns_embeddings,
+        "is not read: an embedding is learnt by distill.w_kd and w_relation",
+    ),
     Rule("agora.rate", takes_pool, "is not read: agora.generator=pool changes no words"),
     Rule(
         "data.unlabelled_rows data.split_sentences",
@@ -115,8 +133,13 @@ RULES = (
         "is for distill.kd_loss=kl",
     ),
     Rule(
-        "distill.w_mlm distill.w_hidden distill.w_relation distill.relation_layer "
-        "distill.relation_heads distill.states_gb",
+        "distill.w_relation",
+        lambda run: run.job == "kd_finetune" and not run.learns_embeddings,
+        "is for pre-training; a task is learnt by distill.w_kd and w_ce",
+    ),
+    Rule(
+        "distill.w_mlm distill.w_hidden distill.relation_layer distill.relation_heads "
+        "distill.states_gb",
         lambda run: run.job == "kd_finetune",
         "is for pre-training; a task is learnt by distill.w_kd and w_ce",
     ),

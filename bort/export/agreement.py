@@ -35,13 +35,18 @@ class Agreement:
     equal: float | None = None  # the share of equal top answers; of numbers None
     error: float | None = None  # of numbers: root mean square difference / spread
     spread: float | None = None  # of numbers: the standard deviation of the first form's
+    cosine: float | None = None  # of embeddings: the mean cosine of the two forms
 
     @property
     def kept(self) -> float:
         """What agreement= is compared with: 1 where nothing is lost."""
+        if self.cosine is not None:
+            return self.cosine
         return self.equal if self.error is None else 1 - self.error
 
     def __str__(self) -> str:
+        if self.cosine is not None:
+            return f"{self.compared:,} embeddings keep their direction: cosine {self.cosine:.4f}"
         if self.error is None:
             return f"{self.equal:.1%} of {self.compared:,} top answers are equal"
         return (
@@ -72,6 +77,15 @@ def compare_answers(
     distance = float(np.sqrt(np.mean((first - second) ** 2)))
     error = distance / spread if spread else (np.inf if distance else 0.0)
     return Agreement(compared, largest, error=error, spread=spread)
+
+
+def compare_directions(before: list[np.ndarray], after: list[np.ndarray]) -> Agreement:
+    """Compare the embeddings (texts, E) that two forms give the same inputs, by their cosines."""
+    first, second = (np.concatenate(parts).astype(float) for parts in (before, after))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = (first * second).sum(1) / np.maximum(lengths, np.finfo(float).tiny)
+    largest = float(np.abs(first - second).max())
+    return Agreement(len(first), largest, cosine=float(cosines.mean()))
 
 
 def _flatten(parts: list[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.console import decimal
+from bort.embeddings.embedder import Embedder
 from bort.export.result import ExportResult
 from bort.files.untrusted import read_json
 from bort.models import hf_config
@@ -58,6 +59,9 @@ def format_card(
         facts["in float32"] = ", ".join(result.float32)
     facts["made with"] = ", ".join(f"{name} {v}" for name, v in read_versions(packages).items())
     library = "transformers" if result.format == "hf" else "onnx"
+    if isinstance(model, Embedder):
+        facts["embedding"] = f"{model.config.hidden * len(model.pooling.modes)} numbers a text"
+        library = "sentence-transformers" if result.format == "hf" else library
     facts["licence"] = "not stated: that of the weights it started from and of the data"
     lines = ["---", f"library_name: {library}", "---", "", f"# {escape_markdown(out.name)}", ""]
     rows = (
@@ -90,6 +94,11 @@ def _format_usage(model, result: ExportResult, example: str) -> str:
     if result.format != "hf":
         command = f"python predict.py {example}".rstrip()
         return f"```\npip install numpy onnxruntime tokenizers\n{command}\n```\n"
+    if isinstance(model, Embedder):
+        return (
+            "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+            'model = SentenceTransformer(".")\nembeddings = model.encode(["a text"])\n```\n'
+        )
     if getattr(model, "spans", 0):
         return (
             "The model takes two marked words; transformers has no class for that, bort reads it.\n"
@@ -112,6 +121,8 @@ def format_example(folder: Path) -> str:
     path = folder / "config.json"
     config = read_json(path)
     kind = hf_config.read_kind(config, path)
+    if kind == hf_config.EMBEDDING:
+        return "'a text'"
     if kind == "MaskedLM":
         mask = str(load_tokenizer(folder).mask_token)
         mask = mask if mask.isprintable() and "`" not in mask else "[MASK]"  # it ends no code block

@@ -1,14 +1,18 @@
 """The checks of an export: what was written against the model in memory, and what int8 may lose."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from bort.embeddings.embedder import Embedder, load_shippable
 from bort.errors import BortError
 from bort.export.agreement import (
     SHAPES,
     Agreement,
     Answers,
     compare_answers,
+    compare_directions,
     draw_samples,
     find_largest_difference,
 )
@@ -16,9 +20,10 @@ from bort.export.forms import Form, run_onnx, run_torch, run_transformers
 from bort.export.result import ExportResult
 from bort.export.scores import TaskRows
 from bort.models import onnx
-from bort.models.huggingface import load_model
 
 logger = logging.getLogger(__name__)
+
+Comparison = Callable[..., Agreement]  # of the answers of two forms
 
 MOST_KEPT = 0.5  # share of the matrices in float32 from which on int8 is not worth its name
 RUINED = 0.1  # rounding noise of a matrix's worst column; 0.01 is usual
@@ -34,7 +39,7 @@ def check_form(
     """
     reference = run_torch(model)
     if form == "hf":
-        written, _ = load_model(folder)
+        written, _ = load_shippable(str(folder))
         reopened = run_transformers(folder, written)
         largest = find_largest_difference(reference, reopened, model, tokenizer)
         logger.info(f"check: reopened, the largest difference of a logit is {largest:.1e}")
@@ -49,8 +54,10 @@ def check_form(
     if form == "onnx":
         return ExportResult(form, largest), float32
     title, answers = _choose_answers(model, tokenizer, rows)
-    multi_label = getattr(model, "multi_label", False)
-    float32_names, int8, agreed = quantize_file(path, reference, answers, agreement, multi_label)
+    compare: Comparison = compare_directions
+    if not isinstance(model, Embedder):
+        compare = partial(compare_answers, multi_label=getattr(model, "multi_label", False))
+    float32_names, int8, agreed = quantize_file(path, reference, answers, agreement, compare)
     logger.info(
         f"int8: {agreed} (asked {agreement:.1%}), the largest difference is {agreed.largest:.3g}"
     )
@@ -60,6 +67,7 @@ def check_form(
         agreement=agreed.equal,
         error=agreed.error,
         spread=agreed.spread,
+        cosine=agreed.cosine,
         compared=agreed.compared,
         answers=title,
         float32=float32_names,
@@ -75,13 +83,17 @@ def _choose_answers(model, tokenizer, rows: TaskRows | None) -> tuple[str, Answe
 
 
 def quantize_file(
-    path: Path, reference: Form, answers: Answers, agreement: float, multi_label: bool = False
+    path: Path,
+    reference: Form,
+    answers: Answers,
+    agreement: float,
+    compare: Comparison = compare_answers,
 ) -> tuple[list[str], Form, Agreement]:
     """Replace the file by its int8 form; the matrices that int8 would ruin stay as they are.
 
     These are first those alone whose rounding noise is large; then, while the answers differ, twice
-    as many. Returns their names, the form and how far it agrees. Raises BortError when more than
-    half would have to stay.
+    as many. compare: of the answers of two forms. Returns their names, the form and how far it
+    agrees. Raises BortError when more than half would have to stay.
     """
     expected = answers(reference)
     losses = onnx.list_matrices(path)
@@ -93,7 +105,7 @@ def quantize_file(
         keep = order[:count]
         onnx.quantize(float32, path, keep)
         int8 = run_onnx(path)
-        agreed = compare_answers(expected, answers(int8), multi_label)
+        agreed = compare(expected, answers(int8))
         if agreed.kept >= agreement:
             break
         count = max(1, 2 * count)

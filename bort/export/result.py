@@ -14,6 +14,7 @@ class ExportResult:
     agreement: float | None = None  # of int8: the share of the compared answers that are equal
     error: float | None = None  # of numbers instead: root mean square difference / their spread
     spread: float | None = None  # of numbers: the standard deviation of the float32 answers
+    cosine: float | None = None  # of embeddings instead: the mean cosine with those in float32
     compared: int | None = None  # how many answers of int8 were compared
     answers: str | None = None  # what they are answers to
     float32: list[str] | None = None  # the matrices that int8 leaves as they are
@@ -31,6 +32,8 @@ class ExportResult:
 
     def describe_agreement(self) -> str:
         """Say what int8 leaves of the answers."""
+        if self.cosine is not None:
+            return f"embeddings with a mean cosine of {self.cosine:.4f} to those in float32"
         if self.error is None:
             return f"{self.agreement:.1%} of {self.compared:,} top answers equal"
         return f"{self.error:.1%} of the answers' spread, {self.spread:.3g}, off"

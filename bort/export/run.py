@@ -7,6 +7,12 @@ from pathlib import Path
 
 from bort import console
 from bort.config.data import DataConfig
+from bort.embeddings.embedder import (
+    Embedder,
+    load_embedder_tokenizer,
+    load_shippable,
+    save_embedder,
+)
 from bort.errors import BortError
 from bort.export import standalone
 from bort.export.card import format_card, format_example
@@ -19,7 +25,7 @@ from bort.files import ownership
 from bort.files.locks import lock_output
 from bort.files.writing import replace_folder, write_json
 from bort.models import onnx
-from bort.models.huggingface import load_model, load_tokenizer, read_task_keys, save_model
+from bort.models.huggingface import load_tokenizer, read_task_keys, save_model
 from bort.runs.origin import read_facts
 
 logger = logging.getLogger(__name__)
@@ -61,8 +67,11 @@ def export(
     of the task may lose; data: where the task's rows are. Raises BortError for a model that cannot
     be read, a folder that is taken, and a failed check; then there is no new `out`.
     """
-    model, labels = load_model(source)
-    tokenizer = load_tokenizer(source)
+    model, labels = load_shippable(source)
+    is_embedder = isinstance(model, Embedder)
+    tokenizer = load_embedder_tokenizer(model) if is_embedder else load_tokenizer(source)
+    if is_embedder:
+        _check_embedder(model, form, task)
     facts = read_facts(source) | read_task_keys(source)
     _check_folder(out, source)
     rows = TaskRows.load(model, labels, tokenizer, source, task, data) if task else None
@@ -76,9 +85,19 @@ def export(
         example = format_example(folder) if form != "hf" else ""
         text = format_card(model, source, facts, out, result, example)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        names = [*(path.name for path in folder.iterdir()), ownership.EXPORT]
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        names = [*(path.relative_to(folder).as_posix() for path in paths), ownership.EXPORT]
         write_json(folder / ownership.EXPORT, ownership.make_export_record(names, result.to_json()))
     return result
+
+
+def _check_embedder(model: Embedder, form: str, task: str | None) -> None:
+    """Raise BortError for what a model that embeds texts cannot be exported as."""
+    if task is not None:
+        raise BortError(f"task={task} is for a model with answers; this one embeds texts")
+    if form != "hf" and (model.pooling.lowers or model.pooling.prompt):
+        what = "a prompt in front of" if model.pooling.prompt else "the lower case of"
+        raise BortError(f"format={form}: predict.py has no place for {what} a text; use format=hf")
 
 
 def _check_folder(out: Path, source: str) -> None:
@@ -96,9 +115,16 @@ def _check_folder(out: Path, source: str) -> None:
 
 def _write_files(model, tokenizer, source: str, form: str, folder: Path) -> None:
     """Write the files of a format except its card; int8 is made of float32 by the checks."""
-    save_model(model, tokenizer, folder, read_task_keys(source))
+    if isinstance(model, Embedder):
+        save_embedder(model, tokenizer, folder)
+    else:
+        save_model(model, tokenizer, folder, read_task_keys(source))
     if form == "hf":
         return
+    for name in ownership.list_sentence_names(folder):  # they speak of weights in PyTorch
+        (folder / name).unlink()
+        if (folder / name).parent != folder:
+            (folder / name).parent.rmdir()
     onnx.require_onnx()
     onnx.export_onnx(model, folder / "model.onnx")
     (folder / "model.safetensors").unlink()

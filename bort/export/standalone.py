@@ -5,6 +5,7 @@ python predict.py 'a text' 'a second text'    # of a model for pairs
 python predict.py 'Paris is <mask>.'          # of a masked language model; top=10: ten words
 python predict.py 'a passage' 'question option 1' 'question option 2'   # of a model for choices
 python predict.py 'A [[cup]] fell. [[It]] broke.'    # of a model for two marked words
+python predict.py 'a text'                    # of a model that embeds: {"embedding": [0.1, …]}
 python predict.py input=texts.txt out=answers.jsonl  # a text on each line
 python predict.py input=texts.jsonl           # {"text": …, "pair": …} on each line
 python predict.py input=texts.txt.gz          # either may be compressed by gzip or xz
@@ -44,6 +45,7 @@ TOKENS = 4096  # of a batch, padding included
 LOGITS = 1 << 22  # of a batch of a masked language model: 16 MB
 TABLES = (".csv", ".tsv", ".parquet", ".json", ".xlsx", ".bz2", ".zip")
 OPENERS = {".gz": gzip.open, ".xz": lzma.open}  # of compressed files, by the end of their names
+EMBEDDING = "Embedding"  # the kind of a model that turns texts into vectors
 Text = str | tuple[str, ...]  # a text or a pair of texts
 
 
@@ -81,6 +83,12 @@ def split_row(text: object, count: int | None) -> tuple[str, ...]:
         except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
             raise Mistake(f"{shorten(part)} has half a character") from None
     return tuple(parts)
+
+
+def check_one_text(text: object) -> None:
+    """Raise Mistake for what is no text."""
+    if not isinstance(text, str):
+        raise Mistake(f"{shorten(text)} is no text; an embedding is of one text")
 
 
 def check_masks(parts: tuple[str, ...], count: int, mask: str, limit: int) -> None:
@@ -363,6 +371,10 @@ class Model:
         if self.kind == "MultipleChoice":
             yield from self.choose(list(inputs))
             return
+        if self.kind == EMBEDDING:
+            for vectors in self.embed_blocks(inputs):
+                yield from ({"embedding": vector} for vector in vectors.tolist())
+            return
         first = 1
         for block in split_blocks(inputs, top):
             if self.overlap is not None:
@@ -377,6 +389,34 @@ class Model:
                 ):
                     answers[row] = self.answer_row(rows[row], logits, top)
             yield from answers
+            first += len(block)
+
+    def encode(self, texts: Iterable[str], batch_size: int = BATCH) -> np.ndarray:
+        """Return the embeddings (N, E) of texts in their order, in float32.
+
+        Raises Mistake for what is no list of texts, and where the model embeds none.
+        """
+        check_list(texts)
+        if self.kind != EMBEDDING:
+            raise Mistake("the model does not embed texts; predict answers them")
+        parts = list(self.embed_blocks(texts, batch_size))
+        width = int(self.session.get_outputs()[0].shape[1])
+        return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
+
+    def embed_blocks(self, texts: Iterable[str], batch_size: int = BATCH) -> Iterator[np.ndarray]:
+        """Yield the embeddings (rows, E) of texts, for any number of them."""
+        first = 1
+        for block in split_blocks(texts, 1):
+            alone = first == len(block) == 1
+            for number, text in enumerate(block, first):
+                with name_row(number, alone):
+                    check_one_text(text)
+            rows = self.encode_rows([text.strip() for text in block], first)
+            batches = list(form_batches([row.length for row in rows], batch_size))
+            vectors = []
+            for batch in batches:
+                vectors.append(self.compute_logits([rows[k] for k in batch]))
+            yield np.concatenate(vectors)[np.argsort(np.concatenate(batches))]
             first += len(block)
 
     def choose(self, inputs: list[Text]) -> Iterator[dict]:

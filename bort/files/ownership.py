@@ -27,6 +27,13 @@ MODEL_FILES = frozenset(
     "config.json model.safetensors tokenizer.json tokenizer_config.json special_tokens_map.json "
     "added_tokens.json chat_template.jinja".split()
 )
+# What makes an encoder's folder one of the package sentence-transformers. Bort wrote these files
+# where its config.json has the mark; elsewhere they may be the user's.
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"
+SENTENCE_LENGTH = "sentence_bert_config.json"
+SENTENCE_SETTINGS = "config_sentence_transformers.json"
+SENTENCE_FILES = frozenset((MODULES, POOLING, SENTENCE_LENGTH, SENTENCE_SETTINGS))
+KIND, EMBEDDING = "bort_kind", "Embedding"  # the mark: a key of config.json and its value
 EXPORT = "export.json"  # lists the files of an export, beside the version of bort
 CORPUS_FILES = frozenset(("info.json", "train.bin", "val.bin"))
 GENERATOR = f"bort {bort.__version__}"  # stands in what bort writes beside files of others
@@ -95,12 +102,23 @@ def finish_swap(old: Path, folder: Path) -> None:
 
     A file whose name is taken meanwhile stays in the old folder.
     """
-    owned = list_own_names(old)
+    _move_foreign(old, folder, list_own_names(old))
+
+
+def _move_foreign(old: Path, folder: Path, owned: frozenset[str]) -> None:
+    """Remove the files `owned` of a folder, move all others to the new one, and remove it.
+
+    A folder that holds one of the owned files is gone through in the same way.
+    """
     last = (EXPORT, "config.json")  # by which the others are known
     for name in sorted(os.listdir(old), key=lambda name: (name in last, name)):
-        if name in owned and not is_real_folder(old / name):
+        below = frozenset(path[len(name) + 1 :] for path in owned if path.startswith(f"{name}/"))
+        if is_real_folder(old / name) and below:
+            _move_foreign(old / name, folder / name, below)
+        elif name in owned and not is_real_folder(old / name):
             (old / name).unlink()
         elif not os.path.lexists(folder / name):
+            folder.mkdir(exist_ok=True)
             (old / name).rename(folder / name)
     remove_empty([old])
 
@@ -133,14 +151,30 @@ def read_exported_names(folder: Path) -> frozenset[str] | None:
     names = record.get("files")
     if not str(record.get("made_by")).startswith("bort ") or not isinstance(names, list):
         return None
-    plain = all(isinstance(name, str) and name == os.path.basename(name) for name in names)
+    plain = all(isinstance(name, str) and _is_plain(name) for name in names)
     return frozenset(names) if plain and EXPORT in names else None
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file in a folder, or one of the known files below it."""
+    return name == os.path.basename(name) or name in SENTENCE_FILES
+
+
 def list_own_names(folder: Path) -> frozenset[str]:
-    """List the names that bort gave in the folder of an export, a model or a corpus."""
+    """List the names that bort gave in the folder of an export, a model or a corpus.
+
+    A file in a folder below it has the path from there, as in `1_Pooling/config.json`.
+    """
     exported = read_exported_names(folder)
-    return MODEL_FILES | CORPUS_FILES if exported is None else exported
+    if exported is not None:
+        return exported
+    return MODEL_FILES | CORPUS_FILES | list_sentence_names(folder)
+
+
+def list_sentence_names(folder: Path) -> frozenset[str]:
+    """List the files of sentence-transformers that bort wrote in the folder of a model."""
+    is_marked = read_json_or_empty(folder / "config.json").get(KIND) == EMBEDDING
+    return SENTENCE_FILES if is_marked else frozenset()
 
 
 def read_json_or_empty(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bort.files.ownership import (
     MODEL_FILES,
     is_real_folder,
     list_own_names,
+    list_sentence_names,
     read_json_or_empty,
     remove_empty,
     settle,
@@ -142,8 +143,15 @@ def clear_run(folder: Path) -> None:
         for path in folder.glob(pattern):
             shutil.rmtree(path) if is_real_folder(path) else path.unlink()
             remove_empty(_list_between(path, folder))
+    _remove_sentence_files(folder)
     for pattern in RUN_FILES:
         remove_matching(folder, pattern)
+
+
+def _remove_sentence_files(folder: Path) -> None:
+    """Remove what made the model of a run one of sentence-transformers, before its config.json."""
+    for name in list_sentence_names(folder / MODEL):
+        remove_matching(folder, f"{MODEL}/{name}")
 
 
 def remove_matching(folder: Path, pattern: str) -> None:
@@ -172,6 +180,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 def remove_model(folder: Path) -> None:
     """Remove the model of the run in `folder`."""
+    _remove_sentence_files(folder)
     for name in MODEL_FILES:
         remove_matching(folder, f"{MODEL}/{name}")
 
@@ -190,7 +199,11 @@ def is_made_by_run(path: Path, folder: Path) -> bool:
     path, folder = path.resolve(), folder.resolve()
     if not path.exists() or folder not in path.parents:
         return False
-    if path.parent == folder and path.name in list_own_names(folder):
+    inside = path.relative_to(folder).as_posix()
+    if inside in list_own_names(folder):
         return True
+    if inside.startswith(f"{MODEL}/"):
+        if inside.removeprefix(f"{MODEL}/") in list_sentence_names(folder / MODEL):
+            return True
     patterns = [*RUN_FILES, *(f"{run}/{name}" for run in RUNS_BELOW for name in RUN_FILES)]
     return any(path in folder.glob(pattern) for pattern in patterns)

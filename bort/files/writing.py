@@ -172,20 +172,30 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             yield fresh
             _check_collisions(fresh, target, folder)
             _set_modes(fresh, target)
-            for path in fresh.iterdir():
+            files = _list_files(fresh)
+            for path in files:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-            sync_folder(fresh)
+            for parent in {fresh, *(path.parent for path in files)}:
+                sync_folder(parent)
             swap_folder(fresh, target)
     finally:  # Ctrl-C included
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def _list_files(folder: Path) -> list[Path]:
+    """List the files in a folder and in those below it."""
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
 def _check_collisions(fresh: Path, target: Path, folder: Path) -> None:
     owned = ownership.list_own_names(target)
-    for name in sorted(path.name for path in fresh.iterdir()):
+    for path in _list_files(fresh):
+        name = path.relative_to(fresh).as_posix()
+        parent = target / name.partition("/")[0]  # a file or a link may have the name of a folder
+        is_taken = "/" in name and os.path.lexists(parent) and not ownership.is_real_folder(parent)
         there = os.path.lexists(target / name)
-        if there and (name not in owned or (target / name).is_dir()):
+        if is_taken or (there and (name not in owned or (target / name).is_dir())):
             raise BortError(
                 f"{folder} holds a {name} that bort did not write; move it, or give another folder"
             )
@@ -194,8 +204,8 @@ def _check_collisions(fresh: Path, target: Path, folder: Path) -> None:
 def _set_modes(fresh: Path, target: Path) -> None:
     """Set the modes that the umask leaves; a file that is replaced keeps its own."""
     usual = stat.S_IMODE(fresh.stat().st_mode)
-    for path in fresh.iterdir():
-        before = target / path.name
+    for path in _list_files(fresh):
+        before = target / path.relative_to(fresh)
         path.chmod(stat.S_IMODE(before.stat().st_mode) if before.is_file() else usual & 0o666)
     if target.is_dir():
         fresh.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -226,7 +236,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:
     """Write strict JSON (no NaN), whole or not at all."""
     text = json.dumps(value, indent=2, allow_nan=False, default=str)
     with replace_file(path) as file:

@@ -64,7 +64,7 @@ def show(
         inputs = encode_rows(task, rows["train"], load_tokenizer(run.model), run.data.length)
         tokens, longest = measure_inputs(inputs)
         longest *= run.data.batch_size
-    steps, per_epoch = _count_own_steps(run, len(rows["train"]))
+    steps, per_epoch = count_own_steps(run, len(rows["train"]))
     if count_steps:
         steps = count_steps(run, task, rows["train"])
     read = tokens * steps / per_epoch
@@ -89,7 +89,7 @@ def show(
     logger.info("dry_run=true: nothing was started")
 
 
-def _count_own_steps(run: TrainConfig, rows: int) -> tuple[int, int]:
+def count_own_steps(run: TrainConfig, rows: int) -> tuple[int, int]:
     """Count the steps of a fine-tuning, and those of an epoch."""
     trainer = run.trainer_config
     batches = -(-rows // run.data.batch_size)

@@ -37,7 +37,9 @@ def build_baselines(summary: Mapping[str, Any]) -> Iterator[str]:
     for baseline in baselines:
         cells = (decimal(baseline.scores[key]) if baseline.scores else "–" for key in columns)
         lines.append((baseline.title, *cells, baseline.note))
-    yield "<h2>Beside simple answers</h2>" + html.format_table(lines, ("", *columns, ""))
+    others = {baseline.name for baseline in baselines}
+    title = "Beside others" if "start" in others else "Beside simple answers"
+    yield f"<h2>{title}</h2>" + html.format_table(lines, ("", *columns, ""))
 
 
 DATA_COLUMNS = {  # of the table of splits, by their keys in summary.json

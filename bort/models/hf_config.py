@@ -9,6 +9,7 @@ from typing import Any
 from transformers import BertConfig, CamembertConfig, RobertaConfig, XLMRobertaConfig
 
 from bort.errors import BortError, quote, shorten
+from bort.files.ownership import EMBEDDING, KIND
 from bort.models.bert import POOLED_HEADS, ModelConfig
 
 # The families that are models of our own, by their model_type: one has BERT's embeddings, the
@@ -24,7 +25,7 @@ CLASS_NAMES = {
 }
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MULTI_LABEL = PROBLEMS[2]
-HEAD, KIND = "bort_head", "bort_kind"  # of a head that no class of Hugging Face computes
+HEAD = "bort_head"  # a head that no class of Hugging Face computes; KIND says what it answers
 KINDS = ("SequenceClassification", "MultipleChoice")
 # Tokens that neighbouring windows of a long text share, where answers are means over windows.
 WINDOW_STRIDE = "bort_window_stride"
@@ -136,11 +137,17 @@ def read_head(settings: dict[str, Any], path: Path) -> str | None:
 def read_kind(settings: dict[str, Any], path: Path) -> str:
     """What the model answers, as the name of Hugging Face's class says it after `For`.
 
-    It is empty for an encoder alone, and for one whose head takes spans.
+    It is empty for an encoder alone, and for one whose head takes spans; for one that embeds texts
+    it is EMBEDDING.
     """
-    if read_head(settings, path) is not None:
+    if read_head(settings, path) is not None or is_embedding(settings):
         return settings[KIND]
     return read_architecture(settings, path).partition("For")[2]
+
+
+def is_embedding(settings: dict[str, Any]) -> bool:
+    """Whether the model is an encoder whose mean state is an embedding, as bort writes them."""
+    return settings.get(KIND) == EMBEDDING
 
 
 def read_output_names(settings: dict[str, Any], outputs: int, path: Path) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -351,11 +352,13 @@ def save_model(
     folder: str | os.PathLike,
     extra: dict | None = None,
     state: dict[str, Tensor] | None = None,
+    files: dict[str, Any] | None = None,
 ) -> None:
     """Writes model and tokenizer as a whole Hugging Face folder that needs no code of ours.
 
     An encoder is written as one without any head. extra: further keys of config.json. state: the
     weights of a masked LM that holds pieces of them only; an encoder leaves those of the head out.
+    files: the contents of further JSON files, by their paths in the folder.
     An existing folder is replaced only when the new one is complete; files that bort does not write
     stay in it. Raises BortError if it cannot be written, or holds anything but a model.
     """
@@ -371,6 +374,8 @@ def save_model(
                 _hf_weights(model, state), fresh / "model.safetensors", metadata={"format": "pt"}
             )
             save_tokenizer(tokenizer, fresh, config.limit, config.type_vocab > 1)
+            for path, content in (files or {}).items():
+                write_json(fresh / path, content)
     except (OSError, SafetensorError) as e:
         raise BortError(f"cannot write the model folder {folder}: {e}") from None
 

@@ -37,8 +37,10 @@ class _Deployed(nn.Module):
         return self.model(input_ids, attention_mask, token_type_ids, **given)
 
 
-def export_onnx(model: MaskedLM | Classifier, path: Path) -> None:
+def export_onnx(model: MaskedLM | Classifier | nn.Module, path: Path) -> None:
     """Write a whole model: input_ids, attention_mask (B, S), int64 → `logits`, for any B and S.
+
+    The output has another name where the model has an `output_name`, as one that embeds texts.
 
     A model with token types also takes token_type_ids (B, S), one with spans also spans
     (B, spans, 2), and one with towers two texts of each pair after each other, (2B, S). Logits as
@@ -51,7 +53,7 @@ def export_onnx(model: MaskedLM | Classifier, path: Path) -> None:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     if spans := getattr(model, "spans", 0):
         inputs["spans"] = torch.tensor([[[1, 3]] * spans, [[2, 4]] * spans])
-    _trace(model, inputs, path, "logits")
+    _trace(model, inputs, path, getattr(model, "output_name", "logits"))
 
 
 def export_encoder(encoder: Encoder, path: Path, int8: bool = False) -> None:

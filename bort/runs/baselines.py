@@ -11,6 +11,10 @@ TITLES = {  # by the name that stands in front of a baseline's keys in summary.j
     "mean": "the mean of the labels",
     "first": "the first entity",
     "tfidf": "TF-IDF and a linear model",
+    # of a model that embeds texts
+    "start": "the same model before the training",
+    "teacher": "the teacher",
+    "words": "the cosine of TF-IDF",
 }
 
 

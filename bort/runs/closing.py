@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from bort.config.train import TrainConfig
+from bort.config.train import EMBED, TrainConfig
 from bort.console import clock, counted, decimal, typed
 from bort.files.untrusted import read_json
 from bort.runs.baselines import read_baselines
@@ -83,9 +83,10 @@ def _print_scores(
     counts = [f"{counted(n, 'row')} of {split}" for split, n in summary.row_counts.items()]
     if counts and scores:  # what a score is worth
         scores[-1] += f"; {', '.join(counts)}"
-    by = f" (the best epoch by {summary.metric})" if "metric" in summary else ""
+    is_last = run.learns_embeddings  # it ends with its budget, and keeps what it has then
+    by = f" (the best epoch by {summary.metric})" if "metric" in summary and not is_last else ""
     logger.info(f"{choice}: {run.task}: {', '.join(scores) or 'no labels, so no scores'}{by}")
-    if run.job == "kd_finetune":
+    if run.job == "kd_finetune" and not run.learns_embeddings:
         score = decimal(summary.get(f"teacher/{summary.metric}"))
         logger.info(f"  teacher   {summary.metric} {score} ({summary.teacher})")
     for baseline in read_baselines(summary):
@@ -96,6 +97,9 @@ def _print_scores(
     if folder.model.is_dir():  # a diagnostic set has none of its own
         config = read_json(folder.model / "config.json")
         kind = _read_kind(folder.model)
+        if run.task == EMBED:
+            logger.info(f"  model     {folder.model}   (SentenceTransformer opens it)")
+            return "-m bort.export model={folder} format=onnx-int8 out=embedder"
         opened = f"AutoModelFor{kind} opens it" if kind else "for bort: it takes marked words"
         if head := config.get("bort_head"):
             opened = f"for bort: head={head}; AutoModel opens the encoder"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from bort.config.fingerprint import fingerprint
-from bort.config.train import TrainConfig
+from bort.config.train import EMBED, TrainConfig
 
 
 def digest_data_files(run: TrainConfig) -> str | None:
@@ -29,8 +29,9 @@ def _list_data_names(run: TrainConfig) -> list[str | None]:
     data = run.data
     if not run.fits_task:
         return [data.path]
-    names = [data.train, data.val, data.test] if run.task == "custom" else [data.root]
-    return [*names, data.unlabelled]
+    rows = [data.train, data.val, data.test] if run.task in ("custom", EMBED) else []
+    root = [] if run.task == "custom" else [data.root]
+    return [*rows, *root, data.unlabelled]
 
 
 def _list_files(folder: Path) -> list[Path]:

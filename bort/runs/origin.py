@@ -6,7 +6,7 @@ A stranger may have written these texts, so card.py escapes them.
 from pathlib import Path
 from typing import Any
 
-from bort.config.train import FITTING_JOBS
+from bort.config.train import EMBED, FITTING_JOBS
 from bort.console import counted, decimal
 from bort.files.run_files import MODEL
 from bort.files.untrusted import read_json
@@ -80,17 +80,19 @@ def list_origins(run: dict[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
-def _describe_rows(run: dict[str, Any]) -> str:
-    """Say what a classifier was fine-tuned on."""
+def _describe_rows(run: dict[str, Any]) -> str | None:
+    """Say what a model was fine-tuned on; None where it was no rows."""
     task = run.get("task")
-    if task == "custom":
+    if task in ("custom", EMBED):
         files = [run.get(f"data.{split}") for split in ("train", "val", "test")]
-        return ", ".join(hide_folders(file) for file in files if file)
+        return ", ".join(hide_folders(file) for file in files if file) or None
     return EMBEDDED if task == "docstrings" else f"the official rows of {task}"
 
 
 def _describe_base(run: dict[str, Any]) -> str:
     """Say what a training started from, and what that model learnt from if it is still there."""
+    if not run.get("model") and run.get("task") == EMBED:
+        return f"{_format_arch(run, 'arch')}, started from its teacher's embeddings"
     if not run.get("model"):
         return f"an encoder {_format_arch(run, 'arch')} of its own, pre-trained on {EMBEDDED}"
     name = hide_folders(run["model"])

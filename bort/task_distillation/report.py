@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from bort.config.train import EMBED
 from bort.console import decimal
 from bort.files.run_files import CONTROL, MODEL
 from bort.runs.baselines import read_baselines
@@ -14,6 +15,8 @@ from bort.tasks.metrics import is_falling
 
 def describe_lesson(settings: Mapping[str, Any]) -> str:
     """Say, of flat settings, on which other texts was learnt and from which teacher."""
+    if settings["task"] == EMBED:
+        return f", on {settings['data.unlabelled']}, taught by {settings['teacher.name']}"
     texts = f" and {settings['data.unlabelled']}" if settings["data.unlabelled"] else ""
     return f"{texts}, taught by {settings['teacher.name']}"
 

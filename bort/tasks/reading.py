@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bort.config.data import DataConfig
+from bort.config.train import EMBED
 from bort.console import counted
 from bort.errors import BortError, quote, suggest_name
 from bort.files.cache import locate_cache
@@ -26,11 +27,11 @@ def load_task(name: str, data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
 
     The first of the task's metrics is `data.metric`, where that is given.
     """
-    if name not in ("custom", "docstrings"):
+    if name not in ("custom", "docstrings", EMBED):
         task = choose_metric(find_task(name), data.metric)
         return task, read_rows(task, Path(data.root) if data.root else None)
-    is_custom = name == "custom"
-    task, rows = read_custom_task(data) if is_custom else read_docstring_task(locate_cache())
+    is_docstrings = name == "docstrings"
+    task, rows = read_docstring_task(locate_cache()) if is_docstrings else read_custom_task(data)
     return choose_metric(task, data.metric), rows
 
 

@@ -7,6 +7,7 @@ rows of a file have.
 
 from typing import Any
 
+from bort.config.train import EMBED
 from bort.errors import BortError, suggest_name
 from bort.tasks import task as shapes
 from bort.tasks.task import Split, Task
@@ -22,7 +23,7 @@ def find_task(name: str) -> Task:
 
 def check_task_name(name: str | None) -> None:
     """Raises BortError for a task that is neither one of these nor the user's nor the embedded."""
-    if name not in (None, "custom", "docstrings"):
+    if name not in (None, "custom", "docstrings", EMBED):
         find_task(name)
 
 
