@@ -61,7 +61,6 @@ TINY = {"⟨1,2,16,32⟩": ("arch={depth: 1, heads: 2, hidden: 16, intermediate:
 SOURCES, SENTENCES, PER_DOCUMENT = ("imdb", "news", "wiki", "school"), 6000, 6
 TASKS, TASK_ROWS = ("qnli", "qqp", "mrpc", "sst2"), 6000
 SEEDS, BATCH, TUNING_EPOCHS = [0, 1, 2], 64, 4
-LEARNING = ("optim=muon", "dropout=0")
 SIMILARITY, RETRIEVAL = "val_stsb/spearman", "val_qnli/recall_at_10"
 ROUNDS, TIMED = 5, 256  # rounds of a timing, and the sentences in one
 
@@ -137,10 +136,10 @@ def distil(bench: Bench, size: str, seed: int) -> tuple[Path, dict]:
     arch, epochs = (TINY if bench.smoke else SIZES)[size]
     folder = bench.runs / size.strip("⟨⟩").replace(",", "-") / str(seed)
     run = bench.compose_task(
-        *("experiment=kd_finetune", "task=embed", arch, f"teacher.name={find_encoder(bench)}"),
+        *("experiment=kd_embed", arch, f"teacher.name={find_encoder(bench)}"),
         *(f"data.unlabelled={write_texts(bench)}", f"data.root={find_root(bench)}"),
         *(f"data.batch_size={BATCH}", f"trainer.max_epochs={epochs}", f"seed={seed}"),
-        *("trainer.precision=auto", *LEARNING),
+        "trainer.precision=auto",
     )
     return folder, record_run(folder, partial(distil_embeddings, run, folder))
 

@@ -15,6 +15,7 @@ from bort import console, html, shell
 from bort.agora.report import build_parts as build_agora_parts
 from bort.config.command_line import FREE
 from bort.config.distill import DistillConfig
+from bort.config.train import EMBED
 from bort.console import counted
 from bort.errors import BortError
 from bort.files.ownership import is_own_page
@@ -79,7 +80,7 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
     if with_doubt and is_comparable and (warning := run.summary.find_doubt()):
         yield f"<p class=doubt>{escape(warning)}</p>"
     yield html.format_numbers(list_results(run))
-    if run.settings["job"] == "kd_finetune":
+    if run.settings["job"] == "kd_finetune" and run.settings["task"] != EMBED:
         yield from distillation.build_recommendation(run.summary)
     yield from build_baselines(run.summary)
     if run.settings["job"] == "compare" and run.summary:

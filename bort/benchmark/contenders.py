@@ -26,6 +26,7 @@ HEADS = {  # by the last part of Hugging Face's class, or bort's own head
     "ForMultipleChoice": "choices",
     "Model": "spans",
     "towers": "two texts",
+    "ForEmbedding": "embedding",
 }
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "spans")
 Calls = Callable[[int, int], Callable[[], object]]  # batch, length → one inference
@@ -102,9 +103,9 @@ def open_contender(name: str) -> Contender:
     """
     import huggingface_hub
 
+    from bort.embeddings.embedder import Embedder, load_shippable
     from bort.models import hub
     from bort.models.bert import Classifier
-    from bort.models.huggingface import load_model
     from bort.models.weight_names import name_kind
 
     folder = hub.find_model(name)
@@ -112,11 +113,12 @@ def open_contender(name: str) -> Contender:
     has_weights = file and any((folder / weights).is_file() for weights in hub.WEIGHT_FILES)
     if file and file.is_file() and not has_weights:
         return _open_onnx_folder(name, folder, file)
-    model, _ = load_model(name)
+    model, _ = load_shippable(name)
     if not isinstance(folder, Path):
         folder = Path(huggingface_hub.snapshot_download(folder, local_files_only=True))
     weights = list(folder.glob("model*.safetensors")) or [folder / "pytorch_model.bin"]
     kind = name_kind(model) if isinstance(model, Classifier) else "ForMaskedLM"
+    kind = "ForEmbedding" if isinstance(model, Embedder) else kind
     texts = getattr(model, "texts_per_row", 1)
     return Contender(
         name=name,
@@ -273,9 +275,9 @@ def load_calls(contender: Contender, threads: int) -> Calls:
 
         return partial(make_pytorch_call, contender.arch, contender.vocab)
     else:
-        from bort.models.huggingface import load_model
+        from bort.embeddings.embedder import load_shippable
 
-        model = load_model(contender.source)[0].eval()
+        model = load_shippable(contender.source)[0].eval()
         keys["attention_mask"] = "attention_mask"
         if model.config.type_vocab:
             keys["token_type_ids"] = "token_types"

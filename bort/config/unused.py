@@ -96,6 +96,12 @@ RULES = (
     ),
     Rule("optim.class_weights", lambda run: run.job != "finetune", "is for experiment=finetune"),
     Rule("head", is_embedding, "is not chosen for task=embed: an embedding is the mean state"),
+    Rule("data.kind", is_embedding, "is not chosen for task=embed: pairs have a number"),
+    Rule(
+        "data.windows data.window_stride",
+        is_embedding,
+        "cannot be used: an embedding is that of a text's first data.length tokens",
+    ),
     Rule(
         "patience data.metric",
         lambda run: run.learns_embeddings,
@@ -117,7 +123,7 @@ RULES = (
         "is for experiment=kd_finetune",
     ),
     Rule(
-        "distill.w_ce distill.kd_loss distill.guard distill.temperature",
+        "distill.w_ce distill.kd_loss distill.guard distill.control distill.temperature",
         lambda run: run.learns_embeddings,
         "is not read: an embedding is learnt by distill.w_kd and w_relation",
     ),

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from bort.embeddings.embedder import Embedder, load_shippable
@@ -54,9 +53,7 @@ def check_form(
     if form == "onnx":
         return ExportResult(form, largest), float32
     title, answers = _choose_answers(model, tokenizer, rows)
-    compare: Comparison = compare_directions
-    if not isinstance(model, Embedder):
-        compare = partial(compare_answers, multi_label=getattr(model, "multi_label", False))
+    compare = _choose_comparison(model)
     float32_names, int8, agreed = quantize_file(path, reference, answers, agreement, compare)
     logger.info(
         f"int8: {agreed} (asked {agreement:.1%}), the largest difference is {agreed.largest:.3g}"
@@ -80,6 +77,14 @@ def _choose_answers(model, tokenizer, rows: TaskRows | None) -> tuple[str, Answe
         return f"rows of {rows.task.name}", rows.select().answers
     title, samples = draw_samples(model, tokenizer)
     return title, lambda form: [sample.answers(form) for sample in samples]
+
+
+def _choose_comparison(model) -> Comparison:
+    """Return what compares the answers of two forms of a model."""
+    if isinstance(model, Embedder):
+        return compare_directions
+    multi_label = getattr(model, "multi_label", False)
+    return lambda before, after: compare_answers(before, after, multi_label)
 
 
 def quantize_file(

@@ -108,12 +108,13 @@ def finish_swap(old: Path, folder: Path) -> None:
 def _move_foreign(old: Path, folder: Path, owned: frozenset[str]) -> None:
     """Remove the files `owned` of a folder, move all others to the new one, and remove it.
 
-    A folder that holds one of the owned files is gone through in the same way.
+    A folder that holds one of the owned files, or that the new folder has too, is gone through in
+    the same way.
     """
     last = (EXPORT, "config.json")  # by which the others are known
     for name in sorted(os.listdir(old), key=lambda name: (name in last, name)):
         below = frozenset(path[len(name) + 1 :] for path in owned if path.startswith(f"{name}/"))
-        if is_real_folder(old / name) and below:
+        if is_real_folder(old / name) and (below or is_real_folder(folder / name)):
             _move_foreign(old / name, folder / name, below)
         elif name in owned and not is_real_folder(old / name):
             (old / name).unlink()

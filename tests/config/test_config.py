@@ -23,7 +23,7 @@ OF_TASKS = ["task=glue/rte", "model=folder"]  # what only fine-tuning needs
 
 
 def test_how_many_there_are():
-    assert len(FILES) == 54
+    assert len(FILES) == 55
     assert EXPERIMENTS == [
         *("agora", "finetune", "kd_finetune", "kd_pretrain", "kd_vs_mlm", "mlm_pretrain", "paper"),
         "teacher_pretrain",
@@ -35,6 +35,8 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
     of = SearchRunConfig if path.parent.name in ("grid", "latency") else TrainConfig
     group = f"{path.parent.name}/{path.stem}"
     given = [f"{path.parent.name}={path.stem}"]
+    if group == "experiment/kd_embed":
+        given += ["teacher.name=large", "data.unlabelled=texts.txt"]
     if group in ("experiment/finetune", "experiment/kd_finetune", "experiment/agora"):
         given += OF_TASKS  # a pre-training would open the model
     if group == "experiment/kd_finetune":
@@ -61,8 +63,10 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_debugged(experiment, debug):
     text = ["data.path=text.txt"] if experiment == "paper" else []
+    taught = ("kd_finetune", "kd_embed")
     of_tasks = OF_TASKS if experiment in ("finetune", "kd_finetune", "agora") else []
-    of_tasks = of_tasks + (["teacher.name=large"] if experiment == "kd_finetune" else [])
+    of_tasks = of_tasks + (["teacher.name=large"] if experiment in taught else [])
+    of_tasks += ["data.unlabelled=texts.txt"] if experiment == "kd_embed" else []
     run = composed(f"experiment={experiment}", f"debug={debug}", *text, *of_tasks)
     assert run.trainer["max_steps"] == {"default": 1, "overfit": 300, "profiler": 50}[debug]
     assert (run.teacher.max_steps == 1) == (debug == "default")

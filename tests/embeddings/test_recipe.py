@@ -111,14 +111,6 @@ def test_a_model_of_its_own_learns_too(run_of, student, tmp_path):
     assert bort.load(tmp_path / "run").encode(["a cat"]).shape == (1, 16)
 
 
-def test_a_plan(run_of, tmp_path):
-    lines = log_lines()
-    show(run_of(), tmp_path / "run")
-    plan = "\n".join(lines)
-    assert "texts       95, and 4 held out" in plan and "steps       96 of 8 texts" in plan
-    assert not (tmp_path / "run").exists()
-
-
 def test_mistakes_leave_nothing(run_of, student, texts, scored, tmp_path):
     (tmp_path / "few.txt").write_text("one\ntwo\nthree")
     for words, message in (
