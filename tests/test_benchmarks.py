@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import onnxruntime
 import pytest
+from embeddings_layout import write_layout
 
 from bort.benchmark.rows import BenchmarkRow
 from bort.errors import BortError
@@ -80,6 +82,7 @@ def test_every_script_is_tried_here():
     tried |= {"gpu.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
     of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py", "road.py", "windows.py"}
+    of_tasks |= {"embeddings.py"}
     assert {path.name for path in FOLDER.glob("*.py")} == tried | of_tasks | SHARED
 
 
@@ -318,6 +321,17 @@ def test_taught(script, model, shared, monkeypatch):
     assert "| S's answers to these rows | 2 |" in out and "| nothing: TF-IDF" in out
     out = script("taught", "smoke", "agora", f"encoder={model}")
     assert count_rows(out, "| generator | plain, default") == 2
+
+
+def test_embeddings(script, model, shared, monkeypatch, tmp_path):
+    """The teacher is a folder of sentence-transformers; all of its students are timed in int8."""
+    monkeypatch.setenv("BORT_DATA", str(shared / "data"))
+    shutil.copytree(model, tmp_path / "s")
+    write_layout(tmp_path / "s", mean_tokens=True)
+    out = script("embeddings", "smoke", f"encoder={tmp_path / 's'}")
+    rows = [line.split(" | ")[0] for line in out.splitlines() if line.startswith("| ")]
+    assert {"| teacher", "| TF-IDF, cosine", "| teacher, int8", "| ⟨1,2,16,32⟩, int8"} <= set(rows)
+    assert {"| ⟨1,2,16,32⟩, no labels", "| ⟨1,2,16,32⟩, then STS-B's pairs"} <= set(rows)
 
 
 def test_family(script, model, shared, monkeypatch):

@@ -19,8 +19,9 @@ from bort.benchmark.contenders import (
     open_contender,
 )
 from bort.config.search import BenchmarkConfig, register
+from bort.embeddings.embedder import make_embedder, save_embedder
 from bort.models.arch import Arch
-from bort.models.huggingface import load_model
+from bort.models.huggingface import load_model, load_tokenizer
 
 register(BenchmarkConfig)
 
@@ -94,3 +95,19 @@ def test_encoders_of_a_shape(tmp_path):
         if each.file:
             assert call()[0].shape == (2, 30, 32) and each.disk == each.file.stat().st_size
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx.onnx", "x.onnx_int8.onnx"]
+
+
+def test_a_model_that_embeds_is_timed_with_its_pooling(folders, tmp_path):
+    """In PyTorch and as int8 with the pooling in the graph: a vector for each text."""
+    model, tokenizer = load_model(folders / "masked LM")[0], load_tokenizer(folders / "masked LM")
+    save_embedder(make_embedder(model.encoder), tokenizer, tmp_path / "embedder")
+    opened = open_contender(str(tmp_path / "embedder"))
+    assert (opened.measures, opened.engine, opened.arch) == ("embedding", "measured", SMALL)
+    vectors = load_calls(opened, 1)(3, 20)()
+    assert vectors.shape == (3, 32)
+    (int8,) = export_forms(opened, ["onnx_int8"], tmp_path)
+    answer = load_calls(int8, 1)(3, 20)()[0]
+    assert torch.cosine_similarity(torch.from_numpy(answer), vectors).min() > 0.95
+    again = open_contender(str(int8.file.parent))
+    assert (again.measures, again.engine) == ("embedding", "onnx_int8")
+    assert again.parameters == opened.parameters

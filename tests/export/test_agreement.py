@@ -10,7 +10,7 @@ from tiny_runs import add_head
 
 from bort.errors import BortError
 from bort.export import agreement
-from bort.export.agreement import compare_answers
+from bort.export.agreement import compare_answers, compare_directions
 from bort.export.forms import draw_inputs, run_torch
 from bort.models.huggingface import load_model
 
@@ -81,6 +81,14 @@ def test_answers_that_are_all_equal_agree_but_for_rounding(tokenizer):
             model.out.bias.fill_(bias)
         exact = run_torch(copy.deepcopy(model).double())
         agreement.find_largest_difference(run_torch(model), exact, model, tokenizer)
+
+
+def test_agreement_of_embeddings_is_their_mean_cosine():
+    """Whatever their lengths: of (1, 0) and (3, 4), and of (2, 0) and (1, 0)."""
+    before, after = np.array([[1.0, 0], [2, 0]]), np.array([[3.0, 4], [1, 0]])
+    result = compare_directions([before[:1], before[1:]], [after[:1], after[1:]])
+    assert result.cosine == result.kept == pytest.approx((0.6 + 1) / 2)
+    assert (result.compared, result.largest) == (2, 4) and "cosine 0.8000" in str(result)
 
 
 def test_agreement_of_several_labels_by_hand():

@@ -1,5 +1,7 @@
 """The files of run folders by name: all of them known, nothing behind a link cleared."""
 
+import json
+
 from files_helpers import content, write
 
 from bort import report
@@ -38,3 +40,22 @@ def test_every_file_of_every_job_is_known(settings_of, tmp_path):
         "checkpoints/best.ckpt": "mine",
     }
     assert not (folder / ".hydra").exists()
+
+
+def test_the_layout_of_a_model_that_embeds_is_cleared_by_its_mark(tmp_path):
+    """Files of sentence-transformers beside another model may be the user's, and stay."""
+    record = json.dumps(run_files.make_run_record({"job": "finetune"}))
+    kept = {}
+    for name, config in (("ours", {"bort_kind": "Embedding"}), ("theirs", {})):
+        model = tmp_path / name / "model"
+        (model / "1_Pooling").mkdir(parents=True)
+        (tmp_path / name / "settings.json").write_text(record)
+        (model / "config.json").write_text(json.dumps(config))
+        for path in ("modules.json", "1_Pooling/config.json", "1_Pooling/mine.txt"):
+            (model / path).write_text("{}")
+        pooling = model / "1_Pooling" / "config.json"
+        assert run_files.is_made_by_run(pooling, tmp_path / name) == (name == "ours")
+        run_files.clear_run(tmp_path / name)
+        kept[name] = {p.relative_to(model).as_posix() for p in model.rglob("*") if p.is_file()}
+    assert kept["ours"] == {"1_Pooling/mine.txt"}
+    assert kept["theirs"] == {"modules.json", "1_Pooling/config.json", "1_Pooling/mine.txt"}
