@@ -263,3 +263,17 @@ def test_rows_of_similar_data_with_and_without_labels(table, tmp_path):
     shutil.copy(table / "val.jsonl", tmp_path)
     with pytest.warns(UndefinedMetricWarning):  # what the scores of an empty answer are there
         metrics.f1_score([[0, 1]], [[0, 0]], average="macro")
+
+
+def test_long_texts_in_windows(settings, tmp_path):
+    """The outputs of a text's windows are averaged before a label is answered."""
+    words = ["data.windows=mean", "data.length=6", "data.test=null", "trainer.max_epochs=2"]
+    recipe.finetune(settings(*words), tmp_path / "run")
+    predictor = load(tmp_path / "run")
+    answers, expected = read_answers(tmp_path / "run"), []
+    for row in list_rows(24):
+        expected += predictor.predict([row["text"]])
+    assert max(line["tokens"] for line in answers) <= 6
+    for answer, line in zip(answers, expected, strict=True):
+        assert answer["labels"] == line["labels"]
+        assert answer["scores"] == pytest.approx(line["scores"], abs=1e-5)
