@@ -15,7 +15,7 @@ from bort.tasks.metrics import is_falling
 
 def describe_lesson(settings: Mapping[str, Any]) -> str:
     """Say, of flat settings, on which other texts was learnt and from which teacher."""
-    if settings["task"] == EMBED:
+    if settings.get("task") == EMBED:
         return f", on {settings['data.unlabelled']}, taught by {settings['teacher.name']}"
     texts = f" and {settings['data.unlabelled']}" if settings["data.unlabelled"] else ""
     return f"{texts}, taught by {settings['teacher.name']}"
