@@ -14,6 +14,7 @@ from parts import ROOT, Bench
 from bort.config.optim import width_lr
 from bort.errors import BortError
 from bort.files.writing import replace_file
+from bort.finetuning.held_out import find_apart
 from bort.models.huggingface import load_masked_lm, load_tokenizer, save_model
 from bort.models.initialization import build_model
 from bort.tasks.registry import find_task
@@ -82,17 +83,12 @@ def hold_out_rows(bench: Bench, name: str, rows: int | None = None) -> Path:
     first, rest = lines[:header], lines[header:]
     held, kept = rest[: len(rest) // 10], rest[len(rest) // 10 :]
     if name == "glue/sst2":
-        known = set().union(*map(_list_trigrams, held))
-        kept = [line for line in kept if known.isdisjoint(_list_trigrams(line))]
+        texts, texts_of_held = ([line.decode() for line in part] for part in (kept, held))
+        kept = [kept[k] for k in find_apart(texts, texts_of_held)]
     held_out = root.with_name(f"{root.name}-held-out")
     _write_lines(held_out / task.folders[0] / "train.tsv", [*first, *kept])
     _write_lines(held_out / task.folders[0] / "dev.tsv", [*first, *held])
     return held_out
-
-
-def _list_trigrams(line: bytes) -> set[tuple[bytes, ...]]:
-    words = line.lower().split()
-    return set(zip(words, words[1:], words[2:], strict=False))
 
 
 def _read_lines(path: Path) -> list[bytes]:

@@ -3,12 +3,11 @@
 The student learns from D, and is scored on E.
 """
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterator
 
 from bort.console import counted, to_printable
 from bort.errors import BortError
+from bort.finetuning.held_out import choose_held_out, count_strata
 from bort.tasks.task import Row, Task
 
 ALIKE = 0.05  # the most by which the shares of a label in D and in E should differ
@@ -22,17 +21,11 @@ def split_rows(task: Task, rows: list[Row], fraction: float) -> tuple[list[Row],
     one passage or of one group stay together. Raises BortError when E or D would lack one of the
     labels.
     """
-    quota = {label: fraction * count for label, count in _count_strata(task, rows).items()}
-    held, taken = set(), dict.fromkeys(quota, 0)
-    for cluster in sorted(_cluster_rows(rows), key=lambda numbers: _hash_texts(rows[numbers[0]])):
-        label = get_stratum(task, rows[cluster[0]])
-        if taken[label] < quota[label]:
-            held.update(cluster)
-            for number in cluster:
-                taken[get_stratum(task, rows[number])] += 1
+    held = set(choose_held_out(task, rows, fraction))
     parts = [row for k, row in enumerate(rows) if k not in held], [rows[k] for k in sorted(held)]
+    labels = len(count_strata(task, rows))
     for name, part in zip(("D", "E"), parts, strict=True):
-        _check_part(task, name, part, len(quota))
+        _check_part(task, name, part, labels)
     return parts
 
 
@@ -43,7 +36,7 @@ def _check_part(task: Task, name: str, part: list[Row], labels: int) -> None:
             f"{name} would hold {counted(len(part), 'row')} of one number or none, which no "
             "score tells apart; give more training rows, or another agora.eval_fraction"
         )
-    present = _count_strata(task, part)
+    present = count_strata(task, part)
     if len(present) < max(labels, 1 if task.kind == "regression" else 2):
         names = ", ".join(task.labels[label] for label in present if label is not None)
         of_labels = f" of the labels {to_printable(names)} only" if names else ""
@@ -71,47 +64,4 @@ def describe_differences(task: Task, D: list[Row], E: list[Row]) -> Iterator[str
 
 
 def _compute_shares(task: Task, rows: list[Row]) -> dict:
-    return {label: count / len(rows) for label, count in _count_strata(task, rows).items()}
-
-
-def _hash_texts(row: Row) -> bytes:
-    return hashlib.sha256("\0".join(normalize_texts(row)).encode()).digest()
-
-
-def get_stratum(task: Task, row: Row) -> int | None:
-    """Get the group that a row is drawn from: its label, or None of a regression."""
-    return None if task.kind == "regression" else row.label
-
-
-def _count_strata(task: Task, rows: list[Row]) -> Counter:
-    return Counter(get_stratum(task, row) for row in rows)
-
-
-def _cluster_rows(rows: list[Row]) -> list[list[int]]:
-    """Group the numbers of the rows that must stay together."""
-    parent = list(range(len(rows)))
-
-    def find_root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = k = parent[parent[k]]
-        return k
-
-    first: dict = {}
-    for number, row in enumerate(rows):
-        keys = [("texts", normalize_texts(row))]
-        if isinstance(row.index, tuple):  # several rows of one passage
-            keys.append(("passage", row.index[0]))
-        if row.group is not None:
-            keys.append(("group", row.group))
-        for key in keys:
-            a, b = find_root(number), find_root(first.setdefault(key, number))
-            parent[max(a, b)] = min(a, b)
-    clusters: dict[int, list[int]] = {}
-    for number in range(len(rows)):
-        clusters.setdefault(find_root(number), []).append(number)
-    return list(clusters.values())
-
-
-def normalize_texts(row: Row) -> tuple[str, ...]:
-    """Normalize a row's texts: spaces and case do not make a text another one."""
-    return tuple(" ".join(text.split()).lower() for text in row.texts)
+    return {label: count / len(rows) for label, count in count_strata(task, rows).items()}

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bort.agora.dataset import get_stratum, normalize_texts
 from bort.errors import BortError
 from bort.files.json_lines import read_json_lines
 from bort.files.writing import replace_file
+from bort.finetuning.held_out import get_stratum, normalize_texts
 from bort.tasks.task import Row, Task
 
 BATCH = 64  # rows that τ and S look at together

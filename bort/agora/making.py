@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bort.agora.dataset import normalize_texts
 from bort.agora.generated import (
     Generated,
     Labelling,
@@ -28,6 +27,7 @@ from bort.files.json_lines import read_json_lines
 from bort.files.run_files import GENERATED, ROWS
 from bort.files.writing import replace_file
 from bort.finetuning.answering import compute_outputs
+from bort.finetuning.held_out import normalize_texts
 from bort.finetuning.judge import Judge
 from bort.finetuning.module import compute_loss, to_answers
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer

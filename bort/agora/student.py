@@ -19,6 +19,7 @@ import torch
 from bort.agora.dataset import split_rows
 from bort.agora.generated import Generated, read_generated, soften_rows, write_generated
 from bort.agora.rounds import Theta, apply_theta, count_planned_steps
+from bort.config.optim import finetuning_lr
 from bort.config.train import TrainConfig
 from bort.console import clock, counted, hide_notes
 from bort.errors import BortError, Diverged
@@ -28,9 +29,10 @@ from bort.files.untrusted import parse_object
 from bort.files.writing import write_json
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import TaskExamples, encode_examples, hash_rows
+from bort.finetuning.fitting import train_classifier
 from bort.finetuning.heads import arrange_texts, build_task_classifier
-from bort.finetuning.module import LR_WIDTH, list_scores
-from bort.finetuning.recipe import check_length, explain_length, train_classifier
+from bort.finetuning.module import list_scores
+from bort.finetuning.recipe import check_length, explain_length
 from bort.models import hub
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.pretraining.recipe import pretrain_encoder
@@ -113,7 +115,7 @@ class Student:
         self.source = str(run.model or pretrain_encoder(run))
         config = load_masked_lm(self.source, head_required=False).config
         check_length(run, config.positions)
-        self.rate = LR_WIDTH / config.hidden  # where the run names none
+        self.rate = finetuning_lr(config.hidden)  # where the run names none
         self.tokenizer = load_tokenizer(self.source)
         self.metric = self.task.metrics[0]
         self.inputs_of_e = self.encode(self.E)

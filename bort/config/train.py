@@ -15,7 +15,7 @@ from bort.config.agora import AgoraConfig
 from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
 from bort.config.distill import DistillConfig, TeacherConfig
-from bort.config.optim import OptimConfig, width_lr
+from bort.config.optim import AUTO_RATE, OptimConfig, width_lr
 from bort.config.trainer import TrainerConfig, check_trainer_numbers
 from bort.console import counted
 from bort.errors import BortError, check_at_least, check_choice
@@ -63,6 +63,7 @@ class TrainConfig:
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "kd_finetune", "agora")
     fits_task: ClassVar[bool] = False  # whether it trains a classifier on the rows of a task
     ends_by_steps: ClassVar[bool] = False  # whether the job itself needs a number of steps
+    tries_rates: ClassVar[bool] = False  # whether optim.lr=auto is for it
     job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune, kd_finetune or agora
     arch: ArchConfig = MISSING
     # a YAML with depth, heads, hidden, intermediate, such as the optimum.yaml of a search
@@ -109,6 +110,11 @@ class TrainConfig:
         if self.init is not None:
             check_choice("init", self.init, INITS)
         check_choice("head", self.head, ("linear", "bort", "mean", "towers"))
+        if self.optim.lr == AUTO_RATE and not self.tries_rates:
+            raise BortError(
+                "optim.lr=auto is for experiment=finetune and kd_finetune; Agora tries the rates "
+                "of agora.grid.lr_factor=[…], and all else takes a number"
+            )
         self._settle_start_and_losses()
         self._fill_and_check()
         if self.data.source == "text" and not (self.data.path or self.dry_run):
@@ -298,8 +304,11 @@ class FinetuneRunConfig(TrainConfig):
     """A classifier that is trained on the rows of a task."""
 
     fits_task: ClassVar[bool] = True
+    tries_rates: ClassVar[bool] = True
 
     def _fill_and_check(self) -> None:
+        if self.optim.lr == AUTO_RATE:
+            self._check_trials()
         if self.task == EMBED:
             self._fit_to_embeddings()
         if self.task == "custom" and not self.data.train and not self.model:
@@ -336,6 +345,13 @@ class FinetuneRunConfig(TrainConfig):
             )
         metric = self.data.metric or "spearman"
         self.head, self.data = "towers", replace(self.data, kind="number", metric=metric)
+
+    def _check_trials(self) -> None:
+        """Raise BortError for a training of which no shorter one can be made to try rates."""
+        if self.trainer_config.max_time:
+            raise BortError("optim.lr=auto tries rates by epochs; use trainer.max_epochs=")
+        if not self.trainer_config.is_one_device:
+            raise BortError("optim.lr=auto tries rates on one device; use trainer.devices=1")
 
     def list_models(self) -> dict[str, str]:
         """Return the name of the model that is fine-tuned, by its setting."""
@@ -415,6 +431,8 @@ class EmbeddingDistillationConfig(TaskDistillationConfig):
 @dataclass
 class AgoraRunConfig(FinetuneRunConfig):
     """Rounds of fine-tuning, mistakes, and rows that are generated from them."""
+
+    tries_rates: ClassVar[bool] = False  # Θ has several
 
     def _fill_and_check(self) -> None:
         if self.task == EMBED:

@@ -35,6 +35,7 @@ MODEL = "model"
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
 TEACHER = "teacher"
+TRIALS = "trials"  # the runs by which a fine-tuning has chosen its rate
 CONTROL = "control"  # the run of the control arm of a task's distillation
 HYDRA = ".hydra"
 HYDRA_CONFIG = "config.yaml"  # in the folder .hydra: the composed settings
@@ -84,7 +85,8 @@ RUN_TREES = (  # of other packages' loggers
 )
 SWEEP_RECORD = "multirun.yaml"  # Hydra's, in the folder of a sweep
 RUNS_BELOW = (  # of a comparison, a search, Agora
-    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* teacher control default".split(),
+    *"kd/lr_* mlm/lr_* mlm_equal_time/lr_* mlm_fresh/lr_* trials/lr_*".split(),
+    *"teacher control default".split(),
     *"D*-A*-H*-I*-s*-lr* plain/theta_* random/theta_* rounds/*/theta_*".split(),
 )
 

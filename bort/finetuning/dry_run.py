@@ -1,6 +1,7 @@
 """The dry run of a fine-tuning: it prints the cost and refuses whatever the run would refuse."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.finetuning.datamodule import measure_inputs
 from bort.finetuning.heads import arrange_texts, find_overlap, match_outputs
+from bort.finetuning.rates import plan_trials
 from bort.finetuning.recipe import check_length, check_settings_of_task
 from bort.models import hub
 from bort.models.bert import ModelConfig
@@ -65,8 +67,10 @@ def show(
         tokens, longest = measure_inputs(inputs)
         longest *= run.data.batch_size
     steps, per_epoch = count_own_steps(run, len(rows["train"]))
+    trials, rate = plan_trials(run, task, rows["train"], arch.hidden)
     if count_steps:
         steps = count_steps(run, task, rows["train"])
+    steps += math.ceil(trials * steps)
     read = tokens * steps / per_epoch
     work = count_training_flops(arch, 0, run.data.length, 0.0) * read
     work += steps * count_optimizer_flops(arch, run.optim.name)
@@ -79,6 +83,7 @@ def show(
     arms = " in all arms together, S and replays not counted" if count_steps else ""
     size_of_step = counted(run.data.batch_size * run.trainer_config.accumulate_grad_batches, "row")
     logger.info(f"  steps       {steps:,} of {size_of_step}, {per_epoch:,} an epoch{arms}")
+    logger.info(f"  rate        {rate}")
     logger.info(f"  tokens      about {read:,.0f}")
     logger.info(f"  FLOPs       {work:.2e} without validations, {arch} with {size:,} parameters")
     logger.info(f"  precision   {describe_precision(run)}")

@@ -12,16 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bort.config.optim import OptimConfig
+from bort.config.optim import OptimConfig, finetuning_lr
 from bort.finetuning.examples import TaskExamples, weigh_classes
 from bort.models.bert import Classifier
 from bort.tasks.metrics import compute_scores, is_falling, list_metrics
 from bort.tasks.task import Task
 from bort.training.module import StepModule
-
-# The default learning rate times the width: 1e-3 at a width of 64 (measured), 8e-5 at BERT's 768.
-LR_WIDTH = 0.064
-
 
 # Windows that a model reads at once where no gradient is computed, so that memory is bounded.
 WINDOWS_AT_ONCE = 64
@@ -95,7 +91,7 @@ def list_scores(task: Task, splits: Iterable[str]) -> list[str]:
 class FineTuningModule(StepModule):
     """A classifier that is trained on one task; every validation is scored over the whole set.
 
-    optim: without a rate, the rate is LR_WIDTH divided by the model's width. examples: those of
+    optim: without a rate, it is that of the model's width. examples: those of
     the task, with the rows of its validation sets. The scores of a validation are logged as
     `val/accuracy` and the like. A score may not be defined, as Pearson's correlation of answers
     that are all the same; for callbacks, the task's first metric is -inf then.
@@ -103,7 +99,7 @@ class FineTuningModule(StepModule):
 
     def __init__(self, model: Classifier, optim: OptimConfig, examples: TaskExamples):
         if optim.lr is None:
-            optim = replace(optim, lr=LR_WIDTH / model.config.hidden)
+            optim = replace(optim, lr=finetuning_lr(model.config.hidden))
         super().__init__(model, optim)
         self.task, self.rows = examples.task, examples.validation_rows
         self.scores = list_scores(self.task, self.rows)

@@ -1,15 +1,11 @@
 """A fine-tuning run, from its settings to a finished run folder (arXiv 2010.10499, §5)."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 
 from bort.config.fingerprint import fingerprint
 from bort.config.train import TrainConfig
@@ -22,21 +18,21 @@ from bort.finetuning.answering import (
     compute_outputs,
     score_answers,
 )
-from bort.finetuning.callbacks import LogAnswers, SaveBestModel
-from bort.finetuning.datamodule import TaskDataModule
 from bort.finetuning.examples import (
     TaskExamples,
     check_class_weights,
     encode_examples,
     hash_rows,
 )
+from bort.finetuning.fitting import TrainingRecord, train_classifier
 from bort.finetuning.heads import (
     arrange_texts,
     build_task_classifier,
     find_overlap,
     match_outputs,
 )
-from bort.finetuning.module import FineTuningModule, list_scores, to_answers
+from bort.finetuning.module import list_scores, to_answers
+from bort.finetuning.rates import check_rows, choose_rate
 from bort.models import hub
 from bort.models.bert import Classifier
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
@@ -46,7 +42,6 @@ from bort.runs.summary import RunSummary
 from bort.tasks.answers import list_answers, write_answers, write_class_scores
 from bort.tasks.baselines import add_baselines, compute_baselines
 from bort.tasks.encoding import EncodedRows
-from bort.tasks.metrics import is_falling
 from bort.tasks.overview import DataReport, examine_data
 from bort.tasks.reading import load_task
 from bort.tasks.task import Row, Task
@@ -56,7 +51,6 @@ from bort.training.trainer import (
     check_monitors,
     check_trainer,
     choose_device,
-    fit,
     hide_lightning_notes,
 )
 
@@ -77,28 +71,8 @@ class Lesson(Protocol):
 
     def teach(
         self, run: TrainConfig, folder: Path, model: Classifier, examples: TaskExamples
-    ) -> tuple[Classifier, "TrainingRecord", dict[str, Any]]:
+    ) -> tuple[Classifier, TrainingRecord, dict[str, Any]]:
         """Train the model; return the best one, what it took, and more for summary.json."""
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """What a classifier's training took, and what it was of."""
-
-    parameters: int  # of the model that is kept
-    tokens: int
-    steps: int
-    tokens_per_s: float
-    seconds: float  # of training, validation left out
-    lr: float
-    seed: int
-    precision: str
-    task: str
-    metric: str  # that chose the checkpoint, as in val/accuracy
-
-    def to_json(self) -> dict:
-        """Spell the record as summary.json has it."""
-        return asdict(self)
 
 
 def finetune(
@@ -150,15 +124,22 @@ def finetune(
         logger.info(f"model: the encoder of {source}, a new head with {outputs}")
         if line := explain_selection(task, rows):
             logger.info(f"model: {line}")
-        if lesson is None:
-            (best, training), more = train_classifier(run, folder, model, examples), {}
-        else:
-            best, training, more = lesson.teach(run, folder, model, examples)
+        teach = _learn_labels if lesson is None else lesson.teach
+        best, training, more = teach(run, folder, model, examples)
         values = _answer_splits(best, examples, folder) | training.to_json() | more
         answer_diagnostics(run, best, examples, folder)
         summary = _summarize(task, rows, values | overview.to_json())
         run_folder.write_summary(summary)
         return summary
+
+
+def _learn_labels(
+    run: TrainConfig, folder: Path, model: Classifier, examples: TaskExamples
+) -> tuple[Classifier, TrainingRecord, dict[str, Any]]:
+    """Choose the rate and train on the labels of the rows; return as `Lesson.teach` does."""
+    run, choice = choose_rate(run, folder, model, examples, train_classifier)
+    best, training = train_classifier(run, folder, model, examples)
+    return best, training, choice.to_json()
 
 
 def _summarize(task: Task, rows: dict[str, list[Row]], values: dict[str, Any]) -> RunSummary:
@@ -215,53 +196,6 @@ def explain_selection(task: Task, rows: dict[str, list[Row]]) -> str | None:
     )
 
 
-def train_classifier(
-    run: TrainConfig,
-    folder: Path,
-    model: Classifier,
-    examples: TaskExamples,
-    label: str = "fine-tuning",
-    teacher: np.ndarray | None = None,
-    module: FineTuningModule | None = None,
-) -> tuple[Classifier, TrainingRecord]:
-    """Train on the `train` rows; return the model of the best validation, and what it took.
-
-    That model is in `folder/model`, too. label: the training's name in its progress lines. teacher:
-    a teacher's outputs (N, classes) to the training rows, for a `module` that learns from them.
-    """
-    data = TaskDataModule.from_examples(examples, run.data, run.seed, teacher)
-    module = module or FineTuningModule(model, run.optim, examples)
-    callbacks = [SaveBestModel(RunFolder(folder).model, examples), LogAnswers()]
-    if run.patience:
-        callbacks.append(_stop_early(module.metric, run.patience))
-    trainer, throughput = fit(run, folder, module, data, label, callbacks)
-    trainer.strategy.barrier()  # until the process that saves the best model has saved it
-    best, _ = load_classifier(RunFolder(folder).model)
-    return best.to(choose_device(run)), TrainingRecord(
-        parameters=sum(p.numel() for p in best.parameters()),
-        tokens=module.tokens,
-        steps=trainer.global_step,
-        tokens_per_s=module.tokens / max(throughput.seconds, 1e-9),
-        seconds=throughput.seconds,
-        lr=module.optim.lr,
-        seed=run.seed,
-        precision=str(run.trainer_config.precision),
-        task=examples.task.name,
-        metric=module.metric,
-    )
-
-
-def _stop_early(metric: str, patience: int) -> EarlyStopping:
-    """Build the callback that ends a training `patience` validations after the best one."""
-    return EarlyStopping(
-        monitor=metric,
-        mode="min" if is_falling(metric) else "max",
-        patience=patience,
-        check_finite=False,  # a score that is not defined is infinitely bad
-        strict=False,  # a run may end before its first validation
-    )
-
-
 def diagnose(
     run: TrainConfig, task: Task, rows: dict, folder: Path, record: dict | None
 ) -> RunSummary:
@@ -287,10 +221,15 @@ def diagnose(
         return summary
 
 
-def check_settings_of_task(run: TrainConfig, task: Task, splits: Iterable[str]) -> None:
-    """Raise BortError for a callback that watches no score, and for weights of absent classes."""
-    check_monitors(run, list_scores(task, splits))
+def check_settings_of_task(run: TrainConfig, task: Task, rows: dict[str, list[Row]]) -> None:
+    """Raise BortError for a setting that this task cannot have.
+
+    These are a callback that watches no score, weights of absent classes, and rates that are to be
+    tried on too few rows.
+    """
+    check_monitors(run, list_scores(task, rows))
     check_class_weights(task, run.optim.class_weights)
+    check_rows(task, rows["train"], run.optim)
 
 
 def check_length(run: TrainConfig, positions: int) -> None:

@@ -18,10 +18,12 @@ from bort.console import counted, decimal
 from bort.errors import BortError
 from bort.files.run_files import CONTROL, TEACHER
 from bort.finetuning.examples import TaskExamples, hash_rows
+from bort.finetuning.fitting import TrainingRecord, train_classifier
 from bort.finetuning.heads import match_outputs
 from bort.finetuning.judge import Judge, load_fine_tuned, open_judge
 from bort.finetuning.module import to_answers
-from bort.finetuning.recipe import TrainingRecord, finetune, train_classifier
+from bort.finetuning.rates import choose_rate
+from bort.finetuning.recipe import finetune
 from bort.models import hub
 from bort.models.bert import Classifier
 from bort.models.huggingface import is_classifier, load_masked_lm
@@ -91,17 +93,15 @@ class TaughtLesson:
         scores = examine_teacher(judge, examples, run.distill.guard, source)
         taught = self._join_pool(examples)
         labels = label_rows(judge, hub.digest_model(source), taught.rows["train"])
+        run, choice = choose_rate(run, folder, model, taught, train_student, labels)
         pl.seed_everything(run.seed, verbose=False)  # as if S had been there before
-        module = TaskDistillationModule(model, run.optim, taught, run.distill)
-        best, training = train_classifier(
-            run, folder, model, taught, "distillation", labels, module
-        )
+        best, training = train_student(run, folder, model, taught, "distillation", labels)
         facts = {
             "teacher": self.source,
             "labelled_rows": len(examples.rows["train"]),
             "unlabelled_rows": 0 if self.pool is None else len(self.pool.rows),
         }
-        facts |= {f"teacher/{key}": value for key, value in scores.items()}
+        facts |= {f"teacher/{key}": value for key, value in scores.items()} | choice.to_json()
         if run.distill.control:
             control = train_control(run, folder / CONTROL, training.steps)
             facts |= {f"control/{key}": value for key, value in control.items()}
@@ -118,6 +118,19 @@ class TaughtLesson:
             rows=examples.rows | {"train": rows},
             inputs=examples.inputs | {"train": inputs},
         )
+
+
+def train_student(
+    run: TrainConfig,
+    folder: Path,
+    model: Classifier,
+    examples: TaskExamples,
+    label: str,
+    teacher: np.ndarray,
+) -> tuple[Classifier, TrainingRecord]:
+    """Train on the outputs (N, classes) of S to the training rows, as `train_classifier` does."""
+    module = TaskDistillationModule(model, run.optim, examples, run.distill)
+    return train_classifier(run, folder, model, examples, label, teacher, module)
 
 
 def is_encoder(task: Task, source: str) -> bool:

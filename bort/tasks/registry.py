@@ -118,6 +118,7 @@ TASKS = {
             labels=("negative", "positive"),
             written=("0", "1"),
             cut=0,
+            phrases=True,
         ),
         _make_glue_task(
             "mrpc",

@@ -61,6 +61,7 @@ class Task:
     form: str = "jsonl"  # layout of files and submission: tsv, jsonl, multirc, record, race
     flatten: Callable[[dict, str], Iterator[dict]] | None = None  # nested object to flat records
     shape: Callable[["Task", dict, str], Iterator[Row]] | None = None  # flat record to rows
+    phrases: bool = False  # whether rows are parts of fewer sentences
     parent: str | None = None  # the task whose model answers this one
     apart: bool = False  # whether the two texts of a row are encoded each by itself
     # tokens that neighbouring windows of a long text share; None: a long text is cut

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bort.agora.dataset import describe_differences, normalize_texts, split_rows
+from bort.agora.dataset import describe_differences, split_rows
 from bort.errors import BortError
+from bort.finetuning.held_out import normalize_texts
 from bort.tasks.custom import define_task
 from bort.tasks.task import Row
 

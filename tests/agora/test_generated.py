@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bort.agora.dataset import normalize_texts
 from bort.agora.generated import Labelling, generate_rows, read_generated, to_hard
 from bort.errors import BortError
+from bort.finetuning.held_out import normalize_texts
 from bort.tasks.custom import define_task
 from bort.tasks.task import Row
 

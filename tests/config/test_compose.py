@@ -37,7 +37,8 @@ def test_parse_gives_typed_values():
         ("+optim.lrr=1", ConfigCompositionException, "Key 'lrr' not in 'OptimConfig'"),
         ("+data.foo=1", ConfigCompositionException, "Key 'foo' not in 'DataConfig'"),
         ("+foo=1", ConfigKeyError, "Key 'foo' not in 'PretrainRunConfig'"),
-        ("optim.lr=fast", ConfigCompositionException, "could not be converted to Float"),
+        ("optim.eps=fast", ConfigCompositionException, "could not be converted to Float"),
+        ("optim.lr=fast", BortError, "could not be converted to Float; give a rate, or auto"),
         ("arch.depth=2.5", ConfigCompositionException, "could not be converted to Integer"),
     ],
 )

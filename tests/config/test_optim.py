@@ -16,6 +16,16 @@ MESSAGES = [
         "optim.class_weights=inverse is unknown; use balanced",
     ),
     (lambda: OptimConfig(lr=0), "optim.lr=0 must be above 0"),
+    (
+        lambda: OptimConfig(lr="fast"),
+        "optim.lr=fast: Value 'fast' of type 'str' could not be converted to Float; give a rate, "
+        "or auto",
+    ),
+    (
+        lambda: OptimConfig(lr=True),
+        "optim.lr=True: Value 'True' of type 'bool' could not be converted to Float; give a rate, "
+        "or auto",
+    ),
     (lambda: OptimConfig(lr=float("nan")), "optim.lr=nan must be above 0"),
     (lambda: OptimConfig(muon_ratio=-1), "optim.muon_ratio=-1 must be above 0"),
     (lambda: OptimConfig(eps=0), "optim.eps=0 must be above 0"),
@@ -52,3 +62,16 @@ def test_one_rule_for_rates():
     assert composed("experiment=kd_vs_mlm", "optim.lr=2e-3").compare.lrs == [2e-3]
     assert composed("teacher.lr=1e-3").teacher.lr == 1e-3
     assert composed("experiment=finetune").optim.lr is None  # which has a rule of its own
+
+
+def test_rates_are_numbers_or_auto():
+    """Also where a YAML file has a whole number, or one in quotation marks."""
+    assert type(OptimConfig(lr=1).lr) is float and OptimConfig(lr="1e-3").lr == 1e-3
+    task = ("task=glue/rte", "model=x", "optim.lr=auto")
+    assert composed("experiment=finetune", *task).optim.lr == "auto"
+    taught = composed("experiment=kd_finetune", *task, "teacher.name=x")
+    assert taught.optim.lr == "auto"
+    line = "optim.lr=auto is for experiment=finetune and kd_finetune; Agora tries the rates of"
+    for job in ("experiment=agora", "experiment=mlm_pretrain", "experiment=kd_vs_mlm"):
+        with pytest.raises(BortError, match=line):
+            composed(job, "optim.lr=auto")

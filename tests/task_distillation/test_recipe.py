@@ -217,3 +217,17 @@ def test_teacher_and_student_read_long_texts_in_windows(run_of, compose_run, enc
     words += [f"teacher.name={tmp_path / 'teacher'}", "data.unlabelled=null"]
     summary = distill_task(run_of(*words), tmp_path / "run")
     assert summary["teacher/val/accuracy"] == 1.0 and summary["val/accuracy"] == 1.0
+
+
+def test_three_rates_are_tried_on_the_answers_of_the_teacher(run_of, tmp_path):
+    """On labelled rows that are held out; the pool is learnt, too."""
+    lines = log_lines()
+    rows = [f"{('purr', 'bark')[k % 2]} in row {k},{('cat', 'dog')[k % 2]}" for k in range(60)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    run = run_of("optim.lr=auto", f"data.train={tmp_path / 'train.csv'}", "trainer.max_epochs=2")
+    summary = distill_task(run, tmp_path / "run")
+    assert "rate: three are tried on " in "".join(lines)
+    scores = {key: value for key, value in summary.items() if key.startswith("rates/")}
+    assert sorted(scores) == ["rates/0.002", "rates/0.004", "rates/0.008"]
+    assert summary["lr"] in (0.002, 0.004, 0.008)
+    assert scores[f"rates/{summary['lr']:g}"] == max(scores.values())
