@@ -112,8 +112,8 @@ class TrainConfig:
         check_choice("head", self.head, ("linear", "bort", "mean", "towers"))
         if self.optim.lr == AUTO_RATE and not self.tries_rates:
             raise BortError(
-                "optim.lr=auto is for experiment=finetune and kd_finetune; Agora tries the rates "
-                "of agora.grid.lr_factor=[…], and all else takes a number"
+                "optim.lr=auto is for tasks with labels, in experiment=finetune and kd_finetune; "
+                "Agora tries the rates of agora.grid.lr_factor=[…], and all else takes a number"
             )
         self._settle_start_and_losses()
         self._fill_and_check()
@@ -400,6 +400,7 @@ class TaskDistillationConfig(FinetuneRunConfig):
 class EmbeddingDistillationConfig(TaskDistillationConfig):
     """An encoder that learns the embeddings of a teacher, on texts without labels."""
 
+    tries_rates: ClassVar[bool] = False
     RELATION: ClassVar[float] = 1.0  # w_relation beside w_kd=1, where neither is given
 
     def _settle_start_and_losses(self) -> None:

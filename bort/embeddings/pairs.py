@@ -19,7 +19,9 @@ from bort.embeddings.scores import (
 )
 from bort.embeddings.texts import make_rows
 from bort.finetuning.examples import TaskExamples, hash_rows
-from bort.finetuning.recipe import TrainingRecord, finetune, train_classifier
+from bort.finetuning.fitting import TrainingRecord, train_classifier
+from bort.finetuning.rates import choose_rate
+from bort.finetuning.recipe import finetune
 from bort.models.bert import Classifier
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
@@ -57,12 +59,13 @@ class PairLesson:
         """Train the towers, keep their encoder, and score it beside its start."""
         embed = self._embed_by(run, make_embedder(model.encoder), examples)
         values = describe_start(score_sets(self.sets, embed)).to_json() if self.sets else {}
-        best, record = train_classifier(run, folder, model.train(), examples, "embeddings")
+        run, choice = choose_rate(run, folder, model.train(), examples, train_classifier)
+        best, record = train_classifier(run, folder, model, examples, "embeddings")
         embedder = make_embedder(best.encoder)
         values |= score_sets(self.sets, self._embed_by(run, embedder, examples))
         save_embedder(embedder, examples.tokenizer, RunFolder(folder).model)
         words = score_tfidf(self.sets).to_json() if self.sets else {}
-        return best, record, values | words
+        return best, record, values | words | choice.to_json()
 
     def _embed_by(self, run: TrainConfig, model: Embedder, examples: TaskExamples) -> Embed:
         """Return what embeds texts by a model as it is now."""

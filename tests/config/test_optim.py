@@ -71,7 +71,7 @@ def test_rates_are_numbers_or_auto():
     assert composed("experiment=finetune", *task).optim.lr == "auto"
     taught = composed("experiment=kd_finetune", *task, "teacher.name=x")
     assert taught.optim.lr == "auto"
-    line = "optim.lr=auto is for experiment=finetune and kd_finetune; Agora tries the rates of"
+    line = "optim.lr=auto is for tasks with labels, in experiment=finetune and kd_finetune; Agora"
     for job in ("experiment=agora", "experiment=mlm_pretrain", "experiment=kd_vs_mlm"):
         with pytest.raises(BortError, match=line):
             composed(job, "optim.lr=auto")
