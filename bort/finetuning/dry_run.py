@@ -68,8 +68,7 @@ def show(
         longest *= run.data.batch_size
     steps, per_epoch = count_own_steps(run, len(rows["train"]))
     trials, rate = plan_trials(run, task, rows["train"], arch.hidden)
-    if count_steps:
-        steps = count_steps(run, task, rows["train"])
+    steps = count_steps(run, task, rows["train"]) if count_steps else steps
     steps += math.ceil(trials * steps)
     read = tokens * steps / per_epoch
     work = count_training_flops(arch, 0, run.data.length, 0.0) * read
