@@ -182,7 +182,7 @@ def _take_rows(examples: TaskExamples, train: list[int], held: list[int]) -> Tas
     parts = {"train": train, "val": held}
     return replace(
         examples,
-        rows={name: [rows[k] for k in part] for name, part in parts.items()},
+        rows={name: list(map(rows.__getitem__, part)) for name, part in parts.items()},
         inputs={name: inputs.of(part) for name, part in parts.items()},
     )
 
