@@ -63,7 +63,7 @@ class Pooling:
 
     def prepare(self, text: str) -> str:
         """Return a text as the tokenizer reads it."""
-        text = f"{self.prompt}{text}".strip()
+        text = f"{self.prompt}{text}"
         return text.lower() if self.lowers else text
 
     def pool(self, states: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -411,7 +411,7 @@ class Model:
             for number, text in enumerate(block, first):
                 with name_row(number, alone):
                     check_one_text(text)
-            rows = self.encode_rows([text.strip() for text in block], first)
+            rows = self.encode_rows(block, first)
             batches = list(form_batches([row.length for row in rows], batch_size))
             vectors = []
             for batch in batches:

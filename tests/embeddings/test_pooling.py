@@ -57,7 +57,7 @@ def test_what_the_files_say(tmp_path):
     assert pooling.folder == folder / "0_Transformer" and pooling.length == 7
     # A file that does not say whether the mean is taken takes it, as the library does.
     assert pooling.modes == (MODES["cls"], MODES["mean"]) and not pooling.is_unit
-    assert pooling.prepare("  A Text ") == "query:   a text"
+    assert pooling.prepare("  A Text ") == "query:   a text "
     assert find_pooling(str(folder)) == require_pooling(str(folder), "x") == pooling
     assert is_sentence_folder(folder)
     write_layout(folder, cls_token=True, mean_tokens=False)

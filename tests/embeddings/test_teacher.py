@@ -21,7 +21,7 @@ def embed_by_hand(folder, texts, mode, length):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = []
     for text in texts:
-        inputs = tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=length)
+        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=length)
         with torch.no_grad():
             states = model(inputs["input_ids"]).last_hidden_state[0]
         row = states[0] if mode == "cls" else states.mean(0)
