@@ -32,7 +32,7 @@ endif
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
 	@echo "make demo      train a teacher, distil a student, and compare it with plain training"
-	@echo "make search    find the optimal architecture of a small grid, with a proof"
+	@echo "make search    find the best architecture of a small grid within a budget, with a proof"
 	@echo "make pipeline  search, pre-train, fine-tune, export, measure: one report (ARGS='data.path=…')"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and format"

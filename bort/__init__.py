@@ -38,8 +38,10 @@ _MODULES = {
     "build_task_classifier": "finetuning.heads",
     # a search of one's own numbers
     "Selection": "search.fptas",
-    "Scale": "search.coefficient",
-    "w_coefficient": "search.coefficient",
+    "Answer": "search.answers",
+    "answer_by_all_aims": "search.answers",
+    "Scale": "objectives.coefficient",
+    "w_coefficient": "objectives.coefficient",
 }
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604
 

@@ -122,7 +122,7 @@ def settings_of(text) -> Callable[..., TrainConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_search(text) -> list[str]:
-    """Overrides of a search of 8 candidates with 6 steps each."""
+    """Overrides of a search of 8 candidates with 6 steps each, by the paper's W."""
     return [
         *("data=text", f"data.path={text}", "data.length=16", "data.vocab_size=280"),
         *("data.val_fraction=0.2", "trainer=cpu", "teacher.max_steps=5", "search.n=6"),
@@ -130,7 +130,7 @@ def tiny_search(text) -> list[str]:
         "teacher.lr=4e-3",
         "teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}",
         "grid={depth: [1, 2], hidden: [16, 32], head_size: 16, intermediate: [16, 32]}",
-        *("search.finalists=2", "search.seeds=2"),
+        *("search.objective=w", "search.finalists=2", "search.seeds=2"),
     ]
 
 

@@ -93,7 +93,7 @@ def anchors(page: Path) -> set[str]:
 def test_files_and_modules_that_a_page_names_exist(page):
     for span in code_spans(page):
         for name in re.findall(r"(?<![\w/.<>…])[\w/]+\.(?:py|yaml|toml)\b", span):
-            if name.startswith("runs/") or name in EXAMPLES | {"optimum.yaml"}:
+            if name.startswith("runs/") or name in EXAMPLES | {"optimum.yaml", "optimum_w.yaml"}:
                 continue
             assert is_file(name) or (ROOT / name).match("conf/local/*"), f"{page.name}: {name}"
         for folder in re.findall(r"^((?:conf|bort|benchmarks|tests)/[\w/]*)$", span):

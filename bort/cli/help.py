@@ -35,7 +35,7 @@ EXAMPLES = {
     "search": (
         "name=first",
         "grid=paper data=text data.path=FILE teacher.name=MODEL search.n=1000",
-        "latency=onnx_int8 search.objective=error search.max_latency_ms=5",
+        "latency=onnx_int8 search.max_latency_ms=5 search.max_mb=10",
     ),
 }
 

@@ -98,6 +98,10 @@ class LatencyConfig:
         check_choice("latency.device", self.device, ("cpu", "cuda"))
 
 
+BUDGETS = ("max_params", "max_latency_ms", "max_mb", "max_latency_share")
+DEFAULT_SHARE = 0.25  # of T's latency, where the lowest error is sought and no budget is given
+
+
 @dataclass
 class SearchConfig:
     """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
@@ -106,11 +110,15 @@ class SearchConfig:
     epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
     refine: bool = True  # then also train what can still win between the neighbours of the best
     assume: str = "none"  # monotone: also skip what cannot win if larger candidates are never worse
-    objective: str = "w"  # what is chosen: the largest w, or the lowest error within the budgets
+    # what is chosen: error, the lowest one within the budget, or w, the largest W (the paper's)
+    objective: str = "error"
     error: str = "ratio"  # the quality in W: ratio, e(T) / e, or perplexity, exp(e(T) - e)
     exponents: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])  # α, β and γ of W
     max_params: int | None = None  # a budget: the most parameters
     max_latency_ms: float | None = None  # a budget: the most milliseconds
+    max_mb: float | None = None  # a budget: the most megabytes of the int8 file on disk
+    # a budget: the largest share of T's latency; null: 0.25 where error has no other budget
+    max_latency_share: float | None = None
     finalists: int = 3  # how many of the best are trained again, with other seeds and rates
     seeds: int = 3  # seeds that a finalist is trained with
     lrs: list[float] = field(default_factory=list)  # further rates that the finalists try
@@ -126,11 +134,28 @@ class SearchConfig:
         check_choice("search.objective", self.objective, ("w", "error"))
         check_choice("search.error", self.error, ("ratio", "perplexity"))
         check_exponents("search.exponents", self.exponents)
-        for key in ("max_params", "max_latency_ms"):
+        for key in ("max_params", "max_latency_ms", "max_mb"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"search.{key}={getattr(self, key)} must be above 0")
+        if (share := self.max_latency_share) is not None and not 0 < share <= 1:
+            raise BortError(f"search.max_latency_share={share} must be above 0 and at most 1")
         if any(not lr > 0 for lr in self.lrs):
             raise BortError(f"search.lrs={self.lrs} must be above 0")
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any budget was given."""
+        return any(getattr(self, key) is not None for key in BUDGETS)
+
+    @property
+    def latency_share(self) -> float | None:
+        """The largest share of T's latency that a candidate may have; None for any.
+
+        By error alone the largest candidate nearly always wins, so that there is always a budget.
+        """
+        if self.objective == "error" and not self.has_budget:
+            return DEFAULT_SHARE
+        return self.max_latency_share
 
 
 @dataclass
@@ -180,7 +205,8 @@ class SearchRunConfig(PretrainRunConfig):
             )
         if self.search.max_latency_ms is not None and self.latency.source == "analytic":
             raise BortError(
-                "search.max_latency_ms needs milliseconds; use latency=measured, onnx_int8, …"
+                "search.max_latency_ms needs milliseconds; use latency=measured (PyTorch), "
+                "latency=onnx_int8 (as it is deployed) or search.max_latency_share"
             )
         if not self.trainer_config.is_one_device:
             raise BortError(

@@ -31,6 +31,7 @@ PERFORMANCE = "perf.csv"  # what was logged and depends on the machine's speed, 
 SAMPLES = "samples.txt"
 REPORT = "report.html"
 OPTIMUM = "optimum.yaml"  # of a search or a sweep
+OPTIMUM_W = "optimum_w.yaml"  # beside it: the one by W
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
@@ -66,7 +67,8 @@ SUBMISSIONS = (
     "SST-2 STS-B WNLI WSC WiC"
 ).split()
 RUN_FILES = (
-    *(SUMMARY, FAILURE, METRICS, PERFORMANCE, SAMPLES, INPUTS, REPORT, OPTIMUM),
+    *(SUMMARY, FAILURE, METRICS, PERFORMANCE, SAMPLES, INPUTS, REPORT),
+    *(OPTIMUM, OPTIMUM_W),
     *(TRIAL, LOSSES, CURVES, PLAN, LATENCIES, CANDIDATES, TIMING, LAUNCHED, ROUNDS, GENERATED),
     *(f"random/{ROWS}", f"random/{LAUNCHED_ROWS}", f"plain/{LAUNCHED_ROWS}"),
     *(f"rounds/*/{ROWS}", f"rounds/*/{LAUNCHED_ROWS}"),

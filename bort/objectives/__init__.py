@@ -1,1 +1,1 @@
-"""The surrogates of parameters and latency (arXiv 2010.10499, §3.1)."""
+"""The surrogates of parameters and latency, and W, which weighs them (arXiv 2010.10499, §3)."""

@@ -43,9 +43,15 @@ def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, 
     largest = read_plan(folders["search"]).teacher.parameters
     share = student.parameters / largest
     low, high = search.w_interval
+    label = "W" if search.objective == "w" else search.quality
     lines = {
         "optimum": f"{search.optimum_name} of {search.candidates} candidates",
-        "W": f"{search.w:.4f} [{low:.4f}, {high:.4f}]",
+        label: f"{search.w:.4f} [{low:.4f}, {high:.4f}]",
+    }
+    for answer in search.answers:
+        if answer.xi != search.optimum:
+            lines[answer.title] = f"{answer.xi}, {answer.doubt}" if answer.xi else answer.note
+    lines |= {
         "parameters": f"{student.parameters:,}, {share:.0%} of T's {largest:,}",
         "pre-training": student.describe_validation(),
         "task": ", ".join([str(tuned.task), *_format_scores(tuned)]),

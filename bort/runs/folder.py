@@ -55,8 +55,18 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.packing": True,
     "data.metric": None,
     "optim.class_weights": None,
+    "search.max_mb": None,
 }
+SHARE, NO_LIMIT = "search.max_latency_share", 1.0  # of T's latency, than which all are faster
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
+
+
+def add_missing_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat settings of a run with those that the version which recorded it lacked."""
+    budgets = ("search.max_params", "search.max_latency_ms")
+    has_budget = any(settings.get(key) is not None for key in budgets)
+    is_unlimited = settings.get("search.objective") == "error" and not has_budget
+    return ADDED_SETTINGS | {SHARE: NO_LIMIT if is_unlimited else None} | settings
 
 
 def _state_precision(text: str, run: TrainConfig) -> str:
@@ -139,6 +149,11 @@ class RunFolder(os.PathLike):
     def optimum(self) -> Path:
         """The architecture that a search or a sweep has chosen."""
         return self.path / run_files.OPTIMUM
+
+    @property
+    def optimum_w(self) -> Path:
+        """The architecture with the largest W of a search or a sweep."""
+        return self.path / run_files.OPTIMUM_W
 
     @property
     def model(self) -> Path:
@@ -301,7 +316,8 @@ class RunFolder(os.PathLike):
         # through JSON, so that what is compared went the same way as what was stored
         now = json.loads(json.dumps(flatten_settings(run.settle_as(then)), default=str))
         now.setdefault(PRECISION, FLOAT32)
-        then = {key: value for key, value in ADDED_SETTINGS.items() if key in now} | then
+        added = add_missing_settings(then).items()
+        then = {key: value for key, value in added if key in now} | then
         if now[PRECISION] == AUTO:  # which is whatever the run has
             now[PRECISION] = then[PRECISION]
         if now[VOCAB_SIZE] is None and then.get(VOCAB_SIZE) == BPE_SIZE:

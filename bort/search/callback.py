@@ -37,6 +37,7 @@ from bort.files.run_files import (
     read_run_settings,
 )
 from bort.runs.failures import take_failures
+from bort.runs.folder import SHARE, add_missing_settings
 from bort.runs.names import reserve_name
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> 
     cfg = config.copy()
     with open_dict(cfg):
         hydra = cfg.pop("hydra")
+    arguments = [*arguments, *take_older_aim(cfg, arguments)]
     run = parse_settings(cfg, SearchRunConfig)
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
@@ -88,6 +90,24 @@ def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> 
         # the name may hold the time of day, which is another one in another process
         sweep.arguments = [*arguments, f"name={run.name}"]
         yield sweep
+
+
+def take_older_aim(cfg: DictConfig, arguments: list[str]) -> list[str]:
+    """Take the aim of an older version's search in the folder, so that the same command resumes it.
+
+    Its default was the largest W, and by error alone it had no budget unless one was given. Returns
+    the words by which its jobs take it, too. What the user's overrides name stays.
+    """
+    record = read_run_settings(Path(cfg.output_dir)) if cfg.resume else None
+    if record is None or SHARE in record or record["job"] != "search":
+        return []
+    named = {word.split("=")[0].lstrip("+~") for word in arguments}
+    older, words = add_missing_settings(record), []
+    for key in ("search.objective", SHARE):
+        if key not in named and older[key] is not None:
+            OmegaConf.update(cfg, key, older[key])
+            words.append(f"{key}={older[key]}")
+    return words
 
 
 def launch(launcher: Any, overrides: list[list[str]], first: int, search: Any, batch: list) -> None:

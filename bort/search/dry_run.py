@@ -1,6 +1,7 @@
 """What a search will cost, before it starts; what it would refuse is refused here, too."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
-from bort.objectives.parameters import count_parameters
+from bort.objectives.parameters import count_int8_bytes, count_parameters
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
     describe_hours,
@@ -24,6 +25,7 @@ from bort.pretraining.flops import (
     measure_amount,
 )
 from bort.runs.folder import RunFolder
+from bort.search.answers import describe_budget, describe_default_budget
 from bort.search.fptas import Selection
 from bort.search.records import MaximumPoint
 from bort.search.sweep import build_scale, check_latency
@@ -47,13 +49,26 @@ def _select_candidates(run: SearchRunConfig, teacher: Arch, vocab: int) -> Selec
     numbers = {a: (count_parameters(a, vocab, positions), latency[a][0]) for a in latency}
     maximum = MaximumPoint(teacher, None, "", numbers[teacher][0], latency[teacher])
     search = run.search
+    sizes = {arch: count_int8_bytes(arch, vocab, positions) / 1e6 for arch in valid}
     return Selection(
         {arch: numbers[arch] for arch in valid},
         build_scale(maximum, run),
         epsilon=search.epsilon,
         max_params=search.max_params,
         max_latency=search.max_latency_ms if is_exact else None,
+        max_share=search.latency_share if is_exact else None,
+        max_mb=search.max_mb,
+        megabytes=sizes,
     )
+
+
+def _describe_budget(run: SearchRunConfig) -> Iterator[str]:
+    """Write the budget of a search; nothing where there is none."""
+    unit = "operations" if run.latency.source == "analytic" else "ms"
+    if run.search.has_budget:
+        yield describe_budget(run.search, unit)
+    elif (line := describe_default_budget(run.search, unit)) is not None:
+        yield line
 
 
 def show(run: SearchRunConfig, folder: Path) -> None:
@@ -92,6 +107,8 @@ def show(run: SearchRunConfig, folder: Path) -> None:
         f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
         f"without a whole head size, {len(chosen.excluded)} over the budget or not smaller than T"
     )
+    for line in _describe_budget(run):
+        logger.info(f"  budget      {line}")
     logger.info(
         f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
     )

@@ -13,10 +13,11 @@ from functools import cached_property, partial
 
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.coefficient import Scale, w_coefficient
+from bort.objectives.coefficient import Scale, w_coefficient
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
+PROVEN, IF_MONOTONE = "proven", "if errors are monotone"
 UNDECIDED = "not decided by these records"
 
 
@@ -41,6 +42,30 @@ class Certificate:
         return sum(value == status for value in self.status.values())
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A budget: the setting that gives it, the number of a candidate, and the most that it may be.
+
+    A budget of None is none.
+    """
+
+    setting: str
+    value: float
+    most: float | None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the candidate is over the budget."""
+        return self.value > self.most
+
+    def describe_remedy(self) -> str:
+        """Write the setting that would leave the candidate: the smallest of four digits."""
+        if self.value == int(self.value):
+            return f"{self.setting}={int(self.value)}"
+        step = 10.0 ** (math.floor(math.log10(self.value)) - 3)
+        return f"{self.setting}={math.ceil(self.value / step) * step:.4g}"
+
+
 def is_shrunk(small: Arch, large: Arch) -> bool:
     """Whether `small` has no more of D, H and I than `large`, at equal A or equal H/A."""
     if small == large:
@@ -60,7 +85,9 @@ class Selection:
     `refine`, what can still win between the neighbours of the best. monotone: also leave out what
     cannot win if errors are monotone (see `is_shrunk`); the first trained pair that contradicts it
     beyond its interval withdraws the assumption. significant(small, large): whether such a pair's
-    difference is beyond chance; by default always.
+    difference is beyond chance; by default always. max_params, max_latency, max_share (of T's
+    latency) and max_mb (of `megabytes`, ξ → size on disk) are budgets: what exceeds one is no
+    candidate.
 
     `ask` gives the candidates with the largest bound first. No other order trains fewer candidates
     before the others are proven worse, since each one that it trains could still have won. While
@@ -79,6 +106,9 @@ class Selection:
     monotone: bool = False
     max_params: float | None = None
     max_latency: float | None = None
+    max_share: float | None = None
+    max_mb: float | None = None
+    megabytes: Mapping[Arch, float] = field(default_factory=dict)
     significant: Callable[[Arch, Arch], bool] = lambda small, large: True
     errors: dict[Arch, float] = field(default_factory=dict)
     failed: dict[Arch, str] = field(default_factory=dict)
@@ -112,28 +142,48 @@ class Selection:
 
     def _explain_exclusion(self, xi: Arch) -> str | None:
         """Return why ξ is no candidate, None if it is one."""
-        p, i = self.points[xi]
-        if p >= self.scale.p or i >= self.scale.i:  # W of two negative factors would be large
+        if not self._is_below_teacher(xi):  # W of two negative factors would be large
             return "as large or slow as the maximum point"
-        if self.max_params is not None and p > self.max_params:
-            return "over search.max_params"
-        if self.max_latency is not None and i > self.max_latency:
-            return "over search.max_latency_ms"
-        return None
+        broken = [limit for limit in self._list_limits(xi) if limit.is_broken]
+        return f"over {broken[0].setting}" if broken else None
+
+    def _is_below_teacher(self, xi: Arch) -> bool:
+        """Whether ξ has fewer parameters than T and a smaller latency."""
+        p, i = self.points[xi]
+        return p < self.scale.p and i < self.scale.i
+
+    def _list_limits(self, xi: Arch) -> list["Limit"]:
+        """List the budgets, each with the number of ξ that it limits."""
+        p, i = self.points[xi]
+        limits = [
+            Limit("search.max_params", p, self.max_params),
+            Limit("search.max_latency_ms", i, self.max_latency),
+            Limit("search.max_latency_share", i / self.scale.i, self.max_share),
+            Limit("search.max_mb", self.megabytes.get(xi, 0.0), self.max_mb),
+        ]
+        return [limit for limit in limits if limit.most is not None]
 
     def _describe_nearest_miss(self) -> str:
-        """Name the candidate that exceeds its limits by the smallest factor."""
+        """Name the candidate that exceeds its budgets by the smallest factor, and what it needs.
+
+        Where it can, it names one that is smaller and faster than T: no budget leaves others.
+        """
+        if not self.points:
+            return "the grid is empty"
 
         def measure_excess(xi: Arch) -> float:
             p, i = self.points[xi]
-            limits = [(p, self.max_params), (i, self.max_latency), (p, self.scale.p)]
-            return max(value / limit for value, limit in limits if limit is not None)
+            shares = [limit.value / limit.most for limit in self._list_limits(xi)]
+            return max([*shares, p / self.scale.p, i / self.scale.i])
 
-        if not self.points:
-            return "the grid is empty"
-        xi = min(self.points, key=lambda xi: (measure_excess(xi), xi))
+        below = [xi for xi in self.points if self._is_below_teacher(xi)]
+        xi = min(below or self.points, key=lambda xi: (measure_excess(xi), xi))
         p, i = self.points[xi]
-        return f"the nearest miss is {xi} with {p:,.0f} parameters and latency {i:,.4g}"
+        miss = f"the nearest miss is {xi} with {p:,.0f} parameters and latency {i:,.4g}"
+        if not below:
+            return f"{miss}: none is smaller and faster than T"
+        remedies = [limit.describe_remedy() for limit in self._list_limits(xi) if limit.is_broken]
+        return f"{miss}; {' and '.join(remedies)} would leave it"
 
     # ---- what is known
 
@@ -145,14 +195,18 @@ class Selection:
         """Return W⁺, which no error of ξ can exceed."""
         return self.scale.compute_bound(*self.points[xi])
 
-    def compute_monotone_bound(self, xi: Arch) -> float:
-        """Return W⁺ times the lowest quality of the trained candidates that ξ is a shrunk form of.
+    def find_least_error(self, xi: Arch) -> float:
+        """Return the lowest error that ξ can have if errors are monotone.
 
-        It holds if errors are monotone.
+        It is the largest of the trained candidates that ξ is a shrunk form of, or T's entropy.
         """
-        larger = [zeta for zeta in self.errors if is_shrunk(xi, zeta)]
-        qualities = [self.scale.compute_quality(self.errors[zeta]) for zeta in larger]
-        return self.gibbs(xi) * min(qualities, default=1.0) ** self.scale.exponents[2]
+        errors = [self.errors[zeta] for zeta in self.errors if is_shrunk(xi, zeta)]
+        return max([self.scale.e, *errors])
+
+    def compute_monotone_bound(self, xi: Arch) -> float:
+        """Return the largest W that ξ can have if errors are monotone."""
+        quality = self.scale.compute_quality(self.find_least_error(xi))
+        return self.gibbs(xi) * quality ** self.scale.exponents[2]
 
     def compute_bound(self, xi: Arch) -> float:
         """Return the largest W that ξ can have, by the monotone bound while that is assumed."""
@@ -177,6 +231,17 @@ class Selection:
     def winner(self) -> Arch | None:
         """The best of all, proven; None when a candidate of unknown error could beat it."""
         return None if self.rivals else self.best
+
+    @property
+    def certainty(self) -> str:
+        """How certain `best` is: proven, if errors are monotone, or not decided.
+
+        The assumption helps only where no trained pair has contradicted it.
+        """
+        if not self.rivals:
+            return PROVEN
+        able = self.find_able(self.unknown, self.compute_monotone_bound)
+        return UNDECIDED if able or self.violations else IF_MONOTONE
 
     def find_first(
         self, value: Callable[[Arch], float], among: Iterable[Arch] | None = None

@@ -17,9 +17,10 @@ from bort.files.run_files import CANDIDATES, PLAN
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
 from bort.runs import commands
-from bort.runs.folder import RunFolder
+from bort.runs.folder import SHARE, RunFolder, add_missing_settings
 from bort.runs.summary import RunSummary
 from bort.search import report
+from bort.search.answers import BY_W, Answer, choose_answers, describe_budget, describe_latency
 from bort.search.fptas import Certificate, Selection, w_map
 from bort.search.records import (
     SearchPlan,
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 def conclude(folder: Path) -> SearchResult:
-    """Choose from the records of a search; write its table, optimum.yaml, summary.json and report.
+    """Choose from the records of a search; write its table, both optima, summary.json and report.
 
     Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
     then.
@@ -57,8 +58,10 @@ def conclude(folder: Path) -> SearchResult:
     rows = [row.to_table() for row in conclusion.rows]
     run_folder = RunFolder(folder)
     write_csv(folder / CANDIDATES, list(rows[0]), rows)
-    with replace_file(run_folder.optimum) as file:
-        file.write(OmegaConf.to_yaml(result.optimum.to_table()).encode())
+    by_w = next((answer.xi for answer in result.answers if answer.key == BY_W), result.optimum)
+    for path, xi in ((run_folder.optimum, result.optimum), (run_folder.optimum_w, by_w)):
+        with replace_file(path) as file:
+            file.write(OmegaConf.to_yaml(xi.to_table()).encode())
     run_folder.write_summary(RunSummary(result.to_json()))
     parts = report.build_parts(folder, conclusion)
     html.write_page(run_folder.report, f"bort search {run.name}", parts)
@@ -100,8 +103,10 @@ def choose_optimum(folder: Path) -> Conclusion:
 
     Raises BortError when every candidate failed.
     """
-    stored = RunFolder(folder).read_config()
-    run = parse_settings(OmegaConf.create(stored), SearchRunConfig)
+    stored = OmegaConf.create(RunFolder(folder).read_config())
+    settings = add_missing_settings(RunFolder(folder).read_settings() or {})
+    OmegaConf.update(stored, SHARE, settings[SHARE])  # which an older record lacks
+    run = parse_settings(stored, SearchRunConfig)
     plan = read_plan(folder)
     RunFolder(folder).check_settings(replace(run, resume=True))  # those that the records are of
     records = read_records(folder, plan)
@@ -110,8 +115,29 @@ def choose_optimum(folder: Path) -> Conclusion:
     certificate = chosen.certify()
     rows = list_candidates(plan, paired, chosen, certificate)
     result = summarize(plan, paired, chosen, certificate, rows)
+    budget = describe_budget(run.search, plan.latency_unit)
+    answers = answer_by_settings(plan, paired, chosen, budget)
+    result = replace(result, budget=budget, answers=answers)
     choices = w_map(chosen, [k / 4 for k in range(13)])
     return Conclusion(run, plan, rows, result, report.draw_figures(rows, result, choices))
+
+
+def answer_by_settings(
+    plan: SearchPlan, paired: Paired, chosen: Selection, budget: str
+) -> list[Answer]:
+    """Choose as a search for the lowest error and one for the largest W would, and the knee."""
+
+    def select(objective: str) -> Selection | None:
+        """Select by another objective; None where no candidate is within its budget."""
+        if paired.run.search.objective == objective:
+            return chosen
+        search = replace(paired.run.search, objective=objective)
+        try:
+            return build_selection(plan, replace(paired.run, search=search), paired.records, paired)
+        except BortError:
+            return None
+
+    return choose_answers(chosen, select("error"), select("w"), budget)
 
 
 def list_candidates(
@@ -128,6 +154,7 @@ def list_candidates(
             point.latency[0],
             status=certificate.status[xi],
             w_bound=None if xi in chosen.excluded else chosen.gibbs(xi),
+            mb=chosen.megabytes[xi],
             reason=reasons.get(xi, ""),
         )
         if xi in chosen.errors:
@@ -252,22 +279,20 @@ def _is_further(record: TrialRecord, run: SearchRunConfig) -> bool:
 def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow]) -> Iterator[str]:
     """Write the last lines of a search: the best ones, what is proven, what to doubt, the files."""
     yield "search: the best candidates"
+    label = "W" if result.objective == "w" else result.quality
     for row in [row for row in rows if row.status == "trained"][:5]:
         latency = describe_latency(row.latency, result.latency_unit)
         yield (
-            f"  {row.xi:>18}  W {row.w:.4f} [{row.w_low:.4f}, {row.w_high:.4f}]  "
+            f"  {row.xi:>18}  {label} {row.w:.4f} [{row.w_low:.4f}, {row.w_high:.4f}]  "
             f"{row.parameters:,} parameters  {latency}  e {row.error:.3f}"
         )
     yield from report.describe_certificate(result)
+    yield from report.describe_three(result)
     run_folder = RunFolder(folder)
     yield f"  optimum   {run_folder.optimum}"
+    yield f"  by W      {run_folder.optimum_w}"
     yield f"  report    {run_folder.report}"
     yield f"  table     {folder / CANDIDATES}, {run_folder.summary_file.name}"
     top = next(row for row in rows if row.xi == result.optimum)
     command = commands.compose_training(folder, run_folder.optimum, top.xi.hidden, top.lr)
     yield f"  next      {typed(command)}"
-
-
-def describe_latency(value: float, unit: str) -> str:
-    """Write a latency in milliseconds, or operations in millions."""
-    return f"{value:.2f} ms" if unit == "ms" else f"{value / 1e6:,.1f} MFLOP"

@@ -21,6 +21,7 @@ from bort.files.checked import (
 )
 from bort.files.run_files import DOCUMENTS, ENTROPY, PLAN, TRIAL
 from bort.models.arch import Arch
+from bort.objectives.parameters import count_int8_bytes, infer_vocab_size
 from bort.runs.folder import RunFolder
 
 VERSION = 1  # of the files below; another one is refused
@@ -157,6 +158,17 @@ class SearchPlan:
     def flops(self) -> dict[Arch, float]:
         """The FLOPs of each candidate's training."""
         return {point.xi: point.flops for point in self.points}
+
+    def count_megabytes(self, positions: int) -> dict[Arch, float]:
+        """Count the megabytes of each candidate's int8 file: embeddings and layers, without a head.
+
+        positions: how many a model has.
+        """
+        sizes = {}
+        for point in self.points:
+            vocab_size = round(infer_vocab_size(point.parameters, point.xi, positions))
+            sizes[point.xi] = count_int8_bytes(point.xi, vocab_size, positions) / 1e6
+        return sizes
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:

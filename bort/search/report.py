@@ -10,10 +10,11 @@ from bort.config.fingerprint import flatten_settings
 from bort.config.search import SearchRunConfig
 from bort.console import clock, typed
 from bort.models.arch import Arch
+from bort.objectives.coefficient import format_upper
 from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.runs.summary import NEAR
-from bort.search.coefficient import format_upper
+from bort.search.answers import describe_answers, format_numbers
 from bort.search.fptas import UNDECIDED
 from bort.search.result import CandidateRow, Conclusion, Horizon, SearchResult
 from bort.training.loggers import choose_wandb_options
@@ -58,6 +59,12 @@ def describe_certificate(result: SearchResult) -> Iterator[str]:
         f"over {result.teacher_batches:,} batches; {clock(result.seconds)} if done one by one"
     )
     yield from find_doubts(result)
+
+
+def describe_three(result: SearchResult) -> Iterator[str]:
+    """The three answers, a line each; none of a search that an older version has ended."""
+    if result.answers:
+        yield from describe_answers(result.answers, result.latency_unit)
 
 
 def describe_proof(result: SearchResult) -> Iterator[str]:
@@ -167,7 +174,9 @@ def build_parts(
     unit = "ms" if result.latency_unit == "ms" else "operations"
     best = next(row for row in rows if row.xi == result.optimum)
     yield _write_head(conclusion, unit, with_doubts)
-    yield f"<p>{SYMBOLS}</p>"
+    yield write_answers(result)
+    alone = "" if result.objective == "w" else f" Here W is {result.quality} alone."
+    yield f"<p>{SYMBOLS}{alone}</p>"
     for title, figure in conclusion.plots.items():
         yield from [f"<h2>{title}</h2>", figure]
     yield write_costs(conclusion.plan.teacher_pass_seconds, result)
@@ -185,9 +194,11 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
     choice, title = (
         ("optimum", "The optimal BERT") if proven else ("best found", "The best BERT found")
     )
+    label = "W" if result.objective == "w" else result.quality
+    budget = f", within {result.budget}" if result.objective == "error" else ""
     figures = [
         (str(best.xi), f"{choice} ⟨layers, heads, hidden, intermediate⟩"),
-        (f"{result.w:.3f}", f"W [{low:.3f}, {high:.3f}]"),
+        (f"{result.w:.3f}", f"{label} [{low:.3f}, {high:.3f}]"),
         (f"{best.parameters:,}", f"parameters, {shares[0]:.1%} of T's"),
         (latency, f"latency, {shares[1]:.1%} of T's ({result.latency_note})"),
         (f"{best.error:.3f}", f"error in nats (T itself {teacher.error:.3f})"),
@@ -198,13 +209,29 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
     doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
     return (
-        f"<h1>{title} on {escape(str(text))}</h1>{html.format_numbers(figures)}{doubt}"
+        f"<h1>{title} on {escape(str(text))}{escape(budget)}</h1>"
+        f"{html.format_numbers(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
         f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
         f"candidate, T = {teacher.xi}, errors on {result.positions:,} masked positions of "
         f"{result.documents:,} documents, word frequencies alone "
         f"{result.unigram_error:.3f}.</p>"
     )
+
+
+def write_answers(result: SearchResult) -> str:
+    """Write the three answers as a table; nothing of a search that an older version has ended."""
+    if not result.answers:
+        return ""
+    body = []
+    for answer in result.answers:
+        numbers = [] if answer.xi is None else format_numbers(answer, result.latency_unit)
+        cells = [answer.title, str(answer.xi or "none"), ", ".join(numbers)]
+        body.append([*cells, answer.doubt, answer.note])
+    head = ("", "ξ", "", "how certain", "")
+    grey = f"<td class=unknown>{UNDECIDED}"
+    table = html.format_table(body, head).replace(f"<td>{UNDECIDED}", grey)
+    return f"<h2>Three answers from the same records</h2>{table}"
 
 
 def _write_latency(value: float, unit: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Self
 from bort.config.search import SearchRunConfig
 from bort.config.trainer import FLOAT32
 from bort.models.arch import Arch
+from bort.search.answers import BY_W, KNEE, WITHIN_BUDGET, Answer
 from bort.search.records import SearchPlan
 
 
@@ -14,8 +15,8 @@ class CandidateRow:
     """A row of candidates.csv: a point of the grid, or T. Intervals are of 95%.
 
     status: as in `Certificate`, or `teacher`, or `invalid` for a point without a whole head size,
-    of which nothing else is known. w_bound: W⁺, which no W of it can exceed. lr: the peak rate of
-    the training that counts, and seconds its duration.
+    of which nothing else is known. w_bound: W⁺, which no W of it can exceed. mb: megabytes of its
+    int8 file. lr: the peak rate of the training that counts, and seconds its duration.
     """
 
     xi: Arch
@@ -27,6 +28,7 @@ class CandidateRow:
     w_low: float | None = None
     w_high: float | None = None
     w_bound: float | None = None
+    mb: float | None = None
     lr: float | None = None
     seconds: float | None = None
     reason: str | None = ""
@@ -84,6 +86,8 @@ class SearchResult:
     choose; control_bound, control_size: what would be chosen without training most of them. pareto:
     trained candidates that none beats in p, i and e. train_flops: of the whole search, beside
     exhaustive_flops, of training them all; finalist_flops: of the further trainings of finalists.
+    budget: the one of `within_budget` in words; answers: the best by each of three aims, empty
+    where an older search has not written them.
     """
 
     optimum: Arch
@@ -134,7 +138,9 @@ class SearchResult:
     seconds: float
     seed: int
     precision: str = FLOAT32  # of the trainings; older summaries do not name it
+    budget: str = ""
     horizons: list[Horizon] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
 
     @property
     def optimum_name(self) -> str:
@@ -151,19 +157,23 @@ class SearchResult:
         """Read a search's summary.json; raises KeyError for one that lacks a value."""
         horizons = [Horizon.from_json(content, label) for label in ("quarter", "half")]
         plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        missing = {item.name for item in fields(cls)} - plain.keys() - {"horizons", "precision"}
+        later = {"horizons", "precision", "budget", "answers"}
+        missing = {item.name for item in fields(cls)} - plain.keys() - later
         if missing:
             raise KeyError(*sorted(missing))
         plain["optimum"] = Arch.from_json(content["optimum"])
-        return cls(**plain, horizons=list(filter(None, horizons)))
+        answers = [Answer.from_json(content, key) for key in (WITHIN_BUDGET, KNEE, BY_W)]
+        further = {"horizons": horizons, "answers": answers}
+        return cls(**plain, **{key: list(filter(None, items)) for key, items in further.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Give the content of summary.json, which is flat."""
         content = asdict(self) | {"optimum": self.optimum.to_json()}
         content |= {"optimum_name": self.optimum_name, "below_unigram": self.below_unigram}
-        del content["horizons"]
-        for horizon in self.horizons:
-            content |= horizon.to_json()
+        for part in ("horizons", "answers"):
+            del content[part]
+        for item in (*self.horizons, *self.answers):
+            content |= item.to_json()
         return content
 
 

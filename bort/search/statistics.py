@@ -11,8 +11,8 @@ from bort.config.search import SearchRunConfig
 from bort.files.checked import load_array
 from bort.files.run_files import DOCUMENTS, ENTROPY, LOSSES
 from bort.models.arch import Arch
+from bort.objectives.coefficient import w_coefficient
 from bort.runs.folder import RunFolder
-from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
 from bort.search.records import REMEDY, Job, SearchPlan, TrialRecord, find_best_record
 from bort.search.result import Horizon

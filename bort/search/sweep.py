@@ -50,6 +50,7 @@ from bort.pretraining.flops import (
 )
 from bort.pretraining.teacher import Sources, hash_teacher, open_sources
 from bort.runs.folder import RunFolder
+from bort.search.answers import describe_default_budget
 from bort.search.fptas import Scale, Selection
 from bort.search.records import (
     GridPoint,
@@ -283,6 +284,8 @@ class Sweep:
             f"{plan.teacher.error:.3f} nats at {plan.positions:,} positions, unigram "
             f"{plan.teacher.unigram_error:.3f}"
         )
+        if (line := describe_default_budget(self.run.search, plan.latency_unit)) is not None:
+            logger.info(f"search: {line}")
         if self.records:
             logger.info(f"search: {len(self.records)} recorded already")
 
@@ -357,7 +360,9 @@ class Sweep:
         if spent := sum(work[record.xi] for record in trained):
             rate = sum(record.wall for record in trained) / spent
             eta = f" · at most about {clock(sum(work[xi] for xi in left) * rate)} for the rest"
-        if chosen.best:
+        if chosen.best and self.run.search.objective == "error":
+            best = f" · lowest e {chosen.errors[chosen.best]:.3f} {chosen.best}"
+        elif chosen.best:
             best = f" · best W {chosen.w_coefficient(chosen.best):.4f} {chosen.best}"
         names = ", ".join(map(str, batch))
         logger.info(
@@ -416,7 +421,10 @@ def build_selection(
     records: list[TrialRecord],
     paired: Paired | None = None,
 ) -> Selection:
-    """Build the selection of these records; `paired` tells contradictions from chance."""
+    """Build the selection of these records; `paired` tells contradictions from chance.
+
+    Records of points that are no candidates, as they are not within the budget, do not count.
+    """
     beyond_chance = {"significant": paired.is_worse} if paired else {}
     chosen = Selection(
         {point.xi: (point.parameters, point.latency[0]) for point in plan.points},
@@ -426,10 +434,14 @@ def build_selection(
         monotone=run.search.assume == "monotone",
         max_params=run.search.max_params,
         max_latency=run.search.max_latency_ms,
+        max_share=run.search.latency_share,
+        max_mb=run.search.max_mb,
+        megabytes=plan.count_megabytes(max(run.data.length, 512)),
         **beyond_chance,
     )
+    candidates = set(chosen.order)
     for record in records:
-        if record.job.seed != run.seed or record.xi not in chosen.points:
+        if record.job.seed != run.seed or record.xi not in candidates:
             continue
         if record.is_trained:
             chosen.tell(record.xi, record.error)

@@ -12,13 +12,14 @@ from omegaconf import OmegaConf
 from bort import console
 from bort.console import counted, decimal
 from bort.errors import BortError
-from bort.files.run_files import OPTIMUM, SUMMARY
+from bort.files.run_files import SUMMARY
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
 from bort.runs.commands import compose_training
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RESTORE, RunSummary
+from bort.search.answers import answer_by_all_aims, describe_answers
 from bort.search.fptas import Scale, Selection
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class ScoreRow:
 def write_sweep_table(folder: Path) -> None:
     """Sort the runs of a sweep by W, or by validation loss where there was no teacher.
 
-    Leaves summary.csv, and optimum.yaml where the runs had one teacher.
+    Leaves summary.csv, and where the runs had one teacher optimum.yaml, the ξ with the largest W,
+    which optimum_w.yaml repeats under the name that it has beside a search.
     """
     paths = sorted(folder.glob(f"*/{SUMMARY}"), key=_rank_job)
     if any("task" in read_json(path, RESTORE) for path in paths):
@@ -112,14 +114,18 @@ def write_sweep_table(folder: Path) -> None:
         logger.info(f"  warning: the best of them is {warning}")
     logger.info(f"  table     {folder / TABLE}")
     if selection is not None and selection.best is not None:
+        answers = answer_by_all_aims(selection, unit="operations")
+        for line in describe_answers(answers, "operations"):
+            logger.info(f"  {line}")
         _write_optimum(folder, next(row for row in rows if row.xi == selection.best))
 
 
 def _write_optimum(folder: Path, row: PretrainingRow) -> None:
     """Write the ξ of the best run to optimum.yaml, and tell how it is trained further."""
-    path = folder / OPTIMUM
-    with replace_file(path) as file:
-        file.write(OmegaConf.to_yaml(row.xi.to_table()).encode())
+    path = RunFolder(folder).optimum
+    for target in (path, RunFolder(folder).optimum_w):
+        with replace_file(target) as file:
+            file.write(OmegaConf.to_yaml(row.xi.to_table()).encode())
     logger.info(f"  optimum   {path}   {row.xi}, the largest W of these runs")
     command = compose_training(folder / row.job, path, row.xi.hidden, row.lr)
     logger.info(f"  next      {console.typed(command)}")
@@ -238,7 +244,10 @@ def _weigh(rows: list[PretrainingRow]) -> Selection | None:
     parameters, *sizes, length = numbers
     scale = Scale(parameters, count_encoder_operations(Arch(*sizes), 1, length), max(entropies))
     try:
-        selection = Selection({row.xi: (row.parameters, row.operations) for row in rows}, scale)
+        points = {row.xi: (row.parameters, row.operations) for row in rows}
+        sizes = {row.xi: _count_megabytes(row) for row in rows}
+        megabytes = {xi: size for xi, size in sizes.items() if size is not None}
+        selection = Selection(points, scale, megabytes=megabytes)
     except BortError:  # none is smaller than the teacher
         return None
     for row in rows:
@@ -246,3 +255,14 @@ def _weigh(rows: list[PretrainingRow]) -> Selection | None:
         if row.xi not in selection.excluded and loss is not None and math.isfinite(loss):
             selection.tell(row.xi, scale.e + loss)
     return selection
+
+
+def _count_megabytes(row: PretrainingRow) -> float | None:
+    """Count the megabytes of a run's int8 file; None where its weights are not a student's own."""
+    from bort.objectives.parameters import count_int8_bytes, infer_vocab_size
+
+    positions = max(row.length, 512)
+    vocab_size = infer_vocab_size(row.parameters, row.xi, positions)
+    if vocab_size < 1 or vocab_size != int(vocab_size):
+        return None
+    return count_int8_bytes(row.xi, int(vocab_size), positions) / 1e6

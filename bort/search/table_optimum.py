@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bort.config.command_line import FREE, explained
-from bort.config.search import check_exponents
+from bort.config.search import DEFAULT_SHARE, check_exponents
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.coefficient import ERRORS, Scale, format_upper
+from bort.objectives.coefficient import ERRORS, Scale, format_upper
+from bort.search.answers import Answer, answer_by_all_aims, describe_answers
 from bort.search.fptas import BY_ERROR, OBJECTIVES, UNDECIDED, Selection
 
 NUMBERS = ("parameters", "latency", "error")  # columns of a table
@@ -35,6 +36,10 @@ class TableConfig:
     epsilon: int = field(default=1, metadata=explained(NO_NUMBER))
     error: str = "ratio"  # e(T) / e, or perplexity: exp(-KL) in its place
     objective: str = "w"  # the W-coefficient, or error: the lowest error alone
+    # the budget of the first of the three answers: the largest share of T's latency
+    max_latency_share: float = field(
+        default=DEFAULT_SHARE, metadata=explained("is no number; 0.25 is a quarter of T's latency")
+    )
 
     def __post_init__(self) -> None:
         if self.table is None:
@@ -48,6 +53,10 @@ class TableConfig:
             raise BortError(f"objective={self.objective} is unknown; use w or error")
         if self.objective == "error" and self.exponents is not None:
             raise BortError("objective=error has no exponents; leave exponents= or objective= out")
+        if not 0 < self.max_latency_share <= 1:
+            raise BortError(
+                f"max_latency_share={self.max_latency_share} must be above 0 and at most 1"
+            )
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -174,7 +183,20 @@ def main(settings: TableConfig) -> None:
     """Print the optimum of the table."""
     table = read_candidates(Path(settings.table))
     scale = replace(table.scale, exponents=settings.weights, error=settings.error)
-    show(search_table(table, scale, settings.epsilon), table)
+    search = search_table(table, scale, settings.epsilon)
+    answers = answer_by_all_aims(take_all_errors(table, scale), settings.max_latency_share)
+    show(search, table, answers)
+
+
+def take_all_errors(table: CandidateTable, scale: Scale) -> Selection:
+    """Select with all errors of the table, also those that a search would not look at."""
+    selection = Selection(table.points, scale)
+    for xi in selection.order:
+        if xi in table.errors:
+            selection.tell(xi, table.errors[xi])
+        elif xi in table.diverged:
+            selection.fail(xi, "diverged", diverged=True)
+    return selection
 
 
 def search_table(table: CandidateTable, scale: Scale, epsilon: int) -> Selection:
@@ -192,13 +214,15 @@ def search_table(table: CandidateTable, scale: Scale, epsilon: int) -> Selection
     return search
 
 
-def show(search: Selection, table: CandidateTable) -> None:
-    """Print the best ten, the counts, and what is proven."""
+def show(search: Selection, table: CandidateTable, answers: list[Answer]) -> None:
+    """Print the best ten, the three answers, the counts, and what is proven."""
     certificate = search.certify()
     for xi in sorted(search.errors, key=search.rank)[:10]:
         p, i = search.points[xi]
         e = search.errors[xi]
         print(f"{xi:>20}  W {search.w_coefficient(xi):.4f}  p {p:,.0f}  i {i:,.4g}  e {e:.4f}")
+    for line in describe_answers(answers, unit=""):
+        print(line)
     counts = {
         status: certificate.count(status) for status in sorted({*certificate.status.values()})
     }

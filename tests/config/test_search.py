@@ -50,6 +50,25 @@ MESSAGES = [
         "search.exponents=[1, 1] must be three numbers, at least 0, not all 0",
     ),
     (lambda: SearchConfig(max_params=0), "search.max_params=0 must be above 0"),
+    (lambda: SearchConfig(max_mb=0), "search.max_mb=0 must be above 0"),
+    (lambda: SearchConfig(max_mb=-1.5), "search.max_mb=-1.5 must be above 0"),
+    (
+        lambda: SearchConfig(max_latency_share=0),
+        "search.max_latency_share=0 must be above 0 and at most 1",
+    ),
+    (
+        lambda: SearchConfig(max_latency_share=1.01),
+        "search.max_latency_share=1.01 must be above 0 and at most 1",
+    ),
+    (
+        lambda: SearchConfig(max_latency_share=float("nan")),
+        "search.max_latency_share=nan must be above 0 and at most 1",
+    ),
+    (
+        lambda: composed("search.max_latency_ms=5", of=SearchRunConfig),
+        "search.max_latency_ms needs milliseconds; use latency=measured (PyTorch), "
+        "latency=onnx_int8 (as it is deployed) or search.max_latency_share",
+    ),
     (lambda: SearchConfig(lrs=[0.0]), "search.lrs=[0.0] must be above 0"),
     (
         lambda: GridConfig([1], [], [1], None, [4]),
@@ -97,3 +116,21 @@ def test_points_of_a_grid():
 def test_a_search_packs_its_text():
     with pytest.raises(BortError, match="search.py packs its text; data.packing=false is for pre-"):
         composed("data.packing=false", of=SearchRunConfig)
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        ([], 0.25),
+        (["search.max_latency_share=0.5"], 0.5),
+        (["search.max_params=1000"], None),
+        (["search.max_mb=2"], None),
+        (["latency=measured", "search.max_latency_ms=5"], None),
+        (["search.objective=w"], None),
+        (["search.objective=w", "search.max_latency_share=0.5"], 0.5),
+    ],
+)
+def test_the_lowest_error_has_a_budget_by_default(words, share):
+    search = composed(*words, of=SearchRunConfig).search
+    assert search.latency_share == share
+    assert search.objective == ("w" if "search.objective=w" in words else "error")

@@ -9,13 +9,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bort.models.arch import Arch
-from bort.models.bert import MaskedLM, ModelConfig
+from bort.models.bert import Encoder, MaskedLM, ModelConfig
 from bort.models.initialization import build_model
+from bort.models.onnx import export_encoder
 from bort.objectives.parameters import (
     count_encoder_operations,
     count_forward_flops,
+    count_int8_bytes,
     count_parameters,
     count_training_flops,
+    infer_vocab_size,
 )
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "arch").glob("*.yaml"))
@@ -84,3 +87,31 @@ def test_encoder_operations_leave_the_vocabulary_out():
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder(ids)
     assert count_encoder_operations(arch, 3, 10) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("arch", "vocab_size", "positions"),
+    [
+        (Arch(1, 2, 32, 64), 512, 512),
+        (Arch(2, 2, 64, 256), 8192, 512),
+        (Arch(3, 2, 64, 100), 2000, 1024),
+        (Arch(4, 4, 128, 512), 300, 512),
+    ],
+)
+def test_the_int8_file_has_the_size_that_is_counted(arch, vocab_size, positions, tmp_path):
+    """To 1%, of weights that all differ: the exporter stores equal ones once."""
+    pytest.importorskip("onnxruntime")
+    encoder, path = Encoder(config(arch, vocab_size, positions)), tmp_path / "int8.onnx"
+    generator = torch.Generator().manual_seed(0)
+    for weight in encoder.parameters():
+        weight.data.normal_(0, 0.05, generator=generator)
+    export_encoder(encoder, path, int8=True)
+    counted_bytes = count_int8_bytes(arch, vocab_size, positions)
+    assert path.stat().st_size == pytest.approx(counted_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("arch", SHAPES)
+def test_the_vocabulary_follows_from_the_parameters(arch):
+    for vocab_size, positions in ((280, 512), (50265, 1024)):
+        parameters = count_parameters(arch, vocab_size, positions)
+        assert infer_vocab_size(parameters, arch, positions) == vocab_size

@@ -1,9 +1,10 @@
 """What the end of a sweep says, and what becomes of workers that die."""
 
+import json
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from bort.errors import BortError
 from bort.search import callback, sweep_table
@@ -71,3 +72,48 @@ def test_a_users_mistake_in_a_job_ends_the_search(tmp_path):
     launcher = type("L", (), {"launch": lambda *_, **__: [returned]})()
     with pytest.raises(BortError, match="text was changed"):
         callback.launch(launcher, [["a"]], 0, Told(tmp_path), [object()])
+
+
+# ------------------------------------------------------------------- searches of older versions
+
+
+def older_search(folder: Path, **settings: object) -> None:
+    """A folder with the settings that an older version of bort recorded."""
+    record = {"bort": "0.1", "job": "search", "search.max_params": None, **settings}
+    (folder / "settings.json").write_text(json.dumps(record))
+
+
+def config_in(folder: Path, resume: bool = True) -> DictConfig:
+    search = {"objective": "error", "max_latency_share": None}
+    return OmegaConf.create({"output_dir": str(folder), "resume": resume, "search": search})
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"search.objective": "w"}, ["search.objective=w"]),
+        (
+            {"search.objective": "error"},
+            ["search.objective=error", "search.max_latency_share=1.0"],
+        ),
+        ({"search.objective": "error", "search.max_params": 9}, ["search.objective=error"]),
+        ({"search.objective": "w", "search.max_latency_share": None}, []),  # not an older one
+        ({"search.objective": "w", "job": "pretrain"}, []),
+    ],
+)
+def test_an_older_search_is_resumed_by_its_own_aim(tmp_path, record, words):
+    older_search(tmp_path, **record)
+    cfg = config_in(tmp_path)
+    assert callback.take_older_aim(cfg, ["search.n=6"]) == words
+    if words:
+        assert cfg.search.objective == record["search.objective"]
+        assert cfg.search.max_latency_share == (1.0 if len(words) == 2 else None)
+
+
+def test_what_the_user_names_stays(tmp_path):
+    older_search(tmp_path, **{"search.objective": "w"})
+    cfg = config_in(tmp_path)
+    assert callback.take_older_aim(cfg, ["search.objective=error"]) == []
+    assert cfg.search.objective == "error"
+    assert callback.take_older_aim(config_in(tmp_path, resume=False), []) == []
+    assert callback.take_older_aim(config_in(tmp_path / "elsewhere"), []) == []

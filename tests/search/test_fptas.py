@@ -5,91 +5,14 @@ import random
 from dataclasses import replace
 
 import pytest
+from search_instances import by_brute_force, instance, run
 
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.coefficient import ERRORS, Scale
+from bort.objectives.coefficient import ERRORS, Scale
 from bort.search.fptas import BY_ERROR, Selection, is_shrunk, pareto, w_map
 
 T = Arch(4, 8, 64, 256)
-
-
-def instance(seed: int) -> tuple[dict, dict, dict]:
-    """A random search: keyword arguments of Selection, the true errors, what fails.
-
-    What fails: ξ → whether it diverged, so that there is no such model; else it has its true error
-    all the same, which nobody gets to know.
-    """
-    rng = random.Random(seed)
-    grid = [
-        Arch(d, a, h, i)
-        for d in (1, 2, 4)
-        for a in (1, 2)
-        for h in (8, 16, 32)
-        for i in (8, 16, 64)
-        if rng.random() < rng.choice([0.2, 0.6])
-    ] or [Arch(1, 1, 8, 8)]
-    scale = Scale(
-        *(1000.0, 50.0, rng.uniform(0.5, 4)),
-        exponents=rng.choice([(1, 1, 1), (1, 1, 1), (0, 0, 1), (2, 0.5, 1), (1, 1, 0)]),
-        error=rng.choice(ERRORS),
-    )
-    coarse = rng.random() < 0.3  # equal numbers: ties
-    number = (lambda x: float(round(x))) if coarse else float
-    points = {xi: (number(rng.uniform(1, 1100)), number(rng.uniform(1, 55))) for xi in grid}
-    errors = {xi: scale.e + number(rng.expovariate(0.7)) for xi in grid}
-    if rng.random() < 0.5:  # errors that really are monotone
-        for small in sorted(grid, reverse=True):
-            above = [errors[large] for large in grid if is_shrunk(small, large)]
-            errors[small] = max([errors[small], *above])
-    arguments = {
-        "points": points,
-        "scale": scale,
-        "epsilon": rng.randint(1, len(grid)) if rng.random() < 0.7 else 1,
-        "refine": rng.random() < 0.5,
-        "monotone": rng.random() < 0.5,
-        "max_params": rng.choice([None, None, 600.0, 60.0]),
-        "max_latency": rng.choice([None, None, 30.0]),
-    }
-    failed = {xi: rng.random() < 0.5 for xi in grid if rng.random() < 0.1}
-    return arguments, errors, failed
-
-
-def run(arguments: dict, errors: dict, failed: dict, count: int = 1) -> Selection | None:
-    """The selection to its end; None when nothing is left to choose from."""
-    try:
-        selection = Selection(**arguments)
-    except BortError as error:
-        assert "no candidate is left" in str(error)
-        return None
-    while batch := selection.ask(count):
-        assert len(batch) <= count
-        for xi in batch:
-            assert not selection.is_tried(xi)
-            if xi in failed:
-                selection.fail(xi, "no error", diverged=failed[xi])
-            else:
-                selection.tell(xi, errors[xi])
-    return selection
-
-
-def by_brute_force(arguments: dict, errors: dict, failed: dict, scale=None) -> dict:
-    """ξ → W of every candidate within the limits that is a model, from the formulas.
-
-    scale: other exponents or another error than those of the search.
-    """
-    scale = scale or arguments["scale"]
-    limits = (arguments["max_params"], arguments["max_latency"])
-    found = {}
-    for xi, (p, i) in arguments["points"].items():
-        if p >= scale.p or i >= scale.i or failed.get(xi):
-            continue
-        if any(limit is not None and x > limit for x, limit in zip((p, i), limits, strict=True)):
-            continue
-        e, (a, b, c) = errors[xi], scale.exponents
-        quality = scale.e / e if scale.error == "ratio" else math.exp(scale.e - e)
-        found[xi] = (1 - p / scale.p) ** a * (1 - i / scale.i) ** b * quality**c
-    return found
 
 
 def test_random_instances():
@@ -100,7 +23,7 @@ def test_random_instances():
     kinds = "exact skipped assumed withdrawn none unknown diverged".split()
     seen = dict.fromkeys([*kinds, "all failed"], 0)
     for seed in range(2000):
-        arguments, errors, failed = instance(seed)
+        arguments, errors, failed = instance(seed, budgets=seed % 2 == 1)
         true = by_brute_force(arguments, errors, failed)
         selection = run(arguments, errors, failed)
         if selection is None:
@@ -383,9 +306,55 @@ def test_nothing_left_names_the_nearest_miss():
     with pytest.raises(BortError) as error:
         Selection(points, Scale(1000, 10, 1.0), max_params=100, max_latency=4)
     line = "the nearest miss is ⟨2,1,8,8⟩ with 200 parameters and latency 6"
-    assert str(error.value) == f"no candidate is left of 2; {line}"
+    remedy = "search.max_params=200 and search.max_latency_ms=6 would leave it"
+    assert str(error.value) == f"no candidate is left of 2; {line}; {remedy}"
     with pytest.raises(BortError, match="the grid is empty"):
         Selection({}, Scale(1000, 10, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("budget", "remedy"),
+    [
+        ({"max_share": 0.1}, "search.max_latency_share=0.2001"),  # of 0.2000312, rounded up
+        ({"max_latency": 1.0}, "search.max_latency_ms=2.001"),
+        ({"max_mb": 0.5}, "search.max_mb=1.235"),
+        ({"max_params": 7}, "search.max_params=200"),
+    ],
+)
+def test_the_smallest_budget_that_leaves_a_candidate(budget, remedy):
+    """What is named leaves exactly the nearest one; a little less leaves none."""
+    near, far = Arch(2, 1, 8, 8), Arch(1, 1, 8, 8)
+    points = {far: (300.0, 6.0), near: (200.0, 2.000312)}
+    arguments = {"points": points, "scale": Scale(1000, 10, 1.0)}
+    arguments["megabytes"] = {near: 1.2345, far: 7.0}
+    with pytest.raises(BortError, match=f"⟨2,1,8,8⟩ with .*; {remedy} would leave it"):
+        Selection(**arguments, **budget)
+    ((key, _),), limit = budget.items(), float(remedy.partition("=")[2])
+    assert Selection(**arguments, **{key: limit}).order == [near]
+    with pytest.raises(BortError, match="no candidate is left"):
+        Selection(**arguments, **{key: limit * 0.99})
+
+
+def test_no_budget_leaves_what_is_not_below_the_maximum_point():
+    points = {Arch(1, 1, 8, 8): (30.0, 20.0), Arch(2, 1, 8, 8): (1500.0, 6.0)}
+    with pytest.raises(BortError, match="⟨2,1,8,8⟩ with .*: none is smaller and faster than T$"):
+        Selection(points, Scale(1000, 10, 1.0), max_latency=7.0)
+
+
+def test_budgets_say_why_a_point_is_no_candidate():
+    grid = [Arch(1, 1, 8, k) for k in range(1, 6)]
+    numbers = [(10.0, 1.0), (90.0, 1.0), (10.0, 4.0), (10.0, 1.0), (2000.0, 1.0)]
+    sizes = dict(zip(grid, [1.0, 1.0, 1.0, 3.0, 1.0], strict=True))
+    points = dict(zip(grid, numbers, strict=True))
+    limits = {"max_params": 50, "max_share": 0.3, "max_mb": 2.0, "megabytes": sizes}
+    selection = Selection(points, Scale(1000, 10, 1.0), **limits)
+    assert selection.order == [grid[0]]
+    assert list(selection.excluded.values()) == [
+        "over search.max_params",
+        "over search.max_latency_share",
+        "over search.max_mb",
+        "as large or slow as the maximum point",
+    ]
 
 
 @pytest.mark.parametrize("numbers", [(math.nan, 1.0), (10.0, -1.0), (0.0, 1.0), (10.0, math.inf)])

@@ -8,10 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_runs import log_lines, sweep, table
 
+from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
+from bort.objectives.coefficient import w_coefficient
+from bort.runs import folder as run_folders
 from bort.search import optimum, trial
 from bort.search import sweep as search
-from bort.search.coefficient import w_coefficient
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
 from bort.search.records import (
     read_plan,
@@ -116,3 +118,93 @@ def test_other_settings_than_those_of_the_search_are_refused(copied):
     OmegaConf.save(config, path)
     with pytest.raises(BortError, match="other settings \\(search.exponents="):
         optimum.choose_optimum(copied)
+
+
+# --------------------------------------------------------------------------- the three answers
+
+
+def test_a_search_by_default_is_for_the_lowest_error_within_a_quarter(done, search_of, tmp_path):
+    """Its answers are those of the exhaustive records, and both optima lie there."""
+    folder, lines = tmp_path / "run", log_lines()
+    run = search_of("search.objective=error", "search.finalists=1", "search.seeds=1")
+    summary = sweep(run, folder)
+    plan = read_plan(folder)
+    limit = 0.25 * plan.teacher.latency[0]
+    errors = {r.xi: r.error for r in read_records(done[1]) if r.job.seed == run.seed}
+    fitting = {p.xi: errors[p.xi] for p in plan.points if p.latency[0] <= limit}
+    assert (summary["trained"], summary["excluded"]) == (len(fitting), 8 - len(fitting))
+    best = min(fitting, key=fitting.get)
+    assert summary["objective"] == "error" and summary["optimum"] == best.to_json()
+    assert summary["within_budget"] == best.to_json()
+    assert summary["within_budget_certainty"] == "proven"
+    assert summary["budget"] == "25% of T's operations"
+    assert any("no budget was given: candidates have at most 25% of T's" in x for x in lines)
+    assert any(x.strip().startswith("best within the budget") and str(best) in x for x in lines)
+    for name, key in (("optimum.yaml", "within_budget"), ("optimum_w.yaml", "w_optimum")):
+        sizes = OmegaConf.load(folder / name)
+        assert list(sizes.values()) == summary[key]
+    rows = {row["status"]: row for row in table(folder)}
+    assert rows["excluded"]["reason"] == "over search.max_latency_share"
+    sizes = plan.count_megabytes(512)
+    assert float(table(folder)[0]["mb"]) == sizes[best]
+    page = (folder / "report.html").read_text()
+    assert "Three answers from the same records" in page and "the paper&#x27;s W" in page
+    # what resume=false begins again with, and what is the user's
+    (folder / "mine.txt").write_text("kept")
+    run_folders.RunFolder(folder).clear()
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
+def test_the_answers_of_all_records_are_proven(done):
+    summary, folder = done[2], done[1]
+    certainties = [summary[f"{key}_certainty"] for key in ("within_budget", "w_optimum")]
+    assert certainties == ["proven", "proven"]
+    errors = {r.xi: r.error for r in read_records(folder) if r.job.seed == 0}
+    plan = read_plan(folder)
+    limit = 0.25 * plan.teacher.latency[0]
+    fitting = {p.xi: errors[p.xi] for p in plan.points if p.latency[0] <= limit}
+    assert summary["within_budget"] == min(fitting, key=fitting.get).to_json()
+
+
+@pytest.mark.parametrize("budget", ["search.max_mb=0.07", "search.max_params=16000"])
+def test_budgets_leave_what_fits(search_of, tmp_path, budget):
+    run = search_of("search.objective=error", budget, "search.finalists=1", "search.seeds=1")
+    summary = sweep(run, tmp_path / "run")
+    plan = read_plan(tmp_path / "run")
+    sizes = plan.count_megabytes(512)
+    fitting = [p for p in plan.points if sizes[p.xi] <= 0.07]
+    if "params" in budget:
+        fitting = [p for p in plan.points if p.parameters <= 16000]
+    assert 0 < summary["trained"] == len(fitting) < 8
+    assert summary["w_optimum_certainty"] == "proven"  # among these
+
+
+def strip_new_settings(run) -> dict:
+    """The settings as an older version wrote them down."""
+    new = ("search.max_mb", "search.max_latency_share")
+    return {key: value for key, value in flatten_settings(run).items() if key not in new}
+
+
+@pytest.mark.parametrize("objective", ["w", "error"])
+def test_a_search_of_an_older_version_keeps_its_aim(search_of, tmp_path, monkeypatch, objective):
+    """By error alone it had no budget; its summary, optima and report are made as they were."""
+    folder = tmp_path / "run"
+    run = search_of(
+        f"search.objective={objective}",
+        *(["search.max_latency_share=1"] if objective == "error" else []),
+        *("search.finalists=1", "search.seeds=1"),
+    )
+    monkeypatch.setattr(run_folders, "flatten_settings", strip_new_settings)
+    summary = sweep(run, folder)
+    monkeypatch.undo()
+    path = folder / ".hydra" / "config.yaml"
+    config = OmegaConf.load(path)
+    del config.search["max_mb"], config.search["max_latency_share"]
+    OmegaConf.save(config, path)
+    assert "max_mb" not in (folder / "settings.json").read_text()
+    assert optimum.conclude(folder).to_json() == summary
+    assert optimum.is_over(run, folder)
+    if objective == "error":
+        assert summary["trained"] == 8
+        with pytest.raises(BortError, match="search.max_latency_share=1.0, now None"):
+            optimum.is_over(search_of("search.objective=error", "search.finalists=1"), folder)

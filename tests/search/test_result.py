@@ -29,5 +29,5 @@ def test_a_summary_that_lacks_a_value_is_refused(done):
 def test_a_row_has_the_sizes_first():
     row = CandidateRow(Arch(2, 4, 128, 256), 10, 1.5, status="trained", w=0.5).to_table()
     names = "depth heads hidden intermediate parameters latency error status w w_low w_high w_bound"
-    assert list(row) == [*names.split(), "lr", "seconds", "reason"]
+    assert list(row) == [*names.split(), "mb", "lr", "seconds", "reason"]
     assert (row["heads"], row["latency"], row["w"], row["lr"]) == (4, 1.5, 0.5, None)

@@ -9,6 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_runs import log_lines
 
+from bort.models.arch import Arch
+from bort.objectives.parameters import count_int8_bytes, count_parameters
 from bort.search import sweep_table
 
 
@@ -138,3 +140,34 @@ def test_the_best_answers_are_packed_for_the_server(tmp_path):
     before = (tmp_path / "GLUE.zip").read_bytes()
     lines_of(tmp_path)
     assert (tmp_path / "GLUE.zip").read_bytes() == before
+
+
+def test_a_sweep_ends_with_three_answers(tmp_path):
+    """The budget is a quarter of T's operations; all three aims are those of a search."""
+    for number, (hidden, kl) in enumerate([(8, 3.0), (16, 0.5), (32, 0.4)]):
+        run_folder(tmp_path / str(number), hidden, **TEACHER, **{"val/kd_loss": kl})
+    lines = lines_of(tmp_path)
+    start = lines.index("  three answers from the same records")
+    within, knee, by_w = lines[start + 1 : start + 4]
+    operations = {h: 2 * (4 * h * h + 2 * h * 16) + 4 * 16 * h for h in (8, 16, 32)}
+    teacher = 2 * (2 * (4 * 64 * 64 + 2 * 64 * 128) + 4 * 16 * 64)
+    fitting = [h for h, count in operations.items() if count <= 0.25 * teacher]
+    errors = {8: 6.0, 16: 3.5, 32: 3.4}
+    best = min(fitting, key=errors.get)
+    assert f"⟨1,1,{best},16⟩  e {errors[best]:.3f}" in within
+    assert within.endswith("proven (within 25% of T's operations)")
+    assert "knee of the Pareto front" in knee and "⟨1,1,16,16⟩" in knee
+    assert "the paper's W" in by_w and "⟨1,1,16,16⟩" in by_w and by_w.endswith("proven")
+    both = [OmegaConf.load(tmp_path / name) for name in ("optimum.yaml", "optimum_w.yaml")]
+    assert both[0] == both[1] and both[0].hidden == 16
+    assert " MB" not in within  # these weights are not those of a student with any vocabulary
+
+
+def test_the_size_on_disk_follows_from_the_weights_of_a_run(tmp_path):
+    arch = Arch(1, 1, 8, 16)
+    run_folder(tmp_path / "0", 8, **TEACHER, **{"val/kd_loss": 1.0})
+    summary = json.loads((tmp_path / "0" / "summary.json").read_text())
+    summary |= {"parameters": count_parameters(arch, 300, 512), "teacher_parameters": 10**6}
+    (tmp_path / "0" / "summary.json").write_text(json.dumps(summary))
+    size = count_int8_bytes(arch, 300, 512) / 1e6
+    assert f"  {size:.3g} MB  " in "\n".join(lines_of(tmp_path))

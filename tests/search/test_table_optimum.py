@@ -5,7 +5,7 @@ import pytest
 from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.search.coefficient import Scale
+from bort.objectives.coefficient import Scale
 from bort.search.table_optimum import TableConfig, main, read_candidates
 
 
@@ -79,6 +79,9 @@ def test_numbers_of_ones_own(tmp_path, capsys):
         (None, ["epsilon=x"], "epsilon= take numbers"),
         (None, ["exponents=1,1"], r"exponents=\[1.0, 1.0\] must be three numbers"),
         (None, ["exponent=1,1,1"], "exponent=1,1,1 is not a setting; did you mean 'exponents'"),
+        (None, ["max_latency_share=0"], "max_latency_share=0.0 must be above 0 and at most 1"),
+        (None, ["max_latency_share=1.5"], "max_latency_share=1.5 must be above 0 and at most 1"),
+        (None, ["max_latency_share=x"], "max_latency_share=x is no number; 0.25 is a quarter"),
         (None, ["error=kl"], "error=kl is unknown; use ratio or perplexity"),
     ],
 )
@@ -87,6 +90,24 @@ def test_mistakes(tmp_path, change, arguments, message):
     path.write_text(CSV.replace(*change) if change else CSV, errors="surrogateescape")
     with pytest.raises(BortError, match=message):
         optimise(str(path), *arguments)
+
+
+def test_a_table_ends_with_three_answers(tmp_path, capsys):
+    """The fourth of those with half of T's latency has no error; by W it cannot win."""
+    path = tmp_path / "candidates.csv"
+    path.write_text(CSV.replace("900,19,,pruned", "800,9.5,,pruned"))
+    for words in (["objective=w"], ["objective=error"]):
+        optimise(str(path), "max_latency_share=0.5", *words)
+        lines = capsys.readouterr().out.splitlines()
+        start = lines.index("three answers from the same records")
+        within, knee, by_w = lines[start + 1 : start + 4]
+        assert "⟨2,4,32,64⟩  e 2.200  W " in within
+        assert "not decided by these records; proven: no error is lower by more than 0.2" in within
+        assert within.endswith("nats (within 50% of T's latency)")
+        assert "⟨2,2,16,32⟩" in knee and knee.endswith("not decided by these records")
+        assert "⟨2,2,16,32⟩  e 2.500  W 0.4480  300 parameters  latency 4  proven" in by_w
+    optimise(str(path), "max_latency_share=0.05")
+    assert "none: no candidate is within 5% of T's latency" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------- the table

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bort.errors import BortError
-from bort.search.coefficient import Scale, format_upper, w_coefficient
+from bort.objectives.coefficient import Scale, format_upper, w_coefficient
 
 
 def test_w_by_hand():
