@@ -48,9 +48,8 @@ class DataConfig:
     # of a task: mean divides a text that is longer than data.length into windows and averages the
     # answers to them; null cuts it
     windows: str | None = None
-    window_stride: int | None = (
-        None  # tokens that two windows share; null: a quarter of data.length
-    )
+    # tokens that two windows of a text share; null: a quarter of data.length
+    window_stride: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("data.source", self.source, ("docstrings", "text"))
