@@ -14,12 +14,12 @@ class ExportResult:
     agreement: float | None = None  # of int8: the share of the compared answers that are equal
     error: float | None = None  # of numbers instead: root mean square difference / their spread
     spread: float | None = None  # of numbers: the standard deviation of the float32 answers
-    cosine: float | None = None  # of embeddings instead: the mean cosine with those in float32
     compared: int | None = None  # how many answers of int8 were compared
     answers: str | None = None  # what they are answers to
     float32: list[str] | None = None  # the matrices that int8 leaves as they are
     scores: dict[str, float | None] | None = None  # `before/METRIC`, `after/METRIC` of the task
     parameters: int | None = None  # of the model in PyTorch, biases, norms and head included
+    cosine: float | None = None  # of embeddings instead: the mean cosine with those in float32
 
     def to_json(self) -> dict[str, Any]:
         """The result as export.json holds it."""
