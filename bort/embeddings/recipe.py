@@ -17,6 +17,7 @@ from bort.embeddings.module import AGREEMENT, EmbeddingModule
 from bort.embeddings.scores import (
     Embed,
     describe_start,
+    find_doubt,
     list_texts,
     read_sets,
     score_sets,
@@ -126,7 +127,7 @@ class EmbeddingLesson:
         return {
             **module.validation,
             **scores,
-            **self._score_others(start),
+            **self._compare(scores, start),
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "tokens": module.tokens,
             "steps": trainer.global_step,
@@ -142,18 +143,20 @@ class EmbeddingLesson:
             "rows/val": len(self.held),
         }
 
-    def _score_others(self, start: dict[str, float | None]) -> dict[str, Any]:
+    def _compare(self, scores: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
         """Return the scores of the start, of the teacher and of word counts, where there are any.
 
-        start: those of the start.
+        scores, start: those after and before the training. Those that are below the start's or the
+        word counts' are doubted.
         """
         if not self.sets:
             return {}
         teacher = Baseline("teacher", score_sets(self.sets, self.teacher.embed), "whose it learns")
+        before, words = describe_start(start), score_tfidf(self.sets)
         flat: dict[str, Any] = {}
-        for baseline in (describe_start(start), teacher, score_tfidf(self.sets)):
+        for baseline in (before, teacher, words):
             flat |= baseline.to_json()
-        return flat
+        return flat | find_doubt(scores, (before, words))
 
     def _embed_by(self, model: Embedder) -> Embed:
         """Return what embeds texts by a student as it is now."""

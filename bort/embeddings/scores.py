@@ -3,13 +3,14 @@
 No label is learnt from here. Letters: N texts or pairs, E numbers of an embedding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
 
+from bort.console import decimal
 from bort.errors import BortError
 from bort.runs.baselines import Baseline
 from bort.tasks.baselines import ABSENT, TOKEN
@@ -163,6 +164,17 @@ def _scale(vectors: np.ndarray) -> np.ndarray:
 def describe_start(scores: dict[str, float | None]) -> Baseline:
     """Name the scores of a model before its training."""
     return Baseline("start", scores, "before the training")
+
+
+def find_doubt(scores: Mapping[str, float | None], baselines: Iterable[Baseline]) -> dict[str, str]:
+    """Say as `doubt`, for summary.json, which scores are below a baseline's; {} where none is."""
+    lines = [
+        f"{key} {decimal(score)} is below {decimal(simple)} of {baseline.title}"
+        for baseline in baselines
+        for key, simple in baseline.scores.items()
+        if simple is not None and (score := scores.get(key)) is not None and score < simple
+    ]
+    return {"doubt": "; ".join(lines)} if lines else {}
 
 
 def score_tfidf(sets: Sets) -> Baseline:

@@ -68,7 +68,7 @@ def explain_rate(optim: OptimConfig, hidden: int) -> RateChoice:
     hidden: the width of the model.
     """
     if optim.lr is not None and optim.lr != AUTO_RATE:
-        return RateChoice(optim.lr, "as optim.lr= says")
+        return RateChoice(optim.lr, "as given")
     reason = f"{LR_WIDTH:g} / {hidden}, for a pre-trained model of this width"
     return RateChoice(finetuning_lr(hidden), reason)
 

@@ -13,12 +13,14 @@ from bort.embeddings.scores import (
     build_retrieval_set,
     compare_cosines,
     compute_spearman,
+    find_doubt,
     list_texts,
     read_sets,
     score_sets,
     score_tfidf,
 )
 from bort.errors import BortError
+from bort.runs.baselines import Baseline
 from bort.tasks.task import Row
 
 
@@ -90,6 +92,16 @@ def test_the_sets_of_a_folder(scored, tmp_path):
     assert [part.name for part in read_sets(str(tmp_path))] == ["val_qnli/recall_at_10"]
     with pytest.raises(BortError, match="has no STS-B/dev.tsv and no QNLI/dev.tsv"):
         read_sets(str(tmp_path / "QNLI"))
+
+
+def test_a_score_below_a_simple_one_is_doubted():
+    """The key is that of summary.json; what is equal, or not defined, is not doubted."""
+    start = Baseline("start", {"val_stsb/spearman": 0.65, "val_qnli/recall_at_10": 0.5}, "")
+    words = Baseline("words", {"val_stsb/spearman": 0.75, "val_qnli/recall_at_10": None}, "")
+    scores = {"val_stsb/spearman": 0.7, "val_qnli/recall_at_10": 0.5}
+    doubt = "val_stsb/spearman 0.7000 is below 0.7500 of the cosine of TF-IDF"
+    assert find_doubt(scores, [start, words]) == {"doubt": doubt}
+    assert find_doubt(scores, [start]) == {}
 
 
 def test_word_counts_stand_beside(scored, monkeypatch):
