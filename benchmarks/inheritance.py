@@ -58,8 +58,8 @@ def remove_head(model: Path) -> Path:
             for path in model.iterdir():
                 (folder / path.name).write_bytes(path.read_bytes())
             weights = load_file(model / "model.safetensors")
-            kept = {name: weight for name, weight in weights.items() if "cls." not in name}
-            save_file(kept, folder / "model.safetensors", {"format": "pt"})
+            encoder = {name: weight for name, weight in weights.items() if "cls." not in name}
+            save_file(encoder, folder / "model.safetensors", {"format": "pt"})
             config = read_json(model / "config.json")
             write_json(folder / "config.json", config | {"architectures": ["BertModel"]})
     return bare
@@ -103,8 +103,8 @@ def compare_starts(bench: Bench) -> list[str]:
                     if summary.loss is not None:
                         words.append(summary["val/mlm_accuracy"])
                     task.append(score_student(bench, folder, seed))
-                known = format_mean(words) if words else "–"
-                lines.append(f"| {title} | {gives} | {start} | {known} | {format_mean(task)} |")
+                accuracy = format_mean(words) if words else "–"
+                lines.append(f"| {title} | {gives} | {start} | {accuracy} | {format_mean(task)} |")
                 print(lines[-1], flush=True)
     return lines
 

@@ -43,6 +43,7 @@ pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: 
 """
 # Lines take these colors in turn, and then again with the next kind of dashes.
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
+MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 
 
 def write_page(path: Path, title: str, parts: Iterable[Any]) -> bool:
@@ -144,3 +145,26 @@ def create_figure(x: str, y: str, height: int = 320):
 def build_panel(title: str, plot: Any) -> list[Any]:
     """Put a figure under its title, as one cell of a grid."""
     return [f"<div><h3>{escape(title)}</h3>", plot, "</div>"]
+
+
+def draw_curve(
+    plot: Any, name: str, curve: tuple[Any, Any], number: int, scale: float = 1.0
+) -> None:
+    """Draw a curve as line `number` of a plot, with marks where there are few points.
+
+    curve: steps and values. scale: what one step is worth on the axis.
+    """
+    import numpy as np
+
+    color, dashes = choose_stroke(number)
+    steps, values = curve
+    if len(steps) > MOST_POINTS:
+        steps = [part[-1] for part in np.array_split(steps, MOST_POINTS)]
+        values = [part.mean() for part in np.array_split(values, MOST_POINTS)]
+    plot.add_scatter(
+        x=[float(step) * scale for step in steps],
+        y=[float(value) for value in values],
+        name=escape(name),
+        mode="lines+markers" if len(steps) < 20 else "lines",
+        line={"color": color, "dash": dashes, "width": 1.5},
+    )

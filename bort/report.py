@@ -35,7 +35,6 @@ logger = logging.getLogger("bort.report")
 SETTLED = ("init", "distill.w_kd", "distill.w_hidden")
 # Settings of a teacher that a run trains first; a named one, or none, does not read them.
 OWN_TEACHER = ("teacher.arch.", "teacher.max_steps", "teacher.batch_size", "teacher.lr")
-MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 KD, MLM = "KL to the teacher (nats per masked word)", "Cross-entropy (nats per masked word)"
 BESIDE = {  # what stands beside the results of a pre-training, at the same masked words
     "unigram_ce": "loss of word frequencies alone",
@@ -167,7 +166,7 @@ def plot_curves(run: LoadedRun) -> Iterator[Any]:
             continue
         plot = html.create_figure("step", "")
         for number, key in enumerate(keys):
-            draw_curve(plot, key, run.curves[key], number)
+            html.draw_curve(plot, key, run.curves[key], number)
         if title == MLM and run.summary.get("unigram_ce"):
             level = run.summary["unigram_ce"]
             plot.add_hline(y=level, line_dash="dot", annotation_text="word frequencies alone")
@@ -199,25 +198,6 @@ def _pick(keys: tuple[str, ...], shown: list[str]) -> list[str]:
 
 def _is_same_curve(left: Curve, right: Curve) -> bool:
     return np.array_equal(left[0], right[0]) and np.allclose(left[1], right[1])
-
-
-def draw_curve(plot: Any, name: str, curve: Curve, number: int, scale: float = 1.0) -> None:
-    """Draw a curve as line `number` of a plot, with marks where there are few points.
-
-    scale: what one step is worth on the axis.
-    """
-    color, dashes = html.choose_stroke(number)
-    steps, values = curve
-    if len(steps) > MOST_POINTS:
-        steps = [part[-1] for part in np.array_split(steps, MOST_POINTS)]
-        values = [part.mean() for part in np.array_split(values, MOST_POINTS)]
-    plot.add_scatter(
-        x=[float(step) * scale for step in steps],
-        y=[float(value) for value in values],
-        name=escape(name),
-        mode="lines+markers" if len(steps) < 20 else "lines",
-        line={"color": color, "dash": dashes, "width": 1.5},
-    )
 
 
 def build_comparison(run: LoadedRun) -> Iterator[Any]:
@@ -394,7 +374,7 @@ def overlay_curves(runs: list[LoadedRun], names: list[str]) -> Iterator[Any]:
             for k in having:
                 summary = runs[k].summary
                 scale = 1.0 if axis == "step" else summary["seconds"] / max(summary["steps"], 1)
-                draw_curve(plot, names[k], runs[k].curves[key], k, scale)
+                html.draw_curve(plot, names[k], runs[k].curves[key], k, scale)
             plot.update_layout(showlegend=False)
             yield from html.build_panel(title if axis == "step" else f"{title} over time", plot)
 

@@ -7,10 +7,10 @@ LIBRARY = "sentence_transformers.models"
 
 
 def write_layout(
-    folder: Path, kinds: str = "Transformer Pooling Normalize", place: str = "", **pooling: bool
+    folder: Path, kinds: str = "Transformer Pooling Normalize", encoder: str = "", **pooling: bool
 ) -> Path:
     """Write the files of the layout; pooling: the modes, without `pooling_mode_` in front."""
-    paths = {"Transformer": place, "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    paths = {"Transformer": encoder, "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
         {
             "name": str(k),

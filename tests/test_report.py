@@ -159,10 +159,10 @@ def test_losses_of_two_kinds_share_no_panel(kd, compared):
 
 def test_a_long_curve_becomes_means():
     plot = html.create_figure("x", "y")
-    steps = np.arange(1, 4 * report.MOST_POINTS + 1)
-    report.draw_curve(plot, "a", (steps, steps % 2 * 1.0), 0)
+    steps = np.arange(1, 4 * html.MOST_POINTS + 1)
+    html.draw_curve(plot, "a", (steps, steps % 2 * 1.0), 0)
     (line,) = plot.data
-    assert len(line.x) == report.MOST_POINTS and line.x[-1] == steps[-1]
+    assert len(line.x) == html.MOST_POINTS and line.x[-1] == steps[-1]
     assert set(line.y) == {0.5}
 
 

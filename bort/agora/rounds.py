@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from bort.config.agora import ThetaConfig
-from bort.config.train import LoggerConfig, TrainConfig
+from bort.config.train import TrainConfig
+from bort.config.trainer import LoggerConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The settings of the losses of a distillation, and of its teacher."""
+"""The settings of the losses of a distillation, of its teacher, and of its comparison with MLM."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -101,3 +101,14 @@ class TeacherConfig:
         check_at_least("teacher.batch_size", self.batch_size, 1)
         if self.lr is not None and not self.lr > 0:
             raise BortError(f"teacher.lr={self.lr:g} must be above 0")
+
+
+@dataclass
+class CompareConfig:
+    """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
+
+    lrs: list[float] | None = None  # rates, of which each arm takes its best; null: optim.lr alone
+
+    def __post_init__(self) -> None:
+        if self.lrs is not None and (not self.lrs or min(self.lrs) <= 0):
+            raise BortError(f"compare.lrs={self.lrs} needs at least one rate, all above 0")

@@ -5,7 +5,6 @@ Nothing heavy is imported: `--cfg job`, `--help` and tab completion load this mo
 
 import re
 from dataclasses import dataclass, field, fields, replace
-from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 from hydra.core.config_store import ConfigStore
@@ -14,42 +13,14 @@ from omegaconf import MISSING
 from bort.config.agora import AgoraConfig
 from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
-from bort.config.distill import DistillConfig, TeacherConfig
+from bort.config.distill import CompareConfig, DistillConfig, TeacherConfig
 from bort.config.optim import AUTO_RATE, OptimConfig, width_lr
-from bort.config.trainer import TrainerConfig, check_trainer_numbers
+from bort.config.trainer import LoggerConfig, TrainerConfig, check_trainer_numbers
 from bort.console import counted
 from bort.errors import BortError, check_at_least, check_choice
 from bort.models.arch import INITS
 
 EMBED = "embed"  # the task of a text's embedding, which has no labels
-
-
-@dataclass
-class CompareConfig:
-    """KD against plain MLM from the same start, at equal steps and at equal wall clock."""
-
-    lrs: list[float] | None = None  # rates, of which each arm takes its best; null: optim.lr alone
-
-    def __post_init__(self) -> None:
-        if self.lrs is not None and (not self.lrs or min(self.lrs) <= 0):
-            raise BortError(f"compare.lrs={self.lrs} needs at least one rate, all above 0")
-
-
-@dataclass
-class LoggerConfig:
-    """Where metrics go besides the run folder's metrics.csv, which is always written."""
-
-    name: str = "csv"  # csv, wandb, tensorboard or none
-    mode: str = "auto"  # how wandb works: auto (offline without a key), online or offline
-    project: str = "bort"  # the project of wandb
-    job_type: str | None = None  # the job type of wandb; a search sets that of its candidates
-    tags: list[str] = field(default_factory=list)  # the tags of wandb
-
-    def __post_init__(self) -> None:
-        check_choice("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
-        check_choice("logger.mode", self.mode, ("auto", "online", "offline"))
-        if self.name in ("tensorboard", "wandb") and find_spec(self.name) is None:
-            raise BortError(f"logger={self.name} needs the package {self.name}; pip install it")
 
 
 @dataclass

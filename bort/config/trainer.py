@@ -1,4 +1,4 @@
-"""Lightning's trainer: the keys that bort reads, and the numbers that it can work with.
+"""Lightning's trainer and loggers: the keys that bort reads, and the numbers it can work with.
 
 They are checked before anything heavy is loaded. Lightning itself takes many other numbers: a
 clipping of -1 climbs the loss, an interval of 0 divides by 0.
@@ -6,7 +6,8 @@ clipping of -1 climbs the loss, an interval of 0 divides by 0.
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
 
 from bort.errors import BortError, check_choice
@@ -121,3 +122,20 @@ def check_trainer_numbers(trainer: dict[str, Any], stops: bool) -> None:
             "trainer.max_steps=-1 trains for ever; give a number of steps, trainer.max_epochs=N or "
             "trainer.max_time=DD:HH:MM:SS"
         )
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides the run folder's metrics.csv, which is always written."""
+
+    name: str = "csv"  # csv, wandb, tensorboard or none
+    mode: str = "auto"  # how wandb works: auto (offline without a key), online or offline
+    project: str = "bort"  # the project of wandb
+    job_type: str | None = None  # the job type of wandb; a search sets that of its candidates
+    tags: list[str] = field(default_factory=list)  # the tags of wandb
+
+    def __post_init__(self) -> None:
+        check_choice("logger.name", self.name, ("csv", "wandb", "tensorboard", "none"))
+        check_choice("logger.mode", self.mode, ("auto", "online", "offline"))
+        if self.name in ("tensorboard", "wandb") and find_spec(self.name) is None:
+            raise BortError(f"logger={self.name} needs the package {self.name}; pip install it")

@@ -38,7 +38,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     work += steps * count_optimizer_flops(student.config.arch, run.optim.name)
     passes = count_training_flops(teacher.arch, 0, run.data.length, 0.0) / 3 * tokens
     size = sum(weight.numel() for weight in student.encoder.parameters())
-    kept = 2 * teacher.arch.hidden * (len(lesson.texts) + len(lesson.held))
+    cached = 2 * teacher.arch.hidden * (len(lesson.texts) + len(lesson.held))
     logger.info(f"  texts       {len(lesson.texts):,}, and {len(lesson.held):,} held out")
     logger.info(f"  teacher     {run.teacher.name}, {teacher.arch}: {passes:.2e} FLOPs, once")
     logger.info(f"  student     {student.config.arch} with {size:,} parameters")
@@ -47,7 +47,7 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"  FLOPs       {work:.2e}, validations and the teacher's passes not counted")
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(
-        f"  disk        {(kept + 28 * size) / 1e9:.2f} GB, the teacher's embeddings included"
+        f"  disk        {(cached + 28 * size) / 1e9:.2f} GB, the teacher's embeddings included"
     )
     logger.info(f"  hours       about {describe_hours(work + passes, run)}")
     logger.info("dry_run=true: nothing was started")

@@ -159,18 +159,18 @@ def _read_modules(path: Path) -> list[dict[str, str]]:
     modules = []
     for entry in content if isinstance(content, list) else [None]:
         entry = entry if isinstance(entry, dict) else {}
-        kind, place = entry.get("type"), entry.get("path")
-        if not isinstance(kind, str) or not isinstance(place, str):
+        kind, name = entry.get("type"), entry.get("path")
+        if not isinstance(kind, str) or not isinstance(name, str):
             raise BortError(f"{path} is no list of modules with type and path; fetch it again")
-        modules.append({"kind": kind.rpartition(".")[2], "path": place})
+        modules.append({"kind": kind.rpartition(".")[2], "path": name})
     return modules
 
 
-def _locate(folder: Path, place: str, path: Path) -> Path:
+def _locate(folder: Path, name: str, path: Path) -> Path:
     """Return the folder of a module, which must not lie outside of the model's."""
-    target = folder / place
+    target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise BortError(f"{path} names {quote(place)}, which lies outside of its folder")
+        raise BortError(f"{path} names {quote(name)}, which lies outside of its folder")
     return target
 
 
@@ -227,8 +227,8 @@ def list_sentence_files(pooling: Pooling, hidden: int, length: int) -> dict[str,
     if pooling.is_unit:
         kinds["Normalize"] = "2_Normalize"  # a folder that may be missing: it has no settings
     modules = [
-        {"idx": number, "name": str(number), "path": place, "type": f"{LIBRARY}.{kind}"}
-        for number, (kind, place) in enumerate(kinds.items())
+        {"idx": number, "name": str(number), "path": name, "type": f"{LIBRARY}.{kind}"}
+        for number, (kind, name) in enumerate(kinds.items())
     ]
     prompts = {"prompts": {}, "default_prompt_name": None}
     if pooling.prompt:

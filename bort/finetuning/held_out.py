@@ -36,8 +36,8 @@ def find_apart(texts: Sequence[str], held: Sequence[str]) -> list[int]:
     Where rows are phrases of fewer sentences, as those of SST-2, the others are parts of what is
     asked. Returns their numbers in order.
     """
-    known = set().union(*map(_list_sequences, held))
-    return [k for k, text in enumerate(texts) if known.isdisjoint(_list_sequences(text))]
+    held_sequences = set().union(*map(_list_sequences, held))
+    return [k for k, text in enumerate(texts) if held_sequences.isdisjoint(_list_sequences(text))]
 
 
 def _list_sequences(text: str) -> set[tuple[str, ...]]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from bort.config.optim import AUTO_RATE, LR_WIDTH, OptimConfig, finetuning_lr
-from bort.config.train import LoggerConfig, TrainConfig
+from bort.config.train import TrainConfig
+from bort.config.trainer import LoggerConfig
 from bort.console import counted, decimal
 from bort.errors import BortError, Diverged
 from bort.files.run_files import TRIALS
@@ -120,8 +121,8 @@ def _try_rates(
     trials = []
     for lr in list_rates(model.config.hidden):
         trial_run = _build_trial_run(run, lr, share)
-        place = folder / TRIALS / f"lr_{lr:g}"
-        score = _score_rate(trial_run, place, copy.deepcopy(model), part, fit, labels)
+        trial_folder = folder / TRIALS / f"lr_{lr:g}"
+        score = _score_rate(trial_run, trial_folder, copy.deepcopy(model), part, fit, labels)
         trials.append(RateTrial(lr, score))
         logger.info(f"rate: {lr:.3g} has {examples.task.metrics[0]} {decimal(score)}")
     sign = -1 if is_falling(examples.task.metrics[0]) else 1

@@ -80,7 +80,7 @@ def build_parts(path: Path) -> Iterator[Any]:
     answers = read_answers(path)
     if not answers:
         return
-    classes, several = answers[0].label is not None, isinstance(answers[0].label, tuple)
+    classes, has_sets = answers[0].label is not None, isinstance(answers[0].label, tuple)
     right = sum(answer.true == answer.label for answer in answers)
     share = f", {right:,} answered correctly" if classes else ""
     yield f"<h2>Answers to {escape(path.stem)}: {counted(len(answers), 'row')}{share}</h2>"
@@ -88,7 +88,7 @@ def build_parts(path: Path) -> Iterator[Any]:
         label = escape(_name_answer(labels.pop()))
         yield f"<p class=doubt>One answer for all rows: {label}</p>"
     yield "<div class=grid>"
-    if several:
+    if has_sets:
         yield from html.build_panel("Rows with each label", plot_counts(answers))
     elif classes:
         yield from html.build_panel("Confusion", plot_confusion(answers))
@@ -97,7 +97,7 @@ def build_parts(path: Path) -> Iterator[Any]:
     if (plot := plot_by_length(answers, classes)) is not None:
         title = "Mean error by length"
         if classes:
-            title = "Exact match by length" if several else "Accuracy by length"
+            title = "Exact match by length" if has_sets else "Accuracy by length"
         yield from html.build_panel(title, plot)
     yield "</div>"
     if classes:

@@ -445,10 +445,3 @@ def _span_means(states: Tensor, spans: Tensor) -> Tensor:
     inside = (positions >= spans[..., :1]) & (positions < spans[..., 1:])  # (B, spans, S)
     weights = inside.to(states.dtype)
     return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1.0)
-
-
-def build_empty(config: ModelConfig) -> MaskedLM:
-    """A model whose weights are yet to be written; draws nothing from the global generator."""
-    with torch.device("meta"):
-        model = MaskedLM(config)
-    return model.to_empty(device="cpu")

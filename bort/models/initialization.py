@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bort.errors import BortError, check_choice
 from bort.models.arch import INITS, Arch
-from bort.models.bert import Classifier, MaskedLM, ModelConfig, build_empty
+from bort.models.bert import Classifier, MaskedLM, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ class EmbeddingTables:
             embeddings.norm,
             model.head.bias.detach() if has_head else None,
         )
+
+
+def build_empty(config: ModelConfig) -> MaskedLM:
+    """A model whose weights are yet to be written; draws nothing from the global generator."""
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    return model.to_empty(device="cpu")
 
 
 def build_model(

@@ -42,25 +42,25 @@ def read_custom_task(data: DataConfig) -> tuple[Task, dict[str, list[Row]]]:
     }
     for column in data.texts:
         _check_text(column, records["train"])
-    several = read_label_sets(data, records)
-    if several is None:
+    label_sets = read_label_sets(data, records)
+    if label_sets is None:
         task, rows = _make_rows(data, records)
     else:
-        task, rows = _make_rows_of_sets(data, records, several)
+        task, rows = _make_rows_of_sets(data, records, label_sets)
     if "val" not in rows:
         rows = _hold_out(rows, data.train)
     return task, rows
 
 
 def _make_rows_of_sets(
-    data: DataConfig, records: dict[str, Table], several: LabelSets
+    data: DataConfig, records: dict[str, Table], label_sets: LabelSets
 ) -> tuple[Task, dict[str, list[Row]]]:
     """Make the task and the rows of labels of which a row may have several."""
-    facts = {"label": ", ".join(data.labels), "notes": several.notes}
-    task = define_task("custom", "labels", data.texts, several.labels, **facts)
+    facts = {"label": ", ".join(data.labels), "notes": label_sets.notes}
+    task = define_task("custom", "labels", data.texts, label_sets.labels, **facts)
     rows = {}
     for split, table in records.items():
-        numbered = enumerate(zip(table, several.sets[split], strict=True))
+        numbered = enumerate(zip(table, label_sets.sets[split], strict=True))
         rows[split] = [Row(k, _get_texts(task, *record), label) for k, (record, label) in numbered]
     return task, rows
 

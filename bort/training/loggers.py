@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from bort.config.train import LoggerConfig as LoggerConfig
+from bort.config.trainer import LoggerConfig as LoggerConfig
 from bort.errors import BortError, shorten
 from bort.files.run_files import METRICS, PERFORMANCE
 from bort.files.writing import replace_file

@@ -14,7 +14,8 @@ from bort.config.optim import OptimConfig
 from bort.config.search import (
     SearchRunConfig,
 )
-from bort.config.train import LoggerConfig, TrainConfig
+from bort.config.train import TrainConfig
+from bort.config.trainer import LoggerConfig
 from bort.errors import BortError
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -46,7 +47,7 @@ def test_every_file_composes(path, tmp_path, monkeypatch):
         (tmp_path / "x.csv").write_text("")
         given.append(f"latency.path={tmp_path / 'x.csv'}")
     if path.stem == "tensorboard":
-        monkeypatch.setattr("bort.config.train.find_spec", lambda name: name)
+        monkeypatch.setattr("bort.config.trainer.find_spec", lambda name: name)
     if path.stem == "none" and of is SearchRunConfig:
         with pytest.raises(BortError, match="search.py needs candidates; use grid=tiny"):
             composed(*given, of=of)

@@ -6,7 +6,7 @@ import pytest
 from composed_settings import composed
 
 from bort.config.fingerprint import fingerprint, flatten_settings
-from bort.config.train import LoggerConfig
+from bort.config.trainer import LoggerConfig
 
 
 def test_settings_are_flat_and_leave_out_what_changes_no_weight():

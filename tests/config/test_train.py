@@ -6,8 +6,10 @@ from composed_settings import composed
 from bort.config.agora import AgoraConfig
 from bort.config.arch import ArchConfig
 from bort.config.data import DataConfig
+from bort.config.distill import CompareConfig
 from bort.config.optim import OptimConfig
-from bort.config.train import RUN_CONFIGS, CompareConfig, LoggerConfig, TrainConfig
+from bort.config.train import RUN_CONFIGS, TrainConfig
+from bort.config.trainer import LoggerConfig
 from bort.config.unused import refuse_unused
 from bort.errors import BortError
 from bort.models.arch import Arch

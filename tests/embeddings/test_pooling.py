@@ -47,7 +47,7 @@ def test_states_become_an_embedding(tmp_path, modes, is_unit):
 
 
 def test_what_the_files_say(tmp_path):
-    folder = write_layout(tmp_path, "Transformer Pooling", place="0_Transformer", cls_token=True)
+    folder = write_layout(tmp_path, "Transformer Pooling", encoder="0_Transformer", cls_token=True)
     (folder / "0_Transformer").mkdir()
     settings = {"max_seq_length": 7, "do_lower_case": True}
     (folder / "0_Transformer" / "sentence_bert_config.json").write_text(json.dumps(settings))
@@ -95,7 +95,7 @@ def test_what_is_written_is_read_again(tmp_path):
         ({"kinds": "Pooling Transformer"}, "must list a Transformer, a Pooling"),
         ({"lasttoken": True}, "asks for pooling_mode_lasttoken; known are cls, max, mean"),
         ({"mean_tokens": False}, "asks for no pooling; known are cls, max, mean"),
-        ({"place": "../other"}, "lies outside of its folder"),
+        ({"encoder": "../other"}, "lies outside of its folder"),
     ],
 )
 def test_unknown_layouts_are_one_line(tmp_path, change, message):

@@ -46,7 +46,7 @@ def test_embeddings_of_every_family(tmp_path, family, mode):
 def test_a_transformer_in_a_folder_of_its_own(tmp_path):
     folder, encoder = tmp_path / "s", tmp_path / "s" / "0_Transformer"
     make_folder(encoder, "bert")
-    write_layout(folder, place="0_Transformer", mean_tokens=True)
+    write_layout(folder, encoder="0_Transformer", mean_tokens=True)
     vectors = open_sentence_teacher(str(folder), 16).embed(LINES)
     np.testing.assert_allclose(vectors, embed_by_hand(encoder, LINES, "mean", 16), atol=1e-5)
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 from bort.errors import BortError
-from bort.models.bert import ACTIVATIONS, ModelConfig, build_empty
+from bort.models.bert import ACTIVATIONS, ModelConfig
 from bort.models.huggingface import load_masked_lm
+from bort.models.initialization import build_empty
 from bort.models.weight_names import map_weight_names
 
 SEEDS = range(60)  # even: BERT, odd: RoBERTa

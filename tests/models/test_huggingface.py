@@ -23,8 +23,8 @@ from transformers import (
 
 from bort.errors import BortError
 from bort.models import huggingface
-from bort.models.bert import ModelConfig, build_empty
-from bort.models.initialization import build_model
+from bort.models.bert import ModelConfig
+from bort.models.initialization import build_empty, build_model
 
 STYLES = {
     "own": OWN,

@@ -9,8 +9,8 @@ from models_helpers import BERT, ROBERTA, TINY, padded_batch, randomise
 from torch.nn import functional as F
 
 from bort.errors import BortError
-from bort.models.bert import ModelConfig, build_empty
-from bort.models.initialization import EmbeddingTables, build_model, init_std
+from bort.models.bert import ModelConfig
+from bort.models.initialization import EmbeddingTables, build_empty, build_model, init_std
 
 MIDDLE = ModelConfig(depth=2, heads=4, hidden=64, intermediate=256, vocab_size=500, positions=128)
 

@@ -10,7 +10,8 @@ from models_helpers import BERT, OWN, ROBERTA, TINY, padded_batch, randomise
 from torch import nn
 
 from bort.models import trained_weights
-from bort.models.bert import Classifier, MaskedLM, build_empty
+from bort.models.bert import Classifier, MaskedLM
+from bort.models.initialization import build_empty
 from bort.models.trained_weights import Linear, SharedWords, look_up_tied
 
 

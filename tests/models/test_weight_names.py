@@ -5,7 +5,8 @@ import torch
 from models_helpers import BERT, ROBERTA, TINY
 from transformers import BertConfig, BertForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from bort.models.bert import Classifier, build_empty
+from bort.models.bert import Classifier
+from bort.models.initialization import build_empty
 from bort.models.weight_names import complete_names, map_weight_names, name_class, name_family
 
 SIZES = dict(num_hidden_layers=2, num_attention_heads=2, hidden_size=8, intermediate_size=12)

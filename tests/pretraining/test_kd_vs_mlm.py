@@ -11,9 +11,8 @@ import torch
 from tiny_runs import log_lines, open_batches, stopping
 from torch.nn import functional as F
 
-from bort.config.distill import DistillConfig
+from bort.config.distill import CompareConfig, DistillConfig
 from bort.config.fingerprint import flatten_settings
-from bort.config.train import CompareConfig
 from bort.errors import BortError
 from bort.models.bert import MaskedLM
 from bort.models.huggingface import load_masked_lm

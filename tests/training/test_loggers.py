@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bort.config.train import LoggerConfig
+from bort.config.trainer import LoggerConfig
 from bort.errors import BortError
 from bort.training import loggers
 from bort.training.loggers import COLUMNS, MetricsCsv, Table, build_loggers
@@ -128,7 +128,7 @@ def test_metrics_and_wall_clock_are_apart(tmp_path):
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_missing_logger_is_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("bort.config.train.find_spec", lambda name: None)
+    monkeypatch.setattr("bort.config.trainer.find_spec", lambda name: None)
     with pytest.raises(BortError, match=f"needs the package {name}; pip install it"):
         build_loggers(LoggerConfig(name=name), tmp_path, {})
 
