@@ -3,16 +3,17 @@
 All but Parquet files may be compressed, as in `rows.csv.gz`.
 """
 
-import csv
-import io
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bort.console import counted
 from bort.errors import BortError, quote, suggest_name
+from bort.files import delimited
 from bort.files.compressed import split_suffixes
 from bort.files.json_lines import read_json_lines
 from bort.files.text_files import (
@@ -27,10 +28,13 @@ Record = tuple[dict[str, Any], str]  # cells by column, and where they are
 
 
 class Table(Sequence[Record]):
-    """The records of a file, kept by column: 8 bytes a cell beside its text."""
+    """The records of a file, kept by column: 8 bytes a cell beside its text.
 
-    def __init__(self, path: Path, unit: str, columns: list[str]):
-        self.path, self.unit = path, unit  # line or row
+    unit: line or row. has_decimal_commas: whether a comma in a number is a decimal one.
+    """
+
+    def __init__(self, path: Path, unit: str, columns: list[str], has_decimal_commas: bool = False):
+        self.path, self.unit, self.has_decimal_commas = path, unit, has_decimal_commas
         self.cells: dict[str, list] = {name: [] for name in columns}
         self.numbers = array("q")  # of the line or row, from 1
         self.shared: dict[str, str] = {}
@@ -59,108 +63,122 @@ def read_table(path: Path, needed: list[str], columns: list[str]) -> Table:
 
     Raises BortError, with the line or row, for what cannot be read; OSError for a file that cannot.
     """
-    readers = {
-        ".csv": _read_csv,
-        ".tsv": _read_tsv,
-        ".jsonl": _read_jsonl,
-        ".parquet": _read_parquet,
-    }
-    suffix, _ = split_suffixes(path)
-    table = Table(path, "row" if suffix == ".parquet" else "line", list(dict.fromkeys(columns)))
-    for number, cells in readers[suffix](path, needed, columns):
+    stream = stream_rows(path, [needed], columns)
+    if stream.columns:
+        check_columns(stream.columns, needed, stream.header)
+    table = Table(path, stream.unit, list(dict.fromkeys(columns)), stream.has_decimal_commas)
+    for number, cells in stream.rows:
+        if stream.kind == ".jsonl":
+            check_columns(list(cells), needed, stream.locate(number))
         table.add(number, cells)
     return table
 
 
-def _check_columns(has: list[str], needed: list[str], where: str) -> None:
+@dataclass(frozen=True)
+class RowStream:
+    """The rows of a file, which are read once, one after another, with their lines or numbers.
+
+    columns: those of the header, and of a jsonl file those of its first object; none where the file
+    is empty. header: where they are, as lines about mistakes say it. separator: what stands between
+    the cells of a csv or tsv file.
+    """
+
+    path: Path
+    kind: str
+    columns: list[str]
+    header: str
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    separator: str | None = None
+
+    @property
+    def unit(self) -> str:
+        """What rows are counted in."""
+        return "row" if self.kind == ".parquet" else "line"
+
+    @property
+    def has_decimal_commas(self) -> bool:
+        """Whether a comma in a number is a decimal one, since none stands between cells."""
+        return self.separator in (";", "\t")
+
+    def locate(self, number: int) -> str:
+        """Return `FILE, line N`, with which a line about a mistake begins."""
+        return f"{self.path}, {self.unit} {number}"
+
+
+def stream_rows(
+    path: Path,
+    choices: Sequence[Sequence[str]],
+    columns: list[str] | None = None,
+    kind: str | None = None,
+) -> RowStream:
+    """Open a csv, tsv, jsonl or Parquet file, whose rows are read one after another.
+
+    choices: the columns that are looked for, all of one of them, by which the separator of a csv
+    file is known. columns: those that are read of a Parquet file; None: all. kind: the ending that
+    says what a file is whose name does not. Raises BortError, there or with a row, for what cannot
+    be read.
+    """
+    kind = kind or split_suffixes(path)[0]
+    if kind == ".parquet":
+        _, names = read_parquet_shape(path)
+        present = [name for name in dict.fromkeys(columns or names) if name in names]
+        return RowStream(path, kind, names, str(path), _read_parquet(path, present))
+    if kind == ".jsonl":
+        lines = read_json_lines(path, skips_blank=True)
+        first = next(lines, None)
+        names = list(first.record) if first else []
+        rows = ((line.number, line.record) for line in chain([first] if first else [], lines))
+        return RowStream(path, kind, names, first.where if first else str(path), rows)
+    with _translate_mistakes():
+        lines = _read_lines(path)
+        if kind == ".csv":
+            cells = delimited.read_csv(delimited.split_at_returns(lines), str(path), choices)
+        else:
+            cells = delimited.read_tsv(lines, str(path))
+    header, where = cells.header, f"{path}, line {cells.line}"
+    return RowStream(path, kind, header, where, _name_cells(cells), cells.separator)
+
+
+def check_columns(
+    has: list[str], needed: Sequence[str], where: str, hint: str = "set data.text and data.label"
+) -> None:
+    """Raise BortError, which begins with `where`, unless each column needed is there, and once.
+
+    hint: what to do where one is missing that resembles none.
+    """
     for column in needed:
         if column not in has:
-            hint = suggest_name(column, has) or "; set data.text and data.label"
-            raise BortError(f"{where}: no column '{column}' (it has {quote(', '.join(has))}){hint}")
+            advice = suggest_name(column, has) or f"; {hint}"
+            names = quote(", ".join(has))
+            raise BortError(f"{where}: no column '{column}' (it has {names}){advice}")
     twice = [name for name, count in Counter(has).items() if count > 1 and name in needed]
     if twice:
         raise BortError(f"{where}: two columns are named '{twice[0]}'; rename one")
 
 
-def _read_csv(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
-    """Read rows of cells that are quoted as spreadsheets do it, where a quoted one may hold lines.
-
-    Between cells stand commas, or what else gives a header with the columns needed: semicolons or
-    tabs, as spreadsheets of other languages write them.
-    """
-    csv.field_size_limit(1 << 30)  # the default refuses a text of 131,072 characters
-    reader = csv.reader(_split_lines(path), strict=True, delimiter=_find_delimiter(path, needed))
-    header: list[str] | None = None
-    line = 1
+@contextmanager
+def _translate_mistakes() -> Iterator[None]:
+    """Raise the mistakes of the rules that are shared with predict.py as BortError."""
     try:
-        for cells in reader:
-            start, line = line, reader.line_num + 1
-            if not cells:
-                continue  # a blank line
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                _check_columns(header, needed, f"{path}, line {start}")
-                continue
-            yield start, _match_cells(header, cells, f"{path}, line {start}")
-    except csv.Error as error:
-        raise BortError(
-            f"{path}, line {line}: the row that starts here is not whole ({error}); fix its quotes"
-        ) from error
+        yield
+    except delimited.Mistake as error:
+        raise BortError(str(error)) from error
 
 
-def _find_delimiter(path: Path, needed: list[str]) -> str:
-    first = next((line for line in _split_lines(path) if line.strip()), "")
-    for sign in (",", ";", "\t"):
-        header = next(csv.reader([first], delimiter=sign), [])
-        if set(needed) <= {cell.strip() for cell in header}:
-            return sign
-    return ","
+def _name_cells(cells: delimited.Cells) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the cells of rows by column."""
+    with _translate_mistakes():
+        for number, row in cells.rows:
+            yield number, dict(zip(cells.header, row, strict=True))
 
 
-def _split_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file with their ends, cut at a carriage return too."""
-    for _, line in _read_lines(path):
-        yield from io.StringIO(line, newline="") if "\r" in line[:-2] else (line,)
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number of each line, and the line with its end."""
+def _read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file with their ends."""
     for line, number, _ in read_raw_lines(path):
         check_no_nul(line, f"{path}, line {number}")
-        yield number, line
+        yield line
 
 
-def _read_tsv(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
-    """Read rows of cells between tabs, one on each line; a quote is a letter like any other."""
-    header: list[str] = []
-    for number, raw in _read_lines(path):
-        line = raw.removesuffix("\n").removesuffix("\r")
-        cells = line.split("\t")
-        if not header:
-            header = cells
-            _check_columns(header, needed, f"{path}, line {number}")
-        elif line:
-            yield number, _match_cells(header, cells, f"{path}, line {number}")
-
-
-def _match_cells(header: list[str], cells: list[str], where: str) -> dict[str, str]:
-    if len(cells) != len(header):
-        raise BortError(
-            f"{where}: {counted(len(cells), 'cell')}, not {len(header)}; fix or drop the line"
-        )
-    return dict(zip(header, cells, strict=True))
-
-
-def _read_jsonl(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
-    """Read one JSON object a line."""
-    for line in read_json_lines(path, skips_blank=True):
-        _check_columns(list(line.record), needed, line.where)
-        yield line.number, line.record
-
-
-def _read_parquet(path: Path, needed: list[str], columns: list[str]) -> Iterator[tuple[int, dict]]:
-    _, names = read_parquet_shape(path)
-    _check_columns(names, needed, str(path))
-    present = [name for name in dict.fromkeys(columns) if name in names]
-    for number, cells in enumerate(read_parquet_rows(path, present), start=1):
-        yield number, dict(zip(present, cells, strict=True))
+def _read_parquet(path: Path, columns: list[str]) -> Iterator[tuple[int, dict]]:
+    for number, cells in enumerate(read_parquet_rows(path, columns), start=1):
+        yield number, dict(zip(columns, cells, strict=True))

@@ -15,9 +15,11 @@ from bort.tasks.labels import (
     MOST_CLASSES,
     LabelSets,
     check_number_of_labels,
+    has_decimal_commas,
     parse_number,
     read_label,
     read_label_sets,
+    replace_decimal_commas,
     sort_labels,
     warn_of_likeness,
 )
@@ -67,7 +69,7 @@ def _make_rows_of_sets(
 
 def _make_rows(data: DataConfig, records: dict[str, Table]) -> tuple[Task, dict[str, list[Row]]]:
     """Make the task and the rows of labels of which each row has one."""
-    labels = {split: _list_labels(table, data.label) for split, table in records.items()}
+    labels = {split: _list_labels(table, data) for split, table in records.items()}
     task = _infer_task(data, labels, records)
     rows = {}
     for split, table in records.items():
@@ -76,9 +78,22 @@ def _make_rows(data: DataConfig, records: dict[str, Table]) -> tuple[Task, dict[
     return task, rows
 
 
-def _list_labels(table: Table, column: str) -> list:
-    """List the labels of a file's records; None stands for one that is missing."""
-    return [read_label(record, column, where) for record, where in table]
+def _list_labels(table: Table, data: DataConfig) -> list:
+    """List the labels of a file's records; None stands for one that is missing.
+
+    Numbers with decimal commas are spelled by points. Raises BortError for them in a file where a
+    comma may also stand between thousands, since nothing in it says which.
+    """
+    labels = [read_label(record, data.label, where) for record, where in table]
+    if data.kind == "classes" or not has_decimal_commas(labels):
+        return labels
+    if table.has_decimal_commas:
+        return replace_decimal_commas(labels)
+    number = next(k for k, label in enumerate(labels) if label and "," in label)
+    raise BortError(
+        f"{table[number][1]}: '{data.label}' is {quote(labels[number])}; write numbers with a "
+        "point, put semicolons between the cells of a csv, or set data.kind=classes"
+    )
 
 
 def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Table]) -> Task:
@@ -95,6 +110,7 @@ def _infer_task(data: DataConfig, labels: dict[str, list], records: dict[str, Ta
         where = f"{data.train}: '{data.label}'"
         raise BortError(f"{where} is {quote(distinct[0])} in every row; there is nothing to learn")
     notes = tuple(_compare_spellings(data.label, labels["train"], records["train"]))
+    notes += tuple(_explain_commas(data.label, labels["train"], records["train"]))
     if data.kind == "number" or (data.kind == "auto" and _are_amounts(numbers)):
         ends = tuple(_spell_number(end) for end in (min(numbers), max(numbers)))
         notes += tuple(_explain_guess(data, numbers, len(labels["train"])))
@@ -144,6 +160,15 @@ def _explain_guess(data: DataConfig, numbers: list[float], rows: int) -> Iterato
             f"warning: the {len(numbers):,} whole numbers of '{data.label}' are taken as a "
             "quantity; data.kind=classes makes classes of them, data.kind=number silences this"
         )
+
+
+def _explain_commas(column: str, labels: list[str], records: Table) -> Iterator[str]:
+    """A note where the commas of numbers were taken as decimal ones, with the first of them."""
+    for label, (record, _) in zip(labels, records, strict=True):
+        cell = record[column]
+        if isinstance(cell, str) and "," in cell and "," not in label:
+            yield f"'{column}' has decimal commas: {quote(cell)} is {label}"
+            return
 
 
 def _compare_spellings(column: str, labels: list[str], records: Table) -> Iterator[str]:

@@ -18,6 +18,9 @@ from bort.files.tables import Table
 MOST_CLASSES = 20  # different whole numbers that are classes unless data.kind says otherwise
 # A list that is written as text, as csv files have it.
 LIST_AS_TEXT = re.compile(r"\s*\[\s*(['\"\d].*)?\]\s*", re.DOTALL)
+# A number as many languages write it, with a decimal comma, and one with points between thousands.
+DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 ONE_OF_SEVERAL = {"0": 0, "1": 1, "false": 0, "true": 1}  # cells of a label's own column
 LabelSet = tuple[int, ...]  # for each label, 1 where the row has it, else 0
 
@@ -77,6 +80,23 @@ def spell_label(value: str | int | float | None) -> str | None:
         return None if isinstance(value, float) and math.isnan(value) else str(value)
     text = (value or "").strip()
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text) or None
+
+
+def has_decimal_commas(labels: Iterable[str | None]) -> bool:
+    """Whether some labels have a decimal comma, and the others are numbers."""
+    distinct = {label for label in labels if label is not None}
+    commas = {label for label in distinct if DECIMAL_COMMA.fullmatch(label)}
+    return bool(commas) and None not in map(parse_number, distinct - commas)
+
+
+def replace_decimal_commas(labels: Iterable[str | None]) -> list[str | None]:
+    """Spell numbers with decimal commas by points: 3,5 is 3.5, and 1.250 then is 1250."""
+    spelled = []
+    for label in labels:
+        if label is not None and (DECIMAL_COMMA.fullmatch(label) or THOUSANDS.fullmatch(label)):
+            label = spell_label(label.replace(".", "").replace(",", "."))
+        spelled.append(label)
+    return spelled
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:

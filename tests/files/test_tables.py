@@ -8,7 +8,7 @@ import pandas
 import pytest
 
 from bort.errors import BortError
-from bort.files.tables import read_table
+from bort.files.tables import read_table, stream_rows
 
 
 def test_a_table_takes_little_memory_beside_its_texts(tmp_path):
@@ -62,3 +62,39 @@ def test_a_mistake_is_named_with_its_line(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(BortError, match=message):
         read_table(tmp_path / name, ["a", "b"], ["a", "b"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_rows_of_any_length_are_read_one_after_another(tmp_path, suffix):
+    """All columns, in the order of the file, and memory for a few rows: the file has 4 MB."""
+    path = tmp_path / f"a{suffix}"
+    frame = pandas.DataFrame({"b": [f"{k} {'x' * 200}" for k in range(20_000)], "a": "y"})
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    elif suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep={".csv": ";", ".tsv": "\t"}[suffix])
+    stream = stream_rows(path, [["a"]])
+    assert stream.columns == ["b", "a"] and stream.has_decimal_commas == (
+        suffix in (".csv", ".tsv")
+    )
+    tracemalloc.start()
+    count = sum(cells == frame.iloc[k].to_dict() for k, (_, cells) in zip(range(50), stream.rows))
+    count += sum(1 for _ in stream.rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000 and peak < 1_500_000
+    unit = "row" if suffix == ".parquet" else "line"
+    assert stream.locate(7) == f"{path}, {unit} 7" and stream.header.startswith(str(path))
+
+
+def test_a_file_whose_name_does_not_say_what_it_is(tmp_path):
+    path = tmp_path / "stdin"
+    path.write_text('{"a": 1}\n\n{"a": 2, "b": 3}\n')
+    stream = stream_rows(path, [], kind=".jsonl")
+    assert stream.columns == ["a"]
+    assert list(stream.rows) == [(1, {"a": 1}), (3, {"a": 2, "b": 3})]
+    path.write_bytes(b"")
+    assert stream_rows(path, [], kind=".csv").columns == []
+    assert stream_rows(path, [], kind=".jsonl").columns == []

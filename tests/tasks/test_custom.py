@@ -437,3 +437,30 @@ def test_encodings_are_named(tmp_path, suffix):
     path.write_bytes(b"review\tlabel\ncaf\xe9\tx\n")
     with pytest.raises(BortError, match=r"not UTF-8 at byte \d+; convert the file \(line 2\)"):
         custom.read_custom_task(data(path)) if suffix == ".tsv" else list(read_lines(path))
+
+
+@pytest.mark.parametrize(("suffix", "sign"), [(".csv", ";"), (".csv", "\t"), (".tsv", "\t")])
+def test_decimal_commas_of_a_spreadsheet(tmp_path, suffix, sign):
+    """As pandas writes them; a note says so, and data.kind=classes leaves the labels as they are."""
+    path = tmp_path / f"a{suffix}"
+    frame = pandas.DataFrame({"review": [f"text {k}" for k in range(40)]})
+    frame["label"] = [1.5 + k for k in range(40)]
+    frame.to_csv(path, index=False, sep=sign, decimal=",")
+    assert f"text 0{sign}1,5\n" in path.read_text()
+    task, rows = custom.read_custom_task(data(path, val=str(path)))
+    assert task.kind == "regression" and task.labels == ("1.5", "40.5")
+    assert [row.label for row in rows["val"]] == frame["label"].to_list()
+    assert task.notes == ("'label' has decimal commas: '1,5' is 1.5",)
+    frame["label"] = ["1,5", "2,5"] * 20
+    frame.to_csv(path, index=False, sep=sign)
+    task, _ = custom.read_custom_task(data(path, val=str(path), kind="classes"))
+    assert task.labels == ("1,5", "2,5")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_comma_that_may_be_decimal_or_not_is_refused(tmp_path, suffix):
+    rows = [{"review": f"text {k}", "label": f"{k},500"} for k in range(9)]
+    path = write(tmp_path / f"a{suffix}", rows)
+    line = r"'label' is '0,500'; write numbers with a point, put semicolons between"
+    with pytest.raises(BortError, match=line):
+        custom.read_custom_task(data(path, val=str(path)))

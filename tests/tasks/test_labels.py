@@ -9,7 +9,13 @@ import pytest
 from bort.config.data import DataConfig
 from bort.errors import BortError
 from bort.tasks import custom
-from bort.tasks.labels import check_number_of_labels, sort_labels, spell_label
+from bort.tasks.labels import (
+    check_number_of_labels,
+    has_decimal_commas,
+    replace_decimal_commas,
+    sort_labels,
+    spell_label,
+)
 
 LISTS = [["money", "art"], [], ["sport"], ["art"], ["sport", "art", "money"], []]
 NAMES = ("art", "money", "sport")
@@ -186,3 +192,13 @@ def test_how_labels_are_spelled():
     assert [spell_label(cell) for cell in cells] == ["true", "3", "2.5", "a", "1", *[None] * 3]
     with pytest.raises(BortError, match="x has 21 different values in 30 rows, too many for clas"):
         check_number_of_labels(map(str, range(21)), 30, "x", "classes")
+
+
+def test_numbers_with_decimal_commas():
+    """Points then stand between thousands; a column with other words has no such numbers."""
+    labels = ["3,5", "-0,25", "1.250", "1.250,75", "4", None]
+    assert has_decimal_commas(labels)
+    spelled = replace_decimal_commas(labels)
+    assert [label and float(label) for label in spelled] == [3.5, -0.25, 1250, 1250.75, 4, None]
+    for other in (["3.5", "4"], ["3,5", "good"], ["1,2,3"], [None], ["12.34,5"]):
+        assert not has_decimal_commas(other)
