@@ -26,10 +26,11 @@ from bort.objectives.coefficient import w_coefficient
 from bort.objectives.latency import Latencies, measure_latencies
 from bort.objectives.regression import spread_out
 from bort.search.fptas import Scale, Selection
-from bort.search.records import Job, SearchPlan, read_records
 from bort.search.statistics import Paired
 from bort.search.sweep import open_sweep, run_in_process
-from bort.search.trial import evaluate
+from bort.trials.plan import SearchPlan
+from bort.trials.records import Job, read_records
+from bort.trials.training import evaluate
 
 # By error alone the bound excludes nothing, so that every candidate is trained.
 EXHAUSTIVE = ["search.objective=w", "search.exponents=[0,0,1]"]  # by which no bound is below any W

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,42 @@ def search_of(tiny_search):
             return parse_settings(compose("search", given), search_config.SearchRunConfig)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def done(search_of, tmp_path_factory):
+    """A search that trained every candidate: its settings, folder, summary, lines, T's passes."""
+    # Not at the top: Lightning takes seconds to load.
+    from tiny_runs import log_lines, sweep
+
+    from bort.models.bert import MaskedLM
+    from bort.pretraining.recipe import prepare
+
+    folder, lines, passes = tmp_path_factory.mktemp("search") / "run", log_lines(), []
+    run = search_of("search.exponents=[0,0,1]")  # by error alone: the bound proves nothing away
+    with pytest.MonkeyPatch.context() as patch:
+        states = MaskedLM.head_states
+
+        def counted(self, *args, **options):
+            if self.config.intermediate == 64 and not self.training:  # T
+                passes.append(self.config)
+            return states(self, *args, **options)
+
+        prepare(run)  # trains T, which is not counted
+        patch.setattr(MaskedLM, "head_states", counted)
+        summary = sweep(run, folder)
+    return run, folder, summary, lines, passes
+
+
+@pytest.fixture
+def copied(done, tmp_path):
+    """The folder of `done`, without its models: what a choice is made from."""
+    from bort.search import optimum
+
+    folder = tmp_path / "run"
+    shutil.copytree(done[1], folder, ignore=shutil.ignore_patterns("model", "*.f16", "wandb"))
+    assert optimum.choose_optimum(folder).result.w == done[2]["w"]
+    return folder
 
 
 @pytest.fixture(scope="session")

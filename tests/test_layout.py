@@ -22,10 +22,10 @@ html models
 config teachers
 shell training text runs objectives
 pretraining tasks
-finetuning search
+finetuning
 agora embeddings task_distillation
-export
-benchmark report predictor
+export trials
+benchmark report predictor search
 cli predict dashboard doctor pipeline fptas
 """.strip().splitlines()
 ]

@@ -18,8 +18,8 @@ from bort.runs.loaded import load_run
 from bort.runs.summary import RunSummary
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
-from bort.search.records import read_plan
 from bort.search.result import SearchResult
+from bort.trials.plan import read_plan
 
 TITLES = {
     "search": "Search",

@@ -27,11 +27,13 @@ from bort.pretraining.flops import (
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_budget, describe_default_budget
 from bort.search.fptas import Selection
-from bort.search.records import MaximumPoint
-from bort.search.sweep import build_scale, check_latency
-from bort.search.trial import count_held_sequences, expect_look, make_candidate_settings
+from bort.search.sweep import build_scale
 from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_trainer
+from bort.trials.inputs import count_held_sequences, expect_look
+from bort.trials.plan import MaximumPoint
+from bort.trials.planning import check_latency
+from bort.trials.training import make_candidate_settings
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,6 @@ from bort.runs.summary import RunSummary
 from bort.search import report
 from bort.search.answers import BY_W, Answer, choose_answers, describe_budget, describe_latency
 from bort.search.fptas import Certificate, Selection, w_map
-from bort.search.records import (
-    SearchPlan,
-    TrialRecord,
-    find_best_record,
-    list_training_passes,
-    read_crowded_jobs,
-    read_plan,
-    read_records,
-)
 from bort.search.result import CandidateRow, Conclusion, SearchResult
 from bort.search.statistics import (
     Paired,
@@ -43,6 +34,8 @@ from bort.search.statistics import (
     resample_w,
 )
 from bort.search.sweep import build_selection, list_due_finalists
+from bort.trials.plan import SearchPlan, list_training_passes, read_plan
+from bort.trials.records import TrialRecord, find_best_record, read_crowded_jobs, read_records
 
 logger = logging.getLogger(__name__)
 

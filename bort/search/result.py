@@ -7,7 +7,7 @@ from bort.config.search import SearchRunConfig
 from bort.config.trainer import FLOAT32
 from bort.models.arch import Arch
 from bort.search.answers import BY_W, KNEE, WITHIN_BUDGET, Answer
-from bort.search.records import SearchPlan
+from bort.trials.plan import SearchPlan
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from bort.models.arch import Arch
 from bort.objectives.coefficient import w_coefficient
 from bort.runs.folder import RunFolder
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
-from bort.search.records import REMEDY, Job, SearchPlan, TrialRecord, find_best_record
 from bort.search.result import Horizon
+from bort.trials.plan import SearchPlan
+from bort.trials.records import REMEDY, Job, TrialRecord, find_best_record
 
 
 class Paired:

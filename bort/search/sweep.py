@@ -1,94 +1,70 @@
-"""A whole search: T's one pass, which candidates are trained next, and the finalists' repeats.
+"""A whole search: which candidates are trained next, the finalists' repeats, and the progress.
 
-All candidates share batches, masks and T's outputs (arXiv 2010.10499, §3). A candidate is one run
-folder with a `point.json`, which `trial.py` makes; `optimum.py` turns the records into the result.
+A candidate is one run folder with a `point.json`, which the package `trials` makes; `optimum.py`
+turns the records into the result.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch.utils.data import Dataset
 
 from bort.config.optim import width_lr
 from bort.config.search import SearchRunConfig
-from bort.config.train import TrainConfig
-from bort.console import Progress, clock, counted
-from bort.errors import BortError
-from bort.files.checked import read_checked, save_array, write_checked
+from bort.console import clock, counted
 from bort.files.run_files import (
-    DOCUMENTS,
-    ENTROPY,
     HYDRA_CONFIG,
     HYDRA_OVERRIDES,
-    LATENCIES,
     PLAN,
     TRIAL,
 )
-from bort.models import hub
 from bort.models.arch import Arch
-from bort.models.in_bf16 import is_bf16_autocast
-from bort.objectives.latency import Latencies, check_device, measure_latencies
-from bort.objectives.latency_table import read_latency_table
-from bort.objectives.parameters import count_parameters
+from bort.objectives.latency import check_device
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import TrainBatches
-from bort.pretraining.flops import (
-    Amount,
-    Text,
-    count_batches,
-    count_candidate_flops,
-    count_logits_flops,
-    count_states_flops,
-    count_validations,
-)
-from bort.pretraining.teacher import Sources, hash_teacher, open_sources
+from bort.pretraining.teacher import Sources, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_default_budget
 from bort.search.fptas import Scale, Selection
-from bort.search.records import (
-    GridPoint,
-    Job,
+from bort.search.statistics import Paired
+from bort.teachers.teacher import Teacher
+from bort.training.precision import settle_precision
+from bort.training.threads import choose_threads
+from bort.training.trainer import check_trainer
+from bort.trials.inputs import (
+    forget_corpus_and_teacher,
+    open_corpus_and_teacher,
+)
+from bort.trials.plan import (
     MaximumPoint,
     SearchPlan,
+    read_plan,
+)
+from bort.trials.planning import (
+    check_latency,
+    complete_plan,
+    list_candidates,
+    pass_over_training,
+    restore_passes,
+)
+from bort.trials.records import (
+    Job,
     TrialRecord,
     TrialStatus,
     find_best_record,
-    locate_training_pass,
-    locate_val_pass,
     read_crowded_jobs,
-    read_plan,
     read_records,
-    write_plan,
     write_record,
 )
-from bort.search.statistics import Paired
-from bort.search.trial import (
-    evaluate,
-    forget_corpus_and_teacher,
-    make_candidate_settings,
-    make_val_batches,
-    measure_look,
-    measure_teacher,
-    open_corpus_and_teacher,
-)
-from bort.teachers.opening import read_shape
-from bort.teachers.states import TeacherStates
-from bort.teachers.teacher import Teacher
-from bort.training.precision import autocast_training, settle_precision
-from bort.training.threads import choose_threads
-from bort.training.trainer import check_trainer, choose_device
+from bort.trials.training import evaluate
 
 logger = logging.getLogger(__name__)
 
 
-# ------------------------------------------------------------------------------ before the search
+# ------------------------------------------------------------------------------------- running it
 
 
 @contextmanager
@@ -129,32 +105,7 @@ def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
         return sweep.plan
 
 
-def check_latency(run: SearchRunConfig, folder: Path) -> None:
-    """Raise BortError, before T is trained, for a latency table that cannot be used."""
-    if run.latency.source != "table" or (run.resume and (folder / LATENCIES).exists()):
-        return
-    archs = run.grid.points()[0]
-    if run.teacher.name is None:
-        archs = [run.teacher.arch, *archs]
-    elif isinstance(teacher := hub.find_model(run.teacher.name), Path):
-        archs = [read_shape(teacher).arch, *archs]
-    read_latency_table(Path(run.latency.path), list(dict.fromkeys(archs)))
-
-
-def measure_latency(
-    run: SearchRunConfig, teacher: Arch, vocab_size: int, folder: Path
-) -> Latencies:
-    """Measure î of T and of every candidate, by `latency.source`, once: latency.json keeps it."""
-    path = folder / LATENCIES
-    if path.exists():
-        return Latencies.from_json(read_checked(path, "delete it and repeat the command"))
-    archs = list(dict.fromkeys([teacher, *run.grid.points()[0]]))
-    latency = measure_latencies(run.latency, archs, teacher, vocab_size, folder)
-    write_checked(path, latency.to_json())
-    return latency
-
-
-# ------------------------------------------------------------------------------------- the search
+# ------------------------------------------------------------------------------------ the search
 
 
 class Sweep:
@@ -166,7 +117,7 @@ class Sweep:
         corpus, teacher = open_corpus_and_teacher(run, folder, sources)
         if (folder / PLAN).exists():  # written last: all else is there, too
             self.plan = read_plan(folder)
-            self._restore(corpus, teacher)
+            restore_passes(run, folder, corpus, teacher)
         else:
             self.plan = self._make_plan(corpus, teacher)
         self._refresh()
@@ -179,102 +130,9 @@ class Sweep:
 
     def _make_plan(self, corpus: Corpus, teacher: Teacher) -> SearchPlan:
         """Find out T's numbers and every candidate's p and i, and let T run; all on the disk."""
-        run, folder = self.run, self.folder
-        val = make_val_batches(corpus, run)
-        if not len(val):
-            raise BortError("search.py needs validation text; raise data.val_fraction")
-        (digest,) = hash_teacher(run, corpus).values()
-        plan = self._list_candidates(teacher, digest)
-        build_selection(plan, run, [])  # raises, before T runs, when the budgets leave none
-        start = time.monotonic()
-        states = self._pass_over_validation(teacher, val)
-        text = _pass_over_training(
-            run, corpus, teacher, folder, run.seed, self._count_batches(corpus)
-        )
-        entropy, unigram = measure_teacher(teacher, val, states, corpus)
-        save_array(RunFolder(folder).teacher / ENTROPY, entropy)
-        documents, length = val.documents(), run.data.length
-        held = Text(len(val.chosen) * length, length, len(entropy))
-        look = measure_look(val)
-        save_array(RunFolder(folder).teacher / DOCUMENTS, documents)
-        error = float(entropy.mean(dtype=np.float64))
-        plan = replace(
-            plan,
-            teacher=replace(plan.teacher, error=error, unigram_error=unigram),
-            positions=len(entropy),
-            documents=len(np.unique(documents)),
-            points=self._count_flops(plan, corpus, teacher, (text, held, look)),
-            teacher_flops=count_states_flops(teacher.arch, text),
-            teacher_val_flops=count_logits_flops(teacher.arch, teacher.vocab_size, held),
-            teacher_pass_seconds=time.monotonic() - start,
-        )
-        return write_plan(folder, plan, run, corpus.info.digest)
-
-    def _pass_over_validation(self, teacher: Teacher, val: Dataset) -> TeacherStates:
-        """Keep T's states over the held-out batches."""
-        states = TeacherStates(locate_val_pass(self.folder), teacher.head_width)
-        tick = Progress(logger, "teacher: validation batch").update
-        states.build(teacher.to(choose_device(self.run)), val, len(val), tick)
-        return states
-
-    def _restore(self, corpus: Corpus, teacher: Teacher) -> None:
-        """Make those of T's states again that are no longer as they were written."""
-        run = self.run
-        self._pass_over_validation(teacher, make_val_batches(corpus, run))
-        batches = self._count_batches(corpus)
-        _pass_over_training(run, corpus, teacher, self.folder, run.seed, batches)
-
-    def _list_candidates(self, teacher: Teacher, digest: str) -> SearchPlan:
-        """List T and every point with p and î; T's error and the FLOPs are not known yet."""
-        run, vocab, shape = self.run, teacher.vocab_size, teacher.arch
-        latency = measure_latency(run, shape, vocab, self.folder)
-        valid, invalid = run.grid.points()
-        positions = max(run.data.length, 512)
-        return SearchPlan(
-            MaximumPoint(
-                shape,
-                run.teacher.name,
-                digest,
-                teacher.parameter_count,
-                latency.points[shape],
-            ),
-            [
-                GridPoint(
-                    xi,
-                    count_parameters(xi, vocab, positions),
-                    count_parameters(xi, 0, 0),
-                    latency.points[xi],
-                )
-                for xi in valid
-            ],
-            invalid,
-            run.search.exponents,
-            latency.unit,
-            latency.note,
-        )
-
-    def _count_flops(
-        self, plan: SearchPlan, corpus: Corpus, teacher: Teacher, texts: tuple[Text, ...]
-    ) -> list[GridPoint]:
-        """Count the FLOPs of every candidate's training.
-
-        texts: what T has read in training, of held-out text, and what a validation looks at.
-        """
-        train, held, look = texts
-        n, batches = self.run.search.n, self._count_batches(corpus)
-        sequences, points = int(held.tokens / held.length), []
-        for point in plan.points:
-            settings = make_candidate_settings(replace(self.run, arch=point.xi), sequences)
-            validations = count_validations(settings, batches)
-            amount = Amount(n, batches, validations, train, look)
-            count = count_candidate_flops(settings, teacher.arch, teacher.vocab_size, amount, held)
-            points.append(replace(point, flops=count))
-        return points
-
-    def _count_batches(self, corpus: Corpus) -> int:
-        """Count the batches that one candidate is trained on."""
-        per_epoch = len(TrainBatches(corpus, self.run.data, self.run.seed))
-        return count_batches(self.run, self.run.search.n, per_epoch)
+        plan = list_candidates(self.run, self.folder, corpus, teacher)
+        build_selection(plan, self.run, [])  # raises, before T runs, when the budgets leave none
+        return complete_plan(plan, self.run, self.folder, corpus, teacher)
 
     def _announce(self) -> None:
         chosen, plan = self.selection, self.plan
@@ -319,9 +177,8 @@ class Sweep:
         seeds = {job.seed for job in due}
         if not seeds <= {self.run.seed}:  # other seeds are other batches
             corpus, teacher = open_corpus_and_teacher(self.run, self.folder)
-            batches = self._count_batches(corpus)
             for seed in sorted(seeds):
-                _pass_over_training(self.run, corpus, teacher, self.folder, seed, batches)
+                pass_over_training(self.run, self.folder, corpus, teacher, seed)
         return due
 
     def collect(self, batch: list[Job], died: str | None = None) -> None:
@@ -369,22 +226,6 @@ class Sweep:
             f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "
             f"{proven} proven away{eta}"
         )
-
-
-def _pass_over_training(
-    run: TrainConfig, corpus: Corpus, teacher: Teacher, folder: Path, seed: int, batches: int
-) -> Text:
-    """Keep T's states over the first batches of this seed; returns what they were made from."""
-    states = TeacherStates(locate_training_pass(folder, seed), teacher.head_width)
-    data = TrainBatches(corpus, run.data, seed)
-    tick = Progress(logger, "teacher: training batch").update
-    teacher = teacher.to(choose_device(run))
-    with autocast_training(run, device := teacher.device):
-        teacher = teacher.copy_in_bf16() if is_bf16_autocast(device) else teacher
-        states.build(teacher, data, batches, tick)
-    epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
-    sequences = epochs * data.sequences.count + further * data.batch_size
-    return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
 
 
 # ------------------------------------------------------------------------------------ the records

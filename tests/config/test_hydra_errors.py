@@ -10,7 +10,7 @@ from bort import shell
 from bort.config import search as search_config
 from bort.config.compose import parse_settings
 from bort.errors import BortError
-from bort.search.trial import explain_failure
+from bort.trials.training import explain_failure
 
 ROOT = Path(__file__).resolve().parents[2]
 

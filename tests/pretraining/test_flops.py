@@ -13,8 +13,8 @@ from bort.models.initialization import build_model
 from bort.pretraining.flops import Text, count_optimizer_flops, count_training_flops
 from bort.pretraining.recipe import prepare
 from bort.search import sweep as search
-from bort.search import trial
 from bort.training import optim
+from bort.trials import training
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
     (point,) = (p for p in plan.points if p.xi == job.xi)
     own = replace(run, arch=job.xi)
     with counting() as counter:
-        trial.evaluate(own, folder, folder / job.folder)
+        training.evaluate(own, folder, folder / job.folder)
     assert point.flops == pytest.approx(counter.get_total_flops(), rel=1e-9)

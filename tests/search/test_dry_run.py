@@ -11,7 +11,7 @@ from bort.config.compose import parse_settings
 from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.search import sweep as search
-from bort.search import trial
+from bort.trials import inputs
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -41,7 +41,7 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
     shared, search_of, tmp_path, monkeypatch, name, line
 ):
     path = shared / "cases" / "N" / "N22-latency-table" / name
-    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("the teacher was trained"))
+    monkeypatch.setattr(inputs, "prepare", lambda *_: pytest.fail("the teacher was trained"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["latency=table", f"latency.path={path}", "name=x", "output_dir=y", "trainer=cpu"]
         run = parse_settings(compose("search", given), SearchRunConfig)
@@ -57,7 +57,7 @@ def test_a_wrong_latency_table_is_refused_before_the_teacher(
 
 
 def test_a_latency_table_without_the_teacher_is_refused(search_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("the teacher was trained"))
+    monkeypatch.setattr(inputs, "prepare", lambda *_: pytest.fail("the teacher was trained"))
     path = tmp_path / "table.csv"
     run = search_of("latency=table", f"latency.path={Path(__file__)}")
     lines = ["depth,heads,hidden,intermediate,latency_ms"]

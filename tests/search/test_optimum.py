@@ -12,13 +12,12 @@ from bort.config.fingerprint import flatten_settings
 from bort.errors import BortError
 from bort.objectives.coefficient import w_coefficient
 from bort.runs import folder as run_folders
-from bort.search import optimum, trial
+from bort.search import optimum
 from bort.search import sweep as search
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
-from bort.search.records import (
-    read_plan,
-    read_records,
-)
+from bort.trials import inputs
+from bort.trials.plan import read_plan
+from bort.trials.records import read_records
 
 KEYS = (
     "optimum w w_interval candidates trained pruned skipped failed regret_bound teacher_batches "
@@ -67,7 +66,7 @@ def test_a_finished_search_needs_neither_text_nor_teacher_again(
     run, lines = search_of("search.exponents=[0,0,1]"), log_lines()
     copy = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
     monkeypatch.setenv("BORT_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(trial, "prepare", lambda *_: pytest.fail("text or teacher is read"))
+    monkeypatch.setattr(inputs, "prepare", lambda *_: pytest.fail("text or teacher is read"))
     assert optimum.is_over(run, copy)
     assert lines == [f"{copy} is finished; name= starts another run, resume=false this one again"]
     assert optimum.conclude(copy).to_json() == summary

@@ -8,17 +8,6 @@ import pytest
 from bort.models.arch import Arch
 from bort.search import sweep as search
 from bort.search.fptas import UNDECIDED, Scale, Selection
-from bort.search.records import (
-    GridPoint,
-    Job,
-    MaximumPoint,
-    Origin,
-    SearchPlan,
-    TrialRecord,
-    TrialStatus,
-    read_plan,
-    read_records,
-)
 from bort.search.statistics import (
     Paired,
     choose_by_controls,
@@ -26,6 +15,8 @@ from bort.search.statistics import (
     describe_border,
     find_ties,
 )
+from bort.trials.plan import GridPoint, MaximumPoint, Origin, SearchPlan, read_plan
+from bort.trials.records import Job, TrialRecord, TrialStatus, read_records
 
 
 def test_bootstrap_of_the_mean(tmp_path, search_of):

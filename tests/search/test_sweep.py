@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,22 +14,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from tiny_runs import log_lines, sweep, table
 
-from bort.config import search as search_config
 from bort.errors import BortError, Diverged
-from bort.models.arch import Arch
-from bort.objectives import latency
 from bort.pretraining.datamodule import ValBatches
 from bort.pretraining.recipe import prepare
-from bort.search import sweep as search
-from bort.search import trial
-from bort.search.records import (
-    read_records,
-)
+from bort.trials import training
+from bort.trials.records import read_records
 
 # One width and depth, nothing trained again.
 ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalists=1"]
@@ -60,14 +52,14 @@ def test_a_second_call_trains_nothing(done):
 
 def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
     """Trainings of candidates with this intermediate size raise."""
-    train = trial.train
+    train = training.train
 
     def broken(job, *inputs, **options):
         if job.arch.intermediate in reasons and options.get("data"):
             raise reasons[job.arch.intermediate]
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(trial, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
 
 
 def test_failures_are_results(search_of, tmp_path, monkeypatch):
@@ -97,14 +89,14 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
 def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
     """A further seed that fails takes nothing from the candidate's own error."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=2")
-    train = trial.train
+    train = training.train
 
     def broken(job, *inputs, **options):
         if options.get("data") and job.seed == 1:
             raise Diverged("the loss became nan at step 3")
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(trial, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     lines = log_lines()
     summary = sweep(run, tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["further_failed"]) == (2, 0, 1)
@@ -157,93 +149,6 @@ def test_further_rates_count_by_their_best(search_of, tmp_path):
     assert {1e-3, 1e-2, 4e-3} <= {r.job.lr for r in found}
     best = min(r.error for r in found if r.xi.to_json() == summary["optimum"])
     assert summary["error"] == best
-
-
-def test_documents_of_the_masked_positions(done):
-    """By decoding: the text before each separator is one document."""
-    run = done[0]
-    corpus, _ = prepare(run)
-    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
-    sep, documents = corpus.tokenizer.sep_token_id, val.documents()
-    ends = np.asarray(corpus.val) == sep
-    owner = np.cumsum(ends) - ends  # each token's document: the separators before it
-    expected, row = [], 0
-    for batch in val:
-        for place in batch["positions"].tolist():
-            at, column = divmod(place, run.data.length)
-            expected.append(owner[(row + at) * (run.data.length - 2) + column - 1])
-        row += len(batch["input_ids"])
-    assert documents.tolist() == expected
-    assert len(set(expected)) > 5
-
-
-def test_a_search_goes_on_after_its_teacher_states_were_damaged(done, tmp_path):
-    run, folder, _, _, _ = done
-    copy = shutil.copytree(folder, tmp_path / "run")
-    harmed = [copy / "teacher" / "val.f16", copy / "teacher" / f"train-s{run.seed}.f16"]
-    content = [path.read_bytes() for path in harmed]
-    for path in harmed:
-        path.write_bytes(bytes(path.stat().st_size))
-    search.Sweep(run, copy)
-    assert [path.read_bytes() for path in harmed] == content
-
-
-@pytest.mark.parametrize("source", ["measured", "fitted", "onnx_int8"])
-def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, source, monkeypatch):
-    run = search_of(f"latency={source}", "latency.rounds=2", "latency.threads=1")
-    corpus, teacher = prepare(run)
-    shape = Arch(2, 2, 32, 64)
-    found = search.measure_latency(run, shape, 280, tmp_path)
-    assert found.unit == "ms" and len(found.points) == 9
-    for value, low, high in found.points.values():
-        assert 0 < low <= value <= high < 1000
-    assert found.points[shape][0] > found.points[Arch(1, 1, 16, 16)][0]
-    monkeypatch.setattr(search, "measure_latencies", lambda *_: pytest.fail("measured again"))
-    assert search.measure_latency(run, shape, 280, tmp_path) == found
-    assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
-
-
-def test_fitted_as_it_will_be_deployed(search_of, tmp_path, monkeypatch):
-    run = search_of("latency=fitted", "latency.engine=onnx_int8", "latency.rounds=1")
-    exported = []
-    call = latency.onnx.make_encoder_call
-    monkeypatch.setattr(
-        latency.onnx, "make_encoder_call", lambda *a: exported.append(a[-1]) or call(*a)
-    )
-    run = replace(run, latency=replace(run.latency, shapes=6))
-    found = search.measure_latency(run, Arch(2, 2, 32, 64), 280, tmp_path)
-    assert exported and all(exported) and len(exported) < len(found.points) == 9
-    assert found.note.startswith("fitted: onnx_int8, batch 1 × 128 tokens")
-
-
-def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 1e6})()
-    monkeypatch.setattr(latency.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(BortError, match="latency=fitted latency.engine=onnx_int8 needs a few"):
-        latency.measure_latencies(
-            *(
-                search_config.LatencyConfig(source="onnx"),
-                [Arch(1, 1, 256, 256)],
-                None,
-                8192,
-                tmp_path,
-            )
-        )
-
-
-def test_latency_table(search_of, tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("depth,heads,hidden,intermediate,latency_ms\n1,1,16,16,2.5\n")
-    run = search_of("latency=table", f"latency.path={path}")
-    with pytest.raises(BortError, match=r"lacks 8 of the points: ⟨2,2,32,64⟩, ⟨1,1,16,32⟩, .*…"):
-        search.measure_latency(run, Arch(2, 2, 32, 64), 280, tmp_path)
-    lines = ["depth,heads,hidden,intermediate,latency_ms", "2,2,32,64,9"]
-    lines += [f"{a.depth},{a.heads},{a.hidden},{a.intermediate},5" for a in run.grid.points()[0]]
-    path.write_text("\n".join(lines))
-    run = replace(run, search=replace(run.search, max_latency_ms=4.0))
-    with pytest.raises(BortError, match="no candidate is left of 8; the nearest miss is"):
-        sweep(run, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def by_hand(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""Candidates: errors against Hugging Face, shared batches, failures that are their own."""
+"""Trainings of candidates: what is recorded, and failures that are their own."""
 
 import csv
 import json
@@ -7,79 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tiny_runs import log_lines, sweep
-from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM
 
 from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
 from bort.files.checked import write_checked
-from bort.models.huggingface import load_masked_lm
-from bort.pretraining.datamodule import TrainBatches, ValBatches
 from bort.pretraining.recipe import prepare
-from bort.pretraining.teacher import locate_teacher
 from bort.runs.folder import RunFolder
-from bort.search import optimum, trial
+from bort.search import optimum
 from bort.search import sweep as search
-from bort.search.records import (
-    read_records,
-)
-from bort.teachers.states import TeacherStates
-
-
-def test_errors_are_those_of_hugging_face(done):
-    """Cross-entropy against T's output at the same positions, by other code from the files."""
-    run, folder, _, _, _ = done
-    corpus, _ = prepare(run)
-    plan = json.loads((folder / "search.json").read_text())
-    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
-    place = locate_teacher(run, corpus) / "model"
-    models = [AutoModelForMaskedLM.from_pretrained(place).double().eval()]
-    records = [r for r in read_records(folder) if r.job.seed == run.seed]
-    models += [
-        AutoModelForMaskedLM.from_pretrained(folder / place / "model").double().eval()
-        for place in (r.job.folder for r in records)
-    ]
-    sums, count = torch.zeros(len(models), dtype=torch.float64), 0
-    for batch in val:
-        with torch.no_grad():
-            logps = [
-                m(batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]].log_softmax(-1)
-                for m in models
-            ]
-        p = logps[0].exp()
-        sums += torch.stack([-(p * logp).sum() for logp in logps])
-        count += len(p)
-    expected = (sums / count).tolist()
-    assert plan["positions"] == count
-    # T's states are kept in half precision
-    assert plan["teacher"]["error"] == pytest.approx(expected[0], abs=1e-3)
-    assert [r.error for r in records] == pytest.approx(expected[1:], abs=1e-3)
-
-
-def test_errors_never_fall_below_the_entropy(done):
-    """Gibbs, position by position: what the proof rests on."""
-    run, folder, _, _, _ = done
-    entropy = np.load(folder / "teacher" / "entropy.npy")
-    losses = [np.load(path) for path in folder.glob("D*/losses.npy")]
-    assert len(losses) == 10
-    for each in losses:
-        assert (each - entropy > -1e-5).all()
-
-
-def test_all_candidates_see_the_same_batches(done):
-    """The kept states of T are those of the batch that a candidate trains on."""
-    run, folder, _, _, _ = done
-    corpus, teacher = prepare(run)
-    states = TeacherStates(folder / "teacher" / f"train-s{run.seed}", 32)
-    batches = TrainBatches(corpus, run.data, run.seed)
-    assert len(states) == 6
-    for k in range(6):
-        live = teacher.compute_head_states(batches[k]["input_ids"], batches[k]["positions"])
-        kept = torch.from_numpy(states[k]).float()
-        torch.testing.assert_close(kept, live, atol=2e-3, rtol=2e-3)
-
+from bort.trials import inputs, training
+from bort.trials.records import read_records
 
 # One width and depth, nothing trained again.
 ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalists=1"]
@@ -88,7 +26,7 @@ ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalis
 def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
     """The first time beside another training; then alone, where it fits or does not."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.parallel=2")
-    train, crowd = trial.train, []
+    train, crowd = training.train, []
 
     def scarce(job, *inputs, **options):
         if options.get("data") and job.arch.intermediate == 32:
@@ -97,14 +35,14 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
             raise MemoryError
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(trial, "train", scarce)
+    monkeypatch.setattr(training, "train", scarce)
     lines, batches = log_lines(), []
     with search.open_sweep(run, tmp_path / "run") as sweep:
         while crowd := sweep.ask():
             batches.append([job.xi.intermediate for job in crowd])
             for job in crowd:
                 own = replace(run, arch=job.xi, seed=job.seed)
-                trial.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
+                training.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
             sweep.collect(crowd)
     assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
     assert [r.status for r in read_records(tmp_path / "run")] == ["trained", "failed"]
@@ -147,53 +85,7 @@ def checkpoints(folder: Path) -> list[Path]:
     ],
 )
 def test_what_a_candidate_can_be_blamed_for(error, reason):
-    assert trial.explain_failure(error) == reason
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("rows", "words"), [(1, 300_000), (3, 300_000), (131, 30_000), (0, 50)])
-def test_a_few_rows_at_a_time_give_the_same_numbers(rows, words, threads):
-    """Bit for bit those of all rows at once, with and without a thread that shares the work."""
-    generator = torch.Generator().manual_seed(0)
-    logits, teacher = torch.randn(2, rows, words, generator=generator) * 3
-    labels = torch.randint(words, (rows,), generator=generator)
-    before, target = torch.get_num_threads(), teacher.softmax(-1)
-    torch.set_num_threads(threads)
-    try:
-        losses, surprisals = trial.compare_answers(target, logits, labels)
-        log_q = logits.log_softmax(-1)
-        assert torch.equal(losses, -(target * log_q).sum(-1))
-        assert torch.equal(surprisals, F.cross_entropy(logits, labels, reduction="none"))
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_what_memory_does_not_hold_is_computed_again(done, monkeypatch):
-    """The errors are the same, bit for bit, and those of a plain product over all words."""
-    run, folder, _, _, _ = done
-    corpus, teacher = prepare(run)
-    val = trial.make_val_batches(corpus, run)
-    first = read_records(folder)[0]
-    model = load_masked_lm(folder / first.job.folder / "model").eval()
-    trial.forget_corpus_and_teacher()
-    answers = trial.open_answers(folder, teacher)
-    assert trial.open_answers(folder, teacher) is answers
-    monkeypatch.setattr(trial, "KEPT_BYTES", answers[0].nbytes)
-    few = trial.TeacherAnswers(teacher, answers.states, answers.entropy)
-    plain = []
-    with torch.no_grad():
-        for number, batch in enumerate(val):
-            logits = model(batch["input_ids"], positions=batch["positions"])
-            p = trial.compute_log_probabilities(teacher, answers.states, number).exp()
-            plain.append(-(p * F.log_softmax(logits, -1)).sum(-1))
-            assert torch.equal(few[number], answers[number])
-            assert (few[number] is few[number]) == (number == 0) and answers[number] is answers[
-                number
-            ]
-    expected = torch.cat(plain).numpy()
-    assert np.array_equal(trial.measure_scores(model, val, answers).losses, expected)
-    assert np.array_equal(trial.measure_scores(model, val, few).losses, expected)
-    assert np.array_equal(np.load(folder / first.job.folder / "losses.npy"), expected)
+    assert training.explain_failure(error) == reason
 
 
 def test_validations_look_at_a_part_and_the_last_row_is_of_all(search_of, tmp_path):
@@ -202,13 +94,13 @@ def test_validations_look_at_a_part_and_the_last_row_is_of_all(search_of, tmp_pa
     folder = tmp_path / "run"
     sweep(run, folder)
     corpus, teacher = prepare(run)
-    val = trial.make_val_batches(corpus, run)
+    val = inputs.make_val_batches(corpus, run)
     sizes = [len(batch["positions"]) for batch in val]
     assert len(sizes) > 1
     entropy = np.load(folder / "teacher" / "entropy.npy")
     for record in read_records(folder):
         place = folder / record.job.folder
-        assert record.look_positions == sum(sizes[:: trial.LOOK_EVERY]) < sum(sizes)
+        assert record.look_positions == sum(sizes[:: training.LOOK_EVERY]) < sum(sizes)
         rows = list(csv.DictReader((place / "metrics.csv").read_text().splitlines()))
         looks = {row["step"]: float(row["val/kd_loss"]) for row in rows if row["val/kd_loss"]}
         assert list(looks) == ["2", "4", "6", "8"] and looks == record.kl_by_step
@@ -233,7 +125,7 @@ def test_a_kill_before_the_record_keeps_the_training(search_of, tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "measure_scores", killed)
+        patch.setattr(training, "measure_scores", killed)
         with pytest.raises(KeyboardInterrupt):
             sweep(run, folder)
     (begun,) = folder.glob("D*/summary.json")
@@ -253,7 +145,7 @@ def test_a_kill_before_the_record_keeps_the_training(search_of, tmp_path, monkey
 def test_rate_by_width(search_of):
     run = search_of("search.kappa=0.5", "arch={depth: 1, heads: 1, hidden: 16, intermediate: 16}")
     corpus, _ = prepare(run)
-    job = trial.make_candidate_settings(run, 8)
+    job = training.make_candidate_settings(run, 8)
     assert job.optim.lr == pytest.approx(run.optim.lr * 8**0.5)  # (16 / 128) ** -0.5
     assert job.trainer["max_steps"] == 6 and type(job) is PretrainRunConfig
 

@@ -1,0 +1,1 @@
+"""The trainings of a search: what a candidate is, its error against T, and what is kept of it."""

@@ -1,0 +1,94 @@
+"""What all candidates of a search read: the text, T, T's answers, and the held-out batches.
+
+A process opens the text and T once for the search in a folder, not again for each candidate.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bort.config.data import DataConfig
+from bort.config.search import SearchRunConfig
+from bort.config.train import TrainConfig
+from bort.files.run_files import ENTROPY
+from bort.pretraining.corpus import Corpus
+from bort.pretraining.datamodule import LOOK_EVERY, ValBatches
+from bort.pretraining.flops import Text
+from bort.pretraining.recipe import prepare
+from bort.pretraining.teacher import Sources, hash_teacher
+from bort.runs.folder import RunFolder
+from bort.teachers.states import TeacherStates
+from bort.teachers.teacher import Teacher
+from bort.trials.error import TeacherAnswers
+from bort.trials.plan import locate_val_pass
+
+POSITIONS = 8192  # at least so many masked positions decide an error
+
+# What this process has opened for the search in a folder, and not again for each candidate.
+_open: dict[Path, tuple[Corpus, Teacher]] = {}
+_answers: dict[Path, TeacherAnswers] = {}
+
+
+def open_corpus_and_teacher(
+    run: SearchRunConfig, folder: Path, sources: Sources | None = None
+) -> tuple[Corpus, Teacher]:
+    """Open the corpus and T of the search in `folder`; the second time costs nothing.
+
+    sources: what `open_sources` has opened, where it has.
+    """
+    key = folder.resolve()
+    if key not in _open:
+        _open.clear()
+        corpus, teacher = prepare(run, folder, sources)
+        RunFolder(folder).check_inputs(corpus.info.to_json(), hash_teacher(run, corpus), run)
+        _open[key] = corpus, teacher
+    return _open[key]
+
+
+def open_answers(folder: Path, teacher: Teacher) -> TeacherAnswers:
+    """Open T's answers to the held-out batches of the search in `folder`; the second time is free.
+
+    They are opened again when the states on the disk are other ones by then.
+    """
+    key = folder.resolve()
+    states = TeacherStates(locate_val_pass(folder), teacher.head_width)
+    answers = _answers.get(key)
+    if answers is None or not np.array_equal(answers.states.digests, states.digests):
+        entropy = np.load(RunFolder(folder).teacher / ENTROPY)
+        _answers.clear()
+        _answers[key] = answers = TeacherAnswers(teacher, states, entropy)
+    return answers
+
+
+def forget_corpus_and_teacher() -> None:
+    """Have them opened again: the cache may be another one by now."""
+    _open.clear()
+    _answers.clear()
+
+
+def count_held_sequences(data: DataConfig) -> int:
+    """Count the held-out sequences that decide an error, if the text has so many."""
+    return max(data.val_sequences, math.ceil(POSITIONS / (0.14 * data.length)))
+
+
+def make_val_batches(corpus: Corpus, run: TrainConfig) -> ValBatches:
+    """Make held-out batches with at least POSITIONS masked positions, if the text has them."""
+    return ValBatches(corpus, replace(run.data, val_sequences=count_held_sequences(run.data)))
+
+
+def measure_look(val: ValBatches) -> Text:
+    """Measure the text that a validation of a candidate's training reads."""
+    batches = [val[number] for number in range(0, len(val), LOOK_EVERY)]
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    positions = sum(len(batch["positions"]) for batch in batches)
+    return Text(tokens, val.sequences.length, positions)
+
+
+def expect_look(held: Text, data: DataConfig) -> Text:
+    """Return what `measure_look` is expected to measure of so much held-out text."""
+    size = 4 * data.batch_size * data.length  # tokens of a batch of ValBatches
+    starts = range(0, math.ceil(held.tokens), LOOK_EVERY * size)
+    tokens = sum(min(size, held.tokens - start) for start in starts)
+    return Text(tokens, held.length, held.positions * tokens / max(held.tokens, 1))
