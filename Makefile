@@ -27,7 +27,7 @@ ifneq ($(SETTING),)
 $(error $(SETTING) would be ignored; write make $(firstword $(MAKECMDGOALS)) ARGS="$(SETTING)")
 endif
 
-.PHONY: help install demo search pipeline test lint bench
+.PHONY: help install demo search pipeline test lint bench docs
 
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
@@ -36,7 +36,8 @@ help:
 	@echo "make pipeline  search, pre-train, fine-tune, export, measure: one report (ARGS='data.path=…')"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and format"
-	@echo "make bench     run the benchmarks behind the README's figures"
+	@echo "make bench     run the benchmarks behind the figures of docs/results.md"
+	@echo "make docs      write the site of docs/ to build/site, which opens in any browser"
 
 install: $(STAMP)
 	@echo "bort is installed in .venv; next: make demo"
@@ -64,6 +65,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/recipe.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/latency.py
+
+# mkdocs-material would print an advertisement of its successor.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 # A .venv that works is brought up to date in place; any other is made anew. The check for a usable
 # Python runs the candidate, because a pyenv shim exists for versions that then fail to start, and

@@ -14,7 +14,7 @@ from bort.config.search import BenchmarkConfig, SearchRunConfig
 from bort.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("bort/*/__init__.py"))
 TRAINER = ROOT / "conf" / "trainer" / "default.yaml"
 EXAMPLES = {"serve.py"}  # files that a user may have
@@ -149,6 +149,17 @@ def test_the_page_of_a_package_names_each_of_its_modules(package):
     text = (ROOT / "docs" / f"{package}.md").read_text("utf-8")
     modules = {path.name for path in (ROOT / "bort" / package).glob("[!_]*.py")}
     assert not [name for name in sorted(modules) if f"`{package}/{name}`" not in text]
+
+
+def test_the_glossary_explains_words_that_are_used():
+    glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", glossary, re.MULTILINE)
+    terms = [term for cell, _ in rows if cell not in ("word", "---") for term in cell.split(", ")]
+    assert len(terms) > 80 and len(set(terms)) == len(terms)
+    used = " ".join(page.read_text("utf-8") for page in PAGES if page.name != "glossary.md").lower()
+    unused = [term for term in terms if term.partition(" (")[0].lower() not in used]
+    assert not unused
+    assert not [cell for cell, text in rows if len(text) < 3]
 
 
 def test_the_checks_find_what_is_missing(tmp_path):

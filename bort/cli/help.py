@@ -58,11 +58,11 @@ def format_help(command: str, schema: type, cfg: DictConfig, hydra: DictConfig) 
     yield from ("", "Groups, each chosen as a whole:")
     for group, chosen in reversed(hydra.runtime.choices.items()):
         if "/" not in group and group not in ("experiment", "local"):
-            yield from _format_line(f"{group}={chosen or 'null'}", ", ".join(_list_choices(group)))
+            yield from _format_line(f"{group}={chosen or 'null'}", ", ".join(list_choices(group)))
     if "experiment" in hydra.runtime.choices:
         yield from ("", "Experiments:")
-        for name in _list_choices("experiment"):
-            purpose = _read_purpose(CONF / "experiment" / f"{name}.yaml")
+        for name in list_choices("experiment"):
+            purpose = read_purpose(CONF / "experiment" / f"{name}.yaml")
             yield from _format_line(f"experiment={name}", purpose)
     yield from ("", "Settings, each with its value here:")
     values = OmegaConf.to_container(cfg)
@@ -71,16 +71,16 @@ def format_help(command: str, schema: type, cfg: DictConfig, hydra: DictConfig) 
         yield from ("", f"{name}: {inspect.getdoc(section).splitlines()[0]}")
         yield from _format_settings(f"{name}.", section, values[name])
     yield from ("", "trainer: Lightning's Trainer, by its own keys.")
-    comments = _read_yaml_comments(CONF / "trainer" / "default.yaml")
+    comments = read_yaml_comments(CONF / "trainer" / "default.yaml")
     for key, value in values["trainer"].items():
         if key != "_target_":
-            yield from _format_line(f"trainer.{key}={_show(value)}", comments.get(key, ""))
+            yield from _format_line(f"trainer.{key}={show_value(value)}", comments.get(key, ""))
     yield ""
     yield "--cfg job shows the settings as YAML, -m seed=0,1 runs one job for each value, and"
     yield "--config-dir FOLDER adds a folder of groups of your own."
 
 
-def _list_choices(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """The names of a group's files, those of the user included."""
     loader = GlobalHydra.instance().config_loader()
     return loader.get_group_options(group, results_filter=ObjectType.CONFIG)
@@ -100,7 +100,7 @@ def _format_settings(prefix: str, schema: type, values: dict[str, Any]) -> Itera
             if prefix:
                 yield from _format_settings(f"{key}.", item.type, value)
         elif key != "trainer":
-            yield from _format_line(f"{key}={_show(value)}", comments.get(item.name, ""))
+            yield from _format_line(f"{key}={show_value(value)}", comments.get(item.name, ""))
 
 
 def _format_line(setting: str, text: str) -> Iterator[str]:
@@ -114,14 +114,14 @@ def _format_line(setting: str, text: str) -> Iterator[str]:
     yield from (f"{'':{COLUMN + 4}}{line}" for line in lines[1:])
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value as it would be typed; what is only known in a run stays as conf/ has it."""
     if isinstance(value, str) and ("${" in value or value == "???"):
         return "…" if value == "???" else value
     return f"{value:g}" if isinstance(value, float) else to_word(value)
 
 
-def _read_purpose(path: Path) -> str:
+def read_purpose(path: Path) -> str:
     """The comment at the beginning of a file of conf/; nothing of a file that is elsewhere."""
     if not path.is_file():
         return ""
@@ -138,6 +138,6 @@ def _leading_comments(lines: Iterable[str]) -> Iterator[str]:
             yield line.lstrip("# ")
 
 
-def _read_yaml_comments(path: Path) -> dict[str, str]:
+def read_yaml_comments(path: Path) -> dict[str, str]:
     """The comments behind the keys of a flat YAML file."""
     return dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", path.read_text("utf-8"), re.MULTILINE))
