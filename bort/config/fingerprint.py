@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from bort.config.optim import LINEAR
 from bort.config.train import TrainConfig
 
 # What may differ between a run and its continuation: none of these changes a weight.
@@ -50,6 +51,8 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
         free |= {*TEACHING_KEYS}
         if not run.data.unlabelled:
             free |= {*POOL_KEYS}
+    if run.optim.schedule == LINEAR:  # the only one that older versions had
+        free |= {"optim.schedule", "optim.decay"}
     unread = () if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(unread)}
 

@@ -9,6 +9,7 @@ BASE_LR, BASE_WIDTH = 4e-3, 128  # the best rate at this width, measured; narrow
 KAPPA = 0.67  # measured at H = 32, 64 and 128
 # A fine-tuning's rate times the width: 1e-3 at a width of 64 (measured), 8e-5 at BERT's 768.
 LR_WIDTH = 0.064
+LINEAR, WSD = "linear", "wsd"  # schedules of the rate
 AUTO_RATE = "auto"  # as optim.lr: a fine-tuning tries three rates
 
 
@@ -33,7 +34,11 @@ class OptimConfig:
     lr: Any = None
     muon_ratio: float = 2.5  # the peak rate of Muon is optim.lr times this
     weight_decay: float = 0.01  # spares LayerNorms, biases and embeddings
-    warmup: float = 0.05  # share of the budget in which the rate rises; then it falls to 0
+    warmup: float = 0.05  # share of the budget in which the rate rises
+    # how the rate goes on: linear, it falls to 0 at once, or wsd (warm-up, stable, decay), it stays
+    # at the peak, so that the training can be continued, and falls to 0 in the end
+    schedule: str = LINEAR
+    decay: float = 0.2  # share of the budget in which the rate falls in the end, of schedule=wsd
     beta1: float = 0.9  # decay of AdamW's mean of the gradients
     beta2: float = 0.98  # decay of AdamW's mean of their squares
     eps: float = 1e-6  # what AdamW adds to the root of that mean
@@ -42,6 +47,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_choice("optim.name", self.name, ("muon", "adamw"))
+        check_choice("optim.schedule", self.schedule, (LINEAR, WSD))
         if self.class_weights is not None:
             check_choice("optim.class_weights", self.class_weights, ("balanced",))
         self._settle_rate()
@@ -50,6 +56,13 @@ class OptimConfig:
                 raise BortError(f"optim.{key}={getattr(self, key):g} must be above 0")
         check_at_least("optim.weight_decay", self.weight_decay, 0)
         check_at_least("optim.warmup", self.warmup, 0, below=1)
+        if not 0 < self.decay <= 1:
+            raise BortError(f"optim.decay={self.decay:g} must be above 0 and at most 1")
+        if self.schedule == WSD and self.warmup + self.decay > 1:
+            raise BortError(
+                f"optim.warmup={self.warmup:g} and optim.decay={self.decay:g} are shares of one "
+                "budget; their sum must be at most 1"
+            )
         check_at_least("optim.beta1", self.beta1, 0, below=1)
         check_at_least("optim.beta2", self.beta2, 0, below=1)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from bort.config.optim import WSD
 from bort.config.train import EMBED
 from bort.errors import BortError
 
@@ -245,6 +246,11 @@ RULES = (
         "optim.muon_ratio",
         lambda run: run.optim.name != "muon",
         "is for optim=muon",
+    ),
+    Rule(
+        "optim.decay",
+        lambda run: run.optim.schedule != WSD,
+        "is for optim.schedule=wsd",
     ),
     Rule(
         "optim.lr",

@@ -63,7 +63,7 @@ class StepModule(pl.LightningModule):
             precision=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
         )
         rate = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: compute_rate_factor(self.progress(step), self.optim.warmup)
+            optimizer, lambda step: compute_rate_factor(self.progress(step), self.optim)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 

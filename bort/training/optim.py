@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bort.config.optim import OptimConfig
+from bort.config.optim import LINEAR, OptimConfig
 
 MOMENTUM = 0.95
 # Keller Jordan's quintic, which is steepest at zero and ends with singular values of 0.7 to 1.2
@@ -160,7 +160,29 @@ def clip_gradients(model: nn.Module, limit: float) -> torch.Tensor:
     return norm
 
 
-def compute_rate_factor(progress: float, warmup: float) -> float:
-    """Return the share of the peak rate at `progress`: it rises for `warmup`, then falls to 0."""
+def compute_rate_factor(progress: float, config: OptimConfig) -> float:
+    """Return the share of the peak rate at `progress`, from 0 to 1 of the budget.
+
+    It rises for `warmup`. With `schedule=linear` it then falls to 0, with `wsd` it stays at 1 and
+    falls to 0 in the last share `decay`. Shares of `wsd` are rounded to 24 bits: trainings that
+    have as many steps of warm-up, or are both at the peak, have the same rate in every bit,
+    however many steps they have in all.
+    """
     progress = min(max(progress, 0.0), 1.0)
-    return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)
+    if config.schedule == LINEAR:
+        rise, fall = config.warmup, 1.0 - config.warmup
+        return progress / rise if progress < rise else (1.0 - progress) / fall
+    share = progress / config.warmup if progress < config.warmup else 1.0
+    return round(2**24 * min(share, (1.0 - progress) / config.decay)) / 2**24
+
+
+def count_peak_steps(steps: int, config: OptimConfig) -> int:
+    """Count the first steps, of so many in all, whose rates a longer `wsd` training has, too.
+
+    They are those of the warm-up and those at the peak, before the rate falls.
+    """
+    for count in range(steps, 0, -1):
+        progress = count / (steps + 1)  # as in `StepModule`, of the last one of them
+        if progress < 1 - config.decay or compute_rate_factor(progress, config) == 1:
+            return count
+    return 0

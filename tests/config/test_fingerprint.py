@@ -38,6 +38,15 @@ def test_settings_are_flat_and_leave_out_what_changes_no_weight():
         assert len([k for k in {**flat, **other} if flat.get(k) != other.get(k)]) == 1
 
 
+def test_the_schedule_of_older_runs_is_no_setting():
+    """Their records lack it, and the names of their cached teachers stay; another one counts."""
+    run = composed()
+    flat = flatten_settings(run)
+    assert not {"optim.schedule", "optim.decay"} & flat.keys()
+    wsd = flatten_settings(composed("optim.schedule=wsd"))
+    assert wsd == flat | {"optim.schedule": "wsd", "optim.decay": 0.2}
+
+
 def test_fingerprint():
     a = {"x": 1, "y": [1, 2], "z": None}
     assert fingerprint(a) == fingerprint(dict(reversed(a.items())))

@@ -31,6 +31,17 @@ MESSAGES = [
     (lambda: OptimConfig(eps=0), "optim.eps=0 must be above 0"),
     (lambda: OptimConfig(weight_decay=-1), "optim.weight_decay=-1 must be at least 0"),
     (lambda: OptimConfig(warmup=1.0), "optim.warmup=1 must be at least 0 and below 1"),
+    (
+        lambda: OptimConfig(schedule="cosine"),
+        "optim.schedule=cosine is unknown; use linear, wsd; did you mean 'linear'?",
+    ),
+    (lambda: OptimConfig(decay=0), "optim.decay=0 must be above 0 and at most 1"),
+    (lambda: OptimConfig(decay=1.5), "optim.decay=1.5 must be above 0 and at most 1"),
+    (
+        lambda: OptimConfig(warmup=0.5, schedule="wsd", decay=0.6),
+        "optim.warmup=0.5 and optim.decay=0.6 are shares of one budget; their sum must be at most "
+        "1",
+    ),
     (lambda: OptimConfig(beta1=1.0), "optim.beta1=1 must be at least 0 and below 1"),
     (lambda: OptimConfig(beta2=-0.5), "optim.beta2=-0.5 must be at least 0 and below 1"),
 ]

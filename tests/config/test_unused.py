@@ -99,6 +99,7 @@ READERS = {
     "data.metric": TASKS | {"pairs"},
     "data.windows": TASKS,
     "data.window_stride": set(),  # it goes with data.windows=mean
+    "optim.decay": set(),  # it goes with optim.schedule=wsd
     "optim.class_weights": {"docstrings", "suite", "custom", "pairs"},  # of numbers: refused later
 }
 

@@ -50,6 +50,18 @@ def test_budget_in_epochs(settings_of, tmp_path):
     assert rate == pytest.approx(4e-3 * (1 - 14 / 15) / 0.95)
 
 
+def test_a_rate_that_stays_at_its_peak(settings_of, tmp_path):
+    """Of 19 steps, 2 rise and 3 fall; the share of a step is its number / 20."""
+    run = settings_of(
+        *("trainer.max_steps=19", "trainer.log_every_n_steps=1", "optim.lr=4e-3"),
+        *("optim.schedule=wsd", "optim.warmup=0.1", "optim.decay=0.2"),
+    )
+    pretrain(run, tmp_path / "run")
+    rates = [float(row["train/lr"]) for row in rows(tmp_path / "run") if row["train/lr"]]
+    shares = [0.5, *[1.0] * 15, 0.75, 0.5, 0.25]
+    assert rates == pytest.approx([4e-3 * share for share in shares], rel=1e-6)
+
+
 def test_budget_by_the_clock(settings_of, tmp_path):
     """The rate falls to 0 as the time runs out, whatever the steps take."""
     run = settings_of("trainer.max_steps=-1", "trainer.max_time='00:00:00:02'")

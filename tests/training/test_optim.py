@@ -17,6 +17,7 @@ from bort.training.optim import (
     MuonAdamW,
     clip_gradients,
     compute_rate_factor,
+    count_peak_steps,
     orthogonalize,
 )
 from bort.training.optim import build_optimizer as build_optimizer
@@ -276,4 +277,32 @@ def test_gradients_within_the_limit_are_not_written():
     ],
 )
 def test_schedule(progress, warmup, factor):
-    assert compute_rate_factor(progress, warmup) == pytest.approx(factor, abs=1e-12)
+    config = OptimConfig(warmup=warmup)
+    assert compute_rate_factor(progress, config) == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [(-1, 0), (0, 0), (0.05, 0.5), (0.1, 1), (0.5, 1), (0.8, 1), (0.9, 0.5), (0.95, 0.25), (1, 0)],
+)
+def test_schedule_with_a_stable_phase(progress, factor):
+    config = OptimConfig(warmup=0.1, schedule="wsd", decay=0.2)
+    assert compute_rate_factor(progress, config) == pytest.approx(factor, abs=2**-24)
+    whole = OptimConfig(warmup=0, schedule="wsd", decay=1)
+    assert compute_rate_factor(progress, whole) == pytest.approx(min(1 - progress, 1), abs=2**-24)
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.2, 0.5])
+def test_a_longer_training_has_the_same_rates_until_a_shorter_one_falls(decay):
+    """Bit by bit, for equally many steps of warm-up; none of the steps that fall is counted."""
+    for steps in range(4, 90):
+        rises = min(2.0, (1 - decay) * (steps + 1))  # steps of warm-up of both
+        short = OptimConfig(warmup=rises / (steps + 1), schedule="wsd", decay=decay)
+        count = count_peak_steps(steps, short)
+        factors = [compute_rate_factor(k / (steps + 1), short) for k in range(1, steps + 1)]
+        falling = sum(k > (1 - decay) * (steps + 1) + 1e-9 for k in range(1, steps + 1))
+        assert count == steps - falling and all(f < 1 for f in factors[count:])
+        for total in (2 * steps, 7 * steps + 3):
+            long = OptimConfig(warmup=rises / (total + 1), schedule="wsd", decay=decay)
+            longer = [compute_rate_factor(k / (total + 1), long) for k in range(1, count + 1)]
+            assert longer == factors[:count]
