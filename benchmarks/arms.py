@@ -105,19 +105,22 @@ def count_steps(
 ) -> dict[str, int]:
     """Return how many steps of each arm take so many seconds of this process.
 
-    The first call times all arms, in turns, because the speed of a machine varies over minutes, and
-    keeps the shorter of two timings under `name`.
+    The arms are timed in turns, because the speed of a machine varies over minutes, and the shorter
+    of two timings of a step counts. `name` keeps every timing, so that a call that was stopped is
+    continued by the next one.
     """
     if bench.smoke:
         return dict.fromkeys(arms, 2)
     path = bench.runs / f"{name}.json"
-    if not path.exists():
-        for arm in arms:  # builds what is kept, such as the corpus, and loads what is loaded once
-            pretrain(compose(arm, 0, 1), bench.runs / "trial")
-        rounds = [{arm: time_step(bench, compose, arm) for arm in arms} for _ in range(ROUNDS)]
-        write_json(path, {arm: min(timings[arm] for timings in rounds) for arm in arms})
-    timed = json.loads(path.read_text())
-    return {arm: max(1, round(seconds / timed[arm])) for arm in arms}
+    timings = json.loads(path.read_text()) if path.exists() else {}
+    for arm in (arm for arm in arms if len(timings.get(arm, [])) < ROUNDS):
+        # builds what is kept, such as the corpus, and loads what is loaded once
+        pretrain(compose(arm, 0, 1), bench.runs / "trial")
+    for count in range(ROUNDS):
+        for arm in (arm for arm in arms if len(timings.get(arm, [])) <= count):
+            timings.setdefault(arm, []).append(time_step(bench, compose, arm))
+            write_json(path, timings)
+    return {arm: max(1, round(seconds / min(timings[arm]))) for arm in arms}
 
 
 def time_step(bench: Bench, compose: Compose, arm: str) -> float:
