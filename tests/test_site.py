@@ -1,4 +1,4 @@
-"""The site of docs/: a reference of every setting, pages for every file, nothing from the network."""
+"""The site of docs/: a reference of every setting, pages for every file, nothing loaded."""
 
 import re
 import subprocess

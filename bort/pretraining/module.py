@@ -163,13 +163,18 @@ class DistillationModule(StepModule):
         """Compare the student's states and relations of unmasked text with the teacher's."""
         texts, mask = batch["texts"], batch.get("text_mask")
         teacher, losses = self.choose_teacher(), {}
+        target = batch.get("text_states")
         encoder = self.encoder if self.training else self.model.encoder
         if self.distill.w_relation:
             encoder = self.model.encoder  # which is not compiled in parts
             last = len(encoder.layers) - 1
             x = encoder(texts, mask, depth=last)  # (B, S, H)
             ours = encoder.layers[last].attention.project(x)
-            theirs = teacher.compute_relations(texts, mask, self.distill.relation_layer)
+            layer = self.distill.relation_layer
+            if self.distill.w_hidden and target is None:  # one pass of the teacher for both
+                target, theirs = teacher.compute_states_and_relations(texts, mask, layer)
+            else:
+                theirs = teacher.compute_relations(texts, mask, layer)
             losses["relation_loss"] = relation_loss(
                 ours, theirs, self.relation_heads, mask, reduction
             )
@@ -177,7 +182,6 @@ class DistillationModule(StepModule):
         else:
             states = encoder(texts, mask)
         if self.distill.w_hidden:
-            target = batch.get("text_states")
             if target is None:
                 target = teacher.compute_states(texts, mask)
             projected = states if self.projection is None else self.projection(states)

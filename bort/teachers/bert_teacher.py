@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bort.models.arch import Arch
-from bort.models.bert import Classifier, MaskedLM
+from bort.models.bert import Classifier, MaskedLM, make_attention_mask
 from bort.models.in_bf16 import copy_in_bf16
 from bort.models.initialization import EmbeddingTables
 from bort.teachers.teacher import Relations, find_padding, require
@@ -143,6 +143,19 @@ class BertTeacher:
         depth = range(len(encoder.layers))[layer]
         x = encoder(input_ids, attention_mask, depth=depth)  # (B, S, H)
         return Relations(*encoder.layers[depth].attention.project(x))
+
+    @torch.no_grad()
+    def compute_states_and_relations(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
+    ) -> tuple[Tensor, Relations]:
+        """Compute the final states, and query, key and value of one layer, in one pass."""
+        encoder = self.masked_lm.encoder
+        depth = range(len(encoder.layers))[layer]
+        states = encoder(input_ids, attention_mask, depth=depth)  # (B, S, H)
+        relations = Relations(*encoder.layers[depth].attention.project(states))
+        for block in encoder.layers[depth:]:
+            states = block(states, make_attention_mask(attention_mask))
+        return states, relations
 
     @torch.no_grad()
     def compute_answers(

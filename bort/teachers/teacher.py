@@ -100,6 +100,11 @@ class Teacher(Protocol):
     ) -> Relations:
         """Compute query, key and value of one layer; layer: 0 … D - 1, or from the end, -1 … -D."""
 
+    def compute_states_and_relations(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
+    ) -> tuple[Tensor, Relations]:
+        """Compute what `compute_states` and `compute_relations` do, in one pass."""
+
     def compute_answers(
         self,
         input_ids: Tensor,

@@ -235,16 +235,23 @@ class WrappedTeacher:
         self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
     ) -> Relations:
         """Compute query, key and value of one layer."""
+        return self.compute_states_and_relations(input_ids, attention_mask, layer)[1]
+
+    @torch.no_grad()
+    def compute_states_and_relations(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, layer: int = -1
+    ) -> tuple[Tensor, Relations]:
+        """Compute the final states, and query, key and value of one layer, in one pass."""
         require(self, "relations")
         number, shape = range(self.arch.depth)[layer], (*input_ids.shape, self.arch.heads, -1)
         index, call = divmod(number, self.arch.depth // len(self.projections))
         with record_outputs(self.projections[index]) as outputs:
-            self.compute_states(input_ids, attention_mask)
+            states = self.compute_states(input_ids, attention_mask)
         # DeBERTa's matrices also project the distances, after the states.
         tensors = [calls[call] for calls in outputs]  # (B, S, H), or one (B, S, 3 H)
         if len(tensors) == 1:
             tensors = tensors[0].chunk(3, dim=-1)
-        return Relations(*(tensor.reshape(shape) for tensor in tensors))
+        return states, Relations(*(tensor.reshape(shape) for tensor in tensors))
 
     @torch.no_grad()
     def compute_answers(

@@ -240,6 +240,22 @@ def test_equal_widths_need_no_projection(headless):
     )
 
 
+def test_the_teacher_runs_once_for_states_and_relations(headless):
+    model = build_model(ModelConfig(1, 2, 16, 32, vocab_size=300, positions=32), "paper", seed=0)
+    teacher, passes = BertTeacher(load_masked_lm(headless, head_required=False)), []
+    teacher.masked_lm.encoder.embeddings.register_forward_hook(lambda *_: passes.append(1))
+    texts = {"texts": torch.arange(20).view(2, 10)}
+    losses = {}
+    for weights in ({"w_hidden": 1.0}, {"w_relation": 1.0}, {"w_hidden": 1.0, "w_relation": 1.0}):
+        distill = DistillConfig(w_kd=0.0, **weights)
+        module = DistillationModule(model.eval(), teacher, OptimConfig(lr=4e-3), distill).eval()
+        passes.clear()
+        losses[len(losses)] = module.compare_texts(texts)
+        assert len(passes) == 1
+    hidden, relation, both = losses.values()
+    assert both == {**relation, **hidden} and set(both) == {"relation_loss", "hidden_loss"}
+
+
 def test_an_older_run_resumes_as_it_began(settings_of, named_model, tmp_path):
     """It knows no hidden states, and its student did not start from the teacher's."""
     run = settings_of(f"teacher.name={named_model}", experiment="kd_pretrain")

@@ -69,6 +69,10 @@ def test_own_families_give_the_numbers_of_transformers(kind, tmp_path):
     torch.testing.assert_close(query, queries[0][real], **close)
     same = teacher.compute_relations(IDS, MASK, layer=-2)
     assert all(map(torch.equal, relations, same))
+    for layer in (1, -1):
+        both = teacher.compute_states_and_relations(IDS, MASK, layer)
+        torch.testing.assert_close(both[0][real], output.hidden_states[-1][real], **close)
+        assert all(map(torch.equal, both[1], teacher.compute_relations(IDS, MASK, layer)))
 
 
 def test_a_teacher_learns_nothing():

@@ -80,6 +80,9 @@ def test_relations_are_the_projections_of_one_layer(kind, folders):
         assert tensor.shape == (2, 9, 2, 8)
     assert all(map(torch.equal, last, teacher.compute_relations(ids, mask, layer=1)))
     assert not torch.equal(last.query, first.query) and not torch.equal(last.query, last.key)
+    states, relations = teacher.compute_states_and_relations(ids, mask)
+    assert torch.equal(states, teacher.compute_states(ids, mask))
+    assert all(map(torch.equal, relations, last))
     with pytest.raises(IndexError):
         teacher.compute_relations(ids, mask, layer=2)
 
