@@ -1,4 +1,4 @@
-"""Rows of csv and tsv: what stands between cells, as Python's writer and pandas put it there."""
+"""Rows of csv and tsv, as Python's own writer and pandas put them there."""
 
 import ast
 import csv

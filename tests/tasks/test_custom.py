@@ -441,7 +441,7 @@ def test_encodings_are_named(tmp_path, suffix):
 
 @pytest.mark.parametrize(("suffix", "sign"), [(".csv", ";"), (".csv", "\t"), (".tsv", "\t")])
 def test_decimal_commas_of_a_spreadsheet(tmp_path, suffix, sign):
-    """As pandas writes them; a note says so, and data.kind=classes leaves the labels alone."""
+    """As pandas writes them; a note says so, and data.kind=classes leaves labels as they are."""
     path = tmp_path / f"a{suffix}"
     frame = pandas.DataFrame({"review": [f"text {k}" for k in range(40)]})
     frame["label"] = [1.5 + k for k in range(40)]
