@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from bort.embeddings.embedder import Embedder, find_embedder, load_embedder_toke
 from bort.embeddings.pooling import Pooling, is_sentence_folder, read_pooling
 from bort.embeddings.teacher import SentenceTeacher
 from bort.errors import BortError
-from bort.export import standalone
-from bort.export.standalone import Mistake, Text
+from bort.export import rules, standalone
+from bort.export.rules import Text
 from bort.files.ownership import MODULES
+from bort.files.tables import translate_mistakes
 from bort.files.untrusted import read_json
 from bort.models import hf_config
 from bort.models.bert import Classifier, Encoder, MaskedLM, average_states
@@ -27,15 +27,6 @@ from bort.teachers.teacher import Teacher
 from bort.text.tokenizer import build_encoder
 
 MASKS = 64  # masked positions whose words are found at once
-
-
-@contextmanager
-def translate_mistakes() -> Iterator[None]:
-    """Raise the mistakes of the rules that are shared with predict.py as BortError."""
-    try:
-        yield
-    except Mistake as error:
-        raise BortError(str(error)) from None
 
 
 class Predictor:
@@ -80,6 +71,12 @@ class Predictor:
         return isinstance(self.model, MaskedLM)
 
     @property
+    def outputs(self) -> int | None:
+        """How many outputs a fine-tuned model has for a row; None of a model that is none."""
+        is_fine_tuned = isinstance(self.model, Classifier)
+        return self.model.out.out_features if is_fine_tuned else None
+
+    @property
     def compute_states(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What computes the final states (B, S, H) of ids and an attention mask (B, S)."""
         if isinstance(self.model, torch.nn.Module):
@@ -97,7 +94,7 @@ class Predictor:
         cut. Raises BortError for what is no list of texts.
         """
         with translate_mistakes():
-            standalone.check_list(texts)
+            rules.check_list(texts)
         check_batch_size(batch_size)
         parts = [
             self._embed_rows(rows, batch_size)
@@ -110,16 +107,16 @@ class Predictor:
 
     def _tokenize_text(self, text: str) -> dict:
         """Return the tokens of one text; raises Mistake for what is none."""
-        standalone.check_one_text(text)
+        rules.check_one_text(text)
         if self.pooling is not None:
             text = self.pooling.prepare(text)
-        return self._encode_with(self.longest_first, standalone.split_row(text, 1), True)
+        return self._encode_with(self.longest_first, rules.split_row(text, 1), True)
 
     @torch.no_grad()
     def _embed_rows(self, rows: list[dict], batch_size: int) -> np.ndarray:
         """Return the embeddings (rows, E) of tokenized texts."""
         parts, order = [], []
-        for batch in standalone.form_batches(list(map(_count_tokens, rows)), batch_size):
+        for batch in rules.form_batches(list(map(_count_tokens, rows)), batch_size):
             inputs = self.tokenizer.pad([rows[k] for k in batch], return_tensors="pt")
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             pool = average_states if self.pooling is None else self.pooling.pool
@@ -132,11 +129,11 @@ class Predictor:
     ) -> Iterator[list]:
         """Yield the tokens of texts in lists of at most 1,024; mistakes name the row."""
         first = 1
-        for block in standalone.split_blocks(texts, top):
+        for block in rules.split_blocks(texts, top):
             rows = []
             for number, text in enumerate(block, first):
                 is_alone = first == len(block) == 1
-                with translate_mistakes(), standalone.name_row(number, is_alone):
+                with translate_mistakes(), rules.name_row(number, is_alone):
                     rows.append(tokenize(text))
             yield rows
             first += len(block)
@@ -156,8 +153,8 @@ class Predictor:
     def answers(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> Iterator[dict]:
         """Yield what `predict` returns, for any number of texts: memory holds 1,024 of them."""
         with translate_mistakes():
-            standalone.check_list(texts)
-            standalone.check_top(top)
+            rules.check_list(texts)
+            rules.check_top(top)
         check_batch_size(batch_size)
         if self.pooling is not None:
             yield from self._answer_by_embeddings(texts, batch_size)
@@ -182,7 +179,7 @@ class Predictor:
             return self._answer_windows(rows, batch_size)
         answers: list[dict] = [{}] * len(rows)
         lengths = [max(map(_count_tokens, row)) for row in rows]
-        for batch in standalone.form_batches(lengths, batch_size):
+        for batch in rules.form_batches(lengths, batch_size):
             parts = list(chain.from_iterable(rows[k] for k in batch))
             inputs = self.tokenizer.pad(parts, return_tensors="pt")
             for row, answer in zip(batch, self._answer_batch(inputs, top), strict=True):
@@ -194,7 +191,7 @@ class Predictor:
         """Answer rows in windows, by the means of the windows' outputs."""
         windows = list(chain.from_iterable(rows))
         parts, order = [], []
-        for batch in standalone.form_batches(list(map(_count_tokens, windows)), batch_size):
+        for batch in rules.form_batches(list(map(_count_tokens, windows)), batch_size):
             inputs = self.tokenizer.pad([windows[k] for k in batch], return_tensors="pt")
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             parts.append(self.model(ids, mask, inputs.get("token_type_ids")))
@@ -208,12 +205,12 @@ class Predictor:
 
         Raises Mistake for what the model cannot answer.
         """
-        parts = standalone.split_row(text, 2 if self.has_towers else self.texts)
+        parts = rules.split_row(text, 2 if self.has_towers else self.texts)
         if self.has_towers:
             return [self._encode_with(self.tokenizer, (part,), True) for part in parts]
         if self.overlap is not None:
             limit = self.tokenizer.model_max_length
-            if windows := standalone.divide_row(self.uncut, parts, limit, self.cut, self.overlap):
+            if windows := rules.divide_row(self.uncut, parts, limit, self.cut, self.overlap):
                 return list(map(self._to_inputs, windows))
         try:
             encoded = self._encode_with(self.tokenizer, parts, self.truncation)
@@ -222,7 +219,7 @@ class Predictor:
         if self.fills_masks:
             count = encoded["input_ids"].count(self.tokenizer.mask_token_id)
             limit = self.tokenizer.model_max_length
-            standalone.check_masks(parts, count, self.tokenizer.mask_token, limit)
+            rules.check_masks(parts, count, self.tokenizer.mask_token, limit)
         return [encoded]
 
     def _encode_with(self, tokenizer, parts: tuple[str, ...], truncation: bool | str) -> dict:
@@ -260,10 +257,10 @@ class Predictor:
         names = [self.labels[k] for k in range(outputs.shape[1])]
         if self.multi_label:
             rows = zip(outputs.sigmoid().tolist(), (outputs >= 0).tolist(), strict=True)
-            yield from (standalone.describe_labels(row, names, right) for row, right in rows)
+            yield from (rules.describe_labels(row, names, right) for row, right in rows)
             return
         for probabilities in outputs.softmax(-1).tolist():
-            yield standalone.describe_scores(probabilities, names)
+            yield rules.describe_scores(probabilities, names)
 
     def _fill(self, ids, mask, types, top: int) -> Iterator[dict]:
         """Yield for each row (B, S) the most probable words of each of its masks."""

@@ -232,6 +232,10 @@ def refuse_option(option: str, after: Sequence[str], keys: dict[str, str]) -> st
 
 def _to_value(setting: Setting, text: str) -> Any:
     """Convert the text of a setting to its type; raises BortError where that is impossible."""
+    if setting.kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise BortError(f"{setting.key}={text} must be true or false")
+        return text.lower() == "true"
     if setting.kind not in (int, float):
         return text
     if not text:

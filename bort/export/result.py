@@ -20,6 +20,9 @@ class ExportResult:
     scores: dict[str, float | None] | None = None  # `before/METRIC`, `after/METRIC` of the task
     parameters: int | None = None  # of the model in PyTorch, biases, norms and head included
     cosine: float | None = None  # of embeddings instead: the mean cosine with those in float32
+    task: str | None = None  # what the model was fine-tuned on
+    columns: list[str] | None = None  # of a table, which hold the texts of that task
+    labels: list[str] | None = None  # and which hold its labels
 
     def to_json(self) -> dict[str, Any]:
         """The result as export.json holds it."""

@@ -1,7 +1,6 @@
 """Exporting a model: its files are written, checked, and only then given their name."""
 
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from bort.embeddings.embedder import (
     save_embedder,
 )
 from bort.errors import BortError
-from bort.export import standalone
+from bort.export.assembling import assemble_predictor
 from bort.export.card import format_card, format_example
 from bort.export.checks import check_form
 from bort.export.forms import run_torch
@@ -24,6 +23,7 @@ from bort.export.settings import AGREEMENT, DROP, ExportConfig
 from bort.files import ownership
 from bort.files.locks import lock_output
 from bort.files.writing import replace_folder, write_json
+from bort.finetuning.columns import read_columns
 from bort.models import onnx
 from bort.models.huggingface import load_tokenizer, read_task_keys, save_model
 from bort.runs.origin import read_facts
@@ -81,7 +81,15 @@ def export(
         result, exported = check_form(model, tokenizer, form, folder, rows, agreement)
         scores = compare_scores(rows, reference, exported, drop) if rows else None
         count = sum(weight.numel() for weight in model.parameters())
-        result = replace(result, scores=scores, parameters=count)
+        columns = read_columns(source)
+        result = replace(
+            result,
+            scores=scores,
+            parameters=count,
+            task=columns.task,
+            columns=list(columns.columns),
+            labels=list(columns.labels),
+        )
         example = format_example(folder) if form != "hf" else ""
         text = format_card(model, source, facts, out, result, example)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -128,7 +136,7 @@ def _write_files(model, tokenizer, source: str, form: str, folder: Path) -> None
     onnx.require_onnx()
     onnx.export_onnx(model, folder / "model.onnx")
     (folder / "model.safetensors").unlink()
-    shutil.copy(standalone.__file__, folder / "predict.py")
+    (folder / "predict.py").write_text(assemble_predictor(), encoding="utf-8")
 
 
 def push(folder: Path, name: str) -> None:

@@ -129,7 +129,7 @@ def stream_rows(
         names = list(first.record) if first else []
         rows = ((line.number, line.record) for line in chain([first] if first else [], lines))
         return RowStream(path, kind, names, first.where if first else str(path), rows)
-    with _translate_mistakes():
+    with translate_mistakes():
         lines = _read_lines(path)
         if kind == ".csv":
             cells = delimited.read_csv(delimited.split_at_returns(lines), str(path), choices)
@@ -157,17 +157,17 @@ def check_columns(
 
 
 @contextmanager
-def _translate_mistakes() -> Iterator[None]:
+def translate_mistakes() -> Iterator[None]:
     """Raise the mistakes of the rules that are shared with predict.py as BortError."""
     try:
         yield
     except delimited.Mistake as error:
-        raise BortError(str(error)) from error
+        raise BortError(str(error)) from None
 
 
 def _name_cells(cells: delimited.Cells) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the cells of rows by column."""
-    with _translate_mistakes():
+    with translate_mistakes():
         for number, row in cells.rows:
             yield number, dict(zip(cells.header, row, strict=True))
 

@@ -22,7 +22,7 @@ from bort.doctor import DoctorConfig
 from bort.errors import BortError
 from bort.export.settings import ExportConfig
 from bort.pipeline.settings import PipelineConfig
-from bort.predict import PredictConfig
+from bort.predict.settings import PredictConfig
 from bort.report import ReportConfig
 from bort.search.table_optimum import TableConfig
 

@@ -8,7 +8,10 @@ from transformers import AutoModel
 
 from bort.export import run as export
 from bort.finetuning.heads import arrange_texts, describe_outputs
+from bort.models.arch import Arch
+from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_tokenizer, save_model
+from bort.models.initialization import build_model
 from bort.tasks import registry
 from bort.text.tokenizer import train_tokenizer
 
@@ -50,4 +53,31 @@ def exported(folders, tmp_path_factory):
     root = tmp_path_factory.mktemp("onnx")
     for name in NAMES:
         export.export(str(folders / name), "onnx", root / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """A masked LM, a classifier of one text and one of pairs, each as it is and as ONNX."""
+    root = tmp_path_factory.mktemp("models")
+    tokenizer = train_tokenizer([f"the river of line {k}, and so on." for k in range(60)], 320)
+    sizes = ModelConfig(**vars(Arch(1, 2, 16, 32)), vocab_size=2048, positions=512)
+    for name, task, head in (
+        ("mlm", None, "linear"),
+        ("one", "glue/sst2", "linear"),
+        ("pairs", "glue/rte", "linear"),
+        ("towers", "superglue/boolq", "towers"),
+    ):
+        model = build_model(sizes, "paper", 0)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0.0, 0.3, generator=generator)
+        labels = None
+        if task:
+            model = add_head(model, task, 512, head)
+            labels = describe_outputs(arrange_texts(registry.find_task(task), head))
+            model.out.weight.data.mul_(50)
+        save_model(model, tokenizer, root / name, labels)
+        export.export(str(root / name), "onnx", root / f"{name}.onnx")
     return root

@@ -64,7 +64,7 @@ def test_predict_py_needs_neither_torch_nor_transformers(folders, exported, name
 
 
 def test_predict_py_takes_choices_and_marked_words(exported):
-    from bort.export import standalone
+    from bort.export import rules, standalone
 
     answer = standalone.Model(exported / "superglue-copa").predict([("a cat", "x"), ("a cat", "y")])
     assert len(answer) == 1 and sum(answer[0]["scores"]) == pytest.approx(1.0)
@@ -74,7 +74,7 @@ def test_predict_py_takes_choices_and_marked_words(exported):
         model.predict([("the cat of [[line]]", "the [[dog]] of it")]),
     )
     assert one[0]["label"] in ("false", "true") and one[0]["scores"] != other[0]["scores"]
-    assert standalone.remove_marks("A [[cup]] fell. [[It]] broke") == (
+    assert rules.remove_marks("A [[cup]] fell. [[It]] broke") == (
         "A cup fell. It broke",
         [(2, 5), (12, 14)],
     )

@@ -11,7 +11,8 @@ from tiny_runs import log_lines, stopping
 
 from bort.errors import BortError
 from bort.export import run as export
-from bort.export.standalone import Mistake, Model
+from bort.export.standalone import Model
+from bort.files.delimited import Mistake
 from bort.finetuning import dry_run as plan
 from bort.finetuning import recipe as finetune
 from bort.finetuning.datamodule import MOST_WINDOWS, RowBatches, measure_inputs
