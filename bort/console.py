@@ -17,9 +17,22 @@ def counted(number: int, noun: str, many: str | None = None) -> str:
 
 
 def data_size(count: float) -> str:
-    """Bytes, or characters of about a byte, in the unit that fits: `1.69 kB`, `17.5 MB`."""
-    scale, unit = (1e6, "MB") if count >= 1e6 else (1e3, "kB")
-    return f"{count / scale:,.3g} {unit}"
+    """Bytes, or characters of about a byte, in the unit that fits: `1.69 kB`, `1.2 GB`."""
+    units = ((1e9, "GB"), (1e6, "MB"))
+    scale, unit = next((pair for pair in units if count >= pair[0] * 0.9995), (1e3, "kB"))
+    value = count / scale
+    return f"{value:,.0f} {unit}" if value >= 999.5 else f"{value:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits: `0.2 s`, `41 s`, `12 min`, `3.2 hours`, `1,250 hours`."""
+    if seconds < 59.5:
+        return f"{seconds:.2g} s"
+    if seconds < 3570:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    amount = f"{hours:,.0f}" if hours >= 99.5 else f"{hours:.2g}"
+    return f"{amount} hour" if amount == "1" else f"{amount} hours"
 
 
 def decimal(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -152,26 +152,40 @@ class Predictor:
 
     def answers(self, texts: Iterable[Text], batch_size: int = 32, top: int = 5) -> Iterator[dict]:
         """Yield what `predict` returns, for any number of texts: memory holds 1,024 of them."""
+        check_batch_size(batch_size)
+        for rows in self._read_blocks(texts, top):
+            yield from self._answer_block(rows, batch_size, top)
+
+    def rehearse(self, texts: Iterable[Text], top: int = 5) -> Iterator[dict]:
+        """Yield the answer to the first text for each of them, whose tokens alone are computed.
+
+        It refuses what `answers` refuses, in a small part of the time.
+        """
+        answer: dict = {}
+        for rows in self._read_blocks(texts, top):
+            answer = answer or self._answer_block(rows[:1], 1, top)[0]
+            yield from repeat(answer, len(rows))
+
+    def _read_blocks(self, texts: Iterable[Text], top: int) -> Iterator[list]:
+        """Yield the tokens of texts in lists, after the checks of the model and of the texts."""
         with translate_mistakes():
             rules.check_list(texts)
             rules.check_top(top)
-        check_batch_size(batch_size)
         if self.pooling is not None:
-            yield from self._answer_by_embeddings(texts, batch_size)
+            yield from self._tokenize_blocks(texts, self._tokenize_text, 1)
             return
         if not isinstance(self.model, Classifier | MaskedLM):
             raise BortError(
                 "the model is an encoder without a trained head: encode embeds texts by it; "
                 "train.py experiment=finetune gives it a head that answers"
             )
-        for rows in self._tokenize_blocks(texts, self.tokenize, top):
-            yield from self._answer_rows(rows, batch_size, top)
+        yield from self._tokenize_blocks(texts, self.tokenize, top)
 
-    def _answer_by_embeddings(self, texts: Iterable[Text], batch_size: int) -> Iterator[dict]:
-        """Yield `embedding` for each text."""
-        for rows in self._tokenize_blocks(texts, self._tokenize_text, 1):
-            for vector in self._embed_rows(rows, batch_size).tolist():
-                yield {"embedding": vector}
+    def _answer_block(self, rows: list, batch_size: int, top: int) -> list[dict]:
+        """Answer tokenized rows, or embed them where that is the answer."""
+        if self.pooling is None:
+            return self._answer_rows(rows, batch_size, top)
+        return [{"embedding": vector} for vector in self._embed_rows(rows, batch_size).tolist()]
 
     def _answer_rows(self, rows: list[list[dict]], batch_size: int, top: int) -> list[dict]:
         """Answer tokenized rows, those of similar length together."""
@@ -297,7 +311,7 @@ def _count_tokens(part: dict) -> int:
 class OnnxPredictor:
     """An exported model that embeds texts, run by onnxruntime as its own predict.py does."""
 
-    fills_masks = False
+    fills_masks, outputs = False, None
 
     def __init__(self, model: standalone.Model):
         self.model = model
@@ -320,6 +334,15 @@ class OnnxPredictor:
         check_batch_size(batch_size)
         with translate_mistakes():
             yield from self.model.answers(texts, top)
+
+    def rehearse(self, texts: Iterable[Text], top: int = 5) -> Iterator[dict]:
+        """Yield the answer to the first text for each of them, with the checks of `answers`."""
+        answer: dict = {}
+        for number, text in enumerate(texts, start=1):
+            with translate_mistakes(), rules.name_row(number, False):
+                rules.check_one_text(text)
+            answer = answer or self.predict([text], top=top)[0]
+            yield answer
 
 
 def scale_rows(embeddings: np.ndarray) -> np.ndarray:

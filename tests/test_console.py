@@ -2,7 +2,7 @@
 
 import logging
 
-from bort.console import counted, data_size, decimal, hide_notes, to_printable
+from bort.console import counted, data_size, decimal, duration, hide_notes, to_printable
 
 
 def test_one_is_singular():
@@ -13,6 +13,14 @@ def test_one_is_singular():
 
 def test_sizes_have_the_unit_that_fits():
     assert [data_size(x) for x in (1690, 17_476_608)] == ["1.69 kB", "17.5 MB"]
+    expected = ["1 GB", "1.5 GB", "2,000 GB", "0.012 kB"]
+    assert [data_size(x) for x in (999_900_000, 1.5e9, 2e12, 12)] == expected
+
+
+def test_durations_have_the_unit_that_fits():
+    seconds = (0.0213, 41.2, 59.7, 725, 3599, 11_520, 4.5e6)
+    expected = ["0.021 s", "41 s", "1 min", "12 min", "1 hour", "3.2 hours", "1,250 hours"]
+    assert [duration(x) for x in seconds] == expected
 
 
 def test_a_score_that_is_not_defined_is_a_word():

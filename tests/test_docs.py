@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("bort/*/__init__.py"))
 TRAINER = ROOT / "conf" / "trainer" / "default.yaml"
-EXAMPLES = {"serve.py"}  # files that a user may have
+EXAMPLES = {"serve.py", "predict.py"}  # files that a user may have, or an export
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

@@ -8,6 +8,7 @@ from bort.agora.judge import find_teacher_source
 from bort.agora.rounds import count_planned_steps
 from bort.agora.student import check_task
 from bort.config.train import TrainConfig
+from bort.console import data_size
 from bort.finetuning import dry_run as finetuning
 from bort.models import hub
 from bort.models.identity import find_local_model
@@ -40,6 +41,6 @@ def count_steps(run: TrainConfig, task: Task, train: list) -> int:
         shape = read_shape(folder)
         size = count_parameters(shape.arch, shape.vocab_size, shape.limit)
         logger.info(
-            f"  S           {shape.arch}, {4e-9 * size:.2f} GB of memory beside the student"
+            f"  S           {shape.arch}, {data_size(4 * size)} of memory beside the student"
         )
     return 3 * count_planned_steps(run, len(D))

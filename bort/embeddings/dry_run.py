@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 from bort.config.train import TrainConfig
-from bort.console import counted
+from bort.console import counted, data_size
 from bort.embeddings.recipe import EmbeddingLesson
 from bort.embeddings.texts import TEXTS, make_rows
 from bort.finetuning.dry_run import count_own_steps
 from bort.objectives.parameters import count_training_flops
-from bort.pretraining.dry_run import describe_hours
+from bort.pretraining.dry_run import describe_time
 from bort.pretraining.flops import count_optimizer_flops
 from bort.runs.folder import RunFolder
 from bort.tasks.encoding import encode_rows
@@ -46,8 +46,6 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"  tokens      about {read:,.0f}")
     logger.info(f"  FLOPs       {work:.2e}, validations and the teacher's passes not counted")
     logger.info(f"  precision   {describe_precision(run)}")
-    logger.info(
-        f"  disk        {(cached + 28 * size) / 1e9:.2f} GB, the teacher's embeddings included"
-    )
-    logger.info(f"  hours       about {describe_hours(work + passes, run)}")
+    logger.info(f"  disk        {data_size(cached + 28 * size)}, the teacher's embeddings included")
+    logger.info(f"  time        about {describe_time(work + passes, run)}")
     logger.info("dry_run=true: nothing was started")

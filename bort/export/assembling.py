@@ -6,11 +6,13 @@ tested here is what is shipped, and neither bort nor torch is needed to run it.
 
 import ast
 import inspect
+from importlib.metadata import version
 from types import ModuleType
 
 from bort.export import command, rules, standalone, tables
 from bort.files import delimited
 
+PACKAGES = ("numpy", "onnxruntime", "tokenizers")  # that predict.py imports
 PARTS = (delimited, rules, tables, standalone, command)  # what a module needs is in front of it
 
 
@@ -34,6 +36,15 @@ def assemble_predictor() -> str:
         lines.append(f"from {name} import {', '.join(sorted(names[name], key=_rank_name))}")
     head = "\n".join([f'"""{command.__doc__}"""\n', *lines])
     return f"{head}\n\n" + "\n\n\n".join(bodies) + "\n"
+
+
+def list_requirements() -> str:
+    """Return the requirements.txt of predict.py, with the versions that the export was checked by.
+
+    Newer ones are allowed: it uses what these packages have had for years.
+    """
+    lines = [f"{name}  # checked with {version(name)}" for name in PACKAGES]
+    return "\n".join(lines) + "\n"
 
 
 def _rank_name(name: str) -> tuple[bool, bool, str]:

@@ -13,7 +13,8 @@ from bort.models import hf_config
 from bort.models.bert import POOLED_HEADS, Classifier
 from bort.models.huggingface import load_tokenizer
 from bort.models.weight_names import name_class
-from bort.runs.origin import hide_folders, list_origins, list_scores
+from bort.runs.baselines import read_baselines
+from bort.runs.origin import UNKNOWN, hide_folders, list_licences, list_origins, list_scores
 from bort.text.sources import read_versions
 
 # What Markdown or HTML may read as markup, and where an address starts that it makes a link of.
@@ -48,7 +49,10 @@ def format_card(
         "vocabulary": f"{config.vocab_size:,}{_describe_trimming(run)}",
         "longest input": f"{config.limit} tokens{_describe_windows(run)}",
     }
+    if isinstance(run.get("data.length"), int):
+        facts["trained at"] = f"{run['data.length']} tokens"
     facts |= {"exported from": hide_folders(source)} | list_origins(run) | list_scores(run)
+    facts |= {baseline.title: baseline.describe() for baseline in read_baselines(run)}
     for key, value in (result.scores or {}).items():
         when, _, metric = key.partition("/")
         facts[f"val/{metric} {when} export"] = decimal(value)
@@ -62,7 +66,7 @@ def format_card(
     if isinstance(model, Embedder):
         facts["embedding"] = f"{model.config.hidden * len(model.pooling.modes)} numbers a text"
         library = "sentence-transformers" if result.format == "hf" else library
-    facts["licence"] = "not stated: that of the weights it started from and of the data"
+    facts |= list_licences(run) or {"licence": UNKNOWN}
     lines = ["---", f"library_name: {library}", "---", "", f"# {escape_markdown(out.name)}", ""]
     rows = (
         f"| {escape_markdown(key)} | {escape_markdown(value)} |" for key, value in facts.items()
@@ -92,8 +96,7 @@ def _describe_trimming(run: dict[str, Any]) -> str:
 def _format_usage(model, result: ExportResult, example: str) -> str:
     """Return the commands that use the folder, as Markdown."""
     if result.format != "hf":
-        command = f"python predict.py {example}".rstrip()
-        return f"```\npip install numpy onnxruntime tokenizers\n{command}\n```\n"
+        return _format_shipped_usage(example)
     if isinstance(model, Embedder):
         return (
             "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
@@ -114,6 +117,21 @@ def _format_usage(model, result: ExportResult, example: str) -> str:
         f'AutoModel{kind}\n\ntokenizer = AutoTokenizer.from_pretrained(".")\n'
         f'model = AutoModel{kind}.from_pretrained(".")\n```\n'
     )
+
+
+def _format_shipped_usage(example: str) -> str:
+    """Return the commands and the lines of Python that use an ONNX folder's predict.py."""
+    words = shlex.split(example)
+    first, *more = map(repr, words)
+    row = f"({first}, {more[0]})" if len(more) == 1 else first
+    if len(more) > 1:  # a passage and its options
+        row = ", ".join(f"({first}, {option})" for option in more)
+    commands = ["pip install -r requirements.txt", f"python predict.py {example}".rstrip()]
+    if len(more) < 2:
+        commands.append("python predict.py input=new.csv out=answers.csv")
+    python = ["from predict import Model", "", "model = Model()", f"print(model.predict([{row}]))"]
+    blocks = ["```", *commands, "```", "", "```python", *python, "```", ""]
+    return "\n".join(blocks)
 
 
 def format_example(folder: Path) -> str:

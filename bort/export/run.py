@@ -13,7 +13,7 @@ from bort.embeddings.embedder import (
     save_embedder,
 )
 from bort.errors import BortError
-from bort.export.assembling import assemble_predictor
+from bort.export.assembling import assemble_predictor, list_requirements
 from bort.export.card import format_card, format_example
 from bort.export.checks import check_form
 from bort.export.forms import run_torch
@@ -137,6 +137,7 @@ def _write_files(model, tokenizer, source: str, form: str, folder: Path) -> None
     onnx.export_onnx(model, folder / "model.onnx")
     (folder / "model.safetensors").unlink()
     (folder / "predict.py").write_text(assemble_predictor(), encoding="utf-8")
+    (folder / "requirements.txt").write_text(list_requirements(), encoding="utf-8")
 
 
 def push(folder: Path, name: str) -> None:

@@ -3,15 +3,20 @@
 Nothing heavy is imported here.
 """
 
+import logging
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bort.config.data import DataConfig
+from bort.config.train import EMBED, FITTING_JOBS
 from bort.errors import BortError, check_at_least, check_choice
 from bort.files.writing import expand_user_path
 from bort.runs.origin import read_facts
 
+logger = logging.getLogger(__name__)
+
+NO_TASK = "none"  # as in task=none
 FORMATS = ("hf", "onnx", "onnx-int8")
 AGREEMENT, DROP = 0.95, 0.01  # what the checks ask where the user says nothing
 
@@ -33,6 +38,37 @@ class TaskDataConfig:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+def recall_task(model: str) -> tuple[str | None, TaskDataConfig]:
+    """Return the task that the run of a model was fine-tuned on, and where its rows are.
+
+    There is none where the model was not fine-tuned here, or its data are no longer there; a line
+    says so. Raises BortError for damaged files of the run.
+    """
+    run, nothing = read_facts(model), TaskDataConfig()
+    task = run.get("task")
+    if run.get("job") not in FITTING_JOBS or task == EMBED or not isinstance(task, str):
+        return None, nothing
+    keys = ("train", "val", "text", "label", "kind") if task == "custom" else ("root",)
+    keys = () if task == "docstrings" else keys
+    values = {key: run.get(f"data.{key}") for key in keys}
+    for key in ("train", "val", "root"):
+        path = values.get(key)
+        if path is not None and not Path(path).expanduser().exists():
+            logger.info(f"task: no check on {task}, since data.{key}={path} is not there")
+            return None, nothing
+    if "root" in values and values["root"] is None:
+        logger.info(f"task: no check on {task}, whose rows were the hub's; give data.root=FOLDER")
+        return None, nothing
+    logger.info(f"task: {task}, as in the run of the model; task=none leaves the check out")
+    spelled = {key: _to_word(value) for key, value in values.items() if value is not None}
+    return task, TaskDataConfig(**spelled)
+
+
+def _to_word(value: str | list[str]) -> str:
+    """Spell a column, or several, as the command line takes them."""
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)
+
+
 @dataclass
 class ExportConfig:
     """A model as a folder for production, checked before it gets its name.
@@ -48,7 +84,9 @@ class ExportConfig:
     model: str | None = None  # a run folder, a Hugging Face folder or a hub name
     format: str | None = None  # hf, onnx or onnx-int8
     out: str | None = None  # the folder to write
-    task: str | None = None  # the task whose validation rows are answered before and after
+    # the task whose validation rows are answered before and after: that of the model's run, as long
+    # as its data are still there; none leaves the check out
+    task: str | None = None
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     # the least share of equal top answers of int8 (0.95); numbers may be off by the rest, as a
     # share of their spread
@@ -66,6 +104,9 @@ class ExportConfig:
             )
         if self.task is None and self.data.train:
             self.task = "custom"  # as in a fine-tuning
+        if self.task is None and not self.data.to_json():
+            self.task, self.data = recall_task(self.model)
+        self.task = None if self.task == NO_TASK else self.task
         self._check_data()
         self._check_limits()
         check_choice("format", self.format, FORMATS)

@@ -18,6 +18,7 @@ from bort.files.delimited import Mistake, read_csv, read_tsv, split_at_returns
 
 USUAL = ("text", "pair")  # columns of the texts where nothing says more; the second may be absent
 ANSWER = "answer"  # the key of what is added to a row, and the beginning of its columns' names
+TSV_SIGNS = frozenset("\t\r\n")  # which a cell of a tsv file cannot hold
 KINDS = (".csv", ".tsv", ".jsonl", ".txt")
 
 
@@ -176,7 +177,7 @@ class LineWriter:
             line = io.StringIO()
             csv.writer(line, delimiter=self.separator, lineterminator="\n").writerow(cells)
             return line.getvalue()
-        if wrong := [cell for cell in cells if any(sign in cell for sign in "\t\r\n")]:
+        if wrong := [cell for cell in cells if not TSV_SIGNS.isdisjoint(cell)]:
             raise Mistake(
                 f"{where}: {shorten(wrong[0])} has a tab or ends a line, for which a tsv has no "
                 "sign; use out=FILE.csv"

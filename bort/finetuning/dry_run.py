@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bort.config.train import TrainConfig
-from bort.console import counted
+from bort.console import counted, data_size
 from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.finetuning.datamodule import measure_inputs
@@ -18,7 +18,7 @@ from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_classifier, load_masked_lm, load_tokenizer
 from bort.objectives.parameters import count_parameters, count_training_flops
 from bort.pretraining.corpus import find_corpus
-from bort.pretraining.dry_run import describe_hours
+from bort.pretraining.dry_run import describe_time
 from bort.pretraining.flops import count_optimizer_flops, count_student_flops, measure_amount
 from bort.pretraining.teacher import OWN_STEPS, build_encoder_run, locate_encoder
 from bort.runs.folder import RunFolder
@@ -86,10 +86,10 @@ def show(
     logger.info(f"  tokens      about {read:,.0f}")
     logger.info(f"  FLOPs       {work:.2e} without validations, {arch} with {size:,} parameters")
     logger.info(f"  precision   {describe_precision(run)}")
-    logger.info(f"  memory      about {(16 * size + activations) / 1e9:.1f} GB")
-    logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
-    duration = describe_hours(work + (0.0 if run.model else _say_encoder(run)), run)
-    logger.info(f"  hours       about {duration}")
+    logger.info(f"  memory      about {data_size(16 * size + activations)}")
+    logger.info(f"  disk        {data_size((2 * 12 + 4) * size)} in {folder}")
+    needed = describe_time(work + (0.0 if run.model else _say_encoder(run)), run)
+    logger.info(f"  time        about {needed}")
     logger.info("dry_run=true: nothing was started")
 
 

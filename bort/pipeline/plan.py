@@ -4,7 +4,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -43,6 +43,7 @@ class Stage:
     folder: Path  # what it leaves
     result: Path  # a file in there that is written near the end
     reads: tuple[Path, ...] = ()
+    run: TrainConfig | None = None  # the settings of a stage that trains, but for what it reads
 
 
 def plan_stages(settings: PipelineConfig) -> list[Stage]:
@@ -77,7 +78,8 @@ def plan_stages(settings: PipelineConfig) -> list[Stage]:
     words["pretrain"].insert(1, f"arch_file=runs/search/{name}/{OPTIMUM}")
     words["export"] = _export_words(name, tuned, runs["finetune"], extra["export"])
     parse_command(ExportConfig, words["export"])
-    return _list_stages(name, words, Path(tuned))
+    stages = _list_stages(name, words, Path(tuned))
+    return [replace(stage, run=runs.get(stage.key)) for stage in stages]
 
 
 def choose_name(settings: PipelineConfig) -> str:
@@ -228,7 +230,17 @@ def _benchmark_words(
 
 
 def _check_data(runs: dict[str, TrainConfig]) -> None:
-    """Read the task and look for the text now, not after ten minutes of search."""
+    """Read the task and look for text and models now, not after ten minutes of search.
+
+    Whatever a stage would refuse and can be known before the first one is refused here.
+    """
+    from bort.models.hub import find_model  # torch, not for --help
+    from bort.training.trainer import check_trainer
+
+    for run in runs.values():
+        check_trainer(run)
+        if run.teacher.name:
+            find_model(run.teacher.name)
     for stage in ("search", "pretrain"):
         if runs[stage].data.source == "text":
             open_text(runs[stage].data)
@@ -236,9 +248,12 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
     if task in registry.TASKS and registry.TASKS[task].parent:
         raise BortError(f"task={task} is a diagnostic set, which nothing is fine-tuned on")
     if task != "docstrings":  # which takes minutes to make, and cannot be wrong
-        from bort.finetuning.heads import arrange_texts  # torch, not for --help
+        from bort.finetuning.heads import arrange_texts
+        from bort.finetuning.recipe import check_settings_of_task
 
-        data = runs["finetune"].data
-        arrange_texts(load_task(task, data)[0], runs["finetune"].head, data.overlap)
+        tuning = runs["finetune"]
+        described, rows = load_task(task, tuning.data)
+        described = arrange_texts(described, tuning.head, tuning.data.overlap)
+        check_settings_of_task(tuning, described, rows)
     if runs["finetune"].data.unlabelled:
         check_pool_file(runs["finetune"].data)

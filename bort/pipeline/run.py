@@ -51,6 +51,12 @@ def main(settings: PipelineConfig) -> None:
     """Run the stages that are not finished; exits with the code of the one that fails."""
     stages = plan_stages(settings)
     name = settings.name or choose_name(settings)
+    if settings.dry_run:
+        from bort.pipeline.dry_run import show  # torch, not for --help
+
+        check_folder(Path("runs", "pipeline", name))
+        show(stages, read_records(Path("runs", "pipeline", name)))
+        return
     again = console.typed(f"-m bort.pipeline {shlex.join(sys.argv[1:])}")
     if code := run(stages, Path("runs", "pipeline", name), again):
         raise SystemExit(code)
@@ -62,8 +68,7 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     folder: `runs/pipeline/NAME`; again: the command, for the report. A stage is finished when its
     command ended well, its result is there, and all that it read is still the same.
     """
-    if not (folder / run_files.STAGES).is_file() and run_files.list_foreign_names(folder):
-        raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
+    check_folder(folder)
     with RunFolder(folder).lock(wait=True) as lock:
         records = read_records(folder)
         for number, stage in enumerate(stages, 1):
@@ -76,6 +81,12 @@ def run(stages: list[Stage], folder: Path, again: str) -> int:
     logger.info(f"  report    {folder / run_files.REPORT}")
     logger.info(f"  model     {shipped}   ({console.python()} {shipped}/predict.py 'a text')")
     return 0
+
+
+def check_folder(folder: Path) -> None:
+    """Raise BortError for a folder that holds something else than a pipeline."""
+    if not (folder / run_files.STAGES).is_file() and run_files.list_foreign_names(folder):
+        raise BortError(f"{folder} holds files but no pipeline of bort; use another name=")
 
 
 def _run_stage(

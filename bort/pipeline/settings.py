@@ -64,6 +64,7 @@ class PipelineConfig:
     finetune: str | None = None  # further settings of the fine-tuning
     export: str | None = None  # further settings of bort.export
     benchmark: str | None = None  # further settings of bort.benchmark
+    dry_run: bool = False  # check all stages, show their commands and what they cost, and stop
 
     def __post_init__(self) -> None:
         for key, owners in OWNERS.items():

@@ -38,7 +38,7 @@ class TableFile:
     is_explicit: bool  # whether the user names them
     labels: tuple[str, ...] = ()  # columns that must be there beside them
 
-    def open(self) -> OpenTable:
+    def open_rows(self) -> OpenTable:
         """Open the file; raises BortError, there or with a row, for what cannot be read."""
         try:
             stream = stream_rows(self.path, [self.wanted or (), USUAL[:1]], kind=self.kind)
@@ -57,7 +57,7 @@ class TableFile:
         """
         if is_stream(self.path):
             return
-        table, count = self.open(), 0
+        table, count = self.open_rows(), 0
         with translate_mistakes():
             for where, cells in table.rows:
                 get_text(cells, table.columns, where)

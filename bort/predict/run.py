@@ -1,23 +1,27 @@
 """From the settings of `python -m bort.predict` to answers on the screen or in a file."""
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from bort import shell
-from bort.console import counted
+from bort.console import counted, duration, listed
 from bort.errors import BortError
-from bort.export.tables import LineWriter, answer_rows
+from bort.export.tables import USUAL, LineWriter, answer_rows
 from bort.files.compressed import split_suffixes
 from bort.files.locks import check_unread, lock_output
 from bort.files.tables import translate_mistakes
-from bort.files.writing import is_stream, open_output
+from bort.files.writing import check_writable, is_stream, open_output
 from bort.finetuning.columns import TaskColumns, read_columns
 from bort.predict.rows import OpenTable, TableFile, check_texts, read_texts
 from bort.predict.settings import PredictConfig, split_names
 from bort.predict.writing import LineSink, ParquetSink, Sink
+from bort.tasks.metrics import list_metrics
 
 if TYPE_CHECKING:
     from bort.predict.scores import ScoreSheet
@@ -35,17 +39,26 @@ def main(settings: PredictConfig) -> None:
     out = settings.out_path
     if sys.stdout is None and out is None:  # closed, as by >&-
         raise BortError("there is no standard output; give out=FILE")
-    table, columns = _find_table(settings)
+    table, task = _find_table(settings)
     if table is not None:
         table.check()
     elif settings.input:
         check_texts(settings.input_path)
     if out is None:
-        _answer(settings, table, columns, lambda opened: _open_screen(settings, opened))
+        work = Work.prepare(settings, table, task)
+        work.answer(lambda opened: _open_screen(settings, opened))
         return
     check_unread(out, {"input": settings.input, "model": settings.model})
+    if settings.dry_run:
+        if not is_stream(out):
+            check_writable(out)
+        with open(os.devnull, "wb") as file:
+            work = Work.prepare(settings, table, task)
+            work.answer(lambda opened: _open_file(settings, opened, file))
+        return
     with lock_output(out), open_output(out) as file:  # first: a wrong path shows at once
-        count = _answer(settings, table, columns, lambda opened: _open_file(settings, opened, file))
+        work = Work.prepare(settings, table, task)
+        count = work.answer(lambda opened: _open_file(settings, opened, file))
     if not is_stream(out):
         logger.info(f"{counted(count, 'answer')}: {settings.out}")
 
@@ -63,42 +76,80 @@ def _find_table(settings: PredictConfig) -> tuple[TableFile | None, TaskColumns]
     return TableFile(settings.input_path, settings.kind, wanted, is_explicit, labels), task
 
 
-def _answer(
-    settings: PredictConfig,
-    table: TableFile | None,
-    task: TaskColumns,
-    open_sink: Callable[[OpenTable | None], Sink],
-) -> int:
-    """Load the model and hand its answers to the sink; return how many there are."""
-    with shell.loading(shell.program()):  # torch, only now
-        from bort.predictor import load
+@dataclass(frozen=True)
+class Work:
+    """A loaded model, what it answers, and the sheet of its scores where they are asked for.
 
-    predictor = load(settings.model)
-    if settings.top is not None and not predictor.fills_masks:
-        raise BortError("top= is for a masked language model, which this is not; leave it out")
-    top, count = settings.top or 5, 0
-    if table is None:
-        with closing(open_sink(None)) as sink:
-            for answer in predictor.answers(_list_texts(settings), top=top):
-                sink.add("", None, answer)
+    A dry run takes the same steps with an answer to the first row alone, which stands for all.
+    """
+
+    settings: PredictConfig
+    predictor: "Predictor"
+    table: TableFile | None  # None for texts, and for the lines of a file
+    sheet: "ScoreSheet | None"
+
+    @classmethod
+    def prepare(cls, settings: PredictConfig, table: TableFile | None, task: TaskColumns) -> Self:
+        """Load the model; raises BortError for one that cannot do what the settings say."""
+        with shell.loading(shell.program()):  # torch, only now
+            from bort.predictor import load
+
+        predictor = load(settings.model)
+        if settings.top is not None and not predictor.fills_masks:
+            raise BortError("top= is for a masked language model, which this is not; leave it out")
+        sheet = _open_sheet(table, task, predictor) if settings.score else None
+        return cls(settings, predictor, table, sheet)
+
+    def answer(self, open_sink: Callable[[OpenTable | None], Sink]) -> int:
+        """Hand the answers to the sink, and the scores to the screen; return how many there are."""
+        opened = self.table.open_rows() if self.table is not None else None
+        count, start = 0, time.monotonic()
+        with closing(open_sink(opened)) as sink, translate_mistakes():
+            for where, cells, answer in self._walk(opened):
+                sink.add(where, cells, answer)
+                if self.sheet is not None:
+                    self.sheet.add(where, cells, answer)
                 count += 1
             sink.finish()
+        if self.settings.dry_run:
+            self._describe(count, opened, time.monotonic() - start)
+        elif self.sheet is not None:
+            self.sheet.report(opened.has_decimal_commas)
         return count
-    sheet = _open_sheet(settings, table, task, predictor)
-    opened = table.open()
-    with closing(open_sink(opened)) as sink, translate_mistakes():
-        answered = answer_rows(
-            opened.rows, opened.columns, lambda texts: predictor.answers(texts, top=top)
-        )
-        for where, cells, answer in answered:
-            sink.add(where, cells, answer)
-            if sheet is not None:
-                sheet.add(where, cells, answer)
-            count += 1
-        sink.finish()
-    if sheet is not None:
-        sheet.report(opened.has_decimal_commas)
-    return count
+
+    def _walk(self, opened: OpenTable | None) -> Iterator[tuple[str, dict | None, dict]]:
+        """Yield where each row is, its cells, None for what is no row, and the answer to it."""
+        respond = self.predictor.rehearse if self.settings.dry_run else self.predictor.answers
+        top = self.settings.top or 5
+        if opened is None:
+            yield from (("", None, a) for a in respond(_list_texts(self.settings), top=top))
+            return
+        yield from answer_rows(opened.rows, opened.columns, lambda texts: respond(texts, top=top))
+
+    def _describe(self, count: int, opened: OpenTable | None, seconds: float) -> None:
+        """Say what would be answered, and how long its reading took."""
+        source = self.settings.input or "the command line"
+        columns = opened.columns if opened else ()
+        read = "text (and pair)" if columns == USUAL else " and ".join(columns)
+        where = f", the text in {read}" if opened else ""
+        logger.info(f"  rows        {count:,} of {source}{where}")
+        labels = list(self.predictor.labels.values()) if self.predictor.outputs else []
+        logger.info(f"  model       {self.settings.model}{describe_labels(labels)}")
+        if self.sheet is not None:
+            scores = ", ".join(list_metrics(self.sheet.task))
+            logger.info(f"  scores      {scores}, of the labels in {', '.join(self.table.labels)}")
+        logger.info(f"  out         {self.settings.out or 'the screen'}")
+        logger.info(f"  reading     {duration(seconds)}, without the answers")
+        logger.info("dry_run=true: nothing was answered")
+
+
+def describe_labels(labels: list[str]) -> str:
+    """Say what a model answers with, where that is known: `: 2 classes (bad, good)`."""
+    if not labels:
+        return ""
+    if len(labels) == 1:
+        return ": a number"
+    return f": {len(labels)} classes ({listed(labels, 60)})"
 
 
 def _list_texts(settings: PredictConfig) -> Iterator:
@@ -108,17 +159,13 @@ def _list_texts(settings: PredictConfig) -> Iterator:
     return iter([settings.text if settings.pair is None else (settings.text, settings.pair)])
 
 
-def _open_sheet(
-    settings: PredictConfig, table: TableFile, task: TaskColumns, predictor: "Predictor"
-) -> "ScoreSheet | None":
-    """Return what scores the answers, after a look at all labels; None where nothing is scored."""
-    if not settings.score:
-        return None
+def _open_sheet(table: TableFile, task: TaskColumns, predictor: "Predictor") -> "ScoreSheet":
+    """Return what scores the answers, after a look at all labels that can be read twice."""
     from bort.predict.scores import ScoreSheet
 
-    sheet = ScoreSheet.open(predictor, task.task, table.labels)
+    sheet = ScoreSheet.make(predictor, task.task, table.labels)
     if not is_stream(table.path):
-        opened = table.open()
+        opened = table.open_rows()
         for where, cells in opened.rows:
             sheet.read_label(where, cells, opened.has_decimal_commas)
     return sheet
@@ -132,7 +179,7 @@ def _open_screen(settings: PredictConfig, opened: OpenTable | None) -> Sink:
     kind = f".{settings.format}" if settings.format else ".jsonl"
     separator = opened.separator if opened and settings.kind == kind == ".csv" else None
     writer = LineWriter(kind, separator, sys.stdout.encoding)
-    if settings.score:
+    if settings.score or settings.dry_run:
         return LineSink(writer, lambda lines: None)
     return LineSink(writer, lambda lines: print(lines, end="", flush=True))
 

@@ -41,7 +41,7 @@ class ScoreSheet:
         self.spelled = spelled | self.places
 
     @classmethod
-    def open(
+    def make(
         cls, predictor: Predictor | OnnxPredictor, name: str | None, columns: tuple[str, ...]
     ) -> Self:
         """Make a sheet for a model.
@@ -49,7 +49,7 @@ class ScoreSheet:
         name: of the task, by whose metrics the answers are scored; those of task=custom otherwise.
         columns: of the labels. Raises BortError for a model whose answers are no labels.
         """
-        if isinstance(predictor, OnnxPredictor) or predictor.outputs is None:
+        if predictor.outputs is None:
             raise BortError("score=true is for a model that answers with classes or numbers")
         labels = tuple(predictor.labels[k] for k in range(predictor.outputs))
         task = TASKS.get(name)

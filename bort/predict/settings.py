@@ -44,6 +44,7 @@ class PredictConfig:
     format: str | None = None  # csv, tsv or jsonl: what - and the screen carry
     score: bool = False  # whether the answers are scored, by the labels in the table
     label: str | None = None  # the column with the labels, where it is not that of the training
+    dry_run: bool = False  # whether all is checked and counted, and nothing answered
     # how many words are given for a mask; 5 unless another number is given
     top: int | None = field(default=None, metadata=explained(NO_NUMBER_OF_WORDS))
 

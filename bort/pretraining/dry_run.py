@@ -11,7 +11,7 @@ import torch
 
 from bort.config.train import TrainConfig
 from bort.config.trainer import AUTO
-from bort.console import counted
+from bort.console import counted, data_size, duration
 from bort.errors import BortError
 from bort.files.cache import locate_cache
 from bort.machine import SIZE, count_usable_cores, measure_gflops
@@ -172,7 +172,7 @@ def list_teacher_parts(run: TrainConfig, outlook: Outlook) -> Iterator[tuple[str
     yield ("teacher, kept from before", 0.0) if is_cached else ("teacher's training, once", work)
 
 
-def describe_hours(work: float, run: TrainConfig) -> str:
+def describe_time(work: float, run: TrainConfig) -> str:
     """Describe how long this many FLOPs take on this machine, in the precision of the run.
 
     Large models reach half of the speed of its float32 products, and small ones less. bf16 is
@@ -189,7 +189,8 @@ def describe_hours(work: float, run: TrainConfig) -> str:
     if factor is not None:
         hours /= factor
         speed = f"in bf16, {factor:.2g} × as fast as float32"
-    return f"{hours:,.2f} on {count_usable_cores()} cores here, without a GPU, {speed}"
+    cores = counted(count_usable_cores(), "core")
+    return f"{duration(3600 * hours)} on {cores} here, without a GPU, {speed}"
 
 
 def format_flops(parts: list[tuple[str, float]]) -> str:
@@ -257,7 +258,7 @@ def show_readings(run: TrainConfig, outlook: Outlook, amount: Amount) -> None:
     count = outlook.corpus.count_sequences("train", run.data) if outlook.corpus else 0
     sizes = estimate_states_bytes(run, outlook.teacher.hidden, amount, count)
     logger.info(
-        f"              {sum(sizes.values()) / 1e9:.2f} GB there for states of the teacher that "
+        f"              {data_size(sum(sizes.values()))} there for states of the teacher that "
         f"are read again, at most distill.states_gb={distill.states_gb:g}"
     )
 
@@ -293,14 +294,14 @@ def show(run: TrainConfig, folder: Path) -> None:
     logger.info(f"  FLOPs       {format_flops(parts)}")
     show_optimizer_share(count_optimizer_share(run, V, amount))
     its_teacher = ", its teacher included" if outlook.teacher_parameters else ""
-    logger.info(f"  memory      about {estimate_bytes(run, outlook) / 1e9:.2f} GB{its_teacher}")
+    logger.info(f"  memory      about {data_size(estimate_bytes(run, outlook))}{its_teacher}")
     corpus = "built" if outlook.corpus else "to be built"
-    logger.info(f"  disk        {(2 * 12 + 4) * size / 1e9:.2f} GB in {folder}")
+    logger.info(f"  disk        {data_size((2 * 12 + 4) * size)} in {folder}")
     logger.info(f"              corpus ({corpus}) in {locate_cache()}")
     show_readings(run, outlook, amount)
     free = shutil.disk_usage(Path.cwd()).free
-    logger.info(f"              {free / 1e9:.0f} GB are free here")
-    duration = describe_hours(sum(work for _, work in parts), run)
-    logger.info(f"  hours       about {duration}")
+    logger.info(f"              {data_size(free)} are free here")
+    needed = describe_time(sum(work for _, work in parts), run)
+    logger.info(f"  time        about {needed}")
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

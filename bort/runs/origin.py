@@ -3,6 +3,7 @@
 A stranger may have written these texts, so card.py escapes them.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from bort.files.untrusted import read_json
 from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
 
+UNKNOWN = "unknown"  # a licence that nothing states
+HEAD = 20_000  # characters of a card that may state it
 EMBEDDED = "docstrings of the installed Python packages"
 
 
@@ -54,6 +57,43 @@ def list_scores(run: dict[str, Any]) -> dict[str, str]:
             values[key] += f" ({counted(count, 'row')})"
     doubt = run.get("doubt")
     return values | ({"to doubt": doubt} if isinstance(doubt, str) else {})
+
+
+def list_licences(run: dict[str, Any]) -> dict[str, str]:
+    """List the licences of what a run's model was made from, `unknown` where nothing states one."""
+    sources = {
+        "base model": run.get("model"),
+        "teacher": run.get("teacher.name"),
+        "data": next(
+            (run[key] for key in ("data.train", "data.path", "data.root") if run.get(key)), None
+        ),
+    }
+    named = {name: source for name, source in sources.items() if isinstance(source, str)}
+    return {f"licence of the {name}": read_licence(source) for name, source in named.items()}
+
+
+def read_licence(source: str) -> str:
+    """Read the licence that the card (README.md) of a model or of data states, or `unknown`.
+
+    source: a folder, a file in one, or the name of a model on the hub whose card is cached.
+    """
+    path = Path(source).expanduser()
+    card = (path.parent if path.is_file() else path) / "README.md"
+    if not path.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            cached = try_to_load_from_cache(source, "README.md")
+        except ValueError:  # no name of the hub
+            return UNKNOWN
+        card = Path(cached) if isinstance(cached, str) else card
+    if not card.is_file():
+        return UNKNOWN
+    with card.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(HEAD)
+    facts = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
+    stated = re.search(r"^license:[ \t]*(\S.*)$", facts[1], re.MULTILINE) if facts else None
+    return stated[1].strip().strip("\"'") if stated else UNKNOWN
 
 
 def list_origins(run: dict[str, Any]) -> dict[str, str]:

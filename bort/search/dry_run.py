@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from bort.config.search import SearchRunConfig
+from bort.console import data_size
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
 from bort.objectives.parameters import count_int8_bytes, count_parameters
 from bort.pretraining.dry_run import (
     HUB_TEACHERS,
-    describe_hours,
+    describe_time,
     format_flops,
     list_teacher_parts,
     look_ahead,
@@ -121,14 +122,14 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     logger.info(f"  FLOPs       at most {format_flops(parts)}")
     states = amount.train.positions * search.seeds + amount.val.positions
     logger.info(
-        f"  cache       {2e-9 * states * teacher.hidden:.2f} GB of teacher states in {folder}"
+        f"  cache       {data_size(2 * states * teacher.hidden)} of teacher states in {folder}"
     )
     sizes = [chosen.points[xi][0] for xi in chosen.order]
-    logger.info(f"  disk        at most {sum(4e-9 * size for size in sizes):.1f} GB of models")
+    logger.info(f"  disk        at most {data_size(4 * sum(sizes))} of models")
     if run.latency.source not in ("analytic", "table"):
         count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
         logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
-    duration = describe_hours(sum(work for _, work in parts), run)
-    logger.info(f"  hours       at most {duration}")
+    needed = describe_time(sum(work for _, work in parts), run)
+    logger.info(f"  time        at most {needed}")
     show_missing(outlook, run)
     logger.info("dry_run=true: nothing was started")

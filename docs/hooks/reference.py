@@ -72,7 +72,7 @@ USES = {
     ),
 }
 MODULES = {  # the commands that Hydra does not read, and where their settings are
-    "predict": ("bort.predict", "PredictConfig"),
+    "predict": ("bort.predict.settings", "PredictConfig"),
     "export": ("bort.export.settings", "ExportConfig"),
     "benchmark": ("bort.config.search", "BenchmarkConfig"),
     "report": ("bort.report", "ReportConfig"),

@@ -2,12 +2,13 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections import Counter
 
 from bort.export import command
-from bort.export.assembling import PARTS, assemble_predictor
+from bort.export.assembling import PARTS, assemble_predictor, list_requirements
 
 
 def test_one_file_with_everything_in_it_once():
@@ -33,3 +34,13 @@ def test_it_passes_the_same_checks_as_the_code(tmp_path):
     words = ["-m", "ruff", "check", "--isolated", "--select=E,F,I", "--line-length=100"]
     result = subprocess.run([sys.executable, *words, str(path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_its_requirements_are_what_it_imports():
+    source = assemble_predictor()
+    lines = list_requirements().splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == ["numpy", "onnxruntime", "tokenizers"]
+    assert all(re.search(r"^\s*(import|from) " + name, source, re.MULTILINE) for name in names)
+    third_party = {"torch", "transformers", "pandas", "pyarrow", "bort"}
+    assert not [name for name in third_party if f"import {name}" in source]

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import types
 from html import unescape
 from pathlib import Path
 
@@ -111,3 +112,40 @@ def test_an_export_tells_no_path_of_this_machine(settings_of, tmp_path, monkeypa
             assert not told, f"{path.name} tells {told}"
             if path.suffix == ".onnx":
                 assert not re.search(rb"[\w/.-]+/\w+\.py", content)
+
+
+def test_a_card_tells_licences_baselines_and_the_trained_length(model, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    run = {"job": "kd_finetune", "task": "custom", "data.length": 48, "val/accuracy": 0.75}
+    run |= {"model": "m", "teacher.name": str(tmp_path), "data.train": "gone.csv"}
+    run |= {"majority/val/accuracy": 0.5, "majority/note": "'good' for every row"}
+    text = unescape(card.format_card(model, "m", run, tmp_path / "out", found()))
+    for row in (
+        "| trained at | 48 tokens |",
+        "| the most frequent label | val/accuracy 0.5000 ('good' for every row) |",
+        "| licence of the base model | unknown |",
+        "| licence of the teacher | cc-by-4.0 |",
+        "| licence of the data | unknown |",
+    ):
+        assert row in text
+    assert "| licence | unknown |" in card.format_card(model, "m", {}, tmp_path / "out", found())
+
+
+@pytest.mark.parametrize(
+    ("example", "row"),
+    [
+        ("'a text'", "['a text']"),
+        ("'a text' 'and another'", "[('a text', 'and another')]"),
+        ("'a passage' 'the first' 'it''s'", "[('a passage', 'the first'), ('a passage', 'its')]"),
+    ],
+)
+def test_a_card_shows_lines_of_python_that_run(model, tmp_path, example, row):
+    text = card.format_card(model, "m", {}, tmp_path, found(format="onnx"), example)
+    assert "pip install -r requirements.txt\n" in text
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert lines.endswith(f"print(model.predict({row}))\n")
+    calls = []
+    predictor = types.SimpleNamespace(predict=calls.append)
+    names = {"Model": lambda: predictor, "print": lambda answers: None}
+    exec(lines.replace("from predict import Model", ""), names)
+    assert calls == [eval(row)]

@@ -1,5 +1,6 @@
 """The command line of an export, which a pipeline checks before its first stage too."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,46 @@ def test_rows_are_as_long_as_in_the_run_of_the_model(tmp_path, monkeypatch):
     assert parse([*MODEL, "data.train=a.csv", "data.length=32"]).rows.length == 32
     Path("m/settings.json").write_text('{"data.length": 64}')  # of a pre-training
     assert parse([*MODEL, "data.train=a.csv"]).rows.length == DataConfig().length
+
+
+def remember(folder: Path, **settings) -> str:
+    """A run folder that has recorded these settings."""
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"job": "finetune", **settings}))
+    return f"model={folder}"
+
+
+def test_the_task_of_the_run_is_remembered(tmp_path):
+    """Its files and columns, and its length; what the user says goes before it."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b,c\n")
+    facts = {"data.train": str(rows), "data.text": ["a", "b"], "data.label": "c"}
+    facts |= {"data.kind": "auto", "data.val": None, "data.length": 48}
+    model = remember(tmp_path / "run", task="custom", **facts)
+    settings = parse((model, "format=hf", "out=o"))
+    expected = DataConfig(train=str(rows), text=["a", "b"], label="c", length=48)
+    assert (settings.task, settings.rows) == ("custom", expected)
+    assert parse((model, "format=hf", "out=o", "task=none")).task is None
+    settings = parse((model, "format=hf", "out=o", "task=glue/rte", "data.root=g"))
+    assert (settings.task, settings.rows.root) == ("glue/rte", "g")
+    model = remember(tmp_path / "rte", task="glue/rte", **{"data.root": str(tmp_path)})
+    settings = parse((model, "format=hf", "out=o", "drop=0.5"))
+    assert (settings.task, settings.rows.root) == ("glue/rte", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"task": "custom", "data.train": "gone.csv"}, "since data.train=gone.csv is not there"),
+        ({"task": "glue/rte", "data.root": "gone"}, "since data.root=gone is not there"),
+        ({"task": "glue/rte", "data.root": None}, "whose rows were the hub's; give data.root="),
+        ({"task": "embed", "data.train": "gone.csv"}, None),
+        ({"task": None}, None),
+        ({"task": "custom", "job": "pretrain", "data.train": "gone.csv"}, None),
+    ],
+)
+def test_a_task_without_its_data_is_not_checked_and_a_line_says_so(tmp_path, capsys, facts, line):
+    model = remember(tmp_path / "run", **facts)
+    assert parse((model, "format=hf", "out=o")).task is None
+    shown = capsys.readouterr().out
+    assert line in shown if line else shown == ""

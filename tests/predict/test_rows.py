@@ -45,7 +45,7 @@ def test_a_table_is_opened_as_often_as_its_file_can_be_read(tmp_path):
     table = TableFile(path, ".csv", ("review",), False)
     table.check()
     for _ in range(2):
-        opened = table.open()
+        opened = table.open_rows()
         assert opened.columns == ("review",) and opened.separator == ";"
         assert opened.has_decimal_commas
         assert list(opened.rows) == [
@@ -61,13 +61,13 @@ def test_a_pipe_is_read_once(tmp_path):
     writer.start()
     table = TableFile(path, ".jsonl", None, False)
     table.check()  # which would wait for ever, or take the rows away
-    assert [cells for _, cells in table.open().rows] == [{"text": "a"}]
+    assert [cells for _, cells in table.open_rows().rows] == [{"text": "a"}]
     writer.join()
 
 
 def test_columns_of_labels_are_looked_for(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,stars\na,1\n")
-    assert TableFile(path, ".csv", None, False, ("stars",)).open().columns == ("text", "pair")
+    assert TableFile(path, ".csv", None, False, ("stars",)).open_rows().columns == ("text", "pair")
     with pytest.raises(BortError, match="no column 'star' .*did you mean 'stars'"):
-        TableFile(path, ".csv", None, False, ("star",)).open()
+        TableFile(path, ".csv", None, False, ("star",)).open_rows()

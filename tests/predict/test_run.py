@@ -12,6 +12,7 @@ import pandas
 import pytest
 
 import bort
+from bort import predictor
 from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.predict.run import main
@@ -187,11 +188,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folders, tmp_path, name, conte
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     words = [word for word in words if "=" in word]
+    words += [f"model={folders['number']}", f"input={path}", f"out={tmp_path}/out.{end}"]
     before = {item.name for item in tmp_path.iterdir()}
-    with pytest.raises(BortError, match=message) as error:
-        predict(f"model={folders['number']}", f"input={path}", f"out={tmp_path}/out.{end}", *words)
-    assert "\n" not in str(error.value)
-    assert {item.name for item in tmp_path.iterdir()} == before
+    for more in ([], ["dry_run=true"]):  # which refuses whatever would be refused
+        with pytest.raises(BortError, match=message) as error:
+            predict(*words, *more)
+        assert "\n" not in str(error.value)
+        assert {item.name for item in tmp_path.iterdir()} == before
 
 
 def test_a_file_that_is_read_is_not_written(folders, tmp_path):
@@ -205,8 +208,6 @@ def test_a_file_that_is_read_is_not_written(folders, tmp_path):
 @pytest.mark.parametrize("end", ["csv", "jsonl", "parquet"])
 def test_memory_does_not_grow_with_the_table(folders, tmp_path, end, monkeypatch):
     """60,000 rows of 300 characters, 18 MB; the model's part of the work is left out."""
-    from bort import predictor
-
     monkeypatch.setattr(
         predictor.Predictor, "answers", lambda model, texts, top: ({"score": 1.0} for _ in texts)
     )
@@ -221,3 +222,36 @@ def test_memory_does_not_grow_with_the_table(folders, tmp_path, end, monkeypatch
     assert peak < (12e6 if end == "parquet" else 4e6)
     rows = read(tmp_path / f"out.{end}")
     assert [str(row["text"]) for row in rows] == [str(k) for k in range(60_000)]
+
+
+def test_a_dry_run_counts_and_checks_and_writes_nothing(folders, tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "in.csv", [row | {"label": "class 0"} for row in ROWS] * 700)
+    words = f"model={folders['classes']}", f"input={path}", f"out={tmp_path}/out.csv", "score=true"
+    monkeypatch.setattr(predictor.Predictor, "answers", lambda *_, **__: pytest.fail("answered"))
+    predict(*words, "dry_run=true")
+    shown = capsys.readouterr().out
+    assert "rows        2,100 of " in shown and "the text in text (and pair)" in shown
+    assert "3 classes (class 0, class 1, class 2)" in shown
+    assert "accuracy, macro_f1, of the labels in label" in shown and "reading " in shown
+    assert shown.endswith("dry_run=true: nothing was answered\n")
+    assert [item.name for item in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "message"),
+    [
+        ("masked", "no mask", "'no mask' has no <mask> to fill"),
+        ("masked", "a <mask>", None),
+        ("number", "\ud83d", "has half a character"),
+    ],
+)
+def test_a_dry_run_reads_every_row_as_the_model_does(folders, tmp_path, model, text, message):
+    """The 1,500th row is the one that the model would refuse."""
+    lines = [json.dumps({"text": "a <mask>"})] * 1499 + [json.dumps({"text": text})]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    words = f"model={folders[model]}", f"input={tmp_path}/in.jsonl", "dry_run=true"
+    if message is None:
+        predict(*words)
+        return
+    with pytest.raises(BortError, match=f"row 1500: .*{message}"):
+        predict(*words)

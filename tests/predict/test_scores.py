@@ -113,22 +113,22 @@ def test_tasks_of_a_suite_have_their_own_metrics_and_spellings():
     from bort.tasks.registry import TASKS
 
     mrpc = TASKS["glue/mrpc"]
-    sheet = ScoreSheet.open(Answering(2, mrpc.labels), "glue/mrpc", ("Quality",))
+    sheet = ScoreSheet.make(Answering(2, mrpc.labels), "glue/mrpc", ("Quality",))
     truth, answers = (1, 1, 0, 1), (1, 0, 0, 1)
     for label, answer in zip(truth, answers, strict=True):
         cells = {"Quality": str(mrpc.spelled[label])}
         sheet.add("here", cells, {"label": mrpc.labels[answer]})
     assert sheet.report(False) == pytest.approx({"f1": 0.8, "accuracy": 0.75})
-    other = ScoreSheet.open(Answering(2, ("a", "b")), "glue/mrpc", ("Quality",))
+    other = ScoreSheet.make(Answering(2, ("a", "b")), "glue/mrpc", ("Quality",))
     assert other.task.name == "custom" and other.task.labels == ("a", "b")
-    sheet = ScoreSheet.open(Answering(1, ("LABEL_0",)), "glue/stsb", ("score",))
+    sheet = ScoreSheet.make(Answering(1, ("LABEL_0",)), "glue/stsb", ("score",))
     assert sheet.task.name == "glue/stsb"
 
 
 @pytest.mark.parametrize("columns", [("tags",), ("art", "sport")])
 def test_labels_of_which_a_row_has_any_number(columns):
     """Of four decisions three are right: two labels are answered, one of them truly."""
-    sheet = ScoreSheet.open(Answering(2, ("art", "sport"), True), "custom", columns)
+    sheet = ScoreSheet.make(Answering(2, ("art", "sport"), True), "custom", columns)
     rows = [(["art"], ["art", "sport"]), ([], [])]
     for true, labels in rows:
         cells = {"tags": true, "art": str(int("art" in true)), "sport": 0}

@@ -148,8 +148,8 @@ def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
     monkeypatch.setattr(precision, "read_speeds", dict)
 
     def read_hours(run) -> tuple[float, str]:
-        hours, _, rest = plan_of(run)["hours"].removeprefix("about ").partition(" on ")
-        return float(hours.replace(",", "")), rest.partition("GPU, ")[2]
+        time, _, rest = plan_of(run)["time"].removeprefix("about ").partition(" hours on ")
+        return float(time.replace(",", "")), rest.partition("GPU, ")[2]
 
     untimed, words = read_hours(run)
     assert words == "in float32, as bf16 is not timed yet" and untimed > 1
@@ -157,6 +157,6 @@ def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
     monkeypatch.setattr(precision, "read_speeds", lambda: speeds)
     timed, words = read_hours(run)
     assert words == "in bf16, 2.5 × as fast as float32"
-    assert timed == pytest.approx(untimed / 2.5, abs=0.01)
+    assert timed == pytest.approx(untimed / 2.5, rel=1e-2)
     hours, words = read_hours(settings_of(untrained, experiment="kd_pretrain"))
     assert (hours, words) == (untimed, "in float32")

@@ -13,6 +13,7 @@ from transformers import AutoModel, BertModel
 
 from bort.config.distill import DistillConfig
 from bort.config.optim import OptimConfig
+from bort.console import data_size
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
@@ -199,7 +200,7 @@ def test_states_that_are_read_again_are_kept(settings_of, headless, tmp_path, mo
     lines = log_lines()
     show(run, tmp_path / "plan")
     (line,) = [line for line in lines if "distill.states_gb=1" in line]
-    assert f"{sum(sizes) / 1e9:.2f} GB there for states of the teacher" in line
+    assert f"{data_size(sum(sizes))} there for states of the teacher" in line
 
 
 def test_what_a_headless_teacher_cannot_give(settings_of, headless):

@@ -64,3 +64,34 @@ def test_damaged_settings_are_one_line(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(BortError, match="settings.json is not valid JSON"):
         origin.read_facts(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n", "apache-2.0"),
+        ('---\nlicense: "mit"\n---\n', "mit"),
+        ("---\nlibrary_name: onnx\n---\nlicense: mit\n", origin.UNKNOWN),
+        ("# A model\nlicense: mit\n", origin.UNKNOWN),
+        ("", origin.UNKNOWN),
+        (None, origin.UNKNOWN),
+    ],
+)
+def test_licences_are_those_that_a_card_states(tmp_path, card, licence):
+    """Of a folder and of a file beside it; nothing is guessed."""
+    (tmp_path / "rows.csv").write_text("text\na\n")
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    for source in (tmp_path, tmp_path / "rows.csv"):
+        assert origin.read_licence(str(source)) == licence
+
+
+def test_licences_of_all_that_a_model_was_made_from(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    run = {"model": str(tmp_path), "teacher.name": "nobody/has-this", "data.train": "gone.csv"}
+    assert origin.list_licences(run | {"data.path": None}) == {
+        "licence of the base model": "mit",
+        "licence of the teacher": origin.UNKNOWN,
+        "licence of the data": origin.UNKNOWN,
+    }
+    assert origin.list_licences({"model": None, "seed": 1}) == {}

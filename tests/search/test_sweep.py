@@ -269,7 +269,7 @@ def test_plan_without_a_download(tmp_path):
     assert result.returncode == 0 and result.stderr == ""
     out = result.stdout
     assert "T           ⟨24,16,1024,4096⟩" in out and "of 420 points: 70 without" in out
-    for word in ("bounds      W⁺ from", "GB of teacher states", "hours       at most"):
+    for word in ("bounds      W⁺ from", "B of teacher states", "time        at most"):
         assert word in out
     assert list(tmp_path.iterdir()) == []
 
