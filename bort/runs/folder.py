@@ -23,6 +23,7 @@ from bort.files import locks, ownership, run_files
 from bort.files.untrusted import read_json, read_settings, read_yaml
 from bort.files.writing import replace_file, write_json
 from bort.models.identity import check_models, digest_folder, find_local_model
+from bort.runs.differences import check_equal
 from bort.runs.inputs import digest_data_files
 from bort.runs.summary import RESTORE, RunSummary
 
@@ -322,16 +323,7 @@ class RunFolder(os.PathLike):
             now[PRECISION] = then[PRECISION]
         if now[VOCAB_SIZE] is None and then.get(VOCAB_SIZE) == BPE_SIZE:
             now[VOCAB_SIZE] = BPE_SIZE  # older versions wrote it down where nobody had given it
-        differing = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        if differing:
-            changes = ", ".join(
-                f"{key}={then.get(key)}, now {now.get(key)}" for key in sorted(differing)[:3]
-            )
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-            raise BortError(
-                f"{self} holds a run with other settings ({changes}{more}); use the same settings, "
-                "another name=, or resume=false to start it again"
-            )
+        check_equal(self, then, now)
 
     def _check_sources(self, run: TrainConfig) -> None:
         """Raise BortError when a run reads what resume=false would remove from the folder."""
