@@ -39,6 +39,7 @@ from bort.export.tables import (
     choose_columns,
     get_text,
     read_rows,
+    split_names,
 )
 from bort.files.delimited import Mistake
 
@@ -205,7 +206,7 @@ class Command:
     def open_rows(self, model: Model) -> tuple[Rows, tuple[str, ...]]:
         """Open a table; return its rows, and the columns of their texts."""
         names = self.settings.get("text")
-        wanted = model.columns if names is None else tuple(names.strip("[]").split(","))
+        wanted = model.columns if names is None else split_names(names)
         name = "the standard input" if str(self.input) == "-" else f"input={self.input}"
         rows = read_rows(read_input(self.input), name, self.kind, [wanted or (), ("text",)])
         return rows, choose_columns(rows.columns, wanted, name, names is not None)
@@ -233,9 +234,8 @@ class Command:
         """Return the texts of the command line or of the lines of a file."""
         if self.input is not None:
             if self.settings.get("text"):
-                raise Mistake(
-                    f"text={self.settings['text']} is a column, and input= has lines only"
-                )
+                name = self.settings["text"]
+                raise Mistake(f"text={name} names a column, and the input has lines only")
             return strip_ends(read_input(self.input))
         if model.kind == "MultipleChoice":
             first, *choices = self.texts

@@ -44,9 +44,10 @@ def read_rows(lines: Iterable[str], name: str, kind: str, choices: Sequence[Sequ
         first = next(objects, None)
         columns = list(first[1]) if first else []
         return Rows(columns, chain([first] if first else [], objects))
-    table = read_tsv(lines, name)
     if kind == ".csv":
         table = read_csv(split_at_returns(lines), name, choices)
+    else:
+        table = read_tsv(lines, name)
     rows = (
         (f"{name}, line {number}", dict(zip(table.header, cells, strict=True)))
         for number, cells in table.rows
@@ -67,6 +68,13 @@ def _read_objects(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[s
         if not isinstance(record, dict):
             raise Mistake(f"{where}: {shorten(record)} is no object {{…}}; fix it")
         yield where, record
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Split the names of columns: one, or several as in [a,b]."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return (text,)
+    return tuple(name.strip() for name in text[1:-1].split(","))
 
 
 def choose_columns(

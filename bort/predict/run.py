@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Self
 from bort import shell
 from bort.console import counted, duration, listed
 from bort.errors import BortError
-from bort.export.tables import USUAL, LineWriter, answer_rows
+from bort.export.tables import USUAL, LineWriter, answer_rows, split_names
 from bort.files.compressed import split_suffixes
 from bort.files.locks import check_unread, lock_output
 from bort.files.tables import translate_mistakes
 from bort.files.writing import check_writable, is_stream, open_output
 from bort.finetuning.columns import TaskColumns, read_columns
 from bort.predict.rows import OpenTable, TableFile, check_texts, read_texts
-from bort.predict.settings import PredictConfig, split_names
+from bort.predict.settings import PredictConfig
 from bort.predict.writing import LineSink, ParquetSink, Sink
 from bort.tasks.metrics import list_metrics
 

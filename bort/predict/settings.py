@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bort.config.command_line import explained
 from bort.errors import BortError, check_choice
+from bort.export.tables import split_names
 from bort.files.compressed import split_suffixes
 from bort.files.writing import expand_user_path
 
@@ -105,10 +106,3 @@ class PredictConfig:
     def columns(self) -> tuple[str, ...] | None:
         """The columns of a table that text= names; None where it names none."""
         return split_names(self.text) if self.input and self.text is not None else None
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """Split the names of columns: one, or several as in [a,b]."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return (text,)
-    return tuple(name.strip() for name in text[1:-1].split(","))

@@ -175,7 +175,11 @@ def test_the_columns_of_the_training_are_remembered(call, shipped, tmp_path):
         ("text,text\na,b\n", [], "input=in.csv: two columns are named 'text'; rename one"),
         ("text\na,b\n", [], "input=in.csv, line 2: 2 cells, not 1; fix or drop the line"),
         ('text\n"a\n', [], "input=in.csv, line 2: the row that starts here is not whole"),
-        ("text,answer_label\na,b\n", [], "the answers' own column is named 'answer_label'; rename"),
+        (
+            "text,answer_label\na,b\n",
+            ["format=csv"],
+            "the answers' own column is named 'answer_label'; rename",
+        ),
         ("text\na\n", ["format=xls"], "format='xls' is none of csv, tsv, jsonl"),
         ("text\na\n", ["format=csv", "out=a.csv"], "format=csv is of - and of the screen"),
         ("text\na\n", ["threads=x"], "threads='x' is no number of threads; write threads=2"),

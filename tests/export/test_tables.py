@@ -15,11 +15,17 @@ from bort.export.tables import (
     get_text,
     read_rows,
     spell_cell,
+    split_names,
 )
 from bort.files.delimited import Mistake
 from bort.files.tables import stream_rows
 
 USUAL = ("text", "pair")
+
+
+def test_the_names_of_columns():
+    names = [split_names(text) for text in ("a,b", "[a, b]", "[a", "[a]")]
+    assert names == [("a,b",), ("a", "b"), ("[a",), ("a",)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_both_readers_read_the_same_rows(tmp_path, kind):
     """That of the shipped predict.py, and that of the trainings."""
     path = tmp_path / f"a{kind}"
     path.write_text(ROWS[kind])
-    lines = ROWS[kind].splitlines(keepends=True)
+    lines = iter(ROWS[kind].splitlines(keepends=True))  # which can be read only once
     rows = read_rows(lines, str(path), kind, [["text"]])
     stream = stream_rows(path, [["text"]])
     assert (rows.columns, rows.separator) == (stream.columns, stream.separator)

@@ -43,7 +43,7 @@ def test_the_stages_are_shown_and_nothing_is_started(place, capsys):
     [
         (["search=teacher.name=./nowhere"], "nowhere"),
         (["teacher=./nowhere"], "nowhere"),
-        (["finetune=optim.class_weights=[1,2,3]"], "class_weights"),
+        (["data.kind=number", "finetune=optim.class_weights=balanced"], "balanced is for classes"),
         (["pretrain=trainer=gpu"], "GPU|gpu|CUDA"),
         (["search=search.max_params=10"], "search.max_params"),
     ],
