@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -98,6 +98,8 @@ class LatencyConfig:
         check_choice("latency.device", self.device, ("cpu", "cuda"))
 
 
+WORDS, STATES = "words", "states"
+PROXIES = (WORDS, STATES)
 BUDGETS = ("max_params", "max_latency_ms", "max_mb", "max_latency_share")
 DEFAULT_SHARE = 0.25  # of T's latency, where the lowest error is sought and no budget is given
 
@@ -107,6 +109,9 @@ class SearchConfig:
     """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
 
     n: int = 300  # training steps of a candidate
+    # what e is measured on: words, T's probabilities of masked words, or states, the direction of
+    # its final states; null: states where T has no masked-LM head
+    proxy: str | None = None
     epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
     refine: bool = True  # then also train what can still win between the neighbours of the best
     assume: str = "none"  # monotone: also skip what cannot win if larger candidates are never worse
@@ -130,10 +135,14 @@ class SearchConfig:
             check_at_least(f"search.{key}", getattr(self, key), 1)
         if self.n < 4:
             raise BortError(f"search.n={self.n} must be at least 4: its quarters are compared")
+        if self.proxy is not None:
+            check_choice("search.proxy", self.proxy, PROXIES)
         check_choice("search.assume", self.assume, ("none", "monotone"))
         check_choice("search.objective", self.objective, ("w", "error"))
         check_choice("search.error", self.error, ("ratio", "perplexity"))
         check_exponents("search.exponents", self.exponents)
+        if self.proxy == STATES:
+            self._refuse_w()
         for key in ("max_params", "max_latency_ms", "max_mb"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
                 raise BortError(f"search.{key}={getattr(self, key)} must be above 0")
@@ -141,6 +150,15 @@ class SearchConfig:
             raise BortError(f"search.max_latency_share={share} must be above 0 and at most 1")
         if any(not lr > 0 for lr in self.lrs):
             raise BortError(f"search.lrs={self.lrs} must be above 0")
+
+    def _refuse_w(self) -> None:
+        """Raise BortError for a setting of W, which errors of states do not have."""
+        for key, default in (("objective", "error"), ("error", "ratio"), ("exponents", [1.0] * 3)):
+            if (value := getattr(self, key)) != default:
+                raise BortError(
+                    f"search.{key}={value} is for W, and search.proxy=states has none: T's own "
+                    f"error is 0; leave search.{key} out, or name a teacher with a masked-LM head"
+                )
 
     @property
     def has_budget(self) -> bool:
@@ -168,6 +186,44 @@ class SearchRunConfig(PretrainRunConfig):
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
+    def _settle_start_and_losses(self) -> None:
+        """Fill in the start and the losses of the proxy; without one they stay open until T is."""
+        if self.search.proxy is None and not self.teacher.name:  # T is trained here, with a head
+            self.search = replace(self.search, proxy=WORDS)
+        if self.search.proxy == WORDS:
+            super()._settle_start_and_losses()
+        elif self.search.proxy == STATES:
+            self._learn_states()
+
+    def _learn_states(self) -> None:
+        """Have candidates learn T's final states alone, from the start that pre-training has.
+
+        Raises BortError for a loss on masked words.
+        """
+        distill = self.distill
+        for key, idle in (("w_kd", (None, 0.0)), ("w_mlm", (0.0,)), ("temperature", (1.0,))):
+            if (value := getattr(distill, key)) not in idle:
+                raise BortError(
+                    f"distill.{key}={value:g} is for search.proxy=words; search.proxy=states "
+                    "learns the teacher's final states alone"
+                )
+        self.distill = replace(distill, w_kd=0.0, w_hidden=1.0)
+        self.init = self.init or ("teacher" if self.teacher.name else "default")
+
+    @property
+    def compares_states(self) -> bool:
+        """Whether an error is one of final states, in which case there is no W."""
+        return self.search.proxy == STATES
+
+    def settle(self, has_head: bool = True) -> Self:
+        """Return these settings with their proxy; has_head: whether T has a masked-LM head."""
+        proxy = self.search.proxy or (WORDS if has_head else STATES)
+        return replace(self, search=replace(self.search, proxy=proxy))
+
+    def settle_as(self, record: dict[str, Any]) -> Self:
+        """Return these settings with what they leave open as in the flat settings of a search."""
+        return self.settle(has_head=record.get("search.proxy") != STATES)
+
     def _fill_and_check(self) -> None:
         """Give the rate of width 128, from which that of every candidate follows."""
         if self.optim.lr is None:
@@ -181,14 +237,14 @@ class SearchRunConfig(PretrainRunConfig):
                 "different depths; null spreads the teacher's layers evenly, and [] copies none"
             )
         super().__post_init__()
-        if self.distill.w_kd == 0:
+        if self.distill.w_kd == 0 and not self.compares_states:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
         if not self.data.packing:
             raise BortError("search.py packs its text; data.packing=false is for pre-training")
-        if self.distill.reads_unmasked:
+        if self.distill.w_relation or (self.distill.w_hidden and not self.compares_states):
             raise BortError(
-                "search.py trains candidates on masked words; distill.w_hidden and w_relation are "
-                "for experiment=kd_pretrain"
+                "search.py trains candidates on masked words, or by search.proxy=states on final "
+                "states; distill.w_hidden and w_relation are for experiment=kd_pretrain"
             )
         table = self.latency.path
         if self.latency.source == "table" and not Path(table).is_file():

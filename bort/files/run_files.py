@@ -52,7 +52,8 @@ CANDIDATES = "candidates.csv"
 ENTROPY = "entropy.npy"  # in the folder teacher: T's entropy at each masked position
 DOCUMENTS = "documents.npy"  # there, too: the document of each masked position
 TRIAL = "point.json"  # in a candidate's folder: its record
-LOSSES = "losses.npy"  # there, too: its loss at each masked position
+LOSSES = "losses.npy"  # there, too: its loss at each position that decides its error
+PROJECTION = "projection.npy"  # there, too: what brings its states to the width of T's
 # The files of Agora.
 ROUNDS = "rounds.json"
 GENERATED = "generated.jsonl"  # the rows that were made, of all rounds
@@ -69,7 +70,8 @@ SUBMISSIONS = (
 RUN_FILES = (
     *(SUMMARY, FAILURE, METRICS, PERFORMANCE, SAMPLES, INPUTS, REPORT),
     *(OPTIMUM, OPTIMUM_W),
-    *(TRIAL, LOSSES, CURVES, PLAN, LATENCIES, CANDIDATES, TIMING, LAUNCHED, ROUNDS, GENERATED),
+    *(TRIAL, LOSSES, PROJECTION, CURVES, PLAN, LATENCIES, CANDIDATES),
+    *(TIMING, LAUNCHED, ROUNDS, GENERATED),
     *(f"random/{ROWS}", f"random/{LAUNCHED_ROWS}", f"plain/{LAUNCHED_ROWS}"),
     *(f"rounds/*/{ROWS}", f"rounds/*/{LAUNCHED_ROWS}"),
     f"{CHECKPOINTS}/{CHECKPOINT}",

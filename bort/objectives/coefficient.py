@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from bort.config.search import check_exponents
 from bort.errors import BortError
 
-ERRORS = ("ratio", "perplexity")
+ERRORS = ("ratio", "perplexity")  # of a search for the largest W
+COSINE = "cosine"  # of errors whose bound is 0, which have no W
 ROUNDING = 1e-5  # nats by which a mean of float32 cross-entropies may fall below the true one
 
 
@@ -18,7 +19,8 @@ class Scale:
     exponents: α, β, γ ≥ 0, the weights of the three factors. error: what stands for the quality of
     a candidate, `ratio` e(T)/e (the paper's W, times the constant e(T)) or `perplexity`
     exp(e(T) - e) = exp(-KL(T ‖ ξ)). Both are in (0, 1], since a cross-entropy against T is never
-    below T's entropy (Gibbs).
+    below T's entropy (Gibbs). Of errors 1 - cos of states it is `cosine`, the mean cosine 1 - e,
+    from -1 to 1: T's own error is 0, and its ratio to e would be 0 for all.
     """
 
     p: float
@@ -28,10 +30,11 @@ class Scale:
     error: str = "ratio"
 
     def __post_init__(self) -> None:
-        if not all(0 < x < math.inf for x in (self.p, self.i, self.e)):
+        is_bounded = self.e == 0 if self.error == COSINE else 0 < self.e < math.inf
+        if not (is_bounded and all(0 < x < math.inf for x in (self.p, self.i))):
             raise BortError(f"the maximum point needs p, i and e above 0, not {self}")
         check_exponents("exponents", self.exponents)
-        if self.error not in ERRORS:
+        if self.error not in (*ERRORS, COSINE):
             raise BortError(f"error={self.error} is unknown; use {' or '.join(ERRORS)}")
 
     def compute_bound(self, p: float, i: float) -> float:
@@ -40,7 +43,7 @@ class Scale:
         return (1 - p / self.p) ** alpha * (1 - i / self.i) ** beta
 
     def compute_quality(self, e: float) -> float:
-        """Return the quality of an error e, in (0, 1] and 1 for T itself.
+        """Return the quality of an error e, at most 1 and 1 for T itself.
 
         Raises BortError for an e that no candidate can have.
 
@@ -54,6 +57,8 @@ class Scale:
                 f"an error of {e:.6g} is below the entropy {self.e:.6g} of the maximum point: they "
                 "are not cross-entropies against its output at the same positions"
             )
+        if self.error == COSINE:
+            return min(1.0, 1.0 - e)
         if self.error == "ratio":
             return min(1.0, self.e / e)
         return min(1.0, math.exp(self.e - e))

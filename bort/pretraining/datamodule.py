@@ -184,16 +184,20 @@ class ValBatches(Dataset):
     def _rows(self, batch: int) -> np.ndarray:
         return self.chosen[batch * self.batch_size : (batch + 1) * self.batch_size]
 
-    def documents(self) -> np.ndarray:
+    def documents(self, is_of_tokens: bool = False) -> np.ndarray:
         """Return the number of the document of each masked position (N,), in batch order.
 
         A packed sequence may hold parts of several documents; a separator belongs to the one it
-        ends.
+        ends. is_of_tokens: return it of each token instead; the special ones at both ends of a
+        sequence belong to the document of their neighbour.
         """
         sequences, offsets = self.sequences, []  # in the stream, or of documents
         for number in range(len(self)):
             batch = self[number]
-            row, column = np.divmod(batch["positions"].numpy(), batch["input_ids"].shape[1])
+            ids, positions = batch["input_ids"], batch["positions"].numpy()
+            positions = np.arange(ids.numel()) if is_of_tokens else positions
+            row, column = np.divmod(positions, ids.shape[1])
+            column = np.clip(column, 1, ids.shape[1] - 2)
             row = self._rows(number)[row]
             in_stream = row * (sequences.length - 2) + column - 1
             offsets.append(in_stream if sequences.bounds is None else row)

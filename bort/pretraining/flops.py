@@ -171,9 +171,12 @@ def count_candidate_flops(
 
     amount: of its training, whose validations read a part of the held-out text; held: all of it,
     which decides the error. The teacher's probabilities there are counted once for each candidate,
-    though a process keeps most of them for the next one.
+    though a process keeps most of them for the next one; of final states there are none. The
+    projection of a student's states is not counted.
     """
-    positions = amount.train.positions + held.positions
+    masked, unmasked = count_student_readings(run.distill)
+    held = repeat_readings(held, masked, unmasked)
+    positions = amount.train.positions * masked + held.positions
     return (
         count_student_flops(run, vocab_size, amount)
         + count_logits_flops(run.arch, vocab_size, held)

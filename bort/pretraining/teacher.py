@@ -100,20 +100,24 @@ def _open_named_teacher(run: TrainConfig) -> Teacher:
     """Open a teacher; raise BortError if it cannot give what the student is to learn or take."""
     teacher = open_teacher(run.teacher.name)
     has_head = "logits" in teacher.gives
-    if not has_head and run.job in ("compare", "search"):
-        job = "experiment=kd_vs_mlm" if run.job == "compare" else "search.py"
+    if not has_head and (run.job == "compare" or (run.job == "search" and run.distill.w_kd)):
+        job, remedy = "experiment=kd_vs_mlm", "experiment=kd_pretrain learns from its final states"
+        if run.job == "search":
+            job, remedy = "search.proxy=words", "search.proxy=states compares its final states"
         raise BortError(
             f"{job} asks its teacher for masked words, and {teacher.name} gives no logits: it "
-            "lacks a masked-LM head; experiment=kd_pretrain learns from its final states"
+            f"lacks a masked-LM head; {remedy}"
         )
     distill = run.distill.settle(has_head)
     check_gifts(distill, teacher)
     check_shapes(run, teacher.arch, has_layers=teacher.masked_lm is not None)
     _check_length(run, teacher.limit)
     if run.distill.is_open and not has_head:
+        change = f"distill.w_hidden={distill.w_hidden:g} in place of w_kd"
+        change = "search.proxy=states" if run.job == "search" else change
         logger.info(
             f"teacher: {teacher.name} has no masked-LM head, so its final states are learnt: "
-            f"distill.w_hidden={distill.w_hidden:g} in place of w_kd"
+            f"{change}"
         )
     return teacher
 

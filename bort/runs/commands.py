@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from bort.config.optim import width_lr
+from bort.config.search import STATES
 from bort.console import typed
 from bort.runs.folder import RunFolder
 
@@ -23,6 +24,9 @@ def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None)
         key = word.partition("=")[0].lstrip("+~")
         if key.split(".")[0] in CARRIED and key != "optim.lr":
             words.append(word)
+    settings = RunFolder(folder).read_settings() or {}
+    if settings.get("search.proxy") == STATES:
+        words.append("distill.w_hidden=1")
     by_rule = lr is None or math.isclose(lr, width_lr(hidden), rel_tol=1e-4)
     if not by_rule or any(word.startswith("optim=") for word in words):  # the group has a rate
         words.append(f"optim.lr={lr:.6g}")

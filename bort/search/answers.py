@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from bort.config.search import DEFAULT_SHARE, SearchConfig
+from bort.config.search import DEFAULT_SHARE, STATES, SearchConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
-from bort.objectives.coefficient import format_upper
+from bort.objectives.coefficient import COSINE, format_upper
 from bort.search.fptas import BY_ERROR, IF_MONOTONE, PROVEN, UNDECIDED, Selection, pareto
 
 WITHIN_BUDGET, KNEE, BY_W = "within_budget", "knee", "w_optimum"
@@ -18,6 +18,7 @@ TITLES = {
 }
 FEW_POINTS = "the front of e against i has fewer than three points"
 NO_BEND = "no point of the front of e against i lies below its chord"
+NO_W = "errors of final states have no W: T's own is 0, so that e(T)/e would be 0 for all"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Answer:
     parameters: p; latency: i, in the search's unit; mb: megabytes of the int8 file of embeddings
     and layers, None where the vocabulary is not known; error: e, nats per token; w: W by the
     weights of the search. regret: no candidate within the budget has an error lower by more than
-    this, in nats; or none has a W larger by more; None for the knee.
+    this, in nats; or none has a W larger by more; None for the knee. unit: of an error, behind its
+    number.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Answer:
     w: float | None = None
     regret: float | None = None
     note: str = ""
+    unit: str = " nats"
 
     NUMBERS = ("parameters", "latency", "mb", "error", "w", "regret")
 
@@ -60,7 +63,7 @@ class Answer:
         regret = format_upper(self.regret)
         if self.key == BY_W:
             return f"{self.certainty}; proven: no W is larger by more than {regret}"
-        return f"{self.certainty}; proven: no error is lower by more than {regret} nats"
+        return f"{self.certainty}; proven: no error is lower by more than {regret}{self.unit}"
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], key: str) -> Self | None:
@@ -69,7 +72,8 @@ class Answer:
             return None
         numbers = {name: content[f"{key}_{name}"] for name in cls.NUMBERS}
         xi = None if content[key] is None else Arch.from_json(content[key])
-        return cls(key, xi, content[f"{key}_certainty"], **numbers, note=content[f"{key}_note"])
+        words = {"note": content[f"{key}_note"], "unit": name_unit(content.get("proxy"))}
+        return cls(key, xi, content[f"{key}_certainty"], **numbers, **words)
 
     def to_json(self) -> dict[str, Any]:
         """Give its part of the flat summary."""
@@ -80,14 +84,19 @@ class Answer:
         return {self.key: None if self.xi is None else self.xi.to_json()} | content
 
 
+def name_unit(proxy: str | None) -> str:
+    """Name the unit of an error, behind its number: nats, or none of final states."""
+    return "" if proxy == STATES else " nats"
+
+
 def choose_answers(
-    chosen: Selection, by_error: Selection | None, by_w: Selection, budget: str
+    chosen: Selection, by_error: Selection | None, by_w: Selection | None, budget: str
 ) -> list[Answer]:
     """Choose by all three aims from the same errors.
 
     chosen: the candidates of the search, whose front has the knee. by_error: those within the
     budget, by error alone; None where no point of the grid is within it. by_w: those among which W
-    chooses. budget: the budget in words.
+    chooses; None where errors have no W. budget: the budget in words.
     """
     if by_error is None:
         best = Answer(WITHIN_BUDGET, note=f"no candidate is within {budget}")
@@ -95,7 +104,8 @@ def choose_answers(
         best = Answer(WITHIN_BUDGET, note=f"no candidate within {budget} has an error")
     else:
         best = _describe_best(WITHIN_BUDGET, by_error, by_w, f"within {budget}")
-    return [best, _choose_knee(chosen, by_w), _describe_best(BY_W, by_w, by_w, "")]
+    last = Answer(BY_W, note=NO_W) if by_w is None else _describe_best(BY_W, by_w, by_w, "")
+    return [best, _choose_knee(chosen, by_w), last]
 
 
 def answer_by_all_aims(
@@ -134,25 +144,29 @@ def seek_lowest_error(selection: Selection, share: float) -> Selection | None:
     return narrowed
 
 
-def _describe_best(key: str, selection: Selection, by_w: Selection, note: str) -> Answer:
+def _describe_best(key: str, selection: Selection, by_w: Selection | None, note: str) -> Answer:
     """Describe the best candidate of a selection by its own aim."""
     numbers = _list_numbers(selection.best, selection, by_w)
     if key == BY_W:
         regret = selection.certify().regret_proven
     else:  # a candidate of unknown error can have T's entropy
         regret = max(0.0, numbers["error"] - selection.scale.e) if selection.rivals else 0.0
-    return Answer(key, selection.best, selection.certainty, **numbers, regret=regret, note=note)
+    unit = name_unit(STATES if selection.scale.error == COSINE else None)
+    words = {"note": note, "unit": unit}
+    return Answer(key, selection.best, selection.certainty, **numbers, regret=regret, **words)
 
 
-def _list_numbers(xi: Arch, selection: Selection, by_w: Selection) -> dict[str, float | None]:
+def _list_numbers(
+    xi: Arch, selection: Selection, by_w: Selection | None
+) -> dict[str, float | None]:
     """List the numbers of a trained candidate, as fields of an `Answer`."""
     p, i = selection.points[xi]
-    w = by_w.w_coefficient(xi) if xi in by_w.errors else None
+    w = by_w.w_coefficient(xi) if by_w is not None and xi in by_w.errors else None
     mb = selection.megabytes.get(xi)
     return {"parameters": p, "latency": i, "mb": mb, "error": selection.errors[xi], "w": w}
 
 
-def _choose_knee(chosen: Selection, by_w: Selection) -> Answer:
+def _choose_knee(chosen: Selection, by_w: Selection | None) -> Answer:
     """Choose the knee of the trained candidates' front of e against i."""
     errors = chosen.errors
     trained = {xi: (chosen.points[xi][1], e) for xi, e in errors.items()}

@@ -23,10 +23,12 @@ from bort.pretraining.flops import (
     count_candidate_flops,
     count_logits_flops,
     count_states_flops,
+    count_student_readings,
     measure_amount,
+    repeat_amount,
 )
 from bort.runs.folder import RunFolder
-from bort.search.answers import describe_budget, describe_default_budget
+from bort.search.answers import NO_W, describe_budget, describe_default_budget
 from bort.search.fptas import Selection
 from bort.search.sweep import build_scale
 from bort.training.precision import describe_precision, foresee_precision
@@ -74,6 +76,14 @@ def _describe_budget(run: SearchRunConfig) -> Iterator[str]:
         yield line
 
 
+def _describe_bounds(run: SearchRunConfig, chosen: Selection) -> str:
+    """Write between what W lies by its bounds, or why there is none."""
+    if run.compares_states:
+        return f"none: {NO_W}"
+    bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
+    return f"W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
+
+
 def show(run: SearchRunConfig, folder: Path) -> None:
     """Print the plan of a search: candidates, their bounds, and at most how much it all costs.
 
@@ -83,7 +93,9 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     RunFolder(folder).check_settings(run)
     check_latency(run, folder)
     run = foresee_precision(run, RunFolder(folder).precision)
-    outlook, search, data = look_ahead(run), run.search, run.data
+    outlook = look_ahead(run)
+    run = run.settle(outlook.has_head)
+    search, data = run.search, run.data
     teacher, V = outlook.teacher, outlook.vocab
     if teacher is None:
         raise BortError(
@@ -98,13 +110,13 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     looked = replace(amount, val=look)
     training = [count_candidate_flops(job, teacher, V, looked, amount.val) for job in jobs]
     again = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
-    passes = count_states_flops(teacher, amount.train) * search.seeds
-    passes += count_logits_flops(teacher, V, amount.val)
+    read = repeat_amount(amount, *count_student_readings(jobs[0].distill))
+    passes = count_states_flops(teacher, read.train) * search.seeds
+    passes += count_logits_flops(teacher, V, read.val)
     parts = [("trainings", sum(training)), ("finalists", sum(again)), ("teacher's passes", passes)]
     parts += list_teacher_parts(run, outlook)
     valid, invalid = run.grid.points()
     p = count_parameters(teacher, V, max(data.length, 512))
-    bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
     logger.info(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
     logger.info(
         f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
@@ -112,15 +124,14 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     )
     for line in _describe_budget(run):
         logger.info(f"  budget      {line}")
-    logger.info(
-        f"  bounds      W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
-    )
+    logger.info(f"  bounds      {_describe_bounds(run, chosen)}")
     logger.info(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
     rates = sorted(job.optim.lr for job in jobs)
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
     logger.info(f"  FLOPs       at most {format_flops(parts)}")
-    states = amount.train.positions * search.seeds + amount.val.positions
+    kept = "tokens" if run.compares_states else "positions"
+    states = getattr(amount.train, kept) * search.seeds + getattr(amount.val, kept)
     logger.info(
         f"  cache       {data_size(2 * states * teacher.hidden)} of teacher states in {folder}"
     )

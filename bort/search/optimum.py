@@ -10,17 +10,25 @@ from omegaconf import OmegaConf
 
 from bort import html
 from bort.config.compose import parse_settings
-from bort.config.search import SearchRunConfig
+from bort.config.search import STATES, SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
 from bort.files.run_files import CANDIDATES, PLAN
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
+from bort.objectives.coefficient import COSINE
 from bort.runs import commands
 from bort.runs.folder import SHARE, RunFolder, add_missing_settings
 from bort.runs.summary import RunSummary
 from bort.search import report
-from bort.search.answers import BY_W, Answer, choose_answers, describe_budget, describe_latency
+from bort.search.answers import (
+    BY_W,
+    NO_W,
+    Answer,
+    choose_answers,
+    describe_budget,
+    describe_latency,
+)
 from bort.search.fptas import Certificate, Selection, w_map
 from bort.search.result import CandidateRow, Conclusion, SearchResult
 from bort.search.statistics import (
@@ -39,9 +47,12 @@ from bort.trials.records import TrialRecord, find_best_record, read_crowded_jobs
 
 logger = logging.getLogger(__name__)
 
+# The quality of an error in words, by the kind of a `Scale`.
+QUALITIES = {"ratio": "e(T)/e", "perplexity": "exp(e(T) − e)", COSINE: "1 − e"}
+
 
 def conclude(folder: Path) -> SearchResult:
-    """Choose from the records of a search; write its table, both optima, summary.json and report.
+    """Choose from the records of a search; write its table, optima, summary.json and report.
 
     Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
     then.
@@ -51,8 +62,10 @@ def conclude(folder: Path) -> SearchResult:
     rows = [row.to_table() for row in conclusion.rows]
     run_folder = RunFolder(folder)
     write_csv(folder / CANDIDATES, list(rows[0]), rows)
-    by_w = next((answer.xi for answer in result.answers if answer.key == BY_W), result.optimum)
+    (by_w,) = (answer.xi for answer in result.answers if answer.key == BY_W)
     for path, xi in ((run_folder.optimum, result.optimum), (run_folder.optimum_w, by_w)):
+        if xi is None:  # there is no W
+            continue
         with replace_file(path) as file:
             file.write(OmegaConf.to_yaml(xi.to_table()).encode())
     run_folder.write_summary(RunSummary(result.to_json()))
@@ -77,6 +90,7 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
     is_planned = (folder / PLAN).is_file()
     if not run.resume or run_folder.find_summary() is None or not is_planned:
         return False
+    run = run.settle_as(run_folder.read_settings())
     plan = read_plan(folder)
     records = read_records(folder, plan)
     chosen = build_selection(plan, run, records, Paired(folder, records, run))
@@ -99,7 +113,7 @@ def choose_optimum(folder: Path) -> Conclusion:
     stored = OmegaConf.create(RunFolder(folder).read_config())
     settings = add_missing_settings(RunFolder(folder).read_settings() or {})
     OmegaConf.update(stored, SHARE, settings[SHARE])  # which an older record lacks
-    run = parse_settings(stored, SearchRunConfig)
+    run = parse_settings(stored, SearchRunConfig).settle_as(settings)
     plan = read_plan(folder)
     RunFolder(folder).check_settings(replace(run, resume=True))  # those that the records are of
     records = read_records(folder, plan)
@@ -111,7 +125,7 @@ def choose_optimum(folder: Path) -> Conclusion:
     budget = describe_budget(run.search, plan.latency_unit)
     answers = answer_by_settings(plan, paired, chosen, budget)
     result = replace(result, budget=budget, answers=answers)
-    choices = w_map(chosen, [k / 4 for k in range(13)])
+    choices = {} if run.compares_states else w_map(chosen, [k / 4 for k in range(13)])
     return Conclusion(run, plan, rows, result, report.draw_figures(rows, result, choices))
 
 
@@ -121,9 +135,11 @@ def answer_by_settings(
     """Choose as a search for the lowest error and one for the largest W would, and the knee."""
 
     def select(objective: str) -> Selection | None:
-        """Select by another objective; None where no candidate is within its budget."""
+        """Select by another objective; None where it does not exist, or excludes all."""
         if paired.run.search.objective == objective:
             return chosen
+        if objective == "w" and paired.run.compares_states:
+            return None
         search = replace(paired.run.search, objective=objective)
         try:
             return build_selection(plan, replace(paired.run, search=search), paired.records, paired)
@@ -208,7 +224,8 @@ def summarize(
     return SearchResult(
         optimum=best,
         objective=run.search.objective,
-        quality="e(T)/e" if run.search.error == "ratio" else "exp(e(T) − e)",
+        quality=QUALITIES[chosen.scale.error],
+        proxy=run.search.proxy,
         w=chosen.w_coefficient(best),
         w_interval=[top.w_low, top.w_high],
         candidates=len(chosen.points),
@@ -283,7 +300,8 @@ def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow
     yield from report.describe_three(result)
     run_folder = RunFolder(folder)
     yield f"  optimum   {run_folder.optimum}"
-    yield f"  by W      {run_folder.optimum_w}"
+    by_w = f"none: {NO_W}" if result.proxy == STATES else run_folder.optimum_w
+    yield f"  by W      {by_w}"
     yield f"  report    {run_folder.report}"
     yield f"  table     {folder / CANDIDATES}, {run_folder.summary_file.name}"
     top = next(row for row in rows if row.xi == result.optimum)

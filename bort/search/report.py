@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from bort import html
 from bort.config.fingerprint import flatten_settings
-from bort.config.search import SearchRunConfig
+from bort.config.search import STATES, WORDS, SearchRunConfig
 from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.objectives.coefficient import format_upper
 from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.runs.summary import NEAR
-from bort.search.answers import describe_answers, format_numbers
+from bort.search.answers import NO_W, describe_answers, format_numbers, name_unit
 from bort.search.fptas import UNDECIDED
 from bort.search.result import CandidateRow, Conclusion, Horizon, SearchResult
 from bort.training.loggers import choose_wandb_options
@@ -70,7 +70,9 @@ def describe_three(result: SearchResult) -> Iterator[str]:
 def describe_proof(result: SearchResult) -> Iterator[str]:
     """How much better a candidate could be that was left out: not trained, or failed."""
     by_error = result.objective == "error"
-    aim = f"an {result.quality}" if by_error else "a W"
+    aim = f"an {result.quality} larger" if by_error else "a W larger"
+    if result.proxy == STATES:  # 1 − e falls by as much as e rises
+        aim = "an error lower"
     regret, weaker = result.regret_bound, result.regret_bound_monotone
     timed = " and with these latencies" if result.latency_unit == "ms" else ""
     if regret == 0:
@@ -79,7 +81,7 @@ def describe_proof(result: SearchResult) -> Iterator[str]:
         return
     failed = "; what failed counts with its bound" if result.failed else ""
     bound = format_upper(regret)
-    yield f"proven: no candidate left out has {aim} larger by more than {bound}{timed}{failed}"
+    yield f"proven: no candidate left out has {aim} by more than {bound}{timed}{failed}"
     if weaker is None:
         yield (
             f"errors are not monotone here ({result.contradictions} trained pairs "
@@ -91,14 +93,10 @@ def describe_proof(result: SearchResult) -> Iterator[str]:
 
 def find_doubts(result: SearchResult) -> Iterator[str]:
     """Reasons not to trust the choice: near the unigram model, on the border, a short n."""
-    below, best = result.below_unigram, result.optimum_name
-    by_error = result.objective == "error"
-    if below < NEAR:
-        where = f"only {below:.2f} nats below" if below >= 0 else f"{-below:.2f} nats above"
-        only = "" if by_error else ", and W can only choose the smallest"
-        yield f"doubt: the winner is {where} word frequencies: n is too short{only}; raise search.n"
+    best, by_error = result.optimum_name, result.objective == "error"
+    yield from _doubt_baseline(result)
     reach = result.unigram_error - result.teacher_error
-    if reach < NEAR:
+    if reach < NEAR and result.proxy != STATES:
         yield (
             f"doubt: T's own output is {reach:.2f} nats from word frequencies: no candidate can "
             "show more; train T longer"
@@ -118,6 +116,17 @@ def find_doubts(result: SearchResult) -> Iterator[str]:
         yield "note: arg max W⁺, without any training, chooses the same"
     if result.control_size == best:
         yield "note: W with an error fitted on the number of parameters chooses the same"
+
+
+def _doubt_baseline(result: SearchResult) -> Iterator[str]:
+    """Say when the winner is hardly better than what does not read the text."""
+    below, unit = result.below_unigram, name_unit(result.proxy)
+    if below < result.near:
+        where = f"only {below:.2f}{unit} below" if below >= 0 else f"{-below:.2f}{unit} above"
+        only = "" if result.objective == "error" else ", and W can only choose the smallest"
+        yield (
+            f"doubt: the winner is {where} {result.baseline}: n is too short{only}; raise search.n"
+        )
 
 
 def _describe_look(horizon: Horizon, result: SearchResult) -> str:
@@ -156,11 +165,14 @@ def draw_figures(
     trained = [row for row in rows if row.status == "trained"]
     teacher = _find_teacher(rows)
     unit = "ms" if result.latency_unit == "ms" else "operations"
-    return {
+    label = result.quality if result.proxy == STATES else "W"
+    figures = {
         "Pareto front": _draw_front(trained, teacher, result, unit),
-        "W by candidate": _draw_bars(trained, rows),
-        "Which ξ wins for other weights": _draw_map(choices),
+        f"{label} by candidate": _draw_bars(trained, rows, label),
     }
+    if choices:
+        figures["Which ξ wins for other weights"] = _draw_map(choices)
+    return figures
 
 
 def build_parts(
@@ -176,11 +188,13 @@ def build_parts(
     yield _write_head(conclusion, unit, with_doubts)
     yield write_answers(result)
     alone = "" if result.objective == "w" else f" Here W is {result.quality} alone."
+    if result.proxy == STATES:
+        alone = f" Here W is {result.quality} alone: {NO_W}."
     yield f"<p>{SYMBOLS}{alone}</p>"
     for title, figure in conclusion.plots.items():
         yield from [f"<h2>{title}</h2>", figure]
     yield write_costs(conclusion.plan.teacher_pass_seconds, result)
-    yield write_table(rows, unit)
+    yield write_table(rows, unit, result.proxy)
     yield write_commands(conclusion.run, folder, best)
 
 
@@ -201,20 +215,21 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
         (f"{result.w:.3f}", f"{label} [{low:.3f}, {high:.3f}]"),
         (f"{best.parameters:,}", f"parameters, {shares[0]:.1%} of T's"),
         (latency, f"latency, {shares[1]:.1%} of T's ({result.latency_note})"),
-        (f"{best.error:.3f}", f"error in nats (T itself {teacher.error:.3f})"),
+        (f"{best.error:.3f}", f"{result.error_name} (T itself {teacher.error:.3f})"),
     ]
     lines = list(describe_certificate(result))
     plain = "".join(f"<li>{escape(x)}</li>" for x in lines if not x.startswith("doubt"))
     doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
     doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
+    positions = "tokens" if result.proxy == STATES else "masked positions"
     return (
         f"<h1>{title} on {escape(str(text))}{escape(budget)}</h1>"
         f"{html.format_numbers(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
         f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
-        f"candidate, T = {teacher.xi}, errors on {result.positions:,} masked positions of "
-        f"{result.documents:,} documents, word frequencies alone "
+        f"candidate, T = {teacher.xi}, errors on {result.positions:,} {positions} of "
+        f"{result.documents:,} documents, {result.baseline} alone "
         f"{result.unigram_error:.3f}.</p>"
     )
 
@@ -249,7 +264,10 @@ def _draw_front(
         undecided, proven = name in result.pareto_undecided, name in result.pareto
         kind = list(kinds)[2 if undecided else 1 if proven else 0]
         kinds[kind][0].append(row)
-    figure = html.create_figure(label, "error (nats per token)", 480)
+    by_states = result.proxy == STATES
+    error = result.error_name if by_states else "error (nats per token)"
+    figure = html.create_figure(label, error, 480)
+    weight = result.quality if by_states else "W"
     for kind, (members, symbol) in kinds.items():
         if not members and kind == UNDECIDED:
             continue
@@ -266,7 +284,7 @@ def _draw_front(
                 "line": {"width": 1, "color": "#1f2328"},
                 **color,
             },
-            text=[f"{r.xi}<br>W {r.w:.4f}, {r.parameters:,} parameters" for r in members],
+            text=[f"{r.xi}<br>{weight} {r.w:.4f}, {r.parameters:,} parameters" for r in members],
             hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
         )
     figure.add_annotation(  # with an arrow, since there are others around it
@@ -275,17 +293,18 @@ def _draw_front(
         text=str(trained[0].xi),
         **{"ax": 30, "ay": 45, "arrowhead": 2, "arrowwidth": 1, "bgcolor": "#fffd"},
     )
-    figure.add_hline(y=teacher.error, line_dash="dot", annotation_text="T's own entropy")
-    scale = {"colorscale": "Viridis", "colorbar": {"title": "W", "thickness": 10}}
+    own = "T itself" if by_states else "T's own entropy"
+    figure.add_hline(y=teacher.error, line_dash="dot", annotation_text=own)
+    scale = {"colorscale": "Viridis", "colorbar": {"title": weight, "thickness": 10}}
     if len({row.w for row in trained}) == 1:  # else plotly makes a range of its own around it
         scale |= {"cmin": 0.0, "cmax": max(1.0, trained[0].w)}
     figure.update_layout(coloraxis=scale)
     return figure
 
 
-def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow]):
+def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow], label: str):
     shown = trained[:30]
-    figure = html.create_figure("", "W", 420)
+    figure = html.create_figure("", label, 420)
     figure.add_scatter(
         x=[str(r.xi) for r in shown],
         y=[r.w for r in shown],
@@ -295,7 +314,7 @@ def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow]):
             "arrayminus": [r.w - r.w_low for r in shown],
         },
         mode="markers",
-        name="W, 95% over documents",
+        name=f"{label}, 95% over documents",
         marker={"size": 9, "color": "#1f6feb"},
     )
     bounded = ("pruned", "assumed", "skipped", "failed")
@@ -304,7 +323,7 @@ def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow]):
         x=[str(r.xi) for r in [*shown, *bounds]],
         y=[r.w_bound for r in [*shown, *bounds]],
         mode="markers",
-        name="W⁺: no W can be larger than this bound",
+        name=f"{label}⁺: no {label} can be larger than this bound",
         marker={"symbol": "line-ew-open", "size": 12, "color": GREY},
     )
     figure.add_hline(y=shown[0].w, line_dash="dot", line_color="#1f6feb")
@@ -356,8 +375,8 @@ def write_costs(teacher_seconds: float, result: SearchResult) -> str:
         ("teacher passes, one after the other", clock(teacher_seconds)),
         ("time of all trainings", clock(result.seconds)),
         *_list_rankings(result),
-        ("optimum by W with the ratio of errors (the paper's)", result.by_ratio),
-        ("optimum by W with the ratio of perplexities", result.by_perplexity),
+        ("optimum by W with the ratio of errors (the paper's)", result.by_ratio or "–"),
+        ("optimum by W with the ratio of perplexities", result.by_perplexity or "–"),
         ("lowest error", result.by_error),
         ("arg max W⁺, without any training", result.control_bound or "–"),
         ("W with errors fitted on parameters", result.control_size or "–"),
@@ -377,8 +396,9 @@ def _list_rankings(result: SearchResult) -> Iterator[tuple[str, str]]:
         yield (f"winner after {step}", horizon.winner)
 
 
-def write_table(rows: list[CandidateRow], unit: str) -> str:
-    head = ("ξ", "status", "parameters", "latency", "error (nats)", "W", "W⁺", "reason")
+def write_table(rows: list[CandidateRow], unit: str, proxy: str = WORDS) -> str:
+    names = ("error", "1 − e", "its bound") if proxy == STATES else ("error (nats)", "W", "W⁺")
+    head = ("ξ", "status", "parameters", "latency", *names, "reason")
     body = []
     for row in rows:
         cells = [str(row.xi), row.status, f"{row.parameters or 0:,}"]
@@ -423,7 +443,7 @@ def log_to_wandb(folder: Path, conclusion: Conclusion) -> None:
     cells = [list(map(row.get, COLUMNS)) for row in rows]
     lines = "".join(f"<p>{escape(line)}</p>" for line in describe_certificate(result))
     with wandb.init(**options) as log:
-        figures = {k: wandb.Plotly(plot) for k, plot in zip(FIGURES, plots, strict=True)}
+        figures = {k: wandb.Plotly(plot) for k, plot in zip(FIGURES, plots, strict=False)}
         certificate = {"search/certificate": wandb.Html(lines, inject=False)}
         table = {"search/candidates": wandb.Table(list(COLUMNS), cells)}
         log.log({**figures, **certificate, **table})

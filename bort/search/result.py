@@ -3,11 +3,14 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from bort.config.search import SearchRunConfig
+from bort.config.search import STATES, WORDS, SearchRunConfig
 from bort.config.trainer import FLOAT32
 from bort.models.arch import Arch
+from bort.runs.summary import NEAR
 from bort.search.answers import BY_W, KNEE, WITHIN_BUDGET, Answer
 from bort.trials.plan import SearchPlan
+
+NEAR_CONSTANT = 0.25  # as a share of a constant state's error
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,10 @@ class SearchResult:
     ties: candidates that
     another sample of text, other seeds or noise in the latencies could put first; seed_spread: the
     standard deviation of W over seeds. by_error, by_ratio, by_perplexity: what other aims would
-    choose; control_bound, control_size: what would be chosen without training most of them. pareto:
-    trained candidates that none beats in p, i and e. train_flops: of the whole search, beside
-    exhaustive_flops, of training them all; finalist_flops: of the further trainings of finalists.
+    choose, None where there is no W; control_bound, control_size: what would be chosen without
+    training most of them. pareto: trained candidates that none beats in p, i and e. train_flops: of
+    the whole search, beside exhaustive_flops, of training them all; finalist_flops: of the further
+    trainings of finalists.
     budget: the one of `within_budget` in words; answers: the best by each of three aims, empty
     where an older search has not written them.
     """
@@ -117,8 +121,8 @@ class SearchResult:
     further_trainings: int
     further_failed: int
     by_error: str
-    by_ratio: str
-    by_perplexity: str
+    by_ratio: str | None
+    by_perplexity: str | None
     control_bound: str | None
     control_size: str | None
     pareto: list[str]
@@ -139,6 +143,7 @@ class SearchResult:
     seed: int
     precision: str = FLOAT32  # of the trainings; older summaries do not name it
     budget: str = ""
+    proxy: str = WORDS  # what the errors are of; older summaries do not name it
     horizons: list[Horizon] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
 
@@ -148,8 +153,23 @@ class SearchResult:
         return str(self.optimum)
 
     @property
+    def baseline(self) -> str:
+        """What has the error `unigram_error`, without reading the text."""
+        return "one constant state" if self.proxy == STATES else "word frequencies"
+
+    @property
+    def error_name(self) -> str:
+        """What an error is, in words."""
+        return "error, 1 − cosine of states" if self.proxy == STATES else "error in nats"
+
+    @property
+    def near(self) -> float:
+        """How far below that of the baseline an error has to be, or n was too short."""
+        return NEAR_CONSTANT * self.unigram_error if self.proxy == STATES else NEAR
+
+    @property
     def below_unigram(self) -> float:
-        """By how many nats the optimum is better than word frequencies alone."""
+        """By how much the error of the optimum is lower than that of the baseline."""
         return self.unigram_error - self.error
 
     @classmethod
@@ -157,7 +177,7 @@ class SearchResult:
         """Read a search's summary.json; raises KeyError for one that lacks a value."""
         horizons = [Horizon.from_json(content, label) for label in ("quarter", "half")]
         plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        later = {"horizons", "precision", "budget", "answers"}
+        later = {"horizons", "precision", "budget", "proxy", "answers"}
         missing = {item.name for item in fields(cls)} - plain.keys() - later
         if missing:
             raise KeyError(*sorted(missing))

@@ -11,7 +11,7 @@ from bort.config.search import SearchRunConfig
 from bort.files.checked import load_array
 from bort.files.run_files import DOCUMENTS, ENTROPY, LOSSES
 from bort.models.arch import Arch
-from bort.objectives.coefficient import w_coefficient
+from bort.objectives.coefficient import COSINE, ERRORS, w_coefficient
 from bort.runs.folder import RunFolder
 from bort.search.fptas import BY_ERROR, UNDECIDED, Selection, pareto
 from bort.search.result import Horizon
@@ -63,7 +63,10 @@ class Paired:
 def resample_w(chosen: Selection, xi: Arch, errors: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     """Compute W of ξ in each resample of the documents, ê and ê(T) from the same ones."""
     scale = chosen.scale
-    quality = entropy / errors if scale.error == "ratio" else np.exp(entropy - errors)
+    if scale.error == COSINE:
+        quality = 1 - errors
+    else:
+        quality = entropy / errors if scale.error == "ratio" else np.exp(entropy - errors)
     return chosen.gibbs(xi) * quality ** scale.exponents[2]
 
 
@@ -136,15 +139,16 @@ def describe_border(chosen: Selection) -> list[str]:
 def choose_by_controls(plan: SearchPlan, chosen: Selection) -> dict[str, str | None]:
     """Choose without training most of them, and by other aims, as fields of a `SearchResult`.
 
-    None where there is no such control: where every bound is the same, or fewer than three errors
-    are there to fit.
+    None where there is no such control: where every bound is the same, fewer than three errors are
+    there to fit, or errors of states have no W.
     """
     body = {point.xi: point.body for point in plan.points}
     scale, weights = chosen.scale, tuple(plan.exponents)
     aims = {"by_error": replace(scale, exponents=BY_ERROR)}
-    for kind in ("ratio", "perplexity"):
+    for kind in ERRORS if scale.error != COSINE else ():
         aims[f"by_{kind}"] = replace(scale, exponents=weights, error=kind)
-    winners = {key: name_winner(chosen.weigh_by(aim).winner) for key, aim in aims.items()}
+    winners = dict.fromkeys(f"by_{kind}" for kind in ERRORS)
+    winners |= {key: name_winner(chosen.weigh_by(aim).winner) for key, aim in aims.items()}
     by_bound = by_size = None
     if len({chosen.gibbs(xi) for xi in chosen.order}) > 1:
         by_bound = str(chosen.find_first(chosen.gibbs))

@@ -23,12 +23,13 @@ from bort.files.run_files import (
     TRIAL,
 )
 from bort.models.arch import Arch
+from bort.objectives.coefficient import COSINE, Scale
 from bort.objectives.latency import check_device
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.teacher import Sources, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_default_budget
-from bort.search.fptas import Scale, Selection
+from bort.search.fptas import Selection
 from bort.search.statistics import Paired
 from bort.teachers.teacher import Teacher
 from bort.training.precision import settle_precision
@@ -79,6 +80,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder.check_settings(run)
     check_latency(run, folder)
     sources = open_sources(run)  # a mistake is told before the precision is timed
+    run = run.settle(has_head=sources.teacher is None or "logits" in sources.teacher.gives)
     run = settle_precision(run, run_folder.precision)
     threads = choose_threads(run, run_folder.threads) or torch.get_num_threads()
     if record is None:
@@ -94,8 +96,8 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
 
 def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
     """Run a whole search in this process, without Hydra's launchers; returns its plan."""
-    alone = replace(run.search, parallel=1)
     with open_sweep(run, folder) as sweep:
+        alone = replace(sweep.run.search, parallel=1)
         while batch := sweep.ask():
             for job in batch:
                 optim = replace(run.optim, lr=job.lr)
@@ -136,11 +138,14 @@ class Sweep:
 
     def _announce(self) -> None:
         chosen, plan = self.selection, self.plan
+        if self.run.compares_states:
+            scale = f"T's states at {plan.positions:,} tokens, one constant state has e "
+        else:
+            scale = f"T's entropy {plan.teacher.error:.3f} nats at {plan.positions:,} positions, "
+            scale += "unigram "
         logger.info(
             f"search: {len(chosen.order)} of {counted(len(chosen.points), 'candidate')} below "
-            f"T = {plan.teacher.xi} and within the budgets; T's entropy "
-            f"{plan.teacher.error:.3f} nats at {plan.positions:,} positions, unigram "
-            f"{plan.teacher.unigram_error:.3f}"
+            f"T = {plan.teacher.xi} and within the budgets; {scale}{plan.teacher.unigram_error:.3f}"
         )
         if (line := describe_default_budget(self.run.search, plan.latency_unit)) is not None:
             logger.info(f"search: {line}")
@@ -235,7 +240,10 @@ def build_scale(teacher: MaximumPoint, run: SearchRunConfig) -> Scale:
     """Build what W weighs candidates by: T's numbers and the exponents of the objective."""
     search = run.search
     exponents = tuple(search.exponents) if search.objective == "w" else (0.0, 0.0, 1.0)
-    return Scale(teacher.parameters, teacher.latency[0], teacher.error, exponents, search.error)
+    error, quality = teacher.error, search.error
+    if run.compares_states:  # known before T runs
+        error, quality = 0.0, COSINE
+    return Scale(teacher.parameters, teacher.latency[0], error, exponents, quality)
 
 
 def list_due_finalists(

@@ -84,6 +84,11 @@ class TeacherStates:
             )
         return ends[: count + 1], digests[:count]
 
+    @property
+    def is_of_texts(self) -> bool:
+        """Whether they are the final states of all tokens, not head states at masked positions."""
+        return self.compute is compute_text_states
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 
@@ -179,7 +184,9 @@ class UnmaskedText:
 
 
 class WithTeacher(Dataset):
-    """Batches that carry their number and the teacher's head states (M, H_T), beside the rest.
+    """Batches that carry their number and the teacher's states, beside the rest.
+
+    These are head states (M, H_T), or the final states (B, S, H_T) of unmasked texts.
 
     every: only every so many of the batches are among them, beginning with the first.
     """
@@ -198,8 +205,8 @@ class WithTeacher(Dataset):
         number = index * self.every
         if number >= len(self.states):  # a worker prefetches beyond the last step
             return self.batches[number]
-        added = {
-            "number": torch.tensor(number),
-            "teacher_states": torch.from_numpy(self.states[number]),
-        }
-        return self.batches[number] | added
+        batch, states = self.batches[number], torch.from_numpy(self.states[number])
+        added = {"number": torch.tensor(number)}
+        if self.states.is_of_texts:
+            return batch | added | {"text_states": states.unflatten(0, batch["texts"].shape)}
+        return batch | added | {"teacher_states": states}

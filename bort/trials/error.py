@@ -113,20 +113,20 @@ class HeldScores:
     losses: np.ndarray
     mlm_loss: float
     accuracy: float
+    entropy: float  # T's mean one
 
     @property
     def error(self) -> float:
         """The mean cross-entropy against T's output: e."""
         return float(self.losses.mean(dtype=np.float64))
 
-    def to_row(self, entropy: np.ndarray) -> dict[str, float]:
-        """Give what a validation logs. entropy: T's, at each position."""
-        teacher_entropy = float(entropy.mean(dtype=np.float64))
+    def to_row(self) -> dict[str, float]:
+        """Give what a validation logs."""
         scores = {"val/loss": self.mlm_loss, "val/mlm_accuracy": self.accuracy}
         return {
             **scores,
-            "val/kd_loss": self.error - teacher_entropy,
-            "val/teacher_entropy": teacher_entropy,
+            "val/kd_loss": self.error - self.entropy,
+            "val/teacher_entropy": self.entropy,
         }
 
 
@@ -149,4 +149,5 @@ def measure_scores(model: MaskedLM, val: ValBatches, answers: TeacherAnswers) ->
         correct += int((logits.max(-1).indices == labels).sum())
     mlm_loss = float(torch.cat(surprisals).mean(dtype=torch.float64))
     losses = torch.cat(losses).numpy()
-    return HeldScores(losses, mlm_loss, correct / len(losses))
+    entropy = float(answers.entropy.mean(dtype=np.float64))
+    return HeldScores(losses, mlm_loss, correct / len(losses), entropy)

@@ -11,7 +11,6 @@ import numpy as np
 
 from bort.config.data import DataConfig
 from bort.config.search import SearchRunConfig
-from bort.config.train import TrainConfig
 from bort.files.run_files import ENTROPY
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import LOOK_EVERY, ValBatches
@@ -19,7 +18,7 @@ from bort.pretraining.flops import Text
 from bort.pretraining.recipe import prepare
 from bort.pretraining.teacher import Sources, hash_teacher
 from bort.runs.folder import RunFolder
-from bort.teachers.states import TeacherStates
+from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
 from bort.teachers.teacher import Teacher
 from bort.trials.error import TeacherAnswers
 from bort.trials.plan import locate_val_pass
@@ -73,9 +72,25 @@ def count_held_sequences(data: DataConfig) -> int:
     return max(data.val_sequences, math.ceil(POSITIONS / (0.14 * data.length)))
 
 
-def make_val_batches(corpus: Corpus, run: TrainConfig) -> ValBatches:
-    """Make held-out batches with at least POSITIONS masked positions, if the text has them."""
-    return ValBatches(corpus, replace(run.data, val_sequences=count_held_sequences(run.data)))
+def make_val_batches(corpus: Corpus, run: SearchRunConfig) -> ValBatches:
+    """Make held-out batches with at least POSITIONS masked positions, if the text has them.
+
+    Where final states are compared, they have the unmasked texts, too.
+    """
+    data = replace(run.data, val_sequences=count_held_sequences(run.data))
+    return ValBatches(corpus, data, name_texts(run))
+
+
+def name_texts(run: SearchRunConfig) -> UnmaskedText | None:
+    """Say whether batches have unmasked texts, too; T's states of them are added batch by batch."""
+    return UnmaskedText() if run.compares_states else None
+
+
+def open_states(path: Path, teacher: Teacher, run: SearchRunConfig) -> TeacherStates:
+    """Open what is kept of T's pass: its final states of texts, or those at masked positions."""
+    if run.compares_states:
+        return TeacherStates(path, teacher.arch.hidden, compute_text_states)
+    return TeacherStates(path, teacher.head_width)
 
 
 def measure_look(val: ValBatches) -> Text:

@@ -104,9 +104,9 @@ class SearchPlan:
     """What is known before the first training: T, what its pass gave, every candidate's p and î.
 
     invalid: points of the grid without a whole head size. positions, documents: how many masked
-    positions decide an error, and of how many documents. teacher_flops: of T's pass over the
-    training batches of one seed; teacher_val_flops: over the held-out ones. arrays: digests of the
-    files of T's pass.
+    positions (or tokens, of final states) decide an error, and of how many documents.
+    teacher_flops: of T's pass over the training batches of one seed; teacher_val_flops: over the
+    held-out ones. arrays: digests of the files of T's pass.
     """
 
     teacher: MaximumPoint

@@ -41,7 +41,7 @@ from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training
 from bort.training.trainer import choose_device
 from bort.trials.error import measure_teacher
-from bort.trials.inputs import make_val_batches, measure_look
+from bort.trials.inputs import make_val_batches, measure_look, name_texts, open_states
 from bort.trials.plan import (
     GridPoint,
     MaximumPoint,
@@ -50,6 +50,7 @@ from bort.trials.plan import (
     locate_val_pass,
     write_plan,
 )
+from bort.trials.states import measure_constant
 from bort.trials.training import make_candidate_settings
 
 logger = logging.getLogger(__name__)
@@ -126,10 +127,14 @@ def complete_plan(
     start = time.monotonic()
     states = _pass_over_validation(run, folder, teacher, val)
     text = pass_over_training(run, folder, corpus, teacher, run.seed)
-    entropy, unigram = measure_teacher(teacher, val, states, corpus)
+    if run.compares_states:
+        tokens, unigram = measure_constant(states, len(val))
+        entropy = np.zeros(tokens, dtype=np.float32)
+    else:
+        entropy, unigram = measure_teacher(teacher, val, states, corpus)
     save_array(RunFolder(folder).teacher / ENTROPY, entropy)
-    documents, length = val.documents(), run.data.length
-    held = Text(len(val.chosen) * length, length, len(entropy))
+    documents, length = val.documents(run.compares_states), run.data.length
+    held = Text(len(val.chosen) * length, length, 0 if run.compares_states else len(entropy))
     look = measure_look(val)
     save_array(RunFolder(folder).teacher / DOCUMENTS, documents)
     error = float(entropy.mean(dtype=np.float64))
@@ -156,8 +161,9 @@ def pass_over_training(
     run: SearchRunConfig, folder: Path, corpus: Corpus, teacher: Teacher, seed: int
 ) -> Text:
     """Keep T's states over a candidate's batches of this seed; returns what they were made from."""
-    states = TeacherStates(locate_training_pass(folder, seed), teacher.head_width)
-    data, batches = TrainBatches(corpus, run.data, seed), _count_batches(run, corpus)
+    states = open_states(locate_training_pass(folder, seed), teacher, run)
+    data = TrainBatches(corpus, run.data, seed, name_texts(run))
+    batches = _count_batches(run, corpus)
     tick = Progress(logger, "teacher: training batch").update
     teacher = teacher.to(choose_device(run))
     with autocast_training(run, device := teacher.device):
@@ -165,14 +171,15 @@ def pass_over_training(
         states.build(teacher, data, batches, tick)
     epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
     sequences = epochs * data.sequences.count + further * data.batch_size
-    return Text(sequences * run.data.length, run.data.length, int(states.ends[batches]))
+    positions = 0 if run.compares_states else int(states.ends[batches])
+    return Text(sequences * run.data.length, run.data.length, positions)
 
 
 def _pass_over_validation(
     run: SearchRunConfig, folder: Path, teacher: Teacher, val: Dataset
 ) -> TeacherStates:
     """Keep T's states over the held-out batches."""
-    states = TeacherStates(locate_val_pass(folder), teacher.head_width)
+    states = open_states(locate_val_pass(folder), teacher, run)
     tick = Progress(logger, "teacher: validation batch").update
     states.build(teacher.to(choose_device(run)), val, len(val), tick)
     return states

@@ -59,10 +59,10 @@ class TrialRecord:
     """The record of one training, `point.json` in its folder.
 
     Of one that ended well: lr, the peak rate of its width; losses, the digest of losses.npy, nats
-    at each masked position; error, their mean; kl_by_step, KL to T at earlier validations, which
-    looked at look_positions of the masked positions (None: at all); seconds of training and `wall`
-    seconds in all. Of one that failed: the reason, and whether the loss
-    became no number; otherwise nobody knows which error it would have.
+    at each masked position or 1 − cos at each token; error, their mean; kl_by_step, KL to T at
+    earlier validations, which looked at look_positions of the masked positions (None: at all);
+    seconds of training and `wall` seconds in all. Of one that failed: the reason, and whether the
+    loss became no number; otherwise nobody knows which error it would have.
     """
 
     job: Job

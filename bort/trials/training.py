@@ -22,13 +22,20 @@ from bort.pretraining.datamodule import LOOK_EVERY, PackedDataModule
 from bort.pretraining.recipe import train
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
-from bort.teachers.states import KeptStates, TeacherStates
+from bort.teachers.states import KeptStates
 from bort.training.loggers import MetricsCsv
 from bort.training.threads import use_threads
 from bort.trials.error import measure_scores
-from bort.trials.inputs import make_val_batches, open_answers, open_corpus_and_teacher
-from bort.trials.plan import SearchPlan, locate_training_pass, read_plan
+from bort.trials.inputs import (
+    make_val_batches,
+    name_texts,
+    open_answers,
+    open_corpus_and_teacher,
+    open_states,
+)
+from bort.trials.plan import SearchPlan, locate_training_pass, locate_val_pass, read_plan
 from bort.trials.records import Job, TrialRecord, TrialStatus, read_record, write_record
+from bort.trials.states import keep_projection, measure_state_scores
 
 
 def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRecord:
@@ -38,6 +45,7 @@ def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRec
     own (no memory, a loss that is no number) is a record with its reason.
     """
     run = run.with_precision(RunFolder(folder).precision)
+    run = run.settle_as(RunFolder(folder).read_settings() or {})
     plan, path = read_plan(folder), trial_folder / TRIAL
     if path.exists():
         record = read_record(path, plan)
@@ -65,19 +73,27 @@ def _train_and_measure(
     with hide_notes():  # the search has shown them, which may be another process
         corpus, teacher = open_corpus_and_teacher(run, folder)
     val = make_val_batches(corpus, run)
-    answers = open_answers(folder, teacher)
-    training = TeacherStates(locate_training_pass(folder, run.seed), teacher.head_width)
-    states = KeptStates(training, answers.states, LOOK_EVERY, answers.judge)
+    answers = None if run.compares_states else open_answers(folder, teacher)
+    training = open_states(locate_training_pass(folder, run.seed), teacher, run)
+    held = answers.states if answers else open_states(locate_val_pass(folder), teacher, run)
+    states = KeptStates(training, held, LOOK_EVERY, answers.judge if answers else None)
     settings = make_candidate_settings(run, len(val.chosen))
-    label = f"candidate {run.arch}"
-    data = PackedDataModule(settings.data, seed=settings.seed, corpus=corpus, states=states)
+    label, texts = f"candidate {run.arch}", name_texts(run)
+    data = PackedDataModule(
+        settings.data, seed=settings.seed, corpus=corpus, states=states, unmasked=texts
+    )
     summary = train(settings, trial_folder, corpus, teacher, label, data=data)
+    if answers is None:
+        keep_projection(trial_folder)
     # Before there is a record: a recorded candidate is left alone.
     RunFolder(trial_folder).remove_checkpoints()
-    scores = measure_scores(load_masked_lm(RunFolder(trial_folder).model), val, answers)
+    if answers is None:
+        scores = measure_state_scores(trial_folder, val, held, teacher)
+    else:
+        scores = measure_scores(load_masked_lm(RunFolder(trial_folder).model), val, answers)
     if not math.isfinite(scores.error):
         raise Diverged("its error is no number")
-    _complete_training(trial_folder, summary, scores.to_row(answers.entropy))
+    _complete_training(trial_folder, summary, scores.to_row())
     return TrialRecord(
         Job(run.arch, run.seed, run.optim.lr),
         plan.origin,
@@ -85,7 +101,7 @@ def _train_and_measure(
         lr=settings.optim.lr,
         losses=save_array(trial_folder / LOSSES, scores.losses),
         error=scores.error,
-        look_positions=answers.count_looked(),
+        look_positions=answers.count_looked() if answers else None,
         kl_by_step=_read_kl_by_step(RunFolder(trial_folder).metrics),
         mlm_accuracy=scores.accuracy,
         seconds=summary.seconds,

@@ -119,6 +119,52 @@ def test_a_search_packs_its_text():
 
 
 @pytest.mark.parametrize(
+    ("words", "proxy", "losses", "init"),
+    [
+        ([], "words", (1.0, 0.0), "default"),
+        (["teacher.name=x"], None, (None, None), None),
+        (["teacher.name=x", "search.proxy=words"], "words", (1.0, 0.0), "default"),
+        (["teacher.name=x", "search.proxy=states"], "states", (0.0, 1.0), "teacher"),
+        (["search.proxy=states"], "states", (0.0, 1.0), "default"),
+        (["search.proxy=states", "init=teacher"], "states", (0.0, 1.0), "teacher"),
+    ],
+)
+def test_a_proxy_decides_what_candidates_learn_and_how_they_start(words, proxy, losses, init):
+    """Without one a named teacher has yet to be opened; one that is trained here has a head."""
+    run = composed(*words, of=SearchRunConfig)
+    assert (run.search.proxy, run.init) == (proxy, init)
+    assert (run.distill.w_kd, run.distill.w_hidden) == losses
+    if proxy is None:
+        settled = [run.settle(has_head) for has_head in (True, False)]
+        assert [each.search.proxy for each in settled] == ["words", "states"]
+        assert [each.init for each in settled] == ["default", "teacher"]
+        older = {"distill.w_kd": 1.0, "init": "default"}  # which has no proxy
+        assert run.settle_as(older) == settled[0]
+        assert run.settle_as({"search.proxy": "states"}) == settled[1]
+    else:
+        assert run.settle(has_head=False) == run
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("search.proxy=word", "search.proxy=word is unknown"),
+        ("search.proxy=states search.objective=w", "search.objective=w is for W, and search.p"),
+        ("search.proxy=states search.error=perplexity", "search.error=perplexity is for W, and"),
+        ("search.proxy=states search.exponents=[1,2,1]", "search.exponents=[1.0, 2.0, 1.0] is f"),
+        ("search.proxy=states distill.w_kd=2", "distill.w_kd=2 is for search.proxy=words; sear"),
+        ("search.proxy=states distill.temperature=2", "distill.temperature=2 is for search.pro"),
+        ("search.proxy=states distill.w_relation=1", "search.py trains candidates on masked wor"),
+        ("search.proxy=words distill.w_hidden=1", "search.py "),
+    ],
+)
+def test_final_states_have_no_w(words, line):
+    with pytest.raises(BortError) as error:
+        composed(*words.split(), of=SearchRunConfig)
+    assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize(
     ("words", "share"),
     [
         ([], 0.25),

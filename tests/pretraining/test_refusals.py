@@ -94,16 +94,32 @@ def test_a_run_and_its_plan_refuse_alike(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_refuses_such_a_teacher_too(search_of, models, tmp_path, monkeypatch):
-    """The loss that the teacher could give is none of a search's."""
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "search.objective=error search.proxy=words",
+            "^search.proxy=words asks its teacher .* no logits.*search.proxy=states compares",
+        ),
+        ("search.objective=w", "^search.objective=w is for W, and search.proxy=states has none"),
+        (
+            "search.objective=error distill.w_mlm=1",
+            "^distill.w_mlm=1 is for search.proxy=words; search.proxy=states learns",
+        ),
+    ],
+)
+def test_a_search_and_its_plan_refuse_alike(
+    search_of, models, tmp_path, monkeypatch, words, message
+):
+    """Without masked words there are final states, no W, and no loss on words."""
     monkeypatch.setattr(
         "bort.search.sweep.settle_precision", lambda *_: pytest.fail("timed before the refusal")
     )
-    run = search_of(f"teacher.name={models['headless']}")
-    with pytest.raises(BortError, match="^search.py asks its .* no logits.*kd_pretrain learns"):
+    run = search_of(f"teacher.name={models['headless']}", *words.split())
+    with pytest.raises(BortError, match=message):
         with open_sweep(run, tmp_path / "run"):
             pass
-    with pytest.raises(BortError, match="^search.py asks its teacher for masked words"):
+    with pytest.raises(BortError, match=message):
         search_plan.show(run, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -180,7 +180,7 @@ def test_budgets_leave_what_fits(search_of, tmp_path, budget):
 
 def strip_new_settings(run) -> dict:
     """The settings as an older version wrote them down."""
-    new = ("search.max_mb", "search.max_latency_share")
+    new = ("search.max_mb", "search.max_latency_share", "search.proxy")
     return {key: value for key, value in flatten_settings(run).items() if key not in new}
 
 
@@ -198,7 +198,7 @@ def test_a_search_of_an_older_version_keeps_its_aim(search_of, tmp_path, monkeyp
     monkeypatch.undo()
     path = folder / ".hydra" / "config.yaml"
     config = OmegaConf.load(path)
-    del config.search["max_mb"], config.search["max_latency_share"]
+    del config.search["max_mb"], config.search["max_latency_share"], config.search["proxy"]
     OmegaConf.save(config, path)
     assert "max_mb" not in (folder / "settings.json").read_text()
     assert optimum.conclude(folder).to_json() == summary

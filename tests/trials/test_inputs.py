@@ -38,4 +38,18 @@ def test_documents_of_the_masked_positions(done):
             expected.append(owner[(row + at) * (run.data.length - 2) + column - 1])
         row += len(batch["input_ids"])
     assert documents.tolist() == expected
+
+
+def test_documents_of_all_tokens(done):
+    """Each sequence holds the next 14 tokens of the text between two special ones."""
+    run = done[0]
+    corpus, _ = prepare(run)
+    val = ValBatches(corpus, replace(run.data, val_sequences=10**6))
+    ends = np.asarray(corpus.val) == corpus.tokenizer.sep_token_id
+    owner = np.cumsum(ends) - ends
+    expected = []
+    for row in range(len(val.chosen)):
+        inner = owner[row * 14 : row * 14 + 14].tolist()
+        expected += [inner[0], *inner, inner[-1]]
+    assert val.documents(is_of_tokens=True).tolist() == expected
     assert len(set(expected)) > 5
