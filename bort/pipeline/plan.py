@@ -239,8 +239,6 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
 
     for run in runs.values():
         check_trainer(run)
-        if run.teacher.name:
-            find_model(run.teacher.name)
     for stage in ("search", "pretrain"):
         if runs[stage].data.source == "text":
             open_text(runs[stage].data)
@@ -257,3 +255,6 @@ def _check_data(runs: dict[str, TrainConfig]) -> None:
         check_settings_of_task(tuning, described, rows)
     if runs["finetune"].data.unlabelled:
         check_pool_file(runs["finetune"].data)
+    for run in runs.values():
+        if run.teacher.name:
+            find_model(run.teacher.name)

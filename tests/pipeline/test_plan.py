@@ -67,6 +67,8 @@ def test_several_columns_of_labels_go_to_the_task_and_to_its_export(place):
 def test_a_teacher_of_the_task(place):
     """The fine-tuning is a distillation then, and what follows reads its folder."""
     (place / "more.txt").write_text("a film without stars")
+    (place / "large one").mkdir()
+    (place / "large one" / "config.json").write_text("{}")
     words = ["data.train=stars.csv", "teacher=large one", "data.unlabelled=more.txt"]
     _, _, finetune, export, benchmark = commands(
         *words, "data.unlabelled_rows=500", "data.split_sentences=true", "name=own"
