@@ -13,7 +13,7 @@ def test_a_result_is_the_content_of_export_json_and_back():
     record = RESULT.to_json()
     assert list(record) == [
         *("format", "largest_difference", "agreement", "error", "spread", "compared", "answers"),
-        *("float32", "scores", "parameters", "cosine"),
+        *("float32", "scores", "parameters", "cosine", "task", "columns", "labels"),
     ]
     assert ExportResult.from_json(record | {"made_by": "bort 0.1", "files": ["x"]}) == RESULT
     with pytest.raises(FrozenInstanceError):
