@@ -162,25 +162,27 @@ def _text_words(settings: PipelineConfig) -> list[str]:
     if not settings.data.path:
         return []
     keys = ["path", "sample_by"] if settings.data.train else ["path", "sample_by", "text"]
-    return ["data=text", *_data_words(settings, keys)]
+    return ["data=text", *list_data_words(settings, keys)]
 
 
 def _task_words(settings: PipelineConfig) -> list[str]:
     """Return the task of the fine-tuning, and where its rows are."""
     task = "custom" if settings.data.train else settings.task
     keys = ["train", *COLUMNS] if settings.data.train else ["root"]
-    words = _data_words(settings, [*keys, *POOL])
+    words = list_data_words(settings, [*keys, *POOL])
     if settings.teacher:
         words.append(f"teacher.name={_quote(settings.teacher)}")
     return [f"task={task}", *words] if task else words
 
 
-def _data_words(settings: PipelineConfig, keys: Iterable[str]) -> list[str]:
+def list_data_words(settings: PipelineConfig, keys: Iterable[str]) -> list[str]:
     """Return these keys of data, where they are given, as words that Hydra reads."""
     words = []
     for key in keys:
-        if value := getattr(settings.data, key):
-            words.append(f"data.{key}={_quote(str(value))}")
+        value = getattr(settings.data, key)
+        if value not in (None, ""):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words.append(f"data.{key}={_quote(text)}")
     return words
 
 

@@ -69,7 +69,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         for key, owners in OWNERS.items():
             value = getattr(self.data, key)
-            if value and not any(self._value_of(owner) for owner in owners):
+            if value not in (None, "") and not any(self._value_of(owner) for owner in owners):
                 raise BortError(f"data.{key}={value} goes with {owners[0]}=…, which is not given")
         if self.data.train and self.task not in (None, "custom"):
             raise BortError(

@@ -161,3 +161,31 @@ def test_comments_are_those_of_the_class_that_has_the_field():
 def test_a_benchmark_is_composed_by_hydra():
     settings = compose_settings(BenchmarkConfig, ["archs=[bort]", "latency=onnx"])
     assert settings.archs == ["bort"] and settings.latency.source == "onnx"
+
+
+@dataclass
+class Switch:
+    """Whether something is done."""
+
+    on: bool = False  # whether it is
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_a_switch_is_true_or_false(text, value):
+    assert parse_command(Switch, [f"on={text}"]).on is value
+    assert parse_command(Switch, []).on is False
+    for wrong in ("1", "yes", ""):
+        with pytest.raises(BortError, match=f"on={wrong} must be true or false"):
+            parse_command(Switch, [f"on={wrong}"])
+
+
+def test_a_switch_of_a_pipeline_reaches_its_stage_as_it_is_typed():
+    """Words that were spelled otherwise would have a finished stage done again."""
+    from bort.pipeline.plan import list_data_words
+
+    for word in ("data.split_sentences=true", "data.split_sentences=false"):
+        words = ["data.train=a.csv", "teacher=t", "data.unlabelled=u", word]
+        settings = parse_command(PipelineConfig, words)
+        assert list_data_words(settings, ["unlabelled", "split_sentences"]) == [words[2], word]
+    with pytest.raises(BortError, match="goes with data.unlabelled=…, which is not given"):
+        parse_command(PipelineConfig, [word])
