@@ -1,6 +1,6 @@
 """Measure what a student gains by starting from its teacher (init=teacher), by width and head.
 
-    python benchmarks/inheritance.py          # half an hour on one core
+    python benchmarks/inheritance.py          # three quarters of an hour on one core
     python benchmarks/inheritance.py smoke    # tiny models; only prints
 
 Teachers of half, equal and twice the student's width are trained on the embedded text. Students
