@@ -181,7 +181,8 @@ def list_candidates(
         rows.append(row)
     rows.sort(key=lambda row: _sort_key(chosen, row.xi))
     teacher = plan.teacher
-    numbers = {"latency": teacher.latency[0], "error": teacher.error, "w": 0.0, "reason": None}
+    w = 1.0 if paired.run.compares_states else 0.0  # W(T) = 0, but its mean cosine is 1
+    numbers = {"latency": teacher.latency[0], "error": teacher.error, "w": w, "reason": None}
     rows.append(CandidateRow(teacher.xi, teacher.parameters, status="teacher", **numbers))
     for xi in plan.invalid:
         reason = f"heads={xi.heads} does not divide hidden={xi.hidden}"

@@ -115,7 +115,7 @@ def find_doubts(result: SearchResult) -> Iterator[str]:
     if result.control_bound == best:
         yield "note: arg max W⁺, without any training, chooses the same"
     if result.control_size == best:
-        yield "note: W with an error fitted on the number of parameters chooses the same"
+        yield "note: an error fitted on the number of parameters leads to the same choice"
 
 
 def _doubt_baseline(result: SearchResult) -> Iterator[str]:
@@ -379,7 +379,7 @@ def write_costs(teacher_seconds: float, result: SearchResult) -> str:
         ("optimum by W with the ratio of perplexities", result.by_perplexity or "–"),
         ("lowest error", result.by_error),
         ("arg max W⁺, without any training", result.control_bound or "–"),
-        ("W with errors fitted on parameters", result.control_size or "–"),
+        ("the choice by errors fitted on parameters", result.control_size or "–"),
     ]
     grey = f"<td class=unknown>{UNDECIDED}</td>"
     table = html.format_table(rows).replace(f"<td>{UNDECIDED}</td>", grey)

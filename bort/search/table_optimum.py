@@ -13,7 +13,7 @@ from bort.config.search import DEFAULT_SHARE, check_exponents
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.coefficient import ERRORS, Scale, format_upper
-from bort.search.answers import NO_W, Answer, answer_by_all_aims, describe_answers
+from bort.search.answers import Answer, answer_by_all_aims, describe_answers
 from bort.search.fptas import BY_ERROR, OBJECTIVES, UNDECIDED, Selection
 
 NUMBERS = ("parameters", "latency", "error")  # columns of a table
@@ -143,8 +143,12 @@ def _add_row(table: CandidateTable, row: dict[str, str | None]) -> Arch | None:
         raise BortError(f"{sizes} are not four whole numbers") from None
     if min(xi.to_json()) < 1:
         raise BortError(f"{xi} has a size below 1")
-    if row["status"] == "teacher" and (row["error"] or "").strip() in ("0", "0.0"):
-        raise BortError(f"{NO_W}; the summary.json of the search has its answers")
+    cell = (row["error"] or "").strip()
+    if row["status"] == "teacher" and cell in ("0", "0.0"):
+        raise BortError(
+            f"error={cell} must be a number above 0; a search by final states has no W, and its "
+            "answers are in its summary.json"
+        )
     p, i, e = (_parse_positive(row, column) for column in NUMBERS)
     if p is None or i is None:
         raise BortError(f"{xi} needs parameters and latency")
