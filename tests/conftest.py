@@ -174,6 +174,19 @@ def done(search_of, tmp_path_factory):
     return run, folder, summary, lines, passes
 
 
+@pytest.fixture(scope="session")
+def halved(search_of, tmp_path_factory):
+    """A search by successive halving of 8 candidates to 4, 8 and 16 steps: settings, folder."""
+    from tiny_runs import sweep
+
+    folder = tmp_path_factory.mktemp("halving") / "run"
+    run = search_of(
+        *("search.halving=true", "search.n=16", "search.exponents=[0,0,1]", "search.seeds=1"),
+        *("search.finalists=1", "checkpoint_every=2"),
+    )
+    return run, folder, sweep(run, folder)
+
+
 @pytest.fixture
 def copied(done, tmp_path):
     """The folder of `done`, without its models: what a choice is made from."""

@@ -52,7 +52,7 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
         if not run.data.unlabelled:
             free |= {*POOL_KEYS}
     if run.optim.schedule == LINEAR:  # the only one that older versions had
-        free |= {"optim.schedule", "optim.decay"}
+        free |= {"optim.schedule"} | (set() if flat.get("search.halving") else {"optim.decay"})
     unread = () if run.job == "agora" else "agora."
     return {k: v for k, v in flat.items() if k not in free and not k.startswith(unread)}
 

@@ -114,6 +114,8 @@ class SearchConfig:
     proxy: str | None = None
     epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
     refine: bool = True  # then also train what can still win between the neighbours of the best
+    # train all candidates to n/8, and the better halves on to n/4, n/2 and n (optim.schedule=wsd)
+    halving: bool = False
     assume: str = "none"  # monotone: also skip what cannot win if larger candidates are never worse
     # what is chosen: error, the lowest one within the budget, or w, the largest W (the paper's)
     objective: str = "error"
@@ -139,6 +141,7 @@ class SearchConfig:
             check_choice("search.proxy", self.proxy, PROXIES)
         check_choice("search.assume", self.assume, ("none", "monotone"))
         check_choice("search.objective", self.objective, ("w", "error"))
+        self._check_halving()
         check_choice("search.error", self.error, ("ratio", "perplexity"))
         check_exponents("search.exponents", self.exponents)
         if self.proxy == STATES:
@@ -159,6 +162,25 @@ class SearchConfig:
                     f"search.{key}={value} is for W, and search.proxy=states has none: T's own "
                     f"error is 0; leave search.{key} out, or name a teacher with a masked-LM head"
                 )
+
+    def _check_halving(self) -> None:
+        """Raise BortError for what successive halving cannot be combined with."""
+        if not self.halving:
+            return
+        if self.n < 8:
+            raise BortError(
+                f"search.halving trains to n/8 first; search.n={self.n} must be at least 8"
+            )
+        if self.epsilon > 1:
+            raise BortError(
+                f"search.epsilon={self.epsilon}: search.halving begins with every candidate; use "
+                "search.epsilon=1"
+            )
+        if self.assume == "monotone":
+            raise BortError(
+                "search.assume=monotone and search.halving leave out candidates under assumptions "
+                "of their own; use one of them"
+            )
 
     @property
     def has_budget(self) -> bool:
@@ -237,6 +259,7 @@ class SearchRunConfig(PretrainRunConfig):
                 "different depths; null spreads the teacher's layers evenly, and [] copies none"
             )
         super().__post_init__()
+        self._check_rungs()
         if self.distill.w_kd == 0 and not self.compares_states:
             raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
         if not self.data.packing:
@@ -268,6 +291,17 @@ class SearchRunConfig(PretrainRunConfig):
             raise BortError(
                 "search.py trains a candidate on one device (trainer.devices=1); several at once: "
                 "hydra/launcher=joblib search.parallel=4"
+            )
+
+    def _check_rungs(self) -> None:
+        """Raise BortError where the first rung ends before the rate has been at its peak."""
+        if not self.search.halving:
+            return
+        n, first, optim = self.search.n, max(self.search.n // 8, 4), self.optim
+        if optim.warmup * (n + 1) > (1 - optim.decay) * (first + 1):
+            raise BortError(
+                f"search.halving stops after {first} of {n} steps first, before the rate of "
+                f"optim.warmup={optim.warmup:g} is at its peak; lower optim.warmup or optim.decay"
             )
 
 

@@ -75,6 +75,11 @@ def takes_pool(run: Settings) -> bool:
     return run.job == "agora" and run.agora.generator == "pool"
 
 
+def is_halving(run: Settings) -> bool:
+    """Whether candidates of a search are trained by successive halving."""
+    return run.job == "search" and run.search.halving
+
+
 TEXT = "data.path data.packing data.mask_rate data.tokenizer data.vocab_size "
 RULES = (
     Rule("agora", lambda run: run.job != "agora", "is for experiment=agora"),
@@ -249,8 +254,13 @@ RULES = (
     ),
     Rule(
         "optim.decay",
-        lambda run: run.optim.schedule != WSD,
+        lambda run: run.optim.schedule != WSD and not is_halving(run),
         "is for optim.schedule=wsd",
+    ),
+    Rule(
+        "optim.schedule",
+        lambda run: run.optim.schedule != WSD and is_halving(run),
+        "cannot be used: search.halving continues trainings, which takes optim.schedule=wsd",
     ),
     Rule(
         "optim.lr",

@@ -46,10 +46,12 @@ from bort.runs.summary import RunSummary
 from bort.teachers.opening import open_teacher
 from bort.teachers.teacher import Teacher
 from bort.text.tokenizer import hash_tokenizer
+from bort.training.checkpoint import Leg
 from bort.training.precision import settle_precision
 from bort.training.progress import Throughput
 from bort.training.threads import choose_threads, use_threads
 from bort.training.trainer import (
+    ALONE,
     check_monitors,
     check_trainer,
     fit,
@@ -190,39 +192,88 @@ def train(
     hide_lightning_notes()
     run_folder, run = RunFolder(folder), settle_by_teacher(run, folder, teacher)
     with run_folder.lock(wait):
-        models = hash_models(run, corpus)
-        if run.resume and (summary := run_folder.find_summary()) is not None:
-            run_folder.check_inputs(corpus.info.to_json(), models, run)
+        if (summary := _begin(run, run_folder, corpus, record)) is not None:
             return summary
-        run_folder.begin(run, record, torch.get_num_threads())
-        run_folder.check_inputs(corpus.info.to_json(), models, run)
-        # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
-        pl.seed_everything(run.seed, verbose=False)
-        model = build_student(run, corpus, teacher)
-        distill = run.distill
         if data is None:
-            texts = keep_text_states(run, corpus, teacher) if distill.reads_unmasked else None
+            unmasked = run.distill.reads_unmasked
+            texts = keep_text_states(run, corpus, teacher) if unmasked else None
             data = PackedDataModule(run.data, seed=run.seed, corpus=corpus, unmasked=texts)
-        module = DistillationModule(
-            model, teacher if distill.asks_teacher else None, run.optim, distill, run.compile
-        )
-        module.judge = None if data.states is None else data.states.judge
-        samples = [SamplePredictions(corpus.tokenizer, folder)] if distill.reads_masked else []
-        # A head is saved only if it was trained.
-        result = model if distill.reads_masked else model.encoder
-        parameters = sum(p.numel() for p in result.parameters())  # counted before FSDP shards them
-        looks = data.look_every > 1
-        trainer, throughput = fit(run, folder, module, data, label, samples, looks)
-        values = _summarize(run, trainer, module, throughput, corpus, teacher)
-        values["parameters"] = parameters
-        values |= _score_unigram(corpus, data.val, sum(trainer.num_val_batches))
-        if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
-            values["no_validation"] = reason
-        summary = RunSummary(values)
-        if trainer.is_global_zero:
-            save_model(result, corpus.tokenizer, run_folder.model, state=module.full_weights)
-            run_folder.write_summary(summary)
+        return _train_to_end(run, run_folder, corpus, teacher, data, label)
+
+
+def train_leg(
+    run: TrainConfig,
+    folder: Path,
+    corpus: Corpus,
+    teacher: Teacher,
+    data: PackedDataModule,
+    label: str,
+    leg: Leg,
+) -> RunSummary:
+    """Train as `train` does, as one leg of a longer training.
+
+    The weights are those of a training without the legs before it, bit by bit, if its rates up to
+    `leg.start` are the same.
+    """
+    hide_lightning_notes()
+    run_folder, run = RunFolder(folder), settle_by_teacher(run, folder, teacher)
+    with run_folder.lock():
+        if (summary := _begin(run, run_folder, corpus, None)) is not None:
+            return summary
+        return _train_to_end(run, run_folder, corpus, teacher, data, label, leg)
+
+
+def _begin(
+    run: TrainConfig, run_folder: RunFolder, corpus: Corpus, record: dict | None
+) -> RunSummary | None:
+    """Write down what is trained in a folder; return the summary of what was trained before."""
+    models = hash_models(run, corpus)
+    if run.resume and (summary := run_folder.find_summary()) is not None:
+        run_folder.check_inputs(corpus.info.to_json(), models, run)
         return summary
+    run_folder.begin(run, record, torch.get_num_threads())
+    run_folder.check_inputs(corpus.info.to_json(), models, run)
+    return None
+
+
+def _train_to_end(
+    run: TrainConfig,
+    run_folder: RunFolder,
+    corpus: Corpus,
+    teacher: Teacher | None,
+    data: PackedDataModule,
+    label: str,
+    leg: Leg = ALONE,
+) -> RunSummary:
+    """Train a model in a folder that this process has locked, and write down what came of it."""
+    # `deterministic` is not forced: on the CPU, every operation used here is deterministic.
+    pl.seed_everything(run.seed, verbose=False)
+    model = build_student(run, corpus, teacher)
+    distill, folder = run.distill, run_folder.path
+    module = DistillationModule(
+        model,
+        teacher if distill.asks_teacher else None,
+        leg.optim or run.optim,
+        distill,
+        run.compile,
+    )
+    module.judge = None if data.states is None else data.states.judge
+    samples = [SamplePredictions(corpus.tokenizer, folder)] if distill.reads_masked else []
+    # A head is saved only if it was trained.
+    result = model if distill.reads_masked else model.encoder
+    parameters = sum(p.numel() for p in result.parameters())  # counted before FSDP shards them
+    looks = data.look_every > 1
+    trainer, throughput = fit(run, folder, module, data, label, samples, looks, leg)
+    values = _summarize(run, trainer, module, throughput, corpus, teacher)
+    values["parameters"] = parameters
+    values |= _score_unigram(corpus, data.val, sum(trainer.num_val_batches))
+    if (reason := _explain_no_validation(run, corpus, len(data.val))) is not None:
+        values["no_validation"] = reason
+    summary = RunSummary(values)
+    if trainer.is_global_zero:
+        save_model(result, corpus.tokenizer, run_folder.model, state=module.full_weights)
+        run_folder.write_summary(summary)
+    return summary
 
 
 def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> MaskedLM:

@@ -58,6 +58,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "optim.class_weights": None,
     "search.max_mb": None,
     "search.proxy": "words",
+    "search.halving": False,
 }
 SHARE, NO_LIMIT = "search.max_latency_share", 1.0  # of T's latency, than which all are faster
 INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")

@@ -8,7 +8,15 @@ from bort.config.search import DEFAULT_SHARE, STATES, SearchConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.coefficient import COSINE, format_upper
-from bort.search.fptas import BY_ERROR, IF_MONOTONE, PROVEN, UNDECIDED, Selection, pareto
+from bort.search.fptas import (
+    BY_ERROR,
+    IF_CURVES,
+    IF_MONOTONE,
+    PROVEN,
+    UNDECIDED,
+    Selection,
+    pareto,
+)
 
 WITHIN_BUDGET, KNEE, BY_W = "within_budget", "knee", "w_optimum"
 TITLES = {
@@ -26,7 +34,8 @@ class Answer:
     """What is chosen by one aim: the best of the records, and how certain it is.
 
     key: `within_budget`, `knee` or `w_optimum`. xi: None where there is none, for the reason in
-    `note`, which otherwise names the budget. certainty: `PROVEN`, `IF_MONOTONE` or `UNDECIDED`.
+    `note`, which otherwise names the budget. certainty: `PROVEN`, `IF_MONOTONE`, `IF_CURVES` or
+    `UNDECIDED`.
     parameters: p; latency: i, in the search's unit; mb: megabytes of the int8 file of embeddings
     and layers, None where the vocabulary is not known; error: e, nats per token; w: W by the
     weights of the search. regret: no candidate within the budget has an error lower by more than
@@ -190,7 +199,7 @@ def _judge_front(chosen: Selection, trained: Mapping[Arch, tuple[float, float]])
     """Say how certain it is that no candidate of unknown error would change the front.
 
     Each can have T's entropy, or if errors are monotone the largest error of the trained ones that
-    it is a shrunk form of.
+    it is a shrunk form of, or if curves do not cross, of those that it was far behind of.
     """
 
     def is_open(xi: Arch, least: float) -> bool:
@@ -199,10 +208,15 @@ def _judge_front(chosen: Selection, trained: Mapping[Arch, tuple[float, float]])
 
     if not any(is_open(xi, chosen.scale.e) for xi in chosen.unknown):
         return PROVEN
-    is_withdrawn = bool(chosen.violations)
-    if is_withdrawn or any(is_open(xi, chosen.find_least_error(xi)) for xi in chosen.unknown):
-        return UNDECIDED
-    return IF_MONOTONE
+    if not chosen.violations and not any(
+        is_open(xi, chosen.find_least_error(xi)) for xi in chosen.unknown
+    ):
+        return IF_MONOTONE
+    least = {} if chosen.curves is None else chosen.curves.find_least_errors()
+    is_decided = not any(
+        is_open(xi, max(least.get(xi, 0.0), chosen.scale.e)) for xi in chosen.unknown
+    )
+    return IF_CURVES if is_decided else UNDECIDED
 
 
 def find_knee(front: Mapping[Arch, tuple[float, float]]) -> Arch | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bort.config.search import SearchRunConfig
+from bort.config.train import PretrainRunConfig
 from bort.console import data_size
 from bort.errors import BortError
 from bort.models.arch import Arch
@@ -20,6 +21,8 @@ from bort.pretraining.dry_run import (
     show_missing,
 )
 from bort.pretraining.flops import (
+    Amount,
+    Text,
     count_candidate_flops,
     count_logits_flops,
     count_states_flops,
@@ -36,7 +39,7 @@ from bort.training.trainer import check_trainer
 from bort.trials.inputs import count_held_sequences, expect_look
 from bort.trials.plan import MaximumPoint
 from bort.trials.planning import check_latency
-from bort.trials.training import make_candidate_settings
+from bort.trials.training import list_legs, make_candidate_settings
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,33 @@ def _describe_bounds(run: SearchRunConfig, chosen: Selection) -> str:
     return f"W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
 
 
+def _shorten(amount: Amount, first: int, steps: int) -> Amount:
+    """Return the work of the steps after the `first` ones, up to so many in all."""
+    share, text = (steps - first) / amount.steps, amount.train
+    train = Text(text.tokens * share, text.length, text.positions * share)
+    return replace(amount, steps=steps - first, train=train)
+
+
+def _count_trainings(
+    run: SearchRunConfig, jobs: list[PretrainRunConfig], teacher: Arch, vocab: int, amount: Amount
+) -> tuple[list[float], list[float]]:
+    """Count the FLOPs of each candidate's n steps, and of every training that there may be.
+
+    By successive halving, these are one to each rung, if all candidates go on to n.
+    """
+
+    def count(amount: Amount, held: Text) -> list[float]:
+        return [count_candidate_flops(job, teacher, vocab, amount, held) for job in jobs]
+
+    looked = replace(amount, val=expect_look(amount.val, run.data))
+    if not run.search.halving:
+        complete = count(looked, amount.val)
+        return complete, complete
+    looked = replace(looked, validations=0)
+    legs = [_shorten(looked, *leg) for leg in list_legs(run.optim, run.search.n)]
+    return count(looked, amount.val), [flops for leg in legs for flops in count(leg, amount.val)]
+
+
 def show(run: SearchRunConfig, folder: Path) -> None:
     """Print the plan of a search: candidates, their bounds, and at most how much it all costs.
 
@@ -106,10 +136,8 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     held = count_held_sequences(data)
     jobs = [make_candidate_settings(replace(run, arch=xi), held) for xi in chosen.order]
     amount = measure_amount(jobs[0], outlook.corpus)
-    look = expect_look(amount.val, data)
-    looked = replace(amount, val=look)
-    training = [count_candidate_flops(job, teacher, V, looked, amount.val) for job in jobs]
-    again = sorted(training)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
+    complete, training = _count_trainings(run, jobs, teacher, V, amount)
+    again = sorted(complete)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
     read = repeat_amount(amount, *count_student_readings(jobs[0].distill))
     passes = count_states_flops(teacher, read.train) * search.seeds
     passes += count_logits_flops(teacher, V, read.val)

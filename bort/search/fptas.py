@@ -14,10 +14,14 @@ from functools import cached_property, partial
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.coefficient import Scale, w_coefficient
+from bort.objectives.limit import Limit
+from bort.trials.rungs import LEAST_PAIRED, Curves
 
 OBJECTIVES = ("w", "error")
 BY_ERROR = (0.0, 0.0, 1.0)  # the exponents of objective=error
-PROVEN, IF_MONOTONE = "proven", "if errors are monotone"
+# How certain an answer is: three levels, the strongest one in front, or none of them.
+PROVEN, IF_MONOTONE = "proven", "if errors are monotone in size"
+IF_CURVES = "if later curves do not cross by more than δ"
 UNDECIDED = "not decided by these records"
 
 
@@ -30,40 +34,19 @@ class Certificate:
     (Gibbs' inequality). One that failed could be as good as its bound; one that diverged is no
     model and has W = 0. regret_monotone: the same bound under the assumption that a smaller D, H
     and I never lower e at equal A or H/A; None when a trained pair contradicts the assumption.
+    regret_curves: the same bound if later curves do not cross by more than δ, see `Curves`; None
+    where no trainings were shortened, or too few of them ended to measure δ.
     """
 
-    # trained, pruned (proof), assumed, skipped (ε), failed, diverged, excluded
+    # trained, pruned (proof), assumed, dropped (halving), skipped (ε), failed, diverged, excluded
     status: dict[Arch, str]
     regret_proven: float
     regret_monotone: float | None
+    regret_curves: float | None = None
 
     def count(self, status: str) -> int:
         """Count the candidates with this status."""
         return sum(value == status for value in self.status.values())
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A budget: the setting that gives it, the number of a candidate, and the most that it may be.
-
-    A budget of None is none.
-    """
-
-    setting: str
-    value: float
-    most: float | None
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the candidate is over the budget."""
-        return self.value > self.most
-
-    def describe_remedy(self) -> str:
-        """Write the setting that would leave the candidate: the smallest of four digits."""
-        if self.value == int(self.value):
-            return f"{self.setting}={int(self.value)}"
-        step = 10.0 ** (math.floor(math.log10(self.value)) - 3)
-        return f"{self.setting}={math.ceil(self.value / step) * step:.4g}"
 
 
 def is_shrunk(small: Arch, large: Arch) -> bool:
@@ -96,7 +79,7 @@ class Selection:
 
     failed: candidates that have no error for a reason that says nothing about it; what they could
     have reached counts in the regret. diverged: those whose loss became no number: they are no
-    models, and W = 0.
+    models, and W = 0. curves: errors after fewer steps, where trainings may be dropped early.
     """
 
     points: Mapping[Arch, tuple[float, float]]
@@ -115,6 +98,7 @@ class Selection:
     diverged: dict[Arch, str] = field(default_factory=dict)
     excluded: dict[Arch, str] = field(default_factory=dict)
     violations: list[tuple[Arch, Arch]] = field(default_factory=list)
+    curves: Curves | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.epsilon <= max(1, len(self.points)) or self.epsilon != int(self.epsilon):
@@ -152,7 +136,7 @@ class Selection:
         p, i = self.points[xi]
         return p < self.scale.p and i < self.scale.i
 
-    def _list_limits(self, xi: Arch) -> list["Limit"]:
+    def _list_limits(self, xi: Arch) -> list[Limit]:
         """List the budgets, each with the number of ξ that it limits."""
         p, i = self.points[xi]
         limits = [
@@ -212,6 +196,16 @@ class Selection:
         """Return the largest W that ξ can have, by the monotone bound while that is assumed."""
         return self.compute_monotone_bound(xi) if self.is_assuming else self.gibbs(xi)
 
+    def bound_by_curves(self) -> Callable[[Arch], float]:
+        """Return what gives the largest W of ξ if later curves do not cross by more than δ."""
+        least = {} if self.curves is None else self.curves.find_least_errors()
+
+        def compute_bound(xi: Arch) -> float:
+            quality = self.scale.compute_quality(max(self.scale.e, least.get(xi, 0.0)))
+            return self.gibbs(xi) * quality ** self.scale.exponents[2]
+
+        return compute_bound
+
     @property
     def is_assuming(self) -> bool:
         """Whether errors are assumed to be monotone and no trained pair has contradicted it."""
@@ -234,14 +228,15 @@ class Selection:
 
     @property
     def certainty(self) -> str:
-        """How certain `best` is: proven, if errors are monotone, or not decided.
+        """How certain `best` is: by the strongest level that decides it, or not decided.
 
-        The assumption helps only where no trained pair has contradicted it.
+        That errors are monotone helps only where no trained pair has contradicted it.
         """
         if not self.rivals:
             return PROVEN
-        able = self.find_able(self.unknown, self.compute_monotone_bound)
-        return UNDECIDED if able or self.violations else IF_MONOTONE
+        if not self.violations and not self.find_able(self.unknown, self.compute_monotone_bound):
+            return IF_MONOTONE
+        return UNDECIDED if self.find_able(self.unknown, self.bound_by_curves()) else IF_CURVES
 
     def find_first(
         self, value: Callable[[Arch], float], among: Iterable[Arch] | None = None
@@ -366,8 +361,18 @@ class Selection:
         regret = max((self.gibbs(xi) - w for xi in rivals), default=0.0)
         weaker = max((self.compute_monotone_bound(xi) - w for xi in rivals), default=0.0)
         return Certificate(
-            self._list_statuses(), max(0.0, regret), None if self.violations else max(0.0, weaker)
+            self._list_statuses(),
+            max(0.0, regret),
+            None if self.violations else max(0.0, weaker),
+            self._measure_regret_by_curves(rivals, w),
         )
+
+    def _measure_regret_by_curves(self, rivals: list[Arch], w: float) -> float | None:
+        """Measure the regret if later curves do not cross by more than δ; None without any δ."""
+        if self.curves is None or len(self.curves.final) < LEAST_PAIRED:
+            return None
+        bound = self.bound_by_curves()
+        return max([0.0, *(bound(xi) - w for xi in rivals)])
 
     def _describe_failure(self) -> str:
         """Say how many candidates have failed, and why the first one did."""
@@ -384,6 +389,9 @@ class Selection:
         status = dict.fromkeys(self.order, "pruned")
         status |= dict.fromkeys(self.find_able(self.order, self.gibbs), "assumed")
         status |= dict.fromkeys(able, "skipped")
+        if self.curves is not None:  # the proof is the stronger reason
+            shortened = [xi for xi in able if self.curves.find_last_rung(xi)]
+            status |= dict.fromkeys(shortened, "dropped")
         status |= dict.fromkeys(self.failed, "failed") | dict.fromkeys(self.diverged, "diverged")
         status |= dict.fromkeys(self.errors, "trained")
         return {xi: status.get(xi, "excluded") for xi in self.points}

@@ -41,7 +41,7 @@ from bort.search.statistics import (
     pool_seed_spread,
     resample_w,
 )
-from bort.search.sweep import build_selection, list_due_finalists
+from bort.search.sweep import build_selection, list_due_candidates, list_due_finalists
 from bort.trials.plan import SearchPlan, list_training_passes, read_plan
 from bort.trials.records import TrialRecord, find_best_record, read_crowded_jobs, read_records
 
@@ -95,7 +95,8 @@ def is_over(run: SearchRunConfig, folder: Path) -> bool:
     records = read_records(folder, plan)
     chosen = build_selection(plan, run, records, Paired(folder, records, run))
     crowded = read_crowded_jobs(folder, plan)
-    if crowded or chosen.ask(1) or list_due_finalists(run, chosen, records):
+    due = list_due_candidates(run, chosen, records) or list_due_finalists(run, chosen, records)
+    if crowded or due:
         return False
     try:
         for path in list_training_passes(folder):
@@ -156,7 +157,12 @@ def list_candidates(
     entropy, rows = paired.resample_entropy(), []
     for point in plan.points:
         xi = point.xi
-        reasons = {**chosen.excluded, **chosen.failed, **chosen.diverged}
+        reasons = {
+            **describe_dropped(chosen),
+            **chosen.excluded,
+            **chosen.failed,
+            **chosen.diverged,
+        }
         row = CandidateRow(
             xi,
             point.parameters,
@@ -188,6 +194,18 @@ def list_candidates(
         reason = f"heads={xi.heads} does not divide hidden={xi.hidden}"
         rows.append(CandidateRow(xi, status="invalid", reason=reason))
     return rows
+
+
+def describe_dropped(chosen: Selection) -> dict[Arch, str]:
+    """Say of each candidate that was trained to fewer than n steps how far it came."""
+    if chosen.curves is None:
+        return {}
+    rungs = {xi: chosen.curves.find_last_rung(xi) for xi in chosen.unknown}
+    return {
+        xi: f"e {chosen.curves.errors[steps][xi]:.3f} after {steps:,} steps"
+        for xi, steps in rungs.items()
+        if steps
+    }
 
 
 def _sort_key(chosen: Selection, xi: Arch) -> tuple:
@@ -231,12 +249,14 @@ def summarize(
         w_interval=[top.w_low, top.w_high],
         candidates=len(chosen.points),
         invalid=len(plan.invalid),
-        **{s: certificate.count(s) for s in ("trained", "pruned", "assumed", "skipped")},
+        **{s: certificate.count(s) for s in ("trained", "pruned", "assumed", "dropped", "skipped")},
         excluded=certificate.count("excluded"),
         failed=certificate.count("failed") + diverged,
         diverged=diverged,
         regret_bound=certificate.regret_proven,
         regret_bound_monotone=certificate.regret_monotone,
+        regret_bound_curves=certificate.regret_curves,
+        **_list_crossings(chosen),
         contradictions=len(chosen.violations),
         error=chosen.errors[best],
         teacher_error=plan.teacher.error,
@@ -262,6 +282,13 @@ def summarize(
     )
 
 
+def _list_crossings(chosen: Selection) -> dict[str, list]:
+    """List the rungs before n and δ at each, as fields of a `SearchResult`."""
+    curves = chosen.curves
+    rungs = [] if curves is None else [steps for steps in sorted(curves.errors) if steps < curves.n]
+    return {"rungs": rungs, "crossings": [curves.measure_crossing(steps) for steps in rungs]}
+
+
 def _count_costs(plan: SearchPlan, paired: Paired, chosen: Selection) -> dict[str, float]:
     """Count trainings, FLOPs and seconds of the search, as fields of a `SearchResult`."""
     run, flops = paired.run, plan.flops
@@ -269,15 +296,17 @@ def _count_costs(plan: SearchPlan, paired: Paired, chosen: Selection) -> dict[st
     failed = [record for record in paired.records if not record.is_trained]
     passes = list_training_passes(paired.folder)
     once = plan.teacher_val_flops  # T over the held-out positions
-    spent = sum(flops[record.xi] for record in trained)
+    work = {r.job: flops[r.xi] if r.flops is None else r.flops for r in trained}
+    spent = sum(work.values())
     return {
         "trainings": len(trained),
+        "shortened": sum(record.job.steps is not None for record in trained),
         "further_trainings": sum(_is_further(record, run) for record in trained),
         "further_failed": sum(_is_further(record, run) for record in failed),
         "teacher_batches": sum(count_batches(path) for path in passes),
         "train_flops": spent + plan.teacher_flops * len(passes) + once,
         "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan.teacher_flops + once,
-        "finalist_flops": sum(flops[r.xi] for r in trained if r.job.seed != run.seed),
+        "finalist_flops": sum(work[r.job] for r in trained if r.job.seed != run.seed),
         "seconds": sum(record.wall for record in trained) + plan.teacher_pass_seconds,
     }
 

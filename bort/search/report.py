@@ -15,7 +15,7 @@ from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.runs.summary import NEAR
 from bort.search.answers import NO_W, describe_answers, format_numbers, name_unit
-from bort.search.fptas import UNDECIDED
+from bort.search.fptas import IF_CURVES, IF_MONOTONE, UNDECIDED
 from bort.search.result import CandidateRow, Conclusion, Horizon, SearchResult
 from bort.training.loggers import choose_wandb_options
 
@@ -35,7 +35,8 @@ def describe_certificate(result: SearchResult) -> Iterator[str]:
     """What is proven, what is assumed, and what to doubt; a sentence each."""
     counts = [f"{result.trained} trained", f"{result.pruned} pruned by proof"]
     for count, words in (
-        (result.assumed, "left out if errors are monotone"),
+        (result.assumed, f"left out {IF_MONOTONE}"),
+        (result.dropped, f"dropped {IF_CURVES}"),
         (result.skipped, "skipped by ε"),
         (result.failed - result.diverged, "failed"),
         (result.diverged, "diverged (no model, so W = 0)"),
@@ -88,7 +89,25 @@ def describe_proof(result: SearchResult) -> Iterator[str]:
             "contradict it beyond chance)"
         )
     else:
-        yield f"if errors are monotone: by no more than {format_upper(weaker)}"
+        yield f"{IF_MONOTONE}: by no more than {format_upper(weaker)}"
+    yield from describe_crossings(result)
+
+
+def describe_crossings(result: SearchResult) -> Iterator[str]:
+    """How much better a candidate could be that was dropped, if curves cross as they did."""
+    if not result.rungs:
+        return
+    if result.regret_bound_curves is None:
+        yield f"too few candidates were trained to n to measure δ: not decided {IF_CURVES}"
+        return
+    yield f"{IF_CURVES}: by no more than {format_upper(result.regret_bound_curves)}"
+    unit = name_unit(result.proxy)
+    measured = [
+        f"{delta:.3f}{unit} after {steps:,} steps"
+        for steps, delta in zip(result.rungs, result.crossings, strict=True)
+        if delta is not None
+    ]
+    yield f"δ, measured on the {result.trained} trained to n: {', '.join(measured)}"
 
 
 def find_doubts(result: SearchResult) -> Iterator[str]:
@@ -317,7 +336,7 @@ def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow], label: str
         name=f"{label}, 95% over documents",
         marker={"size": 9, "color": "#1f6feb"},
     )
-    bounded = ("pruned", "assumed", "skipped", "failed")
+    bounded = ("pruned", "assumed", "dropped", "skipped", "failed")
     bounds = [r for r in rows if r.status in bounded][: 30 - len(shown)]
     figure.add_scatter(
         x=[str(r.xi) for r in [*shown, *bounds]],
@@ -368,6 +387,7 @@ def _draw_map(choices: dict[tuple[float, float], Arch | None]):
 def write_costs(teacher_seconds: float, result: SearchResult) -> str:
     rows = [
         ("trainings", f"{result.trainings:,}"),
+        ("of them to fewer than n steps", f"{result.shortened:,}"),
         ("FLOPs of the search", f"{result.train_flops:.3e}"),
         ("of them for the finalists' further seeds", f"{result.finalist_flops:.3e}"),
         ("FLOPs of an exhaustive search", f"{result.exhaustive_flops:.3e}"),

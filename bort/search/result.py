@@ -82,7 +82,10 @@ class SearchResult:
 
     optimum: the trained candidate with the largest W, with w_interval from a paired bootstrap over
     documents. regret_bound: no candidate left out is better by more than this;
-    regret_bound_monotone: the same if errors are monotone, None when trained pairs contradict it.
+    regret_bound_monotone: the same if errors are monotone in size, None when trained pairs
+    contradict it; regret_bound_curves: the same if later curves do not cross by more than δ, None
+    where that was not measured; crossings: δ at each of `rungs`, in nats; dropped: candidates that
+    were trained to one of these alone, and shortened: how many trainings ended there.
     ties: candidates that
     another sample of text, other seeds or noise in the latencies could put first; seed_spread: the
     standard deviation of W over seeds. by_error, by_ratio, by_perplexity: what other aims would
@@ -142,6 +145,11 @@ class SearchResult:
     seconds: float
     seed: int
     precision: str = FLOAT32  # of the trainings; older summaries do not name it
+    dropped: int = 0  # here and below: what a search by halving has, and older ones have not
+    regret_bound_curves: float | None = None
+    rungs: list[int] = field(default_factory=list)
+    crossings: list[float | None] = field(default_factory=list)
+    shortened: int = 0
     budget: str = ""
     proxy: str = WORDS  # what the errors are of; older summaries do not name it
     horizons: list[Horizon] = field(default_factory=list)
@@ -178,6 +186,7 @@ class SearchResult:
         horizons = [Horizon.from_json(content, label) for label in ("quarter", "half")]
         plain = {item.name: content[item.name] for item in fields(cls) if item.name in content}
         later = {"horizons", "precision", "budget", "proxy", "answers"}
+        later |= {"dropped", "regret_bound_curves", "rungs", "crossings", "shortened"}
         missing = {item.name for item in fields(cls)} - plain.keys() - later
         if missing:
             raise KeyError(*sorted(missing))

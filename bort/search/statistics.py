@@ -80,7 +80,7 @@ def pool_seed_spread(
     variances, degrees = 0.0, 0
     for xi in chosen.errors:
         rate = find_best_record(records, xi, run).job.lr
-        errors = [r.error for r in records if r.xi == xi and r.job.lr == rate and r.is_trained]
+        errors = [r.error for r in records if r.xi == xi and r.job.lr == rate and r.is_complete]
         values = [w_coefficient(*chosen.points[xi], error, chosen.scale) for error in errors]
         if len(values) > 1:
             variances += float(np.var(values, ddof=1)) * (len(values) - 1)
@@ -184,8 +184,8 @@ def compare_horizons(
     """Compare errors at n/4 and n/2 of the same trainings with those at n.
 
     Does a shorter n choose the same? The schedule is that of n steps, so these are not the errors
-    that a search with n/4 steps would find. KL then is of the positions that a validation looked
-    at. A step at which not all were validated is left out.
+    that a search with n/4 steps would find, except by successive halving. KL then is of the
+    positions that a validation looked at. A step at which not all were validated is left out.
     """
     best = {xi: find_best_record(records, xi, run) for xi in chosen.errors}
     curves = {xi: record.kl_by_step for xi, record in best.items()}

@@ -22,7 +22,6 @@ from bort.files.run_files import (
     PLAN,
     TRIAL,
 )
-from bort.models.arch import Arch
 from bort.objectives.coefficient import COSINE, Scale
 from bort.objectives.latency import check_device
 from bort.pretraining.corpus import Corpus
@@ -30,6 +29,7 @@ from bort.pretraining.teacher import Sources, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_default_budget
 from bort.search.fptas import Selection
+from bort.search.halving import Outcome, choose_trainings, tell_outcome
 from bort.search.statistics import Paired
 from bort.teachers.teacher import Teacher
 from bort.training.precision import settle_precision
@@ -60,6 +60,7 @@ from bort.trials.records import (
     read_records,
     write_record,
 )
+from bort.trials.rungs import Curves, list_rungs
 from bort.trials.training import evaluate
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,7 @@ def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
         alone = replace(sweep.run.search, parallel=1)
         while batch := sweep.ask():
             for job in batch:
-                optim = replace(run.optim, lr=job.lr)
-                settings = replace(sweep.run, arch=job.xi, seed=job.seed, optim=optim, search=alone)
+                settings = job.apply(replace(sweep.run, search=alone))
                 evaluate(settings, folder, folder / job.folder)
             sweep.collect(batch)
         return sweep.plan
@@ -157,10 +157,10 @@ class Sweep:
 
         A job that found no memory beside others is a batch of its own.
         """
-        batch = self.selection.ask(self.run.search.parallel)
-        jobs = [Job(xi, self.run.seed, self.run.optim.lr) for xi in batch]
+        parallel = self.run.search.parallel
+        batch = jobs = list_due_candidates(self.run, self.selection, self.records)[:parallel]
         if not batch:
-            jobs = self._list_due_finalists()[: self.run.search.parallel]
+            jobs = self._list_due_finalists()[:parallel]
         crowded = [job for job in read_crowded_jobs(self.folder, self.plan) if job in jobs]
         if crowded:
             logger.info(f"search: {crowded[0]} found no memory beside others; now alone")
@@ -210,9 +210,13 @@ class Sweep:
                 trial = str(job.xi) if is_first else f"finalist {job}"
                 logger.info(f"search: {trial} failed: {record.reason}")
 
-    def _report_progress(self, batch: list[Arch]) -> None:
+    def _report_progress(self, batch: list[Job]) -> None:
         """Say what is trained next, what is the best so far, and how long it may still take."""
-        chosen = self.selection
+        chosen, names = self.selection, ", ".join(str(job.xi) for job in batch)
+        if self.run.search.halving:
+            n, steps = self.run.search.n, batch[0].steps or self.run.search.n
+            logger.info(f"search: to {steps:,} of {n:,} steps: {names}")
+            return
         done = sum(map(chosen.is_tried, chosen.order))
         able = [xi for xi in chosen.order if not chosen.is_tried(xi)]
         left = chosen.find_able(able, chosen.gibbs)
@@ -226,7 +230,6 @@ class Sweep:
             best = f" · lowest e {chosen.errors[chosen.best]:.3f} {chosen.best}"
         elif chosen.best:
             best = f" · best W {chosen.w_coefficient(chosen.best):.4f} {chosen.best}"
-        names = ", ".join(map(str, batch))
         logger.info(
             f"search: candidate {done + 1} of at most {done + len(left)}: {names}{best} · "
             f"{proven} proven away{eta}"
@@ -244,6 +247,31 @@ def build_scale(teacher: MaximumPoint, run: SearchRunConfig) -> Scale:
     if run.compares_states:  # known before T runs
         error, quality = 0.0, COSINE
     return Scale(teacher.parameters, teacher.latency[0], error, exponents, quality)
+
+
+def list_due_candidates(
+    run: SearchRunConfig, chosen: Selection, records: list[TrialRecord]
+) -> list[Job]:
+    """List candidates to train now; none when the choice is made.
+
+    By successive halving, they are those of a rung that are still without a record; otherwise one
+    or more, the first ones of all.
+    """
+    seed, lr, n = run.seed, run.optim.lr, run.search.n
+    if not run.search.halving:
+        return [Job(xi, seed, lr) for xi in chosen.ask(run.search.parallel)]
+    outcomes = {
+        (record.xi, record.job.steps or n): make_outcome(record)
+        for record in records
+        if (record.job.seed, record.job.lr) == (seed, lr)
+    }
+    due = choose_trainings(chosen, list_rungs(n), outcomes)
+    return [Job(xi, seed, lr, None if steps == n else steps) for xi, steps in due]
+
+
+def make_outcome(record: TrialRecord) -> Outcome:
+    """Make of a record what a search by halving is told of it."""
+    return Outcome(record.error, record.reason, record.diverged)
 
 
 def list_due_finalists(
@@ -286,13 +314,17 @@ def build_selection(
         max_share=run.search.latency_share,
         max_mb=run.search.max_mb,
         megabytes=plan.count_megabytes(max(run.data.length, 512)),
+        curves=Curves(run.search.n) if run.search.halving else None,
         **beyond_chance,
     )
     candidates = set(chosen.order)
     for record in records:
         if record.job.seed != run.seed or record.xi not in candidates:
             continue
-        if record.is_trained:
+        if chosen.curves is not None and record.job.lr == run.optim.lr:
+            steps = record.job.steps or run.search.n
+            tell_outcome(chosen, record.xi, steps, make_outcome(record))
+        elif record.is_trained:
             chosen.tell(record.xi, record.error)
         else:
             chosen.fail(record.xi, record.reason, record.diverged)

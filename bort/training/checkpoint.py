@@ -14,12 +14,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from bort.config.optim import OptimConfig
 from bort.console import is_called_from_python
 from bort.errors import BortError
 from bort.files.run_files import CHECKPOINT, INPUTS, SETTINGS
@@ -30,6 +32,20 @@ logger = logging.getLogger(__name__)
 
 DIGITS = 16  # of the SHA-256 in a name
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A training as one leg of a longer one, which goes on from a state of it.
+
+    start: the checkpoint of the leg before, None to start anew. keep: the step after which the
+    state is kept for the next leg, None for no step. optim: the optimizer, whose rates are those of
+    the other legs up to that step; None for that of the settings.
+    """
+
+    start: Path | None = None
+    keep: int | None = None
+    optim: OptimConfig | None = None
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -94,6 +110,11 @@ def find_newest_whole(folder: Path, identity: str | None = None) -> Path | None:
     return None
 
 
+def read_step(path: Path) -> int:
+    """Read the number of steps before a checkpoint out of its name."""
+    return int(path.stem.split("_")[1].split("-")[0])
+
+
 def _read_identity(path: Path) -> str | None:
     """Read the identity of the run that saved a checkpoint, without reading its tensors."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -118,15 +139,17 @@ class Checkpoints(pl.Callback):
         identity: str | None = None,
         keep: int = 2,
         saved: int | None = None,
+        milestone: int | None = None,
     ):
         """Save into `folder`.
 
         identity: identifies the run; it is saved in the checkpoints, so that no other run resumes
         from them. keep: how many checkpoints are kept. saved: the step of the checkpoint that a
-        training resumes from; None for a new training.
+        training resumes from; None for a new training. milestone: a step after which a checkpoint
+        is saved that is never removed here.
         """
         self.folder, self.every, self.identity = folder, every, identity
-        self.keep, self.saved = keep, saved
+        self.keep, self.saved, self.milestone = keep, saved, milestone
         self.signal: int | None = None
         self._due = False
         self._saves = True  # False in a validation outside of the training
@@ -206,7 +229,8 @@ class Checkpoints(pl.Callback):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():  # a checkpoint holds no gradients of an unfinished step
             return
-        if self._must_stop(trainer) or trainer.global_step % self.every == 0:
+        step = trainer.global_step
+        if self._must_stop(trainer) or step % self.every == 0 or step == self.milestone:
             # A validation that is due belongs to this step. A checkpoint saved before it would make
             # the resumed run skip it.
             if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
@@ -236,7 +260,8 @@ class Checkpoints(pl.Callback):
         """Remove all but the newest `keep` checkpoints; a killed process may have left one more."""
         if trainer.is_global_zero:
             for path in sorted(self.folder.glob(CHECKPOINT))[: -self.keep]:
-                path.unlink(missing_ok=True)
+                if read_step(path) != self.milestone:
+                    path.unlink(missing_ok=True)
 
     def _must_stop(self, trainer) -> bool:
         return self.signal is not None or find_loader_failure(trainer) is not None

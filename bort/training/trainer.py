@@ -27,14 +27,18 @@ from bort.machine import count_usable_cores, keep_freed_memory
 from bort.training.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
+    Leg,
     find_newest_whole,
     read_run_identity,
+    read_step,
 )
 from bort.training.loggers import MetricsCsv, build_loggers, finish_loggers
 from bort.training.module import StepModule
 from bort.training.progress import ProgressLine, Throughput
 
 logger = logging.getLogger(__name__)
+
+ALONE = Leg()  # a training that is no part of another one
 
 
 def choose_device(run: TrainConfig) -> str:
@@ -141,12 +145,14 @@ def fit(
     label: str,
     callbacks: Sequence[pl.Callback] = (),
     looks: bool = False,
+    leg: Leg = ALONE,
 ) -> tuple[pl.Trainer, Throughput]:
     """Train to the end, from the newest whole checkpoint in `folder` if there is one.
 
     module: lists in `scores` what a validation logs. data: has a sized `val` after its `setup`.
     label: of the progress line. callbacks: those of the job, besides the user's. looks: whether
     validations within the training read a part of `data.val`, so that one of all of it follows.
+    leg: where the training is one of a longer one's.
     Returns the trainer and the callback that measured the time. When stopped, it saves a checkpoint
     and raises SystemExit (143) or KeyboardInterrupt. Raises BortError for what only data reveal.
     """
@@ -156,10 +162,7 @@ def fit(
     check_monitors(run, module.scores if validates else [])
     metrics = MetricsCsv(folder)
     loggers = [metrics, *build_loggers(run.logger, folder, flatten_settings(run))]
-    identity = read_run_identity(folder)
-    start = find_newest_whole(folder / CHECKPOINTS, identity)
-    step = None if start is None else int(start.stem.split("_")[1].split("-")[0])
-    checkpoints = Checkpoints(folder / CHECKPOINTS, run.checkpoint_every, identity, saved=step)
+    checkpoints, start = _open_checkpoints(run, folder, leg)
     throughput = Throughput()
     trainer = instantiate(
         run.trainer if validates else {**run.trainer, "limit_val_batches": 0},
@@ -174,8 +177,9 @@ def fit(
         plugins=[AtomicCheckpointIO()],
         default_root_dir=str(folder),
     )
+    step = checkpoints.saved
     metrics.resume(-1 if step is None else step)  # drops rows after the checkpoint
-    if step is not None:
+    if start not in (None, leg.start):
         checkpoints.remove_old(trainer)
         logger.info(f"resume: {label} resumes after step {step:,} ({start})")
     try:
@@ -193,6 +197,15 @@ def fit(
         trainer.fit_loop.teardown()
     _log_profile(trainer)
     return trainer, throughput
+
+
+def _open_checkpoints(run: TrainConfig, folder: Path, leg: Leg) -> tuple[Checkpoints, Path | None]:
+    """Open the checkpoints of a training; returns them and the one to start from, if any."""
+    identity = read_run_identity(folder)
+    start = find_newest_whole(folder / CHECKPOINTS, identity) or leg.start
+    step = None if start is None else read_step(start)
+    every, path = run.checkpoint_every, folder / CHECKPOINTS
+    return Checkpoints(path, every, identity, saved=step, milestone=leg.keep), start
 
 
 def _log_profile(trainer: pl.Trainer) -> None:

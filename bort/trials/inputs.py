@@ -13,8 +13,8 @@ from bort.config.data import DataConfig
 from bort.config.search import SearchRunConfig
 from bort.files.run_files import ENTROPY
 from bort.pretraining.corpus import Corpus
-from bort.pretraining.datamodule import LOOK_EVERY, ValBatches
-from bort.pretraining.flops import Text
+from bort.pretraining.datamodule import LOOK_EVERY, TrainBatches, ValBatches
+from bort.pretraining.flops import Amount, Text, count_batches
 from bort.pretraining.recipe import prepare
 from bort.pretraining.teacher import Sources, hash_teacher
 from bort.runs.folder import RunFolder
@@ -91,6 +91,33 @@ def open_states(path: Path, teacher: Teacher, run: SearchRunConfig) -> TeacherSt
     if run.compares_states:
         return TeacherStates(path, teacher.arch.hidden, compute_text_states)
     return TeacherStates(path, teacher.head_width)
+
+
+def measure_training(
+    run: SearchRunConfig, corpus: Corpus, states: TeacherStates, batches: int
+) -> Text:
+    """Measure the text of a candidate's first batches, over which T has run."""
+    data = TrainBatches(corpus, run.data, run.seed)
+    epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
+    sequences = epochs * data.sequences.count + further * data.batch_size
+    positions = 0 if run.compares_states else int(states.ends[batches])
+    return Text(sequences * run.data.length, run.data.length, positions)
+
+
+def measure_leg(
+    run: SearchRunConfig, corpus: Corpus, states: TeacherStates, first: int, steps: int
+) -> Amount:
+    """Measure the work of a candidate's steps after the `first` ones, up to so many in all."""
+    counts = [count_training_batches(run, corpus, number) for number in (first, steps)]
+    before, text = (measure_training(run, corpus, states, count) for count in counts)
+    part = Text(text.tokens - before.tokens, text.length, text.positions - before.positions)
+    return Amount(steps - first, counts[1] - counts[0], 0, part, Text(0, text.length, 0))
+
+
+def count_training_batches(run: SearchRunConfig, corpus: Corpus, steps: int) -> int:
+    """Count the batches of a candidate's first steps."""
+    per_epoch = len(TrainBatches(corpus, run.data, run.seed))
+    return count_batches(run, steps, per_epoch)
 
 
 def measure_look(val: ValBatches) -> Text:

@@ -27,7 +27,6 @@ from bort.pretraining.datamodule import TrainBatches
 from bort.pretraining.flops import (
     Amount,
     Text,
-    count_batches,
     count_candidate_flops,
     count_logits_flops,
     count_states_flops,
@@ -41,7 +40,14 @@ from bort.teachers.teacher import Teacher
 from bort.training.precision import autocast_training
 from bort.training.trainer import choose_device
 from bort.trials.error import measure_teacher
-from bort.trials.inputs import make_val_batches, measure_look, name_texts, open_states
+from bort.trials.inputs import (
+    count_training_batches,
+    make_val_batches,
+    measure_look,
+    measure_training,
+    name_texts,
+    open_states,
+)
 from bort.trials.plan import (
     GridPoint,
     MaximumPoint,
@@ -163,16 +169,13 @@ def pass_over_training(
     """Keep T's states over a candidate's batches of this seed; returns what they were made from."""
     states = open_states(locate_training_pass(folder, seed), teacher, run)
     data = TrainBatches(corpus, run.data, seed, name_texts(run))
-    batches = _count_batches(run, corpus)
+    batches = count_training_batches(run, corpus, run.search.n)
     tick = Progress(logger, "teacher: training batch").update
     teacher = teacher.to(choose_device(run))
     with autocast_training(run, device := teacher.device):
         teacher = teacher.copy_in_bf16() if is_bf16_autocast(device) else teacher
         states.build(teacher, data, batches, tick)
-    epochs, further = divmod(batches, len(data))  # an epoch's last batch may be a smaller one
-    sequences = epochs * data.sequences.count + further * data.batch_size
-    positions = 0 if run.compares_states else int(states.ends[batches])
-    return Text(sequences * run.data.length, run.data.length, positions)
+    return measure_training(run, corpus, states, batches)
 
 
 def _pass_over_validation(
@@ -183,12 +186,6 @@ def _pass_over_validation(
     tick = Progress(logger, "teacher: validation batch").update
     states.build(teacher.to(choose_device(run)), val, len(val), tick)
     return states
-
-
-def _count_batches(run: SearchRunConfig, corpus: Corpus) -> int:
-    """Count the batches that one candidate is trained on."""
-    per_epoch = len(TrainBatches(corpus, run.data, run.seed))
-    return count_batches(run, run.search.n, per_epoch)
 
 
 def _count_flops(
@@ -203,11 +200,13 @@ def _count_flops(
     texts: what T has read in training, of held-out text, and what a validation looks at.
     """
     train, held, look = texts
-    n, batches = run.search.n, _count_batches(run, corpus)
+    n = run.search.n
+    batches = count_training_batches(run, corpus, n)
     sequences, points = int(held.tokens / held.length), []
     for point in plan.points:
         settings = make_candidate_settings(replace(run, arch=point.xi), sequences)
-        validations = count_validations(settings, batches)
+        looks = settings.trainer_config.limit_val_batches != 0
+        validations = count_validations(settings, batches) if looks else 0
         amount = Amount(n, batches, validations, train, look)
         count = count_candidate_flops(settings, teacher.arch, teacher.vocab_size, amount, held)
         points.append(replace(point, flops=count))

@@ -5,7 +5,7 @@ positions. One that was changed, damaged, or belongs to another search is refuse
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -22,28 +22,48 @@ REMEDY = "delete its folder and repeat the command"
 
 @dataclass(frozen=True)
 class Job:
-    """One training: ξ, the seed of its start and its batches, and the rate before `kappa`."""
+    """One training: ξ, the seed of its start and its batches, and the rate before `kappa`.
+
+    steps: of a training that stops before n, at one of the rungs; None for n steps.
+    """
 
     xi: Arch
     seed: int
     lr: float
+    steps: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.xi} with seed {self.seed}, lr {self.lr:g}"
+        length = "" if self.steps is None else f", {self.steps} steps"
+        return f"{self.xi} with seed {self.seed}, lr {self.lr:g}{length}"
 
     @property
     def folder(self) -> str:
         """The name of its folder in that of the search."""
         depth, heads, hidden, intermediate = self.xi.to_json()
         xi = f"D{depth}-A{heads}-H{hidden}-I{intermediate}"
-        return f"{xi}-s{self.seed}-lr{self.lr}"
+        length = "" if self.steps is None else f"-n{self.steps}"
+        return f"{xi}-s{self.seed}-lr{self.lr}{length}"
 
     @property
     def overrides(self) -> list[str]:
         """The settings in which it differs from the search, and its folder, as Hydra reads them."""
         sizes = [f"{key}={value}" for key, value in self.xi.to_table("arch.").items()]
         folder = f"hydra.sweep.subdir={self.folder}"
-        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}", folder]
+        length = [] if self.steps is None else [f"search.n={self.steps}", "search.halving=false"]
+        return [*sizes, f"seed={self.seed}", f"optim.lr={self.lr}", *length, folder]
+
+    def apply(self, run: SearchRunConfig) -> SearchRunConfig:
+        """Return the settings of the search with those of this training, as `overrides` does."""
+        search, optim = run.search, replace(run.optim, lr=self.lr)
+        if self.steps is not None:
+            search = replace(search, n=self.steps, halving=False)
+        return replace(run, arch=self.xi, seed=self.seed, optim=optim, search=search)
+
+    @classmethod
+    def from_settings(cls, run: SearchRunConfig, n: int) -> Self:
+        """Read out of settings which training they are of, in a search of n steps."""
+        steps = None if run.search.n == n else run.search.n
+        return cls(run.arch, run.seed, run.optim.lr, steps)
 
 
 class TrialStatus(StrEnum):
@@ -61,8 +81,9 @@ class TrialRecord:
     Of one that ended well: lr, the peak rate of its width; losses, the digest of losses.npy, nats
     at each masked position or 1 − cos at each token; error, their mean; kl_by_step, KL to T at
     earlier validations, which looked at look_positions of the masked positions (None: at all);
-    seconds of training and `wall` seconds in all. Of one that failed: the reason, and whether the
-    loss became no number; otherwise nobody knows which error it would have.
+    seconds of training, those before a checkpoint that it continued included, and `wall` seconds in
+    all; flops, of its own steps and of measuring its error. Of one that failed: the reason, and
+    whether the loss became no number; otherwise nobody knows which error it would have.
     """
 
     job: Job
@@ -73,6 +94,7 @@ class TrialRecord:
     error: float | None = None
     kl_by_step: dict[str, float] | None = None
     look_positions: int | None = None
+    flops: float | None = None
     mlm_accuracy: float | None = None
     seconds: float | None = None
     wall: float | None = None
@@ -80,7 +102,7 @@ class TrialRecord:
     diverged: bool = False
 
     MEASURED = ("lr", "losses", "error", "kl_by_step", "mlm_accuracy", "seconds", "wall")
-    LATER = ("look_positions",)  # older records lack it
+    LATER = ("look_positions", "flops")  # older records lack them
     FAILURE = ("reason", "diverged")
 
     @property
@@ -93,13 +115,23 @@ class TrialRecord:
         """Whether the training ended well, so that there is an error."""
         return self.status is TrialStatus.TRAINED
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is an error after all n steps."""
+        return self.is_trained and self.job.steps is None
+
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Read a point.json; raises KeyError, TypeError or ValueError for another content."""
         status = TrialStatus(content["status"])
         keys = cls.MEASURED if status is TrialStatus.TRAINED else cls.FAILURE
         return cls(
-            Job(Arch.from_json(content["xi"]), content["seed"], content["base_lr"]),
+            Job(
+                Arch.from_json(content["xi"]),
+                content["seed"],
+                content["base_lr"],
+                content.get("steps"),
+            ),
             Origin.from_json(content),
             status,
             **{key: content[key] for key in keys},
@@ -109,6 +141,8 @@ class TrialRecord:
     def to_json(self) -> dict[str, Any]:
         """Give the content of point.json."""
         job = {"xi": self.xi.to_json(), "seed": self.job.seed, "base_lr": self.job.lr}
+        if self.job.steps is not None:
+            job["steps"] = self.job.steps
         keys = (*self.MEASURED, *self.LATER) if self.is_trained else self.FAILURE
         measured = {key: getattr(self, key) for key in keys}
         return {**job, **asdict(self.origin), "status": str(self.status), **measured}
@@ -164,6 +198,7 @@ def _read_all(folder: Path, plan: SearchPlan | None) -> list[TrialRecord]:
 
 
 def find_best_record(records: list[TrialRecord], xi: Arch, run: SearchRunConfig) -> TrialRecord:
-    """Find the training of ξ that counts: with the search's seed, the rate of the lowest error."""
-    trainings = [r for r in records if r.xi == xi and r.job.seed == run.seed and r.is_trained]
+    """Find the training of ξ that counts: n steps with the search's seed, of the lowest error."""
+    trainings = [record for record in records if record.xi == xi and record.is_complete]
+    trainings = [record for record in trainings if record.job.seed == run.seed]
     return min(trainings, key=lambda record: (record.error, record.job.lr))

@@ -6,6 +6,7 @@ import pytest
 from composed_settings import composed
 
 from bort.config.fingerprint import fingerprint, flatten_settings
+from bort.config.search import SearchRunConfig
 from bort.config.trainer import LoggerConfig
 
 
@@ -45,6 +46,9 @@ def test_the_schedule_of_older_runs_is_no_setting():
     assert not {"optim.schedule", "optim.decay"} & flat.keys()
     wsd = flatten_settings(composed("optim.schedule=wsd"))
     assert wsd == flat | {"optim.schedule": "wsd", "optim.decay": 0.2}
+    search = flatten_settings(composed("search.halving=true", of=SearchRunConfig))
+    assert search["optim.decay"] == 0.2 and "optim.schedule" not in search
+    assert "optim.decay" not in flatten_settings(composed(of=SearchRunConfig))
 
 
 def test_fingerprint():

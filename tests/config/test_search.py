@@ -43,6 +43,24 @@ MESSAGES = [
         lambda: SearchConfig(assume="mono"),
         "search.assume=mono is unknown; use none, monotone; did you mean 'monotone'?",
     ),
+    (
+        lambda: SearchConfig(n=7, halving=True),
+        "search.halving trains to n/8 first; search.n=7 must be at least 8",
+    ),
+    (
+        lambda: SearchConfig(epsilon=2, halving=True),
+        "search.epsilon=2: search.halving begins with every candidate; use search.epsilon=1",
+    ),
+    (
+        lambda: SearchConfig(assume="monotone", halving=True),
+        "search.assume=monotone and search.halving leave out candidates under assumptions of their "
+        "own; use one of them",
+    ),
+    (
+        lambda: composed("search.halving=true", "optim.warmup=0.2", of=SearchRunConfig),
+        "search.halving stops after 37 of 300 steps first, before the rate of optim.warmup=0.2 is "
+        "at its peak; lower optim.warmup or optim.decay",
+    ),
     (lambda: SearchConfig(objective="W"), "search.objective=W is unknown; use w, error"),
     (lambda: SearchConfig(error="kl"), "search.error=kl is unknown; use ratio, perplexity"),
     (

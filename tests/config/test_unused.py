@@ -131,6 +131,15 @@ def readers(key: str) -> set[str]:
     return set(JOBS)
 
 
+def test_a_search_by_halving_has_a_schedule_of_its_own():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        words = ["name=x", "output_dir=x", "search.halving=true"]
+        run = parse_settings(compose("search", words), search_config.SearchRunConfig)
+    refuse_unused(run, ["optim.decay=0.1"])
+    with pytest.raises(BortError, match="optim.schedule=linear cannot be used: search.halving"):
+        refuse_unused(run, ["optim.schedule=linear"])
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_every_key_is_read_or_refused(job):
     run = settings(job)

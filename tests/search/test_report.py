@@ -54,7 +54,22 @@ def test_certificate_in_words():
     ("changes", "line"),
     [
         ({"regret_bound": 0.03}, "no candidate left out has a W larger by more than 0.0300"),
-        ({"regret_bound": 0.03}, "if errors are monotone: by no more than 0.0000"),
+        ({"regret_bound": 0.03}, "if errors are monotone in size: by no more than 0.0000"),
+        (
+            {"regret_bound": 0.03, "rungs": [37, 75], "crossings": [0.02, 0.0], "dropped": 6}
+            | {"regret_bound_curves": 0.0},
+            "if later curves do not cross by more than δ: by no more than 0.0000",
+        ),
+        (
+            {"regret_bound": 0.03, "rungs": [37, 75], "crossings": [0.02, 0.0], "dropped": 6}
+            | {"regret_bound_curves": 0.0},
+            "δ, measured on the 9 trained to n: 0.020 nats after 37 steps, 0.000 nats after 75 st",
+        ),
+        (
+            {"regret_bound": 0.03, "rungs": [37], "crossings": [None], "dropped": 2},
+            "too few candidates were trained to n to measure δ",
+        ),
+        ({"dropped": 6}, "6 dropped if later curves do not cross by more than δ"),
         (
             {"regret_bound": 0.03, "regret_bound_monotone": None, "contradictions": 2},
             "errors are not monotone here (2 trained pairs contradict it beyond chance)",

@@ -52,14 +52,14 @@ def test_a_second_call_trains_nothing(done):
 
 def failing(monkeypatch, reasons: dict[int, Exception]) -> None:
     """Trainings of candidates with this intermediate size raise."""
-    train = training.train
+    train = training.train_leg
 
     def broken(job, *inputs, **options):
-        if job.arch.intermediate in reasons and options.get("data"):
+        if job.arch.intermediate in reasons:
             raise reasons[job.arch.intermediate]
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(training, "train_leg", broken)
 
 
 def test_failures_are_results(search_of, tmp_path, monkeypatch):
@@ -89,14 +89,14 @@ def test_failures_are_results(search_of, tmp_path, monkeypatch):
 def test_a_failed_finalist_is_said(search_of, tmp_path, monkeypatch):
     """A further seed that fails takes nothing from the candidate's own error."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.seeds=2")
-    train = training.train
+    train = training.train_leg
 
     def broken(job, *inputs, **options):
-        if options.get("data") and job.seed == 1:
+        if job.seed == 1:
             raise Diverged("the loss became nan at step 3")
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(training, "train_leg", broken)
     lines = log_lines()
     summary = sweep(run, tmp_path / "run")
     assert (summary["trained"], summary["failed"], summary["further_failed"]) == (2, 0, 1)
@@ -140,6 +140,54 @@ def test_sigkill_at_random_moments(done, search_of, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     same = ("optimum", "w", "w_interval", "trained", "teacher_batches", "train_flops")
     assert {key: summary[key] for key in same} == {key: done[2][key] for key in same}
+
+
+def test_sigkill_inside_rungs_and_branches(halved, tmp_path):
+    """A search by halving that is killed, again and again, has the records of one that was not."""
+    run, whole, summary = halved
+    folder, rng, kills = tmp_path / "run", random.Random(1), 0
+    context = multiprocessing.get_context("fork")
+    for attempt in range(100):
+        process = context.Process(target=sweep, args=(run, folder))
+        process.start()
+        process.join(rng.uniform(0.5, 4) if attempt < 8 else 280)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        if process.exitcode == 0:
+            break
+    assert kills >= 3
+    ours, theirs = (
+        {r.job: (r.error, r.flops, r.kl_by_step) for r in read_records(path)}
+        for path in (folder, whole)
+    )
+    assert ours == theirs
+    result = json.loads((folder / "summary.json").read_text())
+    timed = {"seconds"}
+    assert {k: v for k, v in result.items() if k not in timed} == {
+        k: v for k, v in summary.items() if k not in timed
+    }
+
+
+def test_two_workers_halve_as_one_does(search_of, tiny_search, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = [*ALONE, "grid.intermediate=[16,24,32]", "search.exponents=[0,0,1]"]
+    words += ["search.halving=true", "search.n=16"]
+    alone = sweep(search_of(*words), tmp_path / "one")
+    words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search.parallel=2", "name=two"]
+    result = by_hand("search.py", *tiny_search, *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "runs" / "search" / "two"
+    ours, theirs = (
+        {r.job: (r.error, r.flops) for r in read_records(path)}
+        for path in (folder, tmp_path / "one")
+    )
+    assert ours == theirs and len(ours) == 9
+    summary = json.loads((folder / "summary.json").read_text())
+    same = ("optimum", "w", "trained", "dropped", "regret_bound_curves", "crossings", "train_flops")
+    assert {key: summary[key] for key in same} == {key: alone[key] for key in same}
+    assert "search: to 4 of 16 steps: ⟨1,1,16,16⟩, ⟨1,1,16,24⟩" in result.stdout
 
 
 def test_further_rates_count_by_their_best(search_of, tmp_path):

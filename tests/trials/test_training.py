@@ -2,20 +2,26 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import log_lines, sweep
+import torch
+from safetensors.torch import load_file
+from tiny_runs import counting, log_lines, plan_of, sweep
 
 from bort.config.train import PretrainRunConfig
 from bort.errors import BortError, Diverged
 from bort.files.checked import write_checked
-from bort.pretraining.recipe import prepare
+from bort.pretraining.datamodule import PackedDataModule
+from bort.pretraining.recipe import prepare, train_leg
 from bort.runs.folder import RunFolder
 from bort.search import optimum
 from bort.search import sweep as search
+from bort.teachers.states import KeptStates, TeacherStates
+from bort.training.checkpoint import Leg
 from bort.trials import inputs, training
 from bort.trials.records import read_records
 
@@ -26,16 +32,16 @@ ALONE = ["grid.depth=[1]", "grid.hidden=[16]", "search.seeds=1", "search.finalis
 def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch):
     """The first time beside another training; then alone, where it fits or does not."""
     run = search_of(*ALONE, "search.exponents=[0,0,1]", "search.parallel=2")
-    train, crowd = training.train, []
+    train, crowd = training.train_leg, []
 
     def scarce(job, *inputs, **options):
-        if options.get("data") and job.arch.intermediate == 32:
+        if job.arch.intermediate == 32:
             raise MemoryError
-        if options.get("data") and len(crowd) > 1:
+        if len(crowd) > 1:
             raise MemoryError
         return train(job, *inputs, **options)
 
-    monkeypatch.setattr(training, "train", scarce)
+    monkeypatch.setattr(training, "train_leg", scarce)
     lines, batches = log_lines(), []
     with search.open_sweep(run, tmp_path / "run") as sweep:
         while crowd := sweep.ask():
@@ -158,3 +164,78 @@ def test_workers_may_read_ahead(done, search_of, tmp_path):
     found = read_records(tmp_path / "run")
     assert found and all(r.error == errors[r.xi] for r in found)
     assert not list((tmp_path / "run").glob("D*/checkpoints"))
+
+
+def test_a_rung_is_a_plain_training_of_its_steps(halved, tmp_path):
+    """Continued from the rung before or not, the weights are those of one training, bit by bit.
+
+    0.05 of 17 is the warm-up of 16 steps; the rate is at its peak up to 80% of a rung.
+    """
+    run, folder, _ = halved
+    corpus, teacher = inputs.open_corpus_and_teacher(run, folder)
+    records = [r for r in read_records(folder) if r.job.steps in (None, 8)]
+    assert {record.job.steps for record in records} == {None, 8}
+    states = TeacherStates(folder / "teacher" / "train-s0", 32)
+    answers = inputs.open_answers(folder, teacher)
+    for record in records:
+        steps = record.job.steps or 16
+        settings = run.to_pretraining(
+            arch=record.xi,
+            optim=replace(run.optim, lr=record.lr),
+            trainer={**run.trainer, "max_steps": steps, "limit_val_batches": 0},
+        )
+        data = PackedDataModule(
+            settings.data, seed=0, corpus=corpus, states=KeptStates(states, answers.states)
+        )
+        wsd = replace(settings.optim, schedule="wsd", warmup=0.05 * 17 / (steps + 1), decay=0.2)
+        alone = tmp_path / record.job.folder
+        train_leg(settings, alone, corpus, teacher, data, "alone", Leg(optim=wsd))
+        ours, plain = (
+            load_file(path / "model" / "model.safetensors")
+            for path in (folder / record.job.folder, alone)
+        )
+        assert ours.keys() == plain.keys()
+        assert all(torch.equal(ours[key], plain[key]) for key in plain)
+        lines = (folder / record.job.folder / "metrics.csv").read_text().splitlines()
+        rows = list(csv.DictReader(lines))
+        first = min(int(row["step"]) for row in rows)
+        assert first == {8: 4, 16: 7}[steps]  # 3 and 6 steps are those of the rungs before
+
+
+def test_work_of_a_rung_is_that_of_its_own_steps(search_of, tmp_path):
+    """As torch counts it, of each training: those from the start and those that continue one."""
+    run = search_of(*ALONE, "search.halving=true", "search.n=16", "search.exponents=[0,0,1]")
+    folder, flops = tmp_path / "run", []
+    prepare(run)
+    with search.open_sweep(run, folder) as sweep:
+        while batch := sweep.ask():
+            inputs.forget_corpus_and_teacher()  # T's answers would be there already
+            with counting() as counter:
+                record = training.evaluate(batch[0].apply(run), folder, folder / batch[0].folder)
+            flops.append(record.flops)
+            assert record.flops == pytest.approx(counter.get_total_flops(), rel=1e-9)
+            sweep.collect(batch)
+        plan = sweep.plan
+    assert len(flops) == 6  # of both candidates
+    shown = plan_of(run)["FLOPs"]  # "at most 1.0e+09 (trainings 9.9e+08, finalists …"
+    assert float(shown.split("trainings ")[1].split()[0].strip(",")) == pytest.approx(
+        sum(flops), rel=0.06
+    )
+    summary = optimum.conclude(folder).to_json()
+    assert summary["train_flops"] == sum(flops) + plan.teacher_flops + plan.teacher_val_flops
+    assert (summary["trainings"], summary["shortened"]) == (6, 4)
+    assert summary["regret_bound_curves"] is None and summary["crossings"] == [None, None]
+
+
+def test_a_lost_checkpoint_of_a_rung_costs_its_steps_alone(halved, tmp_path):
+    """The error is the same; so it is where the checkpoint is damaged."""
+    run, folder, _ = halved
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    record = next(r for r in read_records(copy) if r.job.steps == 8)
+    shutil.rmtree(copy / record.job.folder)
+    before = copy / replace(record.job, steps=4).folder / "checkpoints"
+    assert not list(before.glob("*.ckpt"))  # removed when the next rung had its record
+    again = training.evaluate(record.job.apply(run), copy, copy / record.job.folder)
+    assert again.error == record.error and again.flops > record.flops
+    assert [p.name[:13] for p in checkpoints(copy / record.job.folder)] == ["step_00000006"]
