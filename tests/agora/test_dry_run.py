@@ -14,6 +14,6 @@ def test_agora_is_planned_with_the_models_own_length(settings_of, named_model, t
     given += [f"agora.teacher={named_model}"]
     plan = plan_of(settings_of(*given, experiment="agora"))
     assert plan["rows"].startswith("train ") and "of the training rows" in plan["E"]
-    assert plan["S"] == "⟨2,2,32,64⟩, 172 kB of memory beside the student"
+    assert plan["S"] == "⟨2,2,32,64⟩, 117 kB of memory beside the student"
     with pytest.raises(BortError, match="33"):
         plan_of(settings_of(*given, "data.length=33", experiment="agora"))
