@@ -151,6 +151,15 @@ def test_the_page_of_a_package_names_each_of_its_modules(package):
     assert not [name for name in sorted(modules) if f"`{package}/{name}`" not in text]
 
 
+def test_every_page_is_in_the_navigation_of_the_site():
+    """Otherwise `make docs` stops, which takes half a minute to find out."""
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
+    listed = re.findall(r"([\w/-]+\.md)$", navigation, re.MULTILINE)
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 25 and not set(pages) - set(listed)
+    assert len(set(listed)) == len(listed)
+
+
 def test_the_glossary_explains_words_that_are_used():
     glossary = (ROOT / "docs" / "glossary.md").read_text("utf-8")
     rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", glossary, re.MULTILINE)
