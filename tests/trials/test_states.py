@@ -167,7 +167,7 @@ def test_the_plan_of_a_search_by_states(search_of, headless):
     assert plan["bounds"] == f"none: {NO_W}"
     read = int(plan["n"].split()[2].replace(",", ""))  # tokens of a training
     assert read > 7e6  # in the last batch of an epoch there are fewer
-    assert plan["cache"].startswith(f"{2e-9 * 32 * 2 * read:.2f} GB of teacher states")
+    assert plan["cache"].startswith(f"{2e-6 * 32 * 2 * read:.0f} MB of teacher states")
 
 
 def test_a_search_by_states_has_no_w(by_states):
