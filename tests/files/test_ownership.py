@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from files_helpers import NO_GRID, USERS, composed, content, exported, refused, write
 
-from bort import html, predict, report
+from bort import html, report
 from bort.benchmark import run as benchmark
 from bort.config.command_line import parse_command
 from bort.config.search import BenchmarkConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.files import locks, ownership
+from bort.predict.run import main as predict
+from bort.predict.settings import PredictConfig
 from bort.pretraining.recipe import prepare, pretrain, train
 from bort.runs.folder import RunFolder
 from bort.search import callback
@@ -237,7 +239,7 @@ def test_a_linked_lock_is_neither_followed_nor_emptied(settings_of, tmp_path):
 
 
 def answer(*words: str) -> None:
-    predict.main(parse_command(predict.PredictConfig, words))
+    predict(parse_command(PredictConfig, words))
 
 
 @pytest.fixture

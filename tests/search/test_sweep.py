@@ -1,6 +1,7 @@
 """Whole searches in process and by the command line."""
 
 import csv
+import itertools
 import json
 import math
 import multiprocessing
@@ -142,21 +143,33 @@ def test_sigkill_at_random_moments(done, search_of, tmp_path):
     assert {key: summary[key] for key in same} == {key: done[2][key] for key in same}
 
 
+def sweep_until(run, folder, moves: int) -> None:
+    """Search until so many files have got their final names, and die there; 0: to the end."""
+    replace, count = os.replace, itertools.count(1)
+
+    def replace_and_die(*args, **options):
+        replace(*args, **options)
+        if next(count) == moves:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace_and_die
+    sweep(run, folder)
+
+
 def test_sigkill_inside_rungs_and_branches(halved, tmp_path):
     """A search by halving that is killed, again and again, has the records of one that was not."""
     run, whole, summary = halved
     folder, rng, kills = tmp_path / "run", random.Random(1), 0
     context = multiprocessing.get_context("fork")
     for attempt in range(100):
-        process = context.Process(target=sweep, args=(run, folder))
+        moves = rng.randint(1, 12) if attempt < 8 else 0
+        process = context.Process(target=sweep_until, args=(run, folder, moves))
         process.start()
-        process.join(rng.uniform(0.5, 4) if attempt < 8 else 280)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.join()
+        process.join(280)
         if process.exitcode == 0:
             break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
     assert kills >= 3
     ours, theirs = (
         {r.job: (r.error, r.flops, r.kl_by_step) for r in read_records(path)}

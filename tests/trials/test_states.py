@@ -168,7 +168,8 @@ def test_the_plan_of_a_search_by_states(search_of, headless):
     read = int(plan["n"].split()[2].replace(",", ""))  # tokens of a training
     assert read > 7e6  # in the last batch of an epoch there are fewer
     megabytes = float(plan["cache"].removesuffix(" MB of teacher states in nowhere"))
-    assert 1 < megabytes / (2e-6 * 32 * 2 * read) < 1.01  # with those of the held-out text
+    # with those of the held-out text, rounded to three digits
+    assert 0.998 < megabytes / (2e-6 * 32 * 2 * read) < 1.01
 
 
 def test_a_search_by_states_has_no_w(by_states):
