@@ -144,7 +144,7 @@ def test_the_hours_are_those_of_the_precision(settings_of, monkeypatch):
     """bf16 counts by what this machine has timed, and as float32 before that."""
     untrained = "teacher.lr=0.0123"  # so that the cache holds this teacher in no precision
     run = settings_of("trainer.precision=bf16-mixed", untrained, experiment="kd_pretrain")
-    monkeypatch.setattr(plan, "measure_gflops", lambda _: 1e-6)
+    monkeypatch.setattr(plan, "measure_gflops", lambda _: 1e-8)
     monkeypatch.setattr(precision, "read_speeds", dict)
 
     def read_hours(run) -> tuple[float, str]:
