@@ -52,8 +52,10 @@ def keep_projection(trial_folder: Path) -> None:
 
     A model of T's width has none.
     """
-    folder = trial_folder / CHECKPOINTS
-    if (path := find_newest_whole(folder)) is None:  # kept before, or there is none to keep
+    # After a kill, what is left there may be the checkpoint that a longer training continues.
+    is_kept = (trial_folder / PROJECTION).exists()
+    path = None if is_kept else find_newest_whole(trial_folder / CHECKPOINTS)
+    if path is None:
         return
     content = torch.load(path, map_location="cpu", weights_only=True)
     weight = content["state_dict"].get("projection.weight")

@@ -26,6 +26,7 @@ from bort.search.result import SearchResult
 from bort.search.sweep import open_sweep
 from bort.search.table_optimum import read_candidates
 from bort.teachers.states import TeacherStates, UnmaskedText, compute_text_states
+from bort.training.checkpoint import AtomicCheckpointIO
 from bort.trials import states, training
 from bort.trials.records import Job, read_records
 
@@ -145,6 +146,19 @@ def test_a_kill_before_the_record_keeps_the_projection(by_states, search_of, tmp
     (narrow / "projection.npy").unlink()
     with pytest.raises(BortError, match="projection.npy cannot be read; delete its folder and rep"):
         states.load_projection(narrow, 16, 32)
+
+
+def test_a_projection_is_kept_once(tmp_path):
+    """An older checkpoint, which a longer training continues, does not replace it after a kill."""
+    (tmp_path / "checkpoints").mkdir()
+    for step, number in ((9, 3.0), (4, 1.0)):
+        content = {"state_dict": {"projection.weight": torch.full((2, 1), number)}}
+        path = tmp_path / "checkpoints" / f"step_{step:08d}.ckpt"
+        AtomicCheckpointIO().save_checkpoint(content, path)
+        states.keep_projection(tmp_path)
+        for left in (tmp_path / "checkpoints").iterdir():
+            left.unlink()
+    assert states.load_projection(tmp_path, 1, 2).weight.tolist() == [[3.0], [3.0]]
 
 
 def test_the_work_of_a_search_is_counted(search_of, headless, tmp_path):
