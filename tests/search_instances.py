@@ -1,4 +1,4 @@
-"""Random searches by numbers alone, and what brute force finds in them."""
+"""Random searches by numbers alone, what brute force finds in them, and a result."""
 
 import math
 import random
@@ -7,6 +7,7 @@ from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.coefficient import ERRORS, Scale
 from bort.search.fptas import Selection, is_shrunk
+from bort.search.result import SearchResult
 
 
 def instance(seed: int, budgets: bool = False) -> tuple[dict, dict, dict]:
@@ -92,3 +93,19 @@ def by_brute_force(arguments: dict, errors: dict, failed: dict, scale=None) -> d
         quality = scale.e / e if scale.error == "ratio" else math.exp(scale.e - e)
         models[xi] = (1 - p / scale.p) ** a * (1 - i / scale.i) ** b * quality**c
     return models
+
+
+RESULT = SearchResult(
+    **{"candidates": 24, "invalid": 0, "trained": 9, "pruned": 15, "assumed": 0, "skipped": 0},
+    **{"failed": 0, "diverged": 0, "excluded": 0, "regret_bound": 0.0},
+    **{"regret_bound_monotone": 0.0, "contradictions": 0, "ties": [], "train_flops": 3e9},
+    **{"exhaustive_flops": 6e9, "finalist_flops": 0.0, "teacher_batches": 300, "seconds": 90.0},
+    **{"unigram_error": 6.0, "teacher_error": 4.0, "error": 4.8, "smallest": False},
+    **{"on_border": [], "optimum": Arch(2, 2, 64, 128), "n": 300, "seed": 0},
+    **{"control_bound": "⟨1,1,32,128⟩", "control_size": "⟨1,1,32,128⟩", "by_error": ""},
+    **{"by_ratio": "", "by_perplexity": "", "pareto": [], "pareto_undecided": []},
+    **{"objective": "w", "quality": "e(T)/e", "w": 0.5, "w_interval": [0.4, 0.6]},
+    **{"seed_spread": None, "further_trainings": 0, "further_failed": 0, "parameters": 10},
+    **{"latency": 1.0, "latency_unit": "operations", "latency_note": "", "positions": 9},
+    **{"documents": 3, "trainings": 9},
+)

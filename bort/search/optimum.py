@@ -26,9 +26,11 @@ from bort.search.answers import (
     NO_W,
     Answer,
     choose_answers,
+    describe_answers,
     describe_budget,
     describe_latency,
 )
+from bort.search.certificate import describe_certificate
 from bort.search.fptas import Certificate, Selection, w_map
 from bort.search.result import CandidateRow, Conclusion, SearchResult
 from bort.search.statistics import (
@@ -326,8 +328,9 @@ def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow
             f"  {row.xi:>18}  {label} {row.w:.4f} [{row.w_low:.4f}, {row.w_high:.4f}]  "
             f"{row.parameters:,} parameters  {latency}  e {row.error:.3f}"
         )
-    yield from report.describe_certificate(result)
-    yield from report.describe_three(result)
+    yield from describe_certificate(result)
+    if result.answers:  # not of a search that an older version has ended
+        yield from describe_answers(result.answers, result.latency_unit)
     run_folder = RunFolder(folder)
     yield f"  optimum   {run_folder.optimum}"
     by_w = f"none: {NO_W}" if result.proxy == STATES else run_folder.optimum_w
