@@ -13,10 +13,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from torture.forked import start_process
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -195,10 +196,14 @@ def warm_onnx() -> None:
 
 def run_forked(words: list[str], folder: str) -> tuple[int, str]:
     """Run a command in a forked process; return its exit code and what it printed."""
+    from bort.__main__ import main
+
+    def work() -> None:
+        sys.argv = words
+        main()
+
     log = Path(folder, "printed.log")
-    process = os.fork()
-    if not process:
-        become_command(words, folder, log)
+    process = start_process(work, folder, log)
     _, status, used = os.wait4(process, 0)
     code = os.waitstatus_to_exitcode(status)
     if "SHOWN_TIMES" in os.environ:
@@ -206,30 +211,6 @@ def run_forked(words: list[str], folder: str) -> tuple[int, str]:
     printed = log.read_text("utf-8", errors="replace")
     log.unlink()
     return code, printed
-
-
-def become_command(words: list[str], folder: str, log: Path) -> None:
-    """Make this process the command; it does not return."""
-    code = 1
-    try:
-        os.chdir(folder)
-        output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        for number in (1, 2):
-            os.dup2(output, number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        from bort.__main__ import main
-
-        sys.argv = words
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def answer_requests() -> None:

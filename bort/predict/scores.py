@@ -36,9 +36,9 @@ class ScoreSheet:
         self.answers: list[Any] = []
         # The case of letters parts the user's own labels, and files of a suite spell true as True.
         self.fold = str.lower if task.name in TASKS else str
-        self.places = {self.fold(str(name)): k for k, name in enumerate(task.labels)}
+        self.classes = {self.fold(str(name)): k for k, name in enumerate(task.labels)}
         spelled = {self.fold(str(name)): k for k, name in enumerate(task.spelled)}
-        self.spelled = spelled | self.places
+        self.spelled = spelled | self.classes
 
     @classmethod
     def make(
@@ -68,7 +68,7 @@ class ScoreSheet:
         elif self.task.kind == "labels":
             self.answers.append(tuple(int(name in answer["labels"]) for name in self.task.labels))
         else:
-            self.answers.append(self.places[self.fold(answer["label"])])
+            self.answers.append(self.classes[self.fold(answer["label"])])
 
     def read_label(self, where: str, cells: dict[str, Any], has_commas: bool) -> Any:
         """Return the label of a row; of a regression as it is spelled.

@@ -113,11 +113,10 @@ def _open_named_teacher(run: TrainConfig) -> Teacher:
     check_shapes(run, teacher.arch, has_layers=teacher.masked_lm is not None)
     _check_length(run, teacher.limit)
     if run.distill.is_open and not has_head:
-        change = f"distill.w_hidden={distill.w_hidden:g} in place of w_kd"
-        change = "search.proxy=states" if run.job == "search" else change
+        words = f"distill.w_hidden={distill.w_hidden:g} in place of w_kd"
         logger.info(
             f"teacher: {teacher.name} has no masked-LM head, so its final states are learnt: "
-            f"{change}"
+            f"{'search.proxy=states' if run.job == 'search' else words}"
         )
     return teacher
 

@@ -158,8 +158,8 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     logger.info(f"  precision   {describe_precision(run)}")
     logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
     logger.info(f"  FLOPs       at most {format_flops(parts)}")
-    kept = "tokens" if run.compares_states else "positions"
-    states = getattr(amount.train, kept) * search.seeds + getattr(amount.val, kept)
+    unit = "tokens" if run.compares_states else "positions"
+    states = getattr(amount.train, unit) * search.seeds + getattr(amount.val, unit)
     logger.info(
         f"  cache       {data_size(2 * states * teacher.hidden)} of teacher states in {folder}"
     )

@@ -60,8 +60,8 @@ class TeacherAnswers:
     @torch.no_grad()
     def __getitem__(self, number: int) -> torch.Tensor:
         """Return T's probabilities (M, V) of a batch."""
-        if (kept := self._kept.get(number)) is not None:
-            return kept
+        if number in self._kept:
+            return self._kept[number]
         p = compute_log_probabilities(self.teacher, self.states, number).exp_()
         if self._bytes + p.nbytes <= KEPT_BYTES:
             self._kept[number] = p

@@ -154,8 +154,8 @@ def test_a_proxy_decides_what_candidates_learn_and_how_they_start(words, proxy, 
     assert (run.distill.w_kd, run.distill.w_hidden) == losses
     if proxy is None:
         settled = [run.settle(has_head) for has_head in (True, False)]
-        assert [each.search.proxy for each in settled] == ["words", "states"]
-        assert [each.init for each in settled] == ["default", "teacher"]
+        assert [run.search.proxy for run in settled] == ["words", "states"]
+        assert [run.init for run in settled] == ["default", "teacher"]
         older = {"distill.w_kd": 1.0, "init": "default"}  # which has no proxy
         assert run.settle_as(older) == settled[0]
         assert run.settle_as({"search.proxy": "states"}) == settled[1]

@@ -51,7 +51,7 @@ def test_a_search_counts_what_it_does(search_of, tmp_path, accumulate):
     assert plan.teacher_flops + plan.teacher_val_flops == counter.get_total_flops()
     (job,) = sweep.ask()[:1]
     (point,) = (p for p in plan.points if p.xi == job.xi)
-    own = replace(run, arch=job.xi)
+    settings = replace(run, arch=job.xi)
     with counting() as counter:
-        training.evaluate(own, folder, folder / job.folder)
+        training.evaluate(settings, folder, folder / job.folder)
     assert point.flops == pytest.approx(counter.get_total_flops(), rel=1e-9)

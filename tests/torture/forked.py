@@ -30,6 +30,20 @@ def start(command: list[str], folder: Path, log: Path, prepare: Callable[[], Non
 
     log: what it prints; prepare: called in the new process, before the command.
     """
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        prepare()
+        _run(command)
+
+    return start_process(work, folder, log)
+
+
+def start_process(work: Callable[[], None], folder: Path | str, log: Path) -> int:
+    """Do some work in a forked process, in a folder; returns its process number.
+
+    log: gets what it prints. The process ends with the exit code of a command that does this work.
+    """
     process = os.fork()
     if process:
         return process
@@ -39,9 +53,8 @@ def start(command: list[str], folder: Path, log: Path, prepare: Callable[[], Non
         for number in (1, 2):
             os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        prepare()
-        code = _run(command)
+        work()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -52,7 +65,7 @@ def start(command: list[str], folder: Path, log: Path, prepare: Callable[[], Non
         os._exit(code)
 
 
-def _run(command: list[str]) -> int:
+def _run(command: list[str]) -> None:
     if command[0] == "-m":
         sys.modules.pop(command[1], None)  # or runpy warns
         sys.argv = [command[1], *command[2:]]
@@ -60,7 +73,6 @@ def _run(command: list[str]) -> int:
     else:
         sys.argv = [str(ROOT / command[0]), *command[1:]]
         runpy.run_path(sys.argv[0], run_name="__main__")
-    return 0
 
 
 def end(process: int) -> int:

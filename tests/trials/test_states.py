@@ -168,9 +168,11 @@ def test_the_work_of_a_search_is_counted(search_of, headless, tmp_path):
         plan = opened.plan
     assert plan.teacher_flops + plan.teacher_val_flops == counter.get_total_flops()
     wide = next(point for point in plan.points if point.xi.hidden == 32)
-    own = replace(opened.run, arch=wide.xi)
+    settings = replace(opened.run, arch=wide.xi)
     with counting() as counter:
-        training.evaluate(own, tmp_path / "run", tmp_path / "run" / Job(wide.xi, 0, 4e-3).folder)
+        training.evaluate(
+            settings, tmp_path / "run", tmp_path / "run" / Job(wide.xi, 0, 4e-3).folder
+        )
     assert wide.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 

@@ -47,8 +47,8 @@ def test_no_memory_beside_others_is_tried_alone(search_of, tmp_path, monkeypatch
         while crowd := sweep.ask():
             batches.append([job.xi.intermediate for job in crowd])
             for job in crowd:
-                own = replace(run, arch=job.xi, seed=job.seed)
-                training.evaluate(own, tmp_path / "run", tmp_path / "run" / job.folder)
+                settings = replace(run, arch=job.xi, seed=job.seed)
+                training.evaluate(settings, tmp_path / "run", tmp_path / "run" / job.folder)
             sweep.collect(crowd)
     assert sorted(batches[0]) == [16, 32] and sorted(batches[1:]) == [[16], [32]]
     assert [r.status for r in read_records(tmp_path / "run")] == ["trained", "failed"]
