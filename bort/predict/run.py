@@ -72,8 +72,8 @@ def _find_table(settings: PredictConfig) -> tuple[TableFile | None, TaskColumns]
     if settings.score:
         labels = task.labels or ("label",)
         labels = split_names(settings.label) if settings.label else labels
-    wanted, is_explicit = settings.columns or task.columns or None, settings.columns is not None
-    return TableFile(settings.input_path, settings.kind, wanted, is_explicit, labels), task
+    columns, is_explicit = settings.columns or task.columns or None, settings.columns is not None
+    return TableFile(settings.input_path, settings.kind, columns, is_explicit, labels), task
 
 
 @dataclass(frozen=True)
