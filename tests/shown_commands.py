@@ -56,6 +56,17 @@ def list_commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(line, comments=True)
 
 
+def print_made(*words: str) -> subprocess.CompletedProcess:
+    """Let make print what it would run, as it does for a reader.
+
+    A make that runs the tests would tell this one that it is below it, and hand its settings on.
+    """
+    above = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    env = {name: value for name, value in os.environ.items() if name not in above}
+    command = ["make", "-n", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=60)
+
+
 def unify(words: list[str]) -> list[str]:
     """Return the words of `bort NAME …` for any way to call a command of bort.
 

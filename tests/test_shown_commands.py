@@ -143,8 +143,7 @@ def test_a_command_of_a_tutorial_runs(runner, reader, words):
 
 def list_made(words: list[str]) -> list[list[str]]:
     """The commands that a target of the Makefile runs, once .venv is set up."""
-    make = ["make", "-n", "-o", ".venv/.bort-installed", *words[1:]]
-    result = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = shown.print_made("-o", ".venv/.bort-installed", *words[1:])
     assert result.returncode == 0, result.stderr
     return [shown.unify(shlex.split(line)) for line in result.stdout.splitlines()]
 

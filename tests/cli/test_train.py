@@ -16,6 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from shown_commands import print_made
 
 from bort import shell
 from bort.pretraining.recipe import pretrain
@@ -94,17 +95,10 @@ def test_a_signal_before_training_is_one_line(monkeypatch, capsys):
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("target", ["pipeline", "demo", "search"])
 def test_make_refuses_a_setting_that_no_command_would_see(target):
-    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")  # of the make that runs the tests
-    variables = {key: value for key, value in os.environ.items() if key not in outer}
-
-    def make(*words: str) -> subprocess.CompletedProcess:
-        command = ["make", "-n", target, *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=variables)
-
-    refused = make("data.train=x.csv")
+    refused = print_made(target, "data.train=x.csv")
     assert refused.returncode != 0 and not refused.stdout
     assert f'write make {target} ARGS="data.train=x.csv"' in refused.stderr
-    passed = make("ARGS=data.train=x.csv seed=1", "WORKERS=3", "PYTHON=python3.12")
+    passed = print_made(target, "ARGS=data.train=x.csv seed=1", "WORKERS=3", "PYTHON=python3.12")
     assert passed.returncode == 0 and "data.train=x.csv seed=1\n" in passed.stdout
 
 
