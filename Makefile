@@ -4,7 +4,7 @@
 # The names or paths of Python to try, best first; `make install PYTHON=python3.13` insists on one.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 BIN = .venv/bin
-# The number of processes that run the tests; each runs whole test files.
+# The number of processes that run the tests; each runs whole test files, or folders of them.
 WORKERS ?= 2
 # The number of trainings of the demo and of the search that run at once, each in a process of its own.
 JOBS ?= 2
@@ -52,7 +52,7 @@ pipeline: $(STAMP)
 	$(BIN)/python -m bort.pipeline $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

@@ -246,3 +246,16 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         labels = {str(k): f"class {k}" for k in range(outputs)}
         save_model(model, tokenizer, root / name, {"id2label": labels} if outputs == 3 else None)
     return {path.name: path for path in root.iterdir()}
+
+
+# ------------------------------------------------------------------------------------ processes
+
+# The folders whose files share models or searches that take long to make, by the group they are in.
+GROUPS = {"export": "export", "search": "search", "trials": "search"}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Keep the tests of a file, or of such a group of folders, in one process of several."""
+    for item in items:
+        group = GROUPS.get(item.path.parent.name, item.path.as_posix())
+        item.add_marker(pytest.mark.xdist_group(group))

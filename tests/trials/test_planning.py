@@ -28,14 +28,15 @@ def test_a_search_goes_on_after_its_teacher_states_were_damaged(done, tmp_path):
 
 @pytest.mark.parametrize("source", ["measured", "fitted", "onnx_int8"])
 def test_latencies_are_milliseconds_and_recorded_once(search_of, tmp_path, source, monkeypatch):
-    run = search_of(f"latency={source}", "latency.rounds=2", "latency.threads=1")
+    grid = ["grid.intermediate=[16]", "grid.hidden=[16]"]
+    run = search_of(f"latency={source}", "latency.rounds=5", "latency.threads=1", *grid)
     corpus, teacher = prepare(run)
-    shape = Arch(2, 2, 32, 64)
+    shape = Arch(2, 2, 128, 512)
     found = planning.measure_latency(run, shape, 280, tmp_path)
-    assert found.unit == "ms" and len(found.points) == 9
+    assert found.unit == "ms" and len(found.points) == 3
     for value, low, high in found.points.values():
         assert 0 < low <= value <= high < 1000
-    assert found.points[shape][0] > found.points[Arch(1, 1, 16, 16)][0]
+    assert found.points[shape][0] > 2 * found.points[Arch(1, 1, 16, 16)][0]
     monkeypatch.setattr(planning, "measure_latencies", lambda *_: pytest.fail("measured again"))
     assert planning.measure_latency(run, shape, 280, tmp_path) == found
     assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
