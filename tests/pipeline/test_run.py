@@ -123,7 +123,7 @@ SMALL += "'teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}'"
 GRID = "'grid={depth: [1, 2], hidden: [16], head_size: 16, intermediate: [32]}'"
 
 
-STEPS = 800
+STEPS = 300
 
 
 WHOLE = [
