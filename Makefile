@@ -52,7 +52,7 @@ pipeline: $(STAMP)
 	$(BIN)/python -m bort.pipeline $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

@@ -254,8 +254,14 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 GROUPS = {"export": "export", "search": "search", "trials": "search"}
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """Keep the tests of a file, or of such a group of folders, in one process of several."""
-    for item in items:
-        group = GROUPS.get(item.path.parent.name, item.path.as_posix())
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one of several processes run the tests of a file, or of such a group of folders."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class GroupScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            return GROUPS.get(Path(path).parent.name, path)
+
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
