@@ -85,7 +85,8 @@ def shrink(words: list[str]) -> list[str]:
     """Return a command of bort with tiny settings appended; what it trains ends after two steps."""
     command, settings = words[1], words[2:]
     if command == "benchmark":
-        shorter = ["lengths=[8]"] if any(word.startswith("lengths=") for word in settings) else []
+        is_long = any(word.startswith(("lengths=", "models=")) for word in settings)
+        shorter = ["lengths=[8]"] if is_long else []
         shorter += [] if "grid=tiny" in settings else ["memory=false"]  # each in a new process
         return words + ["latency.rounds=3"] + (GRID if "grid=tiny" in settings else shorter)
     if command not in ("train", "search"):
