@@ -144,7 +144,7 @@ def time_step(bench: Bench, compose: Compose, arm: str) -> float:
     """Return the processor's seconds of one step: of a short training, those of a quick one.
 
     Nine of ten steps take longer. Other work on the machine can only make a step slower, and does
-    so by up to a half, for minutes.
+    so, for minutes, to up to twice its time.
     """
     path = bench.runs / "trial" / "seconds.json"
     clock = {"clock": {"_target_": "arms.StepClock", "path": str(path)}}
