@@ -113,7 +113,8 @@ def walk(bench: Bench, name: str, texts: Path, words: list[str]) -> list[str]:
     first_command = ["experiment=kd_pretrain", ARCH, f"teacher.name={encoder}", "data=text"]
     first_command += [f"data.path={texts}", *PRETRAINING]
     model = home / "pretrained"
-    minutes = [timed(model, lambda: pretrain(bench.compose_pretraining(*first_command), model))]
+    first_run = bench.compose_pretraining(*first_command, "trainer.precision=auto")
+    minutes = [timed(model, lambda: pretrain(first_run, model))]
     summaries, teacher = [], str(encoder)
     for seed in bench.shorten(SEEDS):
         folder = home / f"seed_{seed}"

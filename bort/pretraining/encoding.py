@@ -161,7 +161,10 @@ def drop_copies(val: TokenStream, copies: np.ndarray) -> tuple[int, bool]:
 
 
 def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], None]:
-    """Return `progress(tokens so far, further bytes)`; total: bytes of the source, 0 if unknown."""
+    """Return `progress(tokens so far, further bytes)`; total: bytes of the source, 0 if unknown.
+
+    The total of compressed files is an estimate, which is no longer shown once it is passed.
+    """
     start, done = time.monotonic(), 0
     tick("corpus: encoding…", now=True)
 
@@ -169,8 +172,9 @@ def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], N
         nonlocal done
         done += size
         seconds = max(1e-9, time.monotonic() - start)
-        estimate = f" of {tokens * total / done / 1e6:.1f}" if total else ""
-        left = f", {seconds * (total - done) / done:.0f} s left" if total else ""
+        is_ahead = done <= total
+        estimate = f" of {tokens * total / done / 1e6:.1f}" if is_ahead else ""
+        left = f", {seconds * (total - done) / done:.0f} s left" if is_ahead else ""
         speed = f"{tokens / seconds / 1e6:.1f} M tokens/s"
         tick(f"corpus: encoded {tokens / 1e6:.1f}{estimate} M tokens, {speed}{left}")
 

@@ -49,3 +49,6 @@ def test_progress_lines(tmp_path, monkeypatch):
         "corpus: encoding…",
         "corpus: encoded 0.2 of 0.8 M tokens, 0.0 M tokens/s, 23 s left",
     ]
+    now[0] = 30  # a compressed file was larger than its estimate
+    progress(1_500_000, 700)
+    assert said[-1] == "corpus: encoded 1.5 M tokens, 0.1 M tokens/s"
