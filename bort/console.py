@@ -35,6 +35,12 @@ def duration(seconds: float) -> str:
     return f"{amount} hour" if amount == "1" else f"{amount} hours"
 
 
+def significant(value: float) -> str:
+    """A number with three digits that count, and never as a power of ten: `0.47`, `4,030`."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+
+
 def decimal(value: float | None) -> str:
     """A score with four digits; None is one that is not defined."""
     return "undefined" if value is None else f"{value:.4f}"

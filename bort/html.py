@@ -1,6 +1,13 @@
-"""Self-contained HTML pages: each is one file that loads nothing and fits a narrow window."""
+"""Self-contained HTML pages: each is one file that loads nothing and fits a narrow window.
 
+They are light or dark, as the reader's system is. The library plotly, which draws the figures, is
+compressed inside a page (2.0 of 4.8 MB), and a figure stands there as JSON until the page is read.
+"""
+
+import base64
+import functools
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -12,37 +19,76 @@ from bort.files.writing import replace_file
 logger = logging.getLogger(__name__)
 
 STYLE = """
+:root { color-scheme: light dark; --ink: #1f2328; --page: #fff; --line: #d0d7de; --soft: #f6f8fa;
+        --doubt: #fff8c5; --faint: #6e7781; --shadow: #0004; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --page: #0d1117; --line: #30363d; --soft: #161b22; --doubt: #3b2e00;
+          --faint: #9198a1; --shadow: #fff6; }
+}
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1em;
-       color: #1f2328; background: #fff; overflow-wrap: break-word; }
+       color: var(--ink); background: var(--page); overflow-wrap: break-word; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; margin: 0; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .9em;
         width: fit-content; max-width: 100%;
         /* a shadow at the side where there is more: its cover scrolls along with the cells */
-        background: linear-gradient(to right, #fff 2em, #fff0) local 0 0 / 4em 100% no-repeat,
-                    linear-gradient(to left, #fff 2em, #fff0) local 100% 0 / 4em 100% no-repeat,
-                    linear-gradient(to right, #0004, #0000) scroll 0 0 / 1em 100% no-repeat,
-                    linear-gradient(to left, #0004, #0000) scroll 100% 0 / 1em 100% no-repeat; }
-td, th { padding: .2em .5em; border-bottom: 1px solid #d0d7de; text-align: right; }
-th { background: #d0d7de55; } td:first-child, th:first-child { text-align: left; }
+        --cover: var(--page) 2em, #0000; --edge: var(--shadow), #0000;
+        background: linear-gradient(to right, var(--cover)) local 0 0 / 4em 100% no-repeat,
+                    linear-gradient(to left, var(--cover)) local 100% 0 / 4em 100% no-repeat,
+                    linear-gradient(to right, var(--edge)) scroll 0 0 / 1em 100% no-repeat,
+                    linear-gradient(to left, var(--edge)) scroll 100% 0 / 1em 100% no-repeat; }
+td, th { padding: .2em .5em; border-bottom: 1px solid var(--line); text-align: right; }
+th { background: color-mix(in srgb, var(--line) 35%, transparent); }
+td:first-child, th:first-child { text-align: left; }
 table.texts td, table.texts th { text-align: left; vertical-align: top; }
 table.texts td:last-child { min-width: 14em; }
 table.settings td, table.settings th { text-align: left; vertical-align: top;
                                        overflow-wrap: anywhere; }
 .big { display: flex; flex-wrap: wrap; gap: 1em; padding: 0; list-style: none; }
-.big li { background: #f6f8fa; border-radius: 8px; padding: .6em 1em; }
+.big li { background: var(--soft); border-radius: 8px; padding: .6em 1em; }
 .big b { display: block; font-size: 1.4em; }
 .grid { display: grid; gap: 1em;
         grid-template-columns: repeat(auto-fill, minmax(min(100%, 26em), 1fr)); }
 .grid > div { min-width: 0; }
-.doubt { background: #fff8c5; border-left: 4px solid #d4a72c; padding: .2em 1em; }
-.unknown { color: #8b949e; }
+.doubt { background: var(--doubt); border-left: 4px solid #d4a72c; padding: .2em 1em; }
+.unknown { color: var(--faint); }
 .legend { padding: 0; list-style: none; font-size: .9em; }
 .legend i { display: inline-block; width: 2em; vertical-align: middle; margin-right: .5em;
             border-top: 3px solid; }
-pre { background: #f6f8fa; padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { background: var(--soft); padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+# Unpacks plotly and draws every figure; again when the system changes between light and dark.
+DRAWING = """
+addEventListener("load", async () => {
+  const figures = document.querySelectorAll(".figure");
+  if (!window.DecompressionStream) {
+    figures.forEach((figure) => figure.firstChild.textContent = "A figure for a newer browser.");
+    return;
+  }
+  figures.forEach((figure) => figure.firstChild.textContent = "");
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent),
+                                 (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const code = document.createElement("script");
+  code.textContent = await new Response(stream).text();
+  document.head.append(code);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const paint = () => figures.forEach((figure) => {
+    const { data, layout } = JSON.parse(figure.querySelector("script").textContent);
+    const ink = getComputedStyle(document.body).color, line = dark.matches ? "#30363d" : "#d8dee4";
+    layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0, 0, 0, 0)";
+    layout.font = { ...layout.font, color: ink };
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
+      layout[axis] = { gridcolor: line, zerolinecolor: line, ...layout[axis] };
+    Plotly.react(figure.firstChild, data, layout,
+                 { responsive: true, displayModeBar: false });
+  });
+  paint();
+  dark.addEventListener("change", paint);
+});
 """
 # Lines take these colors in turn, and then again with the next kind of dashes.
 COLORS = ("#1f6feb", "#d29922", "#1a7f37", "#8250df", "#cf222e", "#8b949e", "#0a3069", "#bf3989")
+GREY = "#7d8590"  # is seen on light and on dark pages
 MOST_POINTS = 400  # A longer curve is drawn as the means of that many stretches.
 
 
@@ -63,9 +109,7 @@ def write_page(path: Path, title: str, parts: Iterable[Any]) -> bool:
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"{PAGE_MARK}<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
         + "\n".join(body)
-        # once more when all is in place: plotly measures a figure while the page is still read
-        + '<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>'
-        "</body></html>"
+        + "</body></html>"
     )
     with replace_file(path) as file:
         file.write(text.encode())
@@ -73,18 +117,30 @@ def write_page(path: Path, title: str, parts: Iterable[Any]) -> bool:
 
 
 def _to_html(parts: Iterable[Any]) -> Iterator[str]:
-    """Yield pieces of HTML, and figures as HTML."""
-    is_first = True
+    """Yield pieces of HTML, figures as JSON in their places, and at last what draws them."""
+    has_figures = False
     for part in parts:
         if isinstance(part, str):
             yield part
             continue
-        yield part.to_html(
-            full_html=False,
-            include_plotlyjs=is_first,
-            config={"responsive": True, "displayModeBar": False},
+        has_figures = True
+        style = f"min-height: {part.layout.height or 450}px"  # plotly's own height is 450
+        content = part.to_json().replace("<", "\\u003c")  # no text of a user ends the script
+        yield (
+            f'<div class=figure style="{style}"><div>A figure, if scripts can run.</div>'
+            f"<script type=application/json>{content}</script></div>"
         )
-        is_first = False
+    if has_figures:
+        yield f"<script type=text/plain id=plotly>{_pack_plotly()}</script>"
+        yield f"<script>{DRAWING}</script>"
+
+
+@functools.cache
+def _pack_plotly() -> str:
+    """Pack plotly's code, as a page unpacks it; this takes half a second."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(zlib.compress(get_plotlyjs().encode(), 9)).decode()
 
 
 def format_numbers(figures: Iterable[tuple[str, str]]) -> str:

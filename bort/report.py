@@ -86,9 +86,9 @@ def build_parts(run: LoadedRun, with_doubt: bool = True) -> Iterator[Any]:
         yield from build_comparison(run)
     if run.settings["job"] == "agora":
         yield from build_agora_parts(run.folder, run.summary)
+    yield from build_task_parts(run.folder.predictions, run.summary)
     if panels := list(plot_curves(run)):
         yield from ["<h2>Curves</h2><div class=grid>", *panels, "</div>"]
-    yield from build_task_parts(run.folder.predictions, run.summary)
     if (path := run.folder.samples).is_file():
         samples = path.read_text(encoding="utf-8", errors="replace")
         yield f"<h2>Samples of the last validation</h2><pre>{escape(samples)}</pre>"

@@ -1,7 +1,9 @@
 """Pages stand alone, foreign words are escaped, and lines are told apart."""
 
+import base64
 import re
 import sys
+import zlib
 from html.parser import HTMLParser
 
 from bort import html
@@ -49,7 +51,9 @@ def test_a_page_brings_plotly_along_once(tmp_path):
     assert text.startswith("<!doctype html>") and "<title>&lt;title&gt;</title>" in text
     html.write_page(tmp_path / "one.html", "x", plots[:1])
     once = (tmp_path / "one.html").stat().st_size
-    assert once > 1_000_000 and len(text.encode()) < once + 50_000
+    assert 1_000_000 < once < 2_200_000 and len(text.encode()) < once + 50_000
+    packed = re.search(r"<script type=text/plain id=plotly>([^<]+)</script>", text)[1]
+    assert zlib.decompress(base64.b64decode(packed)).startswith(b"/**\n* plotly.js v")
     assert not re.search(r'<(script|link)[^>]*(src|href)="?http', text)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_helpers import words
+from report_helpers import read_figures, words
 from sklearn.metrics import confusion_matrix
 
 import bort
@@ -43,10 +43,9 @@ def written(folder: Path) -> str:
 def check_alone(text: str, plots: int) -> None:
     """One file, so many figures, none of them empty, nothing loaded from elsewhere."""
     assert not re.findall(r"<(?:link|img|iframe|script)[^>]*(?:src|href)=", text)
-    assert text.count('class="plotly-graph-div"') == plots
-    # plotly itself has one such call; every figure of ours has an id of 36 letters
-    data = re.findall(r'Plotly\.newPlot\(\s*"[0-9a-f-]{36}",\s*(\[.*?\]),\s*\{"template', text)
-    assert len(data) == plots and all(json.loads(found) for found in data)
+    figures = read_figures(text)
+    assert text.count("<div class=figure") == len(figures) == plots
+    assert all(figure["data"] for figure in figures)
 
 
 @pytest.fixture(scope="module")

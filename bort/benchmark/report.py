@@ -1,5 +1,6 @@
 """The page of a benchmark: its rows as bars and as a table."""
 
+import math
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 from bort import html
 from bort.benchmark.rows import ENGINE_NAMES, BenchmarkRow
+from bort.console import significant
 
 # What matters first: on a narrow window the other columns are reached by scrolling.
 COLUMNS = ("model", "engine", "batch × tokens", "ms", "ratio", "quartiles (ms)", "sequences/s")
 COLUMNS = (*COLUMNS, "parameters", "on disk", "peak memory", "measures", "shape")
 COLORS = dict(zip(ENGINE_NAMES, ("#9a6700", "#6e7781", "#1f6feb", "#1a7f37"), strict=True))
 LONGEST_NAME = 26  # characters beside a bar
+WIDE = 20  # times the shortest bar; where the longest is longer, the axis is logarithmic
 
 
 def write_page(path: Path, rows: list[BenchmarkRow], notes: list[str]) -> None:
@@ -80,8 +83,15 @@ def draw_bars(rows: list[BenchmarkRow]) -> Any:
         autorange="reversed",
         automargin=True,
     )
-    figure.update_xaxes(rangemode="tozero")
-    figure.update_xaxes(title_text="ms", row=len(sizes), col=1)  # above, a title takes its room
+    shortest, longest = min(row.low_ms for row in rows), max(row.high_ms for row in rows)
+    if longest > WIDE * shortest:
+        ends = [math.log10(shortest / 2), math.log10(longest * 1.3)]
+        figure.update_xaxes(type="log", range=ends, dtick=1, exponentformat="none")
+        unit = "ms, on a logarithmic scale"
+    else:
+        figure.update_xaxes(rangemode="tozero")
+        unit = "ms"
+    figure.update_xaxes(title_text=unit, row=len(sizes), col=1)  # above, a title takes its room
     return figure
 
 
@@ -95,9 +105,9 @@ def _add_bars(figure: Any, rows: list[BenchmarkRow], engine: str, panel: int) ->
             "type": "data",
             "array": [row.high_ms - row.median_ms for row in rows],
             "arrayminus": [row.median_ms - row.low_ms for row in rows],
-            **{"color": "#1f2328", "thickness": 1, "width": 3},
+            **{"color": html.GREY, "thickness": 1, "width": 3},
         },
-        text=[f"  {row.median_ms:.3g} ms, {row.ratio:.3g} ×" for row in rows],
+        text=[f"  {significant(row.median_ms)} ms, {significant(row.ratio)} ×" for row in rows],
         textposition="auto",
         insidetextanchor="start",  # the error bar is at its end
         name=ENGINE_NAMES[engine],

@@ -224,7 +224,7 @@ def plot_by_length(answers: list[Answer], classes: bool) -> Any:
     figure.add_bar(
         x=names,
         y=means,
-        error_y={"type": "data", "array": high, "arrayminus": low, "color": "#57606a"},
+        error_y={"type": "data", "array": high, "arrayminus": low, "color": html.GREY},
         marker={"color": "#54aeff"},
         customdata=[int((numbers == number).sum()) for number in bins],
         hovertemplate="%{x} tokens: %{y:.3f} of %{customdata} rows<extra></extra>",

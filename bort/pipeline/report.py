@@ -8,7 +8,7 @@ from typing import Any
 from bort import html, report
 from bort.benchmark.report import page_parts
 from bort.benchmark.rows import BenchmarkRow, read_rows, warn_of_wide_quartiles
-from bort.console import clock, counted, decimal
+from bort.console import clock, counted, decimal, significant
 from bort.errors import BortError
 from bort.export.result import ExportResult
 from bort.files.ownership import EXPORT
@@ -20,6 +20,7 @@ from bort.search import certificate
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
 from bort.search.result import SearchResult
+from bort.task_distillation.report import list_answerers
 from bort.trials.plan import read_plan
 
 TITLES = {
@@ -114,12 +115,47 @@ def parts(
     """Yield HTML and figures; overview: of `summarize`, folders: by stage, commands: of them."""
     yield f"<h1>bort pipeline {escape(name)}</h1>"
     yield "".join(f"<p class=doubt>{escape(line)}</p>" for line in list_doubts(folders))
+    yield from draw_overview(folders)
     yield html.format_table(overview.items(), kind="settings")
     links = (f'<a href="#{key}">{title}</a>' for key, title in TITLES.items())
     yield f"<p>{' · '.join(links)}</p><h2>Again</h2><pre>{escape(chr(10).join(commands))}</pre>"
     for key, title in TITLES.items():
         yield f"<hr id={key}><p>{title}: {escape(str(folders[key]))}</p>"
         yield from _stage_parts(key, folders)
+
+
+def draw_overview(folders: dict[str, Path]) -> Iterator[Any]:
+    """Draw the score of the model against its milliseconds, in float32 and in int8.
+
+    What a user would try first, and the teacher of the task if there is one, are horizontals.
+    Nothing is drawn where the task has no score that is defined.
+    """
+    tuned, shipped = _read_summaries(folders)[1], _read_export(folders)
+    scores = {metric: pair for metric, *pair in shipped.paired_scores()}
+    pair = scores.get(str(tuned.metric).partition("/")[2], (None, None))
+    if None in pair:
+        return
+    rows = read_rows(folders["benchmark"])
+    size = rows[0].size
+    times = {row.name: row for row in rows if row.size == size}
+    models = [times[str(folders[key])] for key in ("finetune", "export")]
+    figure = html.create_figure(f"ms for {size[0]} × {size[1]} tokens", str(tuned.metric), 360)
+    figure.add_scatter(
+        x=[row.median_ms for row in models],
+        y=list(pair),
+        text=[f"{row.engine_name}, {significant(row.median_ms)} ms" for row in models],
+        mode="markers+text",
+        textposition="top center",
+        marker={"size": 12, "color": html.COLORS[0]},
+        hovertemplate="%{text}<br>%{y:.4f}<extra></extra>",
+    )
+    levels = {other.title: other.score for other in list_answerers(tuned, with_student=False)}
+    levels["the teacher of the task"] = tuned.get(f"teacher/{tuned.metric}")
+    for name, level in levels.items():
+        if level is not None:
+            figure.add_hline(y=level, line_dash="dot", annotation_text=escape(name))
+    figure.update_xaxes(range=[0, 1.25 * max(row.median_ms for row in models)])
+    yield from ["<h2>The model, beside what is simpler</h2>", figure]
 
 
 def _stage_parts(key: str, folders: dict[str, Path]) -> Iterator[Any]:

@@ -13,9 +13,10 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -24,13 +25,14 @@ from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 
+from bort import html
 from bort.config.distill import DistillConfig
 from bort.config.train import TrainConfig
 from bort.console import clock, counted, hide_notes
 from bort.errors import BortError, Diverged
 from bort.files.run_files import CURVES, SUMMARY, TIMING
 from bort.files.untrusted import read_json
-from bort.files.writing import replace_file, write_json
+from bort.files.writing import write_json
 from bort.pretraining.comparison import ARMS, FRESH, HEAD, ArmResult, Comparison
 from bort.pretraining.corpus import Corpus
 from bort.pretraining.datamodule import PackedDataModule
@@ -119,7 +121,7 @@ def _train_arms(
     comparison = Comparison(results, trainings["kd"], cost)
     summary = RunSummary(comparison.to_json())
     RunFolder(folder).write_summary(summary)
-    draw_curves(comparison, folder / CURVES)
+    html.write_page(folder / CURVES, "KD against plain MLM", draw_curves(comparison))
     show_comparison(comparison, folder)
     return summary
 
@@ -348,13 +350,12 @@ def show_comparison(comparison: Comparison, folder: Path) -> None:
     console.print(f"  model     {RunFolder(comparison.arms['kd'].folder).model}", soft_wrap=True)
 
 
-def draw_curves(comparison: Comparison, path: Path) -> None:
-    """Write a self-contained page with the validation accuracy of the arms over steps and time."""
+def draw_curves(comparison: Comparison) -> Iterator[Any]:
+    """Draw the validation accuracy of the arms over steps and time, as the parts of a page."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(1, 2, subplot_titles=("over steps", "over training time (s)"))
-    colors = {"kd": "#1f6feb", "mlm": "#d29922", "mlm_equal_time": "#8b949e", FRESH: "#cf222e"}
-    for arm, result in comparison.arms.items():
+    for number, (arm, result) in enumerate(comparison.arms.items()):
         points = read_curve(RunFolder(result.folder).metrics)
         steps = [step for step, _ in points]
         accuracy = [100 * value for _, value in points]
@@ -366,17 +367,19 @@ def draw_curves(comparison: Comparison, path: Path) -> None:
                 name=ARMS[arm],
                 legendgroup=arm,
                 showlegend=column == 1,
-                line={"color": colors[arm]},
+                line={"color": html.COLORS[number]},
                 row=1,
                 col=column,
             )
-    unigram = 100 * comparison.distilled.unigram_accuracy
-    figure.add_hline(y=unigram, line_dash="dot", annotation_text="unigram frequencies")
+    levels = {"word frequencies": comparison.distilled.unigram_accuracy}
+    levels["teacher"] = comparison.distilled.get("teacher_accuracy")
+    for name, level in levels.items():
+        if level is not None:
+            figure.add_hline(y=100 * level, line_dash="dot", annotation_text=name)
     figure.update_yaxes(title_text="validation MLM accuracy (%)", col=1)
     figure.update_yaxes(rangemode="tozero")
-    figure.update_layout(title="KD against plain MLM", template="plotly_white")
-    with replace_file(path) as file:
-        file.write(figure.to_html(include_plotlyjs=True, full_html=True).encode())
+    figure.update_layout(template="plotly_white", height=450)
+    yield from ["<h1>KD against plain MLM</h1>", figure]
 
 
 def read_curve(path: Path) -> list[tuple[int, float]]:

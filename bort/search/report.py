@@ -25,7 +25,8 @@ GREY = "#8b949e"  # of what is not known
 SYMBOLS = (
     "ξ = ⟨layers, heads, hidden, intermediate⟩ is a shape; p, i and e are its parameters, latency "
     "and error; W weighs how small, fast and accurate ξ is against T, the teacher: α weighs "
-    "parameters and β latency; W⁺ is a bound that no W of ξ exceeds."
+    "parameters and β latency; W⁺ is a bound that no W of ξ exceeds. The larger a mark in the "
+    "picture of the front, the more parameters."
 )
 
 
@@ -41,7 +42,7 @@ def draw_figures(
     trained = [row for row in rows if row.status == "trained"]
     teacher = _find_teacher(rows)
     unit = "ms" if result.latency_unit == "ms" else "operations"
-    label = result.quality if result.proxy == STATES else "W"
+    label = "W" if result.objective == "w" else result.quality
     figures = {
         "Pareto front": _draw_front(trained, teacher, result, unit),
         f"{label} by candidate": _draw_bars(trained, rows, label),
@@ -143,7 +144,7 @@ def _draw_front(
     by_states = result.proxy == STATES
     error = result.error_name if by_states else "error (nats per token)"
     figure = html.create_figure(label, error, 480)
-    weight = result.quality if by_states else "W"
+    weight = "W" if result.objective == "w" else result.quality
     for kind, (members, symbol) in kinds.items():
         if not members and kind == UNDECIDED:
             continue
@@ -157,17 +158,26 @@ def _draw_front(
             name=kind,
             marker={
                 "size": [8 + 30 * r.parameters / teacher.parameters for r in members],
-                "line": {"width": 1, "color": "#1f2328"},
+                "line": {"width": 1, "color": html.GREY},
                 **color,
             },
             text=[f"{r.xi}<br>{weight} {r.w:.4f}, {r.parameters:,} parameters" for r in members],
             hovertemplate="%{text}<br>latency %{x:.4g}, error %{y:.3f}<extra></extra>",
         )
+    front = sort_front(trained, result)
+    figure.add_scatter(
+        x=[row.latency * scale for row in front],
+        y=[row.error for row in front],
+        mode="lines",
+        name="front of latency and error",
+        line={"color": html.GREY, "dash": "dot", "width": 1, "shape": "hv"},
+        hoverinfo="skip",
+    )
     figure.add_annotation(  # with an arrow, since there are others around it
         x=trained[0].latency * scale,
         y=trained[0].error,
         text=str(trained[0].xi),
-        **{"ax": 30, "ay": 45, "arrowhead": 2, "arrowwidth": 1, "bgcolor": "#fffd"},
+        **{"ax": 30, "ay": 45, "arrowhead": 2, "arrowwidth": 1},
     )
     bound = "T itself" if by_states else "T's own entropy"
     figure.add_hline(y=teacher.error, line_dash="dot", annotation_text=bound)
@@ -176,6 +186,19 @@ def _draw_front(
         scale |= {"cmin": 0.0, "cmax": max(1.0, trained[0].w)}
     figure.update_layout(coloraxis=scale)
     return figure
+
+
+def sort_front(trained: list[CandidateRow], result: SearchResult) -> list[CandidateRow]:
+    """Sort the candidates that none beats in both latency and error, the fastest in front.
+
+    Those of which the records do not tell are left out.
+    """
+    front: list[CandidateRow] = []
+    for row in sorted(trained, key=lambda row: (row.latency, row.error)):
+        is_known = str(row.xi) not in result.pareto_undecided
+        if is_known and (not front or row.error < front[-1].error):
+            front.append(row)
+    return front
 
 
 def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow], label: str):
@@ -233,7 +256,7 @@ def _draw_map(choices: dict[tuple[float, float], Arch | None]):
         y=[1],
         mode="markers",
         name="the paper's weights",
-        marker={"symbol": "x-thin-open", "size": 12, "color": "#1f2328", "line": {"width": 2}},
+        marker={"symbol": "x-thin-open", "size": 12, "color": html.GREY, "line": {"width": 2}},
     )
     margin = (weights[-1] - weights[0]) / len(weights) if len(weights) > 1 else 1
     figure.update_xaxes(range=[-margin, weights[-1] + margin])
