@@ -1,6 +1,6 @@
 """Measure what each variant of the search saves and finds, replayed from exhaustive records.
 
-    python benchmarks/search.py tiny       # grid=tiny, as `make search` has it; 15 minutes
+    python benchmarks/search.py tiny       # grid=tiny; 15 minutes
     python benchmarks/search.py fixed      # D {1,2,3,4,6} × H {64,…,256} × I {H,2H,4H}; hours
     python benchmarks/search.py horizon    # does n predict 4 n? twelve points of grid=tiny
     python benchmarks/search.py kappa      # the best rate at three widths
@@ -35,7 +35,11 @@ from bort.trials.training import evaluate
 # By error alone the bound excludes nothing, so that every candidate is trained.
 EXHAUSTIVE = ["search.objective=w", "search.exponents=[0,0,1]"]  # by which no bound is below any W
 EXHAUSTIVE += ["search.seeds=1", "search.finalists=1"]
+# With the teacher that train.py trains by default, from which no candidate starts.
+TINY = ["grid=tiny", "latency=analytic", "init=default"]
+TINY += ["teacher.arch={depth: 2, heads: 4, hidden: 128, intermediate: 512}"]
 FIXED = [
+    *("latency=analytic", "init=default"),
     "grid={depth: [1,2,3,4,6], hidden: [64,128,192,256], head_size: 32, intermediate: null}",
     "grid.ratio=[1,2,4]",
     "teacher.arch={depth: 6, heads: 8, hidden: 256, intermediate: 1024}",
@@ -119,7 +123,7 @@ def list_facts(plan: SearchPlan, run: SearchRunConfig, folder: Path) -> list[str
 
 def tiny(bench: Bench) -> list[str]:
     """Replay the variants on grid=tiny."""
-    return search_grid(bench, "search_tiny", ["grid=tiny"])
+    return search_grid(bench, "search_tiny", TINY)
 
 
 def fixed(bench: Bench) -> list[str]:
@@ -137,13 +141,13 @@ def search_grid(bench: Bench, name: str, grid: list[str]) -> list[str]:
 def horizon(bench: Bench) -> list[str]:
     """Compare errors after n steps with those after 4 n: what is a certificate worth?"""
     rows = ["| n | Kendall's τ against 4 n | optimum by W at n | at 4 n |", "|---|---|---|---|"]
-    archs = bench.compose_search("grid=tiny").grid.points()[0]
+    archs = bench.compose_search(*TINY).grid.points()[0]
     shown = spread_out([a for a in archs if a != Arch(2, 4, 128, 512)], bench.choose(12, 3), 128)
     errors_by_n: dict[int, dict] = {}
     plans = {}
     numbers = bench.choose((75, 300, 1200), (4, 16, 64))
     for n in numbers:
-        run = bench.compose_search(*EXHAUSTIVE, "grid=tiny")
+        run = bench.compose_search(*EXHAUSTIVE, *TINY)
         run = replace(run, search=replace(run.search, n=n))
         folder = bench.runs / f"search_n{n}"
         with open_sweep(run, folder) as sweep:
@@ -173,9 +177,11 @@ def kappa(bench: Bench) -> list[str]:
     """Find the rate with the lowest error at three widths, and the slope between them."""
     lrs = bench.shorten([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2], 3)
     widths = bench.choose([32, 64, 128], [16, 32])
-    grid = "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256]}"
+    grid = (
+        "grid={depth: [2], hidden: [32, 64, 128], head_size: 32, intermediate: [256], ratio: null}"
+    )
     run, folder = (
-        bench.compose_search(*EXHAUSTIVE, grid, "search.kappa=0"),
+        bench.compose_search(*EXHAUSTIVE, *TINY, grid, "search.kappa=0"),
         bench.runs / "search_kappa",
     )
     with open_sweep(run, folder):
@@ -202,7 +208,7 @@ def kappa(bench: Bench) -> list[str]:
 
 def latency(bench: Bench) -> list[str]:
     """Choose from the exhaustive tiny records under other latencies, without a new training."""
-    run = bench.compose_search(*EXHAUSTIVE, "grid=tiny")
+    run = bench.compose_search(*EXHAUSTIVE, *TINY)
     folder = bench.runs / "search_tiny"
     plan = run_in_process(run, folder)
     errors = {r.xi: r.error for r in read_records(folder) if r.is_trained}
@@ -214,7 +220,7 @@ def latency(bench: Bench) -> list[str]:
     cache = bench.runs / "search_latency"
     cache.mkdir(parents=True, exist_ok=True)
     for source in bench.shorten(("analytic", "measured", "fitted", "onnx", "onnx_int8")):
-        run_of_source = bench.compose_search("grid=tiny", f"latency={source}", "latency.threads=2")
+        run_of_source = bench.compose_search(*TINY, f"latency={source}", "latency.threads=2")
         path = cache / f"{source}.json"
         if not path.exists():
             archs = list(dict.fromkeys([shape, *run_of_source.grid.points()[0]]))

@@ -131,6 +131,7 @@ def tiny_search(text) -> list[str]:
         "teacher.lr=4e-3",
         "teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}",
         "grid={depth: [1, 2], hidden: [16, 32], head_size: 16, intermediate: [16, 32]}",
+        *("grid.ratio=null", "latency=analytic"),
         *("search.objective=w", "search.finalists=2", "search.seeds=2"),
     ]
 

@@ -27,7 +27,8 @@ PRETRAINING = ("kd_pretrain", "mlm_pretrain", "teacher_pretrain", "kd_vs_mlm")
 OWN_ROWS = ["data.train=reviews.csv", "data.text=review", "data.label=sentiment"]
 SIZES = ("depth=1", "heads=2", "hidden=16", "intermediate=16")
 LARGER = ("depth=4", "heads=2", "hidden=32", "intermediate=32")  # of a teacher
-GRID = ["grid.depth=[1,4]", "grid.hidden=[32]", "grid.head_size=16", "grid.intermediate=[32]"]
+GRID = ["grid.depth=[1,4]", "grid.hidden=[32]", "grid.head_size=16"]
+GRID += ["grid.intermediate=[32]", "grid.ratio=null"]
 
 
 def list_blocks(page: Path, language: str) -> list[str]:
@@ -87,8 +88,9 @@ def shrink(words: list[str]) -> list[str]:
     if command == "benchmark":
         is_long = any(word.startswith(("lengths=", "models=")) for word in settings)
         shorter = ["lengths=[8]"] if is_long else []
-        shorter += [] if "grid=tiny" in settings else ["memory=false"]  # each in a new process
-        return words + ["latency.rounds=3"] + (GRID if "grid=tiny" in settings else shorter)
+        has_grid = any(word.startswith("grid=") for word in settings)
+        shorter += [] if has_grid else ["memory=false"]  # each in a new process
+        return words + ["latency.rounds=3"] + (GRID if has_grid else shorter)
     if command not in ("train", "search"):
         return words
     keys = {word.partition("=")[0]: word.partition("=")[2] for word in settings}
@@ -99,7 +101,7 @@ def shrink(words: list[str]) -> list[str]:
     settings += ["trainer.precision=32-true"]
     if command == "search":
         settings += [*GRID, "search.n=4", "search.seeds=1", "search.finalists=1"]
-        settings += ["latency.rounds=3"] if keys.get("latency") == "onnx_int8" else []
+        settings += [] if keys.get("latency") in ("analytic", "table") else ["latency.rounds=3"]
         if not any(key.startswith("search.max_") for key in keys):
             settings += ["search.max_latency_share=1"]  # or the grid has nothing small enough
     else:

@@ -114,7 +114,7 @@ class SearchConfig:
     proxy: str | None = None
     epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
     refine: bool = True  # then also train what can still win between the neighbours of the best
-    # train all candidates to n/8, and the better halves on to n/4, n/2 and n (optim.schedule=wsd)
+    # train all candidates to n/8, and the best thirds on to n/4, n/2 and n (optim.schedule=wsd)
     halving: bool = False
     assume: str = "none"  # monotone: also skip what cannot win if larger candidates are never worse
     # what is chosen: error, the lowest one within the budget, or w, the largest W (the paper's)
@@ -209,7 +209,7 @@ class SearchRunConfig(PretrainRunConfig):
     search: SearchConfig = field(default_factory=SearchConfig)
 
     def _settle_start_and_losses(self) -> None:
-        """Fill in the start and the losses of the proxy; without one they stay open until T is."""
+        """Fill in the losses of the proxy; without one they stay open until T is."""
         if self.search.proxy is None and not self.teacher.name:  # T is trained here, with a head
             self.search = replace(self.search, proxy=WORDS)
         if self.search.proxy == WORDS:
@@ -218,7 +218,7 @@ class SearchRunConfig(PretrainRunConfig):
             self._learn_states()
 
     def _learn_states(self) -> None:
-        """Have candidates learn T's final states alone, from the start that pre-training has.
+        """Have candidates learn T's final states alone.
 
         Raises BortError for a loss on masked words.
         """
@@ -230,7 +230,6 @@ class SearchRunConfig(PretrainRunConfig):
                     "learns the teacher's final states alone"
                 )
         self.distill = replace(distill, w_kd=0.0, w_hidden=1.0)
-        self.init = self.init or ("teacher" if self.teacher.name else "default")
 
     @property
     def compares_states(self) -> bool:
@@ -238,13 +237,18 @@ class SearchRunConfig(PretrainRunConfig):
         return self.search.proxy == STATES
 
     def settle(self, has_head: bool = True) -> Self:
-        """Return these settings with their proxy; has_head: whether T has a masked-LM head."""
+        """Return these settings with their proxy and their start.
+
+        has_head: whether T has a masked-LM head.
+        """
         proxy = self.search.proxy or (WORDS if has_head else STATES)
-        return replace(self, search=replace(self.search, proxy=proxy))
+        start = self.init or "teacher"
+        return replace(self, init=start, search=replace(self.search, proxy=proxy))
 
     def settle_as(self, record: dict[str, Any]) -> Self:
         """Return these settings with what they leave open as in the flat settings of a search."""
-        return self.settle(has_head=record.get("search.proxy") != STATES)
+        begun = replace(self, init=self.init or record.get("init"))
+        return begun.settle(has_head=record.get("search.proxy") != STATES)
 
     def _fill_and_check(self) -> None:
         """Give the rate of width 128, from which that of every candidate follows."""

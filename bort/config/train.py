@@ -107,13 +107,13 @@ class TrainConfig:
         check_trainer_numbers(self.trainer, stops)
 
     def _settle_start_and_losses(self) -> None:
-        """Fill in `init` and the weights of the losses, but where a named teacher decides them."""
-        is_taught = self.job in ("pretrain", "compare") and bool(self.teacher.name)
-        if self.init is None and not is_taught and self.job != "compare":
+        """Fill in `init` and the weights of the losses, but where a teacher decides them.
+
+        What is learnt is decided by a named one alone: one that is trained here has a head.
+        """
+        if self.init is None and not self.has_teacher:
             self.init = "default"
-        if self.distill.is_open and not (is_taught and self.job == "pretrain"):
-            self.distill = self.distill.settle()
-        elif not self.distill.is_open:
+        if not (self.distill.is_open and self.job == "pretrain" and self.teacher.name):
             self.distill = self.distill.settle()
         layers = None if self.model else self.init_layers  # which is refused beside a model
         if layers and len(layers) != self.arch.depth:
@@ -130,13 +130,19 @@ class TrainConfig:
         """Whether the embeddings of a teacher are learnt, on texts without labels."""
         return self.job == "kd_finetune" and self.task == EMBED
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a pre-training has a teacher, named or trained here, from which it can start."""
+        is_on_text = self.job in ("pretrain", "compare", "search")
+        is_taught = self.job != "pretrain" or self.distill.asks_teacher
+        return is_on_text and (is_taught or bool(self.teacher.name))
+
     def settle(self, has_head: bool = True) -> Self:
-        """Return these settings with nothing left open that a named teacher decides.
+        """Return these settings with nothing left open that a teacher decides.
 
         has_head: whether it has a masked-LM head.
         """
-        is_taught = self.teacher.name or self.job == "compare"
-        init = self.init or ("teacher" if is_taught else "default")
+        init = self.init or ("teacher" if self.has_teacher else "default")
         return replace(self, init=init, distill=self.distill.settle(has_head))
 
     def settle_as(self, record: dict[str, Any]) -> Self:

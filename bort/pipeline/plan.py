@@ -13,6 +13,7 @@ from bort.benchmark.run import name_archs
 from bort.config.command_line import parse_command
 from bort.config.compose import CONF, parse_settings
 from bort.config.data import DataConfig
+from bort.config.fingerprint import flatten_settings
 from bort.config.search import BenchmarkConfig, SearchRunConfig, register
 from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
@@ -20,6 +21,7 @@ from bort.errors import BortError
 from bort.export.settings import ExportConfig, TaskDataConfig
 from bort.files.run_files import MODEL, OPTIMUM
 from bort.pipeline.settings import STAGES, PipelineConfig
+from bort.runs.commands import spell_teacher
 from bort.tasks import registry
 from bort.tasks.reading import load_task
 from bort.tasks.unlabelled import check_pool_file
@@ -67,7 +69,11 @@ def plan_stages(settings: PipelineConfig) -> list[Stage]:
     }
     register(SearchRunConfig, BenchmarkConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        runs = {stage: _compose_run(stage, overrides) for stage, overrides in words.items()}
+        runs = {"search": _compose_run("search", words["search"])}
+        if not any(word.startswith("teacher.") for word in extra["pretrain"]):
+            words["pretrain"] += spell_teacher(flatten_settings(runs["search"]))
+        for stage in ("pretrain", "finetune"):
+            runs[stage] = _compose_run(stage, words[stage])
         tuned = f"runs/{tuning}/{name}"
         words["benchmark"] = _benchmark_words(
             name, tuned, runs["pretrain"], runs["finetune"].data.length, extra["benchmark"]

@@ -2,11 +2,15 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from bort.config.distill import TeacherConfig
 from bort.config.optim import width_lr
 from bort.config.search import STATES
 from bort.console import typed
+from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
 
 # Settings of a search that decide how its candidates are trained.
@@ -20,17 +24,35 @@ def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None)
     optimum's width and the rate that it was trained at.
     """
     words = ["train.py", "experiment=kd_pretrain", f"arch_file={optimum}"]
+    settings = RunFolder(folder).read_settings() or {}
+    teacher = spell_teacher(settings)
     for word in RunFolder(folder).read_overrides() or []:
         key = word.partition("=")[0].lstrip("+~")
-        if key.split(".")[0] in CARRIED and key != "optim.lr":
+        is_spelled = teacher and key.startswith("teacher.arch")
+        if key.split(".")[0] in CARRIED and key != "optim.lr" and not is_spelled:
             words.append(word)
-    settings = RunFolder(folder).read_settings() or {}
+    words += teacher
     if settings.get("search.proxy") == STATES:
         words.append("distill.w_hidden=1")
     by_rule = lr is None or math.isclose(lr, width_lr(hidden), rel_tol=1e-4)
     if not by_rule or any(word.startswith("optim=") for word in words):  # the group has a rate
         words.append(f"optim.lr={lr:.6g}")
     return shlex.join(words)
+
+
+def spell_teacher(settings: Mapping[str, Any]) -> list[str]:
+    """Spell the sizes of a teacher that is trained first, if they are not those of train.py.
+
+    settings: flat ones.
+    """
+    keys = [f"teacher.arch.{key}" for key in Arch.KEYS]
+    if settings.get("teacher.name") or not all(key in settings for key in keys):
+        return []
+    arch = Arch(*(settings[key] for key in keys))
+    if arch == TeacherConfig().arch.to_arch():
+        return []
+    sizes = ", ".join(f"{key}: {size}" for key, size in arch.to_table().items())
+    return [f"teacher.arch={{{sizes}}}"]
 
 
 def compose_command(folder: Path, program: str, name: str) -> str | None:

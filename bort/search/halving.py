@@ -15,6 +15,8 @@ from bort.objectives.coefficient import w_coefficient
 from bort.search.fptas import Selection
 from bort.trials.rungs import LEAST_PAIRED, Curves
 
+FRACTION = 3  # of the candidates at a rung, one in so many goes on
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,7 +61,7 @@ def choose_wave(selection: Selection, rungs: list[int]) -> list[tuple[Arch, int]
     1. Where bounds differ, as those of W do, the candidate with the largest one is trained to n
        first: it proves others away before they are trained at all.
     2. All candidates that can win are trained to the first rung.
-    3. Of those at a rung, the better half is trained to the next one.
+    3. Of those at a rung, the best third is trained to the next one.
     4. Until LEAST_PAIRED candidates have reached n, the best of the dropped ones goes on.
     5. Who can still win, if later curves do not cross by more than δ, goes on by one rung.
     """
@@ -78,7 +80,7 @@ def choose_wave(selection: Selection, rungs: list[int]) -> list[tuple[Arch, int]
         return [(xi, rungs[0]) for xi in entrants]
     for steps, following in pairwise(rungs):
         there = [xi for xi in curves.errors.get(steps, {}) if xi not in lost]
-        better = sort_by_error_at(selection, steps, there)[: math.ceil(len(there) / 2)]
+        better = sort_by_error_at(selection, steps, there)[: math.ceil(len(there) / FRACTION)]
         reached = curves.errors.get(following, {})
         if due := [xi for xi in better if xi in able and xi not in reached]:
             return [(xi, following) for xi in due]

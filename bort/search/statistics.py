@@ -126,13 +126,17 @@ def _estimate_deviation(latency: list[float]) -> float:
 
 
 def describe_border(chosen: Selection) -> list[str]:
-    """Name the dimensions in which the optimum is the smallest or largest of the grid."""
+    """Name the dimensions in which the optimum is the smallest or largest of the grid.
+
+    A depth of 1 is no border, because no grid has anything below it.
+    """
     sides = []
     for key in ("depth", "hidden", "intermediate"):
         values = {getattr(xi, key) for xi in chosen.points}
         if len(values) > 1:
             side = {min(values): "smallest", max(values): "largest"}.get(getattr(chosen.best, key))
-            sides += [f"{side} {key}"] if side else []
+            if side and not (key == "depth" and chosen.best.depth == 1):
+                sides.append(f"{side} {key}")
     return sides
 
 

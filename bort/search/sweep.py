@@ -81,6 +81,8 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder.check_settings(run)
     check_latency(run, folder)
     sources = open_sources(run)  # a mistake is told before the precision is timed
+    if run.resume and (begun := run_folder.read_settings()) is not None:
+        run = run.settle_as(begun)
     run = run.settle(has_head=sources.teacher is None or "logits" in sources.teacher.gives)
     run = settle_precision(run, run_folder.precision)
     threads = choose_threads(run, run_folder.threads) or torch.get_num_threads()

@@ -199,7 +199,7 @@ def test_table_of_named_architectures(tmp_path):
 def test_grid(tmp_path):
     rows = benchmark.run(
         settings(
-            *("grid={depth: [1], hidden: [16], heads: [1], intermediate: [16, 32]}",),
+            *("grid={depth: [1], hidden: [16], heads: [1], intermediate: [16, 32], ratio: null}",),
             *(f"out={tmp_path}/t.csv", "latency=fitted", "latency.rounds=1", "latency.shapes=6"),
             "latency.length=8",
         )

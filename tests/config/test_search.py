@@ -1,5 +1,7 @@
 """Settings of a search: its grid, its latency, its aim."""
 
+from dataclasses import replace
+
 import pytest
 from composed_settings import composed
 
@@ -83,7 +85,7 @@ MESSAGES = [
         "search.max_latency_share=nan must be above 0 and at most 1",
     ),
     (
-        lambda: composed("search.max_latency_ms=5", of=SearchRunConfig),
+        lambda: composed("search.max_latency_ms=5", "latency=analytic", of=SearchRunConfig),
         "search.max_latency_ms needs milliseconds; use latency=measured (PyTorch), "
         "latency=onnx_int8 (as it is deployed) or search.max_latency_share",
     ),
@@ -139,12 +141,11 @@ def test_a_search_packs_its_text():
 @pytest.mark.parametrize(
     ("words", "proxy", "losses", "init"),
     [
-        ([], "words", (1.0, 0.0), "default"),
+        ([], "words", (1.0, 0.0), None),
         (["teacher.name=x"], None, (None, None), None),
-        (["teacher.name=x", "search.proxy=words"], "words", (1.0, 0.0), "default"),
-        (["teacher.name=x", "search.proxy=states"], "states", (0.0, 1.0), "teacher"),
-        (["search.proxy=states"], "states", (0.0, 1.0), "default"),
-        (["search.proxy=states", "init=teacher"], "states", (0.0, 1.0), "teacher"),
+        (["teacher.name=x", "search.proxy=words"], "words", (1.0, 0.0), None),
+        (["teacher.name=x", "search.proxy=states"], "states", (0.0, 1.0), None),
+        (["search.proxy=states", "init=default"], "states", (0.0, 1.0), "default"),
     ],
 )
 def test_a_proxy_decides_what_candidates_learn_and_how_they_start(words, proxy, losses, init):
@@ -152,15 +153,15 @@ def test_a_proxy_decides_what_candidates_learn_and_how_they_start(words, proxy, 
     run = composed(*words, of=SearchRunConfig)
     assert (run.search.proxy, run.init) == (proxy, init)
     assert (run.distill.w_kd, run.distill.w_hidden) == losses
+    settled = [run.settle(has_head) for has_head in (True, False)]
+    assert {run.init for run in settled} == {init or "teacher"}
     if proxy is None:
-        settled = [run.settle(has_head) for has_head in (True, False)]
         assert [run.search.proxy for run in settled] == ["words", "states"]
-        assert [run.init for run in settled] == ["default", "teacher"]
         older = {"distill.w_kd": 1.0, "init": "default"}  # which has no proxy
-        assert run.settle_as(older) == settled[0]
+        assert run.settle_as(older) == replace(settled[0], init="default")
         assert run.settle_as({"search.proxy": "states"}) == settled[1]
     else:
-        assert run.settle(has_head=False) == run
+        assert settled[1] == replace(run, init=init or "teacher")
 
 
 @pytest.mark.parametrize(

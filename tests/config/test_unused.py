@@ -1,6 +1,6 @@
 """No setting that a user gives is ignored in silence: every key against every job."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
 from bort.config.compose import parse_settings
+from bort.config.search import LatencyConfig
 from bort.config.train import TrainConfig
 from bort.config.unused import (
     BENCHMARK_RULES,
@@ -70,7 +71,7 @@ READERS = {
     "distill.relation_layer": set(),  # none of these jobs has a weight for relations
     "distill.relation_heads": set(),
     "distill.states_gb": {"named teacher"},
-    "init_layers": {"named teacher", "compare", "embed"},
+    "init_layers": {"kd", "own text", "named teacher", "compare", "search", "embed"},
     "teacher.name": {*OWN_TEACHER, "named teacher", "paper", "taught", "embed"},
     "teacher.arch": OWN_TEACHER,
     "teacher.max_steps": OWN_TEACHER,
@@ -180,13 +181,20 @@ def test_agora_with_a_pool():
         ("kd", "task=glue/rte,glue/cola", "task=glue/rte,glue/cola is for experiment=finetune"),
         ("search", "trainer.max_steps=9", "trainer.max_steps=9 is not read by a search: search.n="),
         ("search", "latency.path=x", "latency.path=x is for latency=table"),
-        ("search", "latency.threads=2", "latency.threads=2 is for a latency that is measured here"),
         ("search", "+latency.shapes=7", "+latency.shapes=7 is for latency=fitted"),
     ],
 )
 def test_the_line_says_what_instead(job, override, line):
     with pytest.raises(BortError) as error:
         refuse_unused(settings(job), [override], (*RULES, *LATENCY_RULES))
+    assert str(error.value).startswith(line)
+
+
+def test_a_counted_latency_reads_no_threads():
+    run = replace(settings("search"), latency=LatencyConfig())
+    with pytest.raises(BortError) as error:
+        refuse_unused(run, ["latency.threads=2"], (*RULES, *LATENCY_RULES))
+    line = "latency.threads=2 is for a latency that is measured here"
     assert str(error.value).startswith(line)
 
 

@@ -121,7 +121,7 @@ SMALL = f"{TINY} data.vocab_size=280 data.val_fraction=0.2 teacher.max_steps=5 "
 SMALL += "'teacher.arch={depth: 2, heads: 2, hidden: 32, intermediate: 64}'"
 
 
-GRID = "'grid={depth: [1, 2], hidden: [16], head_size: 16, intermediate: [32]}'"
+GRID = "'grid={depth: [1, 2], hidden: [16], head_size: 16, intermediate: [32], ratio: null}'"
 
 
 STEPS = 300

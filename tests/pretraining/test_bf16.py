@@ -62,7 +62,7 @@ def test_a_resumed_run_has_the_same_bits(settings_of, tmp_path, monkeypatch):
 
 def test_a_search_has_one_precision(search_of, tmp_path, kinds):
     run = search_of(
-        BF16, "grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16]}",
+        BF16, "grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16], ratio: null}",
         "search.finalists=1", "search.seeds=1",
     )  # fmt: skip
     folder = tmp_path / "search"

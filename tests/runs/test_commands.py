@@ -27,6 +27,18 @@ def test_the_next_command_trains_the_optimum_as_the_search_did(tmp_path):
     assert words("optim=adamw") == [*plain, "optim=adamw", f"optim.lr={by_rule:.6g}"]
 
 
+def test_the_next_command_trains_the_teacher_of_the_search():
+    """The sizes that search.py gives its teacher are not those of train.py."""
+    sizes = {"depth": 4, "heads": 8, "hidden": 256, "intermediate": 1024}
+    flat = {f"teacher.arch.{key}": size for key, size in sizes.items()} | {"teacher.name": None}
+    written = ["teacher.arch={depth: 4, heads: 8, hidden: 256, intermediate: 1024}"]
+    assert commands.spell_teacher(flat) == written
+    assert commands.spell_teacher(flat | {"teacher.name": "large"}) == []
+    assert commands.spell_teacher({}) == []
+    usual = flat | dict(zip(flat, (2, 4, 128, 512), strict=False))
+    assert commands.spell_teacher(usual) == []
+
+
 ASKING = "${oc.env:HF_TOKEN}"
 
 

@@ -98,7 +98,7 @@ def make_runs() -> Iterator[RunKind]:
             "again": lambda: finetune.finetune(tuning, copy),
         },
     )
-    sizes = "grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32]}"
+    sizes = "grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32], ratio: null}"
     more = ["search.n=4", "search.finalists=1", "search.seeds=1", "teacher.max_steps=2", sizes]
     more += ["teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 64}"]
     usual = [word for word in TINY if not word.startswith(("arch=", "trainer.val"))]

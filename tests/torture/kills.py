@@ -38,7 +38,7 @@ FINETUNE += ["trainer.max_epochs=2", "trainer.log_every_n_steps=1", "checkpoint_
 FINETUNE += ["name=run"]
 SEARCH = ["search.py", *TINY, "teacher.max_steps=4", "search.n=4", "name=run"]
 SEARCH += ["teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 32}", "search.seeds=1"]
-SEARCH += ["grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32]}"]
+SEARCH += ["grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32], ratio: null}"]
 SEARCH += ["trainer.log_every_n_steps=1", "search.finalists=1"]
 EXPORT = ["-m", "bort.export", "model=runs/mlm_pretrain/run", "format=hf", "out=out"]
 JOBS = {

@@ -36,7 +36,7 @@ COMMANDS = {
     + ["trainer.max_steps=20", "trainer.val_check_interval=10"],
     "fine-tuning": ["train.py", "experiment=finetune", *TABLE, "trainer.max_epochs=2"],
     "search": ["search.py", *TEXT, *TEACHER, "search.n=20", "search.seeds=2", "search.finalists=2"]
-    + ["grid={depth: [1, 2], hidden: [32], head_size: 16, intermediate: [32, 64]}"],
+    + ["grid={depth: [1, 2], hidden: [32], head_size: 16, intermediate: [32, 64], ratio: null}"],
     "agora": ["train.py", "experiment=agora", *TABLE, "agora.rounds=1", "agora.guard=0"]
     + ["teacher.name=runs/kd_pretrain/run", "trainer.max_epochs=1"],
 }

@@ -31,7 +31,7 @@ from bort.trials import states, training
 from bort.trials.records import Job, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
-GRID = "grid={depth: [1], hidden: [16, 32], head_size: 16, intermediate: [32]}"
+GRID = "grid={depth: [1], hidden: [16, 32], head_size: 16, intermediate: [32], ratio: null}"
 AIM = ["search.max_latency_share=1", "search.finalists=1", "search.seeds=2"]
 
 
