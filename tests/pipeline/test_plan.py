@@ -10,6 +10,9 @@ from bort.pipeline.plan import Stage, plan_stages
 from bort.pipeline.settings import PipelineConfig
 
 
+LARGEST = "teacher.arch={depth: 4, heads: 8, hidden: 256, intermediate: 1024}"  # of search.py
+
+
 def plan(*words: str) -> list[Stage]:
     return plan_stages(parse_command(PipelineConfig, words))
 
@@ -22,7 +25,7 @@ def test_defaults(place):
     search, pretrain, finetune, export, benchmark = commands()
     assert search == ["name=pipeline"]
     optimum = "arch_file=runs/search/pipeline/optimum.yaml"
-    assert pretrain == ["experiment=kd_pretrain", optimum, "name=pipeline"]
+    assert pretrain == ["experiment=kd_pretrain", optimum, "name=pipeline", LARGEST]
     model = "model=runs/kd_pretrain/pipeline"
     assert finetune == ["experiment=finetune", model, "name=pipeline"]
     assert export == [
@@ -31,7 +34,7 @@ def test_defaults(place):
     ]
     assert benchmark == [
         *("bort.benchmark", "models=[runs/finetune/pipeline,runs/export/pipeline]"),
-        *("archs=[bert_base,tiny_teacher]", "engines=[measured]", "batches=[1,8]"),
+        *("archs=[bert_base,small_teacher]", "engines=[measured]", "batches=[1,8]"),
         *("lengths=[128]", "out=runs/benchmark/pipeline.csv"),
     ]
 
@@ -40,7 +43,7 @@ def test_two_files_of_the_user(place):
     search, pretrain, finetune, export, _ = commands("data.path=texts.txt", "data.train=stars.csv")
     text = ["data=text", "data.path=texts.txt"]
     assert search == [*text, "name=texts-stars"]
-    assert pretrain[2:] == [*text, "name=texts-stars"]
+    assert pretrain[2:] == [*text, "name=texts-stars", LARGEST]
     assert finetune[2:] == ["task=custom", "data.train=stars.csv", "name=texts-stars"]
     assert export[4:] == ["task=custom", "data.train=stars.csv"]
 
@@ -94,11 +97,19 @@ def test_more_for_one_stage(place):
         "benchmark=archs=[bort] batches=[2]",
     )
     assert search == ["grid.depth=[1,2]", "search.n=6", "name=pipeline"]
-    assert pretrain[2:] == ["trainer.max_steps=7", "name=pipeline"]
+    assert pretrain[2:] == ["trainer.max_steps=7", "name=pipeline", LARGEST]
     assert finetune[2:4] == ["data.length=64", "trainer.max_epochs=5"]
     assert export[-2:] == ["data.length=64", "drop=0.02"]
     assert "archs=[bort]" in benchmark and "batches=[1,8]" not in benchmark
     assert "lengths=[64]" in benchmark
+
+
+def test_a_teacher_of_its_own_for_the_pre_training(place):
+    """It is asked for by any of its settings; otherwise it is that of the search."""
+    pretrain = commands("search=teacher.arch.depth=2", "pretrain=teacher.max_steps=9")[1]
+    assert pretrain[2:] == ["teacher.max_steps=9", "name=pipeline"]
+    pretrain = commands("search=teacher.arch.depth=3")[1]
+    assert pretrain[-1] == LARGEST.replace("4", "3", 1)
 
 
 MISTAKES = {
