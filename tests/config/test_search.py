@@ -127,7 +127,7 @@ def test_points_of_a_grid():
     assert (len(valid), len(invalid)) == (350, 70)
     assert Arch(4, 8, 1024, 768) in valid and Arch(4, 12, 1024, 768) in invalid
     valid, invalid = composed(of=SearchRunConfig).grid.points()
-    assert (len(valid), len(invalid)) == (24, 0)
+    assert (len(valid), len(invalid)) == (21, 0)
     assert {a.hidden // a.heads for a in valid} == {32} and Arch(2, 4, 128, 512) in valid
     valid, _ = GridConfig([1, 1], [8], [2], None, None, [1, 1.5]).points()
     assert valid == [Arch(1, 2, 8, 8), Arch(1, 2, 8, 12)]

@@ -29,9 +29,9 @@ def test_the_next_command_trains_the_optimum_as_the_search_did(tmp_path):
 
 def test_the_next_command_trains_the_teacher_of_the_search():
     """The sizes that search.py gives its teacher are not those of train.py."""
-    sizes = {"depth": 4, "heads": 8, "hidden": 256, "intermediate": 1024}
+    sizes = {"depth": 3, "heads": 8, "hidden": 256, "intermediate": 1024}
     flat = {f"teacher.arch.{key}": size for key, size in sizes.items()} | {"teacher.name": None}
-    written = ["teacher.arch={depth: 4, heads: 8, hidden: 256, intermediate: 1024}"]
+    written = ["teacher.arch={depth: 3, heads: 8, hidden: 256, intermediate: 1024}"]
     assert commands.spell_teacher(flat) == written
     assert commands.spell_teacher(flat | {"teacher.name": "large"}) == []
     assert commands.spell_teacher({}) == []

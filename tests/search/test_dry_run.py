@@ -32,7 +32,7 @@ def test_a_search_costs_what_its_records_will_say(search_of, tmp_path):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("tab_missing.csv", "lacks 23 of the points: ⟨4,8,256,1024⟩, ⟨"),
+        ("tab_missing.csv", "lacks 20 of the points: ⟨3,8,256,1024⟩, ⟨"),
         ("tab_nan.csv", "line 2: latency_ms=nan must be above 0"),
         ("tab_dup.csv", "ms further up; leave one of them out"),
     ],
