@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from parts import RUNS, Bench, run_parts
-from scipy.optimize import curve_fit
+from scipy.optimize import least_squares
 from scipy.stats import kendalltau
 
 from bort.files.run_files import TRIAL
@@ -77,9 +77,8 @@ def train_shapes(bench: Bench, start: str, n: int, rungs: list[int]) -> Trained:
     errors, flops = {}, {}
     with open_sweep(run, folder) as sweep:
         largest = sweep.plan.teacher.xi
-        for xi in (point.xi for point in sweep.plan.points):
-            if xi == largest or xi in LEFT_OUT:
-                continue
+        shapes = [p.xi for p in sweep.plan.points if p.xi != largest and p.xi not in LEFT_OUT]
+        for xi in bench.shorten(shapes, 3):
             for steps in rungs:
                 job = Job(xi, run.seed, run.optim.lr, None if steps == n else steps)
                 evaluate(job.apply(sweep.run), folder, folder / job.folder)
@@ -100,21 +99,30 @@ def take_last_error(trained: Trained, shapes: list[Arch]) -> tuple[dict[Arch, fl
 
 
 def extrapolate(trained: Trained, shapes: list[Arch]) -> tuple[dict[Arch, float], float]:
-    """Predict by e = a + b · steps^-c through the four rungs, where a is not below T's entropy."""
+    """Predict by a power law through the errors at all rungs."""
     rungs, least = list_rungs(trained.n), trained.plan.teacher.error
+    predicted = {
+        xi: continue_curve({steps: trained.errors[xi, steps] for steps in rungs}, least)
+        for xi in shapes
+    }
+    return predicted, sum(trained.flops[xi, steps] for xi in shapes for steps in rungs)
 
-    def bend(steps: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
-        return a + b * (steps / trained.n) ** -c
 
-    predicted = {}
-    for xi in shapes:
-        errors = [trained.errors[xi, steps] for steps in rungs]
-        bounds = ([least, 0.0, 0.01], [math.inf, math.inf, 2.0])
-        begin = (max(errors[-1] - 0.2, least + 1e-3), 0.2, 0.5)
-        found, _ = curve_fit(bend, np.array(rungs, float), errors, begin, bounds=bounds)
-        predicted[xi] = float(bend(np.array(float(LATER * trained.n)), *found))
-    spent = sum(trained.flops[xi, steps] for xi in shapes for steps in rungs)
-    return predicted, spent
+def continue_curve(errors: dict[int, float], least: float) -> float:
+    """Fit e = a + b · (steps / n)^-c, with a not below `least`; return e at LATER times n.
+
+    errors: by steps, of which n are the most.
+    """
+    n, last = max(errors), errors[max(errors)]
+    times, values = np.array(list(errors)) / n, np.array(list(errors.values()))
+
+    def miss(sizes: np.ndarray) -> np.ndarray:
+        a, b, c = sizes
+        return a + b * times**-c - values
+
+    bounds = ([least, 0.0, 0.01], [math.inf, math.inf, 2.0])
+    a, b, c = least_squares(miss, (max(last - 0.2, least + 1e-3), 0.2, 0.5), bounds=bounds).x
+    return float(a + b * LATER**-c)
 
 
 def halve(trained: Trained, shapes: list[Arch]) -> tuple[dict[Arch, float], float]:

@@ -5,6 +5,7 @@
     python benchmarks/search.py horizon    # does n predict 4 n? twelve points of grid=tiny
     python benchmarks/search.py kappa      # the best rate at three widths
     python benchmarks/search.py latency    # do measured latencies choose otherwise?
+    python benchmarks/search.py miniature  # is its answer better than BERT-tiny? 25 minutes
     python benchmarks/search.py smoke      # all parts with tiny candidates; only prints
 
 Every candidate is trained once, into runs/benchmarks, and a second call resumes where the first was
@@ -17,14 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from arms import format_mean
 from parts import Bench, run_parts
 from scipy.stats import kendalltau
 
 from bort.config.search import SearchRunConfig
+from bort.files.writing import write_json
 from bort.models.arch import Arch
 from bort.objectives.coefficient import w_coefficient
 from bort.objectives.latency import Latencies, measure_latencies
 from bort.objectives.regression import spread_out
+from bort.pretraining.recipe import pretrain
+from bort.runs.summary import RunSummary
 from bort.search.fptas import Scale, Selection
 from bort.search.statistics import Paired
 from bort.search.sweep import open_sweep, run_in_process
@@ -35,6 +40,7 @@ from bort.trials.training import evaluate
 # By error alone the bound excludes nothing, so that every candidate is trained.
 EXHAUSTIVE = ["search.objective=w", "search.exponents=[0,0,1]"]  # by which no bound is below any W
 EXHAUSTIVE += ["search.seeds=1", "search.finalists=1"]
+MINIATURE, SEEDS = Arch(2, 2, 128, 512), [0, 1, 2]
 # With the teacher that train.py trains by default, from which no candidate starts.
 TINY = ["grid=tiny", "latency=analytic", "init=default"]
 TINY += ["teacher.arch={depth: 2, heads: 4, hidden: 128, intermediate: 512}"]
@@ -244,7 +250,57 @@ def latency(bench: Bench) -> list[str]:
     return rows
 
 
+def miniature(bench: Bench) -> list[str]:
+    """Pre-train the answer of a search within BERT-tiny's latency, and BERT-tiny itself."""
+    folder, steps = bench.runs / "search_miniature", bench.choose(600, 2)
+    words = bench.choose(["trainer.precision=auto"], ["latency=analytic"])  # a clock is too coarse
+    run = bench.compose_search("search.finalists=1", "search.seeds=1", *words)
+    teacher = run.teacher.arch
+    path = bench.runs / "miniature_latency.json"
+    if not path.exists():
+        archs = list(dict.fromkeys([teacher, MINIATURE, *run.grid.points()[0]]))
+        latencies = measure_latencies(run.latency, archs, teacher, 8192, bench.runs)
+        write_json(path, latencies.to_json())
+    points = Latencies.from_json(json.loads(path.read_text())).points
+    limit = points[MINIATURE][0]
+    budget = bench.choose({"max_latency_ms": limit}, {"max_latency_share": 1.0})
+    run = replace(run, search=replace(run.search, **budget))
+    run_in_process(run, folder)
+    errors = {record.xi: record.error for record in read_records(folder) if record.is_trained}
+    best = min(errors, key=errors.get)
+    lines = [
+        f"The budget is {limit:.2f} ms, BERT-tiny's latency in PyTorch beside the grid's. Both are "
+        f"pre-trained by the same T = {teacher} for {steps} steps, with seeds {SEEDS}.",
+        "",
+        "| model | parameters | ms | masked words that are right | loss, nats |",
+        "|---|---|---|---|---|",
+    ]
+    for name, xi in {"the answer": best, "BERT-tiny": MINIATURE}.items():
+        summaries = [pretrain_shape(bench, run, xi, seed, steps) for seed in SEEDS]
+        accuracy, loss = (
+            format_mean([summary[key] for summary in summaries])
+            for key in ("val/mlm_accuracy", "val/loss")
+        )
+        cells = f"{summaries[0]['parameters']:,} | {points[xi][0]:.2f} | {accuracy} | {loss}"
+        lines.append(f"| {name}, {xi} | {cells} |")
+    return lines
+
+
+def pretrain_shape(
+    bench: Bench, run: SearchRunConfig, xi: Arch, seed: int, steps: int
+) -> RunSummary:
+    """Pre-train a shape under the teacher of a search, on the first call."""
+    sizes = [f"arch.{key}={size}" for key, size in xi.to_table().items()]
+    teacher = [f"teacher.arch.{key}={size}" for key, size in run.teacher.arch.to_table().items()]
+    words = ("experiment=kd_pretrain", "trainer.precision=auto", f"seed={seed}")
+    length = [f"trainer.max_steps={steps}"]
+    settings = bench.compose_pretraining(*words, *length, *sizes, *teacher)
+    shape = "-".join(map(str, xi.to_json()))
+    return pretrain(settings, bench.runs / "miniature" / f"{shape}_{seed}")
+
+
 PARTS = {"kappa": kappa, "tiny": tiny, "latency": latency, "horizon": horizon, "fixed": fixed}
+PARTS |= {"miniature": miniature}
 
 if __name__ == "__main__":
     run_parts("search", PARTS)

@@ -125,6 +125,16 @@ def test_search(script):
     assert count_rows(out, "| variant | optimum") == 13
 
 
+def test_search_beside_a_miniature(script):
+    out = script("search", "smoke", "miniature")
+    assert count_rows(out, "| model | parameters | ms") == 2
+
+
+def test_horizon(script):
+    out = script("horizon", "smoke")
+    assert count_rows(out, "| by | Kendall") == 5 and "3 shapes" in out
+
+
 def test_search_by_steps(script):
     assert count_rows(script("search", "smoke", "horizon"), "| n | Kendall") == 2
 
