@@ -79,7 +79,7 @@ def count_rows(out: str, header: str) -> int:
 
 def test_every_script_is_tried_here():
     tried = {"recipe.py", "pretrain.py", "corpus.py", "search.py", "latency.py", "start.py"}
-    tried |= {"gpu.py"}
+    tried |= {"gpu.py", "horizon.py"}
     of_tasks = {"finetune.py", "agora.py", "precision.py", "vocabulary.py", "blimp.py", "levers.py"}
     of_tasks |= {"claim.py", "taught.py", "family.py", "inheritance.py", "road.py", "windows.py"}
     of_tasks |= {"embeddings.py"}

@@ -172,7 +172,7 @@ def make_encoding_progress(total: int, tick: Callable) -> Callable[[int, int], N
         nonlocal done
         done += size
         seconds = max(1e-9, time.monotonic() - start)
-        is_ahead = done <= total
+        is_ahead = 0 < done <= total
         estimate = f" of {tokens * total / done / 1e6:.1f}" if is_ahead else ""
         left = f", {seconds * (total - done) / done:.0f} s left" if is_ahead else ""
         speed = f"{tokens / seconds / 1e6:.1f} M tokens/s"

@@ -163,7 +163,9 @@ class Selection:
         below = [xi for xi in self.points if self._is_below_teacher(xi)]
         xi = min(below or self.points, key=lambda xi: (measure_excess(xi), xi))
         p, i = self.points[xi]
-        miss = f"the nearest miss is {xi} with {p:,.0f} parameters and latency {i:,.4g}"
+        is_timed = self.max_latency is not None or self.max_share is not None
+        latency = f" and latency {i:,.4g}" if is_timed or not below else ""
+        miss = f"the nearest miss is {xi} with {p:,.0f} parameters{latency}"
         if not below:
             return f"{miss}: none is smaller and faster than T"
         remedies = [limit.describe_remedy() for limit in self._list_limits(xi) if limit.is_broken]

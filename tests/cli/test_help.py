@@ -79,7 +79,7 @@ def test_groups_list_their_choices_and_experiments_their_purpose(help_of, tmp_pa
         assert {path.stem for path in (CONF / group).glob("*.yaml")} <= listed
     for path in (CONF / "experiment").glob("*.yaml"):
         assert re.search(rf"^  experiment={path.stem} +[A-Z].{{20}}", text, re.MULTILINE)
-    assert "\n  grid=tiny " in help_of("search") and "\n  grid=" not in text
+    assert "\n  grid=small " in help_of("search") and "\n  grid=" not in text
 
 
 def test_a_folder_of_ones_own_is_listed(help_of, tmp_path):

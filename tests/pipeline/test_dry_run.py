@@ -1,5 +1,6 @@
 """The dry run of a pipeline shows its stages, refuses what they refuse, and starts nothing."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_the_stages_are_shown_and_nothing_is_started(place, capsys):
     assert [stage.key for stage in stages if stage.run] == ["search", "pretrain", "finetune"]
     for number, (line, stage) in enumerate(zip(shown, stages, strict=False), start=1):
         assert line.startswith(f"pipeline {number} of 5: {stage.key}, to do: ")
-        assert line.endswith(stage.command[-1])
+        assert line.endswith(shlex.quote(stage.command[-1]))
     assert any(line.startswith("  candidates  ") for line in shown)
     assert any(line.startswith("  time        at most ") for line in shown)
     assert shown[-1] == "dry_run=true: nothing was started" and list_files(place) == before

@@ -20,6 +20,7 @@ def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
     doubts = ["doubt: a", "b"]
     monkeypatch.setattr(pipeline_page.certificate, "find_doubts", lambda result: doubts)
     monkeypatch.setattr(pipeline_page.SearchResult, "from_json", lambda content: None)
+    monkeypatch.setattr(pipeline_page, "draw_overview", lambda folders: [])
     lines = pipeline_page.list_doubts(folders)
     assert lines[0] == "doubt: a" and "0.10 nats better than word frequencies" in lines[1]
     assert lines[2] == f"Fine-tuning: {tuned['doubt']}" and len(lines) == 3

@@ -129,7 +129,7 @@ STEPS = 300
 
 WHOLE = [
     *("data.path=texts.txt", "data.train=stars.csv", "name=run"),
-    f"search={SMALL} {GRID} search.n=4 search.seeds=1",
+    f"search={SMALL} {GRID} latency=analytic search.n=4 search.seeds=1",
     f"pretrain={SMALL} trainer.max_steps={STEPS} checkpoint_every=50",
     f"finetune={TINY} trainer.max_epochs=1",
     "export=agreement=0.5 drop=1",
