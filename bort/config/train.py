@@ -53,8 +53,8 @@ class TrainConfig:
     # towers (the two texts of a pair are encoded apart)
     head: str = "linear"
     patience: int | None = None  # validations without a better score before fine-tuning stops
-    # start values: default (for small models), paper or teacher; null: teacher in a comparison, and
-    # in a pre-training where teacher.name is given, else default
+    # start values: default (for small models), paper or teacher; null: teacher in a search, a
+    # comparison and a pre-training with a teacher, else default
     init: str | None = None
     # of init=teacher: its layers that become those of the student, as [0,2,4]; [] is none, and null
     # spreads them evenly where the widths are equal
