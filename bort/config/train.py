@@ -133,15 +133,12 @@ class TrainConfig:
     @property
     def has_teacher(self) -> bool:
         """Whether a pre-training has a teacher, named or trained here, from which it can start."""
-        is_on_text = self.job in ("pretrain", "compare", "search")
-        is_taught = self.job != "pretrain" or self.distill.asks_teacher
-        return is_on_text and (is_taught or bool(self.teacher.name))
+        if self.job == "pretrain":
+            return self.distill.asks_teacher or bool(self.teacher.name)
+        return self.job in ("compare", "search")
 
     def settle(self, has_head: bool = True) -> Self:
-        """Return these settings with nothing left open that a teacher decides.
-
-        has_head: whether it has a masked-LM head.
-        """
+        """Return these settings with all filled in that a teacher decides, who may have a head."""
         init = self.init or ("teacher" if self.has_teacher else "default")
         return replace(self, init=init, distill=self.distill.settle(has_head))
 

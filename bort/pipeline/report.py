@@ -20,7 +20,7 @@ from bort.search import certificate
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
 from bort.search.result import SearchResult
-from bort.task_distillation.report import list_answerers
+from bort.task_distillation.report import list_others
 from bort.trials.plan import read_plan
 
 TITLES = {
@@ -149,7 +149,7 @@ def draw_overview(folders: dict[str, Path]) -> Iterator[Any]:
         marker={"size": 12, "color": html.COLORS[0]},
         hovertemplate="%{text}<br>%{y:.4f}<extra></extra>",
     )
-    levels = {other.title: other.score for other in list_answerers(tuned, with_student=False)}
+    levels = {other.title: other.score for other in list_others(tuned)}
     levels["the teacher of the task"] = tuned.get(f"teacher/{tuned.metric}")
     for name, level in levels.items():
         if level is not None:

@@ -45,10 +45,9 @@ def spell_teacher(settings: Mapping[str, Any]) -> list[str]:
 
     settings: flat ones.
     """
-    keys = [f"teacher.arch.{key}" for key in Arch.KEYS]
-    if settings.get("teacher.name") or not all(key in settings for key in keys):
+    if settings.get("teacher.name") or "teacher.arch.depth" not in settings:
         return []
-    arch = Arch(*(settings[key] for key in keys))
+    arch = Arch.from_table(settings, "teacher.arch.")
     if arch == TeacherConfig().arch.to_arch():
         return []
     sizes = ", ".join(f"{key}: {size}" for key, size in arch.to_table().items())

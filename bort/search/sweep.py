@@ -25,6 +25,7 @@ from bort.files.run_files import (
 from bort.objectives.coefficient import COSINE, Scale
 from bort.objectives.latency import check_device
 from bort.pretraining.corpus import Corpus
+from bort.pretraining.recipe import settle_by_teacher
 from bort.pretraining.teacher import Sources, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_default_budget
@@ -81,9 +82,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder.check_settings(run)
     check_latency(run, folder)
     sources = open_sources(run)  # a mistake is told before the precision is timed
-    if run.resume and (begun := run_folder.read_settings()) is not None:
-        run = run.settle_as(begun)
-    run = run.settle(has_head=sources.teacher is None or "logits" in sources.teacher.gives)
+    run = settle_by_teacher(run, folder, sources.teacher)
     run = settle_precision(run, run_folder.precision)
     threads = choose_threads(run, run_folder.threads) or torch.get_num_threads()
     if record is None:

@@ -43,16 +43,20 @@ class Answerer:
     score: float
 
 
-def list_answerers(summary: RunSummary, with_student: bool = True) -> Iterator[Answerer]:
-    """List what a fine-tuning has compared, the teacher aside; what is simpler comes first."""
+def list_others(summary: RunSummary) -> Iterator[Answerer]:
+    """List what stands beside the model of a fine-tuning, the teacher aside; the simplest first."""
     for baseline in read_baselines(summary):
         if (score := baseline.scores.get(str(summary.metric))) is not None:
             yield Answerer(baseline.title, score)
     of_control = summary.get(f"{CONTROL}/{summary.metric}")
     if of_control is not None:
         yield Answerer(f"the student without a teacher ({CONTROL}/{MODEL})", of_control)
-    score = summary.get(str(summary.metric))
-    if with_student and score is not None:
+
+
+def list_answerers(summary: RunSummary) -> Iterator[Answerer]:
+    """List what a distillation has compared, the teacher aside; what is simpler comes first."""
+    yield from list_others(summary)
+    if (score := summary.get(str(summary.metric))) is not None:
         yield Answerer("this student", score)
 
 
