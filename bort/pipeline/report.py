@@ -45,7 +45,7 @@ def summarize(folders: dict[str, Path], seconds: dict[str, float]) -> dict[str, 
     largest = read_plan(folders["search"]).teacher.parameters
     share = student.parameters / largest
     low, high = search.w_interval
-    label = "W" if search.objective == "w" else search.quality
+    label = search.criterion
     lines = {
         "optimum": f"{search.optimum_name} of {search.candidates} candidates",
         label: f"{search.w:.4f} [{low:.4f}, {high:.4f}]",

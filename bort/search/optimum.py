@@ -321,7 +321,7 @@ def _is_further(record: TrialRecord, run: SearchRunConfig) -> bool:
 def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow]) -> Iterator[str]:
     """Write the last lines of a search: the best ones, what is proven, what to doubt, the files."""
     yield "search: the best candidates"
-    label = "W" if result.objective == "w" else result.quality
+    label = result.criterion
     for row in [row for row in rows if row.status == "trained"][:5]:
         latency = describe_latency(row.latency, result.latency_unit)
         yield (

@@ -42,7 +42,7 @@ def draw_figures(
     trained = [row for row in rows if row.status == "trained"]
     teacher = _find_teacher(rows)
     unit = "ms" if result.latency_unit == "ms" else "operations"
-    label = "W" if result.objective == "w" else result.quality
+    label = result.criterion
     figures = {
         "Pareto front": _draw_front(trained, teacher, result, unit),
         f"{label} by candidate": _draw_bars(trained, rows, label),
@@ -85,7 +85,7 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
     choice, title = (
         ("optimum", "The optimal BERT") if proven else ("best found", "The best BERT found")
     )
-    label = "W" if result.objective == "w" else result.quality
+    label = result.criterion
     budget = f", within {result.budget}" if result.objective == "error" else ""
     figures = [
         (str(best.xi), f"{choice} ⟨layers, heads, hidden, intermediate⟩"),
@@ -144,7 +144,7 @@ def _draw_front(
     by_states = result.proxy == STATES
     error = result.error_name if by_states else "error (nats per token)"
     figure = html.create_figure(label, error, 480)
-    weight = "W" if result.objective == "w" else result.quality
+    weight = result.criterion
     for kind, (members, symbol) in kinds.items():
         if not members and kind == UNDECIDED:
             continue

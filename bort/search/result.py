@@ -156,6 +156,11 @@ class SearchResult:
     answers: list[Answer] = field(default_factory=list)
 
     @property
+    def criterion(self) -> str:
+        """What the winner has most of: W, or the quality of its error alone."""
+        return "W" if self.objective == "w" else self.quality
+
+    @property
     def optimum_name(self) -> str:
         """The optimum as ⟨D,A,H,I⟩."""
         return str(self.optimum)
