@@ -14,7 +14,7 @@ from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.search.answers import NO_W, format_numbers
 from bort.search.certificate import describe_certificate, describe_look
-from bort.search.fptas import UNDECIDED
+from bort.search.fptas import UNDECIDED, pareto
 from bort.search.result import CandidateRow, Conclusion, SearchResult
 from bort.training.loggers import choose_wandb_options
 
@@ -193,12 +193,9 @@ def sort_front(trained: list[CandidateRow], result: SearchResult) -> list[Candid
 
     Those of which the records do not tell are left out.
     """
-    front: list[CandidateRow] = []
-    for row in sorted(trained, key=lambda row: (row.latency, row.error)):
-        is_known = str(row.xi) not in result.pareto_undecided
-        if is_known and (not front or row.error < front[-1].error):
-            front.append(row)
-    return front
+    known = [row for row in trained if str(row.xi) not in result.pareto_undecided]
+    front = set(pareto({row.xi: (row.latency, row.error) for row in known}))
+    return sorted((row for row in known if row.xi in front), key=lambda row: row.latency)
 
 
 def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow], label: str):
