@@ -1,6 +1,7 @@
 """Measure a family of students of one teacher: what each scores, how large and how fast it is.
 
     python benchmarks/family.py                # four hours on one core
+    python benchmarks/family.py rates          # which rate of fine-tuning each width wants
     python benchmarks/family.py heads          # which head small encoders want, task by task
     python benchmarks/family.py scores speed
     python benchmarks/family.py smoke          # tiny models; only prints
@@ -10,14 +11,15 @@ minutes of one core each, the teacher's passes included. They are then fine-tune
 with the default rate, beside their teacher, which is fine-tuned in the same way, and beside TF-IDF.
 Three seeds of a fine-tuning share an encoder; dev is looked at once, after the last epoch.
 
-`heads` compares the heads of the smallest student on rows held out of the training rows. `scores`
-is the table of dev scores. `speed` has the size and the latency of those models in PyTorch and in
-int8, with the score of int8, and draws the pictures results/family_light.svg and family_dark.svg.
+`rates` compares rates, and `heads` the heads of the smallest student, on rows held out of the
+training rows. `scores` is the table of dev scores. `speed` has the size and the latency of those
+models in PyTorch and in int8, with the score of int8, and draws the pictures
+results/family_light.svg and family_dark.svg.
 
-The text is the beginning of imdb, wiki and news in the folder text/ of BORT_DATA. Run `heads` and
-`scores` with OMP_NUM_THREADS=1, because seconds are those of the process, and `speed` on a quiet
-machine. Every finished training leaves a record under runs/benchmarks/family, so that a second
-call resumes where the first was stopped. The tables are results/family_<part>.md.
+The text is the beginning of imdb, wiki and news in the folder text/ of BORT_DATA. Run all but
+`speed` with OMP_NUM_THREADS=1, because seconds are those of the process, and `speed` on a quiet
+machine. Every finished training leaves a record under runs/benchmarks/family, so that a second call
+resumes where the first was stopped. The tables are results/family_<part>.md.
 """
 
 import shutil
@@ -52,6 +54,7 @@ SMOKE_STUDENTS = [Arch(1, 2, 16, 32)]
 SECONDS = 900.0
 TEACHER = "teacher"
 HEADS = {"linear": "first token", "mean": "mean state", "towers": "two towers"}
+RATES = [0.032, 0.064, 0.128, 0.256]  # times the width
 LENGTH, THREADS, ROUNDS = 128, 1, 7
 PUBLISHED = {  # test sets, trained on all rows (github.com/google-research/bert, README)
     "BERT-tiny ⟨2,2,128,512⟩": ["–", "83.2", "81.1", "73.6", "0.0", "57.2", "81.5"],
@@ -125,18 +128,30 @@ def train_encoders(bench: Bench) -> dict[str, Path]:
 
 
 def fine_tune(
-    bench: Bench, name: str, encoder: Path, tuning: Tuning, root: Path, seed: int, head: str
+    bench: Bench,
+    name: str,
+    encoder: Path,
+    tuning: Tuning,
+    root: Path,
+    seed: int,
+    head: str,
+    rate: float | None = None,
 ) -> Path:
-    """Fine-tune an encoder on a task, on the first call; return the folder of the run."""
+    """Fine-tune an encoder on a task, on the first call; return the folder of the run.
+
+    rate: None, the default of the encoder's width.
+    """
     rows = tuning.rows or "all"
     task = tuning.task.split("/")[1]
     folder = bench.runs / "tuned" / name / f"{task}_{rows}" / f"{root.name}_{head}_{seed}"
+    if rate is not None:
+        folder = folder.with_name(f"{folder.name}_{rate:g}")
     epochs = bench.choose(tuning.epochs, 1)
     run = bench.compose_task(
         *("experiment=finetune", f"task={tuning.task}", f"model={encoder}", f"data.root={root}"),
         *(f"seed={seed}", f"head={head}", f"data.batch_size={tuning.batch}"),
         *(f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"),
-        "trainer.precision=auto",
+        *("trainer.precision=auto", f"optim.lr={'null' if rate is None else rate}"),
     )
     finetune(run, folder)  # which returns at once when the run is finished
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -149,6 +164,41 @@ def read_score(folder: Path, tuning: Tuning) -> float:
 
 
 # ------------------------------------------------------------------------------------ the parts
+
+
+def rates(bench: Bench) -> list[str]:
+    """Compare rates of fine-tuning by the width of the student, on rows held out of training."""
+    lines = [
+        f"Scores are means over seeds {SEEDS} ± standard deviation, on a tenth of the training "
+        "rows, which was held out. The rate is the number above divided by the width H.",
+        "",
+        f"| student | task | {' | '.join(f'{rate:g} / H' for rate in RATES)} |",
+        "|---" * (2 + len(RATES)) + "|",
+    ]
+    encoders = train_encoders(bench)
+    for arch in list_students(bench):
+        name = name_folder(arch)
+        for tuning in bench.choose([TASKS[0], *TASKS[2:4]], [TASKS[3]]):
+            root = hold_out_rows(bench, tuning.task, tuning.rows)
+            cells = []
+            for rate in RATES:
+                folders = [
+                    fine_tune(
+                        bench,
+                        name,
+                        encoders[name],
+                        tuning,
+                        root,
+                        seed,
+                        tuning.head,
+                        rate / arch.hidden,
+                    )
+                    for seed in bench.shorten(SEEDS)
+                ]
+                cells.append(format_mean([read_score(folder, tuning) for folder in folders]))
+            lines.append(f"| {show_name(name)} | {tuning.title} | {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    return lines
 
 
 def heads(bench: Bench) -> list[str]:
@@ -324,5 +374,5 @@ def time_tfidf(bench: Bench, tuning: Tuning) -> float:
 
 
 if __name__ == "__main__":
-    parts = {"heads": heads, "scores": scores, "speed": speed}
+    parts = {"rates": rates, "heads": heads, "scores": scores, "speed": speed}
     run_parts("family", parts, RUNS / "family", ["encoder"])

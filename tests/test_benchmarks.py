@@ -347,6 +347,7 @@ def test_embeddings(script, model, shared, monkeypatch, tmp_path):
 def test_family(script, model, shared, monkeypatch):
     monkeypatch.setenv("BORT_DATA", str(shared / "data"))
     out = script("family", "smoke", f"encoder={model}")
+    assert count_rows(out, "| student | task | 0.032 / H |") == 1
     assert count_rows(out, "| task | first token | mean state | two towers |") == 1
     assert count_rows(out, "| model | sst2") == 1 + 1 + 1 + 2  # student, teacher, TF-IDF, BERTs
     assert count_rows(out, "| model | parameters | int8, MB |") == 1 + 1 + 1
