@@ -77,6 +77,9 @@ class LatencyConfig:
     source: str = "analytic"
     batch: int = 1  # texts that are answered at once
     length: int = 128  # tokens of a text
+    # instead of latency.length: several, the latency being the mean over them; [32,128]
+    lengths: list[int] | None = None
+    weights: list[float] | None = None  # how often texts have each of latency.lengths; null: alike
     threads: int | None = None  # threads of a measurement; null: one for each core
     rounds: int = 7  # rounds of a measurement, in each of which every shape is timed
     shapes: int = 12  # how many shapes latency=fitted measures
@@ -90,12 +93,39 @@ class LatencyConfig:
         for key in ("batch", "rounds"):
             check_at_least(f"latency.{key}", getattr(self, key), 1)
         check_at_least("latency.length", self.length, 4)
+        self._check_lengths()
         check_at_least("latency.shapes", self.shapes, 6)
         if self.threads is not None:
             check_at_least("latency.threads", self.threads, 1)
         if self.source == "table" and not self.path:
             raise BortError("latency=table needs latency.path=FILE, which bort.benchmark writes")
         check_choice("latency.device", self.device, ("cpu", "cuda"))
+
+    def _check_lengths(self) -> None:
+        if self.lengths is None:
+            if self.weights is not None:
+                raise BortError("latency.weights are of latency.lengths; give both, or neither")
+            return
+        if not self.lengths or len(set(self.lengths)) < len(self.lengths):
+            raise BortError(f"latency.lengths={self.lengths} must be one or more different lengths")
+        for length in self.lengths:
+            check_at_least("latency.lengths", length, 4)
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.lengths):
+            raise BortError(
+                f"latency.weights={self.weights} must be one number for each of "
+                f"latency.lengths={self.lengths}"
+            )
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise BortError(f"latency.weights={self.weights} must all be above 0")
+
+    @property
+    def length_shares(self) -> dict[int, float]:
+        """How often a text has each length, as shares that sum to 1."""
+        lengths = self.lengths or [self.length]
+        weights = self.weights or [1.0] * len(lengths)
+        return {n: w / sum(weights) for n, w in zip(lengths, weights, strict=True)}
 
 
 WORDS, STATES = "words", "states"

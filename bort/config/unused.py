@@ -303,12 +303,22 @@ LATENCY_RULES = (
         "is for latency=measured",
     ),
     Rule(
-        "latency.batch latency.length",
+        "latency.batch latency.length latency.lengths latency.weights",
         lambda run: run.latency.source == "table",
         "is that of the table",
     ),
+    Rule(
+        "latency.length",
+        lambda run: run.latency.lengths is not None,
+        "is replaced by latency.lengths=[…]; leave one of them out",
+    ),
 )
 BENCHMARK_RULES = (
+    Rule(
+        "latency.lengths latency.weights",
+        lambda run: not run.grid.points()[0],
+        "is for a search and for grid=, whose latency is a mean; use lengths=[…]",
+    ),
     Rule("archs", lambda run: bool(run.grid.points()[0]), "cannot be used beside grid="),
     Rule(
         "latency.batch",

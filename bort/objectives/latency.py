@@ -66,13 +66,43 @@ def measure_latencies(
     that is not here, a table that cannot be used, too little room and a fit that fails.
     """
     check_device(latency)
-    size = f"batch {latency.batch} × {latency.length} tokens"
-    if latency.source == "analytic":
-        counts = {a: count_encoder_operations(a, latency.batch, latency.length) for a in archs}
-        return Latencies("operations", size, {arch: [n, n, n] for arch, n in counts.items()})
     if latency.source == "table":
         table = read_latency_table(Path(latency.path), archs)
         return Latencies("ms", latency.path, {arch: [ms, ms, ms] for arch, ms in table.items()})
+    shares = latency.length_shares
+    measured = [_measure_length(latency, n, archs, teacher, vocab, folder) for n in shares]
+    if len(measured) == 1:
+        return measured[0]
+    return _average(measured, list(shares.values()))
+
+
+def _average(measured: list[Latencies], shares: list[float]) -> Latencies:
+    """Average the latencies of several lengths by how often a text has each of them.
+
+    An interval's ends are the means of the ends, which is rather too wide than too narrow.
+    """
+    parts = list(zip(shares, measured, strict=True))
+    points = {
+        arch: [sum(share * one.points[arch][k] for share, one in parts) for k in range(3)]
+        for arch in measured[0].points
+    }
+    note = " + ".join(f"{share:.0%} of ({one.note})" for share, one in parts)
+    return Latencies(measured[0].unit, note, points)
+
+
+def _measure_length(
+    latency: LatencyConfig,
+    length: int,
+    archs: list[Arch],
+    teacher: Arch | None,
+    vocab: int,
+    folder: Path,
+) -> Latencies:
+    """Count, time or predict the latencies of texts of one length; see `measure_latencies`."""
+    size = f"batch {latency.batch} × {length} tokens"
+    if latency.source == "analytic":
+        counts = {a: count_encoder_operations(a, latency.batch, length) for a in archs}
+        return Latencies("operations", size, {arch: [n, n, n] for arch, n in counts.items()})
     is_fitted = latency.source == "fitted"
     engine = latency.engine if is_fitted else latency.source
     threads = latency.threads or torch.get_num_threads()
@@ -80,13 +110,13 @@ def measure_latencies(
     if engine != "measured":
         note += f", {onnx.describe_graph()}"
     if not is_fitted:
-        timings = _time_shapes(latency, engine, archs, vocab, threads, folder)
+        timings = _time_shapes(latency, length, engine, archs, vocab, threads, folder)
         points = {arch: [timing.ms, timing.low, timing.high] for arch, timing in timings.items()}
         return Latencies("ms", note, points)
-    shapes = spread_out(archs, latency.shapes, latency.length)
+    shapes = spread_out(archs, latency.shapes, length)
     shapes = list(dict.fromkeys([*shapes, *([teacher] if teacher else [])]))
-    timings = _time_shapes(latency, engine, shapes, vocab, threads, folder)
-    return _fit(timings, archs, latency.length, note)
+    timings = _time_shapes(latency, length, engine, shapes, vocab, threads, folder)
+    return _fit(timings, archs, length, note)
 
 
 def _fit(timings: dict[Arch, Timing], archs: list[Arch], length: int, note: str) -> Latencies:
@@ -105,6 +135,7 @@ def _fit(timings: dict[Arch, Timing], archs: list[Arch], length: int, note: str)
 
 def _time_shapes(
     latency: LatencyConfig,
+    length: int,
     engine: str,
     archs: list[Arch],
     vocab: int,
@@ -113,7 +144,7 @@ def _time_shapes(
 ) -> dict[Arch, Timing]:
     """Time each shape in every round; files of ONNX lie in `folder` while it lasts."""
     before = torch.get_num_threads()
-    size = (vocab, latency.batch, latency.length)
+    size = (vocab, latency.batch, length)
     files, make = [], {}
     if engine != "measured":
         _check_room(archs, vocab, folder)

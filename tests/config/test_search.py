@@ -28,6 +28,24 @@ MESSAGES = [
         "latency.engine=onyx is unknown; use measured, onnx, onnx_int8; did you mean 'onnx'?",
     ),
     (lambda: LatencyConfig(length=3), "latency.length=3 must be at least 4"),
+    (lambda: LatencyConfig(lengths=[32, 3]), "latency.lengths=3 must be at least 4"),
+    (
+        lambda: LatencyConfig(lengths=[32, 32]),
+        "latency.lengths=[32, 32] must be one or more different lengths",
+    ),
+    (lambda: LatencyConfig(lengths=[]), "latency.lengths=[] must be one or more different lengths"),
+    (
+        lambda: LatencyConfig(weights=[1.0]),
+        "latency.weights are of latency.lengths; give both, or neither",
+    ),
+    (
+        lambda: LatencyConfig(lengths=[32, 64], weights=[1.0]),
+        "latency.weights=[1.0] must be one number for each of latency.lengths=[32, 64]",
+    ),
+    (
+        lambda: LatencyConfig(lengths=[32, 64], weights=[1.0, 0.0]),
+        "latency.weights=[1.0, 0.0] must all be above 0",
+    ),
     (lambda: LatencyConfig(shapes=5), "latency.shapes=5 must be at least 6"),
     (lambda: LatencyConfig(threads=0), "latency.threads=0 must be at least 1"),
     (lambda: LatencyConfig(rounds=0), "latency.rounds=0 must be at least 1"),

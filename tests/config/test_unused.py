@@ -198,6 +198,13 @@ def test_a_counted_latency_reads_no_threads():
     assert str(error.value).startswith(line)
 
 
+def test_one_length_is_not_read_beside_several():
+    run = replace(settings("search"), latency=LatencyConfig(lengths=[8, 16]))
+    with pytest.raises(BortError) as error:
+        refuse_unused(run, ["latency.length=8"], (*RULES, *LATENCY_RULES))
+    assert str(error.value).startswith("latency.length=8 is replaced by latency.lengths=")
+
+
 @pytest.mark.parametrize("override", ["~callbacks", "hydra.job.num=3", "hydra/launcher=basic"])
 def test_what_is_left_out_and_what_is_hydras_is_no_setting(override):
     refuse_unused(settings("mlm"), [override])
@@ -208,6 +215,7 @@ def test_what_is_left_out_and_what_is_hydras_is_no_setting(override):
     [
         (["grid=tiny", "out=x.csv"], "archs=[bort]", "archs=[bort] cannot be used beside grid="),
         (["batches=[1,8]"], "latency.batch=4", "latency.batch=4 is replaced by batches="),
+        ([], "latency.lengths=[8,16]", "latency.lengths=[8,16] is for a search and for grid="),
         ([], "memory=false", "memory=false is for models= and engines="),
         (["archs=[]", "models=[x]"], "vocab_size=9", "vocab_size=9 is that of archs= and grid="),
     ],

@@ -23,6 +23,29 @@ def test_counted_operations_have_no_interval(tmp_path):
     assert latencies.points == {a: [count_encoder_operations(a, 2, 16)] * 3 for a in (SMALL, LARGE)}
 
 
+def test_the_latency_of_several_lengths_is_their_mean_by_weight(tmp_path):
+    config = LatencyConfig(source="analytic", lengths=[8, 32], weights=[3, 1])
+    latencies = measure_latencies(config, [SMALL, LARGE], None, 50, tmp_path)
+    for arch in (SMALL, LARGE):
+        short, long = (count_encoder_operations(arch, 1, length) for length in (8, 32))
+        assert latencies.points[arch] == pytest.approx([0.75 * short + 0.25 * long] * 3)
+    assert latencies.note == "75% of (batch 1 × 8 tokens) + 25% of (batch 1 × 32 tokens)"
+    assert LatencyConfig(lengths=[8, 32]).length_shares == {8: 0.5, 32: 0.5}
+
+
+def test_every_length_is_timed(tmp_path):
+    config = LatencyConfig(source="measured", lengths=[4, 512], rounds=1, threads=1)
+    short, long, mean = (
+        measure_latencies(one, [LARGE], None, 50, tmp_path).points[LARGE][0]
+        for one in (
+            LatencyConfig(source="measured", length=4, rounds=1, threads=1),
+            LatencyConfig(source="measured", length=512, rounds=1, threads=1),
+            config,
+        )
+    )
+    assert short < mean < long
+
+
 def test_a_table_is_read_in_milliseconds(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("depth,heads,hidden,intermediate,latency_ms\n1,1,8,16,2.5\n2,2,16,32,7\n")
