@@ -10,7 +10,8 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from bort.config.search import BenchmarkConfig, SearchRunConfig
+from bort.config.benchmark import BenchmarkConfig
+from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

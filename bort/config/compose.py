@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bort.config.search import TASK, SearchRunConfig, TaskSearchConfig
 from bort.config.train import FITTING_JOBS, TrainConfig, choose_config
 from bort.errors import BortError, shorten, suggest_path
 from bort.files.untrusted import read_json, read_yaml
@@ -35,7 +36,7 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
     if cfg.get("job") == "pretrain" and cfg.get("model"):
         OmegaConf.update(cfg, "arch", _arch_of_model(cfg.model))
-    if cfg.get("job") in FITTING_JOBS and cfg.task == "docstrings" and cfg.data.train:
+    if cfg.get("job") in (*FITTING_JOBS, "search") and cfg.task == "docstrings" and cfg.data.train:
         cfg.task = "custom"  # who names files means them, not the task that needs none
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
@@ -44,6 +45,8 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
     _check_finite("", {key: value for key, value in plain.items() if key != "callbacks"})
     if schema is TrainConfig:
         schema = choose_config(plain)
+    elif schema is SearchRunConfig and plain["search"].get("proxy") == TASK:
+        schema = TaskSearchConfig
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
 
 

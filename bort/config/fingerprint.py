@@ -22,7 +22,7 @@ ACTIVE_CALLBACKS = {
     "BatchSizeFinder",
 }
 POOL_KEYS = ("data.unlabelled", "data.unlabelled_rows", "data.split_sentences")
-# Only experiment=kd_finetune reads these.
+# Only who learns a task from a teacher reads these.
 TEACHING_KEYS = ("distill.w_ce", "distill.kd_loss", "distill.guard", "distill.control")
 TASK_KEYS = (  # only fine-tuning and Agora read these
     *("data.train", "data.val", "data.test", "data.label", "data.kind", "data.metric"),
@@ -47,7 +47,7 @@ def flatten_settings(run: TrainConfig) -> dict[str, Any]:
     free = {f"trainer.{key}" for key in FREE_TRAINER_KEYS} | {"data.workers"}
     if not run.fits_task:
         free |= {*TASK_KEYS}
-    if run.job != "kd_finetune":
+    if not run.teaches_task:
         free |= {*TEACHING_KEYS}
         if not run.data.unlabelled:
             free |= {*POOL_KEYS}

@@ -1,16 +1,18 @@
-"""Typed settings of search.py and bort.benchmark, beside those of a training."""
+"""Typed settings of search.py, beside those of a training."""
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from bort.config.optim import BASE_LR, KAPPA
-from bort.config.train import PretrainRunConfig
+from bort.config.agora import AgoraConfig
+from bort.config.distill import CompareConfig
+from bort.config.optim import BASE_LR, BASE_WIDTH, KAPPA, finetuning_lr
+from bort.config.train import PretrainRunConfig, TaskDistillationConfig, TrainConfig
 from bort.errors import BortError, check_at_least, check_choice
 from bort.models.arch import Arch
 
@@ -25,6 +27,8 @@ class GridConfig:
     head_size: int | None = None  # instead of grid.heads: A = H / head_size
     intermediate: list[int] | None = None  # values of I
     ratio: list[float] | None = None  # instead of grid.intermediate: I = ratio · H
+    # numbers of words, each trimmed from those of teacher.name=: a search for every one of them
+    vocab_size: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.depth and not self.hidden:
@@ -41,6 +45,12 @@ class GridConfig:
         sizes = [*self.depth, *self.hidden, self.head_size or 1]
         for values in (self.heads, self.intermediate, self.ratio):
             sizes += values or ()
+        if self.vocab_size is not None:
+            if not self.vocab_size or len(set(self.vocab_size)) < len(self.vocab_size):
+                raise BortError(
+                    f"grid.vocab_size={self.vocab_size} must be one or more different numbers"
+                )
+            sizes += self.vocab_size
         if min(sizes) <= 0:
             raise BortError("grid: every size must be above 0")
         if not self.points()[0]:
@@ -128,8 +138,8 @@ class LatencyConfig:
         return {n: w / sum(weights) for n, w in zip(lengths, weights, strict=True)}
 
 
-WORDS, STATES = "words", "states"
-PROXIES = (WORDS, STATES)
+WORDS, STATES, TASK = "words", "states", "task"
+PROXIES = (WORDS, STATES, TASK)
 BUDGETS = ("max_params", "max_latency_ms", "max_mb", "max_latency_share")
 DEFAULT_SHARE = 0.25  # of T's latency, where the lowest error is sought and no budget is given
 
@@ -139,8 +149,9 @@ class SearchConfig:
     """The FPTAS of arXiv 2010.08512 on the W-coefficient, and what is decided beyond it."""
 
     n: int = 300  # training steps of a candidate
-    # what e is measured on: words, T's probabilities of masked words, or states, the direction of
-    # its final states; null: states where T has no masked-LM head
+    # what e is measured on: words, T's probabilities of masked words, states, the direction of its
+    # final states, or task, the answers of a fine-tuned T to held-out rows of task=; null: words,
+    # or states where T has no masked-LM head
     proxy: str | None = None
     epsilon: int = 1  # every ε-th candidate in order of cost is trained; 1: each that can win
     refine: bool = True  # then also train what can still win between the neighbours of the best
@@ -174,7 +185,7 @@ class SearchConfig:
         self._check_halving()
         check_choice("search.error", self.error, ("ratio", "perplexity"))
         check_exponents("search.exponents", self.exponents)
-        if self.proxy == STATES:
+        if self.proxy in (STATES, TASK):
             self._refuse_w()
         for key in ("max_params", "max_latency_ms", "max_mb"):
             if getattr(self, key) is not None and not getattr(self, key) > 0:
@@ -185,18 +196,26 @@ class SearchConfig:
             raise BortError(f"search.lrs={self.lrs} must be above 0")
 
     def _refuse_w(self) -> None:
-        """Raise BortError for a setting of W, which errors of states do not have."""
+        """Raise BortError for a setting of W, which only errors of masked words have."""
+        reason = "T's own error is 0; leave search.{} out, or name a teacher with a masked-LM head"
+        if self.proxy == TASK:
+            reason = "it weighs masked words; leave search.{} out"
         for key, default in (("objective", "error"), ("error", "ratio"), ("exponents", [1.0] * 3)):
             if (value := getattr(self, key)) != default:
                 raise BortError(
-                    f"search.{key}={value} is for W, and search.proxy=states has none: T's own "
-                    f"error is 0; leave search.{key} out, or name a teacher with a masked-LM head"
+                    f"search.{key}={value} is for W, and search.proxy={self.proxy} has none: "
+                    + reason.format(key)
                 )
 
     def _check_halving(self) -> None:
         """Raise BortError for what successive halving cannot be combined with."""
         if not self.halving:
             return
+        if self.proxy == TASK:
+            raise BortError(
+                "search.halving continues trainings on text, and search.proxy=task trains on the "
+                "rows of a task; use search.halving=false"
+            )
         if self.n < 8:
             raise BortError(
                 f"search.halving trains to n/8 first; search.n={self.n} must be at least 8"
@@ -233,6 +252,7 @@ class SearchRunConfig(PretrainRunConfig):
     """All settings of `search.py`: those of a candidate's training, and how to choose."""
 
     JOBS: ClassVar[tuple[str, ...]] = ("search",)
+    SCHEMA: ClassVar[str] = "search_schema"  # its name in conf/search.yaml
     job: str = "search"  # nothing else here
     grid: GridConfig = MISSING
     latency: LatencyConfig = field(default_factory=LatencyConfig)
@@ -266,6 +286,11 @@ class SearchRunConfig(PretrainRunConfig):
         """Whether an error is one of final states, in which case there is no W."""
         return self.search.proxy == STATES
 
+    @property
+    def has_w(self) -> bool:
+        """Whether W can weigh the errors: only those at masked words."""
+        return self.search.proxy in (None, WORDS)
+
     def settle(self, has_head: bool = True) -> Self:
         """Return these settings with their proxy and their start.
 
@@ -294,15 +319,8 @@ class SearchRunConfig(PretrainRunConfig):
             )
         super().__post_init__()
         self._check_rungs()
-        if self.distill.w_kd == 0 and not self.compares_states:
-            raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
-        if not self.data.packing:
-            raise BortError("search.py packs its text; data.packing=false is for pre-training")
-        if self.distill.w_relation or (self.distill.w_hidden and not self.compares_states):
-            raise BortError(
-                "search.py trains candidates on masked words, or by search.proxy=states on final "
-                "states; distill.w_hidden and w_relation are for experiment=kd_pretrain"
-            )
+        self._check_lesson()
+        self._check_vocabularies()
         table = self.latency.path
         if self.latency.source == "table" and not Path(table).is_file():
             raise BortError(
@@ -327,6 +345,39 @@ class SearchRunConfig(PretrainRunConfig):
                 "hydra/launcher=joblib search.parallel=4"
             )
 
+    def _check_lesson(self) -> None:
+        """Raise BortError for losses, or a text, that candidates cannot learn from."""
+        if self.distill.w_kd == 0 and not self.compares_states:
+            raise BortError("search.py needs distill.w_kd above 0: e is measured against a teacher")
+        if not self.data.packing:
+            raise BortError("search.py packs its text; data.packing=false is for pre-training")
+        if self.distill.w_relation or (self.distill.w_hidden and not self.compares_states):
+            raise BortError(
+                "search.py trains candidates on masked words, or by search.proxy=states on final "
+                "states; distill.w_hidden and w_relation are for experiment=kd_pretrain"
+            )
+
+    def _check_vocabularies(self) -> None:
+        """Raise BortError for vocabularies whose errors cannot be compared."""
+        if self.grid.vocab_size is None:
+            return
+        if not self.teacher.name:
+            raise BortError(
+                "grid.vocab_size takes parts of a teacher's vocabulary; name one by teacher.name="
+            )
+        if self.data.vocab_size is not None:
+            raise BortError("grid.vocab_size and data.vocab_size both name vocabularies; use one")
+        if self.search.objective == "w":
+            raise BortError(
+                "search.objective=w compares candidates of one vocabulary; use data.vocab_size= "
+                "in place of grid.vocab_size"
+            )
+        if self.search.proxy not in (None, WORDS):
+            raise BortError(
+                f"grid.vocab_size compares errors at masked words; search.proxy={self.search.proxy}"
+                " has none"
+            )
+
     def _check_rungs(self) -> None:
         """Raise BortError where the first rung ends before the rate has been at its peak."""
         if not self.search.halving:
@@ -339,98 +390,59 @@ class SearchRunConfig(PretrainRunConfig):
             )
 
 
-ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
-
-
 @dataclass
-class BenchmarkConfig:
-    """Latency, size and memory on this machine, side by side.
+class TaskSearchConfig(SearchRunConfig):
+    """A search on a task: candidates learn the answers of a fine-tuned T to its rows."""
 
-    python -m bort.benchmark                                  # the named architectures
-    python -m bort.benchmark archs=[bert_base,bort] latency=onnx_int8 latency.length=512
-    python -m bort.benchmark models=[runs/finetune/a,exported] archs=[bert_base] \\
-        engines=[measured,onnx,onnx_int8] batches=[1,8] lengths=[32,128,512] out=compared.csv
-    python -m bort.benchmark archs=[bert_base,bort] huggingface=true  # beside Hugging Face's own
-    python -m bort.benchmark grid=tiny out=table.csv          # for latency=table elsewhere
-    python -m bort.benchmark grid=paper latency.device=cuda out=gpu.csv
+    fits_task: ClassVar[bool] = True
+    teaches_task: ClassVar[bool] = True
 
-    models= takes run folders, Hugging Face folders, hub names and exported ONNX folders, and
-    measures the whole model, head included; archs= are encoders of these shapes with random
-    weights. `measured` is PyTorch in float32. Beside out=NAME.csv there is a picture, NAME.html.
-    """
+    def _settle_start_and_losses(self) -> None:
+        """Have candidates start from T, and learn its answers where nothing else is given."""
+        self.init = self.init or "teacher"
+        self.distill = self.distill.settle()
 
-    archs: list[str] = field(
-        default_factory=lambda: ["bert_large", "bert_base", "distilbert", "bort", "tinybert4"]
-    )  # names in conf/arch; the first one is what the others are compared with
-    models: list[str] = field(default_factory=list)  # runs, model folders, exported ONNX folders
-    engines: list[str] | None = None  # some of ENGINES; null: the one that `latency` names
-    batches: list[int] | None = None  # null: latency.batch
-    lengths: list[int] | None = None  # null: latency.length
-    huggingface: bool = False  # beside each of the archs its shape as Hugging Face's BertModel
-    memory: bool = True  # also the peak memory of a process with one model alone
-    grid: GridConfig = MISSING  # instead, unless it is `none`: every point of it
-    latency: LatencyConfig = field(default_factory=LatencyConfig)
-    vocab_size: int = 30522  # of the archs and the grid
-    out: str | None = None  # a CSV, and a picture beside it
+    def settle(self, has_head: bool = True) -> Self:
+        """Return these settings, in which a teacher leaves nothing open."""
+        return self
 
-    def __post_init__(self) -> None:
-        check_at_least("vocab_size", self.vocab_size, 8)
-        if self.latency.source == "table":
-            raise BortError("latency=table is what this writes; use latency=measured or onnx_int8")
-        points = self.grid.points()[0]
-        if not self.archs and not self.models and not points:
-            raise BortError("archs=[] leaves nothing to measure; name some, or set grid=, models=")
-        if self.out and (Path(self.out).suffix == ".html" or Path(self.out).is_dir()):
-            raise BortError(f"out={self.out} must name a table, as in out=table.csv")
-        if self.compares:
-            self._check_comparison(bool(points))
+    def settle_as(self, record: dict[str, Any]) -> Self:
+        """Return these settings, in which nothing is left open."""
+        return self
 
-    def _check_comparison(self, grid: bool) -> None:
-        if grid:
+    def _fill_and_check(self) -> None:
+        """Give the rate of width 128 of a fine-tuning; raise BortError for a task without T."""
+        if not self.task:
             raise BortError(
-                "grid= makes a table for latency=table, of one engine and size; leave models=, "
-                "engines=, batches=, lengths= and huggingface= out, or set grid=none"
+                "search.proxy=task needs a task, as in task=glue/sst2 data.root=FOLDER, or "
+                "task=custom data.train=FILE"
             )
-        for key, least in (("batches", 1), ("lengths", 4), ("engines", None)):
-            values = getattr(self, key)
-            if values is not None and not values:
-                raise BortError(f"{key}=[] leaves nothing to measure; give it values")
-            for value in values or ():
-                if least:
-                    check_at_least(key, value, least)
-                else:
-                    check_choice(key, value, ENGINES)
-        if self.engines is None and self.latency.source not in ENGINES:
+        if not self.teacher.name:
             raise BortError(
-                f"latency={self.latency.source} is for the archs and a grid alone; "
-                "use engines=[measured,onnx,onnx_int8]"
+                "search.proxy=task needs teacher.name=FOLDER, a model that is fine-tuned on the "
+                "task; train.py experiment=finetune makes one"
             )
-        if self.latency.device != "cpu":
-            raise BortError(
-                f"latency.device={self.latency.device} is for the archs and a grid alone"
-            )
-        if self.huggingface and not (self.archs and "measured" in self.chosen_engines):
-            raise BortError("huggingface=true needs archs=[…] and measured among the engines")
+        if self.optim.lr is None:
+            self.optim = replace(self.optim, lr=finetuning_lr(BASE_WIDTH))
+        self.to_task_distillation()
 
-    @property
-    def compares(self) -> bool:
-        """Whether there is more to it than one engine and size of named architectures."""
-        return (
-            bool(self.models)
-            or self.huggingface
-            or any(x is not None for x in (self.engines, self.batches, self.lengths))
-        )
+    def _check_lesson(self) -> None:
+        """Leave this to the settings of a candidate's training."""
 
-    @property
-    def chosen_engines(self) -> list[str]:
-        return list(dict.fromkeys(self.engines or [self.latency.source]))
+    def to_task_distillation(self, **changes: Any) -> TaskDistillationConfig:
+        """Return the settings of a candidate's training with these changes.
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Batches × lengths, in the order given."""
-        batches = self.batches or [self.latency.batch]
-        lengths = self.lengths or [self.latency.length]
-        return list(dict.fromkeys((batch, length) for batch in batches for length in lengths))
+        Its tokenizer and its start are T's. Raises BortError for what no such training can have.
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(TrainConfig)}
+        values |= {
+            "job": "kd_finetune",
+            "model": self.teacher.name,
+            "trainer": {**self.trainer, "max_steps": self.search.n, "max_epochs": -1},
+            "compare": CompareConfig(),
+            "agora": AgoraConfig(),
+        }
+        return TaskDistillationConfig(**values | changes)
 
 
 def register(*schemas: type) -> None:
@@ -439,8 +451,7 @@ def register(*schemas: type) -> None:
     By the commands that need them: `--help` copies all that is stored for each group it lists.
     """
     for schema in schemas:
-        name = {SearchRunConfig: "search_schema", BenchmarkConfig: "benchmark_schema"}[schema]
-        ConfigStore.instance().store(name=name, node=schema)
+        ConfigStore.instance().store(name=schema.SCHEMA, node=schema)
 
 
 def check_exponents(key: str, exponents: Iterable[float]) -> None:

@@ -33,6 +33,7 @@ class TrainConfig:
 
     JOBS: ClassVar[tuple[str, ...]] = ("pretrain", "compare", "finetune", "kd_finetune", "agora")
     fits_task: ClassVar[bool] = False  # whether it trains a classifier on the rows of a task
+    teaches_task: ClassVar[bool] = False  # whether a fine-tuned teacher answers these rows
     ends_by_steps: ClassVar[bool] = False  # whether the job itself needs a number of steps
     tries_rates: ClassVar[bool] = False  # whether optim.lr=auto is for it
     job: str = "pretrain"  # set by experiment=: pretrain, compare, finetune, kd_finetune or agora
@@ -49,8 +50,8 @@ class TrainConfig:
     task: str | None = None
     # what is fine-tuned, or pre-trained further: a run folder, a Hugging Face folder, a hub name
     model: str | None = None
-    # of fine-tuning: linear (the paper's), bort (the released code's), mean (of all tokens), or
-    # towers (the two texts of a pair are encoded apart)
+    # of fine-tuning: linear (the paper's), bort (the released code's), mean (of all tokens) or
+    # towers (the texts of a pair are encoded apart)
     head: str = "linear"
     patience: int | None = None  # validations without a better score before fine-tuning stops
     # start values: default (for small models), paper or teacher; null: teacher in a search, a
@@ -347,6 +348,8 @@ class FinetuneRunConfig(TrainConfig):
 @dataclass
 class TaskDistillationConfig(FinetuneRunConfig):
     """A classifier that learns the answers of a teacher, also to rows without labels."""
+
+    teaches_task: ClassVar[bool] = True
 
     def _fill_and_check(self) -> None:
         super()._fill_and_check()

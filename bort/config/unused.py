@@ -65,7 +65,7 @@ def is_teacher_ignored(run: Settings) -> bool:
     """Whether nothing is taken from the teacher that is named, not even its tokenizer."""
     if run.job == "agora":
         return bool(run.agora.teacher)
-    if run.job == "kd_finetune":
+    if run.teaches_task:
         return False
     return run.fits_task or not (run.needs_teacher or run.data.tokenizer == "auto")
 
@@ -78,6 +78,11 @@ def takes_pool(run: Settings) -> bool:
 def is_halving(run: Settings) -> bool:
     """Whether candidates of a search are trained by successive halving."""
     return run.job == "search" and run.search.halving
+
+
+def is_task_search(run: Settings) -> bool:
+    """Whether candidates of a search learn a task."""
+    return run.job == "search" and run.fits_task
 
 
 TEXT = "data.path data.packing data.mask_rate data.tokenizer data.vocab_size "
@@ -93,7 +98,12 @@ RULES = (
     Rule(
         "task head patience data.metric data.windows data.window_stride",
         is_pretraining,
-        "is for experiment=finetune and agora",
+        "is for experiment=finetune and agora, and for search.proxy=task",
+    ),
+    Rule(
+        "patience data.metric",
+        is_task_search,
+        "is not read: a candidate of a search takes search.n steps",
     ),
     Rule(
         "data.window_stride",
@@ -120,14 +130,15 @@ RULES = (
     ),
     Rule(
         "data.unlabelled data.unlabelled_rows data.split_sentences",
-        lambda run: run.job != "kd_finetune" and not takes_pool(run),
-        "is for experiment=kd_finetune, and agora.generator=pool",
+        lambda run: not (run.teaches_task or takes_pool(run)),
+        "is for experiment=kd_finetune, search.proxy=task and agora.generator=pool",
     ),
     Rule(
         "distill.w_ce distill.kd_loss distill.guard distill.control",
-        lambda run: run.job != "kd_finetune",
+        lambda run: not run.teaches_task,
         "is for experiment=kd_finetune",
     ),
+    Rule("distill.control", is_task_search, "is for experiment=kd_finetune"),
     Rule(
         "distill.w_ce distill.kd_loss distill.guard distill.control distill.temperature",
         lambda run: run.learns_embeddings,
@@ -141,18 +152,18 @@ RULES = (
     ),
     Rule(
         "distill.temperature",
-        lambda run: run.job == "kd_finetune" and run.distill.kd_loss != "kl",
+        lambda run: run.teaches_task and run.distill.kd_loss != "kl",
         "is for distill.kd_loss=kl",
     ),
     Rule(
         "distill.w_relation",
-        lambda run: run.job == "kd_finetune" and not run.learns_embeddings,
+        lambda run: run.teaches_task and not run.learns_embeddings,
         "is for pre-training; a task is learnt by distill.w_kd and w_ce",
     ),
     Rule(
         "distill.w_mlm distill.w_hidden distill.relation_layer distill.relation_heads "
         "distill.states_gb",
-        lambda run: run.job == "kd_finetune",
+        lambda run: run.teaches_task,
         "is for pre-training; a task is learnt by distill.w_kd and w_ce",
     ),
     Rule(
@@ -168,7 +179,7 @@ RULES = (
     Rule("compile", lambda run: run.fits_task, "is for pre-training"),
     Rule(
         "distill",
-        lambda run: run.fits_task and run.job != "kd_finetune",
+        lambda run: run.fits_task and not run.teaches_task,
         "is for pre-training and experiment=kd_finetune",
     ),
     Rule(
@@ -314,6 +325,7 @@ LATENCY_RULES = (
     ),
 )
 BENCHMARK_RULES = (
+    Rule("grid.vocab_size", lambda run: True, "is for search.py; use vocab_size=NUMBER"),
     Rule(
         "latency.lengths latency.weights",
         lambda run: not run.grid.points()[0],

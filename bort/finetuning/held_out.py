@@ -11,6 +11,25 @@ from collections.abc import Sequence
 from bort.tasks.task import Row, Task
 
 WORDS = 3  # in sequence, which two phrases of one sentence share
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # the share of the training rows that is held out; at most
+
+
+def divide_rows(task: Task, rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """Divide training rows into those that are learnt and those that are held out, with a limit.
+
+    Returns their numbers, in order. Rows without a label are learnt. Where rows are phrases of
+    fewer sentences, those that share words with a row that is held out are in neither part.
+    """
+    labelled = [k for k, row in enumerate(rows) if row.label is not None]
+    fraction = min(HELD_OUT, MOST_HELD_OUT / len(labelled))
+    chosen = choose_held_out(task, [rows[k] for k in labelled], fraction)
+    held = [labelled[k] for k in chosen]
+    others = sorted(set(range(len(rows))) - set(held))
+    if task.phrases:
+        texts = [" ".join(rows[k].texts) for k in others]
+        apart = find_apart(texts, [" ".join(rows[k].texts) for k in held])
+        others = [others[k] for k in apart] or others
+    return others, held
 
 
 def choose_held_out(task: Task, rows: Sequence[Row], fraction: float) -> list[int]:

@@ -23,7 +23,7 @@ from bort.errors import BortError, Diverged
 from bort.files.run_files import TRIALS
 from bort.finetuning.answering import answer_split
 from bort.finetuning.examples import TaskExamples, hash_rows
-from bort.finetuning.held_out import choose_held_out, find_apart
+from bort.finetuning.held_out import divide_rows
 from bort.models.bert import Classifier
 from bort.runs.folder import RunFolder
 from bort.runs.summary import RunSummary
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 FACTORS = (1.0, 0.5, 2.0)  # times the default rate; of equal scores the first one counts
 LEAST_ROWS = 50  # with labels: of fewer, the five that are held out would tell nothing
-HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # the share of the rows that rates are scored on; at most
 MOST_TRIED = 4000  # rows that a rate is tried on
 # Trains a model by settings into a folder, on examples, with a label for its progress lines and a
 # teacher's outputs to the training rows; returns the best model first.
@@ -110,7 +109,7 @@ def _try_rates(
     teacher: np.ndarray | None,
 ) -> RateChoice:
     """Try three rates; of those without a score that is defined, the default one is taken."""
-    train, held = divide_rows(examples.task, examples.rows["train"])
+    train, held = choose_rows(examples.task, examples.rows["train"])
     part = _take_rows(examples, train, held)
     labels = None if teacher is None else teacher[train]
     share = len(train) / len(examples.rows["train"])
@@ -136,20 +135,12 @@ def _try_rates(
     return RateChoice(best.lr, reason, tuple(trials))
 
 
-def divide_rows(task: Task, rows: list[Row]) -> tuple[list[int], list[int]]:
-    """Divide training rows into those that a rate is tried on and those that it is scored on.
+def choose_rows(task: Task, rows: list[Row]) -> tuple[list[int], list[int]]:
+    """Choose training rows that a rate is tried on, at most MOST_TRIED, and is scored on.
 
-    Returns their numbers, in order; both have a limit. Rows without a label are tried on, too.
+    Returns their numbers, in order.
     """
-    labelled = [k for k, row in enumerate(rows) if row.label is not None]
-    fraction = min(HELD_OUT, MOST_HELD_OUT / len(labelled))
-    chosen = choose_held_out(task, [rows[k] for k in labelled], fraction)
-    held = [labelled[k] for k in chosen]
-    others = sorted(set(range(len(rows))) - set(held))
-    if task.phrases:
-        texts = [" ".join(rows[k].texts) for k in others]
-        apart = find_apart(texts, [" ".join(rows[k].texts) for k in held])
-        others = [others[k] for k in apart] or others
+    others, held = divide_rows(task, rows)
     if len(others) > MOST_TRIED:
         numbers = np.linspace(0, len(others) - 1, MOST_TRIED).astype(int)
         others = [others[k] for k in numbers]
@@ -161,7 +152,7 @@ def plan_trials(run: TrainConfig, task: Task, rows: list[Row], hidden: int) -> t
     if run.optim.lr != AUTO_RATE:
         choice = explain_rate(run.optim, hidden)
         return 0.0, f"{choice.lr:.3g}, {choice.reason}"
-    train, held = divide_rows(task, rows)
+    train, held = choose_rows(task, rows)
     rates = ", ".join(f"{lr:.3g}" for lr in sorted(list_rates(hidden)))
     line = f"the best of {rates}, each tried on {len(train):,} rows and scored on {len(held):,}"
     return len(FACTORS) * len(train) / len(rows), line

@@ -8,6 +8,7 @@ from bort.errors import BortError
 
 ERRORS = ("ratio", "perplexity")  # of a search for the largest W
 COSINE = "cosine"  # of errors whose bound is 0, which have no W
+LIKELIHOOD = "likelihood"  # of errors on the rows of a task, which have no W either
 ROUNDING = 1e-5  # nats by which a mean of float32 cross-entropies may fall below the true one
 
 
@@ -20,7 +21,8 @@ class Scale:
     a candidate, `ratio` e(T)/e (the paper's W, times the constant e(T)) or `perplexity`
     exp(e(T) - e) = exp(-KL(T ‖ ξ)). Both are in (0, 1], since a cross-entropy against T is never
     below T's entropy (Gibbs). Of errors 1 - cos of states it is `cosine`, the mean cosine 1 - e,
-    from -1 to 1: T's own error is 0, and its ratio to e would be 0 for all.
+    from -1 to 1: T's own error is 0, and its ratio to e would be 0 for all. Of errors on the rows
+    of a task it is `likelihood`, exp(e(T) - e), where e(T) is 0 if they are against labels.
     """
 
     p: float
@@ -30,11 +32,13 @@ class Scale:
     error: str = "ratio"
 
     def __post_init__(self) -> None:
-        is_bounded = self.e == 0 if self.error == COSINE else 0 < self.e < math.inf
+        is_bounded = 0 < self.e < math.inf
+        if self.error in (COSINE, LIKELIHOOD):
+            is_bounded = self.e == 0 or (self.error == LIKELIHOOD and is_bounded)
         if not (is_bounded and all(0 < x < math.inf for x in (self.p, self.i))):
             raise BortError(f"the maximum point needs p, i and e above 0, not {self}")
         check_exponents("exponents", self.exponents)
-        if self.error not in (*ERRORS, COSINE):
+        if self.error not in (*ERRORS, COSINE, LIKELIHOOD):
             raise BortError(f"error={self.error} is unknown; use {' or '.join(ERRORS)}")
 
     def compute_bound(self, p: float, i: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from bort.config.search import LatencyConfig
@@ -81,12 +82,12 @@ def _average(measured: list[Latencies], shares: list[float]) -> Latencies:
 
     An interval's ends are the means of the ends, which is rather too wide than too narrow.
     """
-    parts = list(zip(shares, measured, strict=True))
-    points = {
-        arch: [sum(share * one.points[arch][k] for share, one in parts) for k in range(3)]
-        for arch in measured[0].points
-    }
-    note = " + ".join(f"{share:.0%} of ({one.note})" for share, one in parts)
+    points = {}
+    for arch in measured[0].points:
+        rows = np.array([latencies.points[arch] for latencies in measured])  # (lengths, 3)
+        points[arch] = (np.array(shares) @ rows).tolist()
+    parts = zip(shares, measured, strict=True)
+    note = " + ".join(f"{share:.0%} of ({latencies.note})" for share, latencies in parts)
     return Latencies(measured[0].unit, note, points)
 
 

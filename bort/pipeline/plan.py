@@ -10,11 +10,12 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from bort.benchmark.run import name_archs
+from bort.config.benchmark import BenchmarkConfig
 from bort.config.command_line import parse_command
 from bort.config.compose import CONF, parse_settings
 from bort.config.data import DataConfig
 from bort.config.fingerprint import flatten_settings
-from bort.config.search import BenchmarkConfig, SearchRunConfig, register
+from bort.config.search import SearchRunConfig, register
 from bort.config.train import TrainConfig
 from bort.config.unused import LATENCY_RULES, RULES, refuse_unused
 from bort.errors import BortError

@@ -288,12 +288,19 @@ def build_student(run: TrainConfig, corpus: Corpus, teacher: Teacher | None) -> 
         return continue_model(run, corpus)
     # A teacher may have more rows than its tokenizer has words; the logits of both must match.
     V = teacher.vocab_size if teacher is not None else corpus.info.vocab_size
+    return start_student(run, V, corpus.tokenizer.pad_token_id, teacher)
+
+
+def start_student(
+    run: TrainConfig, vocab_size: int, pad_id: int, teacher: Teacher | None
+) -> MaskedLM:
+    """Build a student of `run.arch` with so many words, and start it as `run.init` says."""
     positions = max(run.data.length, 512)
     config = ModelConfig(
         **run.arch.to_table(),
-        vocab_size=V,
+        vocab_size=vocab_size,
         positions=positions,
-        pad_id=corpus.tokenizer.pad_token_id,
+        pad_id=pad_id,
         dropout=run.dropout,
         attention_dropout=run.dropout,
         length=run.data.length,

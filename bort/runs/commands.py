@@ -14,7 +14,21 @@ from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
 
 # Settings of a search that decide how its candidates are trained.
+LESSON = ("task", "teacher.name", "head", "dropout", "optim")  # and all of data and distill
 CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
+
+
+def compose_task_training(folder: Path, trial: Path) -> str:
+    """Return the words after `python` that go on teaching the optimum of a search on a task.
+
+    folder: holds the settings of the search. trial: the run folder of the optimum's training there.
+    """
+    words = ["train.py", "experiment=kd_finetune", f"model={trial}"]
+    for word in RunFolder(folder).read_overrides() or []:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in LESSON or key.split(".")[0] in ("data", "distill"):
+            words.append(word)
+    return shlex.join(words)
 
 
 def compose_training(folder: Path, optimum: Path, hidden: int, lr: float | None) -> str:

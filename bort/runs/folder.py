@@ -61,7 +61,8 @@ ADDED_SETTINGS: dict[str, Any] = {
     "search.halving": False,
 }
 SHARE, NO_LIMIT = "search.max_latency_share", 1.0  # of T's latency, than which all are faster
-INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "vocab_size")
+INPUT_FACTS = ("digest", "source", "packages", "train_tokens", "val_tokens", "full_val_tokens")
+INPUT_FACTS += ("vocab_size",)
 
 
 def add_missing_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from bort.config.search import DEFAULT_SHARE, STATES, SearchConfig
+from bort.config.search import DEFAULT_SHARE, STATES, TASK, SearchConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives.coefficient import COSINE, format_upper
@@ -26,7 +26,10 @@ TITLES = {
 }
 FEW_POINTS = "the front of e against i has fewer than three points"
 NO_BEND = "no point of the front of e against i lies below its chord"
-NO_W = "errors of final states have no W: T's own is 0, so that e(T)/e would be 0 for all"
+NO_W = {  # by proxy
+    STATES: "errors of final states have no W: T's own is 0, so that e(T)/e would be 0 for all",
+    TASK: "errors on a task have no W, which weighs those at masked words",
+}
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,17 @@ def name_unit(proxy: str | None) -> str:
 
 
 def choose_answers(
-    chosen: Selection, by_error: Selection | None, by_w: Selection | None, budget: str
+    chosen: Selection,
+    by_error: Selection | None,
+    by_w: Selection | None,
+    budget: str,
+    no_w: str = "",
 ) -> list[Answer]:
     """Choose by all three aims from the same errors.
 
     chosen: the candidates of the search, whose front has the knee. by_error: those within the
     budget, by error alone; None where no point of the grid is within it. by_w: those among which W
-    chooses; None where errors have no W. budget: the budget in words.
+    chooses; None where errors have no W, for the reason `no_w`. budget: the budget in words.
     """
     if by_error is None:
         best = Answer(WITHIN_BUDGET, note=f"no candidate is within {budget}")
@@ -113,7 +120,7 @@ def choose_answers(
         best = Answer(WITHIN_BUDGET, note=f"no candidate within {budget} has an error")
     else:
         best = _describe_best(WITHIN_BUDGET, by_error, by_w, f"within {budget}")
-    last = Answer(BY_W, note=NO_W) if by_w is None else _describe_best(BY_W, by_w, by_w, "")
+    last = Answer(BY_W, note=no_w) if by_w is None else _describe_best(BY_W, by_w, by_w, "")
     return [best, _choose_knee(chosen, by_w), last]
 
 

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ logger = logging.getLogger(__name__)
 DEAD = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
 
 
-@contextmanager
-def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> Iterator[Any]:
-    """Prepare the search of a composed configuration; None when there is nothing to train.
+def open_searches(
+    config: DictConfig, arguments: list[str], sweeps: list[str]
+) -> Iterator[AbstractContextManager[Any]]:
+    """Prepare the searches of a composed configuration, one after the other: each a context.
 
-    arguments: the user's overrides; sweeps: those of them that would be sweeps of their own.
+    There is one, or one for each number in grid.vocab_size. arguments: the user's overrides;
+    sweeps: those of them that would be sweeps of their own.
     """
     if sweeps:
         raise BortError(
@@ -60,6 +62,31 @@ def open_search(config: DictConfig, arguments: list[str], sweeps: list[str]) -> 
     for argument in arguments:
         if argument.split("=")[0].lstrip("+~").split(".")[0] in ("arch", "arch_file"):
             raise BortError(f"{argument}: search.py chooses the architecture; set grid= instead")
+    if not config.grid.get("vocab_size"):
+        yield open_search(config, arguments)
+        return
+    cfg = config.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    run = parse_settings(cfg, SearchRunConfig)
+    refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
+    folder = Path(run.output_dir)
+    if is_foreign(folder):
+        raise BortError(f"{folder} holds files but no search of bort; use another name=")
+    with shell.loading(shell.program()):  # torch, only now
+        from bort.search import vocabularies
+
+    vocabularies.check_vocabularies(run, folder)
+    for size in run.grid.vocab_size:
+        yield open_search(*vocabularies.compose_search(config, arguments, size))
+
+
+@contextmanager
+def open_search(config: DictConfig, arguments: list[str]) -> Iterator[Any]:
+    """Prepare the search of a composed configuration; None when there is nothing to train.
+
+    arguments: the user's overrides.
+    """
     cfg = config.copy()
     with open_dict(cfg):
         hydra = cfg.pop("hydra")
@@ -153,7 +180,11 @@ class OptimumCallback(Callback):
         try:
             if config.get("dry_run"):
                 return
-            if config.job == "search":
+            if config.job == "search" and config.grid.get("vocab_size"):
+                from bort.search import vocabularies
+
+                vocabularies.conclude_all(Path(config.output_dir), config.grid.vocab_size)
+            elif config.job == "search":
                 from bort.search import optimum
 
                 optimum.conclude(Path(config.output_dir))

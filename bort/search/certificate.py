@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bort.config.search import STATES
+from bort.config.search import STATES, TASK
 from bort.console import clock
 from bort.objectives.coefficient import format_upper
 from bort.runs.summary import NEAR
@@ -37,9 +37,12 @@ def describe_certificate(result: SearchResult) -> Iterator[str]:
             f"failed; {result.further_trainings} ended well"
         )
     share = result.train_flops / result.exhaustive_flops
+    passes = f"ran over {result.teacher_batches:,} batches"
+    if result.proxy == TASK:
+        passes = "answered each row once"
     yield (
-        f"cost: {result.train_flops:.2e} FLOPs, {share:.0%} of an exhaustive search's; T ran "
-        f"over {result.teacher_batches:,} batches; {clock(result.seconds)} if done one by one"
+        f"cost: {result.train_flops:.2e} FLOPs, {share:.0%} of an exhaustive search's; T {passes}; "
+        f"{clock(result.seconds)} if done one by one"
     )
     yield from find_doubts(result)
 
@@ -91,7 +94,7 @@ def find_doubts(result: SearchResult) -> Iterator[str]:
     best, by_error = result.optimum_name, result.objective == "error"
     yield from _doubt_baseline(result)
     reach = result.unigram_error - result.teacher_error
-    if reach < NEAR and result.proxy != STATES:
+    if reach < NEAR and result.has_w:
         yield (
             f"doubt: T's own output is {reach:.2f} nats from word frequencies: no candidate can "
             "show more; train T longer"

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bort.config.search import SearchRunConfig
+from bort.config.optim import width_lr
+from bort.config.search import SearchRunConfig, TaskSearchConfig
 from bort.config.train import PretrainRunConfig
 from bort.console import data_size
 from bort.errors import BortError
+from bort.models import hub
 from bort.models.arch import Arch
 from bort.objectives.latency import measure_latencies
 from bort.objectives.parameters import count_int8_bytes, count_parameters
@@ -34,11 +36,19 @@ from bort.runs.folder import RunFolder
 from bort.search.answers import NO_W, describe_budget, describe_default_budget
 from bort.search.fptas import Selection
 from bort.search.sweep import build_scale
+from bort.teachers.opening import read_shape
 from bort.training.precision import describe_precision, foresee_precision
 from bort.training.trainer import check_trainer
 from bort.trials.inputs import count_held_sequences, expect_look
 from bort.trials.plan import MaximumPoint
 from bort.trials.planning import check_latency
+from bort.trials.task import (
+    count_task_flops,
+    make_batches,
+    measure_text,
+    measure_training,
+    read_examples,
+)
 from bort.trials.training import list_legs, make_candidate_settings
 
 logger = logging.getLogger(__name__)
@@ -81,8 +91,8 @@ def _describe_budget(run: SearchRunConfig) -> Iterator[str]:
 
 def _describe_bounds(run: SearchRunConfig, chosen: Selection) -> str:
     """Write between what W lies by its bounds, or why there is none."""
-    if run.compares_states:
-        return f"none: {NO_W}"
+    if not run.has_w:
+        return f"none: {NO_W[run.search.proxy]}"
     bounds = sorted(chosen.gibbs(xi) for xi in chosen.order)
     return f"W⁺ from {bounds[0]:.3f} to {bounds[-1]:.3f}; the proven worse are skipped"
 
@@ -123,6 +133,9 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     RunFolder(folder).check_settings(run)
     check_latency(run, folder)
     run = foresee_precision(run, RunFolder(folder).precision)
+    if run.fits_task:
+        _show_task(run)
+        return
     outlook = look_ahead(run)
     run = run.settle(outlook.has_head)
     search, data = run.search, run.data
@@ -143,9 +156,43 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     passes += count_logits_flops(teacher, V, read.val)
     parts = [("trainings", sum(training)), ("finalists", sum(again)), ("teacher's passes", passes)]
     parts += list_teacher_parts(run, outlook)
-    valid, invalid = run.grid.points()
     p = count_parameters(teacher, V, max(data.length, 512))
     logger.info(f"  T           {teacher}, {p:,} parameters (vocabulary {V:,})")
+    _show_candidates(run, chosen, amount.train.tokens, [job.optim.lr for job in jobs])
+    logger.info(f"  FLOPs       at most {format_flops(parts)}")
+    unit = "tokens" if run.compares_states else "positions"
+    states = getattr(amount.train, unit) * search.seeds + getattr(amount.val, unit)
+    logger.info(
+        f"  cache       {data_size(2 * states * teacher.hidden)} of teacher states in {folder}"
+    )
+    _show_costs(run, chosen, parts)
+    show_missing(outlook, run)
+    logger.info("dry_run=true: nothing was started")
+
+
+def _show_task(run: TaskSearchConfig) -> None:
+    """Print the plan of a search on a task; T answers nothing, and its passes are not counted."""
+    examples = read_examples(run)
+    shape = read_shape(hub.fetch_model(run.teacher.name))
+    chosen = _select_candidates(run, shape.arch, shape.vocab_size)
+    text, held = measure_training(run, examples), measure_text(make_batches(examples, "val"))
+    flops = [count_task_flops(run, xi, text, held) for xi in chosen.order]
+    search = run.search
+    again = sorted(flops)[-search.finalists :] * (search.seeds - 1 + len(search.lrs))
+    parts = [("trainings", sum(flops)), ("finalists", sum(again))]
+    rates = [width_lr(xi.hidden, run.optim.lr, search.kappa) for xi in chosen.order]
+    logger.info(f"  T           {shape.arch}, {run.teacher.name}")
+    _show_candidates(run, chosen, text.tokens, rates)
+    logger.info(f"  FLOPs       at most {format_flops(parts)}, without T's pass")
+    _show_costs(run, chosen, parts)
+    logger.info("dry_run=true: nothing was started")
+
+
+def _show_candidates(
+    run: SearchRunConfig, chosen: Selection, tokens: float, rates: list[float]
+) -> None:
+    """Print which candidates there are, and how each is trained: on so many tokens, at its rate."""
+    valid, invalid = run.grid.points()
     logger.info(
         f"  candidates  {len(chosen.order)} of {len(valid) + len(invalid)} points: {len(invalid)} "
         f"without a whole head size, {len(chosen.excluded)} over the budget or not smaller than T"
@@ -153,22 +200,18 @@ def show(run: SearchRunConfig, folder: Path) -> None:
     for line in _describe_budget(run):
         logger.info(f"  budget      {line}")
     logger.info(f"  bounds      {_describe_bounds(run, chosen)}")
-    logger.info(f"  n           {search.n:,} steps, {amount.train.tokens:,.0f} tokens a candidate")
-    rates = sorted(job.optim.lr for job in jobs)
+    logger.info(f"  n           {run.search.n:,} steps, {tokens:,.0f} tokens a candidate")
     logger.info(f"  precision   {describe_precision(run)}")
-    logger.info(f"  rate        {rates[0]:.3g} to {rates[-1]:.3g} at its peak, by width")
-    logger.info(f"  FLOPs       at most {format_flops(parts)}")
-    unit = "tokens" if run.compares_states else "positions"
-    states = getattr(amount.train, unit) * search.seeds + getattr(amount.val, unit)
-    logger.info(
-        f"  cache       {data_size(2 * states * teacher.hidden)} of teacher states in {folder}"
-    )
+    logger.info(f"  rate        {min(rates):.3g} to {max(rates):.3g} at its peak, by width")
+
+
+def _show_costs(run: SearchRunConfig, chosen: Selection, parts: list[tuple[str, float]]) -> None:
+    """Print the disk, the timings and the hours of a search; parts: of its FLOPs, by name."""
     sizes = [chosen.points[xi][0] for xi in chosen.order]
     logger.info(f"  disk        at most {data_size(4 * sum(sizes))} of models")
     if run.latency.source not in ("analytic", "table"):
-        count = run.latency.shapes if run.latency.source == "fitted" else len(valid) + 1
+        shapes = run.latency.shapes
+        count = shapes if run.latency.source == "fitted" else len(run.grid.points()[0]) + 1
         logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
     needed = describe_time(sum(work for _, work in parts), run)
     logger.info(f"  time        at most {needed}")
-    show_missing(outlook, run)
-    logger.info("dry_run=true: nothing was started")

@@ -10,14 +10,13 @@ from omegaconf import OmegaConf
 
 from bort import html
 from bort.config.compose import parse_settings
-from bort.config.search import STATES, SearchRunConfig
+from bort.config.search import SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError, shorten
 from bort.files.run_files import CANDIDATES, PLAN
 from bort.files.writing import replace_file, write_csv
 from bort.models.arch import Arch
-from bort.objectives.coefficient import COSINE
-from bort.runs import commands
+from bort.objectives.coefficient import COSINE, LIKELIHOOD
 from bort.runs.folder import SHARE, RunFolder, add_missing_settings
 from bort.runs.summary import RunSummary
 from bort.search import report
@@ -51,9 +50,15 @@ logger = logging.getLogger(__name__)
 
 # The quality of an error in words, by the kind of a `Scale`.
 QUALITIES = {"ratio": "e(T)/e", "perplexity": "exp(e(T) − e)", COSINE: "1 − e"}
+QUALITIES[LIKELIHOOD] = QUALITIES["perplexity"]
 
 
 def conclude(folder: Path) -> SearchResult:
+    """Choose from the records of a search; write and log all that `write_conclusion` does."""
+    return write_conclusion(folder).result
+
+
+def write_conclusion(folder: Path) -> Conclusion:
     """Choose from the records of a search; write its table, optima, summary.json and report.
 
     Needs the run folder alone. Raises BortError when every candidate failed; nothing is written
@@ -73,12 +78,12 @@ def conclude(folder: Path) -> SearchResult:
     run_folder.write_summary(RunSummary(result.to_json()))
     parts = report.build_parts(folder, conclusion)
     html.write_page(run_folder.report, f"bort search {run.name}", parts)
-    for line in describe_outcome(folder, result, conclusion.rows):
+    for line in describe_outcome(folder, conclusion):
         logger.info(line)
     if run.logger.name == "wandb":
         report.log_to_wandb(folder, conclusion)
         logger.info(f"  wandb     wandb sync {folder}/wandb/offline-run-*   (when it was offline)")
-    return result
+    return conclusion
 
 
 def is_over(run: SearchRunConfig, folder: Path) -> bool:
@@ -128,7 +133,7 @@ def choose_optimum(folder: Path) -> Conclusion:
     budget = describe_budget(run.search, plan.latency_unit)
     answers = answer_by_settings(plan, paired, chosen, budget)
     result = replace(result, budget=budget, answers=answers)
-    choices = {} if run.compares_states else w_map(chosen, [k / 4 for k in range(13)])
+    choices = {} if not run.has_w else w_map(chosen, [k / 4 for k in range(13)])
     return Conclusion(run, plan, rows, result, report.draw_figures(rows, result, choices))
 
 
@@ -141,7 +146,7 @@ def answer_by_settings(
         """Select by another objective; None where it does not exist, or excludes all."""
         if paired.run.search.objective == objective:
             return chosen
-        if objective == "w" and paired.run.compares_states:
+        if objective == "w" and not paired.run.has_w:
             return None
         search = replace(paired.run.search, objective=objective)
         try:
@@ -149,7 +154,8 @@ def answer_by_settings(
         except BortError:
             return None
 
-    return choose_answers(chosen, select("error"), select("w"), budget)
+    no_w = NO_W.get(paired.run.search.proxy, "")
+    return choose_answers(chosen, select("error"), select("w"), budget, no_w)
 
 
 def list_candidates(
@@ -189,7 +195,7 @@ def list_candidates(
         rows.append(row)
     rows.sort(key=lambda row: _sort_key(chosen, row.xi))
     teacher = plan.teacher
-    w = 1.0 if paired.run.compares_states else 0.0  # W(T) = 0, but its mean cosine is 1
+    w = 0.0 if paired.run.has_w else 1.0  # W(T) = 0, but its own quality is 1
     numbers = {"latency": teacher.latency[0], "error": teacher.error, "w": w, "reason": None}
     rows.append(CandidateRow(teacher.xi, teacher.parameters, status="teacher", **numbers))
     for xi in plan.invalid:
@@ -296,7 +302,8 @@ def _count_costs(plan: SearchPlan, paired: Paired, chosen: Selection) -> dict[st
     run, flops = paired.run, plan.flops
     trained = [record for record in paired.records if record.is_trained]
     failed = [record for record in paired.records if not record.is_trained]
-    passes = list_training_passes(paired.folder)
+    # Of a task, T answers each row once, and its answers are kept for all searches.
+    passes = 1 if run.fits_task else len(list_training_passes(paired.folder))
     once = plan.teacher_val_flops  # T over the held-out positions
     work = {r.job: flops[r.xi] if r.flops is None else r.flops for r in trained}
     spent = sum(work.values())
@@ -305,8 +312,8 @@ def _count_costs(plan: SearchPlan, paired: Paired, chosen: Selection) -> dict[st
         "shortened": sum(record.job.steps is not None for record in trained),
         "further_trainings": sum(_is_further(record, run) for record in trained),
         "further_failed": sum(_is_further(record, run) for record in failed),
-        "teacher_batches": sum(count_batches(path) for path in passes),
-        "train_flops": spent + plan.teacher_flops * len(passes) + once,
+        "teacher_batches": sum(map(count_batches, list_training_passes(paired.folder))),
+        "train_flops": spent + plan.teacher_flops * passes + once,
         "exhaustive_flops": sum(flops[xi] for xi in chosen.order) + plan.teacher_flops + once,
         "finalist_flops": sum(work[r.job] for r in trained if r.job.seed != run.seed),
         "seconds": sum(record.wall for record in trained) + plan.teacher_pass_seconds,
@@ -318,8 +325,9 @@ def _is_further(record: TrialRecord, run: SearchRunConfig) -> bool:
     return record.job.seed != run.seed or record.job.lr != run.optim.lr
 
 
-def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow]) -> Iterator[str]:
+def describe_outcome(folder: Path, conclusion: Conclusion) -> Iterator[str]:
     """Write the last lines of a search: the best ones, what is proven, what to doubt, the files."""
+    result, rows = conclusion.result, conclusion.rows
     yield "search: the best candidates"
     label = result.criterion
     for row in [row for row in rows if row.status == "trained"][:5]:
@@ -333,10 +341,9 @@ def describe_outcome(folder: Path, result: SearchResult, rows: list[CandidateRow
         yield from describe_answers(result.answers, result.latency_unit)
     run_folder = RunFolder(folder)
     yield f"  optimum   {run_folder.optimum}"
-    by_w = f"none: {NO_W}" if result.proxy == STATES else run_folder.optimum_w
+    by_w = f"none: {NO_W[result.proxy]}" if result.proxy in NO_W else run_folder.optimum_w
     yield f"  by W      {by_w}"
     yield f"  report    {run_folder.report}"
     yield f"  table     {folder / CANDIDATES}, {run_folder.summary_file.name}"
     top = next(row for row in rows if row.xi == result.optimum)
-    command = commands.compose_training(folder, run_folder.optimum, top.xi.hidden, top.lr)
-    yield f"  next      {typed(command)}"
+    yield f"  next      {typed(report.compose_next(folder, top, conclusion.run))}"

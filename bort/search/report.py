@@ -1,13 +1,13 @@
 """A search as one self-contained HTML page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bort import html
 from bort.config.fingerprint import flatten_settings
-from bort.config.search import STATES, WORDS, SearchRunConfig
+from bort.config.search import STATES, SearchRunConfig
 from bort.console import clock, typed
 from bort.models.arch import Arch
 from bort.runs import commands
@@ -15,8 +15,9 @@ from bort.runs.folder import RunFolder
 from bort.search.answers import NO_W, format_numbers
 from bort.search.certificate import describe_certificate, describe_look
 from bort.search.fptas import UNDECIDED, pareto
-from bort.search.result import CandidateRow, Conclusion, SearchResult
+from bort.search.result import MEASURED_AT, CandidateRow, Conclusion, SearchResult
 from bort.training.loggers import choose_wandb_options
+from bort.trials.records import find_best_record, read_records
 
 if TYPE_CHECKING:  # plotly is loaded when something is drawn
     from plotly.graph_objects import Figure
@@ -65,13 +66,15 @@ def build_parts(
     yield _write_head(conclusion, unit, with_doubts)
     yield write_answers(result)
     alone = "" if result.objective == "w" else f" Here W is {result.quality} alone."
-    if result.proxy == STATES:
-        alone = f" Here W is {result.quality} alone: {NO_W}."
+    if not result.has_w:
+        alone = f" Here W is {result.quality} alone: {NO_W[result.proxy]}."
     yield f"<p>{SYMBOLS}{alone}</p>"
     for title, figure in conclusion.plots.items():
         yield from [f"<h2>{title}</h2>", figure]
     yield write_costs(conclusion.plan.teacher_pass_seconds, result)
-    yield write_table(rows, unit, result.proxy)
+    error = "error" if result.proxy == STATES else "error (nats)"
+    names = (error, "W", "W⁺") if result.has_w else (error, result.quality, "its bound")
+    yield write_table(rows, unit, names)
     yield write_commands(conclusion.run, folder, best)
 
 
@@ -99,14 +102,17 @@ def _write_head(conclusion: Conclusion, unit: str, with_doubts: bool) -> str:
     doubt = "".join(f"<p class=doubt>{escape(x)}</p>" for x in lines if x.startswith("doubt"))
     doubt = doubt if with_doubts else ""
     text = run.data.path if run.data.source == "text" else "the embedded docstrings"
-    positions = "tokens" if result.proxy == STATES else "masked positions"
+    tokens, documents = f" × {run.data.length} tokens", f" of {result.documents:,} documents"
+    if run.fits_task:
+        text = run.data.train if run.task == "custom" else run.task
+        tokens, documents = " rows", ""
     return (
         f"<h1>{title} on {escape(str(text))}{escape(budget)}</h1>"
         f"{html.format_numbers(figures)}{doubt}"
         f"<h2>Certificate</h2><ul>{plain}</ul>"
-        f"<p>n = {run.search.n:,} steps of {run.data.batch_size} × {run.data.length} tokens a "
-        f"candidate, T = {teacher.xi}, errors on {result.positions:,} {positions} of "
-        f"{result.documents:,} documents, {result.baseline} alone "
+        f"<p>n = {run.search.n:,} steps of {run.data.batch_size}{tokens} a "
+        f"candidate, T = {teacher.xi}, errors on {result.positions:,} {MEASURED_AT[result.proxy]}"
+        f"{documents}, {result.baseline} alone "
         f"{result.unigram_error:.3f}.</p>"
     )
 
@@ -293,8 +299,10 @@ def _list_rankings(result: SearchResult) -> Iterator[tuple[str, str]]:
         yield (f"winner after {step}", horizon.winner)
 
 
-def write_table(rows: list[CandidateRow], unit: str, proxy: str = WORDS) -> str:
-    names = ("error", "1 − e", "its bound") if proxy == STATES else ("error (nats)", "W", "W⁺")
+def write_table(
+    rows: list[CandidateRow], unit: str, names: Sequence[str] = ("error (nats)", "W", "W⁺")
+) -> str:
+    """Write all points as a table; names: of the error, of W, and of its bound."""
     head = ("ξ", "status", "parameters", "latency", *names, "reason")
     body = []
     for row in rows:
@@ -309,12 +317,22 @@ def _write_number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def compose_next(folder: Path, best: CandidateRow, run: SearchRunConfig) -> str:
+    """Return the words after `python` that train the optimum on; best: its row."""
+    if run.fits_task:
+        records = read_records(folder)
+        job = find_best_record(records, best.xi, run).job
+        return commands.compose_task_training(folder, folder / job.folder)
+    optimum = RunFolder(folder).optimum
+    return commands.compose_training(folder, optimum, best.xi.hidden, best.lr)
+
+
 def write_commands(run: SearchRunConfig, folder: Path, best: CandidateRow) -> str:
     """The commands that search again, and that pre-train `best`, the row of the optimum."""
     run_folder = RunFolder(folder)
     config = run_folder.config_file.read_text(encoding="utf-8")
     again = commands.compose_command(folder, "search.py", run.name)
-    command = commands.compose_training(folder, run_folder.optimum, best.xi.hidden, best.lr)
+    command = compose_next(folder, best, run)
     return (
         f"<h2>Again, and on from here</h2><pre>{escape(again)}\n"
         f"{escape(typed(command))}</pre>"

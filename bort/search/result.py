@@ -3,14 +3,21 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from bort.config.search import STATES, WORDS, SearchRunConfig
+from bort.config.search import STATES, TASK, WORDS, SearchRunConfig
 from bort.config.trainer import FLOAT32
 from bort.models.arch import Arch
 from bort.runs.summary import NEAR
 from bort.search.answers import BY_W, KNEE, WITHIN_BUDGET, Answer
 from bort.trials.plan import SearchPlan
 
-NEAR_CONSTANT = 0.25  # as a share of a constant state's error
+NEAR_CONSTANT = 0.25  # as a share of what T's own error is below that of a constant
+# What has the error `unigram_error` without reading a text, and what the errors are at, by proxy.
+BASELINES = {
+    WORDS: "word frequencies",
+    STATES: "one constant state",
+    TASK: "one constant answer",
+}
+MEASURED_AT = {WORDS: "masked positions", STATES: "tokens", TASK: "held-out rows"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,12 @@ class SearchResult:
     @property
     def baseline(self) -> str:
         """What has the error `unigram_error`, without reading the text."""
-        return "one constant state" if self.proxy == STATES else "word frequencies"
+        return BASELINES[self.proxy]
+
+    @property
+    def has_w(self) -> bool:
+        """Whether W can weigh the errors."""
+        return self.proxy == WORDS
 
     @property
     def error_name(self) -> str:
@@ -178,7 +190,8 @@ class SearchResult:
     @property
     def near(self) -> float:
         """How far below that of the baseline an error has to be, or n was too short."""
-        return NEAR_CONSTANT * self.unigram_error if self.proxy == STATES else NEAR
+        reach = self.unigram_error - self.teacher_error
+        return NEAR if self.has_w else NEAR_CONSTANT * reach
 
     @property
     def below_unigram(self) -> float:

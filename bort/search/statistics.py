@@ -144,12 +144,12 @@ def choose_by_controls(plan: SearchPlan, chosen: Selection) -> dict[str, str | N
     """Choose without training most of them, and by other aims, as fields of a `SearchResult`.
 
     None where there is no such control: where every bound is the same, fewer than three errors are
-    there to fit, or errors of states have no W.
+    there to fit, or the errors have no W.
     """
     body = {point.xi: point.body for point in plan.points}
     scale, weights = chosen.scale, tuple(plan.exponents)
     aims = {"by_error": replace(scale, exponents=BY_ERROR)}
-    for kind in ERRORS if scale.error != COSINE else ():
+    for kind in ERRORS if scale.error in ERRORS else ():
         aims[f"by_{kind}"] = replace(scale, exponents=weights, error=kind)
     winners = dict.fromkeys(f"by_{kind}" for kind in ERRORS)
     winners |= {key: name_winner(chosen.weigh_by(aim).winner) for key, aim in aims.items()}

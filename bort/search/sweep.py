@@ -22,11 +22,11 @@ from bort.files.run_files import (
     PLAN,
     TRIAL,
 )
-from bort.objectives.coefficient import COSINE, Scale
+from bort.models import hub
+from bort.objectives.coefficient import COSINE, LIKELIHOOD, Scale
 from bort.objectives.latency import check_device
-from bort.pretraining.corpus import Corpus
 from bort.pretraining.recipe import settle_by_teacher
-from bort.pretraining.teacher import Sources, open_sources
+from bort.pretraining.teacher import Sources, hash_teacher, open_sources
 from bort.runs.folder import RunFolder
 from bort.search.answers import describe_default_budget
 from bort.search.fptas import Selection
@@ -36,6 +36,7 @@ from bort.teachers.teacher import Teacher
 from bort.training.precision import settle_precision
 from bort.training.threads import choose_threads
 from bort.training.trainer import check_trainer
+from bort.trials import task
 from bort.trials.inputs import (
     forget_corpus_and_teacher,
     open_corpus_and_teacher,
@@ -47,6 +48,7 @@ from bort.trials.plan import (
 )
 from bort.trials.planning import (
     check_latency,
+    check_validation,
     complete_plan,
     list_candidates,
     pass_over_training,
@@ -62,6 +64,7 @@ from bort.trials.records import (
     write_record,
 )
 from bort.trials.rungs import Curves, list_rungs
+from bort.trials.task import forget_lesson, open_lesson
 from bort.trials.training import evaluate
 
 logger = logging.getLogger(__name__)
@@ -81,8 +84,13 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
     run_folder = RunFolder(folder)
     run_folder.check_settings(run)
     check_latency(run, folder)
-    sources = open_sources(run)  # a mistake is told before the precision is timed
-    run = settle_by_teacher(run, folder, sources.teacher)
+    sources = None
+    if run.fits_task:  # a mistake is told before the precision is timed
+        forget_lesson()
+        open_lesson(run, folder)
+    else:
+        sources = open_sources(run)
+        run = settle_by_teacher(run, folder, sources.teacher)
     run = settle_precision(run, run_folder.precision)
     threads = choose_threads(run, run_folder.threads) or torch.get_num_threads()
     if record is None:
@@ -94,6 +102,7 @@ def open_sweep(run: SearchRunConfig, folder: Path, record: dict | None = None) -
             yield Sweep(run, folder, sources)
         finally:
             forget_corpus_and_teacher()
+            forget_lesson()
 
 
 def run_in_process(run: SearchRunConfig, folder: Path) -> SearchPlan:
@@ -116,13 +125,7 @@ class Sweep:
 
     def __init__(self, run: SearchRunConfig, folder: Path, sources: Sources | None = None):
         self.run, self.folder = run, folder
-        forget_corpus_and_teacher()
-        corpus, teacher = open_corpus_and_teacher(run, folder, sources)
-        if (folder / PLAN).exists():  # written last: all else is there, too
-            self.plan = read_plan(folder)
-            restore_passes(run, folder, corpus, teacher)
-        else:
-            self.plan = self._make_plan(corpus, teacher)
+        self.plan = self._plan_task() if run.fits_task else self._plan_text(sources)
         self._refresh()
         self._announce()
 
@@ -131,15 +134,40 @@ class Sweep:
         paired = Paired(self.folder, self.records, self.run)
         self.selection = build_selection(self.plan, self.run, self.records, paired)
 
-    def _make_plan(self, corpus: Corpus, teacher: Teacher) -> SearchPlan:
-        """Find out T's numbers and every candidate's p and i, and let T run; all on the disk."""
-        plan = list_candidates(self.run, self.folder, corpus, teacher)
-        build_selection(plan, self.run, [])  # raises, before T runs, when the budgets leave none
-        return complete_plan(plan, self.run, self.folder, corpus, teacher)
+    def _plan_text(self, sources: Sources | None) -> SearchPlan:
+        """Read the plan of a search on text, or make it: T's numbers, each p and i, T's passes."""
+        run, folder = self.run, self.folder
+        forget_corpus_and_teacher()
+        corpus, teacher = open_corpus_and_teacher(run, folder, sources)
+        if (folder / PLAN).exists():  # written last: all else is there, too
+            restore_passes(run, folder, corpus, teacher)
+            return read_plan(folder)
+        check_validation(run, corpus)
+        (digest,) = hash_teacher(run, corpus).values()
+        return complete_plan(self._list_points(teacher, digest), run, folder, corpus, teacher)
+
+    def _plan_task(self) -> SearchPlan:
+        """Read the plan of a search on a task, or make it: T's numbers, each p and i."""
+        run, folder = self.run, self.folder
+        lesson = open_lesson(run, folder)
+        task.check_inputs(run, RunFolder(folder), lesson)
+        if (folder / PLAN).exists():
+            return read_plan(folder)
+        points = self._list_points(lesson.teacher, hub.digest_model(run.teacher.name))
+        return task.complete_plan(points, run, folder, lesson)
+
+    def _list_points(self, teacher: Teacher, digest: str) -> SearchPlan:
+        """List T and all candidates with p and i; raises BortError when the budgets leave none."""
+        plan = list_candidates(self.run, self.folder, teacher, digest)
+        build_selection(plan, self.run, [])
+        return plan
 
     def _announce(self) -> None:
         chosen, plan = self.selection, self.plan
-        if self.run.compares_states:
+        if self.run.fits_task:
+            scale = f"T's entropy {plan.teacher.error:.3f} nats at {plan.positions:,} held-out rows"
+            scale += ", one constant answer has e "
+        elif self.run.compares_states:
             scale = f"T's states at {plan.positions:,} tokens, one constant state has e "
         else:
             scale = f"T's entropy {plan.teacher.error:.3f} nats at {plan.positions:,} positions, "
@@ -181,7 +209,7 @@ class Sweep:
         """List what `list_due_finalists` does; T has run over their batches then."""
         due = list_due_finalists(self.run, self.selection, self.records)
         seeds = {job.seed for job in due}
-        if not seeds <= {self.run.seed}:  # other seeds are other batches
+        if not (self.run.fits_task or seeds <= {self.run.seed}):  # other seeds are other batches
             corpus, teacher = open_corpus_and_teacher(self.run, self.folder)
             for seed in sorted(seeds):
                 pass_over_training(self.run, self.folder, corpus, teacher, seed)
@@ -247,6 +275,8 @@ def build_scale(teacher: MaximumPoint, run: SearchRunConfig) -> Scale:
     error, quality = teacher.error, search.error
     if run.compares_states:  # known before T runs
         error, quality = 0.0, COSINE
+    elif run.fits_task:
+        quality = LIKELIHOOD
     return Scale(teacher.parameters, teacher.latency[0], error, exponents, quality)
 
 

@@ -146,8 +146,8 @@ def _add_row(table: CandidateTable, row: dict[str, str | None]) -> Arch | None:
     cell = (row["error"] or "").strip()
     if row["status"] == "teacher" and cell in ("0", "0.0"):
         raise BortError(
-            f"error={cell} must be a number above 0; a search by final states has no W, and its "
-            "answers are in its summary.json"
+            f"error={cell} must be a number above 0; a search by final states or on labels has no "
+            "W, and its answers are in its summary.json"
         )
     p, i, e = (_parse_positive(row, column) for column in NUMBERS)
     if p is None or i is None:

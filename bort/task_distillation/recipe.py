@@ -209,5 +209,5 @@ def examine_teacher(
 
 def find_usual_label(rows: list[Row]) -> np.ndarray:
     """Find the most frequent label of rows; of several a row, (labels,), which most rows have."""
-    labels = np.array([row.label for row in rows])
+    labels = np.array([row.label for row in rows if row.label is not None])
     return labels.mean(0) > 0.5 if labels.ndim > 1 else np.bincount(labels).argmax()

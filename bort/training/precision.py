@@ -167,7 +167,8 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
 
     The passes are relative: a step has a pass forward, and where a model is trained two backward.
     """
-    if run.fits_task:
+    is_search = isinstance(run, SearchRunConfig)
+    if run.fits_task and not is_search:
         folder = _find_folder(run.model, fetches)
         yield (read_model_config(folder).arch if folder else run.arch), 0, 3
         return
@@ -177,7 +178,6 @@ def list_models(run: TrainConfig, fetches: bool) -> Iterator[tuple[Arch, int, fl
     if run.data.vocab_size is not None:  # which takes some of an existing tokenizer's words
         vocab = min(vocab, run.data.vocab_size)
     archs, steps = [run.arch], 1
-    is_search = isinstance(run, SearchRunConfig)
     if is_search:
         archs, steps = run.grid.points()[0], run.search.n
         if run.teacher.name is None:

@@ -149,6 +149,7 @@ def plan_step(run: TrainConfig) -> Step | None:
 
     A search trains candidates of many sizes on kept states of T; that of the middle stands for all.
     """
+    fits_task = run.fits_task
     if isinstance(run, SearchRunConfig):
         archs = sorted(run.grid.points()[0], key=lambda arch: (arch.hidden, arch.depth, arch))
         distill = DistillConfig(w_kd=0.0, w_mlm=1.0)
@@ -158,7 +159,7 @@ def plan_step(run: TrainConfig) -> Step | None:
     teacher = models[1][0] if len(models) > 1 else None
     rows = run.data.batch_size * run.data.length
     # A task has one answer for each text, and few words of the matrix in a batch.
-    masked = run.data.batch_size if run.fits_task else max(1, round(rows * run.data.mask_rate))
+    masked = run.data.batch_size if fits_task else max(1, round(rows * run.data.mask_rate))
     step = Step(run, student, teacher, vocab or run.data.bpe_size, masked)
     return step if step.count_flops() <= MOST_FLOPS else None
 

@@ -32,7 +32,6 @@ from bort.pretraining.flops import (
     count_states_flops,
     count_validations,
 )
-from bort.pretraining.teacher import hash_teacher
 from bort.runs.folder import RunFolder
 from bort.teachers.opening import read_shape
 from bort.teachers.states import TeacherStates
@@ -87,16 +86,19 @@ def measure_latency(
     return latency
 
 
+def check_validation(run: SearchRunConfig, corpus: Corpus) -> None:
+    """Raise BortError for a text without held-out sequences."""
+    if not len(make_val_batches(corpus, run)):
+        raise BortError("search.py needs validation text; raise data.val_fraction")
+
+
 def list_candidates(
-    run: SearchRunConfig, folder: Path, corpus: Corpus, teacher: Teacher
+    run: SearchRunConfig, folder: Path, teacher: Teacher, digest: str
 ) -> SearchPlan:
     """List T and every point with p and î; T's error and the FLOPs are not known yet.
 
-    Raises BortError for a text without held-out sequences.
+    digest: of T.
     """
-    if not len(make_val_batches(corpus, run)):
-        raise BortError("search.py needs validation text; raise data.val_fraction")
-    (digest,) = hash_teacher(run, corpus).values()
     vocab, shape = teacher.vocab_size, teacher.arch
     latency = measure_latency(run, shape, vocab, folder)
     valid, invalid = run.grid.points()

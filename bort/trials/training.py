@@ -42,6 +42,7 @@ from bort.trials.plan import SearchPlan, locate_training_pass, locate_val_pass, 
 from bort.trials.records import Job, TrialRecord, TrialStatus, read_record, write_record
 from bort.trials.rungs import list_rungs
 from bort.trials.states import keep_projection, measure_state_scores
+from bort.trials.task import train_candidate as train_task_candidate
 
 
 def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRecord:
@@ -63,7 +64,8 @@ def evaluate(run: SearchRunConfig, folder: Path, trial_folder: Path) -> TrialRec
         run = replace(run, search=replace(run.search, n=n, halving=True))
     try:
         with use_threads(RunFolder(folder).threads):
-            record = _train_and_measure(run, job, plan, folder)
+            train = train_task_candidate if run.fits_task else _train_and_measure
+            record = train(run, job, plan, folder)
     except Exception as error:
         if (reason := explain_failure(error)) is None:
             raise

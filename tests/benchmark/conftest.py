@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_runs import add_head
 
-from bort.config.search import BenchmarkConfig, register
+from bort.config.benchmark import BenchmarkConfig
+from bort.config.search import register
 from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig

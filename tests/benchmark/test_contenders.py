@@ -18,7 +18,8 @@ from bort.benchmark.contenders import (
     make_inputs,
     open_contender,
 )
-from bort.config.search import BenchmarkConfig, register
+from bort.config.benchmark import BenchmarkConfig
+from bort.config.search import register
 from bort.embeddings.embedder import make_embedder, save_embedder
 from bort.models.arch import Arch
 from bort.models.huggingface import load_model, load_tokenizer

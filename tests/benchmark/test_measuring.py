@@ -14,7 +14,8 @@ from bort.benchmark.contenders import (
     Contender,
     describe_encoders,
 )
-from bort.config.search import BenchmarkConfig, register
+from bort.config.benchmark import BenchmarkConfig
+from bort.config.search import register
 from bort.models.arch import Arch
 
 register(BenchmarkConfig)

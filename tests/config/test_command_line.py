@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 from bort.benchmark.run import compose_settings
+from bort.config.benchmark import BenchmarkConfig
 from bort.config.command_line import (
     FREE,
     check_options,
@@ -16,7 +17,6 @@ from bort.config.command_line import (
     parse_command,
     read_comments,
 )
-from bort.config.search import BenchmarkConfig
 from bort.dashboard import DashboardConfig
 from bort.doctor import DoctorConfig
 from bort.errors import BortError

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from bort import shell
 from bort.config import search as search_config
+from bort.config.benchmark import BenchmarkConfig
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.trials.training import explain_failure
@@ -90,7 +91,7 @@ def test_each_mistake_is_one_line(override, line):
 @pytest.mark.parametrize(
     ("command", "schema", "override", "one"),
     [
-        ("benchmark", search_config.BenchmarkConfig, "models=runs/x", "models=[runs/x]"),
+        ("benchmark", BenchmarkConfig, "models=runs/x", "models=[runs/x]"),
         ("search", search_config.SearchRunConfig, "grid.depth=2", "grid.depth=[2]"),
     ],
 )

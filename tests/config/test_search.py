@@ -7,7 +7,6 @@ from composed_settings import composed
 
 from bort.config.search import (
     SOURCES,
-    BenchmarkConfig,
     GridConfig,
     LatencyConfig,
     SearchConfig,
@@ -126,8 +125,16 @@ MESSAGES = [
         "grid: no number of heads divides any hidden size; fix grid.heads",
     ),
     (
-        lambda: BenchmarkConfig(vocab_size=7, grid=GridConfig([], [])),
-        "vocab_size=7 must be at least 8",
+        lambda: GridConfig([1], [4], [1], None, [4], None, [9, 9]),
+        "grid.vocab_size=[9, 9] must be one or more different numbers",
+    ),
+    (
+        lambda: GridConfig([1], [4], [1], None, [4], None, []),
+        "grid.vocab_size=[] must be one or more different numbers",
+    ),
+    (
+        lambda: GridConfig([1], [4], [1], None, [4], None, [9, 0]),
+        "grid: every size must be above 0",
     ),
 ]
 

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bort.config import search as search_config
+from bort.config.benchmark import BenchmarkConfig
 from bort.config.compose import parse_settings
 from bort.config.search import LatencyConfig
 from bort.config.train import TrainConfig
@@ -20,7 +21,7 @@ from bort.config.unused import (
 from bort.errors import BortError
 
 ROOT = Path(__file__).resolve().parents[2]
-search_config.register(search_config.BenchmarkConfig)
+search_config.register(BenchmarkConfig)
 
 JOBS = {  # of each job the overrides that choose it
     "kd": [],
@@ -223,7 +224,7 @@ def test_what_is_left_out_and_what_is_hydras_is_no_setting(override):
 def test_a_benchmark_too(given, override, line):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("benchmark", [*given, override])
-    run = parse_settings(cfg, search_config.BenchmarkConfig)
+    run = parse_settings(cfg, BenchmarkConfig)
     with pytest.raises(BortError) as error:
         refuse_unused(run, [*given, override], (*LATENCY_RULES, *BENCHMARK_RULES))
     assert str(error.value).startswith(line)

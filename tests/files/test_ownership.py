@@ -15,8 +15,8 @@ from files_helpers import NO_GRID, USERS, composed, content, exported, refused, 
 
 from bort import html, report
 from bort.benchmark import run as benchmark
+from bort.config.benchmark import BenchmarkConfig
 from bort.config.command_line import parse_command
-from bort.config.search import BenchmarkConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.files import locks, ownership

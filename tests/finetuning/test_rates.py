@@ -12,7 +12,7 @@ from bort.errors import BortError
 from bort.finetuning import recipe as finetune
 from bort.finetuning.examples import encode_examples
 from bort.finetuning.heads import build_task_classifier
-from bort.finetuning.rates import choose_rate, divide_rows, explain_rate, list_rates
+from bort.finetuning.rates import choose_rate, choose_rows, explain_rate, list_rates
 from bort.models.huggingface import load_masked_lm, load_tokenizer
 from bort.tasks.custom import define_task
 from bort.tasks.registry import find_task
@@ -147,20 +147,20 @@ def test_rows_are_divided_by_sentence_and_within_limits():
     phrases = find_task("glue/sst2")
     sentences = [f"so film {k} is fine".split() for k in range(100)]
     rows = [Row(k, (" ".join(sentences[k // 3][k % 3 :]),), k % 2) for k in range(300)]
-    train, held = divide_rows(phrases, rows)
+    train, held = choose_rows(phrases, rows)
     texts = [f" {rows[k].texts[0]} " for k in held]
     for k in train:
         words = rows[k].texts[0].split()
         shared = [" ".join(["", *words[n : n + 3], ""]) for n in range(len(words) - 2)]
         assert not any(part in text for part in shared for text in texts)
     assert len(held) == 30 and 200 < len(train) < 270
-    plain, _ = divide_rows(replace(phrases, phrases=False), rows)
+    plain, _ = choose_rows(replace(phrases, phrases=False), rows)
     assert len(plain) == 270
     many = [Row(k, (f"film {k}",), k % 2) for k in range(20_000)]
-    train, held = divide_rows(replace(phrases, phrases=False), many)
+    train, held = choose_rows(replace(phrases, phrases=False), many)
     assert (len(train), len(held)) == (4000, 1000) and not set(train) & set(held)
     unlabelled = [replace(row, label=None) for row in many[:100]]
-    train, held = divide_rows(replace(phrases, phrases=False), unlabelled + many[100:200])
+    train, held = choose_rows(replace(phrases, phrases=False), unlabelled + many[100:200])
     assert min(held) >= 100 and set(range(100)) <= set(train)
 
 

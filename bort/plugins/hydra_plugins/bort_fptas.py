@@ -31,15 +31,16 @@ class FptasSweeper(Sweeper):
 
         parsed = OverridesParser.create().parse_overrides(overrides=arguments)
         sweeps = [override.input_line for override in parsed if override.is_sweep_override()]
-        with callback.open_search(self.config, arguments, sweeps) as search:
-            done = 0
-            while search and (batch := search.ask()):
-                # what a job finds no memory for beside others is tried again alone
-                beside = f"search.parallel={len(batch)}"
-                overrides = [[*search.arguments, *job.overrides, beside] for job in batch]
-                self.validate_batch_is_legal(overrides)
-                callback.launch(self.launcher, overrides, done, search, batch)
-                done += len(batch)
+        done = 0
+        for opened in callback.open_searches(self.config, arguments, sweeps):
+            with opened as search:
+                while search and (batch := search.ask()):
+                    # what a job finds no memory for beside others is tried again alone
+                    beside = f"search.parallel={len(batch)}"
+                    overrides = [[*search.arguments, *job.overrides, beside] for job in batch]
+                    self.validate_batch_is_legal(overrides)
+                    callback.launch(self.launcher, overrides, done, search, batch)
+                    done += len(batch)
 
 
 @dataclass
