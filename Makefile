@@ -27,7 +27,7 @@ ifneq ($(SETTING),)
 $(error $(SETTING) would be ignored; write make $(firstword $(MAKECMDGOALS)) ARGS="$(SETTING)")
 endif
 
-.PHONY: help install demo search pipeline test lint bench docs
+.PHONY: help install demo search pipeline test test-lowest lint bench docs licences
 
 help:
 	@echo "make install   set up .venv with the versions of requirements.txt"
@@ -35,7 +35,9 @@ help:
 	@echo "make search    find the best architecture of a small grid within a budget, with a proof"
 	@echo "make pipeline  search, pre-train, fine-tune, export, measure: one report (ARGS='data.path=…')"
 	@echo "make test      run the tests"
+	@echo "make test-lowest  run them with the lowest versions that pyproject.toml allows"
 	@echo "make lint      check style and format"
+	@echo "make licences  list the packages of .venv with their licences"
 	@echo "make bench     run the benchmarks behind the figures of docs/results.md"
 	@echo "make docs      write the site of docs/ to build/site, which opens in any browser"
 
@@ -53,6 +55,18 @@ pipeline: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+# torch keeps the version of requirements.txt: lower ones may have no build for this machine.
+test-lowest: $(STAMP)
+	$(BIN)/python -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -q uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct \
+	  --index-strategy unsafe-best-match "$$(grep '^torch==' requirements.txt)" \
+	  -e ".[onnx,launchers,baselines,docs,dev]"
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+licences: $(STAMP)
+	@$(BIN)/python .ci/licences.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

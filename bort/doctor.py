@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -63,10 +64,40 @@ def print_software() -> None:
     print_row("python", version if supported else f"{version}; bort needs 3.11 to 3.13")
     print_row("executable", sys.executable)
     print_row("platform", platform.platform())
+    tested = read_tested_versions()
     for package in PACKAGES:
-        print_row(package, find_version(package))
+        print_row(package, describe_version(package, find_version(package), tested))
     settings = ", ".join(f"{name}={os.environ[name]}" for name in SETTINGS if name in os.environ)
     print_row("environment", settings or "-")
+
+
+def read_tested_versions() -> dict[str, str]:
+    """Read the versions that bort is tested with from requirements.txt, by package.
+
+    The file lies in the checkout, or in what a wheel tells of itself. Returns nothing without it.
+    """
+    import importlib.metadata
+
+    path = Path(__file__).parents[1] / "requirements.txt"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        try:
+            package = importlib.metadata.distribution("bort")
+        except importlib.metadata.PackageNotFoundError:
+            return {}
+        text = package.read_text("extra_metadata/requirements.txt") or ""
+    lines = text.splitlines()
+    return dict(line.split("==", 1) for line in lines if "==" in line and line[0] != "#")
+
+
+def describe_version(package: str, version: str, tested: Mapping[str, str]) -> str:
+    """Return a version, and which one bort is tested with where it is another."""
+    expected = tested.get(package)
+    # a build of torch names its device behind a plus
+    if version == "missing" or expected in (None, version.partition("+")[0]):
+        return version
+    return f"{version}; bort is tested with {expected}"
 
 
 def print_hardware(torch: ModuleType | str) -> None:

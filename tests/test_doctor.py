@@ -55,7 +55,7 @@ def test_report(tmp_path):
     report = sections(result.stdout)
     assert list(report) == ["software", "hardware", "network", "disk", "speed"]
     for package in ("torch", "lightning", "hydra-core", "transformers", "datasets", "wandb"):
-        assert report["software"][package] == importlib.metadata.version(package)
+        assert report["software"][package].startswith(importlib.metadata.version(package))
     assert f"BORT_CACHE={cache}" in report["software"]["environment"]
     assert report["hardware"]["cores"].startswith(f"{os.cpu_count()}, ")
     assert "GiB" in report["hardware"]["memory"]
@@ -137,3 +137,26 @@ def test_a_quota_of_processor_time_is_named(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "read_cpu_quota", lambda: 0.5)
     doctor.print_hardware("torch is not loaded here")
     assert "usable, a quota of 0.5 processors' time" in capsys.readouterr().out
+
+
+def test_a_version_that_was_not_tested_is_named():
+    tested = doctor.read_tested_versions()
+    for package in ("torch", "transformers", "onnxruntime"):
+        assert tested[package] in (ROOT / "requirements.txt").read_text()
+    assert doctor.describe_version("torch", "2.13.0+cpu", {"torch": "2.13.0"}) == "2.13.0+cpu"
+    line = doctor.describe_version("torch", "2.9.0", {"torch": "2.13.0"})
+    assert line == "2.9.0; bort is tested with 2.13.0"
+    assert doctor.describe_version("torch", "missing", {"torch": "2.13.0"}) == "missing"
+    assert doctor.describe_version("torch", "2.9.0", {}) == "2.9.0"
+
+
+def test_a_wheel_tells_the_tested_versions(monkeypatch, tmp_path):
+    """Where no checkout has the file, the metadata of the installed package has it."""
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "bort" / "doctor.py"))
+    folder = tmp_path / "bort-9.dist-info"
+    (folder / "extra_metadata").mkdir(parents=True)
+    (folder / "METADATA").write_text("Name: bort\nVersion: 9\n")
+    (folder / "extra_metadata" / "requirements.txt").write_text("# pins\ntorch==2.13.0\n")
+    package = importlib.metadata.PathDistribution(folder)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: package)
+    assert doctor.read_tested_versions() == {"torch": "2.13.0"}
