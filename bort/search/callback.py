@@ -71,8 +71,6 @@ def open_searches(
     run = parse_settings(cfg, SearchRunConfig)
     refuse_unused(run, arguments, (*RULES, *LATENCY_RULES))
     folder = Path(run.output_dir)
-    if is_foreign(folder):
-        raise BortError(f"{folder} holds files but no search of bort; use another name=")
     with shell.loading(shell.program()):  # torch, only now
         from bort.search import vocabularies
 

@@ -22,7 +22,6 @@ from bort.trials.records import find_best_record, read_records
 if TYPE_CHECKING:  # plotly is loaded when something is drawn
     from plotly.graph_objects import Figure
 
-GREY = "#8b949e"  # of what is not known
 SYMBOLS = (
     "ξ = ⟨layers, heads, hidden, intermediate⟩ is a shape; p, i and e are its parameters, latency "
     "and error; W weighs how small, fast and accurate ξ is against T, the teacher: α weighs "
@@ -156,7 +155,7 @@ def _draw_front(
             continue
         color = {"color": [r.w for r in members], "coloraxis": "coloraxis", "symbol": symbol}
         if kind == UNDECIDED:
-            color = {"color": GREY, "symbol": "circle-open"}
+            color = {"color": html.GREY, "symbol": "circle-open"}
         figure.add_scatter(
             x=[r.latency * scale for r in members],
             y=[r.error for r in members],
@@ -226,7 +225,7 @@ def _draw_bars(trained: list[CandidateRow], rows: list[CandidateRow], label: str
         y=[r.w_bound for r in [*shown, *bounds]],
         mode="markers",
         name=f"{label}⁺: no {label} can be larger than this bound",
-        marker={"symbol": "line-ew-open", "size": 12, "color": GREY},
+        marker={"symbol": "line-ew-open", "size": 12, "color": html.GREY},
     )
     figure.add_hline(y=shown[0].w, line_dash="dot", line_color="#1f6feb")
     figure.update_yaxes(rangemode="tozero")
@@ -241,7 +240,7 @@ def _draw_map(choices: dict[tuple[float, float], Arch | None]):
     winners = sorted({xi for xi in choices.values() if xi is not None})
     colors = dict(zip(winners, qualitative.Set2 * len(winners), strict=False))
     if None in choices.values():
-        colors[None] = GREY
+        colors[None] = html.GREY
     figure = html.create_figure("α, weight of parameters", "β, weight of latency", 480)
     for xi, color in colors.items():
         cells = [ab for ab, winner in choices.items() if winner == xi]

@@ -8,6 +8,7 @@ per token of T's whole vocabulary, which is the same for all; its bound is 0. W 
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bort import html
 from bort.config.search import WORDS, SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError
+from bort.files.run_files import SWEEP_RECORD, list_foreign_names
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file
 from bort.models.huggingface import load_tokenizer
@@ -75,10 +77,14 @@ def name_folder(folder: Path, vocab_size: int) -> Path:
 def check_vocabularies(run: SearchRunConfig, folder: Path) -> None:
     """Raise BortError, before any training, for a vocabulary that T's tokenizer cannot give.
 
-    Raise it, too, when the folder holds a search of one vocabulary.
+    Raise it, too, when the folder holds a search of one vocabulary, or what is not bort's.
     """
     if RunFolder(folder).settings_file.exists():
         raise BortError(f"{folder} holds a search of one vocabulary; use another name=")
+    # A process that was killed early has left the folder of a search, perhaps without any run.
+    names = set(list_foreign_names(folder)) - {SWEEP_RECORD}
+    if not all(re.fullmatch(r"v\d+", name) for name in names):
+        raise BortError(f"{folder} holds files but no search of bort; use another name=")
     tokenizer = load_tokenizer(run.teacher.name)
     for size in run.grid.vocab_size:
         check_trimmed_size(tokenizer, size)

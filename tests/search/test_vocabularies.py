@@ -145,6 +145,16 @@ def test_what_no_search_over_vocabularies_can_have(words, more, line):
     assert str(error.value).startswith(line)
 
 
+def test_files_of_others_are_left_alone(words, tmp_path):
+    """What an early kill leaves is no file of others."""
+    run = composed(*words, of=SearchRunConfig)
+    (tmp_path / "v270" / ".hydra").mkdir(parents=True)
+    check_vocabularies(run, tmp_path)
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(BortError, match="holds files but no search of bort"):
+        check_vocabularies(run, tmp_path)
+
+
 def test_a_vocabulary_that_t_cannot_give_is_refused_before_all(words, tmp_path):
     run = composed(*words, f"grid.vocab_size=[{PART},301]", of=SearchRunConfig)
     with pytest.raises(BortError, match="vocab_size=301 is above the 300 tokens"):

@@ -1,4 +1,4 @@
-"""Send SIGKILL at every write of a pre-training, a fine-tuning, a search and an export.
+"""Send SIGKILL at every write of trainings, searches and an export.
 
     python tests/torture/kills.py               # at every write
     python tests/torture/kills.py every=10      # at every tenth write
@@ -39,7 +39,23 @@ FINETUNE += ["name=run"]
 SEARCH = ["search.py", *TINY, "teacher.max_steps=4", "search.n=4", "name=run"]
 SEARCH += ["teacher.arch={depth: 1, heads: 2, hidden: 32, intermediate: 32}", "search.seeds=1"]
 SEARCH += ["grid={depth: [1], hidden: [16], head_size: 16, intermediate: [16, 32], ratio: null}"]
-SEARCH += ["trainer.log_every_n_steps=1", "search.finalists=1"]
+SEARCH += ["trainer.log_every_n_steps=1", "search.finalists=1", "search.max_latency_share=1"]
+SEARCH += ["latency=analytic"]
+HALVING = [word for word in SEARCH if not word.startswith("search.n=")]
+HALVING += ["search.n=16", "search.halving=true"]
+TEACHER = [word for word in FINETUNE if not word.startswith(("data.train=", "name="))]
+TEACHER += ["data.train=rows.csv", "name=teacher"]
+TASK = ["task=custom", "data.train=rows.csv", "data.length=16", "data.batch_size=8", "trainer=cpu"]
+TASK += ["teacher.name=runs/finetune/teacher", "distill.guard=-1", "data.unlabelled=text.txt"]
+TASK += ["trainer.log_every_n_steps=1", "name=run"]
+SMALLER = ["grid={depth: [1], hidden: [8], head_size: 8, intermediate: [8, 16], ratio: null}"]
+SMALLER += ["search.n=4", "search.seeds=1", "search.finalists=1", "search.max_latency_share=1"]
+SMALLER += ["latency=analytic"]
+ON_TASK = ["search.py", "search.proxy=task", *TASK, *SMALLER]
+TAUGHT = ["train.py", "experiment=kd_finetune", "model=runs/mlm_pretrain/run", *TASK]
+TAUGHT += ["trainer.max_epochs=1", "checkpoint_every=10"]
+WORDS = [word for word in TINY if not word.startswith("data.vocab_size=")]
+WORDS += ["teacher.name=runs/mlm_pretrain/run", "grid.vocab_size=[275,280]", "name=run"]
 EXPORT = ["-m", "bort.export", "model=runs/mlm_pretrain/run", "format=hf", "out=out"]
 JOBS = {
     "pre-training": ([], PRETRAIN),
@@ -49,6 +65,10 @@ JOBS = {
         [PRETRAIN, ["-m", "bort.export", "model=other", "format=hf", "out=out"]],
         EXPORT,
     ),
+    "search by halving": ([], HALVING),
+    "search on a task": ([PRETRAIN, TEACHER], ON_TASK),
+    "distillation of a task": ([PRETRAIN, TEACHER], TAUGHT),
+    "search over vocabularies": ([PRETRAIN], ["search.py", *WORDS, *SMALLER]),
 }
 EQUAL = re.compile(r".*\.(safetensors|bin|jsonl|tsv)|.*metrics\.csv|.*optimum\.yaml|out/.*")
 
@@ -102,19 +122,19 @@ def run(command: list[str], folder: Path, last: int | None = None) -> tuple[int,
     return code, int(counted.read_text())
 
 
-def files(folder: Path) -> dict[str, bytes | None]:
-    """Every file that a run leaves with its content, None where that holds times; by its name.
+def files(folder: Path) -> dict[str, list[bytes]]:
+    """Every file that a run leaves, by its name, with its content, or nothing where that has times.
 
     Digests in names are left out: a checkpoint holds times, too, and those of a cache depend on
-    when the text was written.
+    when the text was written. So files of several corpora may have one name, in any order.
     """
-    return {
-        re.sub(r"\b[0-9a-f]{16}\b", "digest", name): path.read_bytes()
-        if EQUAL.fullmatch(name)
-        else None
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and (name := str(path.relative_to(folder)))
-    }
+    content: dict[str, list[bytes]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file():
+            kept = path.read_bytes() if EQUAL.fullmatch(name) else b""
+            content.setdefault(re.sub(r"\b[0-9a-f]{16}\b", "digest", name), []).append(kept)
+    return {name: sorted(parts) for name, parts in content.items()}
 
 
 def prepared(root: Path, before: list[list[str]]) -> Path:
@@ -125,6 +145,8 @@ def prepared(root: Path, before: list[list[str]]) -> Path:
     (folder / "text.txt").write_text("\n".join(lines))
     rows = [f"{line},{'ab'[k % 2]}" for k, line in enumerate(lines)]
     (folder / "table.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    more = [f"{k} is {'odd' if k % 2 else 'even'},{'ab'[k % 2]}" for k in range(240)]
+    (folder / "rows.csv").write_text("text,label\n" + "\n".join(more) + "\n")
     for command in before:
         if "model=other" in command:
             shutil.copytree(folder / "runs/mlm_pretrain/run/model", folder / "other")
@@ -152,7 +174,7 @@ def faults(root: Path, command: list[str], last: int, expected: dict, old: dict)
         if (folder / "out").is_dir():
             now = {k: v for k, v in files(folder).items() if k.startswith("out/")}
             sets = [{k: v for k, v in s.items() if k.startswith("out/")} for s in (old, expected)]
-            own = [{k: v for k, v in s.items() if v != b"of the user"} for s in (now, *sets)]
+            own = [{k: v for k, v in s.items() if v != [b"of the user"]} for s in (now, *sets)]
             if own[0] not in own[1:]:
                 found.append("the export is neither the old nor the new one after the kill")
         code, _ = run(command, folder)
