@@ -66,7 +66,6 @@ def run_job(
     with loading():  # torch, only now
         recipe, show_plan = _import_recipe(run)
         from bort import report
-        from bort.runs.closing import print_result
 
     if run.dry_run:
         show_plan(run, folder)
@@ -79,8 +78,20 @@ def run_job(
     options = {"launch": make_launcher(hydra, folder)} if run.job in ("agora", "compare") else {}
     summary = recipe(run, folder, record, **options)
     report.write_page(folder)
-    print_result(run, folder, summary, experiment)
+    _print_outcome(run, folder, summary, experiment)
     return summary
+
+
+def _print_outcome(run: TrainConfig, folder: Path, summary: RunSummary, experiment: str) -> None:
+    """Print what a run has left, and of a task's distillation which model is best to deploy."""
+    from bort.runs.closing import print_result
+
+    print_result(run, folder, summary, experiment)
+    if run.job == "kd_finetune" and not run.learns_embeddings:
+        from bort.task_distillation.report import recommend
+
+        if line := recommend(summary):
+            logger.info(f"ship: {line}")
 
 
 def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
@@ -99,7 +110,6 @@ def _read_settings(cfg: DictConfig, hydra: DictConfig) -> TrainConfig:
 
 def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummary | None:
     """Return the summary when `folder` holds this very run, finished; nothing is trained then."""
-    from bort.runs.closing import print_result
     from bort.runs.folder import RunFolder
 
     if run.job == "compare" or run.dry_run:
@@ -110,7 +120,7 @@ def _find_finished(run: TrainConfig, folder: Path, experiment: str) -> RunSummar
         from bort import report
 
         report.write_page(folder)
-    print_result(run, folder, summary, experiment)
+    _print_outcome(run, folder, summary, experiment)
     return summary
 
 

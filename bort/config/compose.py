@@ -36,8 +36,10 @@ def parse_settings(cfg: DictConfig, schema: type = TrainConfig) -> Any:
         OmegaConf.update(cfg, "arch", _arch_from_file(Path(cfg.arch_file)))
     if cfg.get("job") == "pretrain" and cfg.get("model"):
         OmegaConf.update(cfg, "arch", _arch_of_model(cfg.model))
-    if cfg.get("job") in (*FITTING_JOBS, "search") and cfg.task == "docstrings" and cfg.data.train:
+    if cfg.get("job") in FITTING_JOBS and cfg.task == "docstrings" and cfg.data.train:
         cfg.task = "custom"  # who names files means them, not the task that needs none
+    if cfg.get("job") == "search" and cfg.search.get("proxy") == TASK and cfg.data.train:
+        cfg.task = cfg.task or "custom"
     OmegaConf.resolve(cfg)
     # Once more through the schema: a key that was added by `+` is a mistake too.
     plain = OmegaConf.to_container(cfg)

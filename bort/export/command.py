@@ -18,6 +18,7 @@ columns stay, and the answers' begin with `answer`. Files may be compressed by g
 In Python: `from predict import Model; Model().predict([text, …])`.
 """
 
+import difflib
 import gzip
 import lzma
 import os
@@ -173,6 +174,7 @@ def parse_arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
         elif re.fullmatch(r"--[a-z-]+", argument):
             raise Mistake(f"{argument} is not an option; --help shows what there is")
         else:
+            check_name(argument, reads)
             texts.append(argument)
     if bool(texts) == ("input" in settings):
         raise Mistake("give a text, or input=FILE, or - for the standard input; --help shows more")
@@ -184,6 +186,21 @@ def parse_arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     if settings.get("format", "csv") not in ("csv", "tsv", "jsonl"):
         raise Mistake(f"format={shorten(settings['format'])} is none of csv, tsv, jsonl")
     return texts, settings
+
+
+def check_name(argument: str, reads: bool) -> None:
+    """Raise Mistake for a text that is a misspelled setting. reads: whether a file is read.
+
+    Beside a file no text can be meant. Else a text may be like a setting, but not nearly one.
+    """
+    match = re.match(r"([a-z_]+)=\S+$", argument)
+    if match is None or match[1] in OF_TABLES:
+        return
+    names = [*SETTINGS, *OF_TABLES]
+    near = difflib.get_close_matches(match[1], names, 1, 0.75)
+    if reads or near:
+        hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(names)}"
+        raise Mistake(f"{match[1]}= is no setting; {hint}")
 
 
 class Command:

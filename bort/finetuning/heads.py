@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bort.config.data import DataConfig
-from bort.errors import BortError
+from bort.errors import BortError, shorten
 from bort.finetuning.examples import TaskExamples
 from bort.models.bert import POOLED_HEADS, Classifier, MaskedLM
 from bort.models.hf_config import PROBLEMS, WINDOW_STRIDE, read_window_stride
@@ -152,7 +152,7 @@ def match_outputs(
         names = [spell(label) for label in task.labels]
         if len(outputs) == len(labels) == len(names) and set(outputs) == set(names):
             return [outputs[name] for name in names]
-    listed = ", ".join(map(str, labels.values())) or "none"
+    listed = shorten(", ".join(map(str, labels.values())) or "none", 60)
     raise BortError(
         f"{named} has the labels {listed}, {task.name} needs {', '.join(task.labels)}; {advice}, "
         "or name its outputs so in id2label of its config.json"

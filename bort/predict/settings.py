@@ -15,6 +15,8 @@ STANDARD_INPUT = Path("/dev/stdin")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMATS = ("csv", "tsv", "jsonl")
 ARCHIVES = (".json", ".xlsx", ".bz2", ".zip")  # which no reader here opens
+# which no writer here writes, though lines of JSON go into a file of any other name
+UNWRITTEN = (".json", ".xls", ".xlsx", ".ods", ".zip", ".gz", ".xz", ".bz2", ".zst")
 
 
 @dataclass
@@ -62,6 +64,10 @@ class PredictConfig:
             check_choice("format", self.format, FORMATS)
         if self.format and self.out_path and self.input != SCREEN:
             raise BortError(f"format={self.format} is of - and of the screen; leave it out")
+        if self.out_path is not None and self.out_path.suffix.lower() in UNWRITTEN:
+            raise BortError(
+                f"out={self.out}: answers are written as csv, tsv, parquet or jsonl; name it so"
+            )
         self._check_tables()
 
     def _check_tables(self) -> None:

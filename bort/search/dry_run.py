@@ -8,7 +8,7 @@ from pathlib import Path
 from bort.config.optim import width_lr
 from bort.config.search import SearchRunConfig, TaskSearchConfig
 from bort.config.train import PretrainRunConfig
-from bort.console import data_size
+from bort.console import data_size, listed
 from bort.errors import BortError
 from bort.models import hub
 from bort.models.arch import Arch
@@ -212,6 +212,10 @@ def _show_costs(run: SearchRunConfig, chosen: Selection, parts: list[tuple[str, 
     if run.latency.source not in ("analytic", "table"):
         shapes = run.latency.shapes
         count = shapes if run.latency.source == "fitted" else len(run.grid.points()[0]) + 1
-        logger.info(f"  latency     {count} shapes timed in {run.latency.rounds} rounds first")
+        lengths = listed(map(str, run.latency.length_shares), 40)
+        logger.info(
+            f"  latency     {count} shapes timed at {lengths} tokens, in {run.latency.rounds} "
+            "rounds first"
+        )
     needed = describe_time(sum(work for _, work in parts), run)
     logger.info(f"  time        at most {needed}")

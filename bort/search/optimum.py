@@ -340,6 +340,7 @@ def describe_outcome(folder: Path, conclusion: Conclusion) -> Iterator[str]:
     if result.answers:  # not of a search that an older version has ended
         yield from describe_answers(result.answers, result.latency_unit)
     run_folder = RunFolder(folder)
+    yield f"  latency   {result.latency_note}"
     yield f"  optimum   {run_folder.optimum}"
     by_w = f"none: {NO_W[result.proxy]}" if result.proxy in NO_W else run_folder.optimum_w
     yield f"  by W      {by_w}"

@@ -20,7 +20,7 @@ from bort import html
 from bort.config.search import WORDS, SearchRunConfig
 from bort.console import typed
 from bort.errors import BortError
-from bort.files.run_files import SWEEP_RECORD, list_foreign_names
+from bort.files.run_files import OPTIMUM, REPORT, SUMMARY, SWEEP_RECORD, list_foreign_names
 from bort.files.untrusted import read_json
 from bort.files.writing import replace_file
 from bort.models.huggingface import load_tokenizer
@@ -29,6 +29,7 @@ from bort.runs.summary import RunSummary
 from bort.search.answers import WITHIN_BUDGET, Answer, describe_latency
 from bort.search.optimum import write_conclusion
 from bort.search.report import compose_next
+from bort.teachers.opening import open_teacher
 from bort.text.trimming import check_trimmed_size
 
 logger = logging.getLogger(__name__)
@@ -82,12 +83,17 @@ def check_vocabularies(run: SearchRunConfig, folder: Path) -> None:
     if RunFolder(folder).settings_file.exists():
         raise BortError(f"{folder} holds a search of one vocabulary; use another name=")
     # A process that was killed early has left the folder of a search, perhaps without any run.
-    names = set(list_foreign_names(folder)) - {SWEEP_RECORD}
+    names = set(list_foreign_names(folder)) - {SWEEP_RECORD, SUMMARY, OPTIMUM, REPORT}
     if not all(re.fullmatch(r"v\d+", name) for name in names):
         raise BortError(f"{folder} holds files but no search of bort; use another name=")
     tokenizer = load_tokenizer(run.teacher.name)
     for size in run.grid.vocab_size:
-        check_trimmed_size(tokenizer, size)
+        check_trimmed_size(tokenizer, size, "grid.vocab_size")
+    if "logits" not in open_teacher(run.teacher.name).gives:
+        raise BortError(
+            f"grid.vocab_size compares errors at masked words, and teacher.name={run.teacher.name} "
+            "has no masked-LM head; name a teacher that has one, or give one data.vocab_size="
+        )
 
 
 def compose_search(

@@ -32,7 +32,6 @@ from bort.runs.summary import RunSummary
 from bort.task_distillation.control import build_plain_run, train_control
 from bort.task_distillation.labels import label_rows
 from bort.task_distillation.module import TaskDistillationModule
-from bort.task_distillation.report import recommend
 from bort.tasks.encoding import encode_rows
 from bort.tasks.metrics import compute_scores
 from bort.tasks.task import Row, Task
@@ -50,14 +49,11 @@ def distill_task(run: TrainConfig, folder: Path, record: dict | None = None) -> 
 
     A teacher that is an encoder is first fine-tuned on the training rows, in `folder/teacher`.
     `teacher/SPLIT/METRIC` in the summary are its scores, and `control/SPLIT/METRIC` those of the
-    control arm. A line says which of all that was compared is best to deploy. Raises BortError for
+    control arm. Raises BortError for
     a teacher of another task, one that is no better than the most frequent label, wrong files, and
     as `finetune` does.
     """
-    summary = finetune(run, folder, record, TaughtLesson(run))
-    if line := recommend(summary):
-        logger.info(f"ship: {line}")
-    return summary
+    return finetune(run, folder, record, TaughtLesson(run))
 
 
 class TaughtLesson:
@@ -176,9 +172,11 @@ def build_teacher_run(run: TrainConfig) -> FinetuneRunConfig:
 
 
 def examine_teacher(
-    judge: Judge, examples: TaskExamples, guard: float, name: str
+    judge: Judge, examples: TaskExamples, guard: float, name: str, rows_name: str = ""
 ) -> dict[str, float | None]:
     """Score S on the validation sets; return its scores by `SPLIT/METRIC`.
+
+    name: of S, for messages. rows_name: what the line says of the rows, behind the scores.
 
     Raises BortError where the share of the first set's rows that it answers rightly is not more
     than `guard` above that of the most frequent training label; of several labels a row, the
@@ -191,7 +189,7 @@ def examine_teacher(
         values = compute_scores(task, rows, answers[split])
         scores |= {f"{split}/{metric}": value for metric, value in values.items()}
     shown = ", ".join(f"{key} {decimal(value)}" for key, value in scores.items())
-    logger.info(f"teacher: {name}: {shown}")
+    logger.info(f"teacher: {name}: {shown}{rows_name}")
     if task.kind in ("classes", "spans", "labels") and task.form != "record":
         split, rows = next(iter(sets.items()))
         labels = np.array([row.label for row in rows])

@@ -35,11 +35,14 @@ def trim_tokenizer(tokenizer: Any, texts: Iterable[str], size: int) -> Any:
     return _rebuild(tokenizer, content, pieces, selected)
 
 
-def check_trimmed_size(tokenizer: Any, size: int) -> None:
-    """Raise BortError if a tokenizer cannot be trimmed to this size, whatever the text is."""
+def check_trimmed_size(tokenizer: Any, size: int, key: str = "data.vocab_size") -> None:
+    """Raise BortError if a tokenizer cannot be trimmed to this size, whatever the text is.
+
+    key: the setting that asks for it.
+    """
     if size > len(tokenizer):
         raise BortError(
-            f"data.vocab_size={size} is above the {len(tokenizer):,} tokens of the tokenizer "
+            f"{key}={size} is above the {len(tokenizer):,} tokens of the tokenizer "
             f"{_name(tokenizer)}; give less, or leave it out"
         )
     content = _read_content(tokenizer)

@@ -185,8 +185,9 @@ def complete_plan(
     Raises BortError for a teacher that is hardly better than the most frequent label.
     """
     start, examples = time.monotonic(), lesson.examples
-    examine_teacher(lesson.judge, examples, run.distill.guard, run.teacher.name)
     entropies, count = lesson.entropies, len(lesson.target)
+    rows_name = f" (at {counted(count, 'training row')} held out of the candidates' training)"
+    examine_teacher(lesson.judge, examples, run.distill.guard, run.teacher.name, rows_name)
     teacher_folder = RunFolder(folder).teacher
     save_array(teacher_folder / ENTROPY, entropies)
     save_array(teacher_folder / DOCUMENTS, np.arange(count))

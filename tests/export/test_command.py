@@ -64,6 +64,8 @@ def test_files_and_the_standard_input(call, tmp_path):
         ([], "give a text, or input=FILE, or - for the standard input"),
         (["a", "input=in.txt"], "give a text, or input=FILE"),
         (["--halp"], "--halp is not an option"),
+        (["inptu=in.txt"], "inptu= is no setting; did you mean input=?"),
+        (["input=in.txt", "output=a.csv"], "output= is no setting; there are "),
         (["a", "top=x"], "top='x' is no number of words"),
         (["a", "top=3"], "top= is for a masked language model"),
         (["input=in.txt", "out=in.txt"], "out=in.txt is the input"),

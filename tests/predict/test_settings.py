@@ -18,6 +18,11 @@ from bort.predict.settings import PredictConfig
         (["model=m", "text=a", "top=x"], "top=x is no number of words; write top=5"),
         (["model=m", "input=a.csv", "pair=b"], "pair= is for a text; two columns .* text=.a,b."),
         (["model=m", "input=-", "format=xls"], "format=xls .*csv, tsv"),
+        (
+            ["model=m", "input=a.csv", "out=b.xls"],
+            "out=b.xls: answers are written as csv, tsv, par",
+        ),
+        (["model=m", "input=a.csv", "out=b.csv.gz"], "out=b.csv.gz: answers are written as csv"),
         (["model=m", "input=a.csv", "format=csv", "out=b.csv"], "format=csv is of - and of the s"),
         (["model=m", "input=a.csv", "label=x"], "label=x is read with score=true; add it"),
         (["model=m", "input=a.csv", "score=1"], "score=1 must be true or false"),

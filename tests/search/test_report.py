@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from search_instances import RESULT
 from tiny_runs import sweep, table
 
+from bort import html
 from bort.models.arch import Arch
 from bort.search import report as search_page
 from bort.search.fptas import UNDECIDED
@@ -37,9 +38,9 @@ def test_what_is_not_decided_is_grey():
         for title, plot in plots.items()
     }
     undecided = names["Which ξ wins for other weights"][UNDECIDED]
-    assert undecided == (2, search_page.GREY)
+    assert undecided == (2, html.GREY)
     assert names["Which ξ wins for other weights"]["⟨1,1,8,1⟩"][0] == 1
-    assert names["Pareto front"][UNDECIDED] == (1, search_page.GREY)
+    assert names["Pareto front"][UNDECIDED] == (1, html.GREY)
     assert (
         names["Pareto front"]["beaten"][0] == names["Pareto front"]["not beaten in p, i and e"][0]
     )
@@ -48,8 +49,8 @@ def test_what_is_not_decided_is_grey():
     )  # the failed one, too
     aims = dict.fromkeys(("by_ratio", "by_perplexity", "by_error", "control_bound"), UNDECIDED)
     result = replace(RESULT, **aims, control_size=None)
-    html = search_page.write_costs(1.0, result)
-    assert html.count(f"<td class=unknown>{UNDECIDED}</td>") == 4
+    costs = search_page.write_costs(1.0, result)
+    assert costs.count(f"<td class=unknown>{UNDECIDED}</td>") == 4
 
 
 def test_page(search_of, tmp_path):

@@ -14,7 +14,7 @@ from bort.config.search import SearchRunConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
-from bort.models.huggingface import load_tokenizer, read_model_config, save_model
+from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
 from bort.models.initialization import build_model
 from bort.search.answers import WITHIN_BUDGET, Answer
 from bort.search.vocabularies import VocabularyAnswer, check_vocabularies, describe_answers
@@ -157,5 +157,13 @@ def test_files_of_others_are_left_alone(words, tmp_path):
 
 def test_a_vocabulary_that_t_cannot_give_is_refused_before_all(words, tmp_path):
     run = composed(*words, f"grid.vocab_size=[{PART},301]", of=SearchRunConfig)
-    with pytest.raises(BortError, match="vocab_size=301 is above the 300 tokens"):
+    with pytest.raises(BortError, match=r"^grid.vocab_size=301 is above the 300 tokens"):
         check_vocabularies(run, tmp_path)
+
+
+def test_a_teacher_without_a_head_has_no_words_to_compare(words, teacher, tmp_path):
+    model, tokenizer = load_masked_lm(teacher), load_tokenizer(teacher)
+    save_model(model.encoder, tokenizer, tmp_path / "headless")
+    run = composed(*words, f"teacher.name={tmp_path / 'headless'}", of=SearchRunConfig)
+    with pytest.raises(BortError, match="headless has no masked-LM head; name a teacher that has"):
+        check_vocabularies(run, tmp_path / "run")

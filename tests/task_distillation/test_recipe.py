@@ -6,6 +6,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 from tiny_runs import log_lines, stopping
 
+from bort.cli.composing import compose_command
+from bort.cli.jobs import run_job
 from bort.errors import BortError
 from bort.finetuning.judge import open_judge
 from bort.finetuning.recipe import finetune
@@ -231,3 +233,19 @@ def test_three_rates_are_tried_on_the_answers_of_the_teacher(run_of, tmp_path):
     assert sorted(scores) == ["rates/0.002", "rates/0.004", "rates/0.008"]
     assert summary["lr"] in (0.002, 0.004, 0.008)
     assert scores[f"rates/{summary['lr']:g}"] == max(scores.values())
+
+
+def test_the_last_line_of_the_command_says_what_to_ship(
+    student, teacher, of_table, tmp_path, monkeypatch
+):
+    """Also where the run is finished, and nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=kd_finetune", f"model={student}", f"teacher.name={teacher}", *of_table]
+    words += ["trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "name=taught"]
+    words += ["data.length=32"]
+    for _ in range(2):
+        lines = log_lines()
+        with compose_command("train", words) as (settings, hydra):
+            run_job(settings, hydra, tmp_path / "run")
+        assert lines[-1].startswith("ship: ") and "the teacher's" in lines[-1]
+        assert sum(line.startswith("ship: ") for line in lines) == 1

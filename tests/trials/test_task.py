@@ -224,6 +224,9 @@ def test_what_is_said_and_shown_of_it(done):
     assert f"  by W      none: {NO_W['task']}" in lines
     assert any("held-out rows, one constant answer has e " in line for line in lines)
     assert any("T answered each row once" in line for line in lines)
+    assert "  latency   batch 1 × 128 tokens" in lines
+    (judged,) = [line for line in lines if line.startswith("teacher: ") and "val/accuracy" in line]
+    assert judged.endswith("training rows held out of the candidates' training)")
     page = (folder / "report.html").read_text()
     assert "held-out rows, one constant answer alone" in page and "8 rows a candidate" in page
     assert [row["status"] for row in table(folder)].count("trained") == 2
@@ -259,10 +262,15 @@ def test_the_real_command(given, rows_file, teacher, tmp_path):
     refuse_unused(following, words, RULES)
 
 
+def test_a_file_of_rows_means_a_task_of_the_users_own(given):
+    run = composed(*(word for word in given if word != "task=custom"), of=SearchRunConfig)
+    assert run.task == "custom"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["task=null"], "search.proxy=task needs a task, as in task=glue/sst2"),
+        (["task=null", "data.train=null"], "search.proxy=task needs a task, as in task=glue/sst2"),
         (["teacher.name=null"], "search.proxy=task needs teacher.name=FOLDER, a model that is"),
         (["search.objective=w"], "search.objective=w is for W, and search.proxy=task has none"),
         (["search.halving=true", "search.n=16"], "search.halving continues trainings on text"),
