@@ -16,6 +16,7 @@ from bort.models.arch import Arch
 from bort.models.bert import ModelConfig
 from bort.models.huggingface import load_masked_lm, load_tokenizer, read_model_config, save_model
 from bort.models.initialization import build_model
+from bort.runs.folder import RunFolder
 from bort.search.answers import WITHIN_BUDGET, Answer
 from bort.search.vocabularies import VocabularyAnswer, check_vocabularies, describe_answers
 from bort.text.tokenizer import train_tokenizer
@@ -109,9 +110,9 @@ def test_the_same_command_trains_nothing_again(done, words):
     result = search([*words, "name=both"], cwd)
     assert result.returncode == 0 and len(before) == 4
     assert {path: path.stat().st_mtime_ns for path in folder.glob("v*/D*/point.json")} == before
-    plain = [word for word in words if not word.startswith("grid.vocab_size")]
-    result = search([*plain, "name=both"], cwd)
-    assert result.returncode == 1 and "both holds files but no run of bort" in result.stderr
+    plain = composed(*words, "grid.vocab_size=null", of=SearchRunConfig)
+    with pytest.raises(BortError, match="both holds files but no run of bort"):
+        RunFolder(folder).check_settings(plain)
 
 
 def make_answer(size: int, error: float, tokens: int, xi: Arch | None) -> VocabularyAnswer:
