@@ -56,14 +56,15 @@ pipeline: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
-# torch keeps the version of requirements.txt: lower ones may have no build for this machine.
+# torch keeps the version of requirements.txt: lower ones may have no build for this machine. Old
+# packages warn of each other, which is no failure here.
 test-lowest: $(STAMP)
 	$(BIN)/python -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install -q uv
 	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct \
 	  --index-strategy unsafe-best-match "$$(grep '^torch==' requirements.txt)" \
 	  -e ".[onnx,launchers,baselines,docs,dev]"
-	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+	.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile -W ignore::DeprecationWarning
 
 licences: $(STAMP)
 	@$(BIN)/python .ci/licences.py
