@@ -163,6 +163,22 @@ def read_score(folder: Path, tuning: Tuning) -> float:
     return 0.0 if score is None else score  # Matthews' coefficient of one answer
 
 
+def score_seeds(
+    bench: Bench,
+    name: str,
+    encoder: Path,
+    tuning: Tuning,
+    root: Path,
+    head: str,
+    rate: float | None = None,
+) -> list[float]:
+    """Fine-tune an encoder with every seed, and return the scores; see `fine_tune`."""
+    return [
+        read_score(fine_tune(bench, name, encoder, tuning, root, seed, head, rate), tuning)
+        for seed in bench.shorten(SEEDS)
+    ]
+
+
 # ------------------------------------------------------------------------------------ the parts
 
 
@@ -182,20 +198,8 @@ def rates(bench: Bench) -> list[str]:
             root = hold_out_rows(bench, tuning.task, tuning.rows)
             cells = []
             for rate in RATES:
-                folders = [
-                    fine_tune(
-                        bench,
-                        name,
-                        encoders[name],
-                        tuning,
-                        root,
-                        seed,
-                        tuning.head,
-                        rate / arch.hidden,
-                    )
-                    for seed in bench.shorten(SEEDS)
-                ]
-                cells.append(format_mean([read_score(folder, tuning) for folder in folders]))
+                tuned = (bench, name, encoders[name], tuning, root, tuning.head)
+                cells.append(format_mean(score_seeds(*tuned, rate / arch.hidden)))
             lines.append(f"| {show_name(name)} | {tuning.title} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     return lines
@@ -215,12 +219,9 @@ def heads(bench: Bench) -> list[str]:
     for tuning in bench.choose([TASKS[0], *TASKS[2:]], [TASKS[3]]):  # SST-2 once
         root, cells = hold_out_rows(bench, tuning.task, tuning.rows), []
         for head in HEADS:
-            folders = [
-                fine_tune(bench, name, encoder, tuning, root, seed, head)
-                for seed in (bench.shorten(SEEDS) if head in tuning.heads else [])
-            ]
-            scores = [read_score(folder, tuning) for folder in folders]
-            cells.append(format_mean(scores) if scores else "–")
+            is_possible = head in tuning.heads
+            tuned = (bench, name, encoder, tuning, root, head)
+            cells.append(format_mean(score_seeds(*tuned)) if is_possible else "–")
         lines.append(f"| {tuning.title} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines

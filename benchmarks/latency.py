@@ -24,7 +24,7 @@ from bort.benchmark.contenders import Contender, describe_encoders
 from bort.benchmark.measuring import measure
 from bort.benchmark.rows import ENGINE_NAMES, BenchmarkRow
 from bort.benchmark.run import find_int8_instructions
-from bort.config.benchmark import ENGINES
+from bort.benchmark.settings import ENGINES
 from bort.console import show_log
 from bort.errors import BortError
 from bort.machine import describe_machine

@@ -6,8 +6,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from bort.config.arch import GridConfig
 from bort.config.compose import CONF
-from bort.config.search import GridConfig
 from bort.files import ownership
 from bort.files.writing import replace_folder, write_json
 

@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.search import SearchRunConfig
 from bort.config.train import TrainConfig
 

@@ -55,7 +55,9 @@ def test_report(tmp_path):
     report = sections(result.stdout)
     assert list(report) == ["software", "hardware", "network", "disk", "speed"]
     for package in ("torch", "lightning", "hydra-core", "transformers", "datasets", "wandb"):
-        assert report["software"][package].startswith(importlib.metadata.version(package))
+        version = importlib.metadata.version(package)
+        shown = doctor.describe_version(package, version, doctor.read_tested_versions())
+        assert report["software"][package] == shown
     assert f"BORT_CACHE={cache}" in report["software"]["environment"]
     assert report["hardware"]["cores"].startswith(f"{os.cpu_count()}, ")
     assert "GiB" in report["hardware"]["memory"]

@@ -2,6 +2,6 @@
 
 from bort import shell
 from bort.benchmark.run import compose_settings, run
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 
 shell.run_command(BenchmarkConfig, run, "bort.benchmark", parse=compose_settings)

@@ -13,7 +13,7 @@ from bort.benchmark.contenders import Contender, describe_encoders, export_forms
 from bort.benchmark.measuring import measure
 from bort.benchmark.report import write_page
 from bort.benchmark.rows import BenchmarkRow, TableRow, warn_of_wide_quartiles
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.compose import CONF, parse_settings
 from bort.config.search import register
 from bort.config.unused import BENCHMARK_RULES, LATENCY_RULES, refuse_unused

@@ -446,6 +446,5 @@ def choose_config(settings: dict[str, Any]) -> type[TrainConfig]:
     return EmbeddingDistillationConfig if is_embedding else config
 
 
-# The jobs that train a classifier on the rows of a task.
 FITTING_JOBS = tuple(job for job, config in RUN_CONFIGS.items() if config.fits_task)
 ConfigStore.instance().store(name="train_schema", node=TrainConfig)

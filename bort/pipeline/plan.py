@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from bort.benchmark.run import name_archs
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.command_line import parse_command
 from bort.config.compose import CONF, parse_settings
 from bort.config.data import DataConfig

@@ -16,10 +16,9 @@ from bort.files.untrusted import read_json
 from bort.runs.folder import RunFolder
 from bort.runs.loaded import load_run
 from bort.runs.summary import RunSummary
-from bort.search import certificate
 from bort.search import report as search_report
 from bort.search.optimum import choose_optimum
-from bort.search.result import SearchResult
+from bort.search.result import SearchResult, find_doubts
 from bort.task_distillation.report import list_others
 from bort.trials.plan import read_plan
 
@@ -101,7 +100,7 @@ def _describe_latencies(
 
 def list_doubts(folders: dict[str, Path]) -> list[str]:
     """Return what to doubt in the results of the stages, which stands first on the page."""
-    doubts = certificate.find_doubts(_read_search(folders))
+    doubts = find_doubts(_read_search(folders))
     lines = [line for line in doubts if line.startswith("doubt")]
     for key, summary in zip(TRAININGS, _read_summaries(folders), strict=True):
         if line := summary.find_doubt():

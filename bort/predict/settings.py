@@ -16,7 +16,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMATS = ("csv", "tsv", "jsonl")
 ARCHIVES = (".json", ".xlsx", ".bz2", ".zip")  # which no reader here opens
 # which no writer here writes, though lines of JSON go into a file of any other name
-UNWRITTEN = (".json", ".xls", ".xlsx", ".ods", ".zip", ".gz", ".xz", ".bz2", ".zst")
+UNWRITTEN = (".xls", ".xlsx", ".ods", ".zip", ".gz", ".xz", ".bz2", ".zst")
 
 
 @dataclass

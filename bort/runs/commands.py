@@ -14,8 +14,8 @@ from bort.models.arch import Arch
 from bort.runs.folder import RunFolder
 
 # Settings of a search that decide how its candidates are trained.
-LESSON = ("task", "teacher.name", "head", "dropout", "optim")  # and all of data and distill
 CARRIED = ("data", "teacher", "optim", "init", "distill", "dropout")
+LESSON = ("task", "teacher.name", "head", "dropout", "optim")  # on a task; all of data and distill
 
 
 def compose_task_training(folder: Path, trial: Path) -> str:

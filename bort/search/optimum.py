@@ -29,9 +29,8 @@ from bort.search.answers import (
     describe_budget,
     describe_latency,
 )
-from bort.search.certificate import describe_certificate
 from bort.search.fptas import Certificate, Selection, w_map
-from bort.search.result import CandidateRow, Conclusion, SearchResult
+from bort.search.result import CandidateRow, Conclusion, SearchResult, describe_certificate
 from bort.search.statistics import (
     Paired,
     choose_by_controls,

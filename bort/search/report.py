@@ -13,9 +13,15 @@ from bort.models.arch import Arch
 from bort.runs import commands
 from bort.runs.folder import RunFolder
 from bort.search.answers import NO_W, format_numbers
-from bort.search.certificate import describe_certificate, describe_look
 from bort.search.fptas import UNDECIDED, pareto
-from bort.search.result import MEASURED_AT, CandidateRow, Conclusion, SearchResult
+from bort.search.result import (
+    MEASURED_AT,
+    CandidateRow,
+    Conclusion,
+    SearchResult,
+    describe_certificate,
+    describe_look,
+)
 from bort.training.loggers import choose_wandb_options
 from bort.trials.records import find_best_record, read_records
 

@@ -102,15 +102,15 @@ def compose_search(
     """Compose the configuration and the overrides of the search with one vocabulary."""
     folder = name_folder(Path(config.output_dir), vocab_size)
     words = [f"data.vocab_size={vocab_size}", "search.proxy=words", f"output_dir={folder}"]
-    kept = [word for word in arguments if not word.lstrip("+").startswith("grid.vocab_size=")]
+    others = [word for word in arguments if not word.lstrip("+").startswith("grid.vocab_size=")]
     cfg = config.copy()
     with open_dict(cfg):
         cfg.grid.vocab_size = None
         cfg.data.vocab_size = vocab_size
         cfg.search.proxy = WORDS
         cfg.output_dir = str(folder)
-        cfg.hydra.overrides.task = [*kept, *words]
-    return cfg, [*kept, *words]
+        cfg.hydra.overrides.task = [*others, *words]
+    return cfg, [*others, *words]
 
 
 def conclude_all(folder: Path, sizes: Sequence[int]) -> VocabularyAnswer:

@@ -76,7 +76,7 @@ USES = {
 MODULES = {  # the commands that Hydra does not read, and where their settings are
     "predict": ("bort.predict.settings", "PredictConfig"),
     "export": ("bort.export.settings", "ExportConfig"),
-    "benchmark": ("bort.config.benchmark", "BenchmarkConfig"),
+    "benchmark": ("bort.benchmark.settings", "BenchmarkConfig"),
     "report": ("bort.report", "ReportConfig"),
     "pipeline": ("bort.pipeline.settings", "PipelineConfig"),
     "doctor": ("bort.doctor", "DoctorConfig"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import add_head
 
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.search import register
 from bort.finetuning.heads import describe_outputs
 from bort.models.arch import Arch

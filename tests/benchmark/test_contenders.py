@@ -18,7 +18,7 @@ from bort.benchmark.contenders import (
     make_inputs,
     open_contender,
 )
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.search import register
 from bort.embeddings.embedder import make_embedder, save_embedder
 from bort.models.arch import Arch

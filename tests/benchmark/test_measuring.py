@@ -14,7 +14,7 @@ from bort.benchmark.contenders import (
     Contender,
     describe_encoders,
 )
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.search import register
 from bort.models.arch import Arch
 

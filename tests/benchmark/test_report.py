@@ -2,7 +2,7 @@
 
 from bort.benchmark.report import COLUMNS, format_cells
 from bort.benchmark.rows import BenchmarkRow
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.search import register
 from bort.models.arch import Arch
 

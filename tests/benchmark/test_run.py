@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from bort.benchmark import run as benchmark
 from bort.benchmark.rows import BenchmarkRow, warn_of_wide_quartiles
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.compose import CONF, parse_settings
 from bort.config.search import register
 from bort.errors import BortError

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from bort.benchmark.run import compose_settings
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.command_line import (
     FREE,
     check_options,

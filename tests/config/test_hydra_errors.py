@@ -7,8 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from bort import shell
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config import search as search_config
-from bort.config.benchmark import BenchmarkConfig
 from bort.config.compose import parse_settings
 from bort.errors import BortError
 from bort.trials.training import explain_failure

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from composed_settings import composed
 
+from bort.config.arch import GridConfig
 from bort.config.search import (
     SOURCES,
-    GridConfig,
     LatencyConfig,
     SearchConfig,
     SearchRunConfig,
@@ -16,11 +16,6 @@ from bort.errors import BortError
 from bort.models.arch import Arch
 
 MESSAGES = [
-    (
-        lambda: composed("init=teacher", "init_layers=[0]", of=SearchRunConfig),
-        "init_layers=[0] cannot be used in a search, whose candidates have different depths; null "
-        "spreads the teacher's layers evenly, and [] copies none",
-    ),
     (lambda: LatencyConfig(source="clock"), "latency=clock is unknown; use " + ", ".join(SOURCES)),
     (
         lambda: LatencyConfig(engine="onyx"),
@@ -55,6 +50,11 @@ MESSAGES = [
     (
         lambda: LatencyConfig(source="table"),
         "latency=table needs latency.path=FILE, which bort.benchmark writes",
+    ),
+    (
+        lambda: composed("init=teacher", "init_layers=[0]", of=SearchRunConfig),
+        "init_layers=[0] cannot be used in a search, whose candidates have different depths; null "
+        "spreads the teacher's layers evenly, and [] copies none",
     ),
     (lambda: SearchConfig(n=3), "search.n=3 must be at least 4: its quarters are compared"),
     (lambda: SearchConfig(epsilon=0), "search.epsilon=0 must be at least 1"),

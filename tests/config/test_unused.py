@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config import search as search_config
-from bort.config.benchmark import BenchmarkConfig
 from bort.config.compose import parse_settings
 from bort.config.search import LatencyConfig
 from bort.config.train import TrainConfig

@@ -15,7 +15,7 @@ from files_helpers import NO_GRID, USERS, composed, content, exported, refused, 
 
 from bort import html, report
 from bort.benchmark import run as benchmark
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.config.command_line import parse_command
 from bort.errors import BortError
 from bort.export import run as export

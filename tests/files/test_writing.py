@@ -12,7 +12,7 @@ import pytest
 from files_helpers import NO_GRID, USERS, content, exported, refused, write
 
 from bort.benchmark import run as benchmark
-from bort.config.benchmark import BenchmarkConfig
+from bort.benchmark.settings import BenchmarkConfig
 from bort.errors import BortError
 from bort.export import run as export
 from bort.files import ownership

@@ -18,7 +18,7 @@ def test_collapsed_models_are_told_first(tmp_path, monkeypatch):
         folders[key].mkdir()
         (folders[key] / "summary.json").write_text(json.dumps(summary))
     doubts = ["doubt: a", "b"]
-    monkeypatch.setattr(pipeline_page.certificate, "find_doubts", lambda result: doubts)
+    monkeypatch.setattr(pipeline_page, "find_doubts", lambda result: doubts)
     monkeypatch.setattr(pipeline_page.SearchResult, "from_json", lambda content: None)
     monkeypatch.setattr(pipeline_page, "draw_overview", lambda folders: [])
     lines = pipeline_page.list_doubts(folders)

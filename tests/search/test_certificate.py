@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from search_instances import RESULT
 
-from bort.search.certificate import describe_certificate
-from bort.search.result import Horizon
+from bort.search.result import Horizon, describe_certificate
 
 BY_ERROR = {"objective": "error", "quality": "e(T)/e", "control_bound": None}
 

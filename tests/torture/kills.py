@@ -132,8 +132,8 @@ def files(folder: Path) -> dict[str, list[bytes]]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file():
-            kept = path.read_bytes() if EQUAL.fullmatch(name) else b""
-            content.setdefault(re.sub(r"\b[0-9a-f]{16}\b", "digest", name), []).append(kept)
+            part = path.read_bytes() if EQUAL.fullmatch(name) else b""
+            content.setdefault(re.sub(r"\b[0-9a-f]{16}\b", "digest", name), []).append(part)
     return {name: sorted(parts) for name, parts in content.items()}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny_runs import sweep
 
-from bort.config import search as search_config
+from bort.config.search import LatencyConfig
 from bort.errors import BortError
 from bort.models.arch import Arch
 from bort.objectives import latency
@@ -61,7 +61,7 @@ def test_no_room_for_the_onnx_files(tmp_path, monkeypatch):
     with pytest.raises(BortError, match="latency=fitted latency.engine=onnx_int8 needs a few"):
         latency.measure_latencies(
             *(
-                search_config.LatencyConfig(source="onnx"),
+                LatencyConfig(source="onnx"),
                 [Arch(1, 1, 256, 256)],
                 None,
                 8192,

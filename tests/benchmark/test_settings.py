@@ -2,8 +2,9 @@
 
 import pytest
 
-from bort.config.benchmark import BenchmarkConfig
-from bort.config.search import GridConfig, LatencyConfig
+from bort.benchmark.settings import BenchmarkConfig
+from bort.config.arch import GridConfig
+from bort.config.search import LatencyConfig
 from bort.errors import BortError
 
 NO_GRID, ONE = GridConfig([], []), GridConfig([1], [4], [1], None, [4])

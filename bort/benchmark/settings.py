@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from bort.config.search import GridConfig, LatencyConfig
+from bort.config.arch import GridConfig
+from bort.config.search import LatencyConfig
 from bort.errors import BortError, check_at_least, check_choice
 
 ENGINES = ("measured", "onnx", "onnx_int8")  # `measured` is PyTorch in float32
